@@ -1,0 +1,48 @@
+# One environment (.venv), made once, redone only when its pins change.
+# `make demo` and `make test` need nothing but Python 3.11+ and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Rooms that are formatted, linted and type-checked.
+CODE := gtsa_kit tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## make the environment (.venv), once
+
+$(VENV)/.installed: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'gtsa-kit needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	@touch $@
+
+demo: install  ## train, export, embed on real photographs; pictures in runs/demo
+	$(BIN)/gtsa demo --out runs/demo
+
+test: install  ## the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install  ## format, lint, types, import layers
+	$(BIN)/ruff format --check $(CODE) || { echo 'run: make format' >&2; exit 1; }
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lock:  ## resolve the pins anew (needs uv); hashes, and no registry's address
+	uv pip compile pyproject.toml --extra demo --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
