@@ -1,0 +1,269 @@
+"""Finding, opening and checking photographs: the only place that meets a broken file.
+
+Everything downstream sees upright 8-bit RGB, or a `BrokenImage` that says what is wrong with one file.
+"""
+
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
+
+# What Pillow may try, whatever the file is called. Formats that run other programs (EPS) stay out. Phones' MPO opens as
+# JPEG: it has no opener of its own, and naming it here would be a KeyError for every file that is no JPEG.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+
+MAX_PIXELS = 178_000_000
+"""Just under Pillow's own bomb guard; about 0.5 GB once decoded."""
+
+# Pillow's decoders have no common error class: on mutated files each of these was seen or is documented.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+# EXIF orientation -> what makes the photograph upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImage(ValueError):
+    """One file that can't be used; `reason` fits on a line."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[Path, str]]:
+        """Cross process borders whole: the default would call the class with the message alone."""
+        return type(self), (self.path, self.reason)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Photographs in natural order of their paths, and what could not be looked at."""
+
+    root: Path
+    paths: list[Path]
+    broken: list[BrokenImage]
+
+    @property
+    def total(self) -> int:
+        """Photographs, sound and broken."""
+        return len(self.paths) + len(self.broken)
+
+    def name(self, path: Path) -> str:
+        """The path as files and tables show it: relative to the root where it lies below it, always valid UTF-8."""
+        shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return os.fsencode(shown.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def find_images(source: Path) -> Found:
+    """List photographs below a folder, in a text file of paths (one a line, relative to that file), or one file.
+
+    Links to folders are followed, once each; hidden names are passed over; folders that can't be read are reported.
+
+    Raises:
+        ValueError: `source` is missing, is none of the three, or holds no photograph.
+    """
+    if not source.exists():
+        raise ValueError(f"{source} does not exist; give a folder of photographs or a text file that lists paths")
+    broken: list[BrokenImage] = []
+    if source.is_dir():
+        root, paths = source, list(_walk(source, broken))
+    elif source.suffix.lower() in SUFFIXES:
+        root, paths = source.parent, [source]
+    else:
+        root, paths = source.parent, list(dict.fromkeys(_read_list(source)))
+    if not paths:
+        why = f"; {len(broken)} folders could not be read, first {broken[0]}" if broken else ""
+        raise ValueError(f"no photographs in {source} (looked for {' '.join(sorted(SUFFIXES))}){why}")
+    return Found(root, sorted(paths, key=natural_key), broken)
+
+
+def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which `img2` comes before `img10`; the path itself breaks ties."""
+    text = path.as_posix()
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part), "") if i % 2 else (1, 0, part.casefold()) for i, part in enumerate(parts) if part], text
+
+
+def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one photograph to upright 8-bit RGB.
+
+    16-bit samples keep their high byte, transparency is laid over white, of an animation the first frame is taken.
+
+    Raises:
+        BrokenImage: Missing, unreadable, no photograph, damaged, or more than `max_pixels`; the size is read from the
+            header, before any pixel is decoded.
+    """
+    try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
+            raise BrokenImage(path, "not a regular file")
+        if about.st_size == 0:
+            raise BrokenImage(path, "empty file")
+        # By an open file: raw TIFFs that Pillow opens by name are memory-mapped, with width and height mixed up when
+        # they lie on their side, and a mapped file that shrinks meanwhile kills the process.
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
+    except BrokenImage:
+        raise
+    except _DECODER_ERRORS as error:
+        raise BrokenImage(path, _reason(error)) from error
+
+
+def broken_among(
+    paths: Iterable[Path], max_pixels: int = MAX_PIXELS, on_checked: Callable[[], None] = lambda: None
+) -> list[BrokenImage]:
+    """Decode every photograph, on all cores, and return the broken ones in the order of `paths`.
+
+    Decoders release Python's lock, so threads do; a bounded window of them is in flight, so memory stays flat.
+    """
+
+    def check(path: Path) -> BrokenImage | None:
+        try:
+            open_image(path, max_pixels)
+        except BrokenImage as broken:
+            return broken
+        return None
+
+    found = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for result in windowed_map(pool, check, paths, window=4 * (os.cpu_count() or 1)):
+            on_checked()
+            if result is not None:
+                found.append(result)
+    return found
+
+
+def windowed_map(
+    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], window: int
+) -> Iterator[Out]:
+    """`pool.map` that never holds more than `window` items: results in order, memory bounded, Ctrl-C heard."""
+    source = iter(items)
+    pending = [pool.submit(work, item) for item in islice(source, window)]
+    try:
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(work, item) for item in islice(source, 1)]
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _walk(folder: Path, broken: list[BrokenImage]) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        broken.append(BrokenImage(Path(error.filename), f"folder can't be read: {error.strerror}"))
+
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        about = os.stat(here)
+        if (about.st_dev, about.st_ino) in seen:  # a link back up, or a second way in
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(here, name)
+
+
+def _read_list(file: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts at U+2028 and its like
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} is neither a folder, nor a photograph, nor a text file (UTF-8) that lists paths: {error}"
+        ) from error
+    return [file.parent / line.strip() for line in lines if line.strip()]
+
+
+def _upright(rgb: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation once the pixels are loaded (TIFF turns itself while loading and drops the tag)."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_ERRORS:  # damaged metadata beside sound pixels: the photograph is usable
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        paper = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(paper, over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Whole range of the sample type onto 0 to 255; Pillow's own conversion would clip everything above 255."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high < 2**32):  # also false for NaN
+        raise ValueError(f"samples from {low:g} to {high:g} have no known range; store 8 or 16 bits")
+    if values.dtype.kind == "f":
+        scale = 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
+        return np.asarray(np.clip(values * scale + 0.5, 0, 255), dtype=np.uint8)
+    if values.dtype.itemsize == 2 or high < 2**16:
+        return np.asarray(values.astype(np.uint16) >> 8, dtype=np.uint8)
+    return np.asarray(values.astype(np.uint32) >> 24, dtype=np.uint8)
+
+
+def _too_large(width: int, height: int, max_pixels: int) -> str:
+    return f"{width} x {height} is {width * height / 1e6:.0f} megapixels, above the limit of {max_pixels / 1e6:.0f}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged beyond recognition"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"larger than the limit: {error}".split(",")[0]
+    if isinstance(error, MemoryError):
+        return "does not fit in memory"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

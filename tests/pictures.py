@@ -1,0 +1,86 @@
+"""Image files made by hand or by Pillow, for the tests that read them."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def scene(height: int = 24, width: int = 32) -> np.ndarray:
+    """(H, W, 3) uint8: soft shapes and four different corners, so that no flip or turn goes unseen."""
+    y, x = np.mgrid[:height, :width] / np.array([height - 1 or 1, width - 1 or 1])[:, None, None]
+    channels = [x, y, 0.5 + 0.5 * np.sin(5 * x + 3 * y)]
+    return np.round(255 * np.stack(channels, -1)).astype(np.uint8)
+
+
+def encoded(picture: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes that Pillow writes for a picture."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg(path: Path, picture: np.ndarray | None = None, **options: Any) -> Path:
+    """Write a JPEG, of the scene unless told."""
+    path.write_bytes(encoded(scene() if picture is None else picture, "JPEG", **options))
+    return path
+
+
+def png_by_hand(samples: np.ndarray, more: bytes = b"", size: tuple[int, int] | None = None) -> bytes:
+    """A PNG of (H, W) or (H, W, 2 | 3 | 4) samples, 8 or 16 bits: Pillow can't write colour of 16 bits.
+
+    `more` are chunks that go before the pixels; `size` is (width, height) to claim in place of the truth.
+    """
+    samples = samples[..., None] if samples.ndim == 2 else samples
+    height, width, channels = samples.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    bits = 8 * samples.dtype.itemsize
+    rows = samples.astype(f">u{samples.dtype.itemsize}").reshape(height, -1).view(np.uint8)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()  # filter 0 before each row
+    header = struct.pack(">IIBBBBB", *(size or (width, height)), bits, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """One PNG chunk."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def tiff_by_hand(samples: np.ndarray, order: str = "<", orientation: int = 1) -> bytes:
+    """An uncompressed TIFF of (H, W) or (H, W, 3) samples of any type, in the byte order "<" or ">".
+
+    Header, directory, what does not fit into it, pixels: so a cut always takes pixels.
+    """
+    height, width = samples.shape[:2]
+    channels = 1 if samples.ndim == 2 else samples.shape[2]
+    bits = 8 * samples.dtype.itemsize
+    pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    aside = 8 + 2 + 11 * 12 + 4  # where the directory ends
+    start = aside + 2 * 6  # of the pixels, after two values of up to three shorts
+    entries = [
+        (256, "H", [width]),
+        (257, "H", [height]),
+        (258, "H", [bits] * channels),
+        (259, "H", [1]),
+        (262, "H", [1 if channels == 1 else 2]),
+        (273, "I", [start]),
+        (274, "H", [orientation]),
+        (277, "H", [channels]),
+        (278, "H", [height]),
+        (279, "I", [len(pixels)]),
+        (339, "H", [{"u": 1, "i": 2, "f": 3}[samples.dtype.kind]] * channels),
+    ]
+    directory, outside = struct.pack(order + "H", len(entries)), b""
+    for tag, kind, values in entries:
+        packed = struct.pack(f"{order}{len(values)}{kind}", *values)
+        if len(packed) > 4:
+            outside, packed = outside + packed, struct.pack(order + "I", aside + len(outside))
+        directory += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[kind], len(values)) + packed.ljust(4, b"\0")
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    return head + directory + struct.pack(order + "I", 0) + outside.ljust(12, b"\0") + pixels
