@@ -1,0 +1,137 @@
+"""From a list of photographs to batches of views, the same whatever the workers, processes and interruptions.
+
+Presentations are numbered through the whole run: number t belongs to epoch t // N and shows the photograph at place
+t % N of that epoch's order. The order depends on (seed, epoch) alone and the views on (seed, t) alone. So every epoch
+shows every photograph once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as tv
+
+from gtsa_kit.config import ViewsConfig
+from gtsa_kit.images import MAX_PIXELS, BrokenImage, open_image
+from gtsa_kit.views import Views, collate, make_views
+
+SUBSTITUTES = 100
+"""Broken photographs in a row after which it is not the photographs that are at fault."""
+
+_ORDER, _VIEWS, _STEP = range(3)  # streams of random numbers that never meet
+
+
+def derive_seed(seed: int, stream: int, *counters: int) -> int:
+    """A 64-bit seed for one purpose and one moment; statistically independent of all others."""
+    return int(np.random.SeedSequence([seed, stream, *counters]).generate_state(1, np.uint64)[0])
+
+
+def seed_step(seed: int, step: int, micro: int) -> None:
+    """Set torch's own generators for one (micro-)step, so that drop path can be repeated without saved state."""
+    torch.manual_seed(derive_seed(seed, _STEP, step, micro))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of B photographs, and the files found broken on the way."""
+
+    views: Views | None
+    """None when no readable photograph could be found."""
+    broken: list[BrokenImage]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the data loader."""
+        return Batch(self.views.pin_memory() if self.views else None, self.broken)
+
+
+class Presentations(Dataset[Batch]):
+    """Presentation number t to its views: a Batch of one, not yet stacked."""
+
+    def __init__(self, paths: Sequence[Path], views: ViewsConfig, seed: int, max_pixels: int = MAX_PIXELS) -> None:
+        self.paths, self.views, self.seed, self.max_pixels = paths, views, seed, max_pixels
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.paths))
+
+    def photograph(self, t: int) -> int:
+        """Index into `paths` of presentation t."""
+        epoch, place = divmod(t, len(self.paths))
+        return int(self._order(epoch)[place])
+
+    def __getitem__(self, t: int) -> Batch:
+        """The views of presentation t. A photograph that has broken since the run began gives way to its successor."""
+        broken: list[BrokenImage] = []
+        first = self.photograph(t)
+        for offset in range(min(SUBSTITUTES, len(self.paths))):
+            try:
+                image = open_image(self.paths[(first + offset) % len(self.paths)], self.max_pixels)
+            except BrokenImage as error:
+                broken.append(error)
+                continue
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
+            return Batch(make_views(tv.pil_to_tensor(image), self.views, generator), broken)
+        return Batch(None, broken)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the cache, which does not travel to spawned workers."""
+        return {k: v for k, v in self.__dict__.items() if k != "_order"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which presentations one process takes: at every micro-step, a contiguous block of the step's."""
+
+    batch: int
+    accumulate: int
+    rank: int
+    world: int
+    start: int
+    stop: int
+    """Steps, [start, stop)."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Numbers t, a list for each micro-step."""
+        for micro in range(self.start * self.accumulate, self.stop * self.accumulate):
+            first = (micro * self.world + self.rank) * self.batch
+            yield list(range(first, first + self.batch))
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+
+def make_batches(presentations: Presentations, share: Share, workers: int, pin: bool) -> Iterator[Batch]:
+    """Micro-batches of a process in order."""
+    loader = DataLoader(
+        presentations,
+        batch_sampler=share,
+        num_workers=workers,
+        collate_fn=stack,
+        pin_memory=pin,
+        worker_init_fn=_quiet_worker,
+        prefetch_factor=2 if workers else None,
+    )
+    return iter(loader)
+
+
+def stack(samples: list[Batch]) -> Batch:
+    """Samples to a batch; without views if one of them has none."""
+    views = [sample.views for sample in samples if sample.views is not None]
+    broken = [error for sample in samples for error in sample.broken]
+    return Batch(collate(views) if len(views) == len(samples) else None, broken)
+
+
+def _quiet_worker(_: int) -> None:
+    # Ctrl-C goes to every process of the group; only the main one decides what it means.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,84 @@
+"""Boxes, overlaps, quarter turns of boxes and maps, RoIAlign: pure tensors.
+
+A box is (x0, y0, x1, y1), the last dimension of a tensor. A turn is a number of counter-clockwise quarter turns, as
+`torch.rot90` counts them over (height, width). The unit square of a view has (0, 0) at its upper left corner.
+"""
+
+import torch
+from torch import Tensor
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas of (..., 4) boxes, (...,); an empty box has 0."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def intersect(a: Tensor, b: Tensor) -> Tensor:
+    """Overlaps of (..., 4) boxes, broadcast; where there is none the result's area is 0."""
+    return torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
+
+
+def within(boxes: Tensor, crops: Tensor) -> Tensor:
+    """Where (..., 4) boxes of the photograph lie in the unit squares of (..., 4) crops that have not been turned."""
+    origin, size = crops[..., :2], crops[..., 2:] - crops[..., :2]
+    return (boxes - torch.cat([origin, origin], -1)) / torch.cat([size, size], -1)
+
+
+def turn_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
+    """Turn (..., 4) boxes with the unit square that they lie in, each by its own number in `turns` (...,).
+
+    One turn counter-clockwise takes the point (x, y) to (y, 1 - x).
+    """
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    four = torch.stack(
+        [
+            torch.stack([x0, y0, x1, y1], -1),
+            torch.stack([y0, 1 - x1, y1, 1 - x0], -1),
+            torch.stack([1 - x1, 1 - y1, 1 - x0, 1 - y0], -1),
+            torch.stack([1 - y1, x0, 1 - y0, x1], -1),
+        ],
+        dim=-2,
+    )  # (..., 4 turns, 4)
+    index = (turns % 4)[..., None, None].expand(*turns.shape, 1, 4)
+    return four.gather(-2, index).squeeze(-2)
+
+
+def turn_maps(maps: Tensor, turns: Tensor) -> Tensor:
+    """Turn square maps (..., C, S, S), each by its own number in `turns` (...,): a permutation of cells, bit for bit.
+
+    Raises:
+        ValueError: The maps are not square.
+    """
+    side = maps.shape[-1]
+    if maps.shape[-2] != side:
+        raise ValueError(f"only square maps can be turned in a batch, got {tuple(maps.shape[-2:])}")
+    cells = torch.arange(side * side, device=maps.device).reshape(side, side)
+    order = torch.stack([torch.rot90(cells, k).flatten() for k in range(4)])  # (4, S*S)
+    index = order[turns % 4].unsqueeze(-2).expand(*maps.shape[:-2], side * side)
+    return maps.flatten(-2).gather(-1, index).reshape(maps.shape)
+
+
+def roi_weights(low: Tensor, high: Tensor, cells: int, length: int) -> Tensor:
+    """Rows of RoIAlign along one axis: (..., cells, length) weights that average the samples of each bin.
+
+    RoIAlign (aligned, with the adaptive number of samples, ceil(extent / cells) a bin) is separable: these weights for
+    y and x, as two matrix products, give what `torchvision.ops.roi_align` gives, without its per-image lists.
+
+    Args:
+        low, high: (...,) ends of the region along the axis, in the unit square, inside [0, 1].
+        cells: Bins that the region is cut into.
+        length: Cells of the map along the axis.
+    """
+    start, bin_size = low * length, (high - low) * length / cells
+    samples = bin_size.detach().ceil().clamp(min=1)  # (...,) per bin
+    most = -(-length // cells)  # a region inside the map needs no more
+    bins = torch.arange(cells, device=low.device, dtype=low.dtype)[:, None]
+    sample = torch.arange(most, device=low.device, dtype=low.dtype)
+    inside = (bins + (sample + 0.5) / samples[..., None, None]) * bin_size[..., None, None]  # (..., cells, most)
+    # Cell i has its centre at i + 0.5; beyond the outer centres the outer cells' values continue.
+    position = (start[..., None, None] + inside - 0.5).clamp(0, length - 1)
+    centres = torch.arange(length, device=low.device, dtype=low.dtype)
+    hats = (1 - (position[..., None] - centres).abs()).clamp(min=0)  # (..., cells, most, length)
+    used = (sample < samples[..., None]).to(low.dtype)[..., None, :, None]  # (..., 1, most, 1)
+    return (hats * used).sum(-2) / samples[..., None, None]
