@@ -1,0 +1,197 @@
+"""ViT (timm) to Features, at any size that is a multiple of the patch; how a photograph becomes its input, once.
+
+Everything that a photograph meets before the network - size, interpolation, mean, standard deviation - stands here and
+nowhere else; exported files carry it in their manifest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gtsa_kit.config import PATCH, Arch
+
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+BASE_GRID: Final = 14
+"""Side of the grid that position embeddings are stored for: 224 / 16."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ViT as timm builds it: `timm.create_model(timm_model, num_classes=0, **timm_kwargs)`."""
+
+    name: str
+    timm_model: str
+    width: int
+    depth: int
+    heads: int
+    timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
+    # For tests: the same graph in 0.2 million parameters.
+    "vit_tiny": Architecture(
+        "vit_tiny", "vit_tiny_patch16_224", 64, 2, 2, {"embed_dim": 64, "depth": 2, "num_heads": 2}
+    ),
+    "vit_small": Architecture("vit_small", "vit_small_patch16_224", 384, 12, 6),
+    "vit_base": Architecture("vit_base", "vit_base_patch16_224", 768, 12, 12),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes an input of the encoder: stretched to size x size, scaled to 0..1, normalised.
+
+    Stretching keeps the whole scene, and a cell of the feature map stays a rectangle of the photograph.
+    """
+
+    size: int = 224
+    resize: str = "stretch"
+    interpolation: str = "bicubic, antialiased"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Upright RGB to (3, H, W) float32; `size` (height, width) in place of the square default."""
+        height, width = size or (self.size, self.size)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For manifests."""
+        return asdict(self)
+
+
+class Features(NamedTuple):
+    """What every backend returns; torch tensors from the encoder, numpy arrays from runners."""
+
+    embedding: Any
+    """(B, D): mean of the final-norm patch tokens."""
+    feature_map: Any
+    """(B, D, H/16, W/16): those tokens on their grid."""
+    layers: Mapping[int, Any] = {}
+    """(B, D, H/16, W/16) through the final norm, by the index of the block."""
+
+
+class Encoder(nn.Module):
+    """A timm ViT whose forward takes any (B, 3, H, W), H and W multiples of 16, and returns `Features`.
+
+    Its weights live in `vit` under timm's own names. Position embeddings are resampled by two small matrix products
+    rather than a Resize operator, so that one exported graph serves every size and builds in TensorRT.
+    """
+
+    def __init__(self, arch: Arch, drop_path: float = 0.0, layers: tuple[int, ...] = ()) -> None:
+        """Random weights, as timm draws them; `layers` are the blocks whose maps are returned too."""
+        super().__init__()
+        self.architecture = ARCHITECTURES[arch]
+        if any(not 0 <= layer < self.architecture.depth for layer in layers):
+            raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
+        self.layers = layers
+        self.vit = create_vit(self.architecture, drop_path)
+        for block in self.vit.blocks:  # timm leaves Identity where the rate is 0
+            for name in ("drop_path1", "drop_path2"):
+                rate = getattr(getattr(block, name), "drop_prob", 0.0)
+                setattr(block, name, DropPath(rate) if rate else nn.Identity())
+
+    def forward(self, images: Tensor, final_norm: bool = True) -> Features:
+        """Encode (B, 3, H, W) float32, normalised.
+
+        Args:
+            images: H and W are multiples of 16.
+            final_norm: False leaves out the final norm (the ADE20K preset's heads).
+        """
+        vit = self.vit
+        patches = vit.patch_embed.proj(images)  # (B, D, h, w)
+        h, w = patches.shape[-2:]
+        class_position, positions = vit.pos_embed[:, :1], resample_positions(vit.pos_embed[0, 1:], h, w)
+        tokens = patches.flatten(2).transpose(1, 2) + positions  # (B, h*w, D)
+        class_token = (vit.cls_token + class_position).expand(images.shape[0], -1, -1)
+        x = torch.cat([class_token, tokens], dim=1)
+        maps = {}
+        for index, block in enumerate(vit.blocks):
+            x = block(x)
+            if index in self.layers:
+                maps[index] = _on_grid(vit.norm(x), h, w)
+        x = vit.norm(x) if final_norm else x
+        return Features(x[:, 1:].mean(dim=1), _on_grid(x, h, w), maps)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample, whose draws do not depend on how a batch is split over processes.
+
+    Every process draws for the whole batch from the same seed and keeps the rows that are its own, so that N processes
+    train exactly as one does with N times the batch.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) with whole samples zeroed at `rate`, the others scaled up; in evaluation, the input."""
+        if not self.training:
+            return x
+        parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if parallel else (0, 1)
+        rows = x.shape[0]
+        keep = torch.rand(world * rows, device=x.device)[rank * rows : (rank + 1) * rows] >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
+    """The timm model, with a class token and without a classifier."""
+    return timm.create_model(
+        architecture.timm_model, num_classes=0, drop_path_rate=drop_path, **dict(architecture.timm_kwargs)
+    )
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(..., 3, H, W) uint8 to float32 as the encoder wants it."""
+    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(STD, device=images.device)[:, None, None]
+    return (images.float() / 255 - mean) / std
+
+
+def resample_positions(positions: Tensor, height: int, width: int) -> Tensor:
+    """(S*S, D) embeddings on a square grid, resampled to (height * width, D).
+
+    Separable antialiased bicubic (a = -0.5), the values of torch's own antialiased resize; at S x S exactly the input.
+    """
+    width_of_token = positions.shape[-1]
+    side = int(positions.shape[0] ** 0.5)
+    rows = resample_weights(height, side, positions) @ positions.reshape(side, side * width_of_token)
+    grid = resample_weights(width, side, positions) @ rows.reshape(-1, side, width_of_token)  # (h, w, D)
+    return grid.reshape(-1, width_of_token)
+
+
+def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
+    """(target, source) rows of bicubic weights. Tensor arithmetic throughout: `target` may be symbolic in a trace."""
+    step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source cells a target cell
+    centres = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
+    cells = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
+    distance = ((cells[None, :] - centres[:, None]) / step.clamp(min=1)).abs()
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `ValueError` unless both are positive multiples of the patch."""
+    if height <= 0 or width <= 0 or height % PATCH or width % PATCH:
+        raise ValueError(
+            f"height and width must be multiples of {PATCH}, got {height} x {width}; "
+            f"nearest: {max(1, round(height / PATCH)) * PATCH} x {max(1, round(width / PATCH)) * PATCH}"
+        )
+
+
+def _on_grid(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1 + h*w, D) to (B, D, h, w), without the class token."""
+    return tokens[:, 1:].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
