@@ -1,0 +1,309 @@
+"""The loop: reads as the paper's method section. The only place that calls backward and step."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from gtsa_kit.checkpoint import save_checkpoint
+from gtsa_kit.config import RunConfig
+from gtsa_kit.data import Batch, Presentations, Share, make_batches, seed_step
+from gtsa_kit.images import BrokenImage, Found
+from gtsa_kit.losses import gtsa_loss
+from gtsa_kit.model import GTSA, Outputs
+from gtsa_kit.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
+from gtsa_kit.runlog import RunLog, StepMetrics
+from gtsa_kit.signals import effective_rank, feature_std, turn_accuracy
+
+
+class RunFailedError(RuntimeError):
+    """The run can't go on; what it had learnt up to its last checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run in steps."""
+
+    photographs: int
+    batch: int
+    """Photographs a step, over all devices and micro-steps."""
+    steps: int
+    warmup: int
+
+    @classmethod
+    def make(cls, config: RunConfig, photographs: int, world: int) -> "Plan":
+        """Epochs to steps. Warm-up takes at most half of a run that is shorter than twice its warm-up."""
+        batch = config.train.batch_size * config.train.accumulate * world
+        epoch = photographs / batch
+        steps = config.train.steps or max(1, round(config.train.epochs * epoch))
+        return cls(photographs, batch, steps, warmup=min(round(config.optim.warmup_epochs * epoch), steps // 2))
+
+
+class Watcher:
+    """Whoever looks on; the command line overrides what it wants to show."""
+
+    def checking(self, done: int, total: int) -> None:
+        """Photographs are being decoded for the first time."""
+
+    def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
+        """The loop begins at `step`."""
+
+    def stepped(self, step: int, metrics: StepMetrics | None) -> None:
+        """`step` steps are done; metrics only when a row was logged."""
+
+    def stop(self) -> bool:
+        """Whether to save and end after this step."""
+        return False
+
+
+@dataclass
+class Job:
+    """One run on its way: what the loop reads and what it changes."""
+
+    config: RunConfig
+    run: Path
+    found: Found
+    plan: Plan
+    fabric: Fabric
+    model: GTSA
+    """As built: what is saved, and what the teacher's update works on."""
+    wrapped: Any
+    """The same, as Fabric runs it on its device and in its precision."""
+    optimizer: Any
+    step: int
+    """Steps done."""
+
+
+def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: dict[str, Any] | None) -> Job:
+    """Build model and optimiser, from a checkpoint's state where there is one.
+
+    Raises:
+        ValueError: The checkpoint belongs to a run with other steps or another number of photographs a step.
+    """
+    plan = Plan.make(config, len(found.paths), fabric.world_size)
+    torch.manual_seed(config.train.seed)
+    model = GTSA(config.model)
+    if state is not None:
+        was, now = state["plan"], {"batch": plan.batch, "steps": plan.steps, "photographs": plan.photographs}
+        if was != now:
+            raise ValueError(f"the run to resume had {was}, these settings give {now}; they must be the same")
+        model.load_state_dict(state["model"])
+    optimizer = make_optimizer(model, config.optim)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return Job(config, run, found, plan, fabric, model, wrapped, wrapped_optimizer, state["step"] if state else 0)
+
+
+def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
+    """Train from `job.step` to the end; False if the watcher asked to stop before. A checkpoint is written either way.
+
+    Raises:
+        RunFailedError: A loss or weight that is not finite, or too many broken photographs.
+    """
+    config, plan, fabric = job.config, job.plan, job.fabric
+    schedules = make_schedules(config.optim, config.loss.correspondence, plan.steps, plan.warmup, plan.batch)
+    batches = TimedBatches(job)
+    meter = Meter(plan.batch)
+    saved, stopping = job.step, False
+    job.wrapped.train()
+    while job.step < plan.steps and not stopping:
+        step = job.step
+        now = schedules.at(step)
+        set_hyperparameters(job.optimizer, now["lr"], now["weight_decay"])
+        means, outputs = forward_backward(job, batches, now["alpha"])
+
+        last = step + 1 == plan.steps
+        log_due = last or step == 0 or (step + 1) % config.train.log_every == 0
+        save_due = last or (step + 1) % config.train.checkpoint_every == 0
+        # Looking at a number makes the host wait for an accelerator, so that is done only when one is due.
+        if log_due or save_due or fabric.device.type == "cpu":
+            means, stopping = reduce_over_processes(fabric, means, watcher.stop())
+            record_broken(job, log, batches)
+            if not torch.isfinite(means).all():
+                raise RunFailedError(_not_finite(f"the loss of step {step + 1}", job, saved))
+
+        clip_each(job.model, config.optim.clip)
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+        job.model.update_teacher(now["momentum"])
+        job.step += 1
+
+        metrics = None
+        if log_due:
+            rate, wait = meter.read(job.step, batches)
+            metrics = measure(job, means, outputs, now, rate, wait, meter.seconds)
+            if log:
+                log.step(metrics)
+        if save_due or stopping:
+            save(job, log, saved)
+            saved = job.step
+        watcher.stepped(job.step, metrics)
+    return job.step == plan.steps
+
+
+def forward_backward(job: Job, batches: "TimedBatches", alpha: float) -> tuple[Tensor, Outputs]:
+    """Views through student and teacher, the three losses, gradients; over the micro-steps of a step.
+
+    Returns:
+        Means over the step of (total, region, correspondence, rotation, turn accuracy) as (5,), and the last
+        micro-step's outputs.
+    """
+    config, accumulate = job.config, job.config.train.accumulate
+    means = torch.zeros(5, device=job.fabric.device)
+    for micro in range(accumulate):
+        views = next(batches).to(job.fabric.device)
+        seed_step(config.train.seed, job.step, micro)
+        with job.fabric.no_backward_sync(job.wrapped, enabled=micro < accumulate - 1):
+            outputs = job.wrapped(views)
+            losses = gtsa_loss(outputs, views.boxes, views.turns, config.loss, alpha)
+            job.fabric.backward(losses.total / accumulate)
+        accuracy = turn_accuracy(outputs.turn_logits, views.turns)
+        means += torch.stack([*losses, accuracy]).detach() / accumulate
+    return means, outputs
+
+
+def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Tensor, bool]:
+    """Mean of the losses over processes, and whether any of them was asked to stop (so that all do, together)."""
+    if fabric.world_size == 1:
+        return means, stop
+    both: Any = fabric.all_reduce(torch.cat([means, means.new_tensor([float(stop)])]), reduce_op="mean")
+    return both[:-1], bool(both[-1] > 0)
+
+
+def measure(
+    job: Job, means: Tensor, outputs: Outputs, at_step: dict[str, float], rate: float, wait: float, seconds: float
+) -> StepMetrics:
+    """A metrics row of the step just done; the collapse signals are those of this process's photographs."""
+    tokens = outputs.tokens.movedim(2, -1).flatten(0, -2)
+    total, region, correspondence, rotation, accuracy = means.tolist()
+    return StepMetrics(
+        step=job.step,
+        epoch=job.step * job.plan.batch / job.plan.photographs,
+        loss=total,
+        region=region,
+        correspondence=correspondence,
+        rotation=rotation,
+        rotation_accuracy=accuracy,
+        feature_std=feature_std(tokens),
+        effective_rank=effective_rank(tokens),
+        images_per_second=rate,
+        data_wait=wait,
+        seconds=seconds,
+        **at_step,
+    )
+
+
+def save(job: Job, log: RunLog | None, previous: int) -> None:
+    """Write a checkpoint from the first process, unless a weight is not finite; the curves follow."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in job.model.parameters()]).all()
+    if not finite:
+        raise RunFailedError(_not_finite(f"a weight after step {job.step}", job, previous))
+    if log:
+        plan = {"batch": job.plan.batch, "steps": job.plan.steps, "photographs": job.plan.photographs}
+        state = {"plan": plan, "model": job.model.state_dict(), "optimizer": job.optimizer.state_dict()}
+        save_checkpoint(job.run, job.step, state, job.config.train.keep_checkpoints)
+        log.draw_now_and_then()
+    job.fabric.barrier()
+
+
+def record_broken(job: Job, log: RunLog | None, batches: "TimedBatches") -> None:
+    """Add to errors.jsonl what any process found broken since the last call; raise above the allowed share."""
+    fresh: list[list[BrokenImage]] = [batches.broken]
+    if job.fabric.world_size > 1:
+        fresh = [[]] * job.fabric.world_size
+        torch.distributed.all_gather_object(fresh, batches.broken)
+    batches.broken = []
+    count = 0
+    if log and any(fresh):
+        count = log.add_broken(job.found, [error for part in fresh for error in part])
+    if any(fresh):
+        check_broken_share(job.fabric.broadcast(count), job.found.total, job.config, job.run)
+
+
+def check_broken_share(broken: int, photographs: int, config: RunConfig, run: Path) -> None:
+    """Raise `RunFailedError` when more than the allowed share of the photographs is broken."""
+    if broken > config.train.max_broken * photographs:
+        raise RunFailedError(
+            f"{broken} of {photographs} photographs are broken, more than {config.train.max_broken:.0%}; "
+            f"see {run / 'errors.jsonl'}, mend or remove them, or allow more with --set train.max_broken=0.5"
+        )
+
+
+class TimedBatches:
+    """Views micro-batch by micro-batch, with the time spent waiting for them and the broken files met."""
+
+    def __init__(self, job: Job) -> None:
+        train, fabric = job.config.train, job.fabric
+        presentations = Presentations(
+            job.found.paths, job.config.views, train.seed, max_pixels=round(train.max_megapixels * 1e6)
+        )
+        share = Share(
+            batch=train.batch_size,
+            accumulate=train.accumulate,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            start=job.step,
+            stop=job.plan.steps,
+        )
+        workers = default_workers(fabric) if train.workers == "auto" else train.workers
+        self._batches: Iterator[Batch] = make_batches(presentations, share, workers, fabric.device.type == "cuda")
+        self.waited = 0.0
+        self.broken: list[BrokenImage] = []
+
+    def __next__(self) -> Any:
+        """The next micro-batch's `Views`."""
+        begin = time.monotonic()
+        batch = next(self._batches)
+        self.waited += time.monotonic() - begin
+        self.broken += batch.broken
+        if batch.views is None:
+            raise RunFailedError(f"no photograph can be read any more; is the folder still there? {batch.broken[-1]}")
+        return batch.views
+
+
+def default_workers(fabric: Fabric) -> int:
+    """Processes that make views: one core is left to each training process; on the CPU the model needs the cores."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if fabric.device.type == "cpu":
+        return 1
+    return max(1, min(16, cores // fabric.world_size - 1))
+
+
+class Meter:
+    """Images per second and the share of time spent waiting, since the last reading."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.begin = self.mark = time.monotonic()
+        self.step: int | None = None
+        self.waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the loop began."""
+        return time.monotonic() - self.begin
+
+    def read(self, step: int, batches: TimedBatches) -> tuple[float, float]:
+        """Rate and share of waiting up to `step`, and a new mark."""
+        now = time.monotonic()
+        span = max(now - self.mark, 1e-9)
+        rate = (step - (self.step if self.step is not None else step - 1)) * self.batch / span
+        wait = min(1.0, (batches.waited - self.waited) / span)
+        self.mark, self.step, self.waited = now, step, batches.waited
+        return rate, wait
+
+
+def _not_finite(what: str, job: Job, saved: int) -> str:
+    kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
+    return (
+        f"{what} is not finite; {kept} in {job.run / 'checkpoints'}. "
+        f"Try --precision fp32 --resume, or a new run with a lower rate: --set optim.lr={job.config.optim.lr / 2:g}"
+    )
