@@ -1,0 +1,155 @@
+"""What an artifact says of itself: `<file>.json`, and in ONNX also the model's own metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict
+
+from gtsa_kit import __version__
+from gtsa_kit.config import PATCH
+from gtsa_kit.encoder import Encoder, Preprocessing
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT
+from gtsa_kit.files import write_text
+
+SCHEMA = 1
+METADATA_KEY = "gtsa_kit"
+
+
+class Record(BaseModel):
+    """Immutable, and strict about what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Record):
+    """One input or output; a dimension is a number or the name of a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class AxisRange(Record):
+    """Allowed values of a dynamic axis; `max` None is no bound."""
+
+    min: int
+    max: int | None
+    multiple_of: int
+
+
+class Difference(Record):
+    """Reference against artifact for one output and one input shape."""
+
+    output: str
+    batch: int
+    height: int
+    width: int
+    max_abs: float
+    mean_abs: float
+    min_cosine: float
+    mean_cosine: float
+    neighbours: float | None
+    """Share of tokens whose nearest neighbour is the same; None where there are fewer than three tokens."""
+    passed: bool
+
+
+class ParityReport(Record):
+    """The gate's verdict and everything that it measured."""
+
+    reference: str = "gtsa-kit encoder, float32, PyTorch"
+    runtime: str
+    images: str
+    tolerance: dict[str, float]
+    passed: bool
+    differences: tuple[Difference, ...]
+
+    @property
+    def worst(self) -> Difference:
+        """The difference with the lowest cosine; among equals the largest absolute one. A failed one comes first."""
+        return min(self.differences, key=lambda d: (d.passed, d.min_cosine, -d.max_abs))
+
+
+class Manifest(Record):
+    """Everything that another tool, or a person, must know to use the artifact."""
+
+    schema_version: int = SCHEMA
+    gtsa_kit: str = __version__
+    format: str
+    precision: str
+    target: dict[str, str]
+    source_sha256: str
+    architecture: dict[str, Any]
+    dim: int
+    preprocessing: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: dict[str, AxisRange]
+    parity: ParityReport | None = None
+
+
+def describe(encoder: Encoder, form: str, precision: str, target: dict[str, str], source_sha256: str) -> Manifest:
+    """The manifest of an artifact with dynamic batch, height and width, before its parity is known."""
+    about = encoder.architecture
+    grid = ("batch", about.width, f"height/{PATCH}", f"width/{PATCH}")
+    return Manifest(
+        format=form,
+        precision=precision,
+        target=target,
+        source_sha256=source_sha256,
+        architecture={
+            "name": about.name,
+            "timm_model": about.timm_model,
+            "timm_kwargs": dict(about.timm_kwargs),
+            "patch": PATCH,
+            "width": about.width,
+            "depth": about.depth,
+            "heads": about.heads,
+        },
+        dim=about.width,
+        preprocessing=Preprocessing().to_dict(),
+        inputs=(TensorSpec(name=INPUT, dtype="float32", shape=("batch", 3, "height", "width")),),
+        outputs=(
+            TensorSpec(name=EMBEDDING, dtype="float32", shape=("batch", about.width)),
+            TensorSpec(name=FEATURE_MAP, dtype="float32", shape=grid),
+        ),
+        axes={
+            "batch": AxisRange(min=1, max=None, multiple_of=1),
+            "height": AxisRange(min=PATCH, max=None, multiple_of=PATCH),
+            "width": AxisRange(min=PATCH, max=None, multiple_of=PATCH),
+        },
+    )
+
+
+def manifest_path(artifact: Path) -> Path:
+    """`encoder.onnx` to `encoder.onnx.json`."""
+    return artifact.with_name(artifact.name + ".json")
+
+
+def write_manifest(artifact: Path, manifest: Manifest) -> None:
+    """Write `<file>.json`, all at once."""
+    write_text(manifest_path(artifact), json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+
+
+def read_manifest(artifact: Path) -> Manifest:
+    """Read `<file>.json`.
+
+    Raises:
+        ValueError: It is missing, or is not a manifest that this version knows.
+    """
+    path = manifest_path(artifact)
+    try:
+        return parse_manifest(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ValueError(f"{artifact} has no manifest beside it ({path.name}); export it again") from error
+
+
+def parse_manifest(text: str, origin: str) -> Manifest:
+    """JSON text to a manifest, else `ValueError` naming `origin`."""
+    try:
+        return Manifest.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{origin} is not a gtsa-kit manifest of schema {SCHEMA}: {where}: {first['msg']}") from error

@@ -1,0 +1,172 @@
+"""Proof that an artifact computes what the float32 PyTorch encoder computes, on photographs, at several shapes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gtsa_kit.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.export.manifest import Difference, ParityReport
+from gtsa_kit.export.runtime import Runner
+from gtsa_kit.export.spec import CASES, EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance
+from gtsa_kit.images import BrokenImage, find_images, open_image
+
+PHOTOGRAPHS = 7
+"""The largest batch of the gate, so that no image of it is there twice."""
+
+
+@dataclass(frozen=True)
+class ParityImages:
+    """Photographs to compare on, and where they came from."""
+
+    images: list[Image.Image]
+    origin: str
+
+
+def parity_images(folder: Path | None) -> ParityImages:
+    """Up to `PHOTOGRAPHS` of a folder, evenly spread over it; without one, pieces of a photograph in matplotlib.
+
+    Raises:
+        ValueError: A folder was given and no photograph in it can be read.
+    """
+    if folder is None:
+        from matplotlib import cbook
+
+        whole = open_image(Path(cbook._get_data_path("sample_data", "grace_hopper.jpg")))
+        side = min(whole.size) // 2
+        corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)]
+        pieces = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
+        return ParityImages(pieces[:PHOTOGRAPHS], "pieces of matplotlib's sample photograph")
+    paths = find_images(folder).paths
+    stride = max(1, len(paths) // PHOTOGRAPHS)
+    in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
+    images = list(islice(_readable(in_turn), PHOTOGRAPHS))
+    if not images:
+        raise ValueError(f"no photograph in {folder} can be read")
+    return ParityImages(images, f"{len(images)} photographs of {folder.name}")
+
+
+def check_parity(
+    reference: Encoder, runner: Runner, images: ParityImages, on_case: Callable[[int, int], None] = lambda *_: None
+) -> ParityReport:
+    """Compare a runner with the float32 encoder on every case of the gate.
+
+    Each case goes through the artifact's own account of the preprocessing on one side and the reference's on the
+    other, so that a manifest with another mean or another interpolation fails too.
+
+    Args:
+        reference: In float32.
+        runner: Of the artifact.
+        images: Photographs; they repeat where a batch is larger.
+        on_case: Told (cases done, cases in all).
+    """
+    tolerance = TOLERANCES[runner.manifest.precision]
+    reference = reference.to("cpu").float().eval()
+    differences: list[Difference] = []
+    for done, case in enumerate(CASES, 1):
+        batch = list(islice(cycle(images.images), case.batch))
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(_prepare(batch, Preprocessing(), case)))
+        got = runner(_prepare(batch, runner.preprocessing, case))
+        wanted = Features(expected.embedding.numpy(), expected.feature_map.numpy())
+        differences += _compare(wanted, got, case, tolerance)
+        on_case(done, len(CASES))
+    return ParityReport(
+        runtime=runner.provider,
+        images=images.origin,
+        tolerance=asdict(tolerance),
+        passed=all(difference.passed for difference in differences),
+        differences=tuple(differences),
+    )
+
+
+def compare_output(output: str, expected: np.ndarray, got: np.ndarray, case: Case, tolerance: Tolerance) -> Difference:
+    """Measure one output: (B, D) embeddings, or (B, D, h, w) maps token by token. Other shapes fail at once."""
+    if expected.shape != got.shape:
+        return _failed(output, case)
+    wanted, found = _tokens(expected), _tokens(got)
+    error = np.abs(wanted - found)
+    cosine = np.sum(_unit(wanted) * _unit(found), axis=1)
+    neighbours = neighbour_agreement(wanted, found)
+    # Written so that a NaN anywhere is a failure.
+    passed = (
+        error.max() <= tolerance.max_abs
+        and error.mean() <= tolerance.mean_abs
+        and cosine.min() >= tolerance.min_cosine
+        and (neighbours is None or neighbours >= tolerance.neighbours)
+    )
+    return Difference(
+        output=output,
+        **asdict(case),
+        max_abs=_finite(error.max()),
+        mean_abs=_finite(error.mean()),
+        min_cosine=_finite(cosine.min()),
+        mean_cosine=_finite(cosine.mean()),
+        neighbours=neighbours,
+        passed=bool(passed),
+    )
+
+
+def neighbour_agreement(wanted: np.ndarray, found: np.ndarray, tie: float = 1e-5) -> float | None:
+    """Share of rows (N, D) whose cosine nearest neighbour among the other rows is the same in both.
+
+    A neighbour that the reference puts within `tie` of its own best counts as the same. None for fewer than 3 rows.
+    """
+    if len(wanted) < 3:
+        return None
+    similar, similar_found = _unit(wanted) @ _unit(wanted).T, _unit(found) @ _unit(found).T
+    np.fill_diagonal(similar, -2)
+    np.fill_diagonal(similar_found, -2)
+    chosen = similar[np.arange(len(wanted)), similar_found.argmax(axis=1)]
+    return float(np.mean(chosen >= similar.max(axis=1) - tie))
+
+
+def _compare(expected: Features, got: Features, case: Case, tolerance: Tolerance) -> Iterator[Difference]:
+    yield compare_output(EMBEDDING, expected.embedding, got.embedding, case, tolerance)
+    yield compare_output(FEATURE_MAP, expected.feature_map, got.feature_map, case, tolerance)
+
+
+def _prepare(images: list[Image.Image], preprocessing: Preprocessing, case: Case) -> np.ndarray:
+    return np.stack([preprocessing(image, (case.height, case.width)) for image in images])
+
+
+def _readable(paths: list[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            yield open_image(path)
+        except BrokenImage:  # training or embedding reports it; here another photograph serves as well
+            continue
+
+
+def _tokens(values: np.ndarray) -> np.ndarray:
+    """(B, D) as it is, (B, D, h, w) to (B*h*w, D); in float64."""
+    rows = values if values.ndim == 2 else np.moveaxis(values, 1, -1).reshape(-1, values.shape[1])
+    return rows.astype(np.float64)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norms: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.maximum(norms, 1e-12)
+    return unit
+
+
+def _finite(value: float) -> float:
+    """JSON has no NaN; a number that large or that low reads as what it is, a failure."""
+    return float(np.nan_to_num(value, nan=-1e30, posinf=1e30, neginf=-1e30))
+
+
+def _failed(output: str, case: Case) -> Difference:
+    return Difference(
+        output=output,
+        **asdict(case),
+        max_abs=1e30,
+        mean_abs=1e30,
+        min_cosine=-1,
+        mean_cosine=-1,
+        neighbours=0,
+        passed=False,
+    )
