@@ -1,0 +1,1 @@
+"""Folders of photographs to files of features."""

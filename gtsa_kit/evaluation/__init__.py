@@ -1,0 +1,1 @@
+"""Looking at what an encoder has learnt."""
