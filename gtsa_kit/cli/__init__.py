@@ -1,0 +1,69 @@
+"""The `gtsa` command: parse, one call, render. Nothing heavy is imported before a command needs it."""
+
+import os
+import sys
+
+import typer
+
+from gtsa_kit.cli import demo, embed, evaluate, export, train
+from gtsa_kit.cli.common import fail
+
+app = typer.Typer(
+    name="gtsa",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(
+    epilog="From photographs to vectors:  gtsa train photos/ --out runs/x  ·  gtsa export runs/x --format onnx  ·  "
+    "gtsa embed photos/ --model runs/x/encoder.onnx --out vectors/"
+)
+def gtsa(
+    version: bool = typer.Option(False, "--version", help="Print the version and end.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback on errors (works after a command too)."),
+) -> None:
+    """Train a vision backbone on your own unlabelled scenes, export it with proof, run it dense.
+
+    Self-supervised ViT by GTSA (arXiv 2304.08014): features that know where things are and how they are turned.
+    """
+
+
+app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("embed")(embed.embed)
+app.add_typer(evaluate.app, name="eval")
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Entry point: runs a command and turns what goes wrong into one line, a hint and an exit code."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--version"]:
+        from gtsa_kit import __version__
+
+        print(f"gtsa-kit {__version__}")
+        return
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="gtsa")
+    except KeyboardInterrupt as error:
+        if debug:
+            raise
+        fail(f"interrupted{f': {error}' if str(error) else ''}", 130)
+    except (ValueError, RuntimeError, OSError) as error:
+        if debug:
+            raise
+        # A helper process of a multi-device run fails together with the first one, which says why.
+        quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+        fail("" if quiet else describe_error(error), 2 if isinstance(error, ValueError) else 1)
+
+
+def describe_error(error: Exception) -> str:
+    """One line of text for an error that a user can act on."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error) or type(error).__name__

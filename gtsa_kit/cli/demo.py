@@ -1,0 +1,110 @@
+"""gtsa demo."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gtsa_kit.cli.common import console, fail
+
+STEPS = 48
+
+# Test patterns, drawings and portraits of the package; what remains are scenes.
+NOT_SCENES = (
+    "5points* adelson* apriltag* eg-morph* fisheye* greenscreen* left* Image18* lena* monalisa* multiblobs* penguins* "
+    "scale-space* segmentation* shark* wally* wheres-wally*"
+).split()
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.", metavar="DIR")] = Path("runs/demo"),
+    steps: Annotated[int, typer.Option(min=2, help="Training steps of 16 photographs.")] = STEPS,
+) -> None:
+    """Train, export and embed on real photographs, and draw pictures of the result: a few minutes on two cores.
+
+    The photographs come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
+    a training shows that everything works, and that the loss falls; it does not make a good encoder.
+    """
+    photographs = demo_photographs()
+    out.mkdir(parents=True, exist_ok=True)
+    listed = out / "photographs.txt"
+    listed.write_text("".join(f"{path}\n" for path in photographs), encoding="utf-8")
+
+    run = out / "run"
+    _train(listed, run, steps)
+    for form in ("onnx", "torchscript"):
+        _export(run, form)
+    vectors = out / "vectors"
+    _embed(listed, run / "encoder.onnx", vectors)
+    _pictures(listed, run / "encoder.onnx", out)
+    console().print(_table(out, run, vectors))
+
+
+def demo_photographs() -> list[Path]:
+    """The scenes of mvtb-data, as installed.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    from importlib.util import find_spec
+
+    from gtsa_kit.images import find_images
+
+    package = find_spec("mvtbdata")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError('the demo\'s photographs are not installed; pip install "gtsa-kit[demo]"')
+    found = find_images(Path(package.submodule_search_locations[0]) / "images")
+    return [path for path in found.paths if not any(fnmatch(path.name, pattern) for pattern in NOT_SCENES)]
+
+
+def _train(photographs: Path, run: Path, steps: int) -> None:
+    from gtsa_kit.cli.train import train
+
+    train(photographs, preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
+
+
+def _export(run: Path, form: str) -> None:
+    from gtsa_kit.cli.export import export
+
+    export(run, form=form, force=True)
+
+
+def _embed(photographs: Path, model: Path, vectors: Path) -> None:
+    from gtsa_kit.cli.embed import embed
+
+    embed(photographs, model=model, out=vectors)
+
+
+def _pictures(photographs: Path, model: Path, out: Path) -> None:
+    from gtsa_kit.embedding.folder import read_embeddings
+    from gtsa_kit.evaluation.pictures import neighbours_picture, pca_picture, spread
+    from gtsa_kit.export import load
+    from gtsa_kit.images import find_images
+
+    console().print("drawing")
+    found = find_images(photographs)
+    campus = [path for path in found.paths if "campus" in path.parts]
+    pca_picture(load(model), spread(campus, 6), out / "pca.png")
+    _, vectors = read_embeddings(out / "vectors" / "embeddings.parquet")
+    neighbours_picture(vectors, found.paths, out / "neighbours.png")
+
+
+def _table(out: Path, run: Path, vectors: Path) -> object:
+    import json
+
+    from rich.table import Table
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first, last = (sum(row["region"] for row in part) / len(part) for part in (rows[:5], rows[-5:]))
+    if not last < first:
+        fail(f"the region loss did not fall ({first:.3f} to {last:.3f}); look at {run / 'curves.png'}", 1)
+    table = Table(title="made", title_justify="left", box=None, show_header=False)
+    table.add_row("curves", str(run / "curves.png"), f"region loss {first:.3f} at first, {last:.3f} at the end")
+    table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm")
+    table.add_row("ONNX", str(run / "encoder.onnx"), "parity in encoder.onnx.json")
+    table.add_row("TorchScript", str(run / "encoder.ts"), "parity in encoder.ts.json")
+    table.add_row("vectors", str(vectors / "embeddings.parquet"), "one row a photograph")
+    table.add_row("feature maps", str(out / "pca.png"), "principal components as colours")
+    table.add_row("neighbours", str(out / "neighbours.png"), "six photographs and their nearest")
+    return table

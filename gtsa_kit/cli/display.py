@@ -1,0 +1,84 @@
+"""What `gtsa train` shows while it works. Imports torch; only the command itself imports this."""
+
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gtsa_kit.cli.common import Steps, console, stop_on_signal
+from gtsa_kit.config import RunConfig
+from gtsa_kit.run import is_first_process, train
+from gtsa_kit.runlog import StepMetrics, describe
+from gtsa_kit.trainer import Plan, Watcher
+
+
+class TrainingDisplay(Watcher):
+    """Shows a run, and hears Ctrl-C."""
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+        self.steps = Steps(out)
+        self.stopped = False
+
+    def checking(self, done: int, total: int) -> None:
+        """First look at the photographs."""
+        if done == 1:
+            self.steps.begin("checking photographs", total)
+        self.steps.update(done)
+
+    def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
+        """What is going to happen."""
+        self.out.print(
+            f"{config.model.arch} on {device}: {plan.photographs} photographs, {plan.steps} steps of {plan.batch}"
+            + (f", going on from step {step}" if step else "")
+        )
+        self.steps.begin("training", plan.steps, done=step)
+
+    def stepped(self, step: int, metrics: StepMetrics | None) -> None:
+        """One step further."""
+        if metrics:
+            self.steps.update(step, _short(metrics), describe(metrics))
+        else:
+            self.steps.update(step)
+
+    def stop(self) -> bool:
+        """Set by Ctrl-C."""
+        return self.stopped
+
+
+def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
+    """Train with a display; True when the run came to its end."""
+    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; what matters goes to errors.jsonl
+    out = console()
+    out.quiet = not is_first_process()
+    display = TrainingDisplay(out)
+
+    def stopping() -> None:
+        display.stopped = True
+        out.print("stopping after this step; Ctrl-C again ends at once, without saving")
+
+    with stop_on_signal(stopping), display.steps:
+        ended = train(config, run, resume, display)
+    if ended:
+        out.print(summary(run))
+    return ended
+
+
+def summary(run: Path) -> Table:
+    """What a finished run left, and what to do with it."""
+    table = Table(title="done", title_justify="left", show_header=False, box=None)
+    table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm as it is")
+    table.add_row("curves", str(run / "curves.png"), f"or: tensorboard --logdir {run / 'tensorboard'}")
+    if (run / "errors.jsonl").exists() and (run / "errors.jsonl").stat().st_size:
+        table.add_row("broken photographs", str(run / "errors.jsonl"), "left out")
+    table.add_row("next", f"gtsa export {run} --format onnx", "")
+    return table
+
+
+def _short(m: StepMetrics) -> str:
+    return (
+        f"{m.images_per_second:.1f} img/s  loss {m.loss:.3f} = region {m.region:.3f}, corr {m.correspondence:.3f}, "
+        f"rot {m.rotation:.3f}  turns {m.rotation_accuracy:.0%}  std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
+        f"lr {m.lr:.1e}  m {m.momentum:.3f}"
+    )

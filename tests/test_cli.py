@@ -1,0 +1,94 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import sets
+
+from gtsa_kit import __version__
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Its speed is that of its imports; a benchmark measures it, here is what would spoil it."""
+    code = (
+        "import sys; sys.argv = ['gtsa', '--help']\n"
+        "from gtsa_kit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = set('torch timm onnx onnxruntime numpy PIL pyarrow matplotlib lightning_fabric'.split())\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "export", "embed", "eval", "demo"):
+        assert re.search(rf"│ {command} +\S+ \S+", done.stdout), command  # each has its line
+
+
+@pytest.mark.parametrize("command", ["train", "export", "embed", "demo", "eval pca", "eval neighbours"])
+def test_every_command_teaches(gtsa: Callable, command: str) -> None:
+    done = gtsa(*command.split(), "--help")
+    assert done.returncode == 0
+    assert command == "demo" or f"gtsa {command} " in done.stdout.split("Example")[1]
+
+
+def test_version(gtsa: Callable) -> None:
+    assert gtsa("--version").stdout == f"gtsa-kit {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("train", "/nowhere"), "does not exist"),
+        (("train",), "gtsa train FOLDER"),
+        (("train", ".", "--preset", "imagenet"), "choose one of coco, ade20k, quick"),
+        (("train", ".", "--set", "loss.rotaton=1"), "loss.rotation"),
+        (("train", ".", "--set", "rotation"), "key=value"),
+        (("train", ".", "--precision", "fp64"), "train.precision"),
+        (("train", ".", "--batch-size", "0"), "train.batch_size"),
+        (("train", ".", "--config", "/nowhere.yaml"), "cannot read"),
+        (("export", "/nowhere"), "does not exist"),
+        (("embed", "/nowhere", "--model", "x", "--out", "y"), "does not exist"),
+        (("embed", "."), "--model"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_wrong_use_is_exit_2_one_line_and_a_way_out(
+    gtsa: Callable, args: tuple[str, ...], word: str, tmp_path: Path
+) -> None:
+    done = gtsa(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_debug_shows_the_traceback(gtsa: Callable) -> None:
+    assert "Traceback" in gtsa("export", "/nowhere", "--debug").stderr
+
+
+def test_the_whole_way_by_command_line(
+    gtsa: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(str(path) for path in photographs.iterdir()))
+    run = tmp_path / "run"
+    for args in (
+        ("train", listed, "--out", run, "--steps", "2", *sets(tiny)),
+        ("export", run, "--format", "onnx"),
+        ("export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
+        ("embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
+        ("eval", "pca", run / "encoder.onnx", "--images", photographs, "--out", tmp_path / "pca.png", "--size", "64"),
+        ("eval", "neighbours", run, "--images", photographs, "--out", tmp_path / "looks"),
+    ):
+        done = gtsa(*args)
+        assert done.returncode == 0, done.stderr
+    assert "7 photographs of list.txt" in gtsa("export", run, "--format", "onnx", "--force").stderr
+    assert (tmp_path / "vectors" / "embeddings.parquet").exists()
+    assert (tmp_path / "pca.png").exists()
+    assert (tmp_path / "looks" / "neighbours.png").exists()
+    done = gtsa("export", run, "--format", "onnx")
+    assert done.returncode == 2
+    assert "--force" in done.stderr
