@@ -6,7 +6,7 @@ This module imports no torch, so that the command line can read it and show it a
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -161,7 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # works on your photographs; it does not make a good encoder.
     "quick": {
         "views": {"global_size": 96, "local_size": 48, "local_crops": 4},
-        "optim": {"lr": 8e-3, "warmup_epochs": 1.0, "momentum": 0.98},
+        "optim": {"lr": 2e-3, "warmup_epochs": 1.0, "momentum": 0.98},
         "train": {"epochs": 10.0, "batch_size": 16, "log_every": 1, "checkpoint_every": 50},
     },
 }
@@ -287,6 +287,3 @@ def _nearest(key: str) -> list[str]:
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     return by_leaf or difflib.get_close_matches(key, known, n=2, cutoff=0.6)
-
-
-ARCHS: tuple[str, ...] = get_args(Arch)

@@ -93,9 +93,10 @@ class Found:
 
 
 def find_images(source: Path) -> Found:
-    """List photographs below a folder, in a text file of paths (one a line, relative to that file), or one file.
+    """List photographs below a folder, in a text file of paths (one a line), or one file.
 
-    Links to folders are followed, once each; hidden names are passed over; folders that can't be read are reported.
+    Listed paths count from the list's folder or, where nothing is there, from the working directory. Links to folders
+    are followed, once each; hidden names are passed over; folders that can't be read are reported.
 
     Raises:
         ValueError: `source` is missing, is none of the three, or holds no photograph.
@@ -119,7 +120,7 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key under which `img2` comes before `img10`; the path itself breaks ties."""
     text = path.as_posix()
     parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if i % 2 else (1, 0, part.casefold()) for i, part in enumerate(parts) if part], text
+    return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
 
 
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -214,7 +215,13 @@ def _read_list(file: Path) -> list[Path]:
         raise ValueError(
             f"{file} is neither a folder, nor a photograph, nor a text file (UTF-8) that lists paths: {error}"
         ) from error
-    return [file.parent / line.strip() for line in lines if line.strip()]
+    return [_listed(line.strip(), file.parent) for line in lines if line.strip()]
+
+
+def _listed(line: str, folder: Path) -> Path:
+    """A listed path: from the list's own folder or, where nothing is there, from the working directory."""
+    path = folder / line
+    return path if path.exists() or not os.path.exists(line) else Path(line).absolute()
 
 
 def _upright(rgb: Image.Image, orientation: int) -> Image.Image:

@@ -576,7 +576,7 @@ def found_names(source: Path) -> list[str]:
 
 
 def test_natural_order(tmp_path):
-    ordered = ["b2/2.png", "b2/10.png", "b10/1.png", "img1.jpg", "img2.jpg", "Img3.jpg", "img10.jpg"]
+    ordered = ["Img3.jpg", "b2/2.png", "b2/10.png", "b10/1.png", "img1.jpg", "img2.jpg", "img10.jpg"]
     touch(tmp_path, *sorted(ordered))
     assert found_names(tmp_path) == ordered
 
@@ -729,3 +729,14 @@ def test_source_of_another_kind(tmp_path, content):
     (tmp_path / "data.bin").write_bytes(content)
     with pytest.raises(ValueError, match="neither a folder, nor a photograph, nor a text file"):
         find_images(tmp_path / "data.bin")
+
+
+def test_text_list_falls_back_to_the_working_directory(tmp_path, monkeypatch):
+    # `find photos -name '*.jpg' > /tmp/list.txt` writes paths as seen from where it was run.
+    here, lists = tmp_path / "here", tmp_path / "lists"
+    (here / "photos").mkdir(parents=True)
+    lists.mkdir()
+    Image.new("RGB", (4, 4)).save(here / "photos" / "a.png")
+    (lists / "list.txt").write_text("photos/a.png\nphotos/none.png\n")
+    monkeypatch.chdir(here)
+    assert find_images(lists / "list.txt").paths == [here / "photos" / "a.png", lists / "photos" / "none.png"]

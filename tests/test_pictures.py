@@ -58,8 +58,18 @@ def test_pictures_are_written(photographs: Path, tmp_path: Path) -> None:
     save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
     paths = spread(sorted(photographs.iterdir()), 3)
     assert len(paths) == 3
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    paths.insert(1, tmp_path / "broken.jpg")  # left out
     pca_picture(load(tmp_path, "cpu"), paths, tmp_path / "looks" / "pca.png", long_side=96)
+    paths.pop(1)
     neighbours_picture(np.random.default_rng(0).standard_normal((3, 4)), paths, tmp_path / "neighbours.png")
     for name in ("looks/pca.png", "neighbours.png"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert pixels.std() > 10  # something is on it
+
+
+def test_no_readable_photograph_is_said(tmp_path: Path) -> None:
+    save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 1 photographs"):
+        pca_picture(load(tmp_path, "cpu"), [tmp_path / "broken.jpg"], tmp_path / "pca.png")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -47,6 +48,7 @@ def main() -> None:
         print(f"gtsa-kit {__version__}")
         return
     debug = "--debug" in arguments
+    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; what matters goes to errors.jsonl
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="gtsa")
     except KeyboardInterrupt as error:

@@ -1,6 +1,5 @@
 """What `gtsa train` shows while it works. Imports torch; only the command itself imports this."""
 
-import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -49,7 +48,6 @@ class TrainingDisplay(Watcher):
 
 def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
     """Train with a display; True when the run came to its end."""
-    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; what matters goes to errors.jsonl
     out = console()
     out.quiet = not is_first_process()
     display = TrainingDisplay(out)
@@ -68,6 +66,8 @@ def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
 def summary(run: Path) -> Table:
     """What a finished run left, and what to do with it."""
     table = Table(title="done", title_justify="left", show_header=False, box=None)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm as it is")
     table.add_row("curves", str(run / "curves.png"), f"or: tensorboard --logdir {run / 'tensorboard'}")
     if (run / "errors.jsonl").exists() and (run / "errors.jsonl").stat().st_size:

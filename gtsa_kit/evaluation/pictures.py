@@ -1,5 +1,7 @@
 """Pictures that a person can judge: feature maps in colour, nearest neighbours."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 from gtsa_kit.export import Runner
 from gtsa_kit.files import atomic_write
-from gtsa_kit.images import open_image
+from gtsa_kit.images import BrokenImage, open_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,17 +31,19 @@ def pca_picture(runner: Runner, paths: list[Path], out: Path, long_side: int = 4
 
     Args:
         runner: Any.
-        paths: Photographs, one a column.
+        paths: Photographs, one a column; broken ones are left out.
         out: PNG.
         long_side: Pixels; photographs keep their aspect, to the nearest multiple of the patch.
     """
-    images = [open_image(path) for path in paths]
+    images = list(_readable(paths))
+    if not images:
+        raise ValueError(f"none of the {len(paths)} photographs can be read, first {paths[0]}")
     maps = []
     for image in images:
         size = fit_size(image.width, image.height, long_side)
         maps.append(runner(runner.preprocessing(image, size)[None]).feature_map[0])
     colours = pca_colours(maps)
-    figure = _figure(len(images), 2)
+    figure = _figure(len(images), 2, row_height=1.6)
     for column, (image, colour) in enumerate(zip(images, colours, strict=True)):
         _show(figure.axes[column], image)
         _show(figure.axes[len(images) + column], Image.fromarray((colour * 255).round().astype(np.uint8)))
@@ -63,7 +67,7 @@ def neighbours_picture(vectors: np.ndarray, paths: list[Path], out: Path, querie
     """Draw a row for each of `queries` photographs: itself, then its `top` nearest by cosine of (N, D) embeddings."""
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(queries, len(paths))).round().astype(int))
     order, cosines = nearest(vectors, chosen, top)
-    figure = _figure(1 + order.shape[1], len(chosen))
+    figure = _figure(1 + order.shape[1], len(chosen), row_height=2.0)
     cells = iter(figure.axes)
     for row, query in enumerate(chosen):
         _show(next(cells), open_image(paths[query]), "query")
@@ -91,10 +95,16 @@ def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
     return max(PATCH, round(height * scale / PATCH) * PATCH), max(PATCH, round(width * scale / PATCH) * PATCH)
 
 
-def _figure(columns: int, rows: int) -> "Figure":
+def _readable(paths: list[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        with suppress(BrokenImage):  # training and embedding list them; a picture does without
+            yield open_image(path)
+
+
+def _figure(columns: int, rows: int, row_height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 * columns, 2.0 * rows), layout="constrained")
+    figure = Figure(figsize=(2.2 * columns, row_height * rows), layout="constrained")
     figure.subplots(rows, columns, squeeze=False)
     return figure
 

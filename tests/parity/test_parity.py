@@ -26,6 +26,9 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import CASES, FORMATS, SUFFIX, TOLERANCES, Case
 from gtsa_kit.files import sha256_of
 
+# Real photographs, where they lie beside the checkout; the gate brings a sample of its own where they do not.
+SCENES = Path(__file__).parents[3] / "shared" / "data" / "scenes" / "coco"
+
 
 def random_weights(arch: str, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights with real variance everywhere: timm's initial biases, norms and positions would hide mistakes."""
@@ -64,7 +67,7 @@ def test_vit_small_holds_parity(form: str, small_run: Path, tmp_path: Path) -> N
     """The one full ViT-S/16 path of each format."""
     source = open_source(small_run)
     path = tmp_path / f"encoder{SUFFIX[form]}"
-    report = export_artifact(source, form, path).parity
+    report = export_artifact(source, form, path, images=SCENES if SCENES.exists() else None).parity
     Console(width=120).print(parity_table(report))
     assert report.passed
     assert len(report.differences) == 2 * len(CASES)
