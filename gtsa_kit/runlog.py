@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -67,6 +68,10 @@ class RunLog:
         for name, value in row.items():
             self._board.add_scalar(name, value, metrics.step)
         self.logger.info(describe(metrics))
+
+    def sync(self) -> None:
+        """Have the rows on disk, so that a checkpoint written next never knows more than they do."""
+        os.fsync(self._metrics.fileno())
 
     def add_broken(self, found: Found, broken: Iterable[BrokenImage]) -> int:
         """Add photographs to errors.jsonl, each once; returns how many there are now."""

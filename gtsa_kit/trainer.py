@@ -205,6 +205,7 @@ def save(job: Job, log: RunLog | None, previous: int) -> None:
     if not finite:
         raise RunFailedError(_not_finite(f"a weight after step {job.step}", job, previous))
     if log:
+        log.sync()
         plan = {"batch": job.plan.batch, "steps": job.plan.steps, "photographs": job.plan.photographs}
         state = {"plan": plan, "model": job.model.state_dict(), "optimizer": job.optimizer.state_dict()}
         save_checkpoint(job.run, job.step, state, job.config.train.keep_checkpoints)

@@ -54,7 +54,7 @@ def gtsa() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
         command = [*GTSA, *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=one_thread(), **kwargs)
+        return subprocess.run(command, capture_output=True, text=True, timeout=800, env=one_thread(), **kwargs)
 
     return run
 

@@ -1,6 +1,5 @@
 """The `gtsa` command: parse, one call, render. Nothing heavy is imported before a command needs it."""
 
-import os
 import sys
 import warnings
 
@@ -58,9 +57,7 @@ def main() -> None:
     except (ValueError, RuntimeError, OSError) as error:
         if debug:
             raise
-        # A helper process of a multi-device run fails together with the first one, which says why.
-        quiet = os.environ.get("LOCAL_RANK", "0") != "0"
-        fail("" if quiet else describe_error(error), 2 if isinstance(error, ValueError) else 1)
+        fail(describe_error(error), 2 if isinstance(error, ValueError) else 1)
 
 
 def describe_error(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What the commands share: consoles, exits, signals."""
 
+import os
 import signal
 import sys
 import time
@@ -21,8 +22,11 @@ def console() -> "Console":
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print one line (and, after the first semicolon, a hint) to standard error and exit."""
-    if message:
+    """Print one line (and, after the first semicolon, a hint) to standard error and exit.
+
+    The helper processes of a multi-device run (LOCAL_RANK above 0) end as the first one does, which says why.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         what, _, hint = message.partition("; ")
         print(f"gtsa: {what}", file=sys.stderr)
         if hint:
@@ -62,9 +66,9 @@ class Steps:
         self._task = self._live.add_task("", total=None, text="", visible=False)
         self.begin("", 0)
 
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Start counting something new; `done` of it was there before."""
-        self.what, self.total, self.first = what, total, done
+    def begin(self, what: str, total: int, done: int = 0, unit: str = "") -> None:
+        """Start counting something new; `done` of it was there before. With a `unit`, its rate is shown."""
+        self.what, self.total, self.first, self.unit = what, total, done, unit
         self._started = self._spoke = time.monotonic()
         self._gone = 0
         self._live.reset(self._task, description=what, total=total, completed=done, text="", visible=bool(what))
@@ -78,6 +82,8 @@ class Steps:
         """Now at `done`; `text` beside the bar, `line` (by default the same) in a plain line."""
         self._gone = done - self.first
         self._live.update(self._task, completed=done)
+        if self.unit:
+            text = f"{self.rate:.1f} {self.unit}/s  {text}".rstrip()
         if text:
             self._live.update(self._task, text=text)
         now = time.monotonic()

@@ -48,10 +48,10 @@ def embed(
     shown = console()
     shown.print(f"{len(found.paths)} photographs, {runner.provider}")
     with Steps(shown) as steps:
-        steps.begin("embedding", len(found.paths))
+        steps.begin("embedding", len(found.paths), unit="images")
 
         def done(count: int, broken: int) -> None:
-            steps.update(count, f"{steps.rate:.1f} images/s" + (f", {broken} broken" if broken else ""))
+            steps.update(count, f"{broken} broken" if broken else "")
 
         summary = embed_folder(found, runner, out, batch_size, on_done=done)
     shown.print(f"{summary.rows} rows in {summary.parquet}")
