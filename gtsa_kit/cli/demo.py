@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import console, fail
+from gtsa_kit.cli.common import fail
 
 STEPS = 32
 
@@ -26,6 +26,8 @@ def demo(
     The photographs come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
     a training shows that everything works, and that the loss falls; it does not make a good encoder.
     """
+    from gtsa_kit.cli.progress import console
+
     photographs = demo_photographs()
     out.mkdir(parents=True, exist_ok=True)
     listed = out / "photographs.txt"
@@ -37,6 +39,7 @@ def demo(
         _export(run, form)
     vectors = out / "vectors"
     _embed(listed, run / "encoder.onnx", vectors)
+    console().print("drawing")
     _pictures(listed, run / "encoder.onnx", out)
     console().print(_table(out, run, vectors))
 
@@ -82,7 +85,6 @@ def _pictures(photographs: Path, model: Path, out: Path) -> None:
     from gtsa_kit.export import load
     from gtsa_kit.images import find_images
 
-    console().print("drawing")
     found = find_images(photographs)
     campus = [path for path in found.paths if "campus" in path.parts]
     pca_picture(load(model), spread(campus, 6), out / "pca.png")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import Steps, console, fail, require
+from gtsa_kit.cli.common import fail, require
 
 
 def embed(
@@ -41,6 +41,7 @@ def embed(
     found = find_images(require(folder))
     require(model)
 
+    from gtsa_kit.cli.progress import Steps, console
     from gtsa_kit.embedding.folder import embed_folder
     from gtsa_kit.export import load
 

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import console
-
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
 )
@@ -29,6 +27,7 @@ def pca(
 
       gtsa eval pca runs/street --images photos/ --out pca.png
     """
+    from gtsa_kit.cli.progress import console
     from gtsa_kit.evaluation.pictures import pca_picture, spread
     from gtsa_kit.export import load
     from gtsa_kit.images import find_images
@@ -52,6 +51,7 @@ def neighbours(
 
       gtsa eval neighbours runs/street --images photos/ --out looks/
     """
+    from gtsa_kit.cli.progress import console
     from gtsa_kit.embedding.folder import embed_folder, read_embeddings
     from gtsa_kit.evaluation.pictures import neighbours_picture
     from gtsa_kit.export import load

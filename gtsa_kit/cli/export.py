@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.common import Steps, console, fail, require
+from gtsa_kit.cli.common import fail, require
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +38,7 @@ def export(
       gtsa export runs/street --format torchscript --out deploy/street.ts --images photos/
     """
     require(source)
+    from gtsa_kit.cli.progress import Steps, console
     from gtsa_kit.export.pipeline import artifact_path, export_artifact
     from gtsa_kit.export.source import open_source
     from gtsa_kit.export.spec import CASES
