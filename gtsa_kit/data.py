@@ -5,6 +5,8 @@ t % N of that epoch's order. The order depends on (seed, epoch) alone and the vi
 shows every photograph once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
 """
 
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,6 +124,23 @@ def make_batches(presentations: Presentations, share: Share, workers: int, pin: 
     return iter(loader)
 
 
+class TimedBatches:
+    """Views batch by batch; keeps count of the time spent waiting for them and of the broken files met on the way."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.waited = 0.0
+        self.broken: list[BrokenImage] = []
+
+    def __next__(self) -> Views | None:
+        """The next batch's views; None when no photograph can be read any more."""
+        begin = time.monotonic()
+        batch = next(self._batches)
+        self.waited += time.monotonic() - begin
+        self.broken += batch.broken
+        return batch.views
+
+
 def stack(samples: list[Batch]) -> Batch:
     """Samples to a batch; without views if one of them has none."""
     views = [sample.views for sample in samples if sample.views is not None]
@@ -131,7 +150,5 @@ def stack(samples: list[Batch]) -> Batch:
 
 def _quiet_worker(_: int) -> None:
     # Ctrl-C goes to every process of the group; only the main one decides what it means.
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

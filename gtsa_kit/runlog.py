@@ -37,6 +37,30 @@ class StepMetrics:
     """Since the start, or the latest resumption."""
 
 
+class Meter:
+    """Images per second and the share of time spent waiting, since the last reading."""
+
+    def __init__(self, batch: int, step: int) -> None:
+        self.batch = batch
+        self.begin = self._mark = time.monotonic()
+        self._step = step
+        self._waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the loop began."""
+        return time.monotonic() - self.begin
+
+    def read(self, step: int, waited: float) -> tuple[float, float]:
+        """Rate and share of waiting up to `step` (`waited` seconds in all by then), and a new mark."""
+        now = time.monotonic()
+        span = max(now - self._mark, 1e-9)
+        rate = (step - self._step) * self.batch / span
+        wait = min(1.0, (waited - self._waited) / span)
+        self._mark, self._step, self._waited = now, step, waited
+        return rate, wait
+
+
 class RunLog:
     """Writers of one run folder. Opening one for a resumed run drops what lies beyond the checkpoint's step."""
 

@@ -1,7 +1,6 @@
 """The loop: reads as the paper's method section. The only place that calls backward and step."""
 
-import time
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from gtsa_kit.checkpoint import save_checkpoint
 from gtsa_kit.config import RunConfig
-from gtsa_kit.data import Batch, Presentations, Share, make_batches, seed_step
+from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, seed_step
 from gtsa_kit.images import BrokenImage, Found
 from gtsa_kit.losses import gtsa_loss
 from gtsa_kit.model import GTSA, Outputs
 from gtsa_kit.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
-from gtsa_kit.runlog import RunLog, StepMetrics
+from gtsa_kit.runlog import Meter, RunLog, StepMetrics
 from gtsa_kit.signals import effective_rank, feature_std, turn_accuracy
 
 
@@ -108,8 +107,8 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
     """
     config, plan, fabric = job.config, job.plan, job.fabric
     schedules = make_schedules(config.optim, config.loss.correspondence, plan.steps, plan.warmup, plan.batch)
-    batches = TimedBatches(job)
-    meter = Meter(plan.batch)
+    batches = open_batches(job)
+    meter = Meter(plan.batch, job.step)
     saved, stopping = job.step, False
     job.wrapped.train()
     while job.step < plan.steps and not stopping:
@@ -136,7 +135,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
 
         metrics = None
         if log_due:
-            rate, wait = meter.read(job.step, batches)
+            rate, wait = meter.read(job.step, batches.waited)
             metrics = measure(job, means, outputs, now, rate, wait, meter.seconds)
             if log:
                 log.step(metrics)
@@ -147,7 +146,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
     return job.step == plan.steps
 
 
-def forward_backward(job: Job, batches: "TimedBatches", alpha: float) -> tuple[Tensor, Outputs]:
+def forward_backward(job: Job, batches: TimedBatches, alpha: float) -> tuple[Tensor, Outputs]:
     """Views through student and teacher, the three losses, gradients; over the micro-steps of a step.
 
     Returns:
@@ -157,7 +156,10 @@ def forward_backward(job: Job, batches: "TimedBatches", alpha: float) -> tuple[T
     config, accumulate = job.config, job.config.train.accumulate
     means = torch.zeros(5, device=job.fabric.device)
     for micro in range(accumulate):
-        views = next(batches).to(job.fabric.device)
+        views = next(batches)
+        if views is None:
+            raise RunFailedError(f"no photograph can be read any more; is the folder there? {batches.broken[-1]}")
+        views = views.to(job.fabric.device)
         seed_step(config.train.seed, job.step, micro)
         with job.fabric.no_backward_sync(job.wrapped, enabled=micro < accumulate - 1):
             outputs = job.wrapped(views)
@@ -213,7 +215,7 @@ def save(job: Job, log: RunLog | None, previous: int) -> None:
     job.fabric.barrier()
 
 
-def record_broken(job: Job, log: RunLog | None, batches: "TimedBatches") -> None:
+def record_broken(job: Job, log: RunLog | None, batches: TimedBatches) -> None:
     """Add to errors.jsonl what any process found broken since the last call; raise above the allowed share."""
     fresh: list[list[BrokenImage]] = [batches.broken]
     if job.fabric.world_size > 1:
@@ -236,70 +238,29 @@ def check_broken_share(broken: int, photographs: int, config: RunConfig, run: Pa
         )
 
 
-class TimedBatches:
-    """Views micro-batch by micro-batch, with the time spent waiting for them and the broken files met."""
-
-    def __init__(self, job: Job) -> None:
-        train, fabric = job.config.train, job.fabric
-        presentations = Presentations(
-            job.found.paths, job.config.views, train.seed, max_pixels=round(train.max_megapixels * 1e6)
-        )
-        share = Share(
-            batch=train.batch_size,
-            accumulate=train.accumulate,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            start=job.step,
-            stop=job.plan.steps,
-        )
-        workers = default_workers(fabric) if train.workers == "auto" else train.workers
-        self._batches: Iterator[Batch] = make_batches(presentations, share, workers, fabric.device.type == "cuda")
-        self.waited = 0.0
-        self.broken: list[BrokenImage] = []
-
-    def __next__(self) -> Any:
-        """The next micro-batch's `Views`."""
-        begin = time.monotonic()
-        batch = next(self._batches)
-        self.waited += time.monotonic() - begin
-        self.broken += batch.broken
-        if batch.views is None:
-            raise RunFailedError(f"no photograph can be read any more; is the folder still there? {batch.broken[-1]}")
-        return batch.views
+def open_batches(job: Job) -> TimedBatches:
+    """This process's micro-batches from `job.step` to the end."""
+    train, fabric = job.config.train, job.fabric
+    pixels = round(train.max_megapixels * 1e6)
+    presentations = Presentations(job.found.paths, job.config.views, train.seed, max_pixels=pixels)
+    share = Share(
+        batch=train.batch_size,
+        accumulate=train.accumulate,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        start=job.step,
+        stop=job.plan.steps,
+    )
+    workers = default_workers(fabric) if train.workers == "auto" else train.workers
+    return TimedBatches(make_batches(presentations, share, workers, pin=fabric.device.type == "cuda"))
 
 
 def default_workers(fabric: Fabric) -> int:
     """Processes that make views: one core is left to each training process; on the CPU the model needs the cores."""
-    import os
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if fabric.device.type == "cpu":
         return 1
     return max(1, min(16, cores // fabric.world_size - 1))
-
-
-class Meter:
-    """Images per second and the share of time spent waiting, since the last reading."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.begin = self.mark = time.monotonic()
-        self.step: int | None = None
-        self.waited = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Since the loop began."""
-        return time.monotonic() - self.begin
-
-    def read(self, step: int, batches: TimedBatches) -> tuple[float, float]:
-        """Rate and share of waiting up to `step`, and a new mark."""
-        now = time.monotonic()
-        span = max(now - self.mark, 1e-9)
-        rate = (step - (self.step if self.step is not None else step - 1)) * self.batch / span
-        wait = min(1.0, (batches.waited - self.waited) / span)
-        self.mark, self.step, self.waited = now, step, batches.waited
-        return rate, wait
 
 
 def _not_finite(what: str, job: Job, saved: int) -> str:

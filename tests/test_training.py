@@ -19,6 +19,7 @@ from gtsa_kit.checkpoint import load_checkpoint, load_encoder
 from gtsa_kit.config import load_config
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.run import train
+from gtsa_kit.runlog import Meter
 from gtsa_kit.trainer import Plan, RunFailedError, Watcher
 
 STEPS = 12
@@ -423,3 +424,11 @@ def test_plan_turns_epochs_into_steps() -> None:
 def test_trains_on_a_gpu_in_bf16(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     settings = {**settings_for(photographs, tiny), "train.precision": "bf16"}
     assert run_here(photographs, tmp_path / "run", settings)
+
+
+def test_meter_counts_from_where_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 115.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    meter = Meter(batch=8, step=15)
+    assert meter.read(20, waited=2.0) == (5 * 8 / 10, 0.2)
+    assert meter.read(21, waited=2.5) == (8 / 5, 0.1)

@@ -8,7 +8,7 @@ import typer
 
 from gtsa_kit.cli.common import fail
 
-STEPS = 32
+STEPS = 24
 
 # Test patterns, drawings and portraits of the package; what remains are scenes.
 NOT_SCENES = (
