@@ -28,10 +28,11 @@ class Tolerance:
     """Share of patch tokens whose nearest neighbour among all others is the same."""
 
 
-# Seen over all cases with ViT-S/16 in float32: max 4e-5, mean 3e-6. The bounds leave an order of magnitude for other
-# machines' arithmetic; a planted error of 1% in one layer is two orders above them.
+# Measured over all cases with random weights of real variance (tests/parity): in ONNX Runtime ViT-S/16 differs by 7e-6
+# at most and 6e-7 in the mean, ViT-B/16 by 8e-6 and 7e-7. The bounds leave room for features of larger scale and for
+# other machines' arithmetic; 1% in one layer lies far above them.
 TOLERANCES: Final[dict[str, Tolerance]] = {
-    "fp32": Tolerance(max_abs=1e-3, mean_abs=5e-5, min_cosine=0.999999, neighbours=0.995),
+    "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbours=0.995),
 }
 
 
