@@ -66,9 +66,8 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); delete it to go on from the one before"
-        ) from error
+        # Not torch's own words: they advise to load without weights_only, which runs whatever the file says.
+        raise ValueError(f"{path} is damaged; delete it to go on from the one before") from error
 
 
 def save_encoder(run: Path, weights: dict[str, torch.Tensor], arch: str, summary: dict[str, Any]) -> Path:

@@ -42,6 +42,7 @@ def test_version(gtsa: Callable) -> None:
     [
         (("train", "/nowhere"), "does not exist"),
         (("train",), "gtsa train FOLDER"),
+        (("train", "--resume"), "gtsa train --resume --out DIR"),
         (("train", ".", "--preset", "imagenet"), "choose one of coco, ade20k, quick"),
         (("train", ".", "--set", "loss.rotaton=1"), "loss.rotation"),
         (("train", ".", "--set", "rotation"), "key=value"),

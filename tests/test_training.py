@@ -410,6 +410,22 @@ def test_unfinished_run_says_how_to_finish_it(photographs: Path, tiny: dict[str,
         load_encoder(tmp_path / "run")
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", settings_for(photographs, tiny)
+    run_here(photographs, run, settings)
+    newest = run / "checkpoints" / "step_00000012.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"step_00000012.ckpt is damaged; delete it") as raised:
+        run_here(photographs, run, settings, resume=True)
+    assert "weights_only" not in str(raised.value)
+    newest.unlink()
+    wanted = (run / "encoder.safetensors").read_bytes()
+    assert run_here(photographs, run, settings, resume=True)
+    assert (run / "encoder.safetensors").read_bytes() == wanted
+
+
 def test_plan_turns_epochs_into_steps() -> None:
     config = load_config(overrides={"train.batch_size": 8, "train.accumulate": 2})
     plan = Plan.make(config, photographs=1000, world=4)

@@ -68,7 +68,7 @@ def train(
             "data": str(require(folder).absolute()) if folder else None,
         }
     )
-    run = out or _default_out(folder)
+    run = out or _default_out(folder, resume)
     settings = resolve(run, resume, preset, config, set_ or [], overrides)
 
     from gtsa_kit.cli.display import run_training
@@ -117,7 +117,9 @@ def _options(**given: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _default_out(folder: Path | None) -> Path:
+def _default_out(folder: Path | None, resume: bool) -> Path:
+    if folder is None and resume:
+        raise ValueError("which run? name its folder: gtsa train --resume --out DIR")
     if folder is None:
         raise ValueError("which photographs? name a folder or a text file of paths: gtsa train FOLDER")
     return Path("runs") / (folder.absolute().name if folder.is_dir() else folder.stem)
