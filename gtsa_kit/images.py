@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -149,6 +150,13 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise
     except _DECODER_ERRORS as error:
         raise BrokenImage(path, _reason(error)) from error
+
+
+def readable(paths: Iterable[Path]) -> Iterator[Image.Image]:
+    """Decode one after the other, leaving out what is broken: for looking at a few, where others list the failures."""
+    for path in paths:
+        with suppress(BrokenImage):
+            yield open_image(path)
 
 
 def broken_among(

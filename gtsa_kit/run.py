@@ -1,7 +1,6 @@
 """One run from its folder's first file to the encoder that comes out."""
 
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -180,8 +179,3 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that may print (Fabric starts the others with LOCAL_RANK above 0)."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

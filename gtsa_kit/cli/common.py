@@ -13,14 +13,19 @@ from typing import NoReturn
 def fail(message: str, code: int) -> NoReturn:
     """Print one line (and, after the first semicolon, a hint) to standard error and exit.
 
-    The helper processes of a multi-device run (LOCAL_RANK above 0) end as the first one does, which says why.
+    The helper processes of a multi-device run end as the first one does, which says why.
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         what, _, hint = message.partition("; ")
         print(f"gtsa: {what}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
     sys.exit(code)
+
+
+def is_first_process() -> bool:
+    """Whether this process may speak: Fabric starts the helpers of a multi-device run with LOCAL_RANK above 0."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def require(path: Path) -> Path:
@@ -31,15 +36,8 @@ def require(path: Path) -> Path:
 
 
 @contextmanager
-def stop_on_signal(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM become a flag for the block to look at; a second Ctrl-C ends it at once.
-
-    Args:
-        on_first: Called once, from the signal handler.
-
-    Yields:
-        Whether a signal came.
-    """
+def stop_on_signal(on_first: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `on_first`, once, in place of ending the block; a second Ctrl-C ends it at once."""
     came = False
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -52,7 +50,7 @@ def stop_on_signal(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)

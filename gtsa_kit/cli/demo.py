@@ -93,11 +93,11 @@ def _pictures(photographs: Path, model: Path, out: Path) -> None:
 
 
 def _table(out: Path, run: Path, vectors: Path) -> object:
-    import json
-
     from rich.table import Table
 
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    from gtsa_kit.files import read_json_lines
+
+    rows = read_json_lines(run / "metrics.jsonl")
     first, last = (sum(row["region"] for row in part) / len(part) for part in (rows[:5], rows[-5:]))
     if not last < first:
         fail(f"the region loss did not fall ({first:.3f} to {last:.3f}); look at {run / 'curves.png'}", 1)

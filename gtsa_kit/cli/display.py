@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.cli.common import stop_on_signal
+from gtsa_kit.cli.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.progress import Steps, console
 from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.run import is_first_process, train
+from gtsa_kit.run import train
 from gtsa_kit.runlog import StepMetrics, describe
 from gtsa_kit.trainer import Plan, Watcher
 

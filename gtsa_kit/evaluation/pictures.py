@@ -1,7 +1,5 @@
 """Pictures that a person can judge: feature maps in colour, nearest neighbours."""
 
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 from gtsa_kit.export import Runner
 from gtsa_kit.files import atomic_write
-from gtsa_kit.images import BrokenImage, open_image
+from gtsa_kit.images import open_image, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +18,11 @@ if TYPE_CHECKING:
 
 def spread(paths: list[Path], count: int) -> list[Path]:
     """`count` paths, evenly spread over the list; all of a shorter one."""
-    index = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
-    return [paths[i] for i in index]
+    return [paths[i] for i in _spread_index(len(paths), count)]
+
+
+def _spread_index(length: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int))
 
 
 def pca_picture(runner: Runner, paths: list[Path], out: Path, long_side: int = 448) -> None:
@@ -35,7 +36,7 @@ def pca_picture(runner: Runner, paths: list[Path], out: Path, long_side: int = 4
         out: PNG.
         long_side: Pixels; photographs keep their aspect, to the nearest multiple of the patch.
     """
-    images = list(_readable(paths))
+    images = list(readable(paths))
     if not images:
         raise ValueError(f"none of the {len(paths)} photographs can be read, first {paths[0]}")
     maps = []
@@ -65,7 +66,7 @@ def pca_colours(maps: list[np.ndarray]) -> list[np.ndarray]:
 
 def neighbours_picture(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
     """Draw a row for each of `queries` photographs: itself, then its `top` nearest by cosine of (N, D) embeddings."""
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(queries, len(paths))).round().astype(int))
+    chosen = _spread_index(len(paths), queries)
     order, cosines = nearest(vectors, chosen, top)
     figure = _figure(1 + order.shape[1], len(chosen), row_height=2.0)
     cells = iter(figure.axes)
@@ -93,12 +94,6 @@ def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
     """(height, width) in multiples of the patch, the longer about `long_side`."""
     scale = long_side / max(width, height)
     return max(PATCH, round(height * scale / PATCH) * PATCH), max(PATCH, round(width * scale / PATCH) * PATCH)
-
-
-def _readable(paths: list[Path]) -> Iterator[Image.Image]:
-    for path in paths:
-        with suppress(BrokenImage):  # training and embedding list them; a picture does without
-            yield open_image(path)
 
 
 def _figure(columns: int, rows: int, row_height: float) -> "Figure":

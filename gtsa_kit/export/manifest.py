@@ -8,8 +8,9 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from gtsa_kit import __version__
+from gtsa_kit.checkpoint import describe_encoder
 from gtsa_kit.config import PATCH
-from gtsa_kit.encoder import Encoder, Preprocessing
+from gtsa_kit.encoder import Encoder
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT
 from gtsa_kit.files import write_text
 
@@ -92,23 +93,16 @@ class Manifest(Record):
 def describe(encoder: Encoder, form: str, precision: str, target: dict[str, str], source_sha256: str) -> Manifest:
     """The manifest of an artifact with dynamic batch, height and width, before its parity is known."""
     about = encoder.architecture
+    encoder_facts = describe_encoder(about.name)
     grid = ("batch", about.width, f"height/{PATCH}", f"width/{PATCH}")
     return Manifest(
         format=form,
         precision=precision,
         target=target,
         source_sha256=source_sha256,
-        architecture={
-            "name": about.name,
-            "timm_model": about.timm_model,
-            "timm_kwargs": dict(about.timm_kwargs),
-            "patch": PATCH,
-            "width": about.width,
-            "depth": about.depth,
-            "heads": about.heads,
-        },
+        architecture=encoder_facts["architecture"],
         dim=about.width,
-        preprocessing=Preprocessing().to_dict(),
+        preprocessing=encoder_facts["preprocessing"],
         inputs=(TensorSpec(name=INPUT, dtype="float32", shape=("batch", 3, "height", "width")),),
         outputs=(
             TensorSpec(name=EMBEDDING, dtype="float32", shape=("batch", about.width)),

@@ -13,7 +13,7 @@ from gtsa_kit.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.export.manifest import Difference, ParityReport
 from gtsa_kit.export.runtime import Runner
 from gtsa_kit.export.spec import CASES, EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance
-from gtsa_kit.images import BrokenImage, find_images, open_image
+from gtsa_kit.images import find_images, open_image, readable
 
 PHOTOGRAPHS = 7
 """The largest batch of the gate, so that no image of it is there twice."""
@@ -44,7 +44,7 @@ def parity_images(folder: Path | None) -> ParityImages:
     paths = find_images(folder).paths
     stride = max(1, len(paths) // PHOTOGRAPHS)
     in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
-    images = list(islice(_readable(in_turn), PHOTOGRAPHS))
+    images = list(islice(readable(in_turn), PHOTOGRAPHS))
     if not images:
         raise ValueError(f"no photograph in {folder} can be read")
     return ParityImages(images, f"{len(images)} photographs of {folder.name}")
@@ -132,14 +132,6 @@ def _compare(expected: Features, got: Features, case: Case, tolerance: Tolerance
 
 def _prepare(images: list[Image.Image], preprocessing: Preprocessing, case: Case) -> np.ndarray:
     return np.stack([preprocessing(image, (case.height, case.width)) for image in images])
-
-
-def _readable(paths: list[Path]) -> Iterator[Image.Image]:
-    for path in paths:
-        try:
-            yield open_image(path)
-        except BrokenImage:  # training or embedding reports it; here another photograph serves as well
-            continue
 
 
 def _tokens(values: np.ndarray) -> np.ndarray:
