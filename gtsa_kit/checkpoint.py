@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +10,8 @@ import safetensors.torch
 import torch
 
 from gtsa_kit import __version__
-from gtsa_kit.config import PATCH, Arch
-from gtsa_kit.encoder import ARCHITECTURES, Encoder, Preprocessing
+from gtsa_kit.config import Arch
+from gtsa_kit.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
 from gtsa_kit.files import atomic_write, sync_folder, write_json
 
 SCHEMA = 1
@@ -84,18 +83,18 @@ def save_encoder(run: Path, weights: dict[str, torch.Tensor], arch: str, summary
     with atomic_write(path) as file:
         # One entry only: safetensors writes several in random order, and equal runs should give equal files.
         file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    write_json(path.with_suffix(".json"), describe_encoder(arch) | {"training": summary})
+    about = describe_encoder(ARCHITECTURES[cast(Arch, arch)], Preprocessing())
+    write_json(path.with_suffix(".json"), about | {"training": summary})
     return path
 
 
-def describe_encoder(arch: str) -> dict[str, Any]:
+def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -> dict[str, Any]:
     """Architecture and preprocessing, as encoder.json and manifests hold them."""
-    architecture = ARCHITECTURES[cast(Arch, arch)]
     return {
         "schema": SCHEMA,
         "gtsa_kit": __version__,
-        "architecture": asdict(architecture) | {"patch": PATCH},
-        "preprocessing": Preprocessing().to_dict(),
+        "architecture": architecture.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
     }
 
 
@@ -111,18 +110,24 @@ def load_encoder(source: Path, layers: tuple[int, ...] = ()) -> Encoder:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    return build_encoder(guess_architecture(weights), weights, layers, path)
+    return build_encoder(guess_architecture(weights), weights, path, layers)
 
 
-def build_encoder(arch: str | None, weights: dict[str, torch.Tensor], layers: tuple[int, ...], origin: Path) -> Encoder:
+def build_encoder(
+    architecture: Architecture | None,
+    weights: dict[str, torch.Tensor],
+    origin: Path,
+    layers: tuple[int, ...] = (),
+    preprocessing: Preprocessing | None = None,
+) -> Encoder:
     """An encoder with these weights (timm's key names), every key used and none missing, else `ValueError`."""
-    if arch not in ARCHITECTURES:
+    if architecture is None:
         raise ValueError(f"{origin} holds no architecture known here ({', '.join(ARCHITECTURES)})")
-    encoder = Encoder(cast(Arch, arch), layers=layers)
+    encoder = Encoder(architecture, layers=layers, preprocessing=preprocessing)
     try:
         encoder.vit.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{origin} does not fit {arch}: {error}") from error
+        raise ValueError(f"{origin} does not fit {architecture.name}: {error}") from error
     return encoder.eval()
 
 
@@ -142,11 +147,11 @@ def find_weights(source: Path) -> Path:
     raise ValueError(f"{source} is not a run folder: it holds no encoder.safetensors")
 
 
-def guess_architecture(weights: dict[str, torch.Tensor]) -> str | None:
+def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:
     """The architecture that has these weights' width and depth, None if there is none."""
     position = weights.get("pos_embed")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-    for name, architecture in ARCHITECTURES.items():
+    for architecture in ARCHITECTURES.values():
         if position is not None and (position.shape[-1], depth) == (architecture.width, architecture.depth):
-            return name
+            return architecture
     return None

@@ -6,6 +6,7 @@ nowhere else; exported files carry it in their manifest.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ BASE_GRID: Final = 14
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ViT as timm builds it: `timm.create_model(timm_model, num_classes=0, **timm_kwargs)`."""
+    """A ViT as timm builds it: `timm.create_model(timm_model, num_classes=0, **timm_kwargs)`, LayerNorm's eps aside."""
 
     name: str
     timm_model: str
@@ -32,6 +33,16 @@ class Architecture:
     depth: int
     heads: int
     timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    norm_eps: float = 1e-6
+
+    def to_dict(self) -> dict[str, Any]:
+        """For manifests."""
+        return asdict(self) | {"patch": PATCH}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> "Architecture":
+        """Out of a manifest."""
+        return cls(**{name: said[name] for name in cls.__dataclass_fields__})
 
 
 ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
@@ -68,6 +79,11 @@ class Preprocessing:
         """For manifests."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> "Preprocessing":
+        """Out of a manifest."""
+        return cls(said["size"], said["resize"], said["interpolation"], tuple(said["mean"]), tuple(said["std"]))
+
 
 class Features(NamedTuple):
     """What every backend returns; torch tensors from the encoder, numpy arrays from runners."""
@@ -87,10 +103,24 @@ class Encoder(nn.Module):
     rather than a Resize operator, so that one exported graph serves every size and builds in TensorRT.
     """
 
-    def __init__(self, arch: Arch, drop_path: float = 0.0, layers: tuple[int, ...] = ()) -> None:
-        """Random weights, as timm draws them; `layers` are the blocks whose maps are returned too."""
+    def __init__(
+        self,
+        arch: Arch | Architecture,
+        drop_path: float = 0.0,
+        layers: tuple[int, ...] = (),
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """Random weights, as timm draws them.
+
+        Args:
+            arch: Of ours by name, or any ViT with patches of 16 and a class token (foreign weights).
+            drop_path: Stochastic depth of the last block; the first has none.
+            layers: Blocks whose maps are returned too, counted from 0.
+            preprocessing: What the weights were trained with, if it is not ours.
+        """
         super().__init__()
-        self.architecture = ARCHITECTURES[arch]
+        self.architecture = arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
+        self.preprocessing = preprocessing or Preprocessing()
         if any(not 0 <= layer < self.architecture.depth for layer in layers):
             raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
         self.layers = layers
@@ -148,7 +178,11 @@ class DropPath(nn.Module):
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
     """The timm model, with a class token and without a classifier."""
     return timm.create_model(
-        architecture.timm_model, num_classes=0, drop_path_rate=drop_path, **dict(architecture.timm_kwargs)
+        architecture.timm_model,
+        num_classes=0,
+        drop_path_rate=drop_path,
+        norm_layer=partial(nn.LayerNorm, eps=architecture.norm_eps),
+        **architecture.timm_kwargs,
     )
 
 

@@ -93,7 +93,7 @@ class Manifest(Record):
 def describe(encoder: Encoder, form: str, precision: str, target: dict[str, str], source_sha256: str) -> Manifest:
     """The manifest of an artifact with dynamic batch, height and width, before its parity is known."""
     about = encoder.architecture
-    encoder_facts = describe_encoder(about.name)
+    encoder_facts = describe_encoder(about, encoder.preprocessing)
     grid = ("batch", about.width, f"height/{PATCH}", f"width/{PATCH}")
     return Manifest(
         format=form,

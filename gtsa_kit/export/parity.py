@@ -70,7 +70,7 @@ def check_parity(
     for done, case in enumerate(CASES, 1):
         batch = list(islice(cycle(images.images), case.batch))
         with torch.inference_mode():
-            expected = reference(torch.from_numpy(_prepare(batch, Preprocessing(), case)))
+            expected = reference(torch.from_numpy(_prepare(batch, reference.preprocessing, case)))
         got = runner(_prepare(batch, runner.preprocessing, case))
         wanted = Features(expected.embedding.numpy(), expected.feature_map.numpy())
         differences += _compare(wanted, got, case, tolerance)

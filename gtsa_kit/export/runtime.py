@@ -43,8 +43,7 @@ class Runner(ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """How photographs become inputs of this artifact."""
-        p = self.manifest.preprocessing
-        return Preprocessing(p["size"], p["resize"], p["interpolation"], tuple(p["mean"]), tuple(p["std"]))
+        return Preprocessing.from_dict(self.manifest.preprocessing)
 
     @abstractmethod
     def _run(self, images: np.ndarray) -> Features: ...

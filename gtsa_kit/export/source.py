@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gtsa_kit.checkpoint import build_encoder, find_weights, load_encoder
 from gtsa_kit.config import load_config
-from gtsa_kit.encoder import Encoder
+from gtsa_kit.encoder import Architecture, Encoder, Preprocessing
 from gtsa_kit.export.graph import WEIGHT_PREFIX
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime import load, load_torchscript
@@ -57,4 +57,5 @@ def open_source(path: Path) -> Source:
 
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:
-    return build_encoder(manifest.architecture["name"], weights, (), path)
+    architecture = Architecture.from_dict(manifest.architecture)
+    return build_encoder(architecture, weights, path, preprocessing=Preprocessing.from_dict(manifest.preprocessing))
