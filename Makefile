@@ -43,7 +43,7 @@ format: install  ## format the code and mend what lint can mend
 	$(BIN)/ruff format $(CODE)
 
 lock:  ## resolve the pins anew (needs uv); hashes, and no registry's address
-	uv pip compile pyproject.toml --extra demo --extra dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
 
 clean:  ## remove the environment and the caches

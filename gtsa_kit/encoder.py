@@ -19,6 +19,10 @@ from gtsa_kit.config import PATCH, Arch
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
+INTERPOLATIONS: Final = {
+    "bicubic, antialiased": Image.Resampling.BICUBIC,
+    "bilinear, antialiased": Image.Resampling.BILINEAR,
+}
 BASE_GRID: Final = 14
 """Side of the grid that position embeddings are stored for: 224 / 16."""
 
@@ -68,12 +72,22 @@ class Preprocessing:
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
 
+    def __post_init__(self) -> None:
+        """Refuse what `resized` does not know."""
+        if self.resize != "stretch" or self.interpolation not in INTERPOLATIONS:
+            known = f"stretch with {' or '.join(INTERPOLATIONS)}"
+            raise ValueError(f"preprocessing {self.resize!r}, {self.interpolation!r} is not known here, only {known}")
+
     def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
         """Upright RGB to (3, H, W) float32; `size` (height, width) in place of the square default."""
-        height, width = size or (self.size, self.size)
-        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        pixels = self.resized(image, size).astype(np.float32) / 255
         normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+
+    def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Upright RGB to (H, W, 3) uint8."""
+        height, width = size or (self.size, self.size)
+        return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def to_dict(self) -> dict[str, Any]:
         """For manifests."""

@@ -152,11 +152,26 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BrokenImage(path, _reason(error)) from error
 
 
-def readable(paths: Iterable[Path]) -> Iterator[Image.Image]:
+def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """Decode one after the other, leaving out what is broken: for looking at a few, where others list the failures."""
     for path in paths:
         with suppress(BrokenImage):
-            yield open_image(path)
+            yield path, open_image(path)
+
+
+def sample_images(folder: Path, count: int) -> tuple[list[Image.Image], list[str]]:
+    """Up to `count` readable photographs, evenly spread over a folder, and their names.
+
+    Raises:
+        ValueError: None of them can be read.
+    """
+    paths = find_images(folder).paths
+    stride = max(1, len(paths) // count)
+    in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
+    found = list(islice(readable(in_turn), count))
+    if not found:
+        raise ValueError(f"no photograph in {folder} can be read")
+    return [image for _, image in found], [path.name for path, _ in found]
 
 
 def broken_among(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import sets
+from commands import sets
 
 from gtsa_kit import __version__
 
@@ -22,11 +22,13 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "export", "embed", "eval", "demo"):
+    for command in ("train", "export", "verify", "info", "bench", "embed", "eval", "demo"):
         assert re.search(rf"│ {command} +\S+ \S+", done.stdout), command  # each has its line
 
 
-@pytest.mark.parametrize("command", ["train", "export", "embed", "demo", "eval pca", "eval neighbours"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "verify", "info", "bench", "embed", "demo", "eval pca", "eval neighbours"]
+)
 def test_every_command_teaches(gtsa: Callable, command: str) -> None:
     done = gtsa(*command.split(), "--help")
     assert done.returncode == 0
@@ -50,6 +52,12 @@ def test_version(gtsa: Callable) -> None:
         (("train", ".", "--batch-size", "0"), "train.batch_size"),
         (("train", ".", "--config", "/nowhere.yaml"), "cannot read"),
         (("export", "/nowhere"), "does not exist"),
+        (("export", ".", "--branch", "both"), "teacher or student"),
+        (("export", "."), "holds no encoder.safetensors"),
+        (("verify", "/nowhere"), "does not exist"),
+        (("verify", __file__), "is no exported file"),
+        (("info", "/nowhere"), "does not exist"),
+        (("bench", "/nowhere"), "does not exist"),
         (("embed", "/nowhere", "--model", "x", "--out", "y"), "does not exist"),
         (("embed", "."), "--model"),
         (("nonsense",), "nonsense"),

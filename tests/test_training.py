@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import GTSA, one_thread, sets
+from commands import GTSA, one_thread, sets
 
 from gtsa_kit.checkpoint import load_checkpoint, load_encoder
 from gtsa_kit.config import load_config
@@ -62,7 +62,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.fixture(scope="module")
 def reference(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run, by the command line, with a worker process."""
-    from conftest import TINY
+    from commands import TINY
 
     out = tmp_path_factory.mktemp("reference") / "run"
     done = subprocess.run(

@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from gtsa_kit.cli import demo, embed, evaluate, export, train
+from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, train, verify
 from gtsa_kit.cli.common import fail
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ def gtsa(
 
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("verify")(verify.verify)
+app.command("info")(info.info)
+app.command("bench")(bench.bench)
 app.command("embed")(embed.embed)
 app.add_typer(evaluate.app, name="eval")
 app.command("demo")(demo.demo)

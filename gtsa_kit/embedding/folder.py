@@ -99,14 +99,13 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _load_all(paths: list[Path], runner: Runner, max_pixels: int) -> Iterator[Row | BrokenImage]:
     """Decode and preprocess in threads, a bounded number ahead of the model, in the order of `paths`."""
-    preprocessing = runner.preprocessing
 
     def load_one(path: Path) -> Row | BrokenImage:
         try:
             image = open_image(path, max_pixels)
         except BrokenImage as error:
             return error
-        return Row(path, image.width, image.height, preprocessing(image))
+        return Row(path, image.width, image.height, runner.prepare(image))
 
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(max_workers=threads) as pool:

@@ -36,13 +36,13 @@ def pca_picture(runner: Runner, paths: list[Path], out: Path, long_side: int = 4
         out: PNG.
         long_side: Pixels; photographs keep their aspect, to the nearest multiple of the patch.
     """
-    images = list(readable(paths))
+    images = [image for _, image in readable(paths)]
     if not images:
         raise ValueError(f"none of the {len(paths)} photographs can be read, first {paths[0]}")
     maps = []
     for image in images:
-        size = fit_size(image.width, image.height, long_side)
-        maps.append(runner(runner.preprocessing(image, size)[None]).feature_map[0])
+        size = runner.nearest_size(*fit_size(image.width, image.height, long_side))
+        maps.append(runner(runner.prepare(image, size)[None]).feature_map[0])
     colours = pca_colours(maps)
     figure = _figure(len(images), 2, row_height=1.6)
     for column, (image, colour) in enumerate(zip(images, colours, strict=True)):

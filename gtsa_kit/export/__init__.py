@@ -3,6 +3,7 @@
 `load` opens any of them, and the encoder itself, behind one interface.
 """
 
-from gtsa_kit.export.runtime import Runner, load
+from gtsa_kit.export.runner import Runner
+from gtsa_kit.export.runtime import load
 
 __all__ = ["Runner", "load"]

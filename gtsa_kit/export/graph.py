@@ -1,28 +1,214 @@
 """The encoder as exporters want it: tensors in, a plain tuple out. Export wraps the model and never edits it."""
 
+import copy
+from typing import Any, Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtsa_kit.encoder import Encoder
+from gtsa_kit.config import PATCH
+from gtsa_kit.encoder import Encoder, resample_positions
+from gtsa_kit.export.spec import Options
+
+CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
+Attention = Literal["fused", "explicit"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+"""What matrix products run in; an int8 graph is a float32 graph that is quantised afterwards."""
 
 
 class ExportGraph(nn.Module):
-    """(B, 3, H, W) to (embedding, feature_map)."""
+    """Images to (embedding, feature_map, one map for each layer asked for), all float32.
 
-    def __init__(self, encoder: Encoder) -> None:
+    In fp16 and bf16 the weights and inputs of matrix products are cast; the residual stream, LayerNorm, softmax and
+    the pooled mean stay float32, as do input and output. A cast is a node of the graph, so that strongly typed
+    runtimes (TensorRT 11) compute what was checked here.
+    """
+
+    def __init__(
+        self, encoder: Encoder, options: Options, attention: Attention = "fused", split_qkv: bool = False
+    ) -> None:
+        """Copy the encoder's weights.
+
+        Args:
+            encoder: In float32; it is left as it is.
+            options: Precision, fixed size, layers and input type are built into the graph.
+            attention: "fused" leaves it to the runtime's own kernel (its softmax is float32 inside); "explicit" spells
+                it out, scaled before the product, which ONNX Runtime runs faster than the exporter's own spelling.
+            split_qkv: Three projections in place of one that is cut in three: OpenVINO then fuses the rest.
+        """
         super().__init__()
-        self.encoder = encoder.eval()
+        if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
+            raise ValueError(f"layers lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
+        vit = copy.deepcopy(encoder).float().cpu().vit
+        self.dtype = DTYPES[options.precision]
+        self.layers, self.bytes_in = options.layers, options.input == "uint8"
+        self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
+        self.positions = Positions(vit.pos_embed, options)
+        self.cls_token, self.norm = vit.cls_token, vit.norm
+        self.blocks = nn.ModuleList(ExportBlock(block, self.dtype, attention, split_qkv) for block in vit.blocks)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(encoder.preprocessing.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(encoder.preprocessing.std)[:, None, None])
+        self.requires_grad_(False).eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch, height and width stay dynamic."""
-        features = self.encoder(images)
-        return features.embedding, features.feature_map
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) float32, normalised; or (B, H, W, 3) uint8 where the options say so."""
+        if self.bytes_in:
+            images = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        h, w = images.shape[2] // PATCH, images.shape[3] // PATCH
+        class_token = self.cls_token.expand(images.shape[0], -1, -1)
+        x = torch.cat([class_token, self.patches(images)], dim=1) + self.positions(h, w)  # (B, 1 + h*w, D)
+        maps = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.layers:
+                maps[index] = on_grid(self.norm(x)[:, 1:], h, w)
+        x = self.norm(x)[:, 1:]
+        return x.mean(dim=1), on_grid(x, h, w), *(maps[layer] for layer in self.layers)
 
 
-WEIGHT_PREFIX = "encoder.vit."
-"""Where timm's key names begin inside an exported file."""
+class PatchProjection(nn.Module):
+    """(B, 3, H, W) to (B, h*w, D) float32.
+
+    In half precision a matrix product: ONNX has no bf16 convolution before opset 22.
+    """
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.halved = dtype != torch.float32
+        self.proj: nn.Module = conv
+        if self.halved:
+            linear = nn.Linear(conv.weight[0].numel(), conv.out_channels)
+            linear.weight.data, linear.bias.data = conv.weight.data.flatten(1), conv.bias.data  # type: ignore[union-attr]
+            self.proj = CastLinear(linear, dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Height and width are multiples of the patch."""
+        if not self.halved:
+            return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        b, c, height, width = images.shape
+        patches = images.reshape(b, c, height // PATCH, PATCH, width // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5)
+        rows = patches.reshape(b, (height // PATCH) * (width // PATCH), c * PATCH * PATCH)
+        return self.proj(rows).float()  # type: ignore[no-any-return]
 
 
-def example_input() -> Tensor:
+class Positions(nn.Module):
+    """Position embeddings of the class token and the patches; a constant where the size is fixed."""
+
+    def __init__(self, pos_embed: Tensor, options: Options) -> None:
+        super().__init__()
+        class_position, patches = pos_embed[0, :1].clone(), pos_embed[0, 1:].clone()
+        self.fixed = options.height.fixed
+        if self.fixed:
+            patches = resample_positions(patches, options.height.min // PATCH, options.width.min // PATCH)
+        self.class_position, self.patches = nn.Parameter(class_position), nn.Parameter(patches)
+
+    def forward(self, h: int, w: int) -> Tensor:
+        """(1 + h*w, D) for a grid of h x w."""
+        patches = self.patches if self.fixed else resample_positions(self.patches, h, w)
+        return torch.cat([self.class_position, patches])
+
+
+class CastLinear(nn.Module):
+    """A Linear whose weights, input and output have another type."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.linear = linear.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return self.linear(_cast(x, self.dtype))  # type: ignore[no-any-return]
+
+
+class ExportBlock(nn.Module):
+    """One block of the ViT on a float32 residual stream (B, N, D)."""
+
+    def __init__(self, block: Any, dtype: torch.dtype, attention: Attention, split_qkv: bool) -> None:
+        super().__init__()
+        self.dtype, self.explicit = dtype, attention == "explicit"
+        self.heads: int = block.attn.num_heads
+        self.norm1: nn.Module = block.norm1
+        self.norm2: nn.Module = block.norm2
+        self.act: nn.Module = block.mlp.act
+        qkv = split_linear(block.attn.qkv, 3) if split_qkv else [block.attn.qkv]
+        self.qkv = nn.ModuleList(CastLinear(linear, dtype) for linear in qkv)
+        self.proj = CastLinear(block.attn.proj, dtype)
+        self.fc1, self.fc2 = CastLinear(block.mlp.fc1, dtype), CastLinear(block.mlp.fc2, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to the same."""
+        x = x + self.proj(self._attend(self.norm1(x)))
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
+
+    def _attend(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        if len(self.qkv) == 3:
+            q, k, v = (project(x).reshape(b, n, self.heads, d // self.heads).transpose(1, 2) for project in self.qkv)
+        else:
+            q, k, v = self.qkv[0](x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if self.explicit:
+            scores = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
+            mixed = _cast(_cast(scores, torch.float32).softmax(dim=-1), self.dtype) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).reshape(b, n, d)  # type: ignore[no-any-return]
+
+
+def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
+    """One Linear as several that make equal shares of its output."""
+    result = []
+    for weight, bias in zip(linear.weight.chunk(parts), linear.bias.chunk(parts), strict=True):
+        part = nn.Linear(linear.in_features, len(weight))
+        part.weight.data, part.bias.data = weight.data.clone(), bias.data.clone()
+        result.append(part)
+    return result
+
+
+def on_grid(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, h*w, D) to (B, D, h, w)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
+
+
+def example_input(options: Options) -> Tensor:
     """An input to trace with: no two of its dynamic sizes are equal, so that none is taken for another."""
-    return torch.zeros(2, 3, 96, 64)
+    batch = options.batch.clamp(2)
+    height, width = options.height.clamp(96), options.width.clamp(64)
+    if options.input == "uint8":
+        return torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    return torch.zeros(batch, 3, height, width)
+
+
+def dynamic_shapes(options: Options) -> tuple[dict[int, Any]]:
+    """What torch.export may not take for constant, by axis of the input; sizes as multiples of the patch."""
+    axes: dict[int, Any] = {}
+    first = 1 if options.input == "uint8" else 2
+    if not options.batch.fixed:
+        axes[0] = torch.export.Dim("batch", min=options.batch.min, max=options.batch.max)
+    for axis, name, size in ((first, "rows", options.height), (first + 1, "columns", options.width)):
+        if not size.fixed:
+            last = None if size.max is None else size.max // PATCH
+            axes[axis] = PATCH * torch.export.Dim(name, min=size.min // PATCH, max=last)
+    return (axes,)
+
+
+def weight_parts(encoder: Encoder) -> dict[str, Tensor]:
+    """The encoder's weights under timm's key names, as a dynamic graph holds them: position embeddings are two."""
+    weights = dict(encoder.vit.state_dict())
+    positions = weights.pop("pos_embed")
+    return {**weights, CLASS_POSITION: positions[0, :1], PATCH_POSITIONS: positions[0, 1:]}
+
+
+def join_parts(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `weight_parts`."""
+    weights = dict(parts)
+    first, rest = weights.pop(CLASS_POSITION), weights.pop(PATCH_POSITIONS)
+    return {**weights, "pos_embed": torch.cat([first, rest])[None]}
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Leaves no node where there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)

@@ -11,7 +11,7 @@ from gtsa_kit import __version__
 from gtsa_kit.checkpoint import describe_encoder
 from gtsa_kit.config import PATCH
 from gtsa_kit.encoder import Encoder
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, Options, Range, layer_output
 from gtsa_kit.files import write_text
 
 SCHEMA = 1
@@ -53,6 +53,8 @@ class Difference(Record):
     mean_cosine: float
     neighbours: float | None
     """Share of tokens whose nearest neighbour is the same; None where there are fewer than three tokens."""
+    image: str
+    """The photograph that holds the worst token."""
     passed: bool
 
 
@@ -63,6 +65,8 @@ class ParityReport(Record):
     runtime: str
     images: str
     tolerance: dict[str, float]
+    preprocessing: str = ""
+    """How the artifact's account of its preprocessing differs from the encoder's; "" if it does not."""
     passed: bool
     differences: tuple[Difference, ...]
 
@@ -89,29 +93,70 @@ class Manifest(Record):
     axes: dict[str, AxisRange]
     parity: ParityReport | None = None
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks whose maps are outputs."""
+        named = (spec.name.removeprefix(f"{FEATURE_MAP}_") for spec in self.outputs[2:])
+        return tuple(int(name) for name in named)
 
-def describe(encoder: Encoder, form: str, precision: str, target: dict[str, str], source_sha256: str) -> Manifest:
-    """The manifest of an artifact with dynamic batch, height and width, before its parity is known."""
+    @property
+    def input_layout(self) -> tuple[str, ...]:
+        """Meaning of the input's axes."""
+        byte_layout, layout = ("batch", "height", "width", "3"), ("batch", "3", "height", "width")
+        return byte_layout if self.inputs[0].dtype == "uint8" else layout
+
+    def range_of(self, axis: str) -> Range:
+        """What "batch", "height" or "width" may be."""
+        if axis in self.axes:
+            return Range(self.axes[axis].min, self.axes[axis].max)
+        fixed = self.inputs[0].shape[self.input_layout.index(axis)]
+        return Range(int(fixed), int(fixed))
+
+    def check_axis(self, axis: str, value: int) -> None:
+        """Raise `ValueError` unless an input's axis may have this length."""
+        allowed = self.range_of(axis)
+        if allowed.fixed and value != allowed.min:
+            raise ValueError(f"{axis} is fixed at {allowed.min} in this artifact, got {value}")
+        step = 1 if axis == "batch" else PATCH
+        if value % step or value != allowed.clamp(value):
+            limit = f"at least {allowed.min}" if allowed.max is None else f"{allowed.min} to {allowed.max}"
+            near = allowed.clamp(max(1, round(value / step)) * step)
+            steps = "" if step == 1 else f" and multiples of {step}"
+            raise ValueError(f"{axis} must be {limit}{steps}, got {value}; nearest: {near}")
+
+
+def describe(encoder: Encoder, form: str, options: Options, target: dict[str, str], source_sha256: str) -> Manifest:
+    """The manifest of an artifact, before its parity is known."""
     about = encoder.architecture
-    encoder_facts = describe_encoder(about, encoder.preprocessing)
-    grid = ("batch", about.width, f"height/{PATCH}", f"width/{PATCH}")
+    facts = describe_encoder(about, encoder.preprocessing)
+    ranges = {"batch": options.batch, "height": options.height, "width": options.width}
+    axes: dict[str, int | str] = {name: r.min if r.fixed else name for name, r in ranges.items()}
+    grid = tuple(axes[n] // PATCH if isinstance(axes[n], int) else f"{n}/{PATCH}" for n in ("height", "width"))  # type: ignore[operator]
+    shape = (axes["batch"], 3, axes["height"], axes["width"])
+    maps = (FEATURE_MAP, *(layer_output(layer) for layer in options.layers))
     return Manifest(
         format=form,
-        precision=precision,
+        precision=options.precision,
         target=target,
         source_sha256=source_sha256,
-        architecture=encoder_facts["architecture"],
+        architecture=facts["architecture"],
         dim=about.width,
-        preprocessing=encoder_facts["preprocessing"],
-        inputs=(TensorSpec(name=INPUT, dtype="float32", shape=("batch", 3, "height", "width")),),
+        preprocessing=facts["preprocessing"],
+        inputs=(
+            TensorSpec(
+                name=INPUT,
+                dtype=options.input,
+                shape=(shape[0], *shape[2:], 3) if options.input == "uint8" else shape,
+            ),
+        ),
         outputs=(
-            TensorSpec(name=EMBEDDING, dtype="float32", shape=("batch", about.width)),
-            TensorSpec(name=FEATURE_MAP, dtype="float32", shape=grid),
+            TensorSpec(name=EMBEDDING, dtype="float32", shape=(axes["batch"], about.width)),
+            *(TensorSpec(name=name, dtype="float32", shape=(axes["batch"], about.width, *grid)) for name in maps),
         ),
         axes={
-            "batch": AxisRange(min=1, max=None, multiple_of=1),
-            "height": AxisRange(min=PATCH, max=None, multiple_of=PATCH),
-            "width": AxisRange(min=PATCH, max=None, multiple_of=PATCH),
+            name: AxisRange(min=r.min, max=r.max, multiple_of=1 if name == "batch" else PATCH)
+            for name, r in ranges.items()
+            if not r.fixed
         },
     )
 

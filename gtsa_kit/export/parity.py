@@ -1,9 +1,11 @@
 """Proof that an artifact computes what the float32 PyTorch encoder computes, on photographs, at several shapes."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,9 @@ from PIL import Image
 
 from gtsa_kit.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.export.manifest import Difference, ParityReport
-from gtsa_kit.export.runtime import Runner
-from gtsa_kit.export.spec import CASES, EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance
-from gtsa_kit.images import find_images, open_image, readable
+from gtsa_kit.export.runner import Runner
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance, cases_within, layer_output
+from gtsa_kit.images import open_image, sample_images
 
 PHOTOGRAPHS = 7
 """The largest batch of the gate, so that no image of it is there twice."""
@@ -25,6 +27,7 @@ class ParityImages:
 
     images: list[Image.Image]
     origin: str
+    names: list[str]
 
 
 def parity_images(folder: Path | None) -> ParityImages:
@@ -38,16 +41,12 @@ def parity_images(folder: Path | None) -> ParityImages:
 
         whole = open_image(Path(cbook._get_data_path("sample_data", "grace_hopper.jpg")))
         side = min(whole.size) // 2
-        corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)]
+        corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)][:PHOTOGRAPHS]
         pieces = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
-        return ParityImages(pieces[:PHOTOGRAPHS], "pieces of matplotlib's sample photograph")
-    paths = find_images(folder).paths
-    stride = max(1, len(paths) // PHOTOGRAPHS)
-    in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
-    images = list(islice(readable(in_turn), PHOTOGRAPHS))
-    if not images:
-        raise ValueError(f"no photograph in {folder} can be read")
-    return ParityImages(images, f"{len(images)} photographs of {folder.name}")
+        names = [f"piece at {x}, {y}" for x, y in corners]
+        return ParityImages(pieces, "pieces of matplotlib's sample photograph", names)
+    images, names = sample_images(folder, PHOTOGRAPHS)
+    return ParityImages(images, f"{len(images)} photographs of {folder.name}", names)
 
 
 def check_parity(
@@ -56,7 +55,7 @@ def check_parity(
     """Compare a runner with the float32 encoder on every case of the gate.
 
     Each case goes through the artifact's own account of the preprocessing on one side and the reference's on the
-    other, so that a manifest with another mean or another interpolation fails too.
+    other. The two accounts must also be equal: in int8, bilinear for bicubic would be lost in the rounding.
 
     Args:
         reference: In float32.
@@ -64,34 +63,53 @@ def check_parity(
         images: Photographs; they repeat where a batch is larger.
         on_case: Told (cases done, cases in all).
     """
-    tolerance = TOLERANCES[runner.manifest.precision]
-    reference = reference.to("cpu").float().eval()
+    manifest = runner.manifest
+    tolerance = TOLERANCES[manifest.precision]
+    reference = copy.copy(reference.to("cpu").float().eval())
+    reference.layers = manifest.layers
+    disagreement = _disagreement(reference.preprocessing, runner.preprocessing)
+    cases = cases_within(*(manifest.range_of(axis) for axis in ("batch", "height", "width")))
     differences: list[Difference] = []
-    for done, case in enumerate(CASES, 1):
-        batch = list(islice(cycle(images.images), case.batch))
+    for done, case in enumerate(cases, 1):
+        batch, names = list(islice(cycle(images.images), case.batch)), list(islice(cycle(images.names), case.batch))
+        size = (case.height, case.width)
         with torch.inference_mode():
-            expected = reference(torch.from_numpy(_prepare(batch, reference.preprocessing, case)))
-        got = runner(_prepare(batch, runner.preprocessing, case))
-        wanted = Features(expected.embedding.numpy(), expected.feature_map.numpy())
-        differences += _compare(wanted, got, case, tolerance)
-        on_case(done, len(CASES))
+            prepared = np.stack([reference.preprocessing(image, size) for image in batch])
+            expected = reference(torch.from_numpy(prepared))
+        got = runner(np.stack([runner.prepare(image, size) for image in batch]))
+        for (output, wanted), found in zip(_outputs(expected), _outputs(got), strict=True):
+            differences.append(compare_output(output, np.asarray(wanted), found[1], case, tolerance, names))
+        on_case(done, len(cases))
     return ParityReport(
         runtime=runner.provider,
         images=images.origin,
         tolerance=asdict(tolerance),
-        passed=all(difference.passed for difference in differences),
+        preprocessing=disagreement,
+        passed=not disagreement and all(difference.passed for difference in differences),
         differences=tuple(differences),
     )
 
 
-def compare_output(output: str, expected: np.ndarray, got: np.ndarray, case: Case, tolerance: Tolerance) -> Difference:
-    """Measure one output: (B, D) embeddings, or (B, D, h, w) maps token by token. Other shapes fail at once."""
+def compare_output(
+    output: str, expected: np.ndarray, got: np.ndarray, case: Case, tolerance: Tolerance, names: Sequence[str] = ()
+) -> Difference:
+    """Measure one output: (B, D) embeddings, or (B, D, h, w) maps token by token. Other shapes fail at once.
+
+    Args:
+        output: Its name, for the report.
+        expected: Of the reference.
+        got: Of the artifact.
+        case: The shape of the input, for the report.
+        tolerance: What is still right.
+        names: Of the images of the batch, for the report; by default their places.
+    """
     if expected.shape != got.shape:
-        return _failed(output, case)
+        return _failed(output, case, names[0] if names else "")
     wanted, found = _tokens(expected), _tokens(got)
     error = np.abs(wanted - found)
     cosine = np.sum(_unit(wanted) * _unit(found), axis=1)
     neighbours = neighbour_agreement(wanted, found)
+    worst = int(np.nan_to_num(cosine, nan=-1e30).argmin()) * len(expected) // len(cosine)
     # Written so that a NaN anywhere is a failure.
     passed = (
         error.max() <= tolerance.max_abs
@@ -107,6 +125,7 @@ def compare_output(output: str, expected: np.ndarray, got: np.ndarray, case: Cas
         min_cosine=_finite(cosine.min()),
         mean_cosine=_finite(cosine.mean()),
         neighbours=neighbours,
+        image=names[worst] if names else f"image {worst}",
         passed=bool(passed),
     )
 
@@ -125,13 +144,14 @@ def neighbour_agreement(wanted: np.ndarray, found: np.ndarray, tie: float = 1e-5
     return float(np.mean(chosen >= similar.max(axis=1) - tie))
 
 
-def _compare(expected: Features, got: Features, case: Case, tolerance: Tolerance) -> Iterator[Difference]:
-    yield compare_output(EMBEDDING, expected.embedding, got.embedding, case, tolerance)
-    yield compare_output(FEATURE_MAP, expected.feature_map, got.feature_map, case, tolerance)
+def _disagreement(wanted: Preprocessing, found: Preprocessing) -> str:
+    ours, theirs = wanted.to_dict(), found.to_dict()
+    return "; ".join(f"{name} {theirs[name]} for {ours[name]}" for name in ours if ours[name] != theirs[name])
 
 
-def _prepare(images: list[Image.Image], preprocessing: Preprocessing, case: Case) -> np.ndarray:
-    return np.stack([preprocessing(image, (case.height, case.width)) for image in images])
+def _outputs(features: Features) -> list[tuple[str, Any]]:
+    maps = [(layer_output(layer), found) for layer, found in features.layers.items()]
+    return [(EMBEDDING, features.embedding), (FEATURE_MAP, features.feature_map), *sorted(maps)]
 
 
 def _tokens(values: np.ndarray) -> np.ndarray:
@@ -151,7 +171,7 @@ def _finite(value: float) -> float:
     return float(np.nan_to_num(value, nan=-1e30, posinf=1e30, neginf=-1e30))
 
 
-def _failed(output: str, case: Case) -> Difference:
+def _failed(output: str, case: Case, image: str) -> Difference:
     return Difference(
         output=output,
         **asdict(case),
@@ -160,5 +180,6 @@ def _failed(output: str, case: Case) -> Difference:
         min_cosine=-1,
         mean_cosine=-1,
         neighbours=0,
+        image=image,
         passed=False,
     )

@@ -1,17 +1,25 @@
 """Source to artifact: write, open what was written, prove it, say so in the manifest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gtsa_kit.encoder import Encoder
 from gtsa_kit.export.manifest import Manifest, describe, write_manifest
-from gtsa_kit.export.parity import check_parity, parity_images
+from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
+from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.runtime import load
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import FORMATS, SUFFIX
+from gtsa_kit.export.spec import FORMATS, OFFERED, SUFFIX, Options
 from gtsa_kit.export.to_onnx import embed_manifest, export_onnx
+from gtsa_kit.export.to_openvino import export_openvino
+from gtsa_kit.export.to_pt2 import export_pt2
 from gtsa_kit.export.to_torchscript import export_torchscript
+from gtsa_kit.images import sample_images
 
-WRITERS = {"onnx": export_onnx, "torchscript": export_torchscript}
+Writer = Callable[[Encoder, Options, Path], dict[str, str]]
+WRITERS: Mapping[str, Writer] = {"torchscript": export_torchscript, "pt2": export_pt2}
+CALIBRATED = {"onnx": export_onnx, "openvino": export_openvino}
+CALIBRATION_PHOTOGRAPHS = 24
 
 
 def artifact_path(source: Source, form: str, out: Path | None, force: bool) -> Path:
@@ -33,11 +41,28 @@ def artifact_path(source: Source, form: str, out: Path | None, force: bool) -> P
     return path
 
 
+def check_offer(form: str, options: Options, calibrated: bool) -> None:
+    """Raise `ValueError` for a precision that a format does not have, or int8 without photographs."""
+    if options.precision not in OFFERED[form]:
+        others = ", ".join(other for other in FORMATS if options.precision in OFFERED[other])
+        raise ValueError(f"{form} is not offered in {options.precision}; choose {others} for it")
+    if options.precision == "int8" and not calibrated:
+        raise ValueError("int8 needs photographs to set its ranges; name a folder of typical ones with --calibrate")
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Photographs for int8, spread over a folder, else `ValueError`."""
+    images, _ = sample_images(folder, CALIBRATION_PHOTOGRAPHS)
+    return Calibration(images, f"{len(images)} photographs of {folder.name}")
+
+
 def export_artifact(
     source: Source,
     form: str,
     path: Path,
-    images: Path | None = None,
+    options: Options | None = None,
+    images: ParityImages | None = None,
+    calibration: Calibration | None = None,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
     """Export to `path` and run the parity gate on what was written; the report is in the manifest that is returned.
@@ -48,17 +73,33 @@ def export_artifact(
         source: What to export.
         form: One of `FORMATS`.
         path: See `artifact_path`.
+        options: Precision, sizes, layers and so on.
         images: Photographs for the gate; by default those of the run.
+        calibration: Photographs for int8.
         on_case: Told (cases done, cases in all) by the gate.
     """
-    photographs = parity_images(images or source.photographs)  # before anything is written: it may be refused
+    options = options or Options()
+    check_offer(form, options, calibration is not None)
+    images = images or parity_images(source.photographs)  # before anything is written: it may be refused
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = WRITERS[form](source.encoder, path)
-    manifest = describe(source.encoder, form, "fp32", target, source.sha256)
+    if form in CALIBRATED:
+        target = CALIBRATED[form](source.encoder, options, path, calibration)
+    else:
+        target = WRITERS[form](source.encoder, options, path)
+    if calibration and options.precision == "int8":
+        target["calibration"] = calibration.origin
+    manifest = describe(source.encoder, form, options, target, source.sha256)
     write_manifest(path, manifest)
-    report = check_parity(source.encoder, load(path, "cpu"), photographs, on_case)
+    return prove(source, path, manifest, images, on_case)
+
+
+def prove(
+    source: Source, path: Path, manifest: Manifest, images: ParityImages, on_case: Callable[[int, int], None]
+) -> Manifest:
+    """Run the gate on the processor and put its report into the manifest, beside the file and in it."""
+    report = check_parity(source.encoder, load(path, "cpu"), images, on_case)
     manifest = manifest.model_copy(update={"parity": report})
-    if form == "onnx":
+    if manifest.format == "onnx":
         embed_manifest(path, manifest)
     write_manifest(path, manifest)
     return manifest

@@ -1,19 +1,19 @@
-"""What can be exported: a run, its weights, or a file that was exported before."""
+"""What can be exported: a run, weights of ours or of others, or a float32 ONNX file that was exported before."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from gtsa_kit.checkpoint import build_encoder, find_weights, load_encoder
+from gtsa_kit.checkpoint import build_encoder, find_weights
 from gtsa_kit.config import load_config
 from gtsa_kit.encoder import Architecture, Encoder, Preprocessing
-from gtsa_kit.export.graph import WEIGHT_PREFIX
+from gtsa_kit.export.backends import read_onnx_manifest
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.runtime import load, load_torchscript
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.export.to_onnx import read_weights
+from gtsa_kit.export.to_onnx import has_weights, read_weights
 from gtsa_kit.files import sha256_of
+from gtsa_kit.foreign import Branch, open_weights
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Source:
     path: Path
     encoder: Encoder
     sha256: str
-    """Of the `.safetensors` file; an exported file hands on what its manifest says."""
+    """Of the file with the weights; an exported file hands on what its manifest says."""
+    note: str = ""
+    """What was taken out of a foreign checkpoint, and what was assumed."""
 
     @property
     def folder(self) -> Path:
@@ -38,22 +40,40 @@ class Source:
         return data if data and data.exists() else None
 
 
-def open_source(path: Path) -> Source:
-    """Open a run folder, a `.safetensors` of ours, or a file exported by us.
+@dataclass(frozen=True)
+class Hints:
+    """What a foreign checkpoint does not say of itself."""
+
+    branch: Branch | None = None
+    heads: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+def open_source(path: Path, hints: Hints | None = None) -> Source:
+    """Open a run folder, weights (`gtsa_kit.foreign`), or a float32 `.onnx` exported by us.
 
     Raises:
         ValueError: Nothing usable there.
     """
-    if path.suffix == SUFFIX["onnx"] and path.is_file():
-        manifest = load(path, "cpu").manifest
+    if path.is_file() and path.suffix == SUFFIX["onnx"]:
+        manifest = read_onnx_manifest(path)
         return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
-    if path.suffix == SUFFIX["torchscript"] and path.is_file():
-        manifest = load(path, "cpu").manifest
-        state = load_torchscript(path).state_dict()
-        weights = {name.removeprefix(WEIGHT_PREFIX): tensor for name, tensor in state.items()}
-        return Source(path, _rebuild(manifest, weights, path), manifest.source_sha256)
-    encoder = load_encoder(path)
-    return Source(path, encoder, sha256_of(find_weights(path)))
+    if path.suffix in SUFFIX.values():
+        raise ValueError(f"{path} holds no weights to export again; name the run or the weights that it came from")
+    hints = hints or Hints()
+    file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
+    opened = open_weights(file, hints.branch, hints.heads, hints.mean, hints.std)
+    return Source(path, opened.encoder, sha256_of(opened.file), opened.note)
+
+
+def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
+    """The encoder that an artifact came from: the weights beside it, else those inside it; None if neither is there."""
+    for folder in (artifact.parent, artifact.parent.parent):
+        weights = folder / "encoder.safetensors"
+        if weights.exists() and sha256_of(weights) == manifest.source_sha256:
+            return open_source(weights)
+    return open_source(artifact) if manifest.format == "onnx" and has_weights(artifact) else None
 
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:

@@ -1,0 +1,235 @@
+"""ViT-S/16 on this machine's processor: every format and precision side by side, at 224 pixels.
+
+Run: .venv/bin/python benchmarks/inference.py --images FOLDER [--source RUN] [--only NAME,NAME] [--batches 1,8,32]
+     [--seconds 3] [--json FILE]
+
+Each contender has a process of its own and all cores when it is its turn; turns go round (gtsa_kit.export.bench).
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from gtsa_kit.checkpoint import save_encoder
+from gtsa_kit.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.export.bench import OpenFile, Shape, Speed, compare_speed
+from gtsa_kit.export.bench_processes import Opener
+from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.pipeline import export_artifact, read_calibration
+from gtsa_kit.export.source import Source, open_source
+from gtsa_kit.export.spec import SUFFIX, Options
+
+SIDE = 224
+BASELINE = "PyTorch fp32"
+# The encoder as it is: whether in bf16, whether compiled.
+MODULES = {BASELINE: (False, False), "PyTorch bf16 autocast": (True, False), "torch.compile bf16": (True, True)}
+EXPORTS = {
+    "TorchScript fp32": ("torchscript", "fp32"),
+    "TorchScript bf16": ("torchscript", "bf16"),
+    "pt2 fp32": ("pt2", "fp32"),
+    "ONNX fp32": ("onnx", "fp32"),
+    "ONNX fp32 plain session": ("onnx", "fp32"),
+    "ONNX fp16": ("onnx", "fp16"),
+    "ONNX int8": ("onnx", "int8"),
+    "OpenVINO fp32": ("openvino", "fp32"),
+    "OpenVINO bf16": ("openvino", "bf16"),
+    "OpenVINO int8": ("openvino", "int8"),
+}
+FLAGS = "avx2 avx512f avx512_vnni avx_vnni avx512_bf16 amx_tile amx_bf16 amx_int8".split()
+console = Console(highlight=False)
+
+
+class ModuleRunner:
+    """The encoder, called as one would by hand."""
+
+    def __init__(self, encoder: Encoder, bf16: bool, compiled: bool) -> None:
+        self.preprocessing, self.bf16 = encoder.preprocessing, bf16
+        # Not dynamic: compiled once for each batch, it is as fast as it gets.
+        self.module = torch.compile(encoder, dynamic=False) if compiled else encoder
+        self.provider = "PyTorch, compiled" if compiled else "PyTorch"
+
+    def __call__(self, images: np.ndarray) -> Features:
+        """(B, 3, H, W) float32, normalised, to numpy."""
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            found = self.module(torch.from_numpy(images))
+        return Features(found.embedding.float().numpy(), found.feature_map.float().numpy())
+
+    def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        """One photograph as an element of a batch."""
+        return self.preprocessing(image, size)
+
+
+class SessionRunner:
+    """ONNX Runtime as its own examples call it, with what it takes by default."""
+
+    provider = "ONNX Runtime"
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime as ort
+
+        self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: np.ndarray) -> Features:
+        """(B, 3, H, W) float32, normalised, to numpy."""
+        return Features(*self.session.run(["embedding", "feature_map"], {"images": images}))
+
+    def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        """One photograph as an element of a batch."""
+        return Preprocessing()(image, size)
+
+
+@dataclass(frozen=True)
+class OpenModule:
+    """Opens weights as the encoder that they are."""
+
+    source: Path
+    bf16: bool
+    compiled: bool
+
+    def __call__(self) -> ModuleRunner:
+        """Open it."""
+        return ModuleRunner(open_source(self.source).encoder, self.bf16, self.compiled)
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """Opens an ONNX file with nothing of ours."""
+
+    path: Path
+    libraries = ("onnxruntime",)
+
+    def __call__(self) -> SessionRunner:
+        """Open it."""
+        return SessionRunner(self.path)
+
+
+def random_run(folder: Path) -> Path:
+    """A run whose weights have real variance everywhere; timm's initial biases and norms would flatter int8."""
+    torch.manual_seed(0)
+    weights = Encoder("vit_small").vit.state_dict()
+    for tensor in weights.values():
+        tensor += torch.randn_like(tensor) * (0.3 if tensor.ndim < 2 else 0.02)
+    save_encoder(folder, weights, "vit_small", {})
+    return folder
+
+
+def contenders(source: Source, folder: Path, names: list[str], photographs: Path) -> dict[str, Opener]:
+    """Openers by name; what has to be exported is."""
+    openers: dict[str, Opener] = {}
+    images = parity_images(photographs)
+    calibration = read_calibration(photographs)
+    for name in names:
+        if name in MODULES:
+            openers[name] = OpenModule(source.path, *MODULES[name])
+            continue
+        form, precision = EXPORTS[name]
+        if form == "openvino" and find_spec("openvino") is None:
+            console.print(f"{name} is left out: openvino is not installed")
+            continue
+        path = folder / f"{precision}{SUFFIX[form]}"
+        if not path.exists():
+            report = export_artifact(source, form, path, Options(precision=precision), images, calibration).parity
+            console.print(f"{form} {precision}: parity {'holds' if report and report.passed else 'FAILED'}")
+        openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, "cpu")
+    return openers
+
+
+def without_those_that_fail(openers: dict[str, Opener], images: ParityImages) -> dict[str, Opener]:
+    """Compiling needs a C++ compiler, and more; what can't be done here is said."""
+    good = {}
+    for name, opener in openers.items():
+        try:
+            if isinstance(opener, OpenModule) and opener.compiled:
+                compare_speed({name: opener}, [Shape(1, SIDE, SIDE)], images, seconds=0)
+            good[name] = opener
+        except RuntimeError as error:
+            console.print(f"{name} is left out: {str(error).splitlines()[0]}")
+    return good
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    said = dict(part.split(":", 1) for part in reversed(lines) if ":" in part)
+    said = {name.strip(): value.strip() for name, value in said.items()}
+    present = said.get("flags", "").split()
+    return {
+        "processor": said.get("model name", platform.processor()),
+        "family and model": f"{said.get('cpu family', '?')}, {said.get('model', '?')}",
+        "flags": [flag for flag in FLAGS if flag in present],
+        "cores": os.cpu_count(),
+        "threads of torch": torch.get_num_threads(),
+        "load before": round(os.getloadavg()[0], 2),  # PyTorch on all cores suffers most from other work
+        "torch": torch.__version__,
+    }
+
+
+def show(rows: list[Speed], batches: list[int]) -> Table:
+    """A contender a line: ratio and rate at each batch, worst cosine over the batches, time to open."""
+    table = Table(title=f"ViT-S/16 at {SIDE}, images a second and the ratio to {rows[0].name}", title_justify="left")
+    table.add_column("")
+    for batch in batches:
+        table.add_column(f"batch {batch}", justify="right", no_wrap=True)
+        table.add_column("ratio", justify="right")
+    table.add_column("worst cosine", justify="right")
+    table.add_column("load s", justify="right")
+    table.add_column("MB", justify="right")
+    for name in dict.fromkeys(row.name for row in rows):
+        own = {row.shape.batch: row for row in rows if row.name == name}
+        cells = []
+        for batch in batches:
+            base = next(row for row in rows if row.shape.batch == batch)
+            rate = own[batch].images_per_second
+            cells += [f"{rate:.1f}", f"{rate / base.images_per_second:.2f}"]
+        cosine = min(row.min_cosine for row in own.values())
+        last = own[batches[-1]]
+        memory = "" if last.memory_mb is None else f"{last.memory_mb:.0f}"
+        table.add_row(name, *cells, f"{cosine:.6f}", f"{last.load_seconds:.2f}", memory)
+    return table
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--source", type=Path, help="a run of ViT-S/16; random weights without")
+    parser.add_argument("--only", help=f"of {', '.join([*MODULES, *EXPORTS])}")
+    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    names = [*MODULES, *EXPORTS] if args.only is None else [name.strip() for name in args.only.split(",")]
+    batches = [int(batch) for batch in args.batches.split(",")]
+    images = parity_images(args.images)
+    about = machine()
+    console.print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source(args.source or random_run(Path(folder)))
+        openers = without_those_that_fail(contenders(source, Path(folder), names, args.images), images)
+        shapes = [Shape(batch, SIDE, SIDE) for batch in batches]
+        rows = compare_speed(openers, shapes, images, args.seconds, source.encoder)
+    console.print(show(rows, batches), f"cosines on {images.origin}, to the float32 encoder")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+// Runs an exported encoder.ts on one picture: C++20, libtorch and nothing else.
+//
+//     torchscript encoder.ts photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
+//
+// The six numbers are those of encoder.ts.json, under "preprocessing". Leave them out for an artifact of
+// `--input uint8`: it takes bytes and normalises them itself.
+
+#include <torch/script.h>
+
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+constexpr int64_t kPatch = 16;
+
+int64_t read_number(std::istream& file) {
+  while ((file >> std::ws).peek() == '#') file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  int64_t number = 0;
+  file >> number;
+  return number;
+}
+
+// A binary PPM (P6) as (1, height, width, 3) bytes, RGB.
+torch::Tensor read_ppm(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string kind;
+  file >> kind;
+  const int64_t width = read_number(file), height = read_number(file), highest = read_number(file);
+  if (!file || kind != "P6" || highest != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
+  // The artifact itself does not complain: it would leave out what is over at the right and at the bottom.
+  if (width < kPatch || height < kPatch || width % kPatch || height % kPatch)
+    throw std::runtime_error(path + ": width and height must be multiples of " + std::to_string(kPatch));
+  file.get();  // the one blank between header and pixels
+  torch::Tensor pixels = torch::empty({1, height, width, 3}, torch::kUInt8);
+  if (!file.read(reinterpret_cast<char*>(pixels.data_ptr<uint8_t>()), pixels.numel()))
+    throw std::runtime_error(path + " ends too early");
+  return pixels;
+}
+
+// Bytes to (1, 3, height, width) float32; mean and std are for colours of 0 to 1.
+torch::Tensor normalised(const torch::Tensor& pixels, const std::vector<float>& numbers) {
+  const torch::Tensor six = torch::tensor(numbers).view({2, 1, 3, 1, 1});
+  return ((pixels.permute({0, 3, 1, 2}) / 255.0 - six[0]) / six[1]).contiguous();
+}
+
+int main(int argc, char** argv) try {
+  if (argc != 3 && argc != 9) {
+    std::cerr << "usage: torchscript encoder.ts photo.ppm [MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B]\n";
+    return 2;
+  }
+  std::vector<float> numbers;
+  for (int i = 3; i < argc; ++i) numbers.push_back(std::stof(argv[i]));
+
+  const c10::InferenceMode no_gradients;
+  torch::jit::Module encoder = torch::jit::load(argv[1]);
+  torch::Tensor images = read_ppm(argv[2]);
+  if (!numbers.empty()) images = normalised(images, numbers);
+
+  const auto outputs = encoder.forward({images}).toTuple();
+  const torch::Tensor embedding = outputs->elements()[0].toTensor();    // (1, D)
+  const torch::Tensor feature_map = outputs->elements()[1].toTensor();  // (1, D, height/16, width/16)
+
+  std::cout << "images " << images.sizes() << "\nembedding " << embedding.sizes() << "\nfeature_map "
+            << feature_map.sizes() << "\nfirst values";
+  for (int64_t i = 0; i < 8; ++i) std::cout << ' ' << embedding[0][i].item<float>();
+  std::cout << '\n';
+} catch (const std::exception& error) {
+  std::cerr << error.what() << '\n';
+  return 1;
+}

@@ -1,0 +1,35 @@
+"""Parity reports for people."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gtsa_kit.export.manifest import ParityReport
+
+
+def parity_table(report: "ParityReport") -> "Table":
+    """A row for each output and shape."""
+    from rich.table import Table
+
+    table = Table(title=f"parity on {report.images} ({report.runtime})", title_justify="left", box=None)
+    for name in ("output", "shape", "max abs", "mean abs", "min cosine", "mean cosine", "same nearest", ""):
+        table.add_column(name, justify="left" if name in ("output", "") else "right", no_wrap=True)
+    for d in report.differences:
+        numbers = (f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.min_cosine:.7f}", f"{d.mean_cosine:.7f}")
+        same = "" if d.neighbours is None else f"{d.neighbours:.4f}"
+        shape = f"{d.batch} x {d.height} x {d.width}"
+        table.add_row(d.output, shape, *numbers, same, "ok" if d.passed else "FAILED")
+    return table
+
+
+def verdict(path: Path, report: "ParityReport") -> str:
+    """What is wrong with an artifact, where it is worst."""
+    if report.preprocessing:
+        return f"{path} says another preprocessing than the encoder's: {report.preprocessing.replace(';', ',')}"
+    worst = report.worst
+    return (
+        f"{path} differs from the encoder: {worst.output} at {worst.batch} x {worst.height} x {worst.width}, "
+        f"cosine {worst.min_cosine:.6f}, max {worst.max_abs:.2e}, worst on {worst.image or 'every image'}"
+    )

@@ -1,0 +1,58 @@
+"""Option texts to values; `ValueError` says which option and what it takes."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gtsa_kit.export.spec import Range
+
+
+def parse_side(text: str, option: str) -> tuple[int, int]:
+    """`N` or `HEIGHTxWIDTH` to (height, width)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{option} takes N or HEIGHTxWIDTH, got {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_sizes(size: str | None, smallest: str | None, largest: str | None) -> "tuple[Range, Range]":
+    """--size, --min-size and --max-size to the ranges of height and width."""
+    from gtsa_kit.config import PATCH
+    from gtsa_kit.export.spec import Range
+
+    if size and (smallest or largest):
+        raise ValueError("--size fixes the size; leave out --min-size and --max-size")
+    if size:
+        height, width = parse_side(size, "--size")
+        return Range(height, height), Range(width, width)
+    low = parse_side(smallest, "--min-size") if smallest else (PATCH, PATCH)
+    high = parse_side(largest, "--max-size") if largest else (None, None)
+    return Range(low[0], high[0]), Range(low[1], high[1])
+
+
+def parse_range(text: str, option: str) -> "Range":
+    """`N` or `MIN:MAX`."""
+    from gtsa_kit.export.spec import Range
+
+    parts = text.split(":")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{option} takes N or MIN:MAX, got {text!r}")
+    return Range(int(parts[0]), int(parts[-1]))
+
+
+def parse_layers(text: str | None) -> tuple[int, ...]:
+    """`2,5,8,11` to numbers, in the order given."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--layers takes numbers of blocks, like 2,5,8,11, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def parse_colour(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """`0.5,0.5,0.5` to three numbers."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} takes three numbers, like 0.485,0.456,0.406, got {text!r}") from error
+    return red, green, blue

@@ -1,0 +1,207 @@
+"""One runner for each kind of file: PyTorch's three, ONNX Runtime's, OpenVINO's."""
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.export.runner import Runner
+from gtsa_kit.export.spec import INPUT
+from gtsa_kit.export.widen import widen_bfloat16
+
+Infer = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+class TorchRunner(Runner):
+    """The encoder itself, its TorchScript or its exported program."""
+
+    NAMES: ClassVar = {"torchscript": "TorchScript", "pt2": "torch.export", "pytorch": "PyTorch"}
+
+    def __init__(self, module: Any, manifest: Manifest, device: torch.device) -> None:
+        self.module = module.to(device)
+        self.manifest = manifest
+        self.device = device
+        self.provider = f"{self.NAMES[manifest.format]} on {device}"
+
+    @torch.inference_mode()
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        outputs = self.module(torch.from_numpy(np.array(images)).to(self.device))  # torch wants to own what it reads
+        return [output.cpu().numpy() for output in outputs]
+
+
+class SplittingRunner(Runner):
+    """A runner on the CPU that gives each core some images of a batch.
+
+    That is faster than all cores on each operator: nothing waits at the end of an operator, and what one core works on
+    stays in its cache. Batches that would leave a third of the cores idle go the other way.
+    """
+
+    chunk: int
+    """Images at a time, at most; measured by benchmarks/inference.py."""
+
+    def _begin(self, whole: Infer, one_core: Callable[[], Infer] | None) -> None:
+        """`whole` uses every core; `one_core` makes, once and when it is needed, what uses one (None: never)."""
+        self.cores = torch.get_num_threads()
+        self._whole, self._make_one_core = whole, one_core
+        self._one_core: Infer | None = None
+        self._lock = threading.Lock()
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        count, rounds = len(images), -(-len(images) // self.cores)
+        if self._make_one_core is None or count == 1 or self.cores == 1 or rounds * self.cores > 1.5 * count:
+            return self._whole(images)
+        with self._lock:
+            if self._one_core is None:
+                self._one_core = self._make_one_core()
+                self._pool = ThreadPoolExecutor(self.cores, "gtsa-runner")
+        step = min(self.chunk, rounds)
+        pieces = list(self._pool.map(self._one_core, [images[i : i + step] for i in range(0, count, step)]))
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+class OnnxRunner(SplittingRunner):
+    """ONNX Runtime."""
+
+    chunk = 2
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self.manifest = read_onnx_manifest(path)
+        self.providers = ["CUDAExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
+        self._model = self._readable()
+        session = self._open(torch.get_num_threads())
+        on_cpu = self.providers == ["CPUExecutionProvider"]
+        divisible = on_cpu and not self.manifest.range_of("batch").fixed
+        self._begin(self._infer(session), (lambda: self._infer(self._open(1))) if divisible else None)
+        self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
+
+    def _readable(self) -> str | bytes:
+        """The file; or where the processor's provider has no bf16 operators, its graph with these widened."""
+        if self.manifest.precision == "bf16" and self.providers == ["CPUExecutionProvider"]:
+            return widen_bfloat16(self.path)
+        return str(self.path)
+
+    def _open(self, threads: int) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        return open_session(self._model, self.path, options, self.providers)
+
+    def _infer(self, session: Any) -> Infer:
+        names = [spec.name for spec in self.manifest.outputs]
+        return lambda images: session.run(names, {INPUT: images})
+
+
+class OpenVinoRunner(SplittingRunner):
+    """OpenVINO, in the precision that the manifest names."""
+
+    chunk = 4
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        ov = import_openvino()
+        self.manifest = read_manifest(path)
+        if not path.with_suffix(".bin").exists():
+            raise ValueError(f"{path} has no weights beside it ({path.stem}.bin); copy both, or export it again")
+        try:
+            model = ov.Core().read_model(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} can't be opened by OpenVINO: {str(error).splitlines()[0]}") from error
+        precision = self.manifest.target["inference_precision"]
+        # Asked for a type that the processor lacks, OpenVINO takes another, less precise one.
+        able = {"f32": True, "f16": "FP16" in skills(ov), "bf16": "BF16" in skills(ov)}[precision]
+        hint = {"INFERENCE_PRECISION_HINT": precision if able else "f32"}
+        self._compile: Callable[..., Any] = lambda **how: ov.Core().compile_model(model, "CPU", {**hint, **how})
+        threads = torch.get_num_threads()
+        whole = self._compile(PERFORMANCE_HINT="LATENCY", INFERENCE_NUM_THREADS=threads)
+        divisible = not self.manifest.range_of("batch").fixed
+        streams = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
+        self._begin(self._infer(whole), (lambda: self._infer(self._compile(**streams))) if divisible else None)
+        self.provider = f"OpenVINO on CPU, {whole.get_property('INFERENCE_PRECISION_HINT').to_string()}"
+
+    def _infer(self, compiled: Any) -> Infer:
+        local = threading.local()  # a request serves one caller at a time
+
+        def infer(images: np.ndarray) -> list[np.ndarray]:
+            if not hasattr(local, "request"):
+                local.request = compiled.create_infer_request()
+            found = local.request.infer([np.ascontiguousarray(images)], share_inputs=True)
+            return [np.array(found[i], dtype=np.float32) for i in range(len(self.manifest.outputs))]
+
+        return infer
+
+
+def open_session(model: str | bytes, path: Path, options: Any, providers: list[str]) -> Any:
+    """An ONNX Runtime session, else `ValueError`."""
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as c
+
+    refusals = (c.Fail, c.InvalidArgument, c.InvalidGraph, c.InvalidProtobuf, c.NotImplemented, c.RuntimeException)
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except refusals as error:
+        raise ValueError(f"{path} can't be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
+
+
+def read_onnx_manifest(path: Path) -> Manifest:
+    """Beside the file, else inside it.
+
+    Raises:
+        ValueError: Not an ONNX file, or not one of ours.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ValueError(f"{path} is not a readable ONNX file: {error}") from error
+    inside = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
+    if inside is None or manifest_path(path).exists():
+        return read_manifest(path)
+    return parse_manifest(inside, str(path))
+
+
+def load_torchscript(path: Path) -> Any:
+    """The module of a `.ts` file on the CPU, else `ValueError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit announces its retirement at every call
+            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable TorchScript file: {str(error).splitlines()[0]}") from error
+
+
+def load_program(path: Path) -> Any:
+    """The module of a `.pt2` file, else `ValueError`."""
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a readable torch.export file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(path).module()
+    except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
+        raise ValueError(f"{path} is not a readable torch.export file: {str(error).splitlines()[0]}") from error
+
+
+def skills(ov: Any) -> list[str]:
+    """The number types that OpenVINO computes in on this processor."""
+    return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def import_openvino() -> Any:
+    """The module, else `ValueError` with what to install."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ValueError("OpenVINO is not installed; pip install 'gtsa-kit[openvino]'") from error
+    return openvino

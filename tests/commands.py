@@ -1,0 +1,31 @@
+"""Running the `gtsa` command in tests."""
+
+import os
+import sys
+
+GTSA = [sys.executable, "-m", "gtsa_kit"]
+
+# A run of seconds: the whole method, in small.
+TINY = {
+    "model.arch": "vit_tiny",
+    "model.projector_dim": 32,
+    "views.global_size": 64,
+    "views.local_size": 32,
+    "views.local_crops": 2,
+    "loss.global_region": 4,
+    "loss.local_region": 2,
+    "optim.warmup_epochs": 1,
+    "train.log_every": 1,
+    "train.workers": 0,
+    "train.batch_size": 4,
+}
+
+
+def sets(settings: dict[str, object]) -> list[str]:
+    """Settings as command line options."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of a helper process: small tensors are slower on two threads than on one."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -1,0 +1,343 @@
+"""What each kind of file is, beside being right."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import timm
+import torch
+from onnx import TensorProto
+
+from gtsa_kit.checkpoint import load_encoder
+from gtsa_kit.encoder import Preprocessing
+from gtsa_kit.export import load
+from gtsa_kit.export.graph import ExportGraph
+from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
+from gtsa_kit.export.quantize import Calibration, calibration_batches, sensitivity
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import OPSETS, SUFFIX, Options, Range
+from gtsa_kit.files import sha256_of
+
+FORMS = ["onnx", "torchscript", "pt2", "openvino"]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages, calibration: Calibration):
+    """Artifacts of the tiny encoder, made when they are first asked for."""
+    folder, paths = tmp_path_factory.mktemp("made"), {}
+
+    def make(form: str, **options: object) -> Path:
+        if form == "openvino":
+            pytest.importorskip("openvino")
+        key = f"{form}{sorted(options.items())}"
+        if key not in paths:
+            paths[key] = folder / str(len(paths)) / f"encoder{SUFFIX[form]}"
+            export_artifact(open_source(tiny_run), form, paths[key], Options(**options), scenes, calibration)
+        return paths[key]
+
+    return make
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor of a graph."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return {v.name: v.type.tensor_type.elem_type for v in values} | {t.name: t.data_type for t in graph.initializer}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(1, 224, 224), (3, 48, 208), (5, 16, 16), (1, 512, 32), (2, 640, 480)])
+def test_any_shape_runs(form: str, shape: tuple[int, int, int], made, tiny_run: Path) -> None:
+    """Shapes that the gate does not try, and batches that a runner may divide."""
+    images = np.random.default_rng(0).standard_normal((shape[0], 3, *shape[1:]), dtype=np.float32)
+    wanted = load_encoder(tiny_run)(torch.from_numpy(images))
+    got = load(made(form), "cpu")(images)
+    assert got.feature_map.shape == (shape[0], 64, shape[1] // 16, shape[2] // 16)
+    assert got.feature_map.dtype == np.float32
+    np.testing.assert_allclose(got.feature_map, wanted.feature_map.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(got.embedding, wanted.embedding.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(got.embedding, got.feature_map.mean((2, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_equal_timm(form: str, made, tiny_run: Path) -> None:
+    """timm's own forward, at the size where its positions need no resampling."""
+    about = load_encoder(tiny_run)
+    model = timm.create_model(about.architecture.timm_model, num_classes=0, **about.architecture.timm_kwargs).eval()
+    model.load_state_dict(about.vit.state_dict())
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model.forward_intermediates(images, indices=[0, 1], norm=True, intermediates_only=True)
+    got = load(made(form, layers=(1, 0)), "cpu")(images.numpy())
+    assert list(got.layers) == [1, 0]
+    for layer in (0, 1):
+        np.testing.assert_allclose(got.layers[layer], wanted[layer].numpy(), atol=2e-5)
+    np.testing.assert_allclose(got.layers[1], got.feature_map, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_are_normalised_inside(form: str, made) -> None:
+    """Equal to normalising outside, so that a service may send a quarter of the bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    p = Preprocessing()
+    outside = ((pixels / 255 - p.mean) / p.std).transpose(0, 3, 1, 2).astype(np.float32)
+    inside = load(made(form, input="uint8"), "cpu")(pixels)
+    np.testing.assert_allclose(inside.feature_map, load(made(form), "cpu")(outside).feature_map, atol=1e-4)
+    assert read_manifest(made(form, input="uint8")).inputs[0].shape == ("batch", "height", "width", 3)
+
+
+def test_onnx_is_one_plain_file(made) -> None:
+    path = made("onnx")
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Resize", "Dropout", "Identity", "BatchNormalization"}
+    assert {"LayerNormalization", "Gelu"} <= operators
+    assert not any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    assert [value.name for value in model.graph.input] == ["images"]
+    assert [value.name for value in model.graph.output] == ["embedding", "feature_map"]
+    axes = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert axes == ["batch", 3, "height", "width"]
+    axes = [d.dim_param or d.dim_value for d in model.graph.output[1].type.tensor_type.shape.dim]
+    assert axes == ["batch", 64, "height//16", "width//16"]
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(metadata["gtsa_kit"]) == json.loads(manifest_path(path).read_text())
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset_gives_equal_results(opset: int, made) -> None:
+    path = made("onnx", opset=opset)
+    model = onnx.load(path)
+    assert {o.domain: o.version for o in model.opset_import}[""] == opset == int(read_manifest(path).target["opset"])
+    assert ("Gelu" in {node.op_type for node in model.graph.node}) == (opset >= 20)
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 48), dtype=np.float32)
+    np.testing.assert_allclose(load(path)(images).feature_map, load(made("onnx"))(images).feature_map, atol=2e-5)
+
+
+def test_every_optimisation_level_gives_equal_results(made) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 80, 112), dtype=np.float32)
+    for precision, atol in (("fp32", 2e-5), ("fp16", 5e-3), ("int8", 2e-2)):
+        found = []
+        for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"):
+            options = ort.SessionOptions()
+            options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
+            session = ort.InferenceSession(str(made("onnx", precision=precision)), options, ["CPUExecutionProvider"])
+            found.append(session.run(["feature_map"], {"images": images})[0])
+        for other in found[1:]:
+            np.testing.assert_allclose(other, found[0], atol=atol)
+
+
+@pytest.mark.parametrize(("precision", "half"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_half_graphs_keep_float32_where_it_matters(precision: str, half: int, made) -> None:
+    model = onnx.load(made("onnx", precision=precision))
+    types = tensor_types(model)
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    assert sum(types[node.output[0]] == half for node in products) >= 2 * 6 + 1  # all but those of the positions
+    for node in model.graph.node:
+        if node.op_type in ("LayerNormalization", "Softmax", "ReduceMean"):
+            for name in (*node.input[:1], *node.output):
+                assert types[name] == TensorProto.FLOAT, f"{node.op_type} {name}"
+    assert {types[v.name] for v in (*model.graph.input, *model.graph.output)} == {TensorProto.FLOAT}
+    blocks = [t for t in model.graph.initializer if len(t.dims) == 2 and min(t.dims) >= 64 and t.dims[0] != 196]
+    assert {t.data_type for t in blocks} == {half}
+
+
+def test_int8_is_symmetric_and_per_channel(made) -> None:
+    """What TensorRT asks for: int8 on both sides, zero points 0."""
+    model = onnx.load(made("onnx", precision="int8"))
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    quantisers = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert Counter(n.op_type for n in quantisers) == {"QuantizeLinear": 8, "DequantizeLinear": 16}
+    for node in quantisers:
+        zero = values[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    weights = [n for n in quantisers if n.input[0] in values]
+    assert len(weights) == 8
+    for node in weights:
+        stored, scale = values[node.input[0]], values[node.input[1]]
+        assert stored.dtype == np.int8
+        assert scale.shape == (stored.shape[1],)
+        assert np.abs(stored).max(axis=0).min() == 127  # every channel uses the whole range
+    assert made("onnx", precision="int8").stat().st_size < made("onnx").stat().st_size * 0.7
+
+
+def test_fixed_size_folds_the_positions(made) -> None:
+    """No arithmetic of positions is left, and no axis is dynamic."""
+    fixed = onnx.load(made("onnx", height=Range(96, 96), width=Range(160, 160), batch=Range(2, 2)))
+    dynamic = onnx.load(made("onnx"))
+    assert len(fixed.graph.node) < len(dynamic.graph.node) - 20
+    assert not {n.op_type for n in fixed.graph.node} & {"Range", "Where", "Shape", "Abs"}
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        assert all(d.dim_value for d in value.type.tensor_type.shape.dim)
+
+
+BARE = {
+    "torchscript": "m = torch.jit.load(sys.argv[1])",
+    "pt2": "m = torch.export.load(sys.argv[1]).module()",
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages with torch and what it needs, and nothing of ours or of our other dependencies."""
+    absent = (
+        "gtsa",
+        "_gtsa",
+        "_editable",
+        "timm",
+        "torchvision",
+        "onnx",
+        "openvino",
+        "safetensors",
+        "lightning",
+        "PIL",
+    )
+    folder = tmp_path_factory.mktemp("bare")
+    for entry in Path(torch.__file__).parents[1].iterdir():
+        if not entry.name.startswith(absent) and entry.suffix != ".pth":
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+@pytest.mark.parametrize("form", BARE)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_torch_files_run_in_a_bare_environment(form: str, precision: str, made, bare: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.append(sys.argv[2]); import torch\n"
+        "try:\n    import gtsa_kit; print('not bare')\nexcept ImportError:\n    pass\n"
+        "try:\n    import timm; print('not bare')\nexcept ImportError:\n    pass\n"
+        f"{BARE[form]}\n"
+        "for shape in ((2, 3, 32, 64), (1, 3, 16, 16)):\n"
+        "    e, f = m(torch.zeros(shape)); print(tuple(e.shape), tuple(f.shape), e.dtype)\n"
+    )
+    command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", code, str(made(form, precision=precision)), str(bare)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    expected = ["(2, 64) (2, 64, 2, 4) torch.float32", "(1, 64) (1, 64, 1, 1) torch.float32"]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_folder_of_this_machine_is_inside(form: str, made) -> None:
+    path = made(form)
+    contents = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            contents = [archive.read(name) for name in archive.namelist()]
+    for word in (
+        b"/export/graph.py",
+        b"site-packages",
+        str(Path.home()).encode() + b"/",
+        str(Path(__file__).parents[2]).encode(),
+    ):
+        assert not any(word in content for content in contents), word
+
+
+def test_torchscript_is_frozen(made) -> None:
+    module = torch.jit.load(str(made("torchscript")))
+    assert not list(module.named_parameters())
+    assert not list(module.named_buffers())
+
+
+def test_manifest_describes_the_artifact(made, tiny_run: Path) -> None:
+    for form in FORMS:
+        manifest = read_manifest(made(form, height=Range(32, 256), width=Range(32, 512)))
+        assert manifest.format == form
+        assert manifest.source_sha256 == sha256_of(tiny_run / "encoder.safetensors")
+        assert manifest.dim == 64
+        assert (manifest.axes["height"].min, manifest.axes["height"].max, manifest.axes["width"].max) == (32, 256, 512)
+        assert manifest.axes["height"].multiple_of == 16
+        assert manifest.preprocessing["mean"] == [0.485, 0.456, 0.406]
+        assert manifest.outputs[1].shape == ("batch", 64, "height/16", "width/16")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_onnx_file_can_be_exported_again(form: str, made, tiny_run: Path, tmp_path: Path) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    source = open_source(made("onnx"))
+    original = load_encoder(tiny_run).vit.state_dict()
+    for name, tensor in source.encoder.vit.state_dict().items():
+        assert torch.equal(tensor, original[name]), name
+    if form != "onnx":
+        manifest = export_artifact(source, form, tmp_path / f"encoder{SUFFIX[form]}")
+        assert manifest.parity.passed
+        assert manifest.source_sha256 == sha256_of(tiny_run / "encoder.safetensors")
+
+
+def test_files_without_float32_weights_are_no_source(made) -> None:
+    for path in (made("torchscript"), made("onnx", precision="fp16"), made("onnx", precision="int8")):
+        with pytest.raises(ValueError, match="weights"):
+            open_source(path)
+
+
+def test_sensitivity_finds_the_layer_that_hurts(tiny_run: Path, calibration: Calibration) -> None:
+    encoder = load_encoder(tiny_run)
+    with torch.no_grad():  # one input channel so large that the others lose their steps; in float32 nothing changes
+        block = encoder.vit.blocks[1]
+        block.norm2.weight[3] *= 1000
+        block.norm2.bias[3] *= 1000
+        block.mlp.fc1.weight[:, 3] /= 1000
+    options = Options()
+    batches = list(calibration_batches(calibration, encoder.preprocessing, options))[:2]
+    graph = ExportGraph(encoder, options)
+    before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+    found = sensitivity(graph, batches)
+    assert len(found) == 8
+    assert found[0][0] == "blocks.1.fc1"
+    assert 1 - found[0][1] > 10 * (1 - found[1][1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
+
+
+def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> None:
+    source = open_source(tiny_run)
+    (tmp_path / "encoder.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match="--force"):
+        artifact_path(source, "onnx", tmp_path, force=False)
+    assert artifact_path(source, "onnx", tmp_path, force=True) == tmp_path / "encoder.onnx"
+    assert artifact_path(source, "pt2", None, force=False) == tiny_run / "encoder.pt2"
+    with pytest.raises(ValueError, match="choose one of onnx, torchscript"):
+        artifact_path(source, "tflite", None, force=False)
+    with pytest.raises(ValueError, match=r"does not end in \.ts"):
+        artifact_path(source, "torchscript", tmp_path / "x.onnx", force=False)
+    with pytest.raises(ValueError, match="the source itself"):
+        artifact_path(open_source(made("onnx")), "onnx", None, force=True)
+    with pytest.raises(ValueError, match="choose onnx, openvino"):
+        check_offer("torchscript", Options(precision="int8"), calibrated=True)
+    with pytest.raises(ValueError, match="--calibrate"):
+        check_offer("onnx", Options(precision="int8"), calibrated=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"precision": "fp8"}, "choose one of"),
+        ({"opset": 17}, "18 to 23"),
+        ({"input": "int16"}, "uint8"),
+        ({"height": Range(20, 40)}, "multiples of 16"),
+        ({"height": Range(64, 32)}, "above the largest"),
+        ({"height": Range(0, 32)}, "multiples of 16"),
+        ({"height": Range(32, 32)}, "both height and width"),
+        ({"batch": Range(0, 4)}, "1 <= MIN"),
+        ({"batch": Range(4, 2)}, "MIN <= MAX"),
+        ({"layers": (1, 1)}, "twice"),
+    ],
+)
+def test_options_say_what_is_allowed(wrong: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Options(**wrong)
+
+
+def test_a_layer_that_is_not_there_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", Options(layers=(2,)))
+    assert not list(tmp_path.iterdir())

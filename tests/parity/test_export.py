@@ -1,0 +1,125 @@
+"""The export command: the fastest by default, all formats, int8 that does not hold, foreign sources and frameworks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from paths import SCENES
+
+from gtsa_kit.cli.export import export
+from gtsa_kit.export import fastest, load, parity
+from gtsa_kit.export.fastest import Candidate, candidates
+from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.spec import Tolerance
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was said, whatever the width of the terminal."""
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_without_options_the_fastest_that_holds_parity_is_left(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
+    monkeypatch.setattr(fastest, "candidates", lambda *_: of)
+    monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
+    export(tiny_run, out=tmp_path)
+    said = words(capsys)
+    assert "torchscript bf16 did not hold parity" in said
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left in ({"encoder.onnx", "encoder.onnx.json"}, {"encoder.ts", "encoder.ts.json"})
+    path = next(path for path in tmp_path.iterdir() if path.suffix != ".json")
+    assert read_manifest(path).parity.passed
+    assert load(path).manifest.precision == "fp32"
+
+
+def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "candidates", lambda *_: [Candidate("torchscript", "fp32")])
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
+    with pytest.raises(SystemExit) as stopped:
+        export(tiny_run, out=tmp_path / "new")
+    assert stopped.value.code == 1
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_candidates_are_what_is_asked_for() -> None:
+    assert {c.precision for c in candidates("fp16")} == {"fp16"}
+    assert {c.form for c in candidates(form="onnx")} == {"onnx"}
+    assert "int8" not in {c.precision for c in candidates()}
+    assert len(candidates()) >= 1
+
+
+def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    export(tiny_run, form="all", precision="fp16", layers="1", size="64x96", out=tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.suffix != ".json"} == {
+        *("encoder.onnx", "encoder.ts", "encoder.pt2", "encoder.xml", "encoder.bin")
+    }
+    for name in ("encoder.onnx", "encoder.ts", "encoder.pt2", "encoder.xml"):
+        manifest = read_manifest(tmp_path / name)
+        assert (manifest.precision, manifest.layers, manifest.axes.keys()) == ("fp16", (1,), {"batch"})
+    with pytest.raises(ValueError, match="--force"):
+        export(tiny_run, form="all", out=tmp_path)
+
+
+def test_int8_that_does_not_hold_names_the_layers(
+    tiny_run: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ValueError, match="--calibrate"):
+        export(tiny_run, form="onnx", precision="int8", out=tmp_path)
+    monkeypatch.setitem(parity.TOLERANCES, "int8", Tolerance(1e-6, 1e-6, 1, 1))
+    with pytest.raises(SystemExit) as stopped:
+        export(tiny_run, form="onnx", precision="int8", calibrate=photographs, out=tmp_path)
+    assert stopped.value.code == 1
+    said = words(capsys)
+    for word in ("blocks.0.qkv", "blocks.1.fc2", "differs from the encoder", "worst on"):
+        assert word in said
+    assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 photographs of photographs0"
+
+
+def test_a_foreign_checkpoint_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", embed_dim=64, depth=2, num_heads=2, num_classes=5).eval()
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    export(tmp_path / "theirs.pth", form="onnx", heads=2, mean="0.5,0.5,0.5", std="0.5,0.5,0.5")
+    assert "left out" in words(capsys)
+    runner = load(tmp_path / "encoder.onnx")
+    assert runner.manifest.preprocessing["mean"] == [0.5, 0.5, 0.5]
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = model.forward_features(images)[:, 1:]
+    found = torch.from_numpy(runner(images.numpy()).feature_map).flatten(2).transpose(1, 2)
+    assert torch.allclose(found, tokens, atol=2e-5)
+
+
+def test_frameworks_are_formats(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(tiny_run, form="timm", out=tmp_path / "timm")
+    assert "parity holds" in words(capsys)
+    assert json.loads((tmp_path / "timm" / "gtsa.json").read_text())["parity"]["passed"]
+    with pytest.raises(ValueError, match="--force"):
+        export(tiny_run, form="timm", out=tmp_path / "timm")
+    with pytest.raises(ValueError, match="auto, all, onnx"):
+        export(tiny_run, form="tflite", out=tmp_path)
+
+
+def test_verify_finds_the_source_beside_the_file(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gtsa_kit.cli.verify import verify
+
+    images = SCENES if SCENES.exists() else None
+    export(tiny_run, form="onnx", out=tmp_path, images=images)
+    verify(tmp_path / "encoder.onnx", as_json=True)  # by the weights inside
+    assert json.loads(capsys.readouterr().out)["passed"]
+    export(tiny_run, form="onnx", precision="fp16", out=tmp_path, force=True)
+    with pytest.raises(ValueError, match="--against"):
+        verify(tmp_path / "encoder.onnx")
+    (tmp_path / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
+    verify(tmp_path / "encoder.onnx", images=images)
+    assert "parity holds" in words(capsys)

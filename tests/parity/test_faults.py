@@ -1,0 +1,207 @@
+"""The gate sees what it is there to see."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gtsa_kit.checkpoint import load_encoder, save_encoder
+from gtsa_kit.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.export import Runner, load
+from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
+from gtsa_kit.export.parity import ParityImages, check_parity, compare_output, neighbour_agreement, parity_images
+from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import TOLERANCES, Case, Options
+
+LAYERS = (0, 1)
+
+
+class Faulty(Runner):
+    """The true encoder with one thing wrong."""
+
+    def __init__(
+        self, runner: Runner, before: Callable[[np.ndarray], np.ndarray], after: Callable[[Features], Features]
+    ) -> None:
+        self.runner, self.before, self.after = runner, before, after
+        self.manifest, self.provider = runner.manifest, "faulty"
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        found = self.after(self.runner(np.ascontiguousarray(self.before(images))))
+        return [found.embedding, found.feature_map, *found.layers.values()]
+
+
+def same(value):
+    return value
+
+
+def changed(**parts: Callable[[np.ndarray], np.ndarray]) -> Callable[[Features], Features]:
+    return lambda f: f._replace(**{name: change(getattr(f, name)) for name, change in parts.items()})
+
+
+FAULTS = {
+    "transposed map": (same, changed(feature_map=lambda m: m.swapaxes(2, 3))),
+    "map turned over": (same, changed(feature_map=lambda m: m[:, :, ::-1])),
+    "embedding of the wrong image": (same, changed(embedding=lambda e: e[::-1])),
+    "BGR": (lambda x: x[:, ::-1], same),
+    "not a number": (same, changed(embedding=lambda e: e * np.float32("nan"))),
+    "infinite": (same, changed(feature_map=lambda m: m * np.float32("inf"))),
+    "one token off": (same, changed(feature_map=lambda m: np.roll(m, 1, axis=3))),
+    "half precision inside": (lambda x: x.astype(np.float16).astype(np.float32), same),
+    "one layer for the other": (same, changed(layers=lambda maps: {0: maps[1], 1: maps[0]})),
+    "a layer without its norm": (same, changed(layers=lambda maps: {**maps, 0: maps[0] * 1.01})),
+}
+
+
+@pytest.fixture(scope="module")
+def layered(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages) -> Path:
+    path = tmp_path_factory.mktemp("layered") / "encoder.ts"
+    export_artifact(open_source(tiny_run), "torchscript", path, Options(layers=LAYERS), scenes)
+    return path
+
+
+def test_the_true_encoder_passes(tiny_run: Path, layered: Path, scenes: ParityImages) -> None:
+    report = check_parity(load_encoder(tiny_run), Faulty(load(layered, "cpu"), same, same), scenes)
+    assert report.passed
+    assert report.worst.max_abs < 1e-5
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault: str, tiny_run: Path, layered: Path, scenes: ParityImages) -> None:
+    report = check_parity(load_encoder(tiny_run), Faulty(load(layered, "cpu"), *FAULTS[fault]), scenes)
+    assert not report.passed
+    assert not report.worst.passed
+    assert report.worst.image in scenes.names
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["blocks.0.attn.qkv.weight", "blocks.1.mlp.fc2.weight", "norm.weight", "pos_embed", "patch_embed.proj.weight"],
+)
+def test_one_percent_in_one_layer_is_caught(layer: str, tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
+    weights = load_encoder(tiny_run).vit.state_dict()
+    save_encoder(tmp_path, {**weights, layer: weights[layer] * 1.01}, "vit_tiny", {})
+    assert not check_parity(load_encoder(tiny_run), load(tmp_path, "cpu"), scenes).passed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": list(Preprocessing().std), "std": list(Preprocessing().mean)},
+        {"mean": list(Preprocessing().mean[::-1])},
+        {"std": [0.5, 0.5, 0.5]},
+        {"interpolation": "bilinear, antialiased"},
+    ],
+)
+def test_a_manifest_with_wrong_preprocessing_is_caught(
+    wrong: dict, tiny_run: Path, layered: Path, scenes: ParityImages
+) -> None:
+    runner = load(layered, "cpu")
+    runner.manifest = runner.manifest.model_copy(update={"preprocessing": runner.manifest.preprocessing | wrong})
+    assert not check_parity(load_encoder(tiny_run), runner, scenes).passed
+
+
+def test_a_wrong_interpolation_is_caught_in_every_precision(tiny_run: Path, scenes: ParityImages) -> None:
+    for precision in TOLERANCES:
+        runner = load(tiny_run, "cpu")
+        facts = runner.manifest.preprocessing | {"interpolation": "bilinear, antialiased"}
+        runner.manifest = runner.manifest.model_copy(update={"preprocessing": facts, "precision": precision})
+        report = check_parity(load_encoder(tiny_run), runner, scenes)
+        assert not report.passed
+        assert report.preprocessing == "interpolation bilinear, antialiased for bicubic, antialiased"
+
+
+def test_an_unknown_interpolation_is_refused() -> None:
+    with pytest.raises(ValueError, match="not known here"):
+        Preprocessing(interpolation="lanczos")
+
+
+def test_neighbour_agreement_against_scikit_like_loops() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((40, 8))
+    b = a + 0.4 * rng.standard_normal((40, 8))
+
+    def nearest(rows: np.ndarray, i: int) -> int:
+        cosines = [
+            -2 if i == j else rows[i] @ rows[j] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j]) for j in range(40)
+        ]
+        return int(np.argmax(cosines))
+
+    slow = np.mean([nearest(a, i) == nearest(b, i) for i in range(40)])
+    assert 0 < slow < 1
+    assert neighbour_agreement(a, b) == pytest.approx(slow)
+    assert neighbour_agreement(a[:2], b[:2]) is None
+
+
+def test_compare_output_measures_what_it_says() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.standard_normal((2, 5, 3, 4)).astype(np.float32)
+    got = wanted.copy()
+    got[1, :, 2, 3] *= -1
+    d = compare_output("feature_map", wanted, got, Case(2, 48, 64), TOLERANCES["fp32"], ["first", "second"])
+    assert d.min_cosine == pytest.approx(-1)
+    assert d.mean_cosine == pytest.approx(1 - 2 / 24)
+    assert d.max_abs == pytest.approx(2 * np.abs(wanted[1, :, 2, 3]).max())
+    assert d.mean_abs == pytest.approx(np.abs(wanted - got).mean())
+    assert d.image == "second"
+
+
+def test_gate_prefers_photographs_and_survives_broken_ones(photographs: Path, tmp_path: Path) -> None:
+    for path in list(photographs.iterdir())[:3]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    assert len(parity_images(tmp_path).images) == 3
+    assert len(parity_images(photographs).images) == 7
+    assert "matplotlib" in parity_images(None).origin
+
+
+def spoil(encoder: Encoder) -> Encoder:
+    """One part in a hundred, in one layer."""
+    spoilt = Encoder("vit_tiny").eval()
+    spoilt.vit.load_state_dict(encoder.vit.state_dict())
+    with torch.no_grad():
+        spoilt.vit.blocks[0].mlp.fc1.weight *= 1.01
+    return spoilt
+
+
+def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gtsa_kit.cli.export import export
+    from gtsa_kit.export import pipeline
+
+    def bad_writer(encoder: Encoder, options: Options, path: Path) -> dict[str, str]:
+        return pipeline.export_torchscript(spoil(encoder), options, path)
+
+    monkeypatch.setitem(pipeline.WRITERS, "torchscript", bad_writer)
+    with pytest.raises(SystemExit) as stopped:
+        export(tiny_run, form="torchscript", out=tmp_path / "bad.ts")
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    for word in ("differs from the encoder", "cosine", "worst on piece at", " at "):
+        assert word in said
+    assert not read_manifest(tmp_path / "bad.ts").parity.passed
+
+
+def test_verify_catches_a_file_that_was_changed_since(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: ParityImages
+) -> None:
+    """The manifest still says that parity holds; the file is another."""
+    from gtsa_kit.cli.verify import verify
+
+    path = tmp_path / "encoder.ts"
+    export_artifact(open_source(tiny_run), "torchscript", path, images=scenes)
+    verify(path, against=tiny_run)
+    assert "parity holds with" in " ".join(capsys.readouterr().err.split())
+    manifest = read_manifest(path)
+    spoilt = tmp_path / "other"
+    spoilt.mkdir()
+    save_encoder(spoilt, spoil(load_encoder(tiny_run)).vit.state_dict(), "vit_tiny", {})
+    export_artifact(open_source(spoilt), "torchscript", path, images=scenes)
+    write_manifest(path, manifest)
+    with pytest.raises(SystemExit) as stopped:
+        verify(path, against=tiny_run)
+    assert stopped.value.code == 1
+    assert manifest_path(path).exists()

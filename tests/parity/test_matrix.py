@@ -1,0 +1,87 @@
+"""Every format in every precision, dynamic, fixed and bounded, against the float32 encoder on photographs."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gtsa_kit.cli.parity import parity_table
+from gtsa_kit.export.manifest import Manifest, read_manifest
+from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.quantize import Calibration
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options, Range
+
+OFFERS = [(form, precision) for form, precisions in OFFERED.items() for precision in precisions]
+GRAPHS = {
+    "any size": {},
+    "fixed, layers": {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0)},
+    "bounded, bytes": {
+        "height": Range(64, 256),
+        "width": Range(48, 320),
+        "batch": Range(1, 4),
+        "input": "uint8",
+        "layers": (0,),
+    },
+}
+
+
+@pytest.mark.parametrize(("form", "precision"), OFFERS)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_graph_holds_parity(
+    form: str,
+    precision: str,
+    graph: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    scenes: ParityImages,
+    calibration: Calibration,
+    matrix: list[tuple[str, Manifest]],
+) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    options = Options(precision=precision, **GRAPHS[graph])
+    path = tmp_path / f"encoder{SUFFIX[form]}"
+    manifest = export_artifact(open_source(tiny_run), form, path, options, scenes, calibration)
+    matrix.append((graph, manifest))
+    report = manifest.parity
+    assert report.passed, parity_table(report)
+    assert report == read_manifest(path).parity
+    assert {d.output for d in report.differences} == set(options.outputs)
+    shapes = {(d.batch, d.height, d.width) for d in report.differences}
+    if graph == "any size":
+        assert {b for b, _, _ in shapes} == {1, 2, 7}
+        assert {(224, 224), (96, 96), (16, 16)} <= {(h, w) for _, h, w in shapes}
+        assert any(h > w for _, h, w in shapes)
+        assert any(h < w for _, h, w in shapes)
+    elif graph == "fixed, layers":
+        assert shapes == {(b, 96, 160) for b in (1, 2, 7)}
+    else:
+        assert {(64, 48), (256, 320)} <= {(h, w) for _, h, w in shapes}
+        assert {b for b, _, _ in shapes} == {1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    ("form", "precision"), [("onnx", "fp32"), ("torchscript", "bf16"), ("pt2", "fp32"), ("openvino", "bf16")]
+)
+def test_vit_small_holds_parity(
+    form: str,
+    precision: str,
+    small_run: Path,
+    tmp_path: Path,
+    scenes: ParityImages,
+    calibration: Calibration,
+    matrix: list[tuple[str, Manifest]],
+) -> None:
+    """The full ViT-S/16 path of each format, with room to spare under the bound."""
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    source, path = open_source(small_run), tmp_path / f"encoder{SUFFIX[form]}"
+    manifest = export_artifact(source, form, path, Options(precision=precision), scenes, calibration)
+    matrix.append(("any size", manifest))
+    Console(width=140).print(parity_table(manifest.parity))
+    assert manifest.parity.passed
+    tolerance = TOLERANCES[precision]
+    assert max(d.max_abs for d in manifest.parity.differences) < tolerance.max_abs / 3
+    assert max(d.mean_abs for d in manifest.parity.differences) < tolerance.mean_abs / 3

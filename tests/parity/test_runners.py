@@ -1,0 +1,165 @@
+"""One interface to every file: what it takes, what it refuses, many threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gtsa_kit.encoder import Preprocessing
+from gtsa_kit.export import Runner, load
+from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import FORMATS, SUFFIX, Options, Range
+
+BOUNDED = Options(height=Range(32, 96), width=Range(32, 128), batch=Range(1, 8))
+
+
+@pytest.fixture(scope="module")
+def artifacts(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages) -> dict[str, Path]:
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("bounded")
+    paths = {form: folder / f"encoder{SUFFIX[form]}" for form in FORMATS}
+    for form, path in paths.items():
+        export_artifact(open_source(tiny_run), form, path, BOUNDED, scenes)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def runners(artifacts: dict[str, Path]) -> dict[str, Runner]:
+    return {form: load(path, "cpu") for form, path in artifacts.items()}
+
+
+def test_runner_says_what_is_allowed(runners: dict[str, Runner]) -> None:
+    good = np.zeros((1, 3, 32, 32), np.float32)
+    wrong = [
+        (good.astype(np.float64), "float32"),
+        (good[0], "batch, 3, height, width"),
+        (good[:, :2], "batch, 3, height, width"),
+        (good[:0], "at least one"),
+        (np.zeros((1, 3, 33, 32), np.float32), "multiples of 16, got 33; nearest: 32"),
+        (np.zeros((1, 3, 16, 32), np.float32), "height must be 32 to 96"),
+        (np.zeros((1, 3, 32, 144), np.float32), "width must be 32 to 128"),
+        (np.zeros((9, 3, 32, 32), np.float32), "batch must be 1 to 8"),
+        ([[1.0]], "numpy array"),
+    ]
+    for runner in runners.values():
+        for images, word in wrong:
+            with pytest.raises(ValueError, match=word):
+                runner(images)
+        assert runner(good).feature_map.shape == (1, 64, 2, 2)
+
+
+def test_fixed_axes_say_so(tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
+    fixed = Options(height=Range(64, 64), width=Range(96, 96), batch=Range(2, 2), input="uint8")
+    path = tmp_path / "encoder.onnx"
+    export_artifact(open_source(tiny_run), "onnx", path, fixed, scenes)
+    runner = load(path)
+    photograph = Image.new("RGB", (300, 100))
+    batch = np.stack([runner.prepare(photograph)] * 2)
+    assert (batch.shape, batch.dtype) == ((2, 64, 96, 3), np.uint8)
+    assert runner(batch).feature_map.shape == (2, 64, 4, 6)
+    for wrong, word in [(batch[:1], "batch is fixed at 2"), (batch[:, :48], "height is fixed at 64")]:
+        with pytest.raises(ValueError, match=word):
+            runner(wrong)
+
+
+def test_runners_are_safe_from_many_threads(runners: dict[str, Runner]) -> None:
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((1 + i % 5, 3, 32 + 16 * (i % 2), 48), dtype=np.float32) for i in range(24)]
+    for form, runner in runners.items():
+        alone = [runner(images).feature_map for images in inputs]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda images: runner(images).feature_map, inputs))  # noqa: B023
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=form)
+
+
+def test_a_divided_batch_comes_back_in_order(runners: dict[str, Runner]) -> None:
+    """Every image of a batch, alone and among others."""
+    images = np.random.default_rng(0).standard_normal((8, 3, 48, 64), dtype=np.float32)
+    for runner in runners.values():
+        if hasattr(runner, "cores"):
+            runner.cores = 2
+        for count in (2, 3, 5, 8):
+            whole = runner(images[:count])
+            for i in range(count):
+                np.testing.assert_allclose(whole.feature_map[i], runner(images[i : i + 1]).feature_map[0], atol=1e-5)
+                np.testing.assert_allclose(whole.embedding[i], runner(images[i : i + 1]).embedding[0], atol=1e-5)
+
+
+def test_features_stay_when_the_runner_goes_on(runners: dict[str, Runner]) -> None:
+    """No buffer of the runtime's own is handed out."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((2, 3, 48, 64), dtype=np.float32) for _ in range(2))
+    for runner in runners.values():
+        found = runner(first)
+        kept = found.feature_map.copy()
+        runner(second)
+        np.testing.assert_array_equal(found.feature_map, kept)
+
+
+def test_preprocessing_of_a_photograph_is_one_and_the_same(runners: dict[str, Runner]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    for runner in runners.values():
+        assert runner.provider
+        np.testing.assert_array_equal(runner.preprocessing(image), Preprocessing()(image))
+        np.testing.assert_array_equal(runner.prepare(image), Preprocessing()(image, (96, 128)))  # nearest to 224
+
+
+def test_load_says_what_it_can_open(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    for name, content in [
+        ("bad.onnx", b"not a model"),
+        ("bad.ts", b"PK\x03\x04 nor this"),
+        ("bad.pt2", b"PK\x03\x04 nor this"),
+        ("bad.xml", b"<net"),
+        ("empty.onnx", b""),
+        ("empty.xml", b""),
+        ("bad.safetensors", b"\x00" * 20),
+        ("notes.txt", b"hello"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        for form, suffix in SUFFIX.items():
+            if path.suffix == suffix:
+                manifest = artifacts[form].with_name(f"encoder{suffix}.json").read_bytes()
+                path.with_name(f"{name}.json").write_bytes(manifest)
+        path.with_suffix(".bin").write_bytes(b"")
+        with pytest.raises(ValueError, match=path.stem):
+            load(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        load(tmp_path / "nothing.onnx")
+    with pytest.raises(ValueError, match="device"):
+        load(artifacts["onnx"], device="quantum")
+
+
+def test_truncated_files_are_refused(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    for form, path in artifacts.items():
+        cut = tmp_path / path.name
+        cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        cut.with_name(f"{cut.name}.json").write_bytes(path.with_name(f"{path.name}.json").read_bytes())
+        if form == "openvino":
+            cut.with_suffix(".bin").write_bytes(path.with_suffix(".bin").read_bytes())
+        with pytest.raises(ValueError, match="encoder"):
+            load(cut)
+
+
+def test_manifests_are_asked_for(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    for form in ("torchscript", "pt2"):
+        lost = tmp_path / f"lost{SUFFIX[form]}"
+        lost.write_bytes(artifacts[form].read_bytes())
+        with pytest.raises(ValueError, match="no manifest"):
+            load(lost)
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(artifacts["onnx"].read_bytes())
+    assert load(alone).manifest.dim == 64  # ONNX carries its manifest
+    alone.with_name("alone.onnx.json").write_text('{"schema_version": 1}')
+    with pytest.raises(ValueError, match="not a gtsa-kit manifest"):
+        load(alone)
+    lost = tmp_path / "lost.xml"
+    lost.write_bytes(artifacts["openvino"].read_bytes())
+    lost.with_name("lost.xml.json").write_bytes(artifacts["openvino"].with_name("encoder.xml.json").read_bytes())
+    with pytest.raises(ValueError, match=r"lost\.bin"):
+        load(lost)
