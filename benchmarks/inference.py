@@ -48,7 +48,7 @@ EXPORTS = {
     "OpenVINO int8": ("openvino", "int8"),
 }
 FLAGS = "avx2 avx512f avx512_vnni avx_vnni avx512_bf16 amx_tile amx_bf16 amx_int8".split()
-console = Console(highlight=False)
+console = Console(highlight=False, width=120)
 
 
 class ModuleRunner:
@@ -181,14 +181,15 @@ def machine() -> dict[str, Any]:
 
 def show(rows: list[Speed], batches: list[int]) -> Table:
     """A contender a line: ratio and rate at each batch, worst cosine over the batches, time to open."""
-    table = Table(title=f"ViT-S/16 at {SIDE}, images a second and the ratio to {rows[0].name}", title_justify="left")
-    table.add_column("")
+    table = Table(
+        title=f"ViT-S/16 at {SIDE}, images a second and the ratio to {rows[0].name}", title_justify="left", box=None
+    )
+    table.add_column("", no_wrap=True)
     for batch in batches:
         table.add_column(f"batch {batch}", justify="right", no_wrap=True)
         table.add_column("ratio", justify="right")
-    table.add_column("worst cosine", justify="right")
-    table.add_column("load s", justify="right")
-    table.add_column("MB", justify="right")
+    for column in ("worst cosine", "load s", "MB"):
+        table.add_column(column, justify="right")
     for name in dict.fromkeys(row.name for row in rows):
         own = {row.shape.batch: row for row in rows if row.name == name}
         cells = []

@@ -30,7 +30,7 @@ class Fake:
 
     name: str
     log: Path
-    milliseconds: float = 10.0
+    milliseconds: float = 20.0
     most: int = 8
     provider: str = "fake"
 
@@ -94,7 +94,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Path, forked: None) -> None:
     openers = {
         "fast": Fake("fast", log),
-        "slow": Fake("slow", log, milliseconds=30),
+        "slow": Fake("slow", log, milliseconds=60),
         "wrong": Wrong("wrong", log, most=1),
     }
     refused, progress = [], []

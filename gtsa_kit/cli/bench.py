@@ -96,8 +96,10 @@ def _measure(
     from gtsa_kit.export.bench import compare_speed
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
-        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-        shown.print(f"other programs are busy here ({load}): figures will be too low, PyTorch's most of all")
+        load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        shown.print(
+            f"the last minute's load was {load}: where others compute too, figures are low, PyTorch's most of all"
+        )
     shown.print(f"opening {len(openers)}, each in a process of its own; measuring on {photographs.origin}")
     refused: list[Refusal] = []
     with Steps(shown) as steps:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gtsa_kit.cli.progress import Steps
-    from gtsa_kit.export.fastest import Candidate, Choice
+    from gtsa_kit.export.fastest import Choice
     from gtsa_kit.export.parity import ParityImages
     from gtsa_kit.export.quantize import Calibration
     from gtsa_kit.export.source import Source
@@ -133,9 +133,9 @@ def _dispatch(
     if form in FRAMEWORKS:
         return _framework(opened, form, out or opened.folder / form, photographs, force, shown)
     calibration = read_calibration(require(calibrate)) if calibrate else None
-    if form == "auto" and options.precision != "int8":
-        return _fastest(opened, precision, options, out or opened.folder, photographs, force, shown)
-    forms = _all_of(options, shown) if form == "all" else ["onnx" if form == "auto" else form]
+    if form == "auto":
+        return _fastest(opened, precision, options, photographs, calibration, out or opened.folder, force, shown)
+    forms = _all_of(options, shown) if form == "all" else [form]
     return _each(opened, forms, options, photographs, calibration, out, force, shown)
 
 
@@ -173,14 +173,16 @@ def _each(
     paths = [artifact_path(opened, name, out, force) for name in forms]  # all of it is refused before any is written
     failures = []
     for name, path in zip(forms, paths, strict=True):
-        shown.print(f"writing {path}")
+        shown.print(f"writing {path}", soft_wrap=True)
         with Steps(shown) as steps:
             on_case = counting(steps)
             manifest = export_artifact(opened, name, path, options, photographs, calibration, on_case)
         assert manifest.parity is not None
         shown.print(parity_table(manifest.parity))
         if manifest.parity.passed:
-            shown.print(f"{path}  {_megabytes(path):.1f} MB, parity holds; the manifest is {path.name}.json")
+            shown.print(
+                f"{path}  {_megabytes(path):.1f} MB, parity holds; the manifest is {path.name}.json", soft_wrap=True
+            )
             continue
         failures.append(verdict(path, manifest.parity))
         if calibration and options.precision == "int8":
@@ -193,28 +195,38 @@ def _fastest(
     opened: "Source",
     precision: str | None,
     options: "Options",
-    out: Path,
     photographs: "ParityImages",
+    calibration: "Calibration | None",
+    out: Path,
     force: bool,
     shown: "Console",
 ) -> None:
+    from gtsa_kit.cli.progress import Steps
     from gtsa_kit.export.fastest import candidates, export_fastest
-    from gtsa_kit.export.pipeline import artifact_path
+    from gtsa_kit.export.pipeline import artifact_path, check_offer
 
     if out.suffix and not out.is_dir():
         raise ValueError(f"{out} ends in no format's suffix; name a folder, or a format with --format")
-    of = candidates(precision)  # type: ignore[arg-type]
-    for candidate in of:
+    rounds = candidates(precision)  # type: ignore[arg-type]
+    for candidate in (one for of in rounds for one in of):
+        check_offer(candidate.form, options, calibration is not None)
         artifact_path(opened, candidate.form, out, force)
-    shown.print(f"which is fastest here: {', '.join(map(str, of))}?")
-    with shown.status("") as status:
-        choice = export_fastest(opened, out, options, of, photographs, status.update)
+    with Steps(shown) as steps:
+
+        def on_step(what: str, done: int, total: int) -> None:
+            if done == 0:
+                steps.begin("looking for the fastest", total)
+            steps.update(done, what)
+
+        choice = export_fastest(opened, out, options, rounds, photographs, calibration, on_step)
     if choice is None:
         fail("no format held parity; export one by name with --format to see how it differs", 1)
-    _show_choice(choice, of, shown)
+    _show_choice(choice, shown)
 
 
-def _show_choice(choice: "Choice", of: "list[Candidate]", shown: "Console") -> None:
+def _show_choice(choice: "Choice", shown: "Console") -> None:
+    import importlib.util
+
     from rich.table import Table
 
     from gtsa_kit.cli.parity import parity_table
@@ -230,12 +242,13 @@ def _show_choice(choice: "Choice", of: "list[Candidate]", shown: "Console") -> N
     shown.print(table)
     for candidate in choice.failed:
         shown.print(f"{candidate} did not hold parity")
-    if not any(candidate.form == "openvino" for candidate in of):
+    if importlib.util.find_spec("openvino") is None:
         shown.print("OpenVINO may be faster on this processor: pip install 'gtsa-kit[openvino]'", markup=False)
     path, manifest = choice.path, choice.manifest
     shown.print(
         f"{path}  {manifest.format} {manifest.precision}, {_megabytes(path):.1f} MB, parity holds; "
-        f"the manifest is {path.name}.json"
+        f"the manifest is {path.name}.json",
+        soft_wrap=True,
     )
 
 
@@ -249,7 +262,7 @@ def _framework(
     shown.print(parity_table(report.parity))
     if not report.parity.passed:
         fail(f"{verdict(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
-    shown.print(f"{folder}  {', '.join(report.files)}; parity holds; how to use it: docs/frameworks.md")
+    shown.print(f"{folder}  {', '.join(report.files)}; parity holds; how to use it: docs/frameworks.md", soft_wrap=True)
 
 
 def _sensitivity_table(opened: "Source", calibration: "Calibration", options: "Options", shown: "Console") -> "Table":

@@ -76,7 +76,8 @@ def processes(openers: Mapping[str, Opener]) -> Iterator[list[Worker]]:
                 workers.append(Worker(name, opener))
         yield workers
         for worker in workers:
-            worker.connection.close()  # it ends by itself, and libraries clean up after themselves
+            with suppress(OSError):  # it ended before
+                worker.connection.send(None)  # it ends by itself, and libraries clean up after themselves
         deadline = time.monotonic() + PATIENCE
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -123,8 +124,7 @@ def _serve(connection: Connection, opener: Opener) -> None:
             importlib.import_module(library)
     turns = Turns(opener)
     with suppress(EOFError, OSError):  # who asked is gone
-        while True:
-            method, args = connection.recv()
+        for method, args in iter(connection.recv, None):
             connection.send(_answer(getattr(turns, method), args))
 
 

@@ -14,6 +14,7 @@ from gtsa_kit.export.bench import OpenFile, Shape, Speed, compare_speed
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import OFFERED, SUFFIX, Options, Precision
 
@@ -42,42 +43,44 @@ class Choice:
     """Those that did not hold parity."""
 
 
-def candidates(precision: Precision | None = None, form: str | None = None) -> list[Candidate]:
-    """What may be the fastest here, of one precision or format if they are given.
+def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
+    """What may be the fastest here, in rounds: another round is for when nothing of the one before holds parity.
 
-    Without a precision: float32, and the halved one that the hardware computes in. int8 is never taken unasked: it
-    needs photographs, and is less exact.
+    Without a precision: first the halved one that the hardware computes in, then float32. int8 is never taken unasked:
+    it needs photographs, and is less exact.
     """
+    vino = importlib.util.find_spec("openvino") is not None
     if torch.cuda.is_available():
-        likely = [("torchscript", "fp16"), ("onnx", "fp16"), ("onnx", "fp32")]
+        rounds = [[("torchscript", "fp16"), ("onnx", "fp16")], [("torchscript", "fp32"), ("onnx", "fp32")]]
     else:
-        vino = importlib.util.find_spec("openvino") is not None
-        bf16 = "BF16" in skills(import_openvino()) if vino else bool(torch.cpu._is_avx512_bf16_supported())
-        likely = [("openvino", "bf16")] * (vino and bf16) + [("torchscript", "bf16")] * bf16
-        likely += [("openvino", "fp32")] * vino + [("onnx", "fp32")]
+        rounds = [[*[("openvino", "fp32")] * vino, ("onnx", "fp32")]]
+        if "BF16" in skills(import_openvino()) if vino else torch.cpu._is_avx512_bf16_supported():
+            rounds.insert(0, [*[("openvino", "bf16")] * vino, ("torchscript", "bf16")])
     if precision:
-        likely = [(name, precision) for name in dict.fromkeys(name for name, _ in likely) if precision in OFFERED[name]]
-    found = [Candidate(name, kind) for name, kind in likely if form in (None, name)]  # type: ignore[arg-type]
-    return found or [Candidate(form or "onnx", precision or "fp32")]
+        forms = dict.fromkeys(form for some in rounds for form, _ in some)
+        rounds = [[(form, precision) for form in forms if precision in OFFERED[form]]]
+    return [[Candidate(form, kind) for form, kind in some] for some in rounds]  # type: ignore[arg-type]
 
 
 def export_fastest(
     source: Source,
     folder: Path,
     options: Options,
-    of: list[Candidate],
+    rounds: list[list[Candidate]],
     images: ParityImages,
-    on_step: Callable[[str], None] = lambda _: None,
+    calibration: Calibration | None = None,
+    on_step: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Choice | None:
-    """Export every candidate, measure those that hold parity at batch 8, and keep the fastest in `folder`.
+    """Export the candidates of a round, measure those that hold parity at batch 8, and keep the fastest in `folder`.
 
     Args:
         source: What to export.
         folder: Gets `encoder` plus the suffix of the format that was taken.
         options: Their precision is each candidate's.
-        of: See `candidates`.
+        rounds: See `candidates`.
         images: Photographs for the gate and the measurement.
-        on_step: Told what is being done.
+        calibration: Photographs for int8.
+        on_step: Told what is being done, how many steps of the round are done, and how many there are.
 
     Returns:
         None if no candidate held parity.
@@ -85,24 +88,23 @@ def export_fastest(
     work = folder / ".fastest.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    made: dict[Candidate, tuple[Path, Manifest]] = {}
     try:
-        made: dict[Candidate, tuple[Path, Manifest]] = {}
-        for candidate in of:
-            on_step(f"exporting {candidate}")
-            path = work / str(candidate).replace(" ", "_") / f"encoder{SUFFIX[candidate.form]}"
-            manifest = export_artifact(
-                source, candidate.form, path, replace(options, precision=candidate.precision), images
-            )
-            made[candidate] = path, manifest
-        good = {c: m for c, m in made.items() if m[1].parity and m[1].parity.passed}
-        if not good:
-            return None
-        on_step("measuring")
-        speeds = _measure({c: path for c, (path, _) in good.items()}, options, images) if len(good) > 1 else ()
-        best = max(speeds, key=lambda speed: speed.images_per_second).name if speeds else str(next(iter(good)))
-        path, manifest = next(found for candidate, found in good.items() if str(candidate) == best)
-        failed = tuple(candidate for candidate in made if candidate not in good)
-        return Choice(_move(path, folder), manifest, tuple(speeds), failed)
+        for of in rounds:
+            for done, candidate in enumerate(of):
+                on_step(f"exporting {candidate}", done, len(of) + 1)
+                path = work / str(candidate).replace(" ", "_") / f"encoder{SUFFIX[candidate.form]}"
+                asked = replace(options, precision=candidate.precision)
+                made[candidate] = path, export_artifact(source, candidate.form, path, asked, images, calibration)
+            good = {c: path for c, (path, manifest) in made.items() if manifest.parity and manifest.parity.passed}
+            if good:
+                on_step("measuring", len(of), len(of) + 1)
+                speeds = _measure(good, options, images) if len(good) > 1 else []
+                best = max(speeds, key=lambda speed: speed.images_per_second).name if speeds else ""
+                taken = next(candidate for candidate in good if best in ("", str(candidate)))
+                failed = tuple(candidate for candidate in made if candidate not in good)
+                return Choice(_move(good[taken], folder), made[taken][1], tuple(speeds), failed)
+        return None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

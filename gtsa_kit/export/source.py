@@ -64,7 +64,7 @@ def open_source(path: Path, hints: Hints | None = None) -> Source:
     hints = hints or Hints()
     file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
     opened = open_weights(file, hints.branch, hints.heads, hints.mean, hints.std)
-    return Source(path, opened.encoder, sha256_of(opened.file), opened.note)
+    return Source(path, opened.encoder, sha256_of(opened.file), "" if opened.layout == "gtsa-kit" else opened.note)
 
 
 def find_reference(artifact: Path, manifest: Manifest) -> Source | None:

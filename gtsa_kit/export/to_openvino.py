@@ -1,5 +1,6 @@
 """Encoder to OpenVINO."""
 
+import logging
 import os
 import shutil
 import warnings
@@ -68,8 +69,11 @@ def _convert(program: torch.export.ExportedProgram) -> Any:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     front_end = FrontEndManager().load_by_framework("pytorch")
+    logging.disable(logging.WARNING)  # it logs the operators that this torch no longer has
     decoder = TorchFXPythonDecoder.from_exported_program(program)  # the front end does not keep it alive
-    return front_end.convert(front_end.load(decoder))
+    model = front_end.convert(front_end.load(decoder))
+    logging.disable(logging.NOTSET)
+    return model
 
 
 def _name(model: Any, options: Options) -> None:

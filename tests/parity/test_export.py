@@ -24,7 +24,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
-    monkeypatch.setattr(fastest, "candidates", lambda *_: of)
+    monkeypatch.setattr(fastest, "candidates", lambda *_: [[of[2]], of[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
     said = words(capsys)
@@ -37,7 +37,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
 
 
 def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastest, "candidates", lambda *_: [Candidate("torchscript", "fp32")])
+    monkeypatch.setattr(fastest, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, out=tmp_path / "new")
@@ -46,10 +46,10 @@ def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, mo
 
 
 def test_candidates_are_what_is_asked_for() -> None:
-    assert {c.precision for c in candidates("fp16")} == {"fp16"}
-    assert {c.form for c in candidates(form="onnx")} == {"onnx"}
-    assert "int8" not in {c.precision for c in candidates()}
-    assert len(candidates()) >= 1
+    assert {c.precision for c in candidates("fp16")[0]} == {"fp16"}
+    assert {c.form for c in candidates("int8")[0]} <= {"onnx", "openvino"}
+    assert {c.precision for some in candidates() for c in some} <= {"fp16", "bf16", "fp32"}
+    assert {c.precision for c in candidates()[-1]} == {"fp32"}
 
 
 def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
