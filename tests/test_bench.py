@@ -1,8 +1,9 @@
+import io
 import json
 import multiprocessing
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from gtsa_kit.checkpoint import save_encoder
-from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides
+from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
 from gtsa_kit.encoder import Encoder, Features
 from gtsa_kit.export import bench_processes
-from gtsa_kit.export.bench import Shape, compare_speed
+from gtsa_kit.export.bench import Shape, Speed, compare_speed
 from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
@@ -102,7 +104,7 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
         openers,
         [Shape(1, 32, 48), Shape(4, 32, 48)],
         few,
-        seconds=0.6,
+        seconds=0.9,
         on_refusal=lambda *what: refused.append(what),
         on_progress=progress.append,
     )
@@ -112,11 +114,11 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
         *(("fast", 4), ("slow", 4)),
     ]
     fast, slow, wrong, fast_4, _ = rows
-    assert fast.images_per_second / slow.images_per_second == pytest.approx(3, rel=0.2)
+    assert fast.images_per_second / slow.images_per_second == pytest.approx(3, rel=0.25)
     assert fast.images_per_second == pytest.approx(1e3 / fast.p50)
     assert fast_4.images_per_second == pytest.approx(4e3 / fast_4.p50)
     assert slow.p50 <= slow.p95 <= slow.p99
-    assert slow.calls * slow.p50 > 550
+    assert slow.calls * slow.p50 > 850
     assert fast.min_cosine is None  # it is the reference
     assert (slow.min_cosine, slow.max_abs) == (pytest.approx(1), 0)
     assert wrong.min_cosine < 0.999
@@ -126,9 +128,7 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
     assert progress[-1] == 1
 
     turns = [name for name, _ in groupby(line for line in log.read_text().splitlines() if line.endswith(" 1"))]
-    rounds = [("fast 1", "slow 1", "wrong 1")] * (len(turns) // 3)
-    assert len(rounds) > 3  # the first calls, and at least three turns of a quarter of a second
-    assert turns == [turn for each in rounds for turn in each]
+    assert turns[:9] == ["fast 1", "slow 1", "wrong 1"] * 3  # the first calls, and two rounds of all
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,20 @@ def test_the_command_on_files_of_ours(photographs: Path, tmp_path: Path, monkeyp
     assert onnx["load_seconds"] > 0
     assert [(r["name"], r["shape"]["batch"]) for r in said["refused"]] == [("one.onnx", 2)]
     assert "one.onnx does not take 2 x 64 x 96: batch is fixed at 1" in done.stderr
+
+
+def test_the_table_has_blanks_for_what_is_not_known() -> None:
+    shape = Shape(2, 32, 48)
+    known = Speed("known", "fake", shape, 100.0, 20.0, 21.0, 22.0, 9, 0.5, 0.6, 34.4, 0.9876543, 0.1)
+    blank = replace(known, name="blank", images_per_second=50.0, memory_mb=None, min_cosine=None, max_abs=None)
+    gates = {"known": "held", "blank": "none"}
+    console = Console(width=120, file=io.StringIO())
+    console.print(speed_table([known, blank], gates, "known"), speed_table([blank], gates, "known"))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    assert lines[0][:5] == ["2", "x", "32", "x", "48,"]
+    assert lines[2] == ["known", "100.0", "1.00", "20.0", "21.0", "22.0", "0.50", "34", "0.987654", "held"]
+    assert lines[3] == ["blank", "50.0", "0.50", "20.0", "21.0", "22.0", "0.50", "none"]
+    assert lines[6] == ["blank", "50.0", "20.0", "21.0", "22.0", "0.50", "none"]  # the first has no such shape
 
 
 def test_options_say_what_they_take() -> None:

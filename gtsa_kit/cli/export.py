@@ -84,8 +84,6 @@ def export(
     require(source)
     if branch not in (None, "teacher", "student"):
         raise ValueError(f"--branch takes teacher or student, got {branch!r}")
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.export.source import Hints, open_source
     from gtsa_kit.export.spec import ANY_BATCH, OPSET, Options
 
     height, width = parse_sizes(size, min_size, max_size)
@@ -98,7 +96,11 @@ def export(
         opset=opset or OPSET,
         input=input_type,  # type: ignore[arg-type]
     )
-    hints = Hints(branch, heads, parse_colour(mean, "--mean"), parse_colour(std, "--std"))  # type: ignore[arg-type]
+    colours = parse_colour(mean, "--mean"), parse_colour(std, "--std")
+    from gtsa_kit.cli.progress import console
+    from gtsa_kit.export.source import Hints, open_source
+
+    hints = Hints(branch, heads, *colours)  # type: ignore[arg-type]
     opened = open_source(source, hints)
     shown = console()
     if opened.note:

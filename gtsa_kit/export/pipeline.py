@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gtsa_kit.encoder import Encoder
-from gtsa_kit.export.manifest import Manifest, describe, write_manifest
+from gtsa_kit.export.describe import describe
+from gtsa_kit.export.manifest import Manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
 from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.runtime import load

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from gtsa_kit.export.backends import OnnxRunner, OpenVinoRunner, TorchRunner, load_program, load_torchscript
+from gtsa_kit.export.describe import describe
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.manifest import describe, read_manifest
+from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.runner import Runner
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, Options

@@ -18,7 +18,7 @@ from gtsa_kit.export.spec import INPUT, Options
 from gtsa_kit.export.to_onnx import export_onnx
 from gtsa_kit.files import sync_folder
 
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 
 
 def export_openvino(
