@@ -71,33 +71,20 @@ class OnnxRunner(SplittingRunner):
     chunk = 2
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        self.path = path
         self.manifest = read_onnx_manifest(path)
-        self.providers = ["CUDAExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
-        self._model = self._readable()
-        session = self._open(torch.get_num_threads())
-        on_cpu = self.providers == ["CPUExecutionProvider"]
-        divisible = on_cpu and not self.manifest.range_of("batch").fixed
-        self._begin(self._infer(session), (lambda: self._infer(self._open(1))) if divisible else None)
-        self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
-
-    def _readable(self) -> str | bytes:
-        """The file; or where the processor's provider has no bf16 operators, its graph with these widened."""
-        if self.manifest.precision == "bf16" and self.providers == ["CPUExecutionProvider"]:
-            return widen_bfloat16(self.path)
-        return str(self.path)
-
-    def _open(self, threads: int) -> Any:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        return open_session(self._model, self.path, options, self.providers)
-
-    def _infer(self, session: Any) -> Infer:
+        on_cpu = device.type != "cuda"
+        providers = ["CPUExecutionProvider"] if on_cpu else ["CUDAExecutionProvider"]
+        # Where the processor's provider has no bf16 operators, the graph with these widened.
+        model = widen_bfloat16(path) if on_cpu and self.manifest.precision == "bf16" else str(path)
+        session = open_session(model, path, torch.get_num_threads(), providers)
         names = [spec.name for spec in self.manifest.outputs]
-        return lambda images: session.run(names, {INPUT: images})
+        divisible = on_cpu and not self.manifest.range_of("batch").fixed
+        # Neither refers to this object: a cycle would keep the sessions until some later collection.
+        self._begin(
+            infer_by_session(session, names),
+            (lambda: infer_by_session(open_session(model, path, 1, providers), names)) if divisible else None,
+        )
+        self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
 
 
 class OpenVinoRunner(SplittingRunner):
@@ -110,39 +97,54 @@ class OpenVinoRunner(SplittingRunner):
         self.manifest = read_manifest(path)
         if not path.with_suffix(".bin").exists():
             raise ValueError(f"{path} has no weights beside it ({path.stem}.bin); copy both, or export it again")
+        core = ov.Core()
         try:
-            model = ov.Core().read_model(str(path))
+            model = core.read_model(str(path))
         except RuntimeError as error:
-            raise ValueError(f"{path} can't be opened by OpenVINO: {str(error).splitlines()[0]}") from error
-        precision = self.manifest.target["inference_precision"]
+            lines = [line for line in str(error).splitlines() if line and not line.startswith("Exception from")]
+            said = lines[0] if lines else type(error).__name__
+            raise ValueError(f"{path} can't be opened by OpenVINO: {said}; copy both of its files again") from error
+        precision, threads = self.manifest.target["inference_precision"], torch.get_num_threads()
         # Asked for a type that the processor lacks, OpenVINO takes another, less precise one.
         able = {"f32": True, "f16": "FP16" in skills(ov), "bf16": "BF16" in skills(ov)}[precision]
-        hint = {"INFERENCE_PRECISION_HINT": precision if able else "f32"}
-        self._compile: Callable[..., Any] = lambda **how: ov.Core().compile_model(model, "CPU", {**hint, **how})
-        threads = torch.get_num_threads()
-        whole = self._compile(PERFORMANCE_HINT="LATENCY", INFERENCE_NUM_THREADS=threads)
+        how = {"INFERENCE_PRECISION_HINT": precision if able else "f32", "INFERENCE_NUM_THREADS": threads}
+        whole = core.compile_model(model, "CPU", {**how, "PERFORMANCE_HINT": "LATENCY"})
+        count = len(self.manifest.outputs)
         divisible = not self.manifest.range_of("batch").fixed
-        streams = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
-        self._begin(self._infer(whole), (lambda: self._infer(self._compile(**streams))) if divisible else None)
+        streams = {**how, "NUM_STREAMS": threads}
+        self._begin(
+            infer_by_requests(whole, count),
+            (lambda: infer_by_requests(core.compile_model(model, "CPU", streams), count)) if divisible else None,
+        )
         self.provider = f"OpenVINO on CPU, {whole.get_property('INFERENCE_PRECISION_HINT').to_string()}"
 
-    def _infer(self, compiled: Any) -> Infer:
-        local = threading.local()  # a request serves one caller at a time
 
-        def infer(images: np.ndarray) -> list[np.ndarray]:
-            if not hasattr(local, "request"):
-                local.request = compiled.create_infer_request()
-            found = local.request.infer([np.ascontiguousarray(images)], share_inputs=True)
-            return [np.array(found[i], dtype=np.float32) for i in range(len(self.manifest.outputs))]
-
-        return infer
+def infer_by_session(session: Any, names: list[str]) -> Infer:
+    """Calls of an ONNX Runtime session, which any thread may make."""
+    return lambda images: session.run(names, {INPUT: images})
 
 
-def open_session(model: str | bytes, path: Path, options: Any, providers: list[str]) -> Any:
-    """An ONNX Runtime session, else `ValueError`."""
+def infer_by_requests(compiled: Any, count: int) -> Infer:
+    """Calls of a compiled OpenVINO model, through a request for each thread: one serves one caller at a time."""
+    local = threading.local()
+
+    def infer(images: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        found = local.request.infer([np.ascontiguousarray(images)])
+        return [np.array(found[i], dtype=np.float32) for i in range(count)]
+
+    return infer
+
+
+def open_session(model: str | bytes, path: Path, threads: int, providers: list[str]) -> Any:
+    """An ONNX Runtime session, else `ValueError` that names `path`."""
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as c
 
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     refusals = (c.Fail, c.InvalidArgument, c.InvalidGraph, c.InvalidProtobuf, c.NotImplemented, c.RuntimeException)
     try:
         return ort.InferenceSession(model, options, providers=providers)
