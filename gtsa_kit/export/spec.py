@@ -105,7 +105,7 @@ class Tolerance:
     """Share of patch tokens whose nearest neighbour among all others is the same."""
 
 
-# Measured over all cases, formats and runtimes with random weights of real variance (tests/parity). Worst of ViT-S/16:
+# Measured by the gate over all cases and formats with random weights of real variance. Worst of ViT-S/16:
 # fp32 5e-6, 5e-7, 1 - 3e-13, all neighbours; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
 # int8 0.15, 1.8e-2, 0.99976, 0.849. The bounds leave room for features of larger scale and for other machines'
 # arithmetic; 1% in one layer lies far above those of fp32.
