@@ -239,8 +239,7 @@ def _show_choice(choice: "Choice", shown: "Console") -> None:
     for name in ("artifact", "images/s", "shape"):
         table.add_column(name, justify="right" if name == "images/s" else "left")
     for speed in sorted(choice.speeds, key=lambda one: -one.images_per_second):
-        shape = f"{speed.shape.batch} x {speed.shape.height} x {speed.shape.width}"
-        table.add_row(speed.name, f"{speed.images_per_second:.1f}", shape)
+        table.add_row(speed.name, f"{speed.images_per_second:.1f}", str(speed.shape))
     shown.print(table)
     for candidate in choice.failed:
         shown.print(f"{candidate} did not hold parity")

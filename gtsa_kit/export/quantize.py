@@ -41,12 +41,12 @@ def quantize(model: onnx.ModelProto, graph: ExportGraph, batches: list[np.ndarra
         batches: Inputs of the graph that set the ranges of activations.
     """
     scales = activation_scales(graph, batches)
-    by_content = {_digest(linear.weight.detach().numpy().T): name for name, linear in linears(graph).items()}
+    by_content = {digest(linear.weight.detach().numpy().T): name for name, linear in linears(graph).items()}
     weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
     nodes, replaced = [], set()
     for node in model.graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        place = by_content.get(_digest(_array(weights[name]))) if name in weights else None
+        place = by_content.get(digest(_array(weights[name]))) if name in weights else None
         if place:
             nodes += _quantized(node, _array(weights[name]), scales[place], model.graph)
             replaced.add(name)
@@ -94,7 +94,7 @@ def calibration_batches(
     sizes = [(options.height.clamp(side), options.width.clamp(side)) for side in sides]
     for number, start in enumerate(range(0, len(calibration.images), step)):
         chosen = calibration.images[start : start + step]
-        chosen += calibration.images[: options.batch.min - len(chosen)]  # a fixed batch is full
+        chosen += calibration.images[: max(0, options.batch.min - len(chosen))]  # a fixed batch is full
         yield np.stack([prepare(image, sizes[number % len(sizes)]) for image in chosen])
 
 
@@ -152,5 +152,6 @@ def _array(tensor: TensorProto) -> np.ndarray:
     return np.asarray(numpy_helper.to_array(tensor))
 
 
-def _digest(value: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+def digest(value: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    """What tells one tensor from another by its content."""
     return value.shape, hashlib.sha256(value.tobytes()).digest()

@@ -1,6 +1,5 @@
 """Encoder to ONNX."""
 
-import hashlib
 import json
 import logging
 import warnings
@@ -16,7 +15,7 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.encoder import Encoder
 from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input, join_parts, weight_parts
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest
-from gtsa_kit.export.quantize import Calibration, calibration_batches, quantize
+from gtsa_kit.export.quantize import Calibration, calibration_batches, digest, quantize
 from gtsa_kit.export.spec import INPUT, Options
 from gtsa_kit.files import atomic_write
 
@@ -97,10 +96,10 @@ def weight_table(model: onnx.ModelProto, weights: dict[str, torch.Tensor]) -> di
     places: dict[tuple[tuple[int, ...], bytes], tuple[str, bool]] = {}
     for tensor in model.graph.initializer:
         value = to_array(tensor)
-        places.setdefault(_digest(value), (tensor.name, False))
+        places.setdefault(digest(value), (tensor.name, False))
         if value.ndim == 2:
-            places.setdefault(_digest(value.T), (tensor.name, True))
-    found = {name: places.get(_digest(weight.numpy())) for name, weight in weights.items()}
+            places.setdefault(digest(value.T), (tensor.name, True))
+    found = {name: places.get(digest(weight.numpy())) for name, weight in weights.items()}
     return {} if None in found.values() else {name: place for name, place in found.items() if place}
 
 
@@ -129,10 +128,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         for name, (place, turned) in json.loads(table).items()
     }
     return join_parts(parts)
-
-
-def _digest(value: np.ndarray) -> tuple[tuple[int, ...], bytes]:
-    return value.shape, hashlib.sha256(value.tobytes()).digest()
 
 
 def embed_manifest(path: Path, manifest: Manifest) -> None:
