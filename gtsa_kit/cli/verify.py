@@ -33,7 +33,7 @@ def verify(
       gtsa verify deploy/encoder.xml --against runs/street --images photos/ --json
     """
     require(file)
-    from gtsa_kit.cli.export import counting
+    from gtsa_kit.cli.exporting import counting
     from gtsa_kit.cli.parity import parity_table, verdict
     from gtsa_kit.cli.progress import Steps, console
     from gtsa_kit.export.parity import check_parity, parity_images

@@ -8,8 +8,9 @@ import timm
 import torch
 from paths import SCENES
 
+from gtsa_kit.cli import exporting
 from gtsa_kit.cli.export import export
-from gtsa_kit.export import fastest, load, parity
+from gtsa_kit.export import load, parity
 from gtsa_kit.export.fastest import Candidate, candidates
 from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.spec import Tolerance
@@ -24,7 +25,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
-    monkeypatch.setattr(fastest, "candidates", lambda *_: [[of[2]], of[:2]])
+    monkeypatch.setattr(exporting, "candidates", lambda *_: [[of[2]], of[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
     said = words(capsys)
@@ -37,7 +38,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
 
 
 def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastest, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
+    monkeypatch.setattr(exporting, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, out=tmp_path / "new")
