@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gtsa_kit.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
-from gtsa_kit.export.frameworks import FRAMEWORKS, FrameworkReport, export_framework, without_class_token
+from gtsa_kit.export.frameworks import FrameworkReport, export_framework, without_class_token
 from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.foreign import open_weights
 
 BLOCKS = {"vit_tiny": 2, "vit_small": 12}

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtsa_kit.cli.common import require
-from gtsa_kit.cli.parsing import parse_colour, parse_layers, parse_range, parse_sizes
+from gtsa_kit.cli.parsing import parse_batch, parse_capabilities, parse_colour, parse_layers, parse_side, parse_sizes
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gtsa_kit.export.source import Source
+    from gtsa_kit.export.source import Hints
     from gtsa_kit.export.spec import Options
 
 Sides = "N, or HEIGHTxWIDTH; multiples of 16."
+ENGINES = "TensorRT (--format trt)"
 
 
 def export(
@@ -22,7 +21,7 @@ def export(
         Path,
         typer.Argument(
             help="A run folder, weights (of ours, timm, Hugging Face, DINO, MoCo v3, the paper's authors), or an "
-            "ONNX file exported before.",
+            "ONNX file exported before; for --format trt also anybody's ONNX file of a ViT.",
             metavar="SOURCE",
         ),
     ],
@@ -30,23 +29,28 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, torchscript, pt2, openvino; all of these; or a checkpoint for timm, hf, mmseg, mmdet, "
-            "detectron2. auto: the fastest on this machine that holds parity.",
+            help="onnx, torchscript, pt2, openvino; all of these; trt (TensorRT, below); or a checkpoint for timm, "
+            "hf, mmseg, mmdet, detectron2. auto: the fastest on this machine that holds parity.",
         ),
     ] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16 or int8. Default: fp32; for auto, what is fastest.")
+        str | None,
+        typer.Option(
+            help="fp32, fp16, bf16, int8; onnx and trt: fp8; trt: tf32. Default: fp32; trt: fp16; auto: the fastest."
+        ),
     ] = None,
     size: Annotated[str | None, typer.Option(help=f"Fix the input's size, which folds the positions. {Sides}")] = None,
     min_size: Annotated[str | None, typer.Option(help=f"Smallest input. {Sides}")] = None,
     max_size: Annotated[str | None, typer.Option(help=f"Largest input. {Sides} Default: no limit.")] = None,
-    batch: Annotated[str | None, typer.Option(help="N fixes it, MIN:MAX bounds it. Default: any.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="N fixes it, MIN:MAX bounds it; for trt MIN:USUAL:MAX. Default: any.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks whose maps are outputs too: 2,5,8,11.")] = None,
     opset: Annotated[int | None, typer.Option(help="Of ONNX: 18 to 23. Default: 20.")] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="float32: normalised (B, 3, H, W). uint8: (B, H, W, 3), RGB as it is.")
     ] = "float32",
-    calibrate: Annotated[Path | None, typer.Option(help="Typical photographs, for int8's ranges.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Typical photographs, for the ranges of int8 and fp8.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Photographs for the parity gate. Default: those that the run was trained on.")
     ] = None,
@@ -58,6 +62,39 @@ def export(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads of a foreign checkpoint.")] = None,
     mean: Annotated[str | None, typer.Option(help="What foreign weights were trained with: 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="tensorrt (builds on the GPU at hand, for it) or tensorrt-rtx (builds without a GPU). auto: tensorrt "
+            "where it and a GPU are, else tensorrt-rtx.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = "auto",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute capabilities that one engine is for: 8.6,8.9,12.0. Default: 8.0 and later.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = None,
+    opt_size: Annotated[
+        str | None,
+        typer.Option(help=f"Usual input, which it is best at. {Sides} Default: 224.", rich_help_panel=ENGINES),
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(help="GiB that one operation may take.", rich_help_panel=ENGINES)
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Of tensorrt: measurements kept between builds.", rich_help_panel=ENGINES)
+    ] = None,
+    optimization_level: Annotated[
+        int | None,
+        typer.Option(help="0 to 5: how long it looks for fast kernels. Default: 3.", rich_help_panel=ENGINES),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Parse and build, name what is refused, keep nothing.", rich_help_panel=ENGINES),
+    ] = False,
 ) -> None:
     """Write a file that other tools run, and prove that it computes what the encoder computes.
 
@@ -74,36 +111,73 @@ def export(
       gtsa export runs/street --format openvino --precision int8 --calibrate photos/
 
       gtsa export dino_deitsmall16_pretrain.pth --format onnx --out deploy/
+
+      gtsa export runs/street --format trt --batch 1:8:32 --max-size 640 --gpu 8.9,12.0
+
+      gtsa export vit_of_others.onnx --format trt --dry-run
     """
     require(source)
     if branch not in (None, "teacher", "student"):
         raise ValueError(f"--branch takes teacher or student, got {branch!r}")
-    from gtsa_kit.export.spec import ANY_BATCH, OPSET, Options
+    from gtsa_kit.export.spec import OPSET, Options
 
+    form = _format(form, out)
     height, width = parse_sizes(size, min_size, max_size)
+    allowed, usual_batch = parse_batch(batch)
     options = Options(
-        precision=precision or "fp32",  # type: ignore[arg-type]
+        precision=precision or ("fp16" if form == "trt" else "fp32"),  # type: ignore[arg-type]
         height=height,
         width=width,
-        batch=parse_range(batch, "--batch") if batch else ANY_BATCH,
+        batch=allowed,
         layers=parse_layers(layers),
         opset=opset or OPSET,
         input=input_type,  # type: ignore[arg-type]
     )
+    for_engines = {
+        "--runtime": runtime != "auto",
+        "--gpu": gpu,
+        "--opt-size": opt_size,
+        "--workspace": workspace is not None,
+        "--timing-cache": timing_cache,
+        "--optimization-level": optimization_level is not None,
+        "--dry-run": dry_run,
+        "--batch with three numbers": usual_batch,
+    }
+    if form != "trt" and (given := [name for name, there in for_engines.items() if there]):
+        raise ValueError(f"{given[0]} is for engines; add --format trt, or leave it out")
     colours = parse_colour(mean, "--mean"), parse_colour(std, "--std")
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.export.source import Hints, open_source
+    from gtsa_kit.export.source import Hints
 
     hints = Hints(branch, heads, *colours)  # type: ignore[arg-type]
-    opened = open_source(source, hints)
-    shown = console()
-    if opened.note:
-        shown.print(opened.note, soft_wrap=True)
-    _dispatch(opened, form, precision, options, calibrate, images, out, force, shown)
+    if form != "trt":
+        _dispatch(source, hints, form, precision, options, calibrate, images, out, force)
+        return
+    from gtsa_kit.cli.trt import Asked, export_engine
+    from gtsa_kit.export.trt.build import Settings
+    from gtsa_kit.export.trt.profile import Usual
+
+    usual = Usual(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
+    settings = Settings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
+    asked = Asked(runtime, precision, options, usual, parse_capabilities(gpu), settings)
+    export_engine(source, hints, asked, calibrate, images, out, force, dry_run)
+
+
+def _format(form: str, out: Path | None) -> str:
+    """The format by name, or by the suffix of what is to be written."""
+    from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, SUFFIX
+
+    by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
+    if form == "auto" and out and out.suffix in by_suffix:
+        return by_suffix[out.suffix]
+    known = ("auto", "all", *FORMATS, *FRAMEWORKS)
+    if form not in known:
+        raise ValueError(f"unknown format {form!r}; choose one of {', '.join(known)}")
+    return form
 
 
 def _dispatch(
-    opened: "Source",
+    source: Path,
+    hints: "Hints",
     form: str,
     precision: str | None,
     options: "Options",
@@ -111,21 +185,16 @@ def _dispatch(
     images: Path | None,
     out: Path | None,
     force: bool,
-    shown: "Console",
 ) -> None:
     """Call what the format asks for."""
-    from gtsa_kit.cli.exporting import all_formats, export_each, export_for_framework, export_the_fastest
-    from gtsa_kit.export.frameworks import FRAMEWORKS
+    from gtsa_kit.cli.exporting import all_formats, export_each, export_for_framework, export_the_fastest, open_noted
+    from gtsa_kit.cli.progress import console
     from gtsa_kit.export.parity import parity_images
     from gtsa_kit.export.pipeline import read_calibration
-    from gtsa_kit.export.spec import FORMATS, SUFFIX
+    from gtsa_kit.export.spec import FRAMEWORKS
 
-    by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
-    if form == "auto" and out and out.suffix in by_suffix:
-        form = by_suffix[out.suffix]
-    known = ("auto", "all", *FORMATS, *FRAMEWORKS)
-    if form not in known:
-        raise ValueError(f"unknown format {form!r}; choose one of {', '.join(known)}")
+    shown = console()
+    opened = open_noted(source, hints, shown)
     photographs = parity_images(require(images) if images else opened.photographs)
     if form in FRAMEWORKS:
         return export_for_framework(opened, form, out or opened.folder / form, photographs, force, shown)

@@ -15,9 +15,17 @@ from gtsa_kit.export.frameworks import export_framework
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
-from gtsa_kit.export.quantize import Calibration, calibration_batches, sensitivity
-from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import FORMATS, OFFERED, Options
+from gtsa_kit.export.quantize import GRIDS, Calibration, calibration_batches, sensitivity
+from gtsa_kit.export.source import Hints, Source, open_source
+from gtsa_kit.export.spec import FORMATS, OFFERED, QUANTIZED, Options
+
+
+def open_noted(path: Path, hints: Hints, shown: Console) -> Source:
+    """Open a source, and show what was taken out of a foreign one."""
+    opened = open_source(path, hints)
+    if opened.note:
+        shown.print(opened.note, soft_wrap=True)
+    return opened
 
 
 def all_formats(options: Options, shown: Console) -> list[str]:
@@ -28,6 +36,9 @@ def all_formats(options: Options, shown: Console) -> list[str]:
     if "openvino" in forms and importlib.util.find_spec("openvino") is None:
         shown.print("openvino is left out: pip install 'gtsa-kit[openvino]'", markup=False)
         forms.remove("openvino")
+    if "trt" in forms:  # it has choices of its own
+        shown.print("trt is left out: gtsa export --format trt")
+        forms.remove("trt")
     return forms
 
 
@@ -55,11 +66,11 @@ def export_each(
         shown.print(parity_table(manifest.parity))
         if manifest.parity.passed:
             shown.print(
-                f"{path}  {_megabytes(path):.1f} MB, parity holds; the manifest is {path.name}.json", soft_wrap=True
+                f"{path}  {megabytes(path):.1f} MB, parity holds; the manifest is {path.name}.json", soft_wrap=True
             )
             continue
         failures.append(verdict(path, manifest.parity))
-        if calibration and options.precision == "int8":
+        if calibration and options.precision in QUANTIZED:
             shown.print(_sensitivity_table(opened, calibration, options, shown))
     if failures:
         fail(f"{failures[0]}; do not use it, its report is beside it", 1)
@@ -110,7 +121,7 @@ def _show_choice(choice: Choice, shown: Console) -> None:
         shown.print("OpenVINO may be faster on this processor: pip install 'gtsa-kit[openvino]'", markup=False)
     path, manifest = choice.path, choice.manifest
     shown.print(
-        f"{path}  {manifest.format} {manifest.precision}, {_megabytes(path):.1f} MB, parity holds; "
+        f"{path}  {manifest.format} {manifest.precision}, {megabytes(path):.1f} MB, parity holds; "
         f"the manifest is {path.name}.json",
         soft_wrap=True,
     )
@@ -128,11 +139,14 @@ def export_for_framework(
 
 
 def _sensitivity_table(opened: Source, calibration: Calibration, options: Options, shown: Console) -> Table:
-    """Which layers int8 hurts."""
+    """Which layers rounding hurts."""
     batches = list(calibration_batches(calibration, opened.encoder.preprocessing, options))
     with Steps(shown) as steps:
-        found = sensitivity(ExportGraph(opened.encoder, options), batches, counting(steps, "which layers hurt"))
-    table = Table(title="worst patch cosine if this layer alone were int8", title_justify="left", box=None)
+        grid = GRIDS[options.precision]
+        found = sensitivity(ExportGraph(opened.encoder, options), batches, grid, counting(steps, "which layers hurt"))
+    table = Table(
+        title=f"worst patch cosine if this layer alone were {options.precision}", title_justify="left", box=None
+    )
     table.add_column("layer")
     table.add_column("cosine", justify="right")
     for name, cosine in found[:10]:
@@ -151,6 +165,7 @@ def counting(steps: Steps, what: str = "parity") -> Callable[[int, int], None]:
     return tell
 
 
-def _megabytes(path: Path) -> float:
+def megabytes(path: Path) -> float:
+    """Size of an artifact, with the weights that lie beside it."""
     weights = path.with_suffix(".bin")
     return (path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)) / 1e6

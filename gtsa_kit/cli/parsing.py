@@ -1,5 +1,6 @@
 """Option texts to values; `ValueError` says which option and what it takes."""
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,14 +30,24 @@ def parse_sizes(size: str | None, smallest: str | None, largest: str | None) -> 
     return Range(low[0], high[0]), Range(low[1], high[1])
 
 
-def parse_range(text: str, option: str) -> "Range":
-    """`N` or `MIN:MAX`."""
-    from gtsa_kit.export.spec import Range
+def parse_batch(text: str | None) -> "tuple[Range, int | None]":
+    """`N`, `MIN:MAX` or `MIN:USUAL:MAX` to what is allowed, and what is usual if that is said."""
+    from gtsa_kit.export.spec import ANY_BATCH, Range
 
+    if text is None:
+        return ANY_BATCH, None
     parts = text.split(":")
-    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"{option} takes N or MIN:MAX, got {text!r}")
-    return Range(int(parts[0]), int(parts[-1]))
+    if len(parts) > 3 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--batch takes N, MIN:MAX or MIN:USUAL:MAX, got {text!r}")
+    return Range(int(parts[0]), int(parts[-1])), int(parts[1]) if len(parts) == 3 else None
+
+
+def parse_capabilities(text: str | None) -> tuple[str, ...]:
+    """`8.9,12.0` to compute capabilities."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(re.fullmatch(r"\d+\.\d", part) for part in parts):
+        raise ValueError(f"--gpu takes compute capabilities, like 8.6,8.9,12.0, got {text!r}")
+    return tuple(dict.fromkeys(parts))
 
 
 def parse_layers(text: str | None) -> tuple[int, ...]:

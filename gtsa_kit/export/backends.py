@@ -76,13 +76,14 @@ class OnnxRunner(SplittingRunner):
         providers = ["CPUExecutionProvider"] if on_cpu else ["CUDAExecutionProvider"]
         # Where the processor's provider has no bf16 operators, the graph with these widened.
         model = widen_bfloat16(path) if on_cpu and self.manifest.precision == "bf16" else str(path)
-        session = open_session(model, path, torch.get_num_threads(), providers)
+        fp8 = self.manifest.precision == "fp8"
+        session = open_session(model, path, torch.get_num_threads(), providers, fp8)
         names = [spec.name for spec in self.manifest.outputs]
         divisible = on_cpu and not self.manifest.range_of("batch").fixed
         # Neither refers to this object: a cycle would keep the sessions until some later collection.
         self._begin(
             infer_by_session(session, names),
-            (lambda: infer_by_session(open_session(model, path, 1, providers), names)) if divisible else None,
+            (lambda: infer_by_session(open_session(model, path, 1, providers, fp8), names)) if divisible else None,
         )
         self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
 
@@ -137,7 +138,7 @@ def infer_by_requests(compiled: Any, count: int) -> Infer:
     return infer
 
 
-def open_session(model: str | bytes, path: Path, threads: int, providers: list[str]) -> Any:
+def open_session(model: str | bytes, path: Path, threads: int, providers: list[str], fp8: bool = False) -> Any:
     """An ONNX Runtime session, else `ValueError` that names `path`."""
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as c
@@ -145,6 +146,8 @@ def open_session(model: str | bytes, path: Path, threads: int, providers: list[s
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if fp8:  # ONNX Runtime would fuse fp8's Q/DQ into products that it has for int8 only
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     refusals = (c.Fail, c.InvalidArgument, c.InvalidGraph, c.InvalidProtobuf, c.NotImplemented, c.RuntimeException)
     try:
         return ort.InferenceSession(model, options, providers=providers)

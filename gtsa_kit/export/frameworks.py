@@ -19,12 +19,11 @@ from gtsa_kit.encoder import INTERPOLATIONS, Encoder, Features
 from gtsa_kit.export.manifest import ParityReport, Record
 from gtsa_kit.export.parity import ParityImages, compare_output
 from gtsa_kit.export.readback import READERS
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, Case
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, Case
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.foreign.layouts import from_timm, key_map
 from gtsa_kit.foreign.sidecars import EXPORT_FILE, HUB_FILES
 
-FRAMEWORKS: Final = ("timm", "hf", "mmseg", "mmdet", "detectron2")
 SCHEMA: Final = 1
 BATCH: Final = 2
 """Photographs of the comparison."""

@@ -13,8 +13,8 @@ from gtsa_kit.export.spec import Options
 
 CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
 Attention = Literal["fused", "explicit"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
-"""What matrix products run in; an int8 graph is a float32 graph that is quantised afterwards."""
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""What matrix products run in, if not in float32; quantised graphs are float32 graphs that are quantised afterwards."""
 
 
 class ExportGraph(nn.Module):
@@ -41,7 +41,7 @@ class ExportGraph(nn.Module):
         if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
             raise ValueError(f"layers lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
         vit = copy.deepcopy(encoder).float().cpu().vit
-        self.dtype = DTYPES[options.precision]
+        self.dtype = DTYPES.get(options.precision, torch.float32)
         self.layers, self.bytes_in = options.layers, options.input == "uint8"
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
         self.positions = Positions(vit.pos_embed, options)
@@ -56,7 +56,9 @@ class ExportGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) float32, normalised; or (B, H, W, 3) uint8 where the options say so."""
         if self.bytes_in:
-            images = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+            images = (
+                images.float().permute(0, 3, 1, 2) / 255 - self.mean
+            ) / self.std  # TensorRT moves no bytes, only numbers
         h, w = images.shape[2] // PATCH, images.shape[3] // PATCH
         class_token = self.cls_token.expand(images.shape[0], -1, -1)
         x = torch.cat([class_token, self.patches(images)], dim=1) + self.positions(h, w)  # (B, 1 + h*w, D)

@@ -74,6 +74,36 @@ class ParityReport(Record):
         return min(self.differences, key=lambda d: (d.passed, d.min_cosine, -d.max_abs))
 
 
+class GraphRecord(Record):
+    """The ONNX graph that an engine was built from, which lies beside it."""
+
+    file: str
+    sha256: str
+    opset: int
+    parity: ParityReport | None
+    """Of the graph in ONNX Runtime; None of a graph that is not ours, which has no float32 encoder to compare with."""
+
+
+class EngineRecord(Record):
+    """What a TensorRT plan was built from, with what, and for what."""
+
+    flavour: str
+    version: str
+    capabilities: tuple[str, ...]
+    """Compute capabilities that it runs on; "later" for GPUs to come."""
+    profile: tuple[tuple[int, ...], ...]
+    """Smallest, usual and largest shape of the input; () where the graph has but one."""
+    sha256: str
+    """Of the plan."""
+    graph: GraphRecord
+    parity: str
+    """Whether the engine itself was compared: "run", or "not run: " and why."""
+    optimization_level: int | None
+    workspace_gib: float | None
+    seconds: float
+    """That the build took."""
+
+
 class Manifest(Record):
     """Everything that another tool, or a person, must know to use the artifact."""
 
@@ -90,6 +120,8 @@ class Manifest(Record):
     outputs: tuple[TensorSpec, ...]
     axes: dict[str, AxisRange]
     parity: ParityReport | None = None
+    engine: EngineRecord | None = None
+    """Of TensorRT engines only."""
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """What an ONNX graph says of itself, whoever wrote it."""
 
+import ast
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 DYNAMIC_QUANTIZATION = frozenset(("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"))
 OWN_DOMAINS = ("", "ai.onnx")
+LAYER_KEY = "gtsa_kit_layer"
+"""Under it a node's metadata say which layer of the model it came from."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,19 @@ def read_graph(model: "ModelProto", folder: Path) -> Graph:
             *(f"{name}, which holds weights, is missing" for name in external if not (folder / name).exists()),
         ),
     )
+
+
+def layer_of(node: "NodeProto") -> str:
+    """The layer of the model that a node came from: as our exporter notes it, else out of the node's own name."""
+    noted = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
+    if noted is not None:
+        return str(noted)
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+    with suppress(ValueError, SyntaxError):
+        named = [scope for scope in ast.literal_eval(scopes) if scope]
+        return str(named[-2]) if len(named) > 1 else ""  # the last is the operation itself
+    parts = [part for part in node.name.split("/")[:-1] if part]
+    return parts[-1] if parts else ""
 
 
 def _remarks_on_nodes(nodes: "list[NodeProto]") -> Iterator[str]:

@@ -9,8 +9,8 @@ from gtsa_kit.export.manifest import Manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
 from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.runtime import load
-from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import FORMATS, OFFERED, SUFFIX, Options
+from gtsa_kit.export.source import Origin, Source
+from gtsa_kit.export.spec import FORMATS, OFFERED, QUANTIZED, SUFFIX, Options
 from gtsa_kit.export.to_onnx import embed_manifest, export_onnx
 from gtsa_kit.export.to_openvino import export_openvino
 from gtsa_kit.export.to_pt2 import export_pt2
@@ -23,7 +23,7 @@ CALIBRATED = {"onnx": export_onnx, "openvino": export_openvino}
 CALIBRATION_PHOTOGRAPHS = 24
 
 
-def artifact_path(source: Source, form: str, out: Path | None, force: bool) -> Path:
+def artifact_path(source: Origin, form: str, out: Path | None, force: bool) -> Path:
     """Where the artifact goes: `out` if it names a file, else `encoder` plus suffix in it or beside the source.
 
     Raises:
@@ -47,12 +47,14 @@ def check_offer(form: str, options: Options, calibrated: bool) -> None:
     if options.precision not in OFFERED[form]:
         others = ", ".join(other for other in FORMATS if options.precision in OFFERED[other])
         raise ValueError(f"{form} is not offered in {options.precision}; choose {others} for it")
-    if options.precision == "int8" and not calibrated:
-        raise ValueError("int8 needs photographs to set its ranges; name a folder of typical ones with --calibrate")
+    if options.precision in QUANTIZED and not calibrated:
+        raise ValueError(
+            f"{options.precision} needs photographs to set its ranges; name a folder of typical ones with --calibrate"
+        )
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Photographs for int8, spread over a folder, else `ValueError`."""
+    """Photographs for int8 and fp8, spread over a folder, else `ValueError`."""
     images, _ = sample_images(folder, CALIBRATION_PHOTOGRAPHS)
     return Calibration(images, f"{len(images)} photographs of {folder.name}")
 
@@ -87,7 +89,7 @@ def export_artifact(
         target = CALIBRATED[form](source.encoder, options, path, calibration)
     else:
         target = WRITERS[form](source.encoder, options, path)
-    if calibration and options.precision == "int8":
+    if calibration and options.precision in QUANTIZED:
         target["calibration"] = calibration.origin
     manifest = describe(source.encoder, form, options, target, source.sha256)
     write_manifest(path, manifest)

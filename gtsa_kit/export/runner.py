@@ -63,10 +63,13 @@ class Runner(ABC):
         if not isinstance(images, np.ndarray) or images.dtype != spec.dtype:
             got = getattr(images, "dtype", type(images))
             raise ValueError(f"images must be a numpy array of {spec.dtype}, got {got}")
+        self._check_shape(images.shape)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
         names = tuple(str(d) for d in self.manifest.input_layout)
-        if images.ndim != 4 or images.shape[names.index("3")] != 3 or images.shape[0] == 0:
-            raise ValueError(f"images must be ({', '.join(names)}) with at least one, got {images.shape}")
-        for name, value in zip(names, images.shape, strict=True):
+        if len(shape) != 4 or shape[names.index("3")] != 3 or shape[0] == 0:
+            raise ValueError(f"images must be ({', '.join(names)}) with at least one, got {shape}")
+        for name, value in zip(names, shape, strict=True):
             if name != "3":
                 self.manifest.check_axis(name, value)
 

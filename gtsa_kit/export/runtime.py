@@ -11,12 +11,13 @@ from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.runner import Runner
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.trt.runner import EngineRunner
 
 __all__ = ["Runner", "load", "pick_device"]
 
 
 def load(path: str | Path, device: str = "auto") -> Runner:
-    """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`), a run folder, or weights (`.safetensors`, `.pth`).
+    """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights (`.safetensors`).
 
     Args:
         path: What to open.
@@ -40,6 +41,8 @@ def load(path: str | Path, device: str = "auto") -> Runner:
         if device not in ("auto", "cpu"):
             raise ValueError(f"{path} runs on the processor only; leave out --device {device}")
         return OpenVinoRunner(path, torch.device("cpu"))
+    if path.suffix == SUFFIX["trt"]:
+        return EngineRunner(path, target)
     manifest = read_manifest(path)
     module = load_torchscript(path) if path.suffix == SUFFIX["torchscript"] else load_program(path)
     return TorchRunner(module, manifest, target)

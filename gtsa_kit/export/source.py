@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,6 +15,18 @@ from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.export.to_onnx import has_weights, read_weights
 from gtsa_kit.files import sha256_of
 from gtsa_kit.foreign import Branch, open_weights
+
+
+class Origin(Protocol):
+    """Something on the disk that artifacts are made from."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where artifacts go unless told otherwise."""
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,31 @@ from typing import Final, Literal, get_args
 
 from gtsa_kit.config import PATCH
 
-Format = Literal["onnx", "torchscript", "pt2", "openvino"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Format = Literal["onnx", "torchscript", "pt2", "openvino", "trt"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 InputType = Literal["float32", "uint8"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
-SUFFIX: Final[Mapping[str, str]] = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2", "openvino": ".xml"}
+SUFFIX: Final[Mapping[str, str]] = {
+    "onnx": ".onnx",
+    "torchscript": ".ts",
+    "pt2": ".pt2",
+    "openvino": ".xml",
+    "trt": ".engine",
+}
 OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
-    "onnx": PRECISIONS,
+    "onnx": ("fp32", "fp16", "bf16", "int8", "fp8"),
     "torchscript": ("fp32", "fp16", "bf16"),
     "pt2": ("fp32", "fp16", "bf16"),
-    "openvino": PRECISIONS,
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "trt": PRECISIONS,
 }
-"""Precisions by format. Quantised graphs are Q/DQ graphs, which are a matter of ONNX and OpenVINO."""
+"""Precisions by format. Quantised graphs are Q/DQ graphs, which are a matter of ONNX, OpenVINO and TensorRT; tf32 is a
+way to multiply float32 matrices, not a graph."""
+QUANTIZED: Final = ("int8", "fp8")
+"""Precisions whose ranges come from the user's photographs."""
+FRAMEWORKS: Final = ("timm", "hf", "mmseg", "mmdet", "detectron2")
+"""Whose checkpoints are written, a folder each."""
 OPSET: Final = 20
 """The first with native Gelu; LayerNormalization came with 17."""
 OPSETS: Final = range(18, 24)
@@ -107,13 +119,16 @@ class Tolerance:
 
 # Measured by the gate over all cases and formats with random weights of real variance. Worst of ViT-S/16:
 # fp32 5e-6, 5e-7, 1 - 3e-13, all neighbours; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
-# int8 0.15, 1.8e-2, 0.99976, 0.849. The bounds leave room for features of larger scale and for other machines'
-# arithmetic; 1% in one layer lies far above those of fp32.
+# int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 FP8SEEN. tf32 keeps as many
+# bits as fp16, and needs a GPU. The bounds leave room for features of larger scale and for other machines' arithmetic;
+# 1% in one layer lies far above those of fp32.
 TOLERANCES: Final[dict[str, Tolerance]] = {
     "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbours=0.995),
+    "tf32": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbours=0.98),
     "fp16": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbours=0.98),
     "bf16": Tolerance(max_abs=2e-1, mean_abs=2e-2, min_cosine=0.9999, neighbours=0.9),
     "int8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbours=0.75),
+    "fp8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbours=0.75),
 }
 
 

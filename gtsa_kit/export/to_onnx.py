@@ -15,8 +15,9 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.encoder import Encoder
 from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input, join_parts, weight_parts
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest
-from gtsa_kit.export.quantize import Calibration, calibration_batches, digest, quantize
-from gtsa_kit.export.spec import INPUT, Options
+from gtsa_kit.export.onnx_facts import LAYER_KEY, layer_of
+from gtsa_kit.export.quantize import GRIDS, Calibration, calibration_batches, digest, quantize
+from gtsa_kit.export.spec import INPUT, QUANTIZED, Options
 from gtsa_kit.files import atomic_write
 
 WEIGHTS_KEY = "gtsa_kit_weights"
@@ -31,7 +32,7 @@ def export_onnx(
         encoder: In float32.
         options: What to write.
         path: Where to.
-        calibration: Photographs that give int8 its ranges; int8 alone needs them.
+        calibration: Photographs that give int8 and fp8 their ranges; these alone need them.
 
     Returns:
         The manifest's target.
@@ -54,10 +55,14 @@ def export_onnx(
     model = program.model_proto
     name_axes(model, options)
     for node in model.graph.node:
+        layer = layer_of(node)
         del node.metadata_props[:]  # stack traces, with folders of the machine that exported
-    if options.precision == "int8":
+        if layer:
+            node.metadata_props.add(key=LAYER_KEY, value=layer)
+    if options.precision in QUANTIZED:
         assert calibration is not None
-        quantize(model, graph, list(calibration_batches(calibration, encoder.preprocessing, options)))
+        batches = list(calibration_batches(calibration, encoder.preprocessing, options))
+        quantize(model, graph, batches, GRIDS[options.precision])
     else:
         remember_weights(model, encoder)
     onnx.checker.check_model(model, full_check=True)
