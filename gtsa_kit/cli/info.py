@@ -10,8 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from gtsa_kit.export.inspection import Inspection
-    from gtsa_kit.export.manifest import AxisRange, Manifest, ParityReport, TensorSpec
+    from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, ParityReport, TensorSpec
     from gtsa_kit.export.onnx_facts import Graph
+    from gtsa_kit.export.trt.header import Header
 
 Row = tuple[str, str]
 OPERATORS = 12
@@ -66,6 +67,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
         | {name: [spec.model_dump(mode="json") for spec in getattr(graph, name)] for name in ("inputs", "outputs")}
         if graph
         else None,
+        "header": asdict(found.header) if found.header else None,
         "encoder": dict(found.encoder) or None,
     }
 
@@ -77,6 +79,8 @@ def rows(found: "Inspection") -> Iterator[Row]:
     yield "size", f"{found.size / 1e6:.1f} MB"
     if found.manifest:
         yield from _manifest_rows(found.manifest)
+    if found.header:
+        yield from _header_rows(found.header)
     if found.encoder:
         yield from _encoder_rows(found.encoder)
     if found.graph:
@@ -93,15 +97,33 @@ def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
     yield "preprocessing", _pairs(manifest.preprocessing)
     yield from _tensor_rows(manifest.inputs, manifest.outputs)
     yield from ((axis, _range(allowed)) for axis, allowed in manifest.axes.items())
-    yield from _parity_rows(manifest.parity)
+    if manifest.engine:
+        yield from _engine_rows(manifest.engine)
+        yield from _parity_rows(manifest.engine.graph.parity, "of the graph")
+    if manifest.engine is None or manifest.parity:
+        yield from _parity_rows(manifest.parity, "of the engine" if manifest.engine else "")
 
 
-def _parity_rows(report: "ParityReport | None") -> Iterator[Row]:
+def _header_rows(header: "Header") -> Iterator[Row]:
+    yield "runs with", f"{header.flavour} {header.version}"
+    if header.capabilities:
+        yield "GPUs", f"compute capabilities {', '.join(header.capabilities)}"
+
+
+def _engine_rows(engine: "EngineRecord") -> Iterator[Row]:
+    shapes = ("x".join(map(str, shape)) for shape in engine.profile)
+    yield "profile", " / ".join(shapes) or "one shape"
+    yield "built in", f"{engine.seconds:.1f} s"
+    yield "graph", f"{engine.graph.file}, opset {engine.graph.opset}, sha256 {engine.graph.sha256}"
+    yield "engine on a GPU", engine.parity
+
+
+def _parity_rows(report: "ParityReport | None", of: str = "") -> Iterator[Row]:
     if report is None:
-        yield "parity", "not checked"
+        yield f"parity {of}".strip(), "not checked"
         return
     worst = report.worst
-    yield "parity", f"{'held' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
+    yield f"parity {of}".strip(), f"{'held' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
     yield (
         "worst",
         f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: cosine {worst.min_cosine:.7f}, "

@@ -19,7 +19,6 @@ from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.source import Hints, Source, find_reference
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, Options
 from gtsa_kit.export.trt.build import OnStep, Settings, check_settings
-from gtsa_kit.export.trt.check import Verdict
 from gtsa_kit.export.trt.engine import (
     Order,
     build_engine,
@@ -137,16 +136,6 @@ def problem_table(problems: list[Problem]) -> Table:
         table.add_column(name, overflow="fold")
     for problem in problems:
         table.add_row(problem.node, problem.operator, problem.layer, problem.said)
-    return table
-
-
-def verdict_table(found: Verdict) -> Table:
-    """What was looked at, a row each."""
-    table = Table(title="what can be checked without a GPU", title_justify="left", box=None)
-    for name in ("", "", ""):
-        table.add_column(name, overflow="fold")
-    for finding in found.findings:
-        table.add_row("ok" if finding.good else "FAILED", finding.what, finding.said)
     return table
 
 

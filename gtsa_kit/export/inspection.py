@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
 from gtsa_kit.export.onnx_facts import Graph, read_graph
 from gtsa_kit.export.spec import SUFFIX
+from gtsa_kit.export.trt.header import Header, read_header
 from gtsa_kit.files import sha256_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Inspection:
     """Bytes, with the files that belong to it."""
     manifest: Manifest | None = None
     graph: Graph | None = None
+    header: Header | None = None
+    """Of a TensorRT engine."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """encoder.json of a run, and the sha256 and the `parameters` of its weights."""
 
@@ -55,6 +58,8 @@ def inspect(path: Path) -> Inspection:
         return _weights(path, path, "gtsa-kit weights")
     if path.suffix == SUFFIX["onnx"]:
         return _onnx(path)
+    if path.suffix == SUFFIX["trt"]:
+        return _engine(path)
     if path.suffix not in SUFFIX.values():
         raise ValueError(f"{path} is not a file that is known here; {HINT}")
     manifest = read_manifest(path)
@@ -96,6 +101,14 @@ def _weights(path: Path, named: Path, kind: str) -> Inspection:
         ) from error
     encoder = said | {"sha256": sha256_of(path), "parameters": dict(parameters)}
     return Inspection(named, kind, path.stat().st_size, encoder=encoder)
+
+
+def _engine(path: Path) -> Inspection:
+    """An engine of ours has a manifest beside it; of any, the head says what runs it."""
+    header = read_header(path)
+    manifest = read_manifest(path) if manifest_path(path).exists() else None
+    kind = "gtsa-kit trt" if manifest else "TensorRT engine without a manifest"
+    return Inspection(path, kind, path.stat().st_size, manifest, header=header)
 
 
 def _openvino_weights(path: Path) -> Path:

@@ -160,6 +160,11 @@ def manifest_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
+def graph_path(engine: Path) -> Path:
+    """`encoder.engine` to `encoder.engine.onnx`, the graph that it was built from."""
+    return engine.with_name(engine.name + ".onnx")
+
+
 def write_manifest(artifact: Path, manifest: Manifest) -> None:
     """Write `<file>.json`, all at once."""
     write_text(manifest_path(artifact), json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")

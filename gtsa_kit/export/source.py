@@ -10,7 +10,7 @@ from gtsa_kit.checkpoint import build_encoder, find_weights
 from gtsa_kit.config import load_config
 from gtsa_kit.encoder import Architecture, Encoder, Preprocessing
 from gtsa_kit.export.backends import read_onnx_manifest
-from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.export.to_onnx import has_weights, read_weights
 from gtsa_kit.files import sha256_of
@@ -86,7 +86,9 @@ def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
         weights = folder / "encoder.safetensors"
         if weights.exists() and sha256_of(weights) == manifest.source_sha256:
             return open_source(weights)
-    return open_source(artifact) if manifest.format == "onnx" and has_weights(artifact) else None
+    holder = graph_path(artifact) if manifest.format == "trt" else artifact
+    has_them = manifest.format in ("onnx", "trt") and holder.exists() and has_weights(holder)
+    return open_source(holder) if has_them else None
 
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:

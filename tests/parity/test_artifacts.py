@@ -22,7 +22,7 @@ from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
-from gtsa_kit.export.quantize import Calibration, calibration_batches, sensitivity
+from gtsa_kit.export.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, Options, Range
 from gtsa_kit.files import sha256_of
@@ -291,7 +291,7 @@ def test_sensitivity_finds_the_layer_that_hurts(tiny_run: Path, calibration: Cal
     batches = list(calibration_batches(calibration, encoder.preprocessing, options))[:2]
     graph = ExportGraph(encoder, options)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
-    found = sensitivity(graph, batches)
+    found = sensitivity(graph, batches, GRIDS["int8"])
     assert len(found) == 8
     assert found[0][0] == "blocks.1.fc1"
     assert 1 - found[0][1] > 10 * (1 - found[1][1])
@@ -320,7 +320,7 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"precision": "fp8"}, "choose one of"),
+        ({"precision": "fp4"}, "choose one of"),
         ({"opset": 17}, "18 to 23"),
         ({"input": "int16"}, "uint8"),
         ({"height": Range(20, 40)}, "multiples of 16"),

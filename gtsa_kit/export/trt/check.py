@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport
+from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport, graph_path
 from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.runtime import load
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.trt.engine import graph_path
 from gtsa_kit.export.trt.flavour import INSTALL, cannot_run, import_flavour, is_installed
 from gtsa_kit.export.trt.graphs import Graph, read_graph_file
 from gtsa_kit.export.trt.header import Header, missing_from_plan, read_header

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gtsa_kit.export.manifest import AxisRange, EngineRecord, GraphRecord, Manifest, write_manifest
+from gtsa_kit.export.manifest import AxisRange, EngineRecord, GraphRecord, Manifest, graph_path, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.quantize import Calibration
@@ -34,11 +34,6 @@ class Order:
     """With ends."""
     usual: Usual
     precision: Precision
-
-
-def graph_path(engine: Path) -> Path:
-    """`encoder.engine` to `encoder.engine.onnx`, the graph beside it."""
-    return engine.with_name(engine.name + ".onnx")
 
 
 def log_path(engine: Path) -> Path:

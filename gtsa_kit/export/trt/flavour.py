@@ -3,13 +3,13 @@
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 
 from gtsa_kit.export.manifest import EngineRecord
+from gtsa_kit.export.trt.header import AND_LATER, Name
 
-Name = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL: Final = {
     "tensorrt": "pip install 'gtsa-kit[tensorrt]'",
@@ -18,7 +18,6 @@ INSTALL: Final = {
 TURING: Final = "7.5"
 EIGHT_BIT_FLOATS: Final = (8, 9)
 """The first compute capability with fp8."""
-AND_LATER: Final = "later"
 LAST: Final = (12, 1)
 """The last compute capability that TensorRT-RTX names; it can also build for those to come."""
 NO_GPU: Final = "not run: no GPU"

@@ -7,11 +7,12 @@ version. TensorRT-RTX also holds the length of the whole plan and a bit for each
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from gtsa_kit.export.manifest import TensorSpec
-from gtsa_kit.export.trt.flavour import AND_LATER, Name
 
+Name = Literal["tensorrt", "tensorrt-rtx"]
+AND_LATER: Final = "later"
 TAGS: Final[dict[bytes, Name]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 SHORTEST: Final = {"tensorrt": 28, "tensorrt-rtx": 64}
 LENGTH_AT, VERSION_AT, CAPABILITIES_AT = 16, 24, 32
