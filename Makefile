@@ -19,7 +19,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'gtsa-kit needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo 'making $(VENV): 6.5 GB, a few minutes, once'
+	@echo 'making $(VENV): 7.7 GB, a few minutes, once'
 	@# Compiling all of it to bytecode would take a minute; Python does that for the few modules that are used.
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -43,7 +43,8 @@ format: install  ## format the code and mend what lint can mend
 	$(BIN)/ruff format $(CODE)
 
 lock:  ## resolve the pins anew (needs uv); hashes, and no registry's address
-	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray \
+	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
 
 clean:  ## remove the environment and the caches

@@ -13,7 +13,8 @@ from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options, Range
 
-OFFERS = [(form, precision) for form, precisions in OFFERED.items() for precision in precisions]
+# Engines have suites of their own.
+OFFERS = [(form, precision) for form, precisions in OFFERED.items() if form != "trt" for precision in precisions]
 GRAPHS = {
     "any size": {},
     "fixed, layers": {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0)},
