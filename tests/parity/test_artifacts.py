@@ -125,15 +125,19 @@ def test_every_opset_gives_equal_results(opset: int, made) -> None:
 
 def test_every_optimisation_level_gives_equal_results(made) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 80, 112), dtype=np.float32)
-    for precision, atol in (("fp32", 2e-5), ("fp16", 5e-3), ("int8", 2e-2)):
+    exact = load(made("onnx"), "cpu")(images).feature_map
+    for precision in ("fp32", "fp16", "int8"):
         found = []
         for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"):
             options = ort.SessionOptions()
+            options.add_session_config_entry("session.x64quantprecision", "1")  # as our runner does
             options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
             session = ort.InferenceSession(str(made("onnx", precision=precision)), options, ["CPUExecutionProvider"])
             found.append(session.run(["feature_map"], {"images": images})[0])
-        for other in found[1:]:
-            np.testing.assert_allclose(other, found[0], atol=atol)
+        # Orders of summation differ, and with int8 a sum between two steps may fall to either: rarely, so the mean tells.
+        rounding = np.abs(found[0] - exact).mean() + 2e-6
+        for other in [*found[1:], load(made("onnx", precision=precision), "cpu")(images).feature_map]:
+            assert np.abs(other - found[0]).mean() < rounding / 4, precision
 
 
 @pytest.mark.parametrize(("precision", "half"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
