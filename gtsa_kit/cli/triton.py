@@ -16,7 +16,7 @@ from gtsa_kit.export.pipeline import check_offer, export_artifact, read_calibrat
 from gtsa_kit.export.source import Hints, Source
 from gtsa_kit.export.spec import SUFFIX, Options
 from gtsa_kit.export.triton import open_artifact, plan_models
-from gtsa_kit.export.triton_config import Serving
+from gtsa_kit.export.triton_config import Serving, check_serving
 from gtsa_kit.export.triton_repository import Model, check_targets, write_repository
 
 SERVED = (SUFFIX["onnx"], SUFFIX["trt"])
@@ -55,6 +55,7 @@ def export_triton(
         _check_as_it_is(path, manifest, precision, options, calibrate)
         _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, shown)
         return
+    check_serving("onnx", options.precision, options.batch, serving)
     check_offer("onnx", options, calibrate is not None)
     opened = open_noted(path, hints, shown)
     repository = out or opened.folder / "triton"

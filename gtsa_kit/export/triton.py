@@ -12,6 +12,7 @@ from gtsa_kit.export.triton_config import (
     NORMALISED,
     Serving,
     byte_manifest,
+    check_serving,
     encoder_config,
     ensemble_config,
     preprocess_config,
@@ -32,11 +33,6 @@ def open_artifact(path: Path) -> Manifest:
     """
     if path.suffix == SUFFIX["onnx"]:
         manifest = read_onnx_manifest(path)
-        if manifest.precision == "fp8":
-            raise ValueError(
-                f"{path} is in fp8, which ONNX Runtime computes with only if it is told so, and Triton's is not; build "
-                "an engine of it with gtsa export --format trt"
-            )
         report = manifest.parity
     else:
         manifest = read_manifest(path)
@@ -76,6 +72,7 @@ def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: 
     Raises:
         ValueError: The artifact does not go with what is asked.
     """
+    check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
     ensemble = bytes_in and manifest.inputs[0].dtype != "uint8"
     name = f"{serving.name}_floats" if ensemble else serving.name
     encoder = Model(encoder_config(manifest, serving, name), manifest, artifact)

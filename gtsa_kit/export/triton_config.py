@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from gtsa_kit import __version__
 from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.pbtxt import Message, Word
-from gtsa_kit.export.spec import INPUT
+from gtsa_kit.export.spec import INPUT, Range
 
 Kind = Literal["auto", "gpu", "cpu"]
 MOST: Final = 16
@@ -58,13 +58,32 @@ class Serving:
             raise ValueError(f"--queue-delay-ms takes 0 to 60000, got {self.queue_delay_ms}")
 
 
-def max_batch_size(manifest: Manifest, wanted: int | None) -> int:
+def check_serving(form: str, precision: str, batch: Range, serving: Serving) -> None:
+    """Raise `ValueError` unless an artifact can be served as is asked.
+
+    Args:
+        form: "onnx" or "trt".
+        precision: Of the artifact.
+        batch: That it takes.
+        serving: What is asked.
+    """
+    max_batch_size(batch, serving.max_batch)
+    if form == "onnx" and precision == "fp8":
+        raise ValueError(
+            "ONNX Runtime computes with fp8 only if it is told so, and Triton's is not; take another --precision, or "
+            "serve an engine: gtsa export --format trt"
+        )
+    if serving.kind == "cpu" and _needs_gpu(form, precision):
+        what = "an engine" if form == "trt" else f"ONNX Runtime in {precision}"
+        raise ValueError(f"{what} runs on a GPU; take --instances gpu:{serving.instances}")
+
+
+def max_batch_size(allowed: Range, wanted: int | None) -> int:
     """Images that Triton may join requests to; 0 where the graph does not take every batch from 1 on.
 
     Raises:
         ValueError: More is wanted than the graph takes.
     """
-    allowed = manifest.range_of("batch")
     if allowed.fixed or allowed.min > 1:
         if wanted:
             takes = allowed.min if allowed.fixed else f"{allowed.min} or more"
@@ -85,10 +104,7 @@ def max_batch_size(manifest: Manifest, wanted: int | None) -> int:
 
 def encoder_config(manifest: Manifest, serving: Serving, name: str) -> Message:
     """Of the encoder itself."""
-    if manifest.format == "trt" or manifest.precision == "bf16":
-        if serving.kind == "cpu":
-            what = "an engine" if manifest.format == "trt" else "ONNX Runtime in bf16"
-            raise ValueError(f"{what} runs on a GPU; take --instances gpu:{serving.instances}")
+    if _needs_gpu(manifest.format, manifest.precision):
         serving = replace(serving, kind="gpu")
     platform, backend = BACKENDS[manifest.format]
     return _model(manifest, serving, name, {"platform": platform, "backend": backend}, manifest.outputs)
@@ -116,7 +132,7 @@ def ensemble_config(manifest: Manifest, encoder: Manifest, serving: Serving, ste
         serving: How they are served; its name is the ensemble's.
         steps: Names of the models, preprocessing and encoder.
     """
-    most = max_batch_size(encoder, serving.max_batch)
+    most = max_batch_size(encoder.range_of("batch"), serving.max_batch)
     same = {spec.name: spec.name for spec in encoder.outputs}
     return {
         "name": serving.name,
@@ -156,10 +172,14 @@ def usual_size(manifest: Manifest) -> tuple[int, int]:
     return manifest.range_of("height").clamp(base), manifest.range_of("width").clamp(base)
 
 
+def _needs_gpu(form: str, precision: str) -> bool:
+    return form == "trt" or precision == "bf16"
+
+
 def _model(
     manifest: Manifest, serving: Serving, name: str, backend: Message, outputs: tuple[TensorSpec, ...]
 ) -> Message:
-    most = max_batch_size(manifest, serving.max_batch)
+    most = max_batch_size(manifest.range_of("batch"), serving.max_batch)
     kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
     return {
         "name": name,
