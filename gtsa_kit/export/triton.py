@@ -11,7 +11,6 @@ from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton_config import (
     NORMALISED,
     Serving,
-    byte_manifest,
     check_serving,
     encoder_config,
     ensemble_config,
@@ -84,6 +83,19 @@ def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: 
     )
     steps = preprocess.name, encoder.name
     return [preprocess, encoder, Model(ensemble_config(before, manifest, serving, steps))]
+
+
+def byte_manifest(encoder: Manifest) -> Manifest:
+    """Of the graph that normalises: the encoder's ranges and batch, bytes in, the encoder's input out."""
+    images = encoder.inputs[0]
+    batch, _, height, width = images.shape
+    return encoder.model_copy(
+        update={
+            "format": "onnx",
+            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=(batch, height, width, 3)),),
+            "outputs": (images.model_copy(update={"name": NORMALISED}),),
+        }
+    )
 
 
 def preprocess_graph(manifest: Manifest) -> bytes:

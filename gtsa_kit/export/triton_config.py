@@ -114,7 +114,7 @@ def preprocess_config(manifest: Manifest, serving: Serving, name: str) -> Messag
     """Of the graph that makes bytes into what the encoder takes.
 
     Args:
-        manifest: Of that graph, see `byte_manifest`.
+        manifest: Of that graph, see `triton.byte_manifest`.
         serving: As the encoder is served.
         name: Of the model.
     """
@@ -148,19 +148,6 @@ def ensemble_config(manifest: Manifest, encoder: Manifest, serving: Serving, ste
         },
         "parameters": _mark(),
     }
-
-
-def byte_manifest(encoder: Manifest) -> Manifest:
-    """Of the graph that normalises: the encoder's ranges and batch, bytes in, the encoder's input out."""
-    images = encoder.inputs[0]
-    batch, _, height, width = images.shape
-    return encoder.model_copy(
-        update={
-            "format": "onnx",
-            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=(batch, height, width, 3)),),
-            "outputs": (images.model_copy(update={"name": NORMALISED}),),
-        }
-    )
 
 
 def usual_size(manifest: Manifest) -> tuple[int, int]:

@@ -30,8 +30,8 @@ from gtsa_kit.export.pbtxt import Word, render
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options, Range
-from gtsa_kit.export.triton import open_artifact, plan_models, preprocess_graph
-from gtsa_kit.export.triton_config import Serving, byte_manifest, check_serving, max_batch_size
+from gtsa_kit.export.triton import byte_manifest, open_artifact, plan_models, preprocess_graph
+from gtsa_kit.export.triton_config import Serving, check_serving, max_batch_size
 from gtsa_kit.export.triton_repository import write_repository
 from gtsa_kit.files import sha256_of
 
