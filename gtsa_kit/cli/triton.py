@@ -1,5 +1,6 @@
 """`gtsa export --format triton`: what it does, and what it shows of it. Commands import this when they run."""
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def _write(
     shown.print(_models_table(models))
     if manifest.engine:
         shown.print(f"the server must hold TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True)
-    shown.print(f"{repository}  {size:.1f} MB; tritonserver --model-repository={repository.resolve()}", soft_wrap=True)
+    start = f"tritonserver --model-repository={shlex.quote(str(repository.resolve()))}"
+    shown.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
 
 
 def _models_table(models: list[Model]) -> Table:

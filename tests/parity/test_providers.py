@@ -116,7 +116,7 @@ def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provid
     fixed = manifest_for(tiny, batch=Range(2, 2), height=Range(64, 64), width=Range(32, 32))
     assert set(provider_options(provider, fixed, 1, None)) == {"device_id"}
     assert provider_options(provider, fixed, 1, None)["device_id"] == "1"
-    assert provider_options("cuda", manifest_for(tiny), 2, None) == {"device_id": "2"}
+    assert provider_options("cuda", manifest_for(tiny), 2, None) == {"device_id": "2", "use_tf32": "0"}
 
 
 def test_tensorrt_is_told_what_types_the_graph_has(tiny: Encoder) -> None:
