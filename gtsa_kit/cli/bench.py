@@ -11,6 +11,7 @@ import typer
 
 from gtsa_kit.cli.common import require
 from gtsa_kit.cli.parsing import parse_side
+from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,9 @@ def bench(
         Path | None, typer.Option(help="Photographs. Default: those of the run, else a sample of matplotlib's.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: ProviderOption = "auto",
+    engine_cache: EngineCacheOption = None,
+    fallback: FallbackOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
     """Compare how fast files are on this machine, what they hold in memory, and how far they are from the encoder.
@@ -62,7 +66,7 @@ def bench(
         require(file)
     batches, sizes = parse_batches(batch), parse_sides(size)
     from gtsa_kit.cli.progress import console
-    from gtsa_kit.export.bench import OpenFile, Shape
+    from gtsa_kit.export.bench import Shape
     from gtsa_kit.export.parity import parity_images
     from gtsa_kit.export.source import open_source
 
@@ -71,7 +75,8 @@ def bench(
     source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
     photographs = parity_images(require(images) if images else source.photographs if source else None)
     shapes = [Shape(number, *side) for side in sizes for number in batches]
-    openers = {name: OpenFile(file, device) for name, file in zip(names, files, strict=True)}
+    asked = provider, engine_cache, fallback
+    openers = {name: _opener(file, device, *asked) for name, file in zip(names, files, strict=True)}
     shown = console()
     speeds, refused = _measure(openers, shapes, photographs, seconds, source, shown)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
@@ -81,7 +86,19 @@ def bench(
         return
     for shape in dict.fromkeys(speed.shape for speed in speeds):
         shown.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
+    for name, runs in {speed.name: speed.provider for speed in speeds}.items():
+        shown.print(f"{name}: {runs}", soft_wrap=True)
     shown.print(f"cosines are of the worst patch token, to {reference}", soft_wrap=True)
+
+
+def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool) -> "OpenFile":
+    """What is said of ONNX Runtime's providers is for the ONNX files among the others."""
+    from gtsa_kit.export.bench import OpenFile
+    from gtsa_kit.export.spec import SUFFIX
+
+    if file.is_dir() or file.suffix != SUFFIX["onnx"]:
+        return OpenFile(file, device)
+    return OpenFile(file, device, provider, engine_cache, fallback)
 
 
 def _measure(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.common import fail, require
+from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption, open_runner
 
 
 def embed(
@@ -19,6 +20,9 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder for embeddings.parquet and errors.jsonl.", metavar="DIR")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photographs that the model takes at a time.")] = 32,
+    provider: ProviderOption = "auto",
+    engine_cache: EngineCacheOption = None,
+    fallback: FallbackOption = False,
     on_error: Annotated[
         str, typer.Option(help="skip: list broken photographs and go on; fail: also exit with 1.")
     ] = "skip",
@@ -43,10 +47,9 @@ def embed(
 
     from gtsa_kit.cli.progress import Steps, console
     from gtsa_kit.embedding.folder import embed_folder
-    from gtsa_kit.export import load
 
-    runner = load(model, device)
     shown = console()
+    runner = open_runner(model, device, provider, engine_cache, fallback, shown)
     shown.print(f"{len(found.paths)} photographs, {runner.provider}")
     with Steps(shown) as steps:
         steps.begin("embedding", len(found.paths), unit="images")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Sides = "N, or HEIGHTxWIDTH; multiples of 16."
 ENGINES = "TensorRT (--format trt)"
+TRITON = "NVIDIA Triton (--format triton)"
 
 
 def export(
@@ -29,8 +30,9 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, torchscript, pt2, openvino; all of these; trt (TensorRT, below); or a checkpoint for timm, "
-            "hf, mmseg, mmdet, detectron2. auto: the fastest on this machine that holds parity.",
+            help="onnx, torchscript, pt2, openvino; all of these; trt (TensorRT, below); triton (a model repository, "
+            "below); or a checkpoint for timm, hf, mmseg, mmdet, detectron2. auto: the fastest on this machine that "
+            "holds parity.",
         ),
     ] = "auto",
     precision: Annotated[
@@ -95,6 +97,22 @@ def export(
         bool,
         typer.Option("--dry-run", help="Parse and build, name what is refused, keep nothing.", rich_help_panel=ENGINES),
     ] = False,
+    name: Annotated[str | None, typer.Option(help="Of the model. Default: encoder.", rich_help_panel=TRITON)] = None,
+    instances: Annotated[
+        str | None,
+        typer.Option(help="N, gpu:N or cpu:N: copies on each device. Default: 1.", rich_help_panel=TRITON),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images that requests are joined to; 0: never. Default: what the graph takes, or 16.",
+            rich_help_panel=TRITON,
+        ),
+    ] = None,
+    queue_delay_ms: Annotated[
+        float | None,
+        typer.Option(help="That a request waits for others. Default: 1.", rich_help_panel=TRITON),
+    ] = None,
 ) -> None:
     """Write a file that other tools run, and prove that it computes what the encoder computes.
 
@@ -115,6 +133,8 @@ def export(
       gtsa export runs/street --format trt --batch 1:8:32 --max-size 640 --gpu 8.9,12.0
 
       gtsa export vit_of_others.onnx --format trt --dry-run
+
+      gtsa export runs/street/encoder.onnx --format triton --input uint8 --out models/
     """
     require(source)
     if branch not in (None, "teacher", "student"):
@@ -145,10 +165,24 @@ def export(
     }
     if form != "trt" and (given := [name for name, there in for_engines.items() if there]):
         raise ValueError(f"{given[0]} is for engines; add --format trt, or leave it out")
+    for_triton = {
+        "--name": name,
+        "--instances": instances,
+        "--max-batch": max_batch,
+        "--queue-delay-ms": queue_delay_ms,
+    }
+    if form != "triton" and (given := [option for option, value in for_triton.items() if value is not None]):
+        raise ValueError(f"{given[0]} is for servers; add --format triton, or leave it out")
     colours = parse_colour(mean, "--mean"), parse_colour(std, "--std")
     from gtsa_kit.export.source import Hints
 
     hints = Hints(branch, heads, *colours)  # type: ignore[arg-type]
+    if form == "triton":
+        from gtsa_kit.cli.triton import export_triton, parse_serving
+
+        serving = parse_serving(name, instances, max_batch, queue_delay_ms)
+        export_triton(source, hints, serving, precision, options, calibrate, images, out, force)
+        return
     if form != "trt":
         _dispatch(source, hints, form, precision, options, calibrate, images, out, force)
         return
@@ -169,7 +203,7 @@ def _format(form: str, out: Path | None) -> str:
     by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
     if form == "auto" and out and out.suffix in by_suffix:
         return by_suffix[out.suffix]
-    known = ("auto", "all", *FORMATS, *FRAMEWORKS)
+    known = ("auto", "all", *FORMATS, "triton", *FRAMEWORKS)
     if form not in known:
         raise ValueError(f"unknown format {form!r}; choose one of {', '.join(known)}")
     return form

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.common import require
+from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 
 def verify(
@@ -23,6 +24,9 @@ def verify(
     ] = None,
     device: Annotated[str, typer.Option(help="What runs FILE: auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    provider: ProviderOption = "auto",
+    engine_cache: EngineCacheOption = None,
+    fallback: FallbackOption = False,
 ) -> None:
     """Run the parity gate again, on this machine, on any photographs. Exits with 1 if it does not hold.
 
@@ -39,10 +43,16 @@ def verify(
     """
     require(file)
     from gtsa_kit.cli.progress import console
+    from gtsa_kit.cli.providers import open_runner
     from gtsa_kit.cli.verifying import verify_artifact, verify_engine
     from gtsa_kit.export.spec import SUFFIX
 
     if file.suffix not in SUFFIX.values():
         raise ValueError(f"{file} is no exported file; those end in {', '.join(SUFFIX.values())}")
-    check = verify_engine if file.suffix == SUFFIX["trt"] else verify_artifact
-    check(file, against, images, device, as_json, console())
+    shown = console()
+    if file.suffix == SUFFIX["trt"]:
+        if provider != "auto" or engine_cache or fallback:
+            raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; leave them out")
+        return verify_engine(file, against, images, device, as_json, shown)
+    runner = open_runner(file, device, provider, engine_cache, fallback, shown)
+    return verify_artifact(file, runner, against, images, as_json, shown)

@@ -12,6 +12,7 @@ from gtsa_kit.cli.parity import parity_table, verdict
 from gtsa_kit.cli.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
 from gtsa_kit.export.parity import check_parity, parity_images
+from gtsa_kit.export.runner import Runner
 from gtsa_kit.export.runtime import load
 from gtsa_kit.export.source import Source, find_reference, open_source
 from gtsa_kit.export.trt.check import Verdict, check_engine
@@ -21,10 +22,9 @@ AGAIN = "export it again, or see what changed since"
 
 
 def verify_artifact(
-    file: Path, against: Path | None, images: Path | None, device: str, as_json: bool, shown: Console
+    file: Path, runner: Runner, against: Path | None, images: Path | None, as_json: bool, shown: Console
 ) -> None:
     """The gate, again; exits with 1 if it does not hold."""
-    runner = load(file, device)
     source = _reference(file, runner.manifest, against, shown)
     photographs = parity_images(require(images) if images else source.photographs)
     with Steps(shown) as steps:

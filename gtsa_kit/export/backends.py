@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.export.onnx_sessions import open_on_gpu, open_session
 from gtsa_kit.export.runner import Runner
 from gtsa_kit.export.spec import INPUT
 from gtsa_kit.export.widen import widen_bfloat16
@@ -70,20 +71,26 @@ class OnnxRunner(SplittingRunner):
 
     chunk = 2
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(
+        self, path: Path, device: torch.device, order: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
+    ) -> None:
+        """Open a file with the first provider of `order` (see `providers.Wanted`) that runs here."""
         self.manifest = read_onnx_manifest(path)
-        on_cpu = device.type != "cuda"
-        providers = ["CPUExecutionProvider"] if on_cpu else ["CUDAExecutionProvider"]
-        # Where the processor's provider has no bf16 operators, the graph with these widened.
-        model = widen_bfloat16(path) if on_cpu and self.manifest.precision == "bf16" else str(path)
-        fp8 = self.manifest.precision == "fp8"
-        session = open_session(model, path, torch.get_num_threads(), providers, fp8)
         names = [spec.name for spec in self.manifest.outputs]
-        divisible = on_cpu and not self.manifest.range_of("batch").fixed
+        on_gpu = open_on_gpu(path, self.manifest, order, device, engine_cache)
+        if on_gpu:
+            self.manifest, self.provider = on_gpu.manifest, on_gpu.words
+            self._begin(infer_by_session(on_gpu.session, names), None)
+            return
+        # The processor's provider has no bf16 operators: the graph with these widened.
+        model = widen_bfloat16(path) if self.manifest.precision == "bf16" else str(path)
+        fp8 = self.manifest.precision == "fp8"
+        session = open_session(model, path, torch.get_num_threads(), fp8)
+        divisible = not self.manifest.range_of("batch").fixed
         # Neither refers to this object: a cycle would keep the sessions until some later collection.
         self._begin(
             infer_by_session(session, names),
-            (lambda: infer_by_session(open_session(model, path, 1, providers, fp8), names)) if divisible else None,
+            (lambda: infer_by_session(open_session(model, path, 1, fp8), names)) if divisible else None,
         )
         self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
 
@@ -136,25 +143,6 @@ def infer_by_requests(compiled: Any, count: int) -> Infer:
         return [np.array(found[i], dtype=np.float32) for i in range(count)]
 
     return infer
-
-
-def open_session(model: str | bytes, path: Path, threads: int, providers: list[str], fp8: bool = False) -> Any:
-    """An ONNX Runtime session, else `ValueError` that names `path`."""
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as c
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    # Processors with AVX2 and no VNNI add int8 products in 16 bits and clip them, twice the error, unless told not to.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if fp8:  # ONNX Runtime would fuse fp8's Q/DQ into products that it has for int8 only
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    refusals = (c.Fail, c.InvalidArgument, c.InvalidGraph, c.InvalidProtobuf, c.NotImplemented, c.RuntimeException)
-    try:
-        return ort.InferenceSession(model, options, providers=providers)
-    except refusals as error:
-        raise ValueError(f"{path} can't be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
 
 
 def read_onnx_manifest(path: Path) -> Manifest:

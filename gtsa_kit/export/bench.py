@@ -33,6 +33,9 @@ class OpenFile:
 
     path: Path
     device: str = "auto"
+    provider: str = "auto"
+    engine_cache: Path | None = None
+    fallback: bool = False
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -41,7 +44,7 @@ class OpenFile:
 
     def __call__(self) -> Runner:
         """Open it."""
-        return load(self.path, self.device)
+        return load(self.path, self.device, self.provider, self.engine_cache, self.fallback)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from gtsa_kit.export.backends import OnnxRunner, OpenVinoRunner, TorchRunner, lo
 from gtsa_kit.export.describe import describe
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.providers import Wanted
 from gtsa_kit.export.runner import Runner
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, Options
@@ -16,27 +17,40 @@ from gtsa_kit.export.trt.runner import EngineRunner
 __all__ = ["Runner", "load", "pick_device"]
 
 
-def load(path: str | Path, device: str = "auto") -> Runner:
+def load(
+    path: str | Path,
+    device: str = "auto",
+    provider: str = "auto",
+    engine_cache: str | Path | None = None,
+    fallback: bool = False,
+) -> Runner:
     """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights (`.safetensors`).
 
     Args:
         path: What to open.
         device: "auto" (a GPU if there is one and the file can use it), "cpu", or "cuda".
+        provider: Of ONNX Runtime, for `.onnx` files: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; "auto" follows the
+            device.
+        engine_cache: Folder in which the last two keep the engines that they build.
+        fallback: Whether the next best provider may take over, with a warning, from one that can't run here.
 
     Raises:
-        ValueError: Nothing there, no such device, or not something of ours; the message says what would be.
+        ValueError: Nothing there, no such device or provider, or not something of ours; the message says what would be.
     """
     path = Path(path)
+    wanted = Wanted(provider, Path(engine_cache) if engine_cache else None, fallback)
     target = pick_device(device)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
+    if wanted.told and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
+        raise ValueError(f"{path} is not run by ONNX Runtime; leave out --provider, --engine-cache and --fallback")
     if path.is_dir() or path.suffix not in SUFFIX.values():
         opened = open_source(path)
         options = Options()
         manifest = describe(opened.encoder, "pytorch", options, {"torch": str(torch.__version__)}, opened.sha256)
         return TorchRunner(ExportGraph(opened.encoder, options), manifest, target)
     if path.suffix == SUFFIX["onnx"]:
-        return OnnxRunner(path, target)
+        return OnnxRunner(path, target, wanted.order(device, target), wanted.engine_cache)
     if path.suffix == SUFFIX["openvino"]:
         if device not in ("auto", "cpu"):
             raise ValueError(f"{path} runs on the processor only; leave out --device {device}")

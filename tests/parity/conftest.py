@@ -12,8 +12,9 @@ from gtsa_kit.checkpoint import save_encoder
 from gtsa_kit.encoder import Encoder
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity import ParityImages, parity_images
-from gtsa_kit.export.pipeline import read_calibration
+from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.quantize import Calibration
+from gtsa_kit.export.source import open_source
 
 ROWS: list[tuple[str, Manifest]] = []
 
@@ -44,6 +45,14 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes(photographs: Path) -> ParityImages:
     return parity_images(SCENES if SCENES.exists() else photographs)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float32 graph of any batch and size."""
+    path = tmp_path_factory.mktemp("tiny_onnx") / "encoder.onnx"
+    export_artifact(open_source(tiny_run), "onnx", path, images=scenes)
+    return path
 
 
 @pytest.fixture(scope="session")

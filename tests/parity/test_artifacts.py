@@ -134,7 +134,7 @@ def test_every_optimisation_level_gives_equal_results(made) -> None:
             options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
             session = ort.InferenceSession(str(made("onnx", precision=precision)), options, ["CPUExecutionProvider"])
             found.append(session.run(["feature_map"], {"images": images})[0])
-        # Orders of summation differ, and with int8 a sum between two steps may fall to either: rarely, so the mean tells.
+        # Orders of summation differ, and an int8 sum between two steps may fall to either: rarely, so the mean tells.
         rounding = np.abs(found[0] - exact).mean() + 2e-6
         for other in [*found[1:], load(made("onnx", precision=precision), "cpu")(images).feature_map]:
             assert np.abs(other - found[0]).mean() < rounding / 4, precision

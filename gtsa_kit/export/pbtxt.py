@@ -1,0 +1,37 @@
+"""Protobuf's text format, without the schema that a library would want."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Message = dict[str, Any]
+"""Fields by name: messages are mappings, repeated fields lists, enums `Word`s."""
+
+
+class Word(str):
+    """An enum's value, which stands without quotes."""
+
+
+def render(fields: Mapping[str, Any], indent: str = "") -> str:
+    """A message in protobuf's text format."""
+    return "".join(f"{indent}{line}\n" for name, value in fields.items() for line in _lines(name, value))
+
+
+def _lines(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield f"{name} {{"
+        yield from render(value, "  ").splitlines()
+        yield "}"
+    elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        for one in value:
+            yield from _lines(name, one)
+    elif isinstance(value, list):
+        yield f"{name}: [{', '.join(map(_scalar, value))}]"
+    else:
+        yield f"{name}: {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)

@@ -1,0 +1,352 @@
+"""ONNX Runtime's providers: what they are told, that nothing falls back unasked, what is said of what is missing."""
+
+import io
+import shutil
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from gtsa_kit.cli import app
+from gtsa_kit.cli.providers import open_runner
+from gtsa_kit.encoder import Encoder
+from gtsa_kit.export import load, onnx_sessions
+from gtsa_kit.export.bench import OpenFile
+from gtsa_kit.export.describe import describe
+from gtsa_kit.export.manifest import Manifest, manifest_path
+from gtsa_kit.export.parity import ParityImages, check_parity
+from gtsa_kit.export.providers import FallbackWarning, Unavailable, Wanted, provider_options, remedy
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import Options, Range
+
+REAL = onnxruntime.InferenceSession
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is missing is said where there is no GPU")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Encoder:
+    return Encoder("vit_tiny")
+
+
+@pytest.fixture
+def batch() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, 3, 48, 32)).astype(np.float32)
+
+
+class FakeSession:
+    """A session that says it runs on what it was given, and counts on the processor."""
+
+    made: list["FakeSession"]
+    holds: Callable[[list[str]], list[str]]
+    astray: tuple[str, ...] = ()
+
+    def __init__(self, model: Any, settings: Any, providers: Any = (), enable_fallback: int = 1) -> None:
+        self.options = dict(one if isinstance(one, tuple) else (one, {}) for one in providers)
+        self.devices = getattr(settings, "devices", [])
+        on_cpu = list(self.options) == ["CPUExecutionProvider"]
+        assert on_cpu or enable_fallback == 0, "ONNX Runtime must not choose for the user"
+        self.real = REAL(model, providers=["CPUExecutionProvider"])
+        self.names = [*self.options, *(ep for ep, _ in self.devices)]
+        type(self).made.append(self)
+
+    def get_providers(self) -> list[str]:
+        return type(self).holds([*self.names, *(["CPUExecutionProvider"] if self.devices else [])])
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        nodes = [types.SimpleNamespace(op_type=name) for name in type(self).astray]
+        part = types.SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes)
+        return [part]
+
+    def run(self, names: Any, feed: Any) -> Any:
+        return self.real.run(names, feed)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    """A machine with a GPU, as far as anybody asks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    everything = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*everything, "CPUExecutionProvider"])
+    kind = type("Fake", (FakeSession,), {"made": [], "holds": staticmethod(lambda names: names)})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", kind)
+    return kind
+
+
+def manifest_for(tiny: Encoder, **options: Any) -> Manifest:
+    return describe(tiny, "onnx", Options(**options), {}, "0" * 64)
+
+
+def shapes(options: dict[str, str], prefix: str) -> list[tuple[int, ...]]:
+    """Smallest, usual and largest, as the options say them."""
+    texts = [options[f"{prefix}_profile_{end}_shapes"] for end in ("min", "opt", "max")]
+    assert all(text.startswith("images:") for text in texts)
+    return [tuple(int(part) for part in text.removeprefix("images:").split("x")) for text in texts]
+
+
+@pytest.mark.parametrize(("provider", "prefix"), [("tensorrt", "trt"), ("tensorrt-rtx", "nv")])
+def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provider: str, prefix: str) -> None:
+    for options in (
+        {},
+        {"input": "uint8"},
+        {"batch": Range(2, 4), "height": Range(64, 96), "width": Range(32, 640)},
+        {"batch": Range(1, 1)},
+        {"height": Range(64, 64), "width": Range(32, 32)},
+    ):
+        manifest = manifest_for(tiny, **options)
+        smallest, usual, largest = shapes(provider_options(provider, manifest, 0, None), prefix)
+        for low, middle, high, axis in zip(smallest, usual, largest, manifest.input_layout, strict=True):
+            assert low <= middle <= high
+            if axis == "3":
+                assert (low, high) == (3, 3)
+                continue
+            assert low == manifest.range_of(axis).min
+            assert high == (manifest.range_of(axis).max or high)
+            for length in (low, middle, high):
+                manifest.check_axis(axis, length)
+    fixed = manifest_for(tiny, batch=Range(2, 2), height=Range(64, 64), width=Range(32, 32))
+    assert set(provider_options(provider, fixed, 1, None)) == {"device_id"}
+    assert provider_options(provider, fixed, 1, None)["device_id"] == "1"
+    assert provider_options("cuda", manifest_for(tiny), 2, None) == {"device_id": "2", "use_tf32": "0"}
+
+
+def test_tensorrt_is_told_what_types_the_graph_has(tiny: Encoder) -> None:
+    for precision in ("fp16", "bf16", "int8"):
+        told = provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, None)
+        assert {name for name in told if name.endswith("_enable")} == {f"trt_{precision}_enable"}
+    assert not [name for name in provider_options("tensorrt", manifest_for(tiny), 0, None) if "enable" in name]
+    rtx = provider_options("tensorrt-rtx", manifest_for(tiny, precision="fp16"), 0, None)
+    assert all(name == "device_id" or "_profile_" in name for name in rtx)
+    with pytest.raises(ValueError, match=r"no fp8; build an engine"):
+        provider_options("tensorrt", manifest_for(tiny, precision="fp8"), 0, None)
+
+
+def test_the_provider_itself_knows_the_options(tiny: Encoder, tmp_path: Path) -> None:
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    if not library.exists():
+        pytest.skip("this build of ONNX Runtime has no TensorRT provider to look into")
+    known = library.read_bytes()
+    for precision in ("fp16", "bf16", "int8"):
+        for name in provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, tmp_path):
+            assert b"\0" + name.encode() + b"\0" in known, name
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    ("provider", "says"),
+    [
+        ("cuda", "cuda provider: there is no NVIDIA GPU here.*; run this on a machine with one, or add --fallback"),
+        ("tensorrt", "tensorrt provider: there is no NVIDIA GPU here"),
+        ("tensorrt-rtx", "does not have it; pip install onnxruntime onnxruntime-ep-nv-tensorrt-rtx"),
+    ],
+)
+def test_what_is_missing_is_said(tiny_onnx: Path, provider: str, says: str) -> None:
+    with pytest.raises(Unavailable, match=says):
+        load(tiny_onnx, provider=provider)
+
+
+@NO_GPU
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_session_that_went_to_the_processor_by_itself_is_noticed(
+    tiny_onnx: Path, provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_sessions, "find_obstacle", lambda provider: "")
+    with pytest.raises(Unavailable, match=rf"{provider} provider: lib\S+ can't be loaded; .*install"):
+        load(tiny_onnx, provider=provider)
+    assert capfd.readouterr() == ("", "")
+
+
+@NO_GPU
+def test_falling_back_gives_equal_numbers_and_says_so(tiny_onnx: Path, batch: np.ndarray) -> None:
+    expected = load(tiny_onnx, "cpu")(batch)
+    for provider, steps in (("cuda", 1), ("tensorrt", 2), ("tensorrt-rtx", 2)):
+        with pytest.warns(FallbackWarning, match="provider: .*; falling back to") as caught:
+            runner = load(tiny_onnx, provider=provider, fallback=True)
+        assert f"{provider} provider" in str(caught[0].message)
+        assert len(caught) == steps
+        assert "CPUExecutionProvider" in runner.provider
+        np.testing.assert_array_equal(runner(batch).feature_map, expected.feature_map)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "CPU" in load(tiny_onnx, provider="cpu", fallback=True).provider
+        assert "CPU" in load(tiny_onnx).provider
+
+
+@NO_GPU
+def test_commands_show_the_way_down(tiny_onnx: Path, photographs: Path, tmp_path: Path) -> None:
+    shown = Console(file=io.StringIO(), width=300)
+    open_runner(tiny_onnx, "auto", "tensorrt", None, True, shown)
+    said = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert [line.rpartition(" ")[2] for line in said.splitlines()] == ["cuda", "cpu"]
+    arguments = ["embed", photographs, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
+    assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, Unavailable)
+    assert not (tmp_path / "out" / "embeddings.parquet").exists()
+    with pytest.raises(Unavailable):
+        OpenFile(tiny_onnx, provider="cuda")()
+
+
+def test_a_gpu_runs_what_is_asked_of_it(fake: type[FakeSession], tiny_onnx: Path, batch: np.ndarray) -> None:
+    for provider, name in (
+        ("cuda", "CUDAExecutionProvider"),
+        ("tensorrt", "TensorrtExecutionProvider"),
+        ("tensorrt-rtx", "NvTensorRTRTXExecutionProvider"),
+        ("auto", "CUDAExecutionProvider"),
+    ):
+        runner = load(tiny_onnx, provider=provider)
+        assert runner.provider == f"ONNX Runtime, {name}"
+        assert list(fake.made[-1].options) == [name]
+        assert runner(batch).embedding.shape == (3, 64)
+    load(tiny_onnx, "cuda:1", "tensorrt", fallback=True)
+    assert list(fake.made[-1].options) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert {told["device_id"] for told in fake.made[-1].options.values()} == {"1"}
+
+
+def test_beyond_the_profile_is_refused_in_words(fake: type[FakeSession], tiny_onnx: Path) -> None:
+    runner = load(tiny_onnx, provider="tensorrt")
+    _, _, (most, _, high, wide) = shapes(fake.made[-1].options["TensorrtExecutionProvider"], "trt")
+    for shape, axis in (
+        ((1, 3, high + 16, 32), "height"),
+        ((1, 3, 32, wide + 16), "width"),
+        ((most + 1, 3, 32, 32), ""),
+    ):
+        with pytest.raises(ValueError, match=f"{axis or 'batch'} must be"):
+            runner(np.zeros(shape, np.float32))
+    assert load(tiny_onnx, provider="cuda")(np.zeros((1, 3, high + 16, 32), np.float32)).embedding.shape == (1, 64)
+
+
+def test_auto_says_when_a_gpu_is_left_idle(fake: type[FakeSession], tiny_onnx: Path) -> None:
+    fake.holds = staticmethod(lambda names: ["CPUExecutionProvider"])
+    with pytest.warns(FallbackWarning, match="falling back to cpu"):
+        assert "CPU" in load(tiny_onnx).provider
+    for asked in ({"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt-rtx"}):
+        with pytest.raises(Unavailable, match="add --fallback"):
+            load(tiny_onnx, **asked)
+
+
+def test_costly_operators_elsewhere_are_a_fallback_too(fake: type[FakeSession], tiny_onnx: Path) -> None:
+    fake.astray = ("MatMul", "Shape", "MatMul", "Softmax")
+    with pytest.raises(Unavailable, match="does not take 2 MatMul, 1 Softmax"):
+        load(tiny_onnx, provider="tensorrt")
+    assert load(tiny_onnx, provider="tensorrt", fallback=True).provider.endswith("2 MatMul, 1 Softmax elsewhere")
+    fake.astray = ("Shape", "Gather")
+    assert load(tiny_onnx, provider="tensorrt").provider.endswith("TensorrtExecutionProvider")
+
+
+def test_onnx_runtime_tells_where_operators_go(tiny_onnx: Path) -> None:
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = REAL(str(tiny_onnx), settings, providers=["CPUExecutionProvider"])
+    counted = onnx_sessions.left_to_others(session, "CUDAExecutionProvider")
+    operators = [node.op_type for node in onnx.load(tiny_onnx).graph.node]
+    assert counted["Softmax"] == operators.count("Softmax") == 2
+    assert counted["Conv"] == operators.count("Conv") == 1
+    assert not onnx_sessions.left_to_others(session, "CPUExecutionProvider")
+
+
+def test_rtx_comes_as_a_plugin_too(
+    fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = types.ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    plugin.get_ep_name, plugin.get_library_path = (lambda: "Rtx"), (lambda: "rtx.so")  # type: ignore[attr-defined]
+    plugin.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+    registered = []
+
+    class Settings(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+            self.devices = [(one.ep_name, options) for one in devices]
+
+    devices = [types.SimpleNamespace(ep_name=name) for name in ("CPUExecutionProvider", "Rtx", "Rtx")]
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *what: registered.append(what))
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: devices)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Settings)
+    onnx_sessions._register_plugin.cache_clear()
+    for _ in range(2):
+        assert load(tiny_onnx, "cuda:1", "tensorrt-rtx", tmp_path).provider == "ONNX Runtime, Rtx"
+    assert registered == [("Rtx", "rtx.so")]
+    (name, options), *others = fake.made[-1].devices
+    assert (name, others) == ("Rtx", [])
+    assert Path(options["nv_runtime_cache_path"]).parent == tmp_path
+    assert "device_id" not in options
+    with pytest.raises(Unavailable, match="no GPU 2"):
+        load(tiny_onnx, "cuda:2", "tensorrt-rtx")
+    onnx_sessions._register_plugin.cache_clear()
+
+
+def test_engines_of_two_encoders_do_not_meet(fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / tiny_onnx.name
+    other.parent.mkdir()
+    model = onnx.load(tiny_onnx)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    weight.raw_data = bytes(len(weight.raw_data))
+    other.write_bytes(model.SerializeToString())
+    shutil.copy(manifest_path(tiny_onnx), manifest_path(other))
+    kept = tmp_path / "new" / "engines"
+    folders = []
+    for path in (tiny_onnx, other, tiny_onnx):
+        load(path, provider="tensorrt", engine_cache=kept)
+        told = fake.made[-1].options["TensorrtExecutionProvider"]
+        assert (told["trt_engine_cache_enable"], told["trt_timing_cache_enable"]) == ("1", "1")
+        assert told["trt_engine_cache_path"] == told["trt_timing_cache_path"]
+        folders.append(Path(told["trt_engine_cache_path"]))
+    assert folders[0] == folders[2] != folders[1]
+    assert all(folder.is_dir() and folder.parent == kept and not any(folder.iterdir()) for folder in folders)
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/engines"])
+def test_a_cache_that_cannot_be_written_is_refused(
+    fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(place, Path(place))
+    with pytest.raises(ValueError, match=r"engines can't be kept in .*; name a folder"):
+        load(tiny_onnx, provider="tensorrt", engine_cache=folder, fallback=True)
+    assert not fake.made
+
+
+def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    for provider, device, target in (("cpu", "cuda", gpu), ("cuda", "cpu", cpu), ("tensorrt", "cpu", cpu)):
+        with pytest.raises(ValueError, match="does not run on --device"):
+            Wanted(provider).order(device, target)
+    assert Wanted("cpu").order("auto", gpu) == ("cpu",)
+    assert Wanted().order("cuda", gpu) == ("cuda",)
+    assert Wanted(fallback=True).order("cuda", gpu) == ("cuda", "cpu")
+    with pytest.raises(ValueError, match="takes auto, cpu, cuda, tensorrt, tensorrt-rtx, got 'rocm'"):
+        load(tiny_onnx, provider="rocm")
+    for provider in ("auto", "cpu", "cuda"):
+        with pytest.raises(ValueError, match="only engines are cached"):
+            load(tiny_onnx, provider=provider, engine_cache="cache")
+    with pytest.raises(ValueError, match="not run by ONNX Runtime; leave out --provider"):
+        load(tiny_run, provider="cpu")
+
+
+def test_remedies_name_the_version() -> None:
+    assert "tensorrt==10.*" in remedy("libnvinfer.so.10")
+    assert "tensorrt==11.*" in remedy("libnvonnxparser.so.11")
+    assert "tensorrt==10.*" in remedy("nvinfer_10.dll")
+    assert "driver" in remedy("libcuda.so.1")
+    assert "cuda,cudnn" in remedy("libcudnn.so.9")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
+def test_parity_on_a_gpu(provider: str, tiny_onnx: Path, tiny_run: Path, scenes: ParityImages, tmp_path: Path) -> None:
+    kept = None if provider == "cuda" else tmp_path / "engines"
+    try:
+        runner = load(tiny_onnx, provider=provider, engine_cache=kept)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert check_parity(open_source(tiny_run).encoder, runner, scenes).passed
+    assert kept is None or any(path.is_file() for path in kept.rglob("*"))
