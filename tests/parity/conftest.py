@@ -60,6 +60,15 @@ def calibration(photographs: Path) -> Calibration:
     return read_calibration(SCENES if SCENES.exists() else photographs)
 
 
+@pytest.fixture(scope="session")
+def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three photographs, for gates that are not themselves what is tested."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in sorted(SCENES.glob("*.jpg") if SCENES.exists() else photographs.iterdir())[:3]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
 @pytest.fixture
 def matrix() -> list[tuple[str, Manifest]]:
     """Reports for the table at the end of the run."""

@@ -192,6 +192,9 @@ def _make_monitor(flavour: Flavour, on_step: OnStep, stop: threading.Event) -> A
             return not stop.is_set()
 
         def phase_finish(self, phase: str) -> None:
+            if self.phases == [phase]:
+                self.done = self.total  # the last step is not always told
+                on_step(phase, self.done, self.total)
             if phase in self.phases:
                 self.phases.remove(phase)
 

@@ -1,0 +1,206 @@
+"""Which flavour is taken, what each can build, and that the names we call exist in both."""
+
+import ast
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gtsa_kit.export.trt import flavour as flavours
+from gtsa_kit.export.trt.build import Settings, check_settings
+from gtsa_kit.export.trt.flavour import Flavour, check_capabilities, choose_flavour, import_flavour
+
+TRT = Path(flavours.__file__).parent
+RTX_ONLY = {
+    *("ComputeCapability", "num_compute_capabilities", "set_compute_capability"),
+    *("create_runtime_config", "CudaGraphStrategy", "cuda_graph_strategy"),
+}
+CLASSES = (
+    *(
+        "Builder",
+        "IBuilderConfig",
+        "INetworkDefinition",
+        "IOptimizationProfile",
+        "OnnxParser",
+        "ParserError",
+        "ITensor",
+    ),
+    *("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "ITimingCache", "IHostMemory"),
+)
+
+
+def choice(
+    monkeypatch: pytest.MonkeyPatch, gpu: str | None, installed: set[str], runtime: str = "auto"
+) -> tuple[str, str]:
+    monkeypatch.setattr(flavours, "gpu_capability", lambda: gpu)
+    monkeypatch.setattr(flavours, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(flavours, "import_flavour", lambda name: Flavour(name, None))
+    found, why = choose_flavour(runtime)
+    return found.name, why
+
+
+BOTH = {"tensorrt", "tensorrt-rtx"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "expected", "why"),
+    [
+        ("9.0", BOTH, "tensorrt", "9.0"),
+        (None, BOTH, "tensorrt-rtx", "no GPU"),
+        ("8.9", {"tensorrt-rtx"}, "tensorrt-rtx", "tensorrt is not installed"),
+        (None, {"tensorrt-rtx"}, "tensorrt-rtx", "no GPU"),
+    ],
+)
+def test_auto(gpu: str | None, installed: set[str], expected: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, said = choice(monkeypatch, gpu, installed)
+    assert name == expected
+    assert why in said
+
+
+def test_where_none_can_build_the_command_that_installs_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed in ((), ("tensorrt",)):
+        with pytest.raises(ValueError, match=r"pip install 'gtsa-kit\[tensorrt-rtx\]'"):
+            choice(monkeypatch, None, set(installed))
+    with pytest.raises(ValueError, match="take --runtime tensorrt-rtx"):
+        choice(monkeypatch, None, BOTH, "tensorrt")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="--runtime takes auto"):
+        choose_flavour("trtexec")
+
+
+@pytest.mark.skipif(flavours.is_installed("tensorrt"), reason="tensorrt is installed here")
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ValueError, match=r"tensorrt is not installed; pip install 'gtsa-kit\[tensorrt\]'"):
+        import_flavour("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "precision", "dynamic", "word"),
+    [
+        (("9.0",), "fp16", True, "Hopper.*--runtime tensorrt on a machine with one"),
+        (("8.9", "10.0"), "fp16", True, "10.0"),
+        (("5.0",), "fp16", True, "does not build for compute capability 5.0"),
+        (("7.5", "8.9"), "fp16", False, "only alone"),
+        (("7.5",), "fp32", False, "--precision fp16 --size 224"),
+        (("7.5",), "bf16", False, "--precision fp16"),
+        (("7.5",), "int8", False, "--precision fp16"),
+        (("7.5",), "fp16", True, "--size 224"),
+        (("8.6", "12.0"), "fp8", True, "8.6 has no fp8"),
+    ],
+)
+def test_what_can_not_be_built_is_refused_with_the_way_out(
+    wanted: tuple[str, ...], precision: str, dynamic: bool, word: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+    with pytest.raises(ValueError, match=word):
+        check_capabilities(import_flavour("tensorrt-rtx"), wanted, precision, dynamic)
+
+
+def test_the_other_flavour_builds_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavours, "gpu_capability", lambda: "9.0")
+    full = Flavour("tensorrt", None)
+    assert check_capabilities(full, (), "fp8", True) == ("9.0",)
+    with pytest.raises(ValueError, match=r"the GPU at hand, 9.0, not for 8.9; leave out --gpu"):
+        check_capabilities(full, ("8.9",), "fp16", True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (Settings(level=6), "between 0 and 5"),
+        (Settings(workspace=0), "above 0"),
+        (Settings(timing_cache=Path("x")), "leave it out"),
+    ],
+)
+def test_settings_that_a_flavour_does_not_have(settings: Settings, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        check_settings(Flavour("tensorrt-rtx", None), settings)
+
+
+def names_called() -> set[str]:
+    """Every attribute read in the rooms that speak to TensorRT, of whatever object."""
+    found = set()
+    for room in ("build", "network", "runner", "flavour"):
+        tree = ast.parse((TRT / f"{room}.py").read_text())
+        found |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return found
+
+
+def names_of(library: object) -> set[str]:
+    """What the bindings define: the module's own names, and those of its classes."""
+    found = set(dir(library))
+    for name in CLASSES:
+        found |= set(dir(getattr(library, name, object)))
+    return found
+
+
+# What the rooms read that is the API's; a name that the API drops leaves this set's intersection with it.
+API = {
+    *("Builder", "Runtime", "OnnxParser", "ILogger", "IProgressMonitor", "BuilderFlag", "MemoryPoolType"),
+    *("NetworkDefinitionCreationFlag", "create_network", "create_builder_config", "create_optimization_profile"),
+    *("build_serialized_network", "set_shape", "add_optimization_profile", "progress_monitor", "set_flag"),
+    *("clear_flag", "set_memory_pool_limit", "builder_optimization_level", "create_timing_cache", "set_timing_cache"),
+    *("serialize", "parse", "num_errors", "get_error", "node", "desc", "num_inputs", "num_outputs", "get_input"),
+    *("get_output", "deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
+    *("get_tensor_shape", "execute_async_v3", "num_optimization_profiles", "get_tensor_profile_shape"),
+    *("active_optimization_profile", "set_optimization_profile_async"),
+}
+
+
+def test_the_list_is_what_the_rooms_call() -> None:
+    assert names_called() >= API | RTX_ONLY
+
+
+def test_every_name_exists_in_tensorrt_rtx() -> None:
+    library = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+    assert names_of(library) >= API | RTX_ONLY
+    assert {"STRONGLY_TYPED"} <= set(library.NetworkDefinitionCreationFlag.__members__)
+    assert {"TF32"} <= set(library.BuilderFlag.__members__)
+    assert {"WORKSPACE"} <= set(library.MemoryPoolType.__members__)
+
+
+# The bindings of TensorRT load these three, and ask for these functions when they are imported.
+STUBS = {
+    "libnvinfer.so.11": "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
+    "getBuilderPluginRegistry getInferLibVersion getLogger getPluginRegistry",
+    "libnvinfer_plugin.so.11": "initLibNvInferPlugins",
+    "libnvonnxparser.so.11": "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion "
+    "isSupportedByTensorRT",
+}
+LOOK = """
+import ctypes, json, sys
+for path in sys.argv[1:]:
+    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+sys.path.insert(0, {tests!r})
+import tensorrt_bindings.tensorrt as library
+from test_engine_flavours import names_of
+flags = [*library.NetworkDefinitionCreationFlag.__members__, *library.BuilderFlag.__members__,
+         *library.MemoryPoolType.__members__]
+print(json.dumps([sorted(names_of(library)), flags]))
+"""
+
+
+def test_every_name_exists_in_tensorrt(tmp_path: Path) -> None:
+    """Its libraries can't be installed everywhere; its bindings can, and load with libraries that hold nothing."""
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("tensorrt's bindings have no wheel for this machine")
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here to make empty libraries for the bindings of tensorrt")
+    for name, functions in STUBS.items():
+        source = tmp_path / f"{name}.c"
+        source.write_text("".join(f"void* {function}() {{ return 0; }}\n" for function in functions.split()))
+        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name), str(source)]
+        subprocess.run(command, check=True, capture_output=True)
+    script = LOOK.format(tests=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *(str(tmp_path / name) for name in STUBS)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names, flags = json.loads(done.stdout)
+    assert set(names) >= API
+    assert {"STRONGLY_TYPED", "TF32", "WORKSPACE"} <= set(flags)

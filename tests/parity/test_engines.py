@@ -1,0 +1,233 @@
+"""Real TensorRT engines, built on every run with no GPU: every precision, dynamic and fixed, ViT-S and ViT-B."""
+
+import _thread
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_weights
+
+from gtsa_kit.checkpoint import save_encoder
+from gtsa_kit.cli.export import export
+from gtsa_kit.cli.verify import verify
+from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
+from gtsa_kit.export.spec import PRECISIONS, Range
+from gtsa_kit.export.trt.build import Profile, Settings, build_plan
+from gtsa_kit.export.trt.flavour import import_flavour
+from gtsa_kit.export.trt.graphs import read_graph_file
+from gtsa_kit.export.trt.header import read_header
+from gtsa_kit.files import sha256_of
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+
+SMALL = {"max_size": "64", "batch": "1:2:4"}
+DYNAMIC = SMALL | {"min_size": "32", "opt_size": "48x64"}
+FIXED = {"size": "32x48", "batch": "2"}
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was said, whatever the width of the terminal."""
+    return " ".join(capsys.readouterr().err.split())
+
+
+def build(source: Path, out: Path, photographs: Path, **options: object) -> tuple[Path, Manifest]:
+    """By the command, in this process."""
+    engine = out / "encoder.engine"
+    quantised = {"calibrate": photographs} if options.get("precision") in ("int8", "fp8") else {}
+    export(source, form="trt", runtime="tensorrt-rtx", out=engine, images=photographs, **options, **quantised)
+    return engine, read_manifest(engine)
+
+
+@pytest.mark.parametrize("shape", ["dynamic, layers", "fixed, bytes"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_engine_says_what_it_is(
+    precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: list[tuple[str, Manifest]]
+) -> None:
+    options = DYNAMIC | {"layers": "1,0"} if "dynamic" in shape else FIXED | {"input_type": "uint8"}
+    engine, manifest = build(tiny_run, tmp_path, few, precision=precision, **options)
+    record = manifest.engine
+    assert record is not None
+    assert (manifest.format, manifest.precision) == ("trt", precision)
+    header = read_header(engine)
+    assert (header.flavour, header.version) == ("tensorrt-rtx", import_flavour("tensorrt-rtx").version)
+    assert (record.flavour, record.version, record.capabilities) == (
+        header.flavour,
+        header.version,
+        header.capabilities,
+    )
+    assert ("8.0" in header.capabilities) == (precision != "fp8")
+    assert record.sha256 == hashlib.sha256(engine.read_bytes()).hexdigest()
+    assert record.graph.sha256 == sha256_of(graph_path(engine))
+    assert record.graph.parity.passed
+    assert record.graph.parity == read_manifest(graph_path(engine)).parity
+    assert {d.output for d in record.graph.parity.differences} == {spec.name for spec in manifest.outputs}
+    if torch.cuda.is_available():
+        assert record.parity == "run" or record.parity.startswith("not run: this GPU")
+    else:
+        assert (record.parity, manifest.parity) == ("not run: no GPU", None)
+    if "dynamic" in shape:
+        assert record.profile == ((1, 3, 32, 32), (2, 3, 48, 64), (4, 3, 64, 64))
+        assert (manifest.range_of("batch"), manifest.range_of("height")) == (Range(1, 4), Range(32, 64))
+        assert [spec.name for spec in manifest.outputs] == [
+            "embedding",
+            "feature_map",
+            "feature_map_1",
+            "feature_map_0",
+        ]
+    else:
+        assert record.profile == ()
+        assert (manifest.inputs[0].shape, manifest.inputs[0].dtype) == ((2, 32, 48, 3), "uint8")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("encoder.engine", "encoder.engine.json", "encoder.engine.log"),
+        *("encoder.engine.onnx", "encoder.engine.onnx.json"),
+    }
+    assert "INFO" in (tmp_path / "encoder.engine.log").read_text()
+    matrix.append((f"of an engine, {shape}", read_manifest(graph_path(engine))))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "expected"),
+    [
+        ("8.9", FIXED, ("8.9",)),
+        ("12.0,8.6", DYNAMIC, ("8.6", "12.0")),
+        ("7.5", FIXED, ("7.5",)),
+        (None, FIXED, ("8.0", "8.6", "8.9", "12.0", "12.1", "later")),
+    ],
+)
+def test_one_file_for_the_gpus_that_were_named(
+    gpu: str | None, options: dict, expected: tuple[str, ...], tiny_run: Path, few: Path, tmp_path: Path
+) -> None:
+    engine, manifest = build(tiny_run, tmp_path, few, gpu=gpu, **options)
+    assert read_header(engine).capabilities == manifest.engine.capabilities == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("fp32", DYNAMIC),
+        ("fp16", {"max_size": "448", "batch": "1:8:32", "gpu": "8.6,8.9,12.0"}),
+        ("bf16", FIXED | {"gpu": "8.9"}),
+        ("int8", DYNAMIC | {"layers": "2,5,8,11"}),
+    ],
+)
+def test_vit_small_builds_and_is_checked(
+    precision: str,
+    options: dict,
+    small_run: Path,
+    few: Path,
+    tmp_path: Path,
+    matrix: list[tuple[str, Manifest]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The whole way of the toolkit's own model: the graph past its gate, the engine, the check without a GPU."""
+    if "448" in options.values():  # the gate at the profile's own ends would take minutes; a dry run has none
+        export(small_run, form="trt", runtime="tensorrt-rtx", precision=precision, dry_run=True, **options)
+        assert "builds; nothing was kept" in words(capsys)
+        return
+    engine, _ = build(small_run, tmp_path, few, precision=precision, **options)
+    matrix.append(("of an engine", read_manifest(graph_path(engine))))
+    verify(engine, against=small_run, images=few, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"]
+    assert found["left"].startswith("no GPU") or found["parity_of_the_engine"]
+    size = engine.stat().st_size / 1e6
+    low, high = {"fp32": (85, 110), "bf16": (43, 60), "int8": (22, 50)}[precision]
+    assert low < size < high, "weights are stored in the precision of the graph"
+
+
+def test_vit_base_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_encoder(tmp_path, random_weights("vit_base"), "vit_base", {})
+    export(tmp_path, form="trt", runtime="tensorrt-rtx", gpu="8.9", max_size="448", dry_run=True)
+    assert "builds; nothing was kept" in words(capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "encoder.json"}
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small float32 graph of ours, any size."""
+    path = tmp_path_factory.mktemp("graph") / "encoder.onnx"
+    export(tiny_run, form="onnx", out=path, images=few, max_size="64", batch="1:4")
+    return path
+
+
+def test_a_graph_of_ours_is_taken_as_it_is(graph: Path, few: Path, tmp_path: Path) -> None:
+    engine, manifest = build(graph, tmp_path, few, precision="tf32")
+    assert graph_path(engine).read_bytes() == graph.read_bytes()
+    assert (manifest.precision, manifest.engine.graph.parity) == ("tf32", read_manifest(graph).parity)
+    assert manifest.range_of("height") == Range(16, 64)
+    # another precision is another graph, of the weights inside
+    engine, manifest = build(graph, tmp_path / "half", few, precision="fp16", **FIXED)
+    assert (manifest.precision, read_manifest(graph_path(engine)).precision) == ("fp16", "fp16")
+
+
+def test_its_own_batch_lies_within_the_graphs(graph: Path, few: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch must be 1 to 4"):
+        build(graph, tmp_path, few, precision="fp32", batch="1:2:8")
+    with pytest.raises(ValueError, match=r"--opt-size: what is usual, 96, does not lie within 16 to 64"):
+        build(graph, tmp_path, few, precision="fp32", opt_size="96")
+
+
+def building(graph: Path, tmp_path: Path, on_step: Callable[[str, int, int], None], **settings: object) -> object:
+    flavour = import_flavour("tensorrt-rtx")
+    profile = Profile((1, 3, 16, 16), (2, 3, 64, 64), (4, 3, 64, 64))
+    model = read_graph_file(graph).model
+    return build_plan(flavour, model, graph.name, profile, Settings(**settings), tmp_path / "log", on_step)
+
+
+def test_progress_is_told(graph: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    building(graph, tmp_path, lambda *step: told.append(step))
+    assert len({what for what, _, _ in told}) > 1
+    for _, done, total in told:
+        assert 0 <= done <= total
+    counts = [done for _, done, _ in told]
+    assert counts == sorted(counts), "it does not run backwards"
+    assert told[-1][1] == told[-1][2], "and it comes to its end"
+
+
+def test_ctrl_c_stops_a_build(graph: Path, tmp_path: Path) -> None:
+    """The signal is heard while the builder's own code runs, and the builder stops at its next step."""
+    asked = threading.Event()
+    later = []
+
+    def on_step(what: str, done: int, total: int) -> None:
+        if asked.is_set():
+            later.append(time.perf_counter())
+            return
+        asked.set()
+        _thread.interrupt_main()
+        time.sleep(1)  # long enough for the other thread to hear it
+
+    with pytest.raises(KeyboardInterrupt):
+        building(graph, tmp_path, on_step)
+    assert asked.is_set()
+    assert len(later) < 10
+
+
+def test_a_workspace_that_is_too_small_is_named(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="workspace") as refused:
+        building(graph, tmp_path, lambda *_: None, workspace=1e-6)
+    assert "raise --workspace" in str(refused.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_engines_hold_parity_on_a_gpu(precision: str, small_run: Path, few: Path, tmp_path: Path) -> None:
+    calibrate = {"calibrate": few} if precision == "int8" else {}
+    try:
+        export(
+            small_run, form="trt", precision=precision, out=tmp_path / "e.engine", images=few, **DYNAMIC, **calibrate
+        )
+    except ValueError as error:
+        pytest.skip(f"no flavour of TensorRT builds for this GPU: {error}")
+    manifest = read_manifest(tmp_path / "e.engine")
+    assert manifest.engine.parity == "run", manifest.engine.parity
+    assert manifest.parity.passed
+    if precision == "fp16":
+        assert min(d.min_cosine for d in manifest.parity.differences) >= 0.999
