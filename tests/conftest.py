@@ -143,6 +143,8 @@ def calibration(photographs: Path) -> "Calibration":
 @pytest.fixture(scope="session")
 def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calibration") -> Made:
     """Artifacts of the tiny encoder, by format and options: a trace takes seconds, so each is made once in a run."""
+    from cores import two_cores
+
     from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.pipeline import export_artifact
     from gtsa_kit.export.source import open_source
@@ -154,7 +156,8 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
         options, name = Options(**choices), f"encoder{SUFFIX[form]}"
 
         def fill(folder: Path) -> None:
-            manifest = export_artifact(open_source(tiny_run), form, folder / name, options, scenes, calibration)
+            with two_cores():
+                manifest = export_artifact(open_source(tiny_run), form, folder / name, options, scenes, calibration)
             assert manifest.parity == read_manifest(folder / name).parity
 
         return once(f"{form}-{sha256(repr(options).encode()).hexdigest()[:12]}", fill) / name
