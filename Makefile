@@ -29,8 +29,8 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 demo: install  ## train, export, embed on real photographs; pictures in runs/demo
 	$(BIN)/gtsa demo --out runs/demo
 
-test: install  ## the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install  ## the tests, a worker for each core; PYTEST_ARGS='-n 0 -x' is one after the other
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 check: install  ## format, lint, types, import layers
 	$(BIN)/ruff format --check $(CODE) || { echo 'run: make format' >&2; exit 1; }

@@ -1,11 +1,54 @@
+import os
+
+# Before anything imports torch: small tensors are slower on two threads than on one, and each core has its worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from commands import GTSA, TINY, one_thread
+from filelock import FileLock
+from paths import SCENES
 from PIL import Image
+from weights import save_random
+
+if TYPE_CHECKING:  # loaded by the tests that need them; those of files and settings start at once
+    from gtsa_kit.export.parity import ParityImages
+    from gtsa_kit.export.quantize import Calibration
+
+pytest_plugins = ["parity_table"]
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+Made = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A folder by name, filled by the first test that asks for it, in whichever worker; the others wait and share it.
+
+    Nobody writes to it afterwards.
+    """
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def get(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, work = root / f"shared-{name}", own / f"filling-{name}"
+        with FileLock(root / f"shared-{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(work, ignore_errors=True)  # of an attempt that failed
+                work.mkdir()
+                fill(work)
+                work.rename(folder)
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +77,94 @@ def gtsa() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, timeout=800, env=one_thread(), **kwargs)
 
     return run
+
+
+@pytest.fixture
+def gtsa_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in this process, where torch is loaded already: for what ends before any work."""
+    from gtsa_kit.cli import main
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        code: object = 0
+        monkeypatch.setattr(sys, "argv", ["gtsa", *map(str, args)])
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(["gtsa", *map(str, args)], int(code or 0), out, err)
+
+    monkeypatch.setenv("COLUMNS", "200")
+    return run
+
+
+# --- artifacts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_run(once: Once) -> Path:
+    return once("tiny", lambda folder: save_random(folder, "vit_tiny"))
+
+
+@pytest.fixture(scope="session")
+def small_run(once: Once) -> Path:
+    return once("small", lambda folder: save_random(folder, "vit_small"))
+
+
+@pytest.fixture(scope="session")
+def scenes(photographs: Path) -> "ParityImages":
+    from gtsa_kit.export.parity import parity_images
+
+    return parity_images(SCENES if SCENES.exists() else photographs)
+
+
+@pytest.fixture(scope="session")
+def few(once: Once, photographs: Path) -> Path:
+    """A folder of three photographs, for gates that are not themselves what is tested."""
+
+    def fill(folder: Path) -> None:
+        for path in sorted(SCENES.glob("*.jpg") if SCENES.exists() else photographs.iterdir())[:3]:
+            shutil.copy(path, folder)
+
+    return once("few", fill)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(made: Made) -> Path:
+    """A float32 graph of any batch and size."""
+    return made("onnx")
+
+
+@pytest.fixture(scope="session")
+def calibration(photographs: Path) -> "Calibration":
+    from gtsa_kit.export.pipeline import read_calibration
+
+    return read_calibration(SCENES if SCENES.exists() else photographs)
+
+
+@pytest.fixture(scope="session")
+def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calibration") -> Made:
+    """Artifacts of the tiny encoder, by format and options: a trace takes seconds, so each is made once in a run."""
+    from cores import two_cores
+
+    from gtsa_kit.export.manifest import read_manifest
+    from gtsa_kit.export.pipeline import export_artifact
+    from gtsa_kit.export.source import open_source
+    from gtsa_kit.export.spec import SUFFIX, Options
+
+    def make(form: str, **choices: object) -> Path:
+        if form == "openvino":
+            pytest.importorskip("openvino")
+        options, name = Options(**choices), f"encoder{SUFFIX[form]}"
+
+        def fill(folder: Path) -> None:
+            with two_cores():
+                manifest = export_artifact(open_source(tiny_run), form, folder / name, options, scenes, calibration)
+            assert manifest.parity == read_manifest(folder / name).parity
+
+        return once(f"{form}-{sha256(repr(options).encode()).hexdigest()[:12]}", fill) / name
+
+    return make

@@ -29,8 +29,8 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "command", ["train", "export", "verify", "info", "bench", "embed", "demo", "eval pca", "eval neighbours"]
 )
-def test_every_command_teaches(gtsa: Callable, command: str) -> None:
-    done = gtsa(*command.split(), "--help")
+def test_every_command_teaches(gtsa_here: Callable, command: str) -> None:
+    done = gtsa_here(*command.split(), "--help")
     assert done.returncode == 0
     assert command == "demo" or f"gtsa {command} " in done.stdout.split("Example")[1]
 
@@ -64,9 +64,10 @@ def test_version(gtsa: Callable) -> None:
     ],
 )
 def test_wrong_use_is_exit_2_one_line_and_a_way_out(
-    gtsa: Callable, args: tuple[str, ...], word: str, tmp_path: Path
+    gtsa_here: Callable, args: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = gtsa(*args, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = gtsa_here(*args)
     assert done.returncode == 2, done.stderr
     assert word in done.stderr
     assert done.stdout == ""
@@ -74,29 +75,46 @@ def test_wrong_use_is_exit_2_one_line_and_a_way_out(
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
+def test_a_process_ends_as_its_command_does(gtsa: Callable) -> None:
+    done = gtsa("export", "/nowhere")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "gtsa: /nowhere does not exist\n")
+
+
 def test_debug_shows_the_traceback(gtsa: Callable) -> None:
     assert "Traceback" in gtsa("export", "/nowhere", "--debug").stderr
 
 
 def test_the_whole_way_by_command_line(
-    gtsa: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa: Callable, gtsa_here: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
+    """Training and the first export as a user's processes; what follows in this one, which has its libraries loaded."""
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(str(path) for path in photographs.iterdir()))
     run = tmp_path / "run"
-    for args in (
-        ("train", listed, "--out", run, "--steps", "2", *sets(tiny)),
-        ("export", run, "--format", "onnx", "--images", listed),
-        ("export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
-        ("embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
-        ("eval", "pca", run / "encoder.onnx", "--images", photographs, "--out", tmp_path / "pca.png", "--size", "64"),
-        ("eval", "neighbours", run, "--images", photographs, "--out", tmp_path / "looks"),
+    for call, *args in (
+        (gtsa, "train", listed, "--out", run, "--steps", "2", *sets(tiny)),
+        (gtsa, "export", run, "--format", "onnx", "--images", listed),
+        (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
+        (gtsa_here, "embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
+        (
+            gtsa_here,
+            "eval",
+            "pca",
+            run / "encoder.onnx",
+            "--images",
+            photographs,
+            "--out",
+            tmp_path / "pca.png",
+            "--size",
+            "64",
+        ),
+        (gtsa_here, "eval", "neighbours", run, "--images", photographs, "--out", tmp_path / "looks"),
     ):
-        done = gtsa(*args)
+        done = call(*args)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "vectors" / "embeddings.parquet").exists()
     assert (tmp_path / "pca.png").exists()
     assert (tmp_path / "looks" / "neighbours.png").exists()
-    done = gtsa("export", run, "--format", "onnx")
+    done = gtsa_here("export", run, "--format", "onnx")
     assert done.returncode == 2
     assert "--force" in done.stderr

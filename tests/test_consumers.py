@@ -3,41 +3,28 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from graphs import ANY_SIZE, BOUNDED
 from PIL import Image
 
-from gtsa_kit.checkpoint import save_encoder
-from gtsa_kit.encoder import Encoder
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import read_manifest
-from gtsa_kit.export.pipeline import export_artifact
-from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, Options
 
 CONSUMERS = Path(__file__).parents[1] / "docs" / "consumers"
 TORCH = Path(torch.__file__).parent
-HEIGHT, WIDTH = 48, 80
-INPUTS = ["float32", "uint8"]
+HEIGHT, WIDTH = 64, 80
+INPUTS = {"float32": ANY_SIZE, "uint8": BOUNDED}
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+def artifacts(made: Callable[..., Path]) -> dict[tuple[str, str], Path]:
     """By format and type of the input."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    torch.manual_seed(0)
-    weights = {name: t + 0.1 * torch.randn_like(t) for name, t in Encoder("vit_tiny").vit.state_dict().items()}
-    save_encoder(folder, weights, "vit_tiny", {})
-    source, paths = open_source(folder), {}
-    for form in ("torchscript", "onnx"):
-        for kind in INPUTS:
-            path = folder / f"{kind}{SUFFIX[form]}"
-            assert export_artifact(source, form, path, Options(input=kind)).parity.passed
-            paths[form, kind] = path
-    return paths
+    return {(form, kind): made(form, **graph) for form in ("torchscript", "onnx") for kind, graph in INPUTS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_weights
+from weights import save_random
 
-from gtsa_kit.checkpoint import save_encoder
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
@@ -46,7 +45,7 @@ def build(source: Path, out: Path, photographs: Path, **options: object) -> tupl
 @pytest.mark.parametrize("shape", ["dynamic, layers", "fixed, bytes"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_engine_says_what_it_is(
-    precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: list[tuple[str, Manifest]]
+    precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: Callable[[str, Manifest], None]
 ) -> None:
     options = DYNAMIC | {"layers": "1,0"} if "dynamic" in shape else FIXED | {"input_type": "uint8"}
     engine, manifest = build(tiny_run, tmp_path, few, precision=precision, **options)
@@ -87,7 +86,7 @@ def test_an_engine_says_what_it_is(
         *("encoder.engine.onnx", "encoder.engine.onnx.json"),
     }
     assert "INFO" in (tmp_path / "encoder.engine.log").read_text()
-    matrix.append((f"of an engine, {shape}", read_manifest(graph_path(engine))))
+    matrix(f"of an engine, {shape}", read_manifest(graph_path(engine)))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_vit_small_builds_and_is_checked(
     small_run: Path,
     few: Path,
     tmp_path: Path,
-    matrix: list[tuple[str, Manifest]],
+    matrix: Callable[[str, Manifest], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The whole way of the toolkit's own model: the graph past its gate, the engine, the check without a GPU."""
@@ -130,7 +129,7 @@ def test_vit_small_builds_and_is_checked(
         assert "builds; nothing was kept" in words(capsys)
         return
     engine, _ = build(small_run, tmp_path, few, precision=precision, **options)
-    matrix.append(("of an engine", read_manifest(graph_path(engine))))
+    matrix("of an engine", read_manifest(graph_path(engine)))
     verify(engine, against=small_run, images=few, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["passed"]
@@ -141,7 +140,7 @@ def test_vit_small_builds_and_is_checked(
 
 
 def test_vit_base_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_encoder(tmp_path, random_weights("vit_base"), "vit_base", {})
+    save_random(tmp_path, "vit_base")
     export(tmp_path, form="trt", runtime="tensorrt-rtx", gpu="8.9", max_size="448", dry_run=True)
     assert "builds; nothing was kept" in words(capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "encoder.json"}

@@ -1,8 +1,10 @@
 """Every format in every precision, dynamic, fixed and bounded, against the float32 encoder on photographs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from graphs import GRAPHS
 from rich.console import Console
 
 from gtsa_kit.cli.parity import parity_table
@@ -11,23 +13,10 @@ from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options, Range
+from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options
 
-# Engines have suites of their own.
+# Engines, which are built for a GPU, have tests of their own.
 OFFERS = [(form, precision) for form, precisions in OFFERED.items() if form != "trt" for precision in precisions]
-GRAPHS = {
-    "any size": {},
-    "fixed, layers": {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0)},
-    "bounded, bytes": {
-        "height": Range(64, 256),
-        "width": Range(48, 320),
-        "batch": Range(1, 4),
-        "input": "uint8",
-        "layers": (0,),
-    },
-}
-
-
 # Every pair at every size and batch; the graphs that are made otherwise, for every format and every ONNX precision.
 CASES = [("any size", *offer) for offer in OFFERS]
 CASES += [(graph, *offer) for graph in list(GRAPHS)[1:] for offer in OFFERS if "onnx" in offer or "fp32" in offer]
@@ -35,25 +24,13 @@ CASES += [(graph, *offer) for graph in list(GRAPHS)[1:] for offer in OFFERS if "
 
 @pytest.mark.parametrize(("graph", "form", "precision"), CASES)
 def test_every_graph_holds_parity(
-    form: str,
-    precision: str,
-    graph: str,
-    tiny_run: Path,
-    tmp_path: Path,
-    scenes: ParityImages,
-    calibration: Calibration,
-    matrix: list[tuple[str, Manifest]],
+    form: str, precision: str, graph: str, made: Callable[..., Path], matrix: Callable[[str, Manifest], None]
 ) -> None:
-    if form == "openvino":
-        pytest.importorskip("openvino")
-    options = Options(precision=precision, **GRAPHS[graph])
-    path = tmp_path / f"encoder{SUFFIX[form]}"
-    manifest = export_artifact(open_source(tiny_run), form, path, options, scenes, calibration)
-    matrix.append((graph, manifest))
+    manifest = read_manifest(made(form, precision=precision, **GRAPHS[graph]))
+    matrix(graph, manifest)
     report = manifest.parity
     assert report.passed, parity_table(report)
-    assert report == read_manifest(path).parity
-    assert {d.output for d in report.differences} == set(options.outputs)
+    assert {d.output for d in report.differences} == set(Options(**GRAPHS[graph]).outputs)
     shapes = {(d.batch, d.height, d.width) for d in report.differences}
     if graph == "any size":
         assert {b for b, _, _ in shapes} == {1, 2, 7}
@@ -77,14 +54,14 @@ def test_vit_small_holds_parity(
     tmp_path: Path,
     scenes: ParityImages,
     calibration: Calibration,
-    matrix: list[tuple[str, Manifest]],
+    matrix: Callable[[str, Manifest], None],
 ) -> None:
     """The full ViT-S/16 path of each format, with room to spare under the bound."""
     if form == "openvino":
         pytest.importorskip("openvino")
     source, path = open_source(small_run), tmp_path / f"encoder{SUFFIX[form]}"
     manifest = export_artifact(source, form, path, Options(precision=precision), scenes, calibration)
-    matrix.append(("any size", manifest))
+    matrix("any size", manifest)
     Console(width=140).print(parity_table(manifest.parity))
     assert manifest.parity.passed
     tolerance = TOLERANCES[precision]

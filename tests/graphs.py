@@ -1,0 +1,14 @@
+"""Graphs that the tests export, few and shared: a trace takes seconds."""
+
+from gtsa_kit.export.spec import Range
+
+ANY_SIZE: dict[str, object] = {}
+FIXED = {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0)}
+BOUNDED = {
+    "height": Range(64, 256),
+    "width": Range(48, 320),
+    "batch": Range(1, 4),
+    "input": "uint8",
+    "layers": (1, 0),
+}
+GRAPHS = {"any size": ANY_SIZE, "fixed, layers": FIXED, "bounded, bytes": BOUNDED}

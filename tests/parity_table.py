@@ -1,0 +1,58 @@
+"""The table of parity that a run of the tests ends with; its rows come from whichever worker measured them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from gtsa_kit.export.manifest import Manifest
+
+COLUMNS = "model|graph|format|precision|max abs|mean abs|min cosine|same nearest|shapes|".split("|")
+ROWS: list[list[str]] = []
+
+
+@pytest.fixture
+def matrix(record_property: Callable[[str, object], None]) -> "Callable[[str, Manifest], None]":
+    """Put a graph's report into the table."""
+
+    def add(graph: str, manifest: "Manifest") -> None:
+        record_property("parity", row_of(graph, manifest))
+
+    return add
+
+
+def row_of(graph: str, manifest: "Manifest") -> list[str]:
+    """As plain text, which travels from a worker."""
+    assert manifest.parity
+    found = manifest.parity.differences
+    shapes = {(d.batch, d.height, d.width) for d in found}
+    return [
+        manifest.architecture["name"],
+        graph,
+        manifest.format,
+        manifest.precision,
+        f"{max(d.max_abs for d in found):.1e}",
+        f"{max(d.mean_abs for d in found):.1e}",
+        f"{min(d.min_cosine for d in found):.7f}",
+        f"{min(d.neighbours for d in found if d.neighbours is not None):.3f}",
+        " ".join(f"{b}x{h}x{w}" for b, h, w in sorted(shapes)),
+        "ok" if manifest.parity.passed else "FAILED",
+    ]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        ROWS.extend(row for name, row in report.user_properties if name == "parity")
+
+
+def pytest_terminal_summary() -> None:
+    if not ROWS:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*COLUMNS, title="parity: worst over all outputs, sizes and batches", title_justify="left", box=None)
+    for row in sorted(ROWS):
+        table.add_row(*row)
+    Console(width=200).print(table)
