@@ -1,0 +1,170 @@
+"""TensorRT engines of ViT-S/16: how long they take to build and how large they are; on a GPU also how fast they run.
+
+Run: .venv/bin/python benchmarks/engines.py --images FOLDER [--precisions fp32,fp16,bf16,int8] [--arch vit_small]
+     [--batch 32] [--rounds 5] [--json FILE]
+
+Without a GPU: the build table alone, by TensorRT-RTX. With one: images a second of each engine beside torch.compile and
+ONNX Runtime, in turns, from images that lie on the GPU already (ONNX Runtime: from the host's memory, as it is called).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from inference import random_run
+from rich.console import Console
+from rich.table import Table
+
+from gtsa_kit.export import load
+from gtsa_kit.export.manifest import graph_path
+from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.pipeline import read_calibration
+from gtsa_kit.export.source import Source, open_source
+from gtsa_kit.export.spec import QUANTIZED, Options, Range
+from gtsa_kit.export.trt.build import Settings
+from gtsa_kit.export.trt.engine import Order, build_engine, export_graph
+from gtsa_kit.export.trt.flavour import Flavour, check_capabilities, choose_flavour
+from gtsa_kit.export.trt.profile import Ranges, Usual
+from gtsa_kit.export.trt.runner import EngineRunner
+
+SIDE = 224
+LAYERS = (2, 5, 8, 11)
+GRAPHS = {
+    "any size": (Range(16, 512), ()),
+    "any size, layers": (Range(16, 512), LAYERS),
+    "224": (Range(SIDE, SIDE), ()),
+}
+console = Console(highlight=False, width=120)
+
+
+@dataclass(frozen=True)
+class Built:
+    """One engine."""
+
+    precision: str
+    graph: str
+    seconds: float
+    megabytes: float
+    flavour: str
+    capabilities: tuple[str, ...]
+    path: str
+
+
+def build(
+    source: Source, flavour: Flavour, precision: str, graph: str, batch: int, images: Path, folder: Path
+) -> Built:
+    """A graph through its gate at one small shape (the tests try the others), and an engine of it."""
+    sides, layers = GRAPHS[graph]
+    options = Options(precision=precision, height=sides, width=sides, batch=Range(1, batch), layers=layers)
+    path = folder / f"{precision} {graph}.engine"
+    calibration = read_calibration(images) if precision in QUANTIZED else None
+    found = export_graph(source, path, options, parity_images(images), calibration)
+    gpus = check_capabilities(flavour, (), precision, dynamic=not sides.fixed)
+    ranges = Ranges(options.batch, sides, sides)
+    order = Order(flavour, Settings(gpus, tf32=precision == "tf32"), ranges, Usual(batch, (SIDE, SIDE)), precision)
+    record = build_engine(found, path, order).engine
+    assert record is not None
+    size = path.stat().st_size / 1e6
+    return Built(
+        precision, graph, record.seconds, size, f"{record.flavour} {record.version}", record.capabilities, str(path)
+    )
+
+
+def contenders(source: Source, built: list[Built], batch: int) -> dict[str, Callable[[], object]]:
+    """What runs a batch on the GPU, by name."""
+    images = torch.randn(batch, 3, SIDE, SIDE, device="cuda")
+    plain = source.encoder.cuda().eval()
+    compiled = torch.compile(plain, dynamic=False)
+    runs: dict[str, Callable[[], object]] = {}
+
+    def autocast(module: Callable[[torch.Tensor], object], dtype: torch.dtype) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode(), torch.autocast("cuda", dtype):
+                return module(images)
+
+        return run
+
+    runs["PyTorch fp16 autocast"] = autocast(plain, torch.float16)
+    runs["torch.compile fp16"] = autocast(compiled, torch.float16)
+    runs["torch.compile bf16"] = autocast(compiled, torch.bfloat16)
+    host = images.cpu().numpy()
+    for one in (one for one in built if one.graph == "any size"):
+        engine = load(one.path, "cuda")
+        assert isinstance(engine, EngineRunner)
+        runs[f"engine {one.precision}"] = lambda engine=engine: engine.run_tensors(images)  # type: ignore[misc]
+        if one.precision in ("fp32", "fp16"):
+            session = load(graph_path(Path(one.path)), "cuda", provider="cuda")
+            runs[f"ONNX Runtime CUDA {one.precision}"] = lambda session=session: session(host)  # type: ignore[misc]
+    return runs
+
+
+def rates(runs: dict[str, Callable[[], object]], batch: int, rounds: int, calls: int = 20) -> dict[str, float]:
+    """Images a second, the median of rounds in which everybody has a turn."""
+    seen: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(5):
+            run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(calls):
+                run()
+            torch.cuda.synchronize()
+            seen[name].append(batch * calls / (time.perf_counter() - began))
+    return {name: median(values) for name, values in seen.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--precisions", default="fp32,fp16,bf16,int8")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    flavour, why = choose_flavour()
+    console.print(f"{flavour.name} {flavour.version}: {why}")
+    table = Table(title="engines of ViT-S/16, batches of 1 to 32", title_justify="left", box=None)
+    for name in ("precision", "size of the input", "built in s", "MB", "compute capabilities"):
+        table.add_column(name, justify="right" if name in ("built in s", "MB") else "left")
+    built = []
+    with tempfile.TemporaryDirectory() as name:
+        source = open_source(random_run(Path(name)))
+        for precision in args.precisions.split(","):
+            for graph in GRAPHS:
+                one = build(source, flavour, precision, graph, args.batch, args.images, Path(name))
+                built.append(one)
+                able = ", ".join(one.capabilities)
+                table.add_row(precision, graph, f"{one.seconds:.1f}", f"{one.megabytes:.1f}", able)
+        console.print(table)
+        speeds = {}
+        if torch.cuda.is_available():
+            speeds = rates(contenders(source, built, args.batch), args.batch, args.rounds)
+            show_speeds(speeds, args.batch)
+        else:
+            console.print("no GPU here: how fast they run is not measured")
+    if args.json:
+        rows = [asdict(one) | {"path": ""} for one in built]
+        args.json.write_text(json.dumps({"built": rows, "images_per_second": speeds}, indent=2))
+
+
+def show_speeds(speeds: dict[str, float], batch: int) -> None:
+    title = f"images a second at {SIDE}, batch {batch}, {torch.cuda.get_device_name()}"
+    table = Table(title=title, title_justify="left", box=None)
+    for name in ("", "images/s", "ratio"):
+        table.add_column(name, justify="right" if name else "left")
+    base = speeds["torch.compile fp16"]
+    for name, rate in speeds.items():
+        table.add_row(name, f"{rate:.0f}", f"{rate / base:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
