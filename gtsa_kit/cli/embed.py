@@ -154,7 +154,7 @@ def run(folder: str, model: Path, out: Path, options: Any) -> None:
 
         def tell(progress: Progress) -> None:
             if steps.what != "embedding":
-                steps.begin("embedding", progress.total, progress.done - 1, unit="images")
+                steps.begin("embedding", progress.total, progress.done, unit="images")
             steps.update(progress.done, f"{progress.errors} errors" if progress.errors else "")
 
         try:

@@ -41,7 +41,7 @@ class Dataset:
         return tuple(names)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return int(self._ends[-1])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))

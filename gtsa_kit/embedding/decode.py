@@ -95,7 +95,8 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the buffer is not writable, and nobody writes
             buffer = torch.frombuffer(content, dtype=torch.uint8)
-        return decode_jpeg(buffer, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        pixels: np.ndarray = decode_jpeg(buffer, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        return pixels
     except RuntimeError:
         return None
 
@@ -110,7 +111,7 @@ def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessi
 
 @lru_cache(4096)
 def pass_order(height: int, width: int, to_height: int, to_width: int, interpolation: str) -> str | None:
-    """Which of its two passes Pillow does first at these sizes, "rows" or "columns"; None if only Pillow itself will do.
+    """Which of its two passes Pillow does first at these sizes, "rows" or "columns"; None if only Pillow will do.
 
     Between the passes it rounds and cuts to 0..255, so the order shows, by up to ten levels at sharp edges. Its rule
     changes between versions: therefore noise is sent through, once for each shape.

@@ -2,7 +2,7 @@
 
 Fixed size: an array (N, D, h, w) for each output; a Zarr shard holds the rows of one job shard, a chunk one row.
 Ragged: an array (cells, D) for each output, a photograph's cells in rows from `offsets[i]` on, as many as
-`grid_hw[i]` has; each job shard begins a Zarr shard, so that no shard is written twice. The gap before it is not stored.
+`grid_hw[i]` has; each job shard begins a Zarr shard, so that no shard is written twice. Gaps are not stored.
 """
 
 import os

@@ -116,9 +116,7 @@ class Job:
     def decoder(self) -> Decoder:
         """For this model."""
         as_bytes = self.runner.manifest.inputs[0].dtype == "uint8"
-        return Decoder(
-            self.runner.preprocessing, self.sizes, as_bytes, self.options.max_pixels, self.options.digest
-        )
+        return Decoder(self.runner.preprocessing, self.sizes, as_bytes, self.options.max_pixels, self.options.digest)
 
     @property
     def store_spec(self) -> StoreSpec:
@@ -155,7 +153,7 @@ def embed_folder(
     where: str | Path,
     model: str | Path,
     out: str | Path,
-    options: Options = Options(),  # noqa: B008
+    options: Options = Options(),
     on_progress: Callable[[Progress], None] = lambda _: None,
     runner: Runner | None = None,
 ) -> Summary:
@@ -187,13 +185,12 @@ def embed_folder(
             if store.journal.complete:
                 return Summary(out, store.rows, store.errors, last - first, 0)
             engine = make_engine(job, source)
+            on_progress(Progress(begun - first, last - first, store.errors))
             for result in engine(listing.read(begun, last)):
                 store.add(result)
                 on_progress(Progress(result.place + 1 - first, last - first, store.errors))
                 if options.fail and isinstance(result, Failure):
-                    raise BadFile(
-                        f"{result.name}: {result.reason}; go on without it: the same command with --resume --on-error skip"
-                    )
+                    raise BadFile(f"{result.name}: {result.reason}; go on without it by --resume --on-error skip")
             store.finish(last)
         return Summary(out, store.rows, store.errors, last - first, last - begun)
 
@@ -254,9 +251,7 @@ def take_up(job: Job, source: Any) -> Listing:
     return open_listing(job.out / LISTING)
 
 
-def shard_rule(
-    sizes: SizeRule, outputs: tuple[str, ...], dim: int, dtype: str, rows: int | None = None
-) -> ShardRule:
+def shard_rule(sizes: SizeRule, outputs: tuple[str, ...], dim: int, dtype: str, rows: int | None = None) -> ShardRule:
     """Shards of about `SHARD_BYTES`, at most `SHARD_ROWS` rows."""
     cell = dim * (2 if dtype == "float16" else 4) * len(outputs)
     if not outputs:

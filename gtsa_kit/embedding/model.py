@@ -47,4 +47,3 @@ def model_digest(path: Path, runner: Runner) -> str:
     weights = path.with_suffix(".bin")
     parts = [path, weights] if path.suffix == SUFFIX["openvino"] and weights.exists() else [path]
     return "+".join(sha256_of(part) for part in parts)
-

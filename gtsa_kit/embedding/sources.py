@@ -167,7 +167,7 @@ class TarSource:
         try:
             with tarfile.open(self.path, "r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # it would remember all of them  # type: ignore[attr-defined]
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
                     if member.isreg() and is_photograph(member.name):
                         yield Entry(show_name(member.name), f"{member.offset_data}:{member.size}", stamp)
         except (tarfile.TarError, OSError) as error:
