@@ -130,7 +130,9 @@ def pass_order(height: int, width: int, to_height: int, to_width: int, interpola
 
 def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str, order: str) -> np.ndarray:
     """(H, W, C) uint8 to (height, width, C) uint8; torch always does the rows first."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W), channels last in memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pixels may not be writable, and nobody writes
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W), channels last in memory
     if order == "columns":
         image = image.transpose(2, 3).contiguous(memory_format=torch.channels_last)
         size = size[1], size[0]
