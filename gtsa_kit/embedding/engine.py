@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from gtsa_kit.cells import cell_to_pixel
 from gtsa_kit.config import PATCH
@@ -53,7 +54,8 @@ class LocalEngine:
 
     def __call__(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Row | Failure]:
         """Results in the order of the entries, a window of them in memory."""
-        with ThreadPoolExecutor(self.plan.workers, "gtsa-decode") as pool:
+        # One thread each inside torch: the photographs are what is done side by side.
+        with ThreadPoolExecutor(self.plan.workers, "gtsa-decode", torch.set_num_threads, (1,)) as pool:
             loaded = windowed_map(pool, self._load, entries, window=AHEAD * self.plan.batch + self.plan.workers)
             for window in windows(loaded, self.plan, self.decoder.sizes.kind == "fixed"):
                 yield from embed_window(window, self.runner, self.plan)
