@@ -1,4 +1,4 @@
-"""Embedding a folder of JPEG photographs, end to end, beside the sum of its parts and beside the loop people write first.
+"""Embedding a folder of JPEG photographs, end to end, beside its parts and beside the loop that people write first.
 
 Run: .venv/bin/python benchmarks/embedding.py --images FOLDER [--format openvino] [--precision fp32] [--input uint8]
      [--count 256] [--rounds 5] [--source RUN] [--json FILE]

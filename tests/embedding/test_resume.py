@@ -91,8 +91,7 @@ def test_cut_after_any_step_of_a_commit_it_goes_on(
             monkeypatch.setattr(os, name, dies)
             try:
                 embed_folder(mixed, model, out, Options(**options))
-            except OSError as error:
-                assert error.errno == 28
+            except OSError:
                 steps += 1
             monkeypatch.setattr(os, name, true)
             embed_folder(mixed, model, out, Options(**options, resume=True))
