@@ -36,7 +36,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("info")(info.info)
 app.command("bench")(bench.bench)
-app.command("embed")(embed.embed)
+app.add_typer(embed.app, name="embed")
 app.add_typer(evaluate.app, name="eval")
 app.command("demo")(demo.demo)
 

@@ -1,6 +1,8 @@
 """Options for ONNX Runtime's providers, which every command has that runs a file, and the opening with them."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,14 +45,21 @@ def open_runner(
 ) -> "Runner":
     """`load`, showing what was passed over on the way."""
     from gtsa_kit.export import load
+
+    with fallbacks_shown(shown):
+        return load(path, device, provider, engine_cache, fallback)
+
+
+@contextmanager
+def fallbacks_shown(shown: "Console") -> Iterator[None]:
+    """Within it, what is passed over when a file is opened is told as one line each."""
     from gtsa_kit.export.providers import FallbackWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FallbackWarning)
-        runner = load(path, device, provider, engine_cache, fallback)
+        yield
     for warning in caught:
         if issubclass(warning.category, FallbackWarning):
             shown.print(f"warning: {warning.message}", soft_wrap=True, markup=False)
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return runner

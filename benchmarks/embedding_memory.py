@@ -1,0 +1,73 @@
+"""Peak memory of embedding, by the number of entries: links to one file, with the smallest model.
+
+Run: .venv/bin/python benchmarks/embedding_memory.py [--counts 1000,100000,1000000] [--embed 2000]
+
+Each count has a process of its own. Listing is measured over all entries; of them `--embed` are then embedded, since
+what embedding holds in memory does not depend on how many come after.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def measure(count: int, embedded: int) -> tuple[float, float]:
+    """Peak resident memory in MB: before the listing, and at the end."""
+    from gtsa_kit.checkpoint import save_encoder
+    from gtsa_kit.embedding.listing import write_listing
+    from gtsa_kit.embedding.sources import open_source
+    from gtsa_kit.embedding.stream import embed
+    from gtsa_kit.encoder import Encoder
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model").mkdir()
+        save_encoder(folder / "model", Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+        photograph = folder / "a.jpg"
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(photograph)
+        for i in range(count):
+            if i % 1000 == 0:
+                some = folder / "in" / str(i // 1000)
+                some.mkdir(parents=True)
+            (some / f"{i}.jpg").symlink_to(photograph)
+        list(islice(embed(photograph, folder / "model", size=(32, 32)), 1))
+        before = peak()
+        listing = write_listing(open_source(str(folder / "in")), folder / "listing.sqlite")
+        assert listing.count == count
+        for _ in listing.read(0, count):
+            pass
+        some = folder / "in" / "0"
+        list(islice(embed(some, folder / "model", size=(32, 32)), embedded))
+        return before, peak()
+
+
+def peak() -> float:
+    """Of this process, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", default="1000,100000,1000000")
+    parser.add_argument("--embed", type=int, default=1000)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        before, after = measure(args.one, args.embed)
+        print(
+            f"{args.one:>9} entries: {before:.0f} MB before, {after:.0f} MB at the peak, {after - before:.0f} MB more"
+        )
+        return
+    for count in args.counts.split(","):
+        subprocess.run([sys.executable, __file__, "--one", count, "--embed", str(args.embed)], check=True)
+
+
+if __name__ == "__main__":
+    main()
