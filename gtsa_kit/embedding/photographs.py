@@ -1,13 +1,15 @@
 """The photographs that a dataset was made from, opened again by the paths in its rows."""
 
+import glob
 import os
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -22,10 +24,13 @@ MAX_MEMBER_BYTES = 1 << 30
 
 
 class Photographs:
-    """Opens rows by path. `source` is what was embedded: a folder, a list of paths, a tar or a zip; None if unknown."""
+    """Opens rows by path. `source` is what was embedded: a folder, glob, list of paths, tar or zip; None if unknown.
 
-    def __init__(self, source: Path | None) -> None:
-        self.source = source
+    Of other sources (a glob of archives, a store behind a URL) no photograph is opened: looking asks no network.
+    """
+
+    def __init__(self, source: str | None) -> None:
+        self.source = None if source is None or "://" in source else Path(source)
         self._lock = Lock()  # archives are read by one thread at a time
 
     def open(self, path: str) -> Image.Image:
@@ -36,13 +41,16 @@ class Photographs:
         """
         if self._in_archive:
             return self._open_member(path)
-        return open_image(self.file(path) or Path(path))
+        file = self.file(path)
+        if file is None:
+            raise BrokenImage(Path(path), "not known where it lies")
+        return open_image(file)
 
     def file(self, path: str) -> Path | None:
-        """Where the photograph of a row lies; None in an archive, and where the source is unknown."""
-        if self.source is None or self._in_archive:
+        """Where the photograph of a row lies; None in an archive, behind a URL, and where the source is unknown."""
+        if self.source is None or self._in_archive or "://" in path:
             return None
-        return (self.source if self.source.is_dir() else self.source.parent) / path
+        return self._root / path
 
     def link(self, path: str, page: Path) -> str | None:
         """A relative address of the photograph for a page, None where `file` is."""
@@ -55,19 +63,23 @@ class Photographs:
     def thumbnails(self, paths: Iterable[str], side: int) -> Iterator[Image.Image | None]:
         """In the order of `paths`, at most `side` pixels high and wide; None of what can't be opened."""
 
-        def shrink(path: str) -> Image.Image | None:
-            try:
-                return ImageOps.contain(self.open(path), (side, side), Image.Resampling.BICUBIC)
-            except BrokenImage:
-                return None
-
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            yield from windowed_map(pool, shrink, paths, window=4 * threads)
+            yield from windowed_map(pool, lambda path: small(lambda: self.open(path), side), paths, window=4 * threads)
 
     @cached_property
     def _in_archive(self) -> bool:
         return self.source is not None and self.source.is_file() and self.source.suffix.lower() in (".tar", ".zip")
+
+    @cached_property
+    def _root(self) -> Path:
+        """What rows are relative to: the folder, that of the list, or the part of a glob that is no pattern."""
+        assert self.source is not None
+        if self.source.is_dir():
+            return self.source
+        if self.source.exists() or not glob.has_magic(str(self.source)):
+            return self.source.parent
+        return Path(*takewhile(lambda part: not glob.has_magic(part), self.source.parts))
 
     @cached_property
     def _members(self) -> dict[str, tarfile.TarInfo]:
@@ -98,6 +110,16 @@ class Photographs:
 
     def _member(self, path: str) -> IO[bytes]:
         archive = self._archive
-        stream = archive.open(path) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(self._members[path])
+        stream = (
+            archive.open(path) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(self._members[path])
+        )
         assert stream is not None, "only files are members"
         return stream
+
+
+def small(opening: Callable[[], Image.Image], side: int) -> Image.Image | None:
+    """What is opened, at most `side` pixels high and wide; None if it can't be."""
+    try:
+        return ImageOps.contain(opening(), (side, side), Image.Resampling.BICUBIC)
+    except BrokenImage:
+        return None

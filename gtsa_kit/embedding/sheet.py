@@ -64,7 +64,9 @@ def in_rows(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]:
     return found
 
 
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int) -> None:
+def _paste(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
+) -> None:
     if tile.image is None:
         draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _GREY)
         draw.text((x + TILE // 2, y + TILE // 2), _fit(tile.name, draw, font), _INK, font, anchor="mm")

@@ -86,6 +86,16 @@ class Vectors:
         return sum(self.lengths)
 
     @property
+    def source(self) -> str | None:
+        """What was embedded, None if job.json does not say."""
+        return self.job.get("source")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all photographs are there; true where job.json says nothing."""
+        return bool(self.job.get("finished", True))
+
+    @property
     def starts(self) -> list[int]:
         """The first row of each part."""
         return [sum(self.lengths[:i]) for i in range(len(self.lengths))]
