@@ -114,7 +114,7 @@ def _nearest(
 
 def _tsne(unit: np.ndarray) -> np.ndarray:
     try:
-        from sklearn.manifold import TSNE
+        from sklearn.manifold import TSNE  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ValueError("--layout tsne needs scikit-learn; pip install scikit-learn, or use --layout pca") from error
     if len(unit) < 4:  # too few for any perplexity
@@ -127,4 +127,4 @@ def _tsne(unit: np.ndarray) -> np.ndarray:
 def _boxed(points: np.ndarray) -> np.ndarray:
     low, high = points.min(axis=0), points.max(axis=0)
     half = max(float((high - low).max()) / 2, 1e-12)
-    return ((points - (low + high) / 2) / half).astype(np.float32)
+    return np.asarray((points - (low + high) / 2) / half, dtype=np.float32)

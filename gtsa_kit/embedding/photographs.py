@@ -62,7 +62,6 @@ class Photographs:
 
     def thumbnails(self, paths: Iterable[str], side: int) -> Iterator[Image.Image | None]:
         """In the order of `paths`, at most `side` pixels high and wide; None of what can't be opened."""
-
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(max_workers=threads) as pool:
             yield from windowed_map(pool, lambda path: small(lambda: self.open(path), side), paths, window=4 * threads)

@@ -86,7 +86,7 @@ def _fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> 
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """matplotlib's own file: Latin, Greek, Cyrillic and more; Pillow's built-in font has Latin alone."""
+    """Matplotlib's own file: Latin, Greek, Cyrillic and more; Pillow's built-in font has Latin alone."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT)
