@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gtsa_kit.embedding.vectors import SLACK, Row, Vectors, cosines
+from gtsa_kit.encoder import Preprocessing
 from gtsa_kit.export import Runner, load
 
 
@@ -80,7 +81,7 @@ def open_model(data: Vectors, model: Path | None = None, device: str = "auto") -
     for what, old, new in (
         ("weights (sha256)", made.source_sha256, now.source_sha256),
         ("numbers in a vector", made.dim, now.dim),
-        ("preprocessing", made.preprocessing, now.preprocessing),
+        ("preprocessing", Preprocessing.from_dict(made.preprocessing), runner.preprocessing),
     ):
         if old != new:
             raise ValueError(f"{path} is not the model of {data.folder}: {what} {new}, not {old}; name it with --model")
