@@ -119,9 +119,13 @@ def _tsne(unit: np.ndarray) -> np.ndarray:
         raise ValueError("--layout tsne needs scikit-learn; pip install scikit-learn, or use --layout pca") from error
     if len(unit) < 4:  # too few for any perplexity
         return pca(unit, 2)
-    start = pca(unit, min(50, unit.shape[1], len(unit)))
+    start = pca(unit, max(2, min(50, unit.shape[1], len(unit))))
+    # Our own first places, all different: with equal ones scikit-learn 1.9 divides by zero and ends in a crash.
+    first = start[:, :2] / max(float(start[:, 0].std()), 1e-6) + np.random.default_rng(0).normal(
+        0, 1e-2, (len(unit), 2)
+    )
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(start))
+    return np.asarray(TSNE(perplexity=perplexity, init=1e-4 * first, random_state=0).fit_transform(start))
 
 
 def _boxed(points: np.ndarray) -> np.ndarray:

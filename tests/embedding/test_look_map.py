@@ -111,7 +111,7 @@ def test_few_and_equal_rows(layout: str, tmp_path: Path) -> None:
         write_page(atlas, Photographs(None), tmp_path / "page.html", "few")
         assert content_of(tmp_path / "page.html")["pictures"] == [None] * count
     nothing = write_dataset(tmp_path / "zero", np.zeros((3, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match="no row of .* has a direction"):
+    with pytest.raises(ValueError, match=r"no row of .* has a direction"):
         make_atlas(open_vectors(nothing), layout)
 
 
