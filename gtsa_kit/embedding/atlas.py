@@ -104,10 +104,10 @@ def _nearest(
         rough = everything[start : start + _ROWS] @ everything.T
         rough[torch.arange(len(rough)), torch.arange(start, start + len(rough))] = -2
         others = rough.topk(min(2 * k, count - 1), dim=1).indices.cpu().numpy()
-        for row, found in enumerate(others, start):
-            exact = cosines(unit[found], unit[row][None])
-            best = np.lexsort((found, -exact))[:k]
-            near[row], cosine[row] = found[best], exact[best]
+        ours = slice(start, start + len(others))
+        exact = cosines(unit[others.ravel()], np.repeat(unit[ours], others.shape[1], axis=0)).reshape(others.shape)
+        best = np.lexsort((others, -exact), axis=1)[:, :k]
+        near[ours], cosine[ours] = (np.take_along_axis(found, best, axis=1) for found in (others, exact))
         on_points(start + len(others), count)
     return near, cosine
 
@@ -117,7 +117,7 @@ def _tsne(unit: np.ndarray) -> np.ndarray:
         from sklearn.manifold import TSNE  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ValueError("--layout tsne needs scikit-learn; pip install scikit-learn, or use --layout pca") from error
-    if len(unit) < 4:  # too few for any perplexity
+    if len(unit) < 4 or np.ptp(unit, axis=0).max() < 1e-6:  # too few for any perplexity, or nothing to tell apart
         return pca(unit, 2)
     start = pca(unit, max(2, min(50, unit.shape[1], len(unit))))
     # Our own first places, all different: with equal ones scikit-learn 1.9 divides by zero and ends in a crash.
