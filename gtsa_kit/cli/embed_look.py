@@ -112,7 +112,7 @@ def duplicates_command(
     folder: Dataset,
     threshold: Annotated[
         float, typer.Option(help="Least cosine of near-duplicates, above 0, up to 1. Depends on the model: look.")
-    ] = 0.98,
+    ] = 0.995,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")] = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -126,7 +126,7 @@ def duplicates_command(
 
       gtsa embed duplicates vectors/ --sheet duplicates.jpg
 
-      gtsa embed duplicates vectors/ --threshold 0.995 --json
+      gtsa embed duplicates vectors/ --threshold 0.98 --json
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"--threshold is above 0 and at most 1, got {threshold:g}")
@@ -172,7 +172,7 @@ def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> 
     from gtsa_kit.images import open_image
 
     photograph = open_image(image)
-    return embed_query(open_model(data, model, device), photograph)
+    return embed_query(open_model(data, model, device), photograph, data.job.get("sizes"))
 
 
 def _search(data: "Vectors", query: Any, top: int, leave_out: int | None) -> "list[Hit]":

@@ -1,12 +1,14 @@
 """The nearest rows of a vector: exact, in one pass over the file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.embedding.vectors import SLACK, Row, Vectors, cosines
 from gtsa_kit.encoder import Preprocessing
 from gtsa_kit.export import Runner, load
@@ -72,7 +74,8 @@ def open_model(data: Vectors, model: Path | None = None, device: str = "auto") -
     Raises:
         ValueError: It is not there, or another one: other weights, another preprocessing, another D.
     """
-    path = model or (Path(data.job["model"]) if data.job.get("model") else None)
+    was_at = data.job.get("model", {}).get("path")
+    path = model or (Path(was_at) if was_at else None)
     if path is None or not path.exists():
         was = f"{path} does not exist" if path else f"{data.folder} does not say where its model lies"
         raise ValueError(f"{was}; name the model of these vectors with --model")
@@ -88,6 +91,13 @@ def open_model(data: Vectors, model: Path | None = None, device: str = "auto") -
     return runner
 
 
-def embed_query(runner: Runner, image: Image.Image) -> np.ndarray:
-    """(D,) float32 vector of one photograph, made as the rows were."""
-    return np.asarray(runner(runner.prepare(image)[None]).embedding[0])
+def embed_query(runner: Runner, image: Image.Image, sizes: Mapping[str, Any] | None = None) -> np.ndarray:
+    """(D,) float32 vector of one photograph, made as the rows were.
+
+    Args:
+        runner: Their model.
+        image: Upright RGB.
+        sizes: What job.json says of them: the fields of a `SizeRule`; None for the model's own size.
+    """
+    size = SizeRule(**sizes)(*image.size) if sizes else None
+    return np.asarray(runner(runner.prepare(image, size)[None]).embedding[0])

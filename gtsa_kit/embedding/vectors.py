@@ -22,7 +22,7 @@ SLACK = 1e-4
 """More than float32 cosines of a thousand numbers can be off, in whatever order they are summed."""
 
 PARTS = "vectors/part-*.parquet"
-JOB = "job.json"
+JOB, JOURNAL = "job.json", "journal.json"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Vectors:
     manifest: Manifest
     job: dict[str, Any]
     """What job.json holds: how the folder was made; {} where it is missing."""
+    finished: bool
+    """Whether all photographs are there."""
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -89,11 +91,6 @@ class Vectors:
     def source(self) -> str | None:
         """What was embedded, None if job.json does not say."""
         return self.job.get("source")
-
-    @property
-    def finished(self) -> bool:
-        """Whether all photographs are there; true where job.json says nothing."""
-        return bool(self.job.get("finished", True))
 
     @property
     def starts(self) -> list[int]:
@@ -180,6 +177,9 @@ def open_vectors(folder: Path) -> Vectors:
         ValueError: No dataset, no rows, a damaged part, or parts of several models.
     """
     parts = tuple(sorted(folder.glob(PARTS), key=natural_key))
+    journal = _read_json(folder / JOURNAL)
+    if "shards" in journal:  # a part beyond was cut off by a kill, and will be written again
+        parts = parts[: max(1, int(journal["shards"]))]
     if not parts:
         raise ValueError(f"{folder} holds no vectors ({PARTS}); make them with gtsa embed FOLDER --out {folder}")
     metadata = [_footer(part) for part in parts]
@@ -195,7 +195,8 @@ def open_vectors(folder: Path) -> Vectors:
     lengths = tuple(found.num_rows for found in metadata)
     if not sum(lengths):
         raise ValueError(f"{folder} holds no rows: no photograph was embedded; its errors.jsonl says why")
-    return Vectors(folder, parts, lengths, dims.pop(), manifest, _read_job(folder / JOB))
+    job, finished = _read_json(folder / JOB), bool(journal.get("complete", True))
+    return Vectors(folder, parts, lengths, dims.pop(), manifest, job, finished)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -242,7 +243,7 @@ def _dim(part: Path, schema: pa.Schema) -> int:
     return int(kind.list_size)
 
 
-def _read_job(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

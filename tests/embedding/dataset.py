@@ -25,6 +25,7 @@ def write_dataset(
     sizes: list[tuple[int, int]] | None = None,
     part: int = 1000,
     about: Manifest | None = None,
+    journal: dict[str, Any] | None = None,
     **job: Any,
 ) -> Path:
     """(N, D) float16 or float32 rows, `part` of them in a file."""
@@ -46,6 +47,8 @@ def write_dataset(
         table = pa.Table.from_arrays(columns, schema=schema)
         pq.write_table(table, folder / "vectors" / f"part-{number:05d}.parquet", row_group_size=300)
     (folder / "job.json").write_text(json.dumps(job))
+    if journal:
+        (folder / "journal.json").write_text(json.dumps(journal))
     return folder
 
 

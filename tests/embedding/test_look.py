@@ -153,7 +153,7 @@ def embedded(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.stack([embed_query(runner, open_image(photographs / name)) for name in names])
-    where = {"source": str(photographs), "model": str(run), "finished": True}
+    where = {"source": str(photographs), "model": {"path": str(run)}, "sizes": {"kind": "fixed", "side": [224, 224]}}
     return write_dataset(run.parent / "data", rows, names, part=7, about=runner.manifest, **where), run
 
 
@@ -194,7 +194,9 @@ def test_another_model_is_refused(embedded: tuple[Path, Path], photographs: Path
     data = open_vectors(embedded[0])
     with pytest.raises(ValueError, match="weights"):
         open_model(data, tmp_path, "cpu")
-    moved = write_dataset(tmp_path / "d", data.vectors(range(20)), about=data.manifest, model=str(tmp_path / "gone"))
+    moved = write_dataset(
+        tmp_path / "d", data.vectors(range(20)), about=data.manifest, model={"path": str(tmp_path / "gone")}
+    )
     with pytest.raises(ValueError, match="gone does not exist; name the model of these vectors with --model"):
         open_model(open_vectors(moved))
     asked = ["search", str(moved), "--image", str(photographs / "p3.jpg"), "--model", str(embedded[1]), "--json"]
@@ -206,7 +208,9 @@ def test_duplicates_command_on_an_unfinished_dataset(tmp_path: Path, photographs
     rows = np.eye(20, dtype=np.float32)
     rows[15] = rows[4]
     names = [f"p{i}.jpg" for i in range(20)]
-    data = write_dataset(tmp_path / "d", rows, names, source=str(photographs), finished=False)
+    rows = np.concatenate([rows, rows[:3]])  # a part that no journal knows of
+    journal = {"shards": 2, "complete": False}
+    data = write_dataset(tmp_path / "d", rows, [*names, *"abc"], part=10, journal=journal, source=str(photographs))
     done = CliRunner().invoke(looking, ["duplicates", str(data), "--sheet", str(tmp_path / "sheet.jpg")])
     assert done.exit_code == 0, done.output
     assert "1 groups of 2 photographs; 1 could be dropped" in done.stdout
