@@ -22,7 +22,7 @@ def write_dataset(
     folder: Path,
     vectors: np.ndarray,
     paths: list[str] | None = None,
-    sizes: list[tuple[int, int]] | None = None,
+    pixels: list[tuple[int, int]] | None = None,
     part: int = 1000,
     about: Manifest | None = None,
     journal: dict[str, Any] | None = None,
@@ -32,7 +32,7 @@ def write_dataset(
     (folder / "vectors").mkdir(parents=True)
     dim = vectors.shape[1]
     names = paths or [f"sub/p{i}.jpg" for i in range(len(vectors))]
-    sides = np.array(sizes or [(40, 30)] * len(vectors), dtype=np.int32).reshape(-1, 2)
+    sides = np.array(pixels or [(40, 30)] * len(vectors), dtype=np.int32).reshape(-1, 2)
     value = pa.from_numpy_dtype(vectors.dtype)
     fields = [("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(value, dim))]
     schema = pa.schema(

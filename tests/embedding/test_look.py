@@ -64,7 +64,7 @@ def test_duplicates_are_brute_force(threshold: float, tmp_path: Path) -> None:
     rows = clustered(600, 16, seed=1)
     rng = np.random.default_rng(2)
     sizes = [(int(w), int(h)) for w, h in rng.integers(1, 4, (600, 2))]
-    data = open_vectors(write_dataset(tmp_path / "d", rows, sizes=sizes, part=250))
+    data = open_vectors(write_dataset(tmp_path / "d", rows, pixels=sizes, part=250))
     found = find_duplicates(data, threshold, CPU)
     unit = unit64(rows)
     cosine = np.round(unit @ unit.T, 11)
