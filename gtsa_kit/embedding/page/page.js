@@ -1,0 +1,257 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($("content").textContent);
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
+  const points = new Float32Array(bytes(data.points));
+  const near = new Int32Array(bytes(data.near));
+  const cosines = new Float32Array(bytes(data.cosines));
+  const count = data.names.length;
+  const canvas = $("canvas"), ctx = canvas.getContext("2d");
+  const palette = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a63d2", "#7a7a7a"];
+
+  // A point p is drawn at (p * view.scale + view.x, -p * view.scale + view.y), in CSS pixels.
+  const view = { scale: 1, x: 0, y: 0 };
+  let width = 0, height = 0, hovered = -1, chosen = -1, matched = null, waiting = false, shown = -1;
+  const screenX = (i) => points[2 * i] * view.scale + view.x;
+  const screenY = (i) => -points[2 * i + 1] * view.scale + view.y;
+
+  // --- colours: one for each folder at the top, where there are two to eight
+  const folders = new Map();
+  const folderOf = data.names.map((name) => (name.includes("/") ? name.slice(0, name.indexOf("/")) : ""));
+  for (const folder of folderOf) if (folders.size <= palette.length && !folders.has(folder)) folders.set(folder, folders.size);
+  const coloured = folders.size >= 2 && folders.size <= palette.length;
+  if (coloured) {
+    for (const [folder, index] of folders) {
+      const dot = document.createElement("span"), item = document.createElement("li");
+      dot.style.background = palette[index];
+      item.append(dot, folder || "(no folder)");
+      $("legend").append(item);
+    }
+  }
+
+  // --- drawing
+  function redraw() {
+    if (!waiting) requestAnimationFrame(draw);
+    waiting = true;
+  }
+
+  function draw() {
+    waiting = false;
+    const style = getComputedStyle(document.documentElement), ink = (name) => style.getPropertyValue(name);
+    const side = Math.max(2, Math.min(9, 160 / Math.sqrt(count) + Math.log2(view.scale / fitScale() + 1)));
+    ctx.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+    ctx.clearRect(0, 0, width, height);
+    ctx.fillStyle = ink("--point");
+    for (const wanted of matched ? [false, true] : [true]) {
+      ctx.globalAlpha = wanted ? 0.8 : 0.12;
+      for (let i = 0; i < count; i++) {
+        if (matched && Boolean(matched[i]) !== wanted) continue;
+        const x = screenX(i), y = screenY(i);
+        if (x < -side || y < -side || x > width + side || y > height + side) continue;
+        if (coloured) ctx.fillStyle = palette[folders.get(folderOf[i])];
+        ctx.fillRect(x - side / 2, y - side / 2, side, side);
+      }
+    }
+    ctx.globalAlpha = 1;
+    drawNeighbours(current(), side, ink);
+  }
+
+  function drawNeighbours(point, side, ink) {
+    if (point < 0) return;
+    ctx.strokeStyle = ink("--mark");
+    ctx.lineWidth = 1;
+    ctx.beginPath();
+    for (const other of neighbours(point)) {
+      ctx.moveTo(screenX(point), screenY(point));
+      ctx.lineTo(screenX(other), screenY(other));
+    }
+    ctx.stroke();
+    ctx.lineWidth = 2.5;
+    ctx.beginPath();
+    ctx.arc(screenX(point), screenY(point), side / 2 + 5, 0, 2 * Math.PI);
+    ctx.stroke();
+  }
+
+  const current = () => (hovered >= 0 ? hovered : chosen);
+  const neighbours = (i) => near.subarray(i * data.each, (i + 1) * data.each);
+  const fitScale = () => Math.max(1, Math.min(width, height) / 2 - 24);
+
+  function showAll() {
+    Object.assign(view, { scale: fitScale(), x: width / 2, y: height / 2 });
+    redraw();
+  }
+
+  function zoomAt(factor, x, y) {
+    const scale = Math.max(fitScale() * 0.5, Math.min(fitScale() * 5000, view.scale * factor));
+    view.x = x + (view.x - x) * (scale / view.scale);
+    view.y = y + (view.y - y) * (scale / view.scale);
+    view.scale = scale;
+    redraw();
+  }
+
+  // --- the panel
+  function picture(i, alt) {
+    const place = document.createElement("div");
+    if (!data.pictures[i]) {
+      place.textContent = "no picture";
+      return place;
+    }
+    const image = new Image();
+    image.alt = alt;
+    image.onerror = () => image.replaceWith("photograph not found");
+    image.src = data.pictures[i];
+    place.append(image);
+    return place;
+  }
+
+  function show() {
+    const i = current();
+    redraw();
+    if (i === shown) return;
+    shown = i;
+    $("shown").hidden = i < 0;
+    $("help").hidden = i >= 0;
+    if (i < 0) return;
+    $("picture").replaceChildren(...picture(i, data.names[i]).childNodes);
+    $("name").textContent = data.names[i];
+    $("size").textContent = data.sizes[i].join(" × ");
+    $("near").replaceChildren(...Array.from(neighbours(i), (other, k) => neighbour(other, cosines[i * data.each + k])));
+  }
+
+  function neighbour(i, cosine) {
+    const item = document.createElement("li"), button = document.createElement("button");
+    const small = picture(i, ""), words = document.createElement("span"), value = document.createElement("b");
+    small.className = "small";
+    words.className = "words";
+    value.textContent = cosine.toFixed(3);
+    words.append(value, " ", data.names[i]);
+    button.type = "button";
+    button.append(small, words);
+    button.onclick = () => choose(i);
+    item.append(button);
+    return item;
+  }
+
+  function choose(i) {
+    chosen = i;
+    hovered = -1;
+    if (i >= 0) bringIntoView(i);
+    show();
+  }
+
+  function bringIntoView(i) {
+    const x = screenX(i), y = screenY(i), edge = 20;
+    if (x >= edge && y >= edge && x <= width - edge && y <= height - edge) return;
+    view.x += width / 2 - x;
+    view.y += height / 2 - y;
+  }
+
+  // --- pointer
+  function nearestTo(x, y, reach) {
+    let best = -1, least = reach * reach;
+    for (let i = 0; i < count; i++) {
+      const dx = screenX(i) - x, dy = screenY(i) - y, d = dx * dx + dy * dy;
+      if (d < least && (!matched || matched[i])) [best, least] = [i, d];
+    }
+    return best;
+  }
+
+  const down = new Map();
+  let moved = 0;
+  const at = (event) => ({ x: event.offsetX, y: event.offsetY });
+
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    if (!down.size) moved = 0;
+    down.set(event.pointerId, at(event));
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const now = at(event), before = down.get(event.pointerId);
+    if (!before) {
+      hovered = nearestTo(now.x, now.y, 14);
+      return show();
+    }
+    moved += Math.hypot(now.x - before.x, now.y - before.y);
+    down.set(event.pointerId, now);
+    if (down.size === 2) {
+      const other = [...down].find(([id]) => id !== event.pointerId)[1];
+      const ratio = Math.hypot(now.x - other.x, now.y - other.y) / Math.hypot(before.x - other.x, before.y - other.y);
+      if (Number.isFinite(ratio)) zoomAt(ratio, (now.x + other.x) / 2, (now.y + other.y) / 2);
+      return;
+    }
+    view.x += now.x - before.x;
+    view.y += now.y - before.y;
+    redraw();
+  });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(kind, (event) => {
+      const was = down.delete(event.pointerId), touch = event.pointerType === "touch";
+      if (kind === "pointerup" && was && moved < 5) choose(nearestTo(event.offsetX, event.offsetY, touch ? 28 : 14));
+    });
+  }
+  canvas.addEventListener("pointerleave", () => { hovered = -1; show(); });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoomAt(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), event.offsetX, event.offsetY);
+  }, { passive: false });
+
+  // --- keyboard and buttons
+  const arrows = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+  // The next point in a direction: near, and not far off the line.
+  function step([dx, dy]) {
+    const from = current();
+    if (from < 0) return choose(nearestTo(width / 2, height / 2, Infinity));
+    let best = -1, least = Infinity;
+    for (let i = 0; i < count; i++) {
+      const x = screenX(i) - screenX(from), y = screenY(i) - screenY(from);
+      const ahead = x * dx + y * dy, aside = Math.abs(x * dy - y * dx), cost = ahead + 3 * aside;
+      if (i !== from && ahead > 1e-6 && aside <= 2 * ahead && cost < least && (!matched || matched[i])) [best, least] = [i, cost];
+    }
+    if (best >= 0) choose(best);
+  }
+
+  canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (arrows[event.key]) step(arrows[event.key]);
+    else if (event.key === "+" || event.key === "=") zoomAt(1.5, width / 2, height / 2);
+    else if (event.key === "-") zoomAt(1 / 1.5, width / 2, height / 2);
+    else if (event.key === "0") showAll();
+    else if (event.key === "Escape") choose(-1);
+    else return;
+    event.preventDefault();
+  });
+  for (const button of $("zoom").children) {
+    const factor = Number(button.dataset.zoom);
+    button.onclick = () => (factor ? zoomAt(factor, width / 2, height / 2) : showAll());
+  }
+
+  // --- finding by name
+  $("text").addEventListener("input", () => {
+    const text = $("text").value.toLowerCase();
+    matched = text ? Uint8Array.from(data.names, (name) => name.toLowerCase().includes(text)) : null;
+    $("matches").textContent = matched ? `${matched.reduce((sum, one) => sum + one, 0)} found` : "";
+    redraw();
+  });
+  $("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const after = matched ? matched.indexOf(1, chosen + 1) : -1;
+    if (matched) choose(after >= 0 ? after : matched.indexOf(1));
+  });
+
+  // --- size and theme
+  new ResizeObserver(() => {
+    const fresh = !width;
+    const before = { width, height };
+    [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    canvas.width = Math.round(width * devicePixelRatio);
+    canvas.height = Math.round(height * devicePixelRatio);
+    view.x += (width - before.width) / 2;
+    view.y += (height - before.height) / 2;
+    if (fresh) showAll();
+    redraw();
+  }).observe(canvas);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  $("note").textContent = data.note;
+})();

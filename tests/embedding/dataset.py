@@ -1,0 +1,59 @@
+"""Dataset folders as `gtsa embed` writes them, made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gtsa_kit.export.manifest import Manifest, TensorSpec
+
+
+def manifest(dim: int) -> Manifest:
+    tensor = TensorSpec(name="images", dtype="float32", shape=(1, 3, 224, 224))
+    about: dict[str, Any] = {"format": "onnx", "precision": "fp32", "target": {}, "source_sha256": "0" * 64}
+    parts = {"architecture": {}, "dim": dim, "preprocessing": {}, "inputs": (tensor,), "outputs": (), "axes": {}}
+    return Manifest(**about, **parts)
+
+
+def write_dataset(
+    folder: Path,
+    vectors: np.ndarray,
+    paths: list[str] | None = None,
+    pixels: list[tuple[int, int]] | None = None,
+    part: int = 1000,
+    about: Manifest | None = None,
+    journal: dict[str, Any] | None = None,
+    **job: Any,
+) -> Path:
+    """(N, D) float16 or float32 rows, `part` of them in a file."""
+    (folder / "vectors").mkdir(parents=True)
+    dim = vectors.shape[1]
+    names = paths or [f"sub/p{i}.jpg" for i in range(len(vectors))]
+    sides = np.array(pixels or [(40, 30)] * len(vectors), dtype=np.int32).reshape(-1, 2)
+    value = pa.from_numpy_dtype(vectors.dtype)
+    fields = [("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(value, dim))]
+    schema = pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in fields],
+        metadata={"gtsa_kit": (about or manifest(dim)).model_dump_json()},
+    )
+    for number, start in enumerate(range(0, max(1, len(vectors)), part)):
+        here = slice(start, start + part)
+        flat = pa.array(np.ascontiguousarray(vectors[here]).ravel())
+        columns = [pa.array(names[here], pa.string()), pa.array(sides[here, 0]), pa.array(sides[here, 1])]
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, dim))
+        table = pa.Table.from_arrays(columns, schema=schema)
+        pq.write_table(table, folder / "vectors" / f"part-{number:05d}.parquet", row_group_size=300)
+    (folder / "job.json").write_text(json.dumps(job))
+    if journal:
+        (folder / "journal.json").write_text(json.dumps(journal))
+    return folder
+
+
+def unit64(vectors: np.ndarray) -> np.ndarray:
+    """The slow obvious version: float64, all at once; rows without a direction become nan."""
+    wide = vectors.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return wide / np.linalg.norm(wide, axis=1, keepdims=True)
