@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from gtsa_kit.cli.common import fail, require
+from gtsa_kit.cli.embed_look import looking
 from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 DEFAULT = "FOLDER"
@@ -26,6 +27,7 @@ class DefaultGroup(TyperGroup):
 
 
 app = typer.Typer(cls=DefaultGroup, rich_markup_mode="rich", help="Turn photographs into vectors and dense maps.")
+app.add_typer(looking)
 
 
 @app.command(DEFAULT, hidden=True)
@@ -77,7 +79,8 @@ def embed(
     Every file becomes a row there or a line in DIR/errors.jsonl. Killed at any time, the same command with --resume
     goes on, and ends as if nothing had happened.
 
-    Other commands beside it: [bold]gtsa embed merge[/bold]; a folder of such a name is meant by ./merge.
+    Beside it: [bold]gtsa embed merge[/bold], [bold]search[/bold], [bold]map[/bold], [bold]duplicates[/bold]; a folder
+    of such a name is meant by ./merge.
 
     [bold]Examples[/bold]
 

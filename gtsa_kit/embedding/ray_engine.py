@@ -76,9 +76,7 @@ class RayEngine:
 class EmbedBlocks:
     """An actor: opens the model once, then embeds blocks."""
 
-    def __init__(
-        self, where: str, model: str, opening: dict[str, Any], decoder: Decoder, plan: Plan
-    ) -> None:
+    def __init__(self, where: str, model: str, opening: dict[str, Any], decoder: Decoder, plan: Plan) -> None:
         from pathlib import Path
 
         import torch
