@@ -62,10 +62,12 @@ def sha256_of(path: Path) -> str:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file, none if it is missing; a last line torn by a kill is dropped."""
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:  # asked of the reading, not before it: a run that begins anew removes it
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -42,8 +42,12 @@ def build(source: Path, out: Path, photographs: Path, **options: object) -> tupl
     return engine, read_manifest(engine)
 
 
-@pytest.mark.parametrize("shape", ["dynamic, layers", "fixed, bytes"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+# Every precision; tf32 and fp8 with one kind of shape, since a trace takes seconds.
+BUILDS = [(precision, "fixed, bytes") for precision in PRECISIONS]
+BUILDS += [(precision, "dynamic, layers") for precision in ("fp32", "fp16", "bf16", "int8")]
+
+
+@pytest.mark.parametrize(("precision", "shape"), BUILDS)
 def test_an_engine_says_what_it_is(
     precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: Callable[[str, Manifest], None]
 ) -> None:
