@@ -39,12 +39,14 @@ def cell_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: i
 
 def cells_to_points(matrix: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """(..., 2) positions (u, v) on the map to (..., 2) positions (x, y) on the photograph."""
-    return np.asarray(cells, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    points: np.ndarray = np.asarray(cells, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return points
 
 
 def points_to_cells(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(..., 2) positions (x, y) on the photograph to (..., 2) positions (u, v) on the map; floor them for an index."""
-    return (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    cells: np.ndarray = (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    return cells
 
 
 def cells_to_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -92,7 +94,8 @@ def cells_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int])
         u, v = along[:, 0][None, :], down[:, 1][:, None]
     row = np.clip(np.floor(v), 0, values.shape[0] - 1).astype(np.intp)
     column = np.clip(np.floor(u), 0, values.shape[1] - 1).astype(np.intp)
-    return np.asarray(values)[row, column]
+    mask: np.ndarray = np.asarray(values)[row, column]
+    return mask
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
@@ -107,7 +110,8 @@ def _sorted(corners: np.ndarray) -> np.ndarray:
 
 def _edges(row: np.ndarray, cells: int) -> np.ndarray:
     """Where the edges of the cells lie along x or y of the file; they fall where the photograph is flipped."""
-    return row[:2].sum() * np.arange(cells + 1) + row[2]  # one of the two is 0
+    step = float(row[:2].sum())  # one of the two is 0
+    return step * np.arange(cells + 1) + float(row[2])
 
 
 def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -116,4 +120,4 @@ def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     edges = np.clip(edges, 0, values.shape[1])
     low = np.minimum(edges.astype(np.intp), values.shape[1] - 1)
     at = sums[:, low] + (edges - low) * values[:, low]
-    return np.diff(at, axis=1) / np.diff(edges)
+    return np.asarray(np.diff(at, axis=1) / np.diff(edges))

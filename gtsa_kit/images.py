@@ -3,6 +3,7 @@
 Everything downstream sees upright 8-bit RGB, or a `BrokenImage` that says what is wrong with one file.
 """
 
+import io
 import os
 import re
 import stat
@@ -10,11 +11,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -124,6 +125,16 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded file."""
+
+    image: Image.Image
+    """Upright 8-bit RGB."""
+    orientation: int
+    """EXIF orientation of the file, 1 to 8: how the pixels that it stores were turned."""
+
+
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one photograph to upright 8-bit RGB.
 
@@ -133,23 +144,54 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BrokenImage: Missing, unreadable, no photograph, damaged, or more than `max_pixels`; the size is read from the
             header, before any pixel is decoded.
     """
-    try:
+    with _broken_as(path):
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
             raise BrokenImage(path, "not a regular file")
         if about.st_size == 0:
             raise BrokenImage(path, "empty file")
-        # By an open file: raw TIFFs that Pillow opens by name are memory-mapped, with width and height mixed up when
-        # they lie on their side, and a mapped file that shrinks meanwhile kills the process.
-        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
-            image.load()
-            return _upright(_to_rgb(image), _orientation(image))
+        with open(path, "rb") as file:
+            return _decode(file, path, max_pixels).image
+
+
+def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode the content of a file as `open_image` does; `path` is what the error calls it."""
+    return open_photograph(content, path, max_pixels).image
+
+
+def open_photograph(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Photograph:
+    """Decode the content of a file, and say how it was turned.
+
+    Raises:
+        BrokenImage: As `open_image`.
+    """
+    with _broken_as(path):
+        if not content:
+            raise BrokenImage(path, "empty file")
+        return _decode(io.BytesIO(content), path, max_pixels)
+
+
+@contextmanager
+def _broken_as(path: Path) -> Iterator[None]:
+    """Whatever reading and decoding raise, as a `BrokenImage`."""
+    try:
+        yield
     except BrokenImage:
         raise
     except _DECODER_ERRORS as error:
         raise BrokenImage(path, _reason(error)) from error
+
+
+def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Photograph:
+    # By an open file: raw TIFFs that Pillow opens by name are memory-mapped, with width and height mixed up when they
+    # lie on their side, and a mapped file that shrinks meanwhile kills the process.
+    with Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+        before = _orientation(image)
+        image.load()
+        after = _orientation(image)  # TIFF turns itself while loading and drops the tag; PNG may bring it only then
+        return Photograph(_upright(_to_rgb(image), after), before if image.format == "TIFF" else after)
 
 
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
@@ -253,9 +295,10 @@ def _upright(rgb: Image.Image, orientation: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation once the pixels are loaded (TIFF turns itself while loading and drops the tag)."""
+    """EXIF orientation as far as it is known by now."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        said = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return said if said in _UPRIGHT else 1
     except _DECODER_ERRORS:  # damaged metadata beside sound pixels: the photograph is usable
         return 1
 

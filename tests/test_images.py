@@ -13,7 +13,15 @@ from pictures import chunk, encoded, jpeg, png_by_hand, scene, tiff_by_hand
 from PIL import Image
 
 from gtsa_kit import images
-from gtsa_kit.images import BrokenImage, broken_among, find_images, open_image, windowed_map
+from gtsa_kit.images import (
+    BrokenImage,
+    broken_among,
+    find_images,
+    open_bytes,
+    open_image,
+    open_photograph,
+    windowed_map,
+)
 
 # Pillow warns on its way to refusing a file; what counts here is what it refuses with.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -740,3 +748,28 @@ def test_text_list_falls_back_to_the_working_directory(tmp_path, monkeypatch):
     (lists / "list.txt").write_text("photos/a.png\nphotos/none.png\n")
     monkeypatch.chdir(here)
     assert find_images(lists / "list.txt").paths == [here / "photos" / "a.png", lists / "photos" / "none.png"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bytes_open_as_files_do_and_say_how_they_were_turned(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(scene(), kind, exif=exif)
+    (tmp_path / "a").write_bytes(content)
+    photograph = open_photograph(content)
+    assert photograph.orientation == orientation
+    assert np.array_equal(photograph.image, open_image(tmp_path / "a"))
+    assert np.array_equal(photograph.image, open_bytes(content))
+    assert photograph.image.size == ((32, 24) if orientation < 5 else (24, 32))
+
+
+def test_bad_bytes_are_refused_as_bad_files_are(tmp_path):
+    whole = encoded(scene(), "JPEG")
+    for content, limit in ((b"", 10**6), (b"hello", 10**6), (whole[: len(whole) // 2], 10**6), (whole, 100)):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(BrokenImage) as by_path:
+            open_image(tmp_path / "a", limit)
+        with pytest.raises(BrokenImage) as by_content:
+            open_bytes(content, tmp_path / "a", limit)
+        assert by_path.value.reason == by_content.value.reason
