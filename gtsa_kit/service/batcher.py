@@ -85,6 +85,11 @@ class Batcher:
             self._changed.set()
 
     @property
+    def alive(self) -> bool:
+        """Whether its loop runs, or has not begun."""
+        return self._loop_task is None or not self._loop_task.done()
+
+    @property
     def waiting(self) -> int:
         """Images in the queue."""
         return sum(map(len, self._groups.values()))
@@ -98,7 +103,7 @@ class Batcher:
 
     def batch_limit(self, shape: Shape) -> int:
         """Images of this shape in a batch: fewer of larger ones, so that a batch's memory stays what it is."""
-        base = 3 * self.runner.preprocessing.size ** 2
+        base = 3 * self.runner.preprocessing.size**2
         count = self.max_batch * base // max(base, int(np.prod(shape)))
         return self.runner.manifest.range_of("batch").clamp(max(1, count))
 

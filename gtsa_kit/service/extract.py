@@ -192,5 +192,5 @@ def regions_of(feature_map: np.ndarray, name: str, matrix: np.ndarray, ask: Ask)
         if len(ask.points):
             found[f"{name}.points"] = point_features(feature_map, points_in_cells(matrix, ask.points, grid))
     except ValueError as error:
-        raise invalid("boxes" if str(error).startswith("box") else "points", str(error)) from error
+        raise invalid(ask.fields[0 if str(error).startswith("box") else 1], str(error)) from error
     return found

@@ -43,6 +43,12 @@ class Metrics:
         """Seconds of one of `STAGES`."""
         return self.stages.labels(name)
 
+    def show(self, pending: int, pending_bytes: int, waiting: int) -> None:
+        """Set what is a level, not a count."""
+        self.pending.set(pending)
+        self.pending_bytes.set(pending_bytes)
+        self.queue.set(waiting)
+
     def text(self) -> bytes:
         """In Prometheus' text format; of all workers if there are several."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:

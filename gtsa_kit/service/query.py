@@ -72,12 +72,20 @@ class FeaturesQuery(Query):
 class SimilarityQuery(Query):
     """Of POST /v1/similarity: one point or one box in the first image."""
 
-    point: Annotated[
-        str, StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$"), Field(description="x,y in the first image.")
-    ] | None = None
-    box: Annotated[
-        str, StringConstraints(pattern=f"^{_NUMBER}(,{_NUMBER}){{3}}$"), Field(description="x1,y1,x2,y2 in the first.")
-    ] | None = None
+    point: (
+        Annotated[
+            str, StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$"), Field(description="x,y in the first image.")
+        ]
+        | None
+    ) = None
+    box: (
+        Annotated[
+            str,
+            StringConstraints(pattern=f"^{_NUMBER}(,{_NUMBER}){{3}}$"),
+            Field(description="x1,y1,x2,y2 in the first."),
+        ]
+        | None
+    ) = None
     output: Annotated[
         str,
         StringConstraints(pattern=r"^feature_map(_[0-9]{1,3})?$"),
@@ -101,6 +109,8 @@ class Ask:
     points: np.ndarray
     """(N, 2) on the photograph."""
     roi_size: int
+    fields: tuple[str, str] = ("boxes", "points")
+    """What the request calls them."""
 
     @property
     def region_maps(self) -> tuple[str, ...]:
@@ -139,6 +149,7 @@ def ask_similarity(query: SimilarityQuery, runner: Runner, max_size: int) -> Ask
         boxes=parse_boxes([query.box] if query.box else [], "box"),
         points=parse_numbers([query.point] if query.point else [], 2),
         roi_size=1,
+        fields=("box", "point"),
     )
 
 
@@ -194,4 +205,3 @@ def explain(kind: str, message: str, context: dict[str, object]) -> str:
     if kind == "string_pattern_mismatch":
         return "is not of the form that /docs shows"
     return re.sub(r"\s+", " ", message)[:200].lower()
-
