@@ -1,6 +1,7 @@
 """What Prometheus reads at /metrics."""
 
 import os
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -13,7 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        take = {"registry": self.registry}
+        take: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("gtsa_requests", "Requests answered", ["route", "status"], **take)
         self.latency = Histogram(
             "gtsa_request_seconds",
@@ -34,7 +35,7 @@ class Metrics:
             buckets=LATENCIES,
             **take,
         )
-        live = {"multiprocess_mode": "livesum", **take}
+        live: dict[str, Any] = {"multiprocess_mode": "livesum", **take}
         self.pending = Gauge("gtsa_pending_images", "Images accepted and not answered yet", **live)
         self.pending_bytes = Gauge("gtsa_pending_bytes", "Bytes that accepted requests hold", **live)
         self.queue = Gauge("gtsa_queue_images", "Images that wait for the model", **live)

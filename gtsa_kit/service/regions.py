@@ -19,7 +19,7 @@ def boxes_in_cells(matrix: np.ndarray, boxes: np.ndarray, grid: tuple[int, int])
         ValueError: A box that lies outside the photograph.
     """
     most = np.array([grid[1], grid[0], grid[1], grid[0]], np.float64)
-    cells = np.clip(boxes_to_cells(matrix, boxes), 0, most)
+    cells = np.asarray(np.clip(boxes_to_cells(matrix, boxes), 0, most))
     outside = np.flatnonzero((cells[:, 2] <= cells[:, 0]) | (cells[:, 3] <= cells[:, 1]))
     if outside.size:
         raise ValueError(f"box {outside[0]} lies outside the photograph")
@@ -37,7 +37,7 @@ def points_in_cells(matrix: np.ndarray, points: np.ndarray, grid: tuple[int, int
     outside = np.flatnonzero(((cells < -slack) | (cells > np.array([grid[1], grid[0]]) + slack)).any(-1))
     if outside.size:
         raise ValueError(f"point {outside[0]} lies outside the photograph")
-    return np.clip(cells, 0, [grid[1], grid[0]])
+    return np.asarray(np.clip(cells, 0, [grid[1], grid[0]]))
 
 
 def roi_features(feature_map: np.ndarray, cells: np.ndarray, side: int) -> np.ndarray:

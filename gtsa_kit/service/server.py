@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -44,11 +45,13 @@ class PatientProtocol(H11Protocol):
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self._expect_headers()
         else:
-            self._headers_due = _cancel(self._headers_due)
+            _cancel(self._headers_due)
+            self._headers_due = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
-        self._headers_due, self._write_due = _cancel(self._headers_due), _cancel(self._write_due)
+        _cancel(self._headers_due)
+        _cancel(self._write_due)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -58,7 +61,7 @@ class PatientProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """It has taken it."""
-        self._write_due = _cancel(self._write_due)
+        _cancel(self._write_due)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -96,13 +99,16 @@ class DrainingServer(uvicorn.Server):
         self.on_stop = on_stop
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Uvicorn's own would raise the signal again at the end."""
 
         def handler(number: int, frame: FrameType | None) -> None:
             self.on_stop()
             self.handle_exit(number, frame)
 
+        if threading.current_thread() is not threading.main_thread():  # signals come to the main thread only
+            yield
+            return
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
