@@ -1,5 +1,6 @@
 """The OpenAPI document as a page: nothing from elsewhere, no script."""
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -31,7 +32,7 @@ def document(schema: Mapping[str, Any]) -> str:
 
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    said = "".join(f"<p>{escape(part)}</p>" for part in operation.get("description", "").split("\n\n"))
+    said = "".join(f"<p>{_text(part)}</p>" for part in operation.get("description", "").split("\n\n"))
     name = escape(f"{method.upper()} {path}")
     body = operation.get("requestBody", {}).get("content", {})
     kinds = f"<p>Body: {', '.join(f'<code>{escape(kind)}</code>' for kind in body)}</p>" if body else ""
@@ -44,7 +45,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
 def _parameters(operation: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td><code>{escape(entry['name'])}</code></td><td>{escape(_kind(entry['schema']))}</td>"
-        f"<td>{escape(entry.get('description') or entry['schema'].get('description', ''))}</td></tr>"
+        f"<td>{_text(_described(entry))}</td></tr>"
         for entry in operation.get("parameters", [])
     ]
     return _table("Parameter", "Values", rows)
@@ -53,7 +54,7 @@ def _parameters(operation: Mapping[str, Any]) -> str:
 def _responses(operation: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td><code>{escape(status)}</code></td><td>{', '.join(map(escape, said.get('content', {})))}</td>"
-        f"<td>{escape(said.get('description', ''))}</td></tr>"
+        f"<td>{_text(said.get('description', ''))}</td></tr>"
         for status, said in sorted(operation.get("responses", {}).items())
     ]
     return _table("Answer", "Type", rows)
@@ -64,6 +65,16 @@ def _table(first: str, second: str, rows: list[str]) -> str:
         return ""
     head = f"<thead><tr><th>{first}</th><th>{second}</th><th></th></tr></thead>"
     return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _text(said: str) -> str:
+    """Escaped; what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(said))
+
+
+def _described(parameter: Mapping[str, Any]) -> str:
+    schemas = [parameter, parameter["schema"], *parameter["schema"].get("anyOf", [])]
+    return next((str(schema["description"]) for schema in schemas if "description" in schema), "")
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -11,7 +11,9 @@ from gtsa_kit.images import find_images, readable
 MOST: Final = 8
 LONG_SIDE: Final = 1024
 # Of mvtb-data (MIT): two views of a building and of a tower, and scenes.
-CHOSEN: Final = "building2-1 building2-2 eiffel-1 eiffel-2 notre-dame road church flowers1".split()
+CHOSEN: Final = (
+    "building2-1.png building2-2.png eiffel-1.png eiffel-2.png notre-dame.png road.png church.jpg flowers1.png".split()
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def installed() -> list[Path]:
     package = find_spec("mvtbdata")
     if package is not None and package.submodule_search_locations:
         images = Path(package.submodule_search_locations[0]) / "images"
-        found = [path for name in CHOSEN for path in (images / f"{name}.png", images / f"{name}.jpg") if path.exists()]
+        found = [path for name in CHOSEN if (path := images / name).exists()]
         if found:
             return found
     from matplotlib import cbook

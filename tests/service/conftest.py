@@ -3,24 +3,25 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
 from gtsa_kit.checkpoint import save_encoder
 from gtsa_kit.encoder import Encoder
-from gtsa_kit.export import Runner, load
+from gtsa_kit.export import Runner
+from gtsa_kit.export.backends import TorchRunner
 from gtsa_kit.export.describe import describe
-from gtsa_kit.export.manifest import write_manifest
+from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options
-from gtsa_kit.export.to_onnx import embed_manifest, export_onnx
 from gtsa_kit.service.app import create_app
 from gtsa_kit.service.pending import Pending
 from gtsa_kit.service.server import DrainingServer, configure, listen
@@ -29,7 +30,7 @@ from gtsa_kit.service.settings import Settings
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ONNX of a tiny encoder with both of its layers; its parity is the parity suite's matter."""
+    """Weights of a tiny encoder."""
     run = tmp_path_factory.mktemp("served")
     torch.manual_seed(0)
     encoder = Encoder("vit_tiny")
@@ -38,22 +39,29 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.08)
     save_encoder(run, encoder.vit.state_dict(), "vit_tiny", {})
-    source, options, path = open_source(run), Options(layers=(0, 1)), run / "encoder.onnx"
-    target = export_onnx(source.encoder, options, path, None)
-    manifest = describe(source.encoder, "onnx", options, target, source.sha256)
-    embed_manifest(path, manifest)
-    write_manifest(path, manifest)
-    return path
+    return run / "encoder.safetensors"
 
 
 @pytest.fixture(scope="session")
 def runner(artifact: Path) -> Runner:
-    """One, for the services and as the oracle; calls don't know of each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    opened = load(artifact, "cpu")
-    torch.set_num_threads(threads)
-    return opened
+    """With maps of both blocks; for the services and as the oracle: calls don't know of each other."""
+    source, options = open_source(artifact), Options(layers=(0, 1))
+    manifest = describe(source.encoder, "pytorch", options, {}, source.sha256)
+    return TorchRunner(ExportGraph(source.encoder, options), manifest, torch.device("cpu"))
+
+
+class Slow(Runner):
+    """A runner that takes a while for each batch, however small the model."""
+
+    def __init__(self, runner: Runner, seconds: float) -> None:
+        self.runner, self.seconds = runner, seconds
+        self.manifest, self.provider = runner.manifest, "slow"
+        self.batches: list[tuple[int, ...]] = []
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        self.batches.append(images.shape)
+        time.sleep(self.seconds)
+        return self.runner._run(images)
 
 
 @dataclass(frozen=True)

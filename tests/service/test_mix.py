@@ -2,13 +2,12 @@
 
 import asyncio
 import io
-from typing import Any
 
-import httpx
 import numpy as np
-from conftest import Served
+from conftest import Serving, Slow
 from pictures import encoded
 from PIL import Image
+from wires import ask_many, request
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import TOLERANCES
@@ -41,31 +40,13 @@ def offline(runner: Runner, content: bytes, size: tuple[int, int]) -> dict[str, 
     return {"embedding": features.embedding[0], "feature_map": features.feature_map[0], **layers}
 
 
-async def ask_all(url: str, files: list[tuple[str, bytes]], chosen: list[tuple[int, int, Any]]) -> list[bytes]:
-    """All requests, many at a time."""
-    gate = asyncio.Semaphore(AT_A_TIME)
-    limits = httpx.Limits(max_connections=AT_A_TIME)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-
-        async def one(file: int, size: int, outputs: tuple[str, ...]) -> bytes:
-            height, width = SIZES[size]
-            query = {"size": f"{height}x{width}", "outputs": ",".join(outputs), "format": "safetensors"}
-            kind, content = files[file]
-            async with gate:
-                response = await client.post(
-                    "/v1/features",
-                    params={**query, "dtype": "float32"},
-                    content=content,
-                    headers={"Content-Type": kind},
-                )
-            assert response.status_code == 200, response.text
-            return response.content
-
-        return await asyncio.gather(*(one(*choice) for choice in chosen))
+def request_of(file: tuple[str, bytes], size: tuple[int, int], outputs: tuple[str, ...]) -> bytes:
+    query = f"size={size[0]}x{size[1]}&outputs={','.join(outputs)}&format=safetensors&dtype=float32"
+    return request(f"/v1/features?{query}", file[1], Content_Type=file[0])
 
 
 def test_thousands_of_mixed_requests_at_a_time_each_get_the_features_of_their_own_image(
-    served: Served, runner: Runner
+    serving: Serving, runner: Runner
 ) -> None:
     rng = np.random.default_rng(6)
     files = pictures(60)
@@ -80,18 +61,17 @@ def test_thousands_of_mixed_requests_at_a_time_each_get_the_features_of_their_ow
     apart = np.abs(embeddings[:, None] - embeddings[None]).max(-1) + 9 * np.eye(len(files))
     assert apart.min() > 20 * allowed
 
-    answers = asyncio.run(ask_all(served.url, files, chosen))
+    slow = Slow(runner, 0.01)  # as a larger model would be: then there is something to batch
+    with serving(with_runner=slow) as served:
+        requests = [request_of(files[f], SIZES[s], outputs) for f, s, outputs in chosen]
+        answers = asyncio.run(ask_many(served.port, requests, AT_A_TIME))
+        assert served.empties(), served.pending
 
-    for (file, size, outputs), content in zip(chosen, answers, strict=True):
+    for (file, size, outputs), (status, _, content) in zip(chosen, answers, strict=True):
+        assert status == 200, content
         answer = read_answer(content)
         assert tuple(sorted(answer.arrays)) == tuple(sorted(outputs))
         for name in outputs:
             assert np.abs(answer[name] - expected[file, size][name]).max() <= allowed
-    batches = metric(served, "gtsa_batch_size_count")
-    assert batches < REQUESTS / 2, "concurrent requests were not batched"
-
-
-def metric(served: Served, name: str) -> float:
-    with served.client() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+    assert len(slow.batches) < REQUESTS / 3, "concurrent requests were not batched"
+    assert max(batch[0] for batch in slow.batches) <= 32
