@@ -37,8 +37,7 @@ def create_app(runner: Runner, settings: Settings) -> tuple[ASGIApp, Pending]:
     app: ASGIApp = Admission(api, pending, metrics)
     if settings.token is not None:
         app = TokenGuard(app, settings.token)
-    paths = {str(path) for route in api.routes if (path := getattr(route, "path", None))}
-    return Outer(app, metrics, frozenset(paths)), pending
+    return Outer(app, metrics, frozenset({*api.openapi()["paths"], *look.PAGE_FILES, "/docs"})), pending
 
 
 def make_api(service: Service) -> FastAPI:

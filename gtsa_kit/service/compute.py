@@ -42,7 +42,7 @@ from gtsa_kit.service.schemas import (
 )
 from gtsa_kit.service.state import Service, place_of, service_of, while_connected
 
-router = APIRouter()
+router = APIRouter(redirect_slashes=False)
 REFUSALS = errors(400, 401, 408, 413, 415, 422, 503)
 
 

@@ -27,6 +27,9 @@ SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+HEADER_BYTES: Final = 64 << 10
+"""Of path, query and headers."""
+TOO_SLOW: Final = 408
 LINGER_BYTES: Final = 64 << 20
 LINGER_SECONDS: Final = 5.0
 CLIENT_GONE: Final = 499
@@ -47,7 +50,12 @@ class Outer:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body away
         started = time.monotonic()
         try:
-            await self.app({**scope, "method": method}, exchange.receive, exchange.send)
+            sizes = (len(name) + len(value) for name, value in scope["headers"])
+            if len(scope["query_string"]) + len(scope["path"]) + sum(sizes) > HEADER_BYTES:
+                refusal = Refusal(431, "headers_too_large", f"path and headers take more than {HEADER_BYTES} bytes")
+                await refusal.response()(scope, exchange.receive, exchange.send)
+            else:
+                await self.app({**scope, "method": method}, exchange.receive, exchange.send)
         finally:
             path = scope["path"]
             route = path if path in self.routes else "other"
@@ -79,7 +87,7 @@ class Exchange:
             headers.setdefault("Cache-Control", "no-store")
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
-            if not self._whole:
+            if not self._whole and self.status != TOO_SLOW:
                 await self._linger()
             # The server takes this one when what is before it has left, so a place is held until then.
             message = {"type": "http.response.body", "body": b""}

@@ -14,7 +14,7 @@ from gtsa_kit.service.refusal import Refusal
 from gtsa_kit.service.schemas import Status, errors
 from gtsa_kit.service.state import service_of
 
-router = APIRouter()
+router = APIRouter(redirect_slashes=False)
 UNKNOWN = errors(401)
 PAGE: Final = Path(__file__).parent / "page"
 PAGE_FILES: Final = {

@@ -14,9 +14,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gtsa_kit.service.guard import HEADER_BYTES
 from gtsa_kit.service.settings import Settings
 
-HEADER_BYTES = 32 << 10
 BACKLOG = 2048
 
 

