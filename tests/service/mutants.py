@@ -14,7 +14,7 @@ def seeds() -> list[bytes]:
     image = Image.fromarray(rgb)
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = [Image.fromarray(scene(20 + i, 24)) for i in range(3)]
+    frames = [Image.fromarray(np.roll(scene(20, 24), i, 1)) for i in range(3)]
     found = [
         encoded(rgb, "JPEG", quality=80, exif=exif),
         encoded(rgb, "JPEG", progressive=True, optimize=True),

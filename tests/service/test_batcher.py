@@ -117,7 +117,7 @@ def test_who_leaves_frees_the_place_and_the_others_are_served(runner: Runner) ->
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(r, asyncio.CancelledError) for r in results] == [True, False, True, True, False]
 
-    run(held, work)
+    run(held, work, max_batch=8)
     assert [shape[0] for shape in held.batches] == [1, 2]
 
 
