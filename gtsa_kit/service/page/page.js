@@ -1,6 +1,6 @@
 import { agreement, coloursOf, cosines, heat, principalAxes, readSafetensors, rowsOf, turned, vectorAt } from "./features.js";
 
-const PATCH = 16, LONGEST = 1024, SIZES = [224, 336, 448, 672, 896];
+const PATCH = 16, LONGEST = 1024, SHORTEST = 512, SIZES = [224, 336, 448, 672, 896];
 const NAMES = ["First", "Second"];
 const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((room, index) => ({
@@ -87,7 +87,7 @@ async function compute(some, fresh) {
 
 async function asFile(slot) {
   const plain = document.createElement("canvas");
-  [plain.width, plain.height] = [slot.canvas.width, slot.canvas.height];
+  [plain.width, plain.height] = turnedSides(slot, Math.min(1, LONGEST / longSide(slot)));
   drawPhotograph(plain.getContext("2d"), slot);
   return new Promise((resolve) => plain.toBlob(resolve, "image/png"));
 }
@@ -106,10 +106,17 @@ async function features(slot) {
   return { values: arrays[layer].values, dim, height, width };
 }
 
+const longSide = (slot) => Math.max(slot.photograph.width, slot.photograph.height);
+
+// Width and height of the photograph as it is turned.
+function turnedSides(slot, scale) {
+  const sides = [slot.photograph.width, slot.photograph.height].map((side) => Math.max(1, Math.round(side * scale)));
+  return slot.turn % 2 ? sides.reverse() : sides;
+}
+
 function sized(slot) {
-  const { width, height } = slot.photograph, scale = Math.min(1, LONGEST / Math.max(width, height));
-  const sides = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
-  [slot.canvas.width, slot.canvas.height] = slot.turn % 2 ? [sides[1], sides[0]] : sides;
+  const scale = Math.min(Math.max(1, SHORTEST / longSide(slot)), LONGEST / longSide(slot)); // small ones are shown larger
+  [slot.canvas.width, slot.canvas.height] = turnedSides(slot, scale);
   slot.canvas.hidden = false;
   slot.room.querySelector(".drop").hidden = true;
   slot.room.querySelectorAll("button").forEach((button) => { button.disabled = false; });
