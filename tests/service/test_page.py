@@ -71,8 +71,9 @@ def browser(downloads: Path) -> Iterator[webdriver.Chrome]:
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,1000"):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.add_experimental_option("prefs", {"profile.default_content_setting_values.automatic_downloads": 1})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    started.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
     yield started
     started.quit()
 
