@@ -171,6 +171,30 @@ def open_photograph(content: bytes, path: Path = Path("image"), max_pixels: int 
         return _decode(io.BytesIO(content), path, max_pixels)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before any pixel is decoded."""
+
+    kind: str
+    """Pillow's name of the format."""
+    mode: str
+    width: int
+    height: int
+    """As stored."""
+    orientation: int
+
+
+def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of a file's content; `BrokenImage` as `open_image`, as far as a header can tell."""
+    with _broken_as(path):
+        if not content:
+            raise BrokenImage(path, "empty file")
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+            return Header(image.format or "", image.mode, image.width, image.height, _orientation(image))
+
+
 @contextmanager
 def _broken_as(path: Path) -> Iterator[None]:
     """Whatever reading and decoding raise, as a `BrokenImage`."""

@@ -94,7 +94,7 @@ def test_the_whole_way_by_command_line(
     ):
         done = gtsa(*args)
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "vectors" / "embeddings.parquet").exists()
+    assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
     assert (tmp_path / "pca.png").exists()
     assert (tmp_path / "looks" / "neighbours.png").exists()
     done = gtsa("export", run, "--format", "onnx")

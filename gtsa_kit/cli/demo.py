@@ -74,13 +74,17 @@ def _export(run: Path, form: str) -> None:
 
 
 def _embed(photographs: Path, model: Path, vectors: Path) -> None:
-    from gtsa_kit.cli.embed import embed
+    import shutil
 
-    embed(photographs, model=model, out=vectors)
+    from gtsa_kit.cli.embed import run
+    from gtsa_kit.embedding.job import Options
+
+    shutil.rmtree(vectors, ignore_errors=True)  # of an earlier encoder
+    run(str(photographs), model, vectors, Options())
 
 
 def _pictures(photographs: Path, model: Path, out: Path) -> None:
-    from gtsa_kit.embedding.folder import read_embeddings
+    from gtsa_kit.embedding import read_dataset
     from gtsa_kit.evaluation.pictures import neighbours_picture, pca_picture, spread
     from gtsa_kit.export import load
     from gtsa_kit.images import find_images
@@ -88,7 +92,7 @@ def _pictures(photographs: Path, model: Path, out: Path) -> None:
     found = find_images(photographs)
     campus = [path for path in found.paths if "campus" in path.parts]
     pca_picture(load(model), spread(campus, 6), out / "pca.png")
-    _, vectors = read_embeddings(out / "vectors" / "embeddings.parquet")
+    _, vectors = read_dataset(out / "vectors").vectors()
     neighbours_picture(vectors, found.paths, out / "neighbours.png")
 
 
@@ -108,7 +112,7 @@ def _table(out: Path, run: Path, vectors: Path) -> object:
     table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm")
     table.add_row("ONNX", str(run / "encoder.onnx"), "parity in encoder.onnx.json")
     table.add_row("TorchScript", str(run / "encoder.ts"), "parity in encoder.ts.json")
-    table.add_row("vectors", str(vectors / "embeddings.parquet"), "one row a photograph")
+    table.add_row("vectors", str(vectors / "vectors"), "one row a photograph")
     table.add_row("feature maps", str(out / "pca.png"), "principal components as colours")
     table.add_row("neighbours", str(out / "neighbours.png"), "six photographs and their nearest")
     return table

@@ -41,7 +41,7 @@ def pca(
 def neighbours(
     model: Model,
     images: Images,
-    out: Annotated[Path, typer.Option(help="Folder for neighbours.png and the vectors.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Folder for neighbours.png.", metavar="DIR")],
     count: Annotated[int, typer.Option(min=1, help="Photographs to ask for, evenly spread over the folder.")] = 6,
     top: Annotated[int, typer.Option(min=1, help="Neighbours of each.")] = 5,
 ) -> None:
@@ -51,15 +51,17 @@ def neighbours(
 
       gtsa eval neighbours runs/street --images photos/ --out looks/
     """
+    import numpy as np
+
     from gtsa_kit.cli.progress import console
-    from gtsa_kit.embedding.folder import embed_folder, read_embeddings
+    from gtsa_kit.embedding.stream import embed
     from gtsa_kit.evaluation.pictures import neighbours_picture
-    from gtsa_kit.export import load
     from gtsa_kit.images import find_images
 
     found = find_images(images)
-    summary = embed_folder(found, load(model), out)
-    names, vectors = read_embeddings(summary.parquet)
     by_name = {found.name(path): path for path in found.paths}
-    neighbours_picture(vectors, [by_name[name] for name in names], out / "neighbours.png", count, top)
+    vectors = {item.path: item.features.embedding for item in embed(images, model, on_broken=lambda *_: None)}
+    paths = [by_name[name] for name in vectors]
+    out.mkdir(parents=True, exist_ok=True)
+    neighbours_picture(np.stack(list(vectors.values())), paths, out / "neighbours.png", count, top)
     console().print(f"wrote {out / 'neighbours.png'}")

@@ -1,0 +1,160 @@
+"""What is written, against the encoder run by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from gtsa_kit import embed
+from gtsa_kit.cells import boxes_to_cells, cells_to_boxes
+from gtsa_kit.checkpoint import load_encoder
+from gtsa_kit.embedding import read_dataset
+from gtsa_kit.embedding.job import BadFile, Options, embed_folder
+from gtsa_kit.images import BrokenImage
+
+NAMES = [f"img{i}.jpg" for i in range(20)]
+NAMES = [*NAMES, *(f"sub ü 日本/{i}.jpg" for i in range(3)), "turned.jpg"]
+BROKEN = ["empty.png", "img2b.jpg", "img11.webp", "sub ü 日本/9.png"]
+
+
+def by_hand(encoder: torch.nn.Module, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding and map of one photograph, with Pillow and nothing of ours but the encoder."""
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    image = ImageOps.exif_transpose(Image.open(path)).resize(size[::-1], Image.Resampling.BICUBIC)
+    pixels = ((np.asarray(image) / 255 - mean) / std).transpose(2, 0, 1)
+    with torch.no_grad():
+        found = encoder(torch.from_numpy(pixels)[None].float())
+    return found.embedding[0].numpy(), found.feature_map[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def encoder(model: Path) -> torch.nn.Module:
+    return load_encoder(model)
+
+
+@pytest.mark.parametrize("how", [{}, {"size": (64, 96)}, {"short_side": 80}, {"native": True}])
+def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
+    mixed: Path, model: Path, tmp_path: Path, encoder: torch.nn.Module, how: dict[str, object]
+) -> None:
+    options = Options(dense=True, dtype="float32", batch=3, shard_rows=7, digest=True, **how)
+    summary = embed_folder(mixed, model, tmp_path / "out", options)
+    assert (summary.rows, summary.errors, summary.total) == (24, 4, 28)
+    dataset = read_dataset(tmp_path / "out")
+    assert [row.name for row in dataset] == NAMES  # natural order
+    for row in dataset:
+        size = tuple(16 * n for n in row.maps["feature_map"].shape[1:])
+        with Image.open(mixed / row.name) as image:
+            upright = ImageOps.exif_transpose(image)
+            stored = image.size
+        assert (row.width, row.height) == upright.size
+        wanted = how.get("size", (224, 224))
+        if "short_side" in how:
+            assert min(size) == 80
+            assert abs(size[0] / size[1] - row.height / row.width) < 0.15
+        elif "native" in how:
+            assert size == (round(row.height / 16) * 16, round(row.width / 16) * 16)
+        else:
+            assert size == wanted
+        embedding, feature_map = by_hand(encoder, mixed / row.name, size)
+        np.testing.assert_allclose(row.embedding, embedding, atol=2e-2)  # a level of 255 in the pixels
+        assert embedding @ row.embedding / np.linalg.norm(embedding) / np.linalg.norm(row.embedding) > 0.9999
+        np.testing.assert_allclose(row.maps["feature_map"], feature_map, atol=1e-1)
+        whole = [0, 0, size[1] // 16, size[0] // 16]
+        np.testing.assert_allclose(cells_to_boxes(row.cell_to_pixel, np.array(whole)), [0, 0, *stored], atol=1e-9)
+    assert [error["path"] for error in dataset.errors()] == BROKEN
+    assert all(error["reason"] for error in dataset.errors())
+
+
+def test_a_box_on_a_turned_photograph_is_where_its_cells_are_bright(
+    model: Path, tmp_path: Path, encoder: torch.nn.Module
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.zeros((96, 160, 3), np.uint8)
+    stored[16:48, 96:144] = 255  # x 96..144, y 16..48 of the file
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    row = next(iter(embed(tmp_path / "a.png", model, native=True)))
+    u0, v0, u1, v1 = boxes_to_cells(row.transform, np.array([96, 16, 144, 48])).round().astype(int)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert (upright[16 * v0 : 16 * v1, 16 * u0 : 16 * u1] == 255).all()
+    assert upright.sum() == 255 * 3 * 256 * (v1 - v0) * (u1 - u0)
+    assert row.features.feature_map.shape[1:] == (10, 6)
+
+
+def test_schema_is_the_contract(mixed: Path, model: Path, tmp_path: Path) -> None:
+    embed_folder(mixed, model, tmp_path / "out", Options(dtype="float16", digest=True))
+    schema = pq.read_schema(tmp_path / "out" / "vectors" / "part-00000.parquet")
+    assert [(f.name, str(f.type)) for f in schema] == [
+        ("path", "string"),
+        ("sha256", "string"),
+        ("width", "int32"),
+        ("height", "int32"),
+        ("embedding", "fixed_size_list<element: halffloat>[64]"),
+    ]
+    assert json.loads(schema.metadata[b"gtsa_kit"])["dim"] == 64
+
+
+def test_the_iterator_yields_the_same_and_leaves_the_broken_to_the_caller(
+    mixed: Path, model: Path, tmp_path: Path
+) -> None:
+    embed_folder(mixed, model, tmp_path / "out")
+    broken: list[str] = []
+    found = list(embed(mixed, model, on_broken=lambda path, reason: broken.append(path)))
+    assert broken == BROKEN
+    for item, row in zip(found, read_dataset(tmp_path / "out"), strict=True):
+        assert item.path == row.name
+        np.testing.assert_array_equal(item.features.embedding, row.embedding)
+    with pytest.raises(BrokenImage, match=r"empty\.png"):
+        list(embed(mixed, model))
+
+
+def test_layers_are_arrays_of_their_own(photographs: Path, model: Path, tmp_path: Path) -> None:
+    embed_folder(photographs, model, tmp_path / "out", Options(layers=(0, 1), shard_rows=6))
+    row = read_dataset(tmp_path / "out")[19]
+    assert set(row.maps) == {"feature_map", "feature_map_0", "feature_map_1"}
+    assert np.array_equal(row.maps["feature_map"], row.maps["feature_map_1"])  # the last block, normed
+    assert not np.array_equal(row.maps["feature_map"], row.maps["feature_map_0"])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        embed_folder(photographs, model, tmp_path / "other", Options(layers=(5,)))
+
+
+def test_all_broken_is_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(50):
+        (tmp_path / "in" / f"{i}.jpg").write_bytes(b"")
+    summary = embed_folder(tmp_path / "in", model, tmp_path / "out", Options(batch=4, shard_rows=8, dense=True))
+    assert (summary.rows, summary.errors) == (0, 50)
+    assert len(read_dataset(tmp_path / "out")) == 0
+    assert len(list(read_dataset(tmp_path / "out").errors())) == 50
+
+
+def test_fail_ends_at_the_first_and_can_go_on(mixed: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"empty\.png.*--on-error skip"):
+        embed_folder(mixed, model, tmp_path / "out", Options(fail=True))
+    embed_folder(mixed, model, tmp_path / "out", Options(resume=True))
+    embed_folder(mixed, model, tmp_path / "whole")
+    assert read_dataset(tmp_path / "out").vectors()[0] == read_dataset(tmp_path / "whole").vectors()[0]
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(photographs: Path, model: Path, tmp_path: Path) -> None:
+    summary = embed_folder(photographs, model, tmp_path / "out", Options(max_pixels=100 * 90))
+    reasons = [error["reason"] for error in read_dataset(tmp_path / "out").errors()]
+    assert summary.rows + len(reasons) == 20
+    assert reasons
+    assert all("above the limit" in reason for reason in reasons)
+
+
+def test_on_the_command_line(gtsa: Callable[..., object], mixed: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "merge").symlink_to(mixed)  # called like a command
+    done = gtsa("embed", "./merge", "--model", model, "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 files could not be used" in done.stderr
+    assert read_dataset(tmp_path / "out").vectors()[0] == NAMES
+    done = gtsa("embed", "--model", model, "--out", tmp_path / "out", mixed)
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
