@@ -1,10 +1,11 @@
-"""The service against the offline path and LitServe: rate at saturation, latency at half load, what an idle request adds.
+"""The service against the offline path and LitServe: rate when saturated, latency at half load, what it adds when idle.
 
-Run: .venv/bin/python benchmarks/serving.py ARTIFACT --images FOLDER [--rounds 3] [--count 192] [--seconds 20] [--json FILE]
+Run: .venv/bin/python benchmarks/serving.py ARTIFACT --images FOLDER [--rounds 3] [--count 192] [--seconds 20]
+     [--json FILE]
 
-All on loopback and in turns: each has all cores when it is its turn. The load comes from a process of its own, over plain
-sockets; it shares the cores with what it measures, as the offline path shares them with nobody. LitServe is measured where it is installed
-(pip install litserve), with the same decoding, the same batches and the same answers.
+All on loopback and in turns: each has the cores to itself when it is its turn. The load comes from a process of its
+own, over plain sockets; it takes from the cores that it measures, which the offline path has for itself. LitServe is
+measured where it is installed (pip install litserve): same decoding, batches and answers.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """gtsa serve."""
 
 import os
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -108,8 +109,21 @@ def open_app(settings: "Settings") -> tuple[Any, Any, str]:
     if settings.workers > 1:  # they share the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
     runner = load(settings.artifact, settings.device)
+    mute_libraries()
     app, pending = create_app(runner, settings)
     return app, pending, runner.provider
+
+
+def mute_libraries() -> None:
+    """Leave standard error to Python: libtiff prints a line for each broken file, so clients could fill a log, or a pipe.
+
+    A pipe that is full would stop the threads that decode.
+    """
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def worker_app(settings: "Settings") -> Any:

@@ -51,11 +51,11 @@ def make_api(service: Service) -> FastAPI:
 
     api = FastAPI(
         title="gtsa-kit",
-        summary=ABOUT,
         description=ABOUT,
         version="1",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     api.state.service = service

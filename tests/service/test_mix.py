@@ -13,7 +13,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import TOLERANCES
 from gtsa_kit.service.wire import read_answer
 
-REQUESTS = 3000
+REQUESTS = 2000
 AT_A_TIME = 48
 SIZES = ((32, 32), (48, 48), (32, 64), (64, 32), (16, 80))
 KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp", "TIFF": "image/tiff"}
