@@ -115,9 +115,10 @@ def open_app(settings: "Settings") -> tuple[Any, Any, str]:
 
 
 def mute_libraries() -> None:
-    """Leave standard error to Python: libtiff prints a line for each broken file, so clients could fill a log, or a pipe.
+    """Leave standard error to Python.
 
-    A pipe that is full would stop the threads that decode.
+    libtiff prints a line for each broken file: clients could fill a log with them, or a pipe that nobody reads, which
+    would stop the threads that decode.
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
