@@ -95,10 +95,12 @@ async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list
     async def one(i: int) -> float:
         due = begun + times[i]
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        used, reader, writer = free.pop() if free else (time.monotonic(), None, None)
+        if writer is None or time.monotonic() - used > 2:  # the service closes idle connections after 5 s
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
         status, _, _ = await ask(reader, writer, requests[i % len(requests)])
         assert status == 200
-        free.append((reader, writer))
+        free.append((time.monotonic(), reader, writer))
         return time.monotonic() - due
 
     return list(await asyncio.gather(*(one(i) for i in range(len(times)))))
