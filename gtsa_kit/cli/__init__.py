@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, train, verify
+from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, serve, train, verify
 from gtsa_kit.cli.common import fail
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("verify")(verify.verify)
 app.command("info")(info.info)
 app.command("bench")(bench.bench)
 app.add_typer(embed.app, name="embed")
+app.command("serve")(serve.serve)
 app.add_typer(evaluate.app, name="eval")
 app.command("demo")(demo.demo)
 

@@ -1,0 +1,267 @@
+"""The service against the offline path and LitServe: rate when saturated, latency at half load, what it adds when idle.
+
+Run: .venv/bin/python benchmarks/serving.py ARTIFACT --images FOLDER [--rounds 3] [--count 192] [--seconds 20]
+     [--json FILE]
+
+All on loopback and in turns: each has the cores to itself when it is its turn. The load comes from a process of its
+own, over plain sockets; it takes from the cores that it measures, which the offline path has for itself. LitServe is
+measured where it is installed (pip install litserve): same decoding, batches and answers.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from gtsa_kit.embedding.decode import decode, normalise
+from gtsa_kit.export import Runner, load
+from gtsa_kit.images import find_images, windowed_map
+
+BATCH = 32
+AT_A_TIME = 64
+QUERY = "/v1/features?format=safetensors&dtype=float16"
+console = Console(stderr=True, highlight=False)
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "service"))
+
+
+def prepare(runner: Runner, content: bytes) -> np.ndarray:
+    pixels, _ = decode(content)
+    image = runner.preprocessing.resized(Image.fromarray(pixels))
+    return image if runner.manifest.inputs[0].dtype == "uint8" else normalise(image, runner.preprocessing)
+
+
+def offline_rate(runner: Runner, files: list[bytes]) -> float:
+    """Images a second: decoding in threads, a bounded number ahead of the model; maps as float16."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        ready = windowed_map(pool, lambda content: prepare(runner, content), files, 2 * BATCH)
+        batch = []
+        for image in ready:
+            batch.append(image)
+            if len(batch) == BATCH:
+                features = runner(np.stack(batch))
+                features.feature_map.astype(np.float16)
+                batch = []
+    if batch:
+        runner(np.stack(batch)).feature_map.astype(np.float16)
+    return len(files) / (time.monotonic() - started)
+
+
+def as_requests(files: list[bytes], path: str) -> list[bytes]:
+    from wires import request
+
+    return [request(path, content, Content_Type="image/jpeg") for content in files]
+
+
+def saturate(port: int, requests: list[bytes], at_a_time: int) -> float:
+    """Images a second; as many at a time as fill two batches."""
+    from wires import ask_many
+
+    started = time.monotonic()
+    answers = asyncio.run(ask_many(port, requests, at_a_time))
+    assert {status for status, _, _ in answers} == {200}, answers[0][2][:300]
+    return len(requests) / (time.monotonic() - started)
+
+
+def at_rate(port: int, requests: list[bytes], rate: float, seconds: float, poisson: bool) -> list[float]:
+    """Latencies of an open loop: requests leave when it is time, whatever became of those before."""
+    rng = np.random.default_rng(0)
+    count = int(rate * seconds)
+    gaps = rng.exponential(1 / rate, count) if poisson else np.full(count, 1 / rate)
+    return asyncio.run(_at_times(port, requests, np.cumsum(gaps)))
+
+
+async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list[float]:
+    from wires import ask
+
+    free: list[Any] = []
+    begun = time.monotonic()
+
+    async def one(i: int) -> float:
+        due = begun + times[i]
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        used, reader, writer = free.pop() if free else (time.monotonic(), None, None)
+        if writer is None or time.monotonic() - used > 2:  # the service closes idle connections after 5 s
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        status, _, _ = await ask(reader, writer, requests[i % len(requests)])
+        assert status == 200
+        free.append((time.monotonic(), reader, writer))
+        return time.monotonic() - due
+
+    return list(await asyncio.gather(*(one(i) for i in range(len(times)))))
+
+
+def idle(port: int, requests: list[bytes], runner: Runner, files: list[bytes]) -> tuple[list[float], list[float]]:
+    """Seconds of single requests, and of decoding and the model alone on the same image, in turns."""
+    from wires import ask
+
+    async def work() -> tuple[list[float], list[float]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        over, alone = [], []
+        for sent, content in zip(requests, files, strict=True):
+            started = time.monotonic()
+            await ask(reader, writer, sent)
+            over.append(time.monotonic() - started)
+            started = time.monotonic()
+            runner(prepare(runner, content)[None])
+            alone.append(time.monotonic() - started)
+        return over, alone
+
+    return asyncio.run(work())
+
+
+def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:
+    """A server in a process of its own, when it answers."""
+    import httpx
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if re.search(r":[0-9]{4,5}", line)), "")
+    found = re.search(r":([0-9]{4,5})", line)
+    assert found, "the server did not start"
+    port = int(found[1])
+    for _ in range(600):
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health", timeout=2)
+            return process, port
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise RuntimeError(f"no answer from {' '.join(command)}")
+
+
+def serve_with_litserve(artifact: str, port: int) -> None:
+    """The same work behind LitServe: its threads decode, its loop batches."""
+    import litserve
+    from fastapi import Request, Response
+    from safetensors.numpy import save
+
+    class Features(litserve.LitAPI):  # type: ignore[misc,name-defined]
+        def setup(self, device: str) -> None:
+            self.runner = load(artifact)
+
+        async def decode_request(self, request: Request) -> np.ndarray:
+            return prepare(self.runner, await request.body())
+
+        def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
+            return np.stack(inputs)
+
+        def predict(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+            if images.ndim == 3:
+                images = images[None]
+            found = self.runner(images)
+            maps = found.feature_map.astype(np.float16)
+            return [
+                {"embedding": e, "feature_map": np.ascontiguousarray(m)}
+                for e, m in zip(found.embedding.astype(np.float16), maps, strict=True)
+            ]
+
+        def unbatch(self, output: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+            return output
+
+        def encode_response(self, output: dict[str, np.ndarray]) -> Response:
+            return Response(save(output), media_type="application/octet-stream")
+
+    api = Features(max_batch_size=BATCH, batch_timeout=0.005, enable_async=False)
+    print(f"LitServe on :{port}", flush=True)
+    litserve.LitServer(api, accelerator="cpu", timeout=120).run(
+        port=port, generate_client_file=False, log_level="error"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=192)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--litserve-port", type=int, default=0, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.litserve_port:
+        serve_with_litserve(str(chosen.artifact), chosen.litserve_port)
+        return
+    paths = find_images(chosen.images).paths
+    files = [paths[i % len(paths)].read_bytes() for i in range(chosen.count)]
+    result = measure(chosen.artifact, files, chosen.rounds, chosen.seconds)
+    console.print(table(result))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> dict[str, Any]:
+    """All figures; servers are stopped at the end."""
+    runner = load(artifact)
+    ours, port = start([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
+    lit, lit_port = (None, 0)
+    if find_spec("litserve"):
+        lit, lit_port = start([sys.executable, __file__, str(artifact), "--litserve-port", "8765"])
+    else:
+        console.print("LitServe is left out: pip install litserve")
+    rates: dict[str, list[float]] = {"offline": [], "gtsa serve": [], "LitServe": []}
+    requests, lit_requests = as_requests(files, QUERY), as_requests(files, "/predict")
+    spawned = get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=spawned) as load_process:
+            send = lambda *args: load_process.submit(*args).result()  # noqa: E731
+            offline_rate(runner, files[:BATCH])
+            send(saturate, port, requests[:AT_A_TIME], AT_A_TIME)
+            for _ in range(rounds):
+                rates["offline"].append(offline_rate(runner, files))
+                rates["gtsa serve"].append(send(saturate, port, requests, AT_A_TIME))
+                if lit:
+                    rates["LitServe"].append(send(saturate, lit_port, lit_requests, AT_A_TIME))
+            over, alone = idle(port, requests[:60], runner, files[:60])
+            half = statistics.median(rates["gtsa serve"]) / 2
+            even = send(at_rate, port, requests, half, seconds, False)
+            poisson = send(at_rate, port, requests, half, seconds, True)
+    finally:
+        for process in filter(None, (ours, lit)):
+            process.terminate()
+            process.wait(60)
+    single = statistics.median(over)
+    ratios = [a / b for a, b in zip(rates["gtsa serve"], rates["offline"], strict=True)]
+    return {
+        "artifact": artifact.name,
+        "provider": runner.provider,
+        "rates": {name: found for name, found in rates.items() if found},
+        "serve_over_offline": statistics.median(ratios),
+        "single_ms": 1000 * single,
+        "idle_adds_ms": 1000 * statistics.median(a - b for a, b in zip(over, alone, strict=True)),
+        "half_load_rate": half,
+        "p50_even_ms": 1000 * float(np.quantile(even, 0.5)),
+        "p99_even_ms": 1000 * float(np.quantile(even, 0.99)),
+        "p99_poisson_ms": 1000 * float(np.quantile(poisson, 0.99)),
+        "p99_even_over_single": float(np.quantile(even, 0.99)) / single,
+        "p99_poisson_over_single": float(np.quantile(poisson, 0.99)) / single,
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    shown = Table(title=f"{result['artifact']}, {result['provider']}", show_header=False)
+    for name, found in result["rates"].items():
+        each = ", ".join(f"{rate:.1f}" for rate in found)
+        shown.add_row(f"{name}, images a second", f"{statistics.median(found):.1f}  ({each})")
+    for name, value in result.items():
+        if isinstance(value, float):
+            shown.add_row(name.replace("_", " "), f"{value:.2f}")
+    return shown
+
+
+if __name__ == "__main__":
+    main()

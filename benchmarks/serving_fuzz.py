@@ -1,0 +1,94 @@
+"""Broken image files of every kind at the service: what comes back, and whether its memory grows.
+
+Run: .venv/bin/python benchmarks/serving_fuzz.py [--count 20000] [--artifact FILE] [--seed 1] [--json FILE]
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "service")]
+
+from mutants import mutants  # noqa: E402
+from wires import ask_many, request  # noqa: E402
+
+ROUND = 1000
+AT_A_TIME = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = chosen.artifact or random_weights(Path(folder))
+        command = [sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:([0-9]+)", process.stderr.readline())
+        assert found, "the service did not start"
+        try:
+            result = fuzz(int(found[1]), process.pid, chosen.count, chosen.seed)
+        finally:
+            process.terminate()
+        result["exit"] = process.wait(60)
+    print(json.dumps(result, indent=2))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    good = set(result["statuses"]) <= {"200", "422"} and result["grown_mb"] < 100 and result["exit"] == 0
+    sys.exit(not good)
+
+
+def random_weights(folder: Path) -> Path:
+    """A tiny encoder: what is tested comes before the model."""
+    from gtsa_kit.checkpoint import save_encoder
+    from gtsa_kit.encoder import Encoder
+
+    save_encoder(folder, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    return folder / "encoder.safetensors"
+
+
+def fuzz(port: int, pid: int, count: int, seed: int) -> dict[str, object]:
+    """Rounds of files; memory is compared with that after the first tenth, when everything has been met once."""
+    statuses: Counter[str] = Counter()
+    memory, started = [], time.monotonic()
+    stream = mutants(seed, count)
+    for done in range(0, count, ROUND):
+        files = [next(stream) for _ in range(min(ROUND, count - done))]
+        path = "/v1/features?size=32&outputs=embedding&format=json"
+        requests = [request(path, content, Content_Type="image/png") for content in files]
+        answers = asyncio.run(ask_many(port, requests, AT_A_TIME))
+        statuses.update(str(status) for status, _, _ in answers)
+        memory.append(resident_mb(pid))
+        print(f"{done + len(files)} of {count}, {dict(statuses)}, {memory[-1]:.0f} MB", file=sys.stderr)
+    settled = memory[len(memory) // 10]
+    seconds = time.monotonic() - started
+    return {
+        "files": count,
+        "seconds": round(seconds, 1),
+        "statuses": dict(statuses),
+        "settled_mb": settled,
+        "last_mb": memory[-1],
+        "grown_mb": memory[-1] - settled,
+    }
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process (Linux)."""
+    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmRSS:\s+([0-9]+)", text)[1]) / 1024  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    main()

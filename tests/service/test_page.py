@@ -1,0 +1,268 @@
+"""The page in a real browser: drop, click, and the pixel that must light up."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Served, Serving
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from gtsa_kit.export import Runner
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (apt-get install chromium chromium-driver)"
+)
+DROP = """
+const [room, encoded, name] = arguments;
+const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
+const transfer = new DataTransfer();
+transfer.items.add(new File([bytes], name, { type: "image/png" }));
+for (const kind of ["dragover", "drop"]) {
+  room.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}
+"""
+PIXEL = """
+const [canvas, u, v] = arguments;
+const x = Math.floor(u * canvas.width), y = Math.floor(v * canvas.height);
+return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
+"""
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pictures of the page are kept: GTSA_SCREENSHOTS, which CI may collect."""
+    named = os.environ.get("GTSA_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def shown(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service whose samples are two of ours."""
+    samples = tmp_path_factory.mktemp("samples")
+    for i in range(2):
+        Image.fromarray(blocks(i)).save(samples / f"sample{i}.png")
+    with serving(samples=samples) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(downloads: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"profile.default_content_setting_values.automatic_downloads": 1})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    started.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+    yield started
+    started.quit()
+
+
+def blocks(seed: int) -> np.ndarray:
+    """(128, 192, 3) uint8: 32-pixel blocks, no two alike."""
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
+
+
+def wait(browser: webdriver.Chrome, true: Callable[[], Any]) -> Any:
+    return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: true())
+
+
+def status(browser: webdriver.Chrome) -> str:
+    return browser.find_element(By.ID, "status").text
+
+
+def slot(browser: webdriver.Chrome, index: int) -> Any:
+    return browser.find_elements(By.CSS_SELECTOR, ".slot")[index]
+
+
+def canvas(browser: webdriver.Chrome, index: int) -> Any:
+    return slot(browser, index).find_element(By.TAG_NAME, "canvas")
+
+
+def settled(browser: webdriver.Chrome) -> bool:
+    return not browser.find_elements(By.CSS_SELECTOR, ".stage.busy") and "Computing" not in status(browser)
+
+
+def drop(browser: webdriver.Chrome, index: int, picture: np.ndarray, name: str) -> None:
+    from base64 import b64encode
+
+    from pictures import encoded
+
+    browser.execute_script(DROP, slot(browser, index), b64encode(encoded(picture, "PNG")).decode(), name)
+    wait(browser, lambda: name in (canvas(browser, index).get_attribute("aria-label") or ""))
+    wait(browser, lambda: settled(browser))
+
+
+def open_page(browser: webdriver.Chrome, served: Served) -> None:
+    browser.get(served.url)
+    wait(browser, lambda: "cells" in slot(browser, 0).text and "cells" in slot(browser, 1).text)
+    wait(browser, lambda: settled(browser))
+
+
+def set_strength(browser: webdriver.Chrome, value: int) -> None:
+    script = (
+        "const r = document.getElementById('strength'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))"
+    )
+    browser.execute_script(script, value)
+
+
+def choose(browser: webdriver.Chrome, box: str, value: str) -> None:
+    browser.find_element(By.CSS_SELECTOR, f"#{box} option[value='{value}']").click()
+    wait(browser, lambda: settled(browser))
+
+
+def click_at(browser: webdriver.Chrome, index: int, u: float, v: float) -> None:
+    """A real click, at a share of the canvas' width and height."""
+    target = canvas(browser, index)
+    size = target.size
+    x, y = (u - 0.5) * size["width"], (v - 0.5) * size["height"]
+    webdriver.ActionChains(browser).move_to_element_with_offset(target, round(x), round(y)).click().perform()
+
+
+def lit(browser: webdriver.Chrome, index: int, grid: tuple[int, int]) -> np.ndarray:
+    """(h, w) brightness at the centres of the cells."""
+    h, w = grid
+    target = canvas(browser, index)
+    found = [[browser.execute_script(PIXEL, target, (c + 0.5) / w, (r + 0.5) / h) for c in range(w)] for r in range(h)]
+    return np.array(found)[..., :3].sum(-1)
+
+
+def offline(runner: Runner, picture: np.ndarray) -> np.ndarray:
+    """(D, 10, 14): what the page asks for at 224."""
+    return np.asarray(runner(runner.prepare(Image.fromarray(picture), (144, 224))[None]).feature_map[0])
+
+
+def test_dropped_clicked_and_the_right_cells_light_up(
+    browser: webdriver.Chrome, shown: Served, runner: Runner, screenshots: Path
+) -> None:
+    open_page(browser, shown)
+    choose(browser, "size", "224")
+    first, second = blocks(7), np.roll(blocks(7), 64, axis=1)
+    drop(browser, 0, first, "dropped.png")
+    drop(browser, 1, second, "rolled.png")
+    browser.save_screenshot(str(screenshots / "colours.png"))
+    set_strength(browser, 100)
+    grid, row, column = (9, 14), 4, 3
+    click_at(browser, 0, (column + 0.5) / grid[1], (row + 0.5) / grid[0])
+    wait(browser, lambda: "Row 5, column 4" in status(browser))
+    browser.save_screenshot(str(screenshots / "similarity.png"))
+
+    maps = [offline(runner, picture) for picture in (first, second)]
+    unit = [m / np.linalg.norm(m, axis=0) for m in maps]
+    for index in range(2):
+        cosines = np.tensordot(unit[0][:, row, column], unit[index], 1)
+        brightness = lit(browser, index, grid)
+        best = np.unravel_index(cosines.argmax(), grid)
+        assert brightness[best] == brightness.max(), "the most similar cell is not the brightest"
+        order = np.argsort(cosines.ravel())
+        assert np.corrcoef(order.argsort(), brightness.ravel().argsort().argsort())[0, 1] > 0.95
+    assert (np.argwhere(lit(browser, 0, grid) == lit(browser, 0, grid).max()) == [row, column]).all()
+    best = np.unravel_index(np.tensordot(unit[0][:, row, column], unit[1], 1).argmax(), grid)
+    assert f"row {best[0] + 1}, column {best[1] + 1}" in status(browser)
+    assert_clean(browser)
+
+
+def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: Served) -> None:
+    open_page(browser, shown)
+    seen = set()
+
+    def press(key: str) -> None:
+        webdriver.ActionChains(browser).send_keys(key).perform()
+
+    for _ in range(30):
+        press(Keys.TAB)
+        active = browser.switch_to.active_element
+        seen.add((active.tag_name, active.get_attribute("type") or "", active.get_attribute("data-turn") or ""))
+        if active.tag_name == "canvas":
+            press(Keys.ARROW_RIGHT)
+            wait(browser, lambda: "Row" in status(browser))
+            before = status(browser)
+            press(Keys.ARROW_RIGHT)
+            wait(browser, lambda: status(browser) != before)  # noqa: B023
+            press(Keys.ESCAPE)
+    for wanted in (("canvas", "", ""), ("select", "select-one", ""), ("button", "button", "1"), ("input", "file", "")):
+        assert wanted in seen
+    assert_clean(browser)
+
+
+def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Served, downloads: Path) -> None:
+    open_page(browser, shown)
+    choose(browser, "size", "224")
+    before = slot(browser, 0).find_element(By.CLASS_NAME, "facts").text
+    assert before.startswith("9 x 14 cells of 64")
+    slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-turn='1']").click()
+    wait(browser, lambda: "14 x 9 cells" in slot(browser, 0).text)
+    said = slot(browser, 0).find_element(By.CLASS_NAME, "facts").text
+    assert "turned 90° left" in said
+    assert 0 < float(said.rpartition(" ")[2]) < 0.9999  # a ViT does see which way is up
+    choose(browser, "layer", "feature_map_0")
+    assert "14 x 9 cells of 64" in slot(browser, 0).text
+    slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='npz']").click()
+    slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='png']").click()
+    wait(browser, lambda: len([*downloads.glob("*.npz"), *downloads.glob("*.png")]) == 2)
+    time.sleep(0.2)
+    with np.load(next(downloads.glob("*.npz"))) as saved:
+        assert saved["feature_map_0"].shape == (64, 14, 9)
+        assert json.loads(str(saved["about"]))["grid"] == [14, 9]
+    width, height = Image.open(next(downloads.glob("*.png"))).size
+    assert width * 3 == pytest.approx(height * 2, abs=4)
+    browser.find_element(By.CSS_SELECTOR, "#target option[value='1']").click()
+    browser.find_element(By.CSS_SELECTOR, "[data-sample='0']").click()
+    wait(browser, lambda: "sample0" in (canvas(browser, 1).get_attribute("aria-label") or ""))
+    assert_clean(browser)
+
+
+def test_what_is_no_photograph_is_said(browser: webdriver.Chrome, shown: Served) -> None:
+    open_page(browser, shown)
+    browser.execute_script(DROP, slot(browser, 0), "aGVsbG8=", "letter.png")
+    wait(browser, lambda: "letter.png" in status(browser))
+    assert "bad" in (browser.find_element(By.ID, "status").get_attribute("class") or "")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_is_cut_and_the_colours_follow_the_system(
+    browser: webdriver.Chrome, shown: Served, screenshots: Path, scheme: str
+) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    phone = {"width": 360, "height": 1600, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    open_page(browser, shown)
+    browser.save_screenshot(str(screenshots / f"phone-{scheme}.png"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light = sum(int(part) for part in paper.strip("rgba()").split(",")[:3]) > 3 * 128
+    assert light == (scheme == "light")
+    tops = [slot(browser, i).location["y"] for i in range(2)]
+    assert tops[1] > tops[0] + 100
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert_clean(browser)
+
+
+def assert_clean(browser: webdriver.Chrome) -> None:
+    """Nothing refused by the Content-Security-Policy, nothing missing, no script that failed; all of it from here."""
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    here = browser.current_url.rstrip("/")
+    assert all(name.startswith((here, "blob:")) for name in loaded), loaded
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
