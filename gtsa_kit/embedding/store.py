@@ -129,10 +129,12 @@ class Store:
         self._log.close()
 
     def _forget_what_is_not_committed(self) -> None:
+        known = {part_name(i) for i in range(self.journal.shards)}
         for path in (self.out / VECTORS).iterdir():
-            known = {part_name(i) for i in range(self.journal.shards)} if path.suffix == ".parquet" else set()
             if path.name not in known:
                 path.unlink()
+        for path in (self.out / DENSE).rglob("*.partial"):  # Zarr writes beside, then renames
+            path.unlink()
         errors = self.out / ERRORS
         errors.touch()
         if errors.stat().st_size < self.journal.errors_bytes:
