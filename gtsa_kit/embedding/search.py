@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ class Hit:
 
     row: Row
     cosine: float
+
+
+def inner_products(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """(N, D) float32 by (D,) to (N,), exact: by faiss if it is installed, else by numpy."""
+    if find_spec("faiss") is None:
+        return np.asarray(rows @ unit)
+    import faiss
+
+    rows = np.ascontiguousarray(rows)
+    return np.asarray(faiss.pairwise_distances(unit[None], rows, metric=faiss.METRIC_INNER_PRODUCT)[0])
 
 
 def search(
@@ -53,7 +64,7 @@ def search(
     unit = (query / length).astype(np.float32)
     best, rows = np.empty(0), np.empty(0, dtype=np.int64)
     for block in data.blocks():
-        rough = np.where(block.sound, block.unit @ unit, -np.inf)
+        rough = np.where(block.sound, inner_products(block.unit, unit), -np.inf)
         if leave_out is not None and 0 <= leave_out - block.start < len(rough):
             rough[leave_out - block.start] = -np.inf
         floor = best[-1] if len(best) == top else -1

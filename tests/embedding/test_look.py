@@ -13,7 +13,7 @@ from gtsa_kit.cli.embed_look import looking
 from gtsa_kit.embedding import duplicates, vectors
 from gtsa_kit.embedding.duplicates import find_duplicates
 from gtsa_kit.embedding.photographs import Photographs
-from gtsa_kit.embedding.search import embed_query, open_model, search
+from gtsa_kit.embedding.search import embed_query, inner_products, open_model, search
 from gtsa_kit.embedding.vectors import open_vectors
 from gtsa_kit.export import load
 
@@ -241,3 +241,12 @@ def test_photographs_in_archives_lists_and_globs(photographs: Path, tmp_path: Pa
         assert opened.open(path).size == wanted
         assert list(opened.thumbnails([path, "none.jpg"], 8))[1] is None
     assert Photographs("s3://bucket/x").file("p.jpg") is None
+
+
+def test_products_by_faiss_are_the_same() -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    rng = np.random.default_rng(0)
+    rows, unit = rng.standard_normal((1000, 64), dtype=np.float32), rng.standard_normal(64, dtype=np.float32)
+    exact = rows.astype(np.float64) @ unit.astype(np.float64)
+    np.testing.assert_allclose(inner_products(rows, unit), exact, atol=1e-4)
+    np.testing.assert_allclose(inner_products(rows[::2], unit), exact[::2], atol=1e-4)
