@@ -10,6 +10,7 @@ measured where it is installed (pip install litserve): same decoding, batches an
 
 import argparse
 import asyncio
+import base64
 import json
 import re
 import statistics
@@ -66,6 +67,14 @@ def as_requests(files: list[bytes], path: str) -> list[bytes]:
     from wires import request
 
     return [request(path, content, Content_Type="image/jpeg") for content in files]
+
+
+def as_json_requests(files: list[bytes], path: str) -> list[bytes]:
+    """LitServe hands on JSON and forms, no raw bodies."""
+    from wires import request
+
+    bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
+    return [request(path, body, Content_Type="application/json") for body in bodies]
 
 
 def saturate(port: int, requests: list[bytes], at_a_time: int) -> float:
@@ -137,50 +146,12 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:
     port = int(found[1])
     for _ in range(600):
         try:
-            httpx.get(f"http://127.0.0.1:{port}/health", timeout=2)
-            return process, port
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
+                return process, port
         except httpx.TransportError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     raise RuntimeError(f"no answer from {' '.join(command)}")
-
-
-def serve_with_litserve(artifact: str, port: int) -> None:
-    """The same work behind LitServe: its threads decode, its loop batches."""
-    import litserve
-    from fastapi import Request, Response
-    from safetensors.numpy import save
-
-    class Features(litserve.LitAPI):  # type: ignore[misc,name-defined]
-        def setup(self, device: str) -> None:
-            self.runner = load(artifact)
-
-        async def decode_request(self, request: Request) -> np.ndarray:
-            return prepare(self.runner, await request.body())
-
-        def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
-            return np.stack(inputs)
-
-        def predict(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-            if images.ndim == 3:
-                images = images[None]
-            found = self.runner(images)
-            maps = found.feature_map.astype(np.float16)
-            return [
-                {"embedding": e, "feature_map": np.ascontiguousarray(m)}
-                for e, m in zip(found.embedding.astype(np.float16), maps, strict=True)
-            ]
-
-        def unbatch(self, output: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-            return output
-
-        def encode_response(self, output: dict[str, np.ndarray]) -> Response:
-            return Response(save(output), media_type="application/octet-stream")
-
-    api = Features(max_batch_size=BATCH, batch_timeout=0.005, enable_async=False)
-    print(f"LitServe on :{port}", flush=True)
-    litserve.LitServer(api, accelerator="cpu", timeout=120).run(
-        port=port, generate_client_file=False, log_level="error"
-    )
 
 
 def main() -> None:
@@ -191,11 +162,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--litserve-port", type=int, default=0, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.litserve_port:
-        serve_with_litserve(str(chosen.artifact), chosen.litserve_port)
-        return
     paths = find_images(chosen.images).paths
     files = [paths[i % len(paths)].read_bytes() for i in range(chosen.count)]
     result = measure(chosen.artifact, files, chosen.rounds, chosen.seconds)
@@ -210,11 +177,11 @@ def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> 
     ours, port = start([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
     lit, lit_port = (None, 0)
     if find_spec("litserve"):
-        lit, lit_port = start([sys.executable, __file__, str(artifact), "--litserve-port", "8765"])
+        lit, lit_port = start([sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"])
     else:
         console.print("LitServe is left out: pip install litserve")
     rates: dict[str, list[float]] = {"offline": [], "gtsa serve": [], "LitServe": []}
-    requests, lit_requests = as_requests(files, QUERY), as_requests(files, "/predict")
+    requests, lit_requests = as_requests(files, QUERY), as_json_requests(files, "/predict")
     spawned = get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=spawned) as load_process:
