@@ -171,8 +171,8 @@ def run(folder: str, model: Path, out: Path, options: Any) -> None:
 
         try:
             summary = embed_folder(folder, model, out, options, tell, runner)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{out} keeps what is done; go on with --resume") from error
+        except KeyboardInterrupt:  # typer would end without a word
+            fail(f"interrupted: {out} keeps what is done; go on with --resume", 130)
         rate = steps.rate
     before = summary.total - summary.fresh
     shown.print(

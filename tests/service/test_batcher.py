@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Slow
+from running import Slow
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service.batcher import Batcher, Result

@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 
 import numpy as np
-from conftest import Served
 from mutants import mutants, seeds
+from running import Served
 from test_refusals import LEAKS
 from wires import ask_many, request
 

@@ -4,9 +4,9 @@ import asyncio
 import io
 
 import numpy as np
-from conftest import Serving, Slow
 from pictures import encoded
 from PIL import Image
+from running import Serving, Slow
 from wires import ask_many, request
 
 from gtsa_kit.export import Runner

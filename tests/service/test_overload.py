@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from commands import GTSA, one_thread
-from conftest import Serving, Slow, wait_for
 from pictures import encoded, scene
+from running import Serving, Slow, wait_for
 from wires import ask_many, raw, request, status_of
 
 from gtsa_kit.export import Runner

@@ -9,8 +9,8 @@ import zlib
 from typing import Any
 
 import pytest
-from conftest import Served, Serving
 from pictures import chunk, encoded, scene
+from running import Served, Serving
 from wires import raw, request, status_of
 
 PNG = encoded(scene(), "PNG")

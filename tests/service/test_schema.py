@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Served
+from running import Served
 
 # What the document can't say, that a box lies in the photograph and that bytes are one, is refused with 422.
 LEFT_OUT = "positive_data_acceptance"
