@@ -155,12 +155,12 @@ def run(folder: str, model: Path, out: Path, options: Any) -> None:
     from gtsa_kit.cli.progress import Steps, console
     from gtsa_kit.cli.providers import fallbacks_shown
     from gtsa_kit.embedding.job import Progress, check_out, embed_folder
-    from gtsa_kit.embedding.model import open_model
+    from gtsa_kit.export import load
 
     check_out(out, options.resume)
     shown = console()
     with fallbacks_shown(shown):
-        runner = open_model(model, **options.opening)
+        runner = load(model, **options.opening)
     shown.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     with Steps(shown) as steps:
 

@@ -14,12 +14,12 @@ from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.engine import Engine, LocalEngine, Plan
 from gtsa_kit.embedding.listing import Listing, describe_changes, open_listing, write_listing
-from gtsa_kit.embedding.model import map_outputs, model_digest, open_model
+from gtsa_kit.embedding.model import map_outputs, model_digest
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import SizeRule, size_rule
 from gtsa_kit.embedding.sources import open_source
 from gtsa_kit.embedding.store import DENSE, ERRORS, JOB, JOURNAL, VECTORS, Store, StoreSpec, read_journal
-from gtsa_kit.export import Runner
+from gtsa_kit.export import Runner, load
 from gtsa_kit.files import write_json
 from gtsa_kit.images import MAX_PIXELS
 
@@ -62,7 +62,7 @@ class Options:
 
     @property
     def opening(self) -> dict[str, Any]:
-        """What `open_model` asks for."""
+        """What `load` asks for."""
         names = ("device", "layers", "provider", "engine_cache", "fallback")
         return {name: getattr(self, name) for name in names}
 
@@ -185,7 +185,7 @@ def embed_folder(
     path, out = Path(model), Path(out)
     check_out(out, options.resume)
     source = open_source(str(where))
-    job = Job(str(where), path, out, options, runner or open_model(path, **options.opening))
+    job = Job(str(where), path, out, options, runner or load(path, **options.opening))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         listing = take_up(job, source)

@@ -3,7 +3,6 @@
 import glob
 import os
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
-from gtsa_kit.images import BrokenImage, open_image, windowed_map
+from gtsa_kit.images import BrokenImage, open_bytes, open_image, windowed_map
 
 MAX_MEMBER_BYTES = 1 << 30
 """Of one photograph in an archive."""
@@ -91,10 +90,7 @@ class Photographs:
         return zipfile.ZipFile(self.source) if self.source.suffix.lower() == ".zip" else tarfile.open(self.source)
 
     def _open_member(self, path: str) -> Image.Image:
-        with tempfile.NamedTemporaryFile(suffix=Path(path).suffix) as file:
-            file.write(self._read_member(path))
-            file.flush()
-            return open_image(Path(file.name))
+        return open_bytes(self._read_member(path), Path(path))
 
     def _read_member(self, path: str) -> bytes:
         """The bytes of a member, else `BrokenImage`."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.model import open_model
 from gtsa_kit.embedding.rows import Failure, Row
 from gtsa_kit.embedding.sources import Entry, open_source
+from gtsa_kit.export import load
 
 if TYPE_CHECKING:
     from gtsa_kit.embedding.job import Job
@@ -77,13 +77,12 @@ class EmbedBlocks:
     """An actor: opens the model once, then embeds blocks."""
 
     def __init__(self, where: str, model: str, opening: dict[str, Any], decoder: Decoder, plan: Plan) -> None:
-        from pathlib import Path
 
         import torch
 
         torch.set_num_threads(1)
         source = open_source(where)
-        self.engine = LocalEngine(source, open_model(Path(model), **opening), decoder, plan)
+        self.engine = LocalEngine(source, load(model, **opening), decoder, plan)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Packed blocks to packed results."""

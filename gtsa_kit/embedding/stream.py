@@ -11,12 +11,12 @@ from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import BATCH, available_cores
 from gtsa_kit.embedding.listing import write_listing
-from gtsa_kit.embedding.model import map_outputs, open_model
+from gtsa_kit.embedding.model import map_outputs
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import size_rule
 from gtsa_kit.embedding.sources import open_source
 from gtsa_kit.encoder import Features
-from gtsa_kit.export import Runner
+from gtsa_kit.export import Runner, load
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.images import MAX_PIXELS, BrokenImage
 
@@ -69,7 +69,7 @@ def embed(
         ValueError: Nothing there, or wrong use.
         BrokenImage: A file that can't be used, unless `on_broken` is given.
     """
-    runner = model if isinstance(model, Runner) else open_model(Path(model), device, layers)
+    runner = model if isinstance(model, Runner) else load(model, device, layers=layers)
     opened, sizes = open_source(str(source)), size_rule(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or BATCH["cpu"])
     outputs = map_outputs(runner, layers)

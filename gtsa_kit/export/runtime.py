@@ -23,6 +23,7 @@ def load(
     provider: str = "auto",
     engine_cache: str | Path | None = None,
     fallback: bool = False,
+    layers: tuple[int, ...] = (),
 ) -> Runner:
     """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights (`.safetensors`).
 
@@ -33,6 +34,7 @@ def load(
             device.
         engine_cache: Folder in which the last two keep the engines that they build.
         fallback: Whether the next best provider may take over, with a warning, from one that can't run here.
+        layers: Blocks whose maps must be outputs; weights give any, a file those that it was exported with.
 
     Raises:
         ValueError: Nothing there, no such device or provider, or not something of ours; the message says what would be.
@@ -45,10 +47,18 @@ def load(
     if wanted.told and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; leave out --provider, --engine-cache and --fallback")
     if path.is_dir() or path.suffix not in SUFFIX.values():
-        opened = open_source(path)
-        options = Options()
+        opened, options = open_source(path), Options(layers=layers)
+        graph = ExportGraph(opened.encoder, options)
         manifest = describe(opened.encoder, "pytorch", options, {"torch": str(torch.__version__)}, opened.sha256)
-        return TorchRunner(ExportGraph(opened.encoder, options), manifest, target)
+        return TorchRunner(graph, manifest, target)
+    runner = _open_file(path, device, target, wanted)
+    if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
+        named = ",".join(map(str, layers))
+        raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {named}")
+    return runner
+
+
+def _open_file(path: Path, device: str, target: torch.device, wanted: Wanted) -> Runner:
     if path.suffix == SUFFIX["onnx"]:
         return OnnxRunner(path, target, wanted.order(device, target), wanted.engine_cache)
     if path.suffix == SUFFIX["openvino"]:

@@ -50,7 +50,7 @@ class EngineRunner(Runner):
     def _open(self, path: Path, flavour: Flavour, device: torch.device) -> None:
         self.device, self.library = device, flavour.library
         self._lock = threading.Lock()
-        self._graphs: dict[tuple[int, ...], Captured] = {}
+        self._captured: Captured | None = None
         self._logger = make_logger(flavour)
         self._runtime = self.library.Runtime(self._logger)  # it must outlive the engine
         self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -151,15 +151,15 @@ class EngineRunner(Runner):
 
     def _replay(self, images: Tensor) -> list[Tensor]:
         """Queue a fixed shape's work as a whole, as it was queued once; its memory stays, so results are copied."""
-        if not self._graphs:
+        if self._captured is None:
             kept = images.clone()
             outputs = self._allocate(kept)
             self._enqueue()  # TensorRT asks for one run before a capture
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self._enqueue()
-            self._graphs[tuple(images.shape)] = graph, kept, outputs
-        graph, kept, outputs = self._graphs[tuple(images.shape)]
+            self._captured = graph, kept, outputs
+        graph, kept, outputs = self._captured
         kept.copy_(images)
         graph.replay()
         return [output.clone() for output in outputs]
