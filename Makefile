@@ -43,7 +43,7 @@ format: install  ## format the code and mend what lint can mend
 	$(BIN)/ruff format $(CODE)
 
 lock:  ## resolve the pins anew (needs uv); hashes, and no registry's address
-	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray \
+	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra baselines \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
 

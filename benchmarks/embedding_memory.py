@@ -29,7 +29,7 @@ def measure(count: int, embedded: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
-        save_encoder(folder / "model", Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+        save_encoder(folder / "model", Encoder("vit_test").vit.state_dict(), "vit_test", {})
         photograph = folder / "a.jpg"
         Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(photograph)
         for i in range(count):

@@ -55,7 +55,7 @@ def random_weights(folder: Path) -> Path:
     from gtsa_kit.checkpoint import save_encoder
     from gtsa_kit.encoder import Encoder
 
-    save_encoder(folder, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(folder, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     return folder / "encoder.safetensors"
 
 

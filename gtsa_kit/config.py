@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PATCH = 16
 """Pixels along one side of a patch, for every architecture here."""
 
-Arch = Literal["vit_tiny", "vit_small", "vit_base"]
+Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 Positive = Annotated[int, Field(gt=0)]

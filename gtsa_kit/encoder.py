@@ -51,9 +51,12 @@ class Architecture:
 
 ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
     # For tests: the same graph in 0.2 million parameters.
-    "vit_tiny": Architecture(
-        "vit_tiny", "vit_tiny_patch16_224", 64, 2, 2, {"embed_dim": 64, "depth": 2, "num_heads": 2}
+    "vit_test": Architecture(
+        "vit_test", "vit_tiny_patch16_224", 64, 2, 2, {"embed_dim": 64, "depth": 2, "num_heads": 2}
     ),
+    # For studies on a few cores: half the depth of ViT-Ti.
+    "vit_mini": Architecture("vit_mini", "vit_tiny_patch16_224", 192, 6, 3, {"depth": 6}),
+    "vit_tiny": Architecture("vit_tiny", "vit_tiny_patch16_224", 192, 12, 3),
     "vit_small": Architecture("vit_small", "vit_small_patch16_224", 384, 12, 6),
     "vit_base": Architecture("vit_base", "vit_base_patch16_224", 768, 12, 12),
 }

@@ -7,7 +7,7 @@ GTSA = [sys.executable, "-m", "gtsa_kit"]
 
 # A run of seconds: the whole method, in small.
 TINY = {
-    "model.arch": "vit_tiny",
+    "model.arch": "vit_test",
     "model.projector_dim": 32,
     "views.global_size": 64,
     "views.local_size": 32,

@@ -106,7 +106,7 @@ def gtsa_here(
 
 @pytest.fixture(scope="session")
 def tiny_run(once: Once) -> Path:
-    return once("tiny", lambda folder: save_random(folder, "vit_tiny"))
+    return once("tiny", lambda folder: save_random(folder, "vit_test"))
 
 
 @pytest.fixture(scope="session")

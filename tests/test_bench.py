@@ -165,7 +165,7 @@ def test_few_calls_are_enough_where_each_is_long(few: ParityImages, log: Path, f
 def test_the_command_on_files_of_ours(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.manual_seed(0)
-    save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     options = Options(batch=Range(1, 1), height=Range(64, 64), width=Range(96, 96))
     one = tmp_path / "one.onnx"
     export_artifact(open_source(tmp_path), "onnx", one, options, parity_images(photographs))

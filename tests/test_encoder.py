@@ -60,7 +60,7 @@ def images_of(height: int, width: int, batch: int = 2) -> Tensor:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @torch.no_grad()
 def test_encoder_equals_timm(size: tuple[int, int]) -> None:
-    encoder, plain = pair("vit_tiny")
+    encoder, plain = pair("vit_test")
     images = images_of(*size)
     tokens = plain.forward_features(images)[:, 1:]
     features = encoder(images)
@@ -96,7 +96,7 @@ def test_layers_equal_timm_intermediates() -> None:
 
 @torch.no_grad()
 def test_without_the_final_norm() -> None:
-    encoder, plain = pair("vit_tiny")
+    encoder, plain = pair("vit_test")
     images = images_of(96, 64)
     plain.norm = nn.Identity()
     tokens = plain.forward_features(images)[:, 1:]
@@ -108,19 +108,19 @@ def test_without_the_final_norm() -> None:
 @pytest.mark.parametrize("layers", [(2,), (-1,), (0, 12)])
 def test_layers_out_of_range_are_refused(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="layers must lie between 0 and 1"):
-        Encoder("vit_tiny", layers=layers)
+        Encoder("vit_test", layers=layers)
 
 
 @torch.no_grad()
 def test_embedding_is_the_mean_of_patch_tokens() -> None:
-    encoder, _ = pair("vit_tiny")
+    encoder, _ = pair("vit_test")
     features = encoder(images_of(64, 96))
     torch.testing.assert_close(features.embedding, features.feature_map.mean((2, 3)))
 
 
 @torch.no_grad()
 def test_images_of_a_batch_do_not_meet() -> None:
-    encoder, _ = pair("vit_tiny")
+    encoder, _ = pair("vit_test")
     images = images_of(96, 112, batch=3)
     together = encoder(images)
     for index in range(3):
@@ -321,7 +321,7 @@ def test_drop_path_of_two_processes_is_that_of_one_with_twice_the_batch(monkeypa
 
 def test_training_encoder_draws_anew_and_evaluation_does_not() -> None:
     torch.manual_seed(0)
-    encoder = Encoder("vit_tiny", drop_path=0.9)
+    encoder = Encoder("vit_test", drop_path=0.9)
     images = images_of(32, 32, batch=8)
     assert not torch.equal(encoder.train()(images).embedding, encoder(images).embedding)
     assert torch.equal(encoder.eval()(images).embedding, encoder(images).embedding)

@@ -85,7 +85,7 @@ def test_timm_under_any_name(name: str, vit: Any, tmp_path: Path) -> None:
     check_same(opened, vit)
     assert (opened.layout, opened.left_out) == ("timm", ())
     assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet"
-    assert opened.encoder.architecture == ARCHITECTURES["vit_tiny"]
+    assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
     assert not opened.encoder.training
 
@@ -208,19 +208,19 @@ def test_the_average_that_timm_keeps(vit: Any, other: Any, tmp_path: Path) -> No
 
 
 def test_our_own_run(vit: Any, tmp_path: Path) -> None:
-    path = save_encoder(tmp_path, vit.state_dict(), "vit_tiny", {})
+    path = save_encoder(tmp_path, vit.state_dict(), "vit_test", {})
     for source in (tmp_path, path):
         opened = open_weights(source)
         check_same(opened, vit)
         assert (opened.layout, opened.left_out, opened.note) == ("gtsa-kit", (), "the only encoder")
         assert opened.file == path
-        assert opened.encoder.architecture == ARCHITECTURES["vit_tiny"]
+        assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     path.with_suffix(".json").unlink()
     assert open_weights(tmp_path).layout == "timm"
 
 
 def test_our_encoder_json_is_believed(vit: Any, tmp_path: Path) -> None:
-    path = save_encoder(tmp_path, tiny(num_heads=4).state_dict(), "vit_tiny", {}).with_suffix(".json")
+    path = save_encoder(tmp_path, tiny(num_heads=4).state_dict(), "vit_test", {}).with_suffix(".json")
     about = json.loads(path.read_text())
     about["architecture"] |= {"heads": 4, "norm_eps": 1e-3}
     about["preprocessing"] |= {"mean": [0.1, 0.2, 0.3], "size": 96}
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     from gtsa_kit.config import ModelConfig
     from gtsa_kit.model import GTSA
 
-    model = GTSA(ModelConfig(arch="vit_tiny"))
+    model = GTSA(ModelConfig(arch="vit_test"))
     vary(model.teacher.encoder.vit)
     path = saved(tmp_path, {"step": 3, "plan": {"epochs": 1}, "model": model.state_dict()}, "step_00000003.ckpt")
     opened = open_weights(path)
@@ -566,7 +566,7 @@ MISFITS: dict[str, tuple[Callable[[StateDict], Any], str]] = {
     "no positions": (lambda w: w.update(pos_embed=torch.tensor(1.0)), r"positions of \(\); "),
     "MLP": (
         lambda w: w.update({"blocks.0.mlp.fc1.weight": torch.zeros(128, 64)}),
-        r"does not have the shapes of vit_tiny: blocks\.0\.mlp\.fc1\.weight \(128, 64\), not \(256, 64\)",
+        r"does not have the shapes of vit_test: blocks\.0\.mlp\.fc1\.weight \(128, 64\), not \(256, 64\)",
     ),
     "a hole": (lambda w: rename(w, "blocks.0.", "blocks.7."), "no ViT known here"),
 }
@@ -591,9 +591,9 @@ def test_pooled_timm_models_are_refused(tmp_path: Path) -> None:
 
 def test_other_sizes_are_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
-        weights = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+        weights = timm.create_model("vit_tiny_patch16_224", num_classes=0, embed_dim=96).state_dict()
     path = saved(tmp_path, {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in weights.items()})
-    expected = r"holds 12 blocks of width 192; supported are .*vit_small \(12 of 384\), vit_base \(12 of 768\)"
+    expected = r"holds 12 blocks of width 96; supported are .*vit_small \(12 of 384\), vit_base \(12 of 768\)"
     with pytest.raises(ValueError, match=expected):
         open_weights(path)
     with pytest.raises(ValueError, match=r"5 heads do not divide the width of .*, 64; "):

@@ -19,7 +19,7 @@ from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.foreign import open_weights
 
-BLOCKS = {"vit_tiny": 2, "vit_small": 12}
+BLOCKS = {"vit_test": 2, "vit_small": 12}
 FILES = {
     "timm": {"model.safetensors", "config.json"},
     "hf": {"model.safetensors", "config.json", "preprocessor_config.json"},
@@ -76,7 +76,7 @@ def tokens_of(encoder: Encoder, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("form", FRAMEWORKS)
-@pytest.mark.parametrize("name", ["vit_tiny", "vit_small"])
+@pytest.mark.parametrize("name", ["vit_test", "vit_small"])
 def test_every_framework_computes_the_same(name: str, form: str, exported: Any) -> None:
     folder, report = exported(name, form)
     assert report.parity.passed
@@ -94,15 +94,15 @@ def test_every_framework_computes_the_same(name: str, form: str, exported: Any) 
 
 def test_the_report_says_who_read_it_back(exported: Any) -> None:
     def read(form: str) -> str:
-        return exported("vit_tiny", form)[1].parity.runtime
+        return exported("vit_test", form)[1].parity.runtime
 
     assert read("timm") == f"timm {timm.__version__}"
     assert read("mmseg") == "torch functions on mmsegmentation's key names"
     assert read("mmdet") == "torch functions on mmpretrain's key names"
     assert read("detectron2") == "torch functions on detectron2's key names"
-    reference = exported("vit_tiny", "detectron2")[1].parity.reference
+    reference = exported("vit_test", "detectron2")[1].parity.reference
     assert "without class token and final norm, which detectron2's ViT lacks" in reference
-    assert exported("vit_tiny", "mmseg")[1].parity.reference == "gtsa-kit encoder, float32, PyTorch"
+    assert exported("vit_test", "mmseg")[1].parity.reference == "gtsa-kit encoder, float32, PyTorch"
 
 
 def keys_of(prefix: str, outside: list[str], block: str, inside: list[str], depth: int) -> set[str]:
@@ -139,7 +139,7 @@ KEYS: dict[str, tuple[str, list[str], str, list[str]]] = {
 
 
 @pytest.mark.parametrize("form", KEYS)
-@pytest.mark.parametrize("name", ["vit_tiny", "vit_small"])
+@pytest.mark.parametrize("name", ["vit_test", "vit_small"])
 def test_keys_are_those_of_the_framework(name: str, form: str, exported: Any) -> None:
     content = torch.load(next(exported(name, form)[0].glob("*.pth")), weights_only=True)
     assert list(content) == ["model" if form == "detectron2" else "state_dict"]
@@ -179,7 +179,7 @@ def test_timms_transform_is_ours(exported: Any) -> None:
 
 def test_timm_with_another_head_count_grid_and_a_classifier(tmp_path: Path, scenes: ParityImages) -> None:
     about = Architecture(
-        "vit_tiny", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4, "img_size": 384}
+        "vit_test", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4, "img_size": 384}
     )
     encoder = varied(about, Preprocessing(384))
     report = export_framework(encoder, "timm", tmp_path, scenes)
@@ -193,7 +193,7 @@ def test_timm_with_another_head_count_grid_and_a_classifier(tmp_path: Path, scen
 # --- transformers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vit_tiny", "vit_small"])
+@pytest.mark.parametrize("name", ["vit_test", "vit_small"])
 @torch.no_grad()
 def test_transformers_loads_it_with_nothing_missing(name: str, exported: Any) -> None:
     transformers = pytest.importorskip("transformers")
@@ -210,7 +210,7 @@ def test_transformers_loads_it_with_nothing_missing(name: str, exported: Any) ->
 
 def test_transformers_prepares_images_as_we_do(exported: Any) -> None:
     transformers = pytest.importorskip("transformers")
-    processor = transformers.AutoImageProcessor.from_pretrained(exported("vit_tiny", "hf")[0])
+    processor = transformers.AutoImageProcessor.from_pretrained(exported("vit_test", "hf")[0])
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
     theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
     ours = Preprocessing()(image)
@@ -226,7 +226,7 @@ def test_without_transformers_our_reader_stands_in(
 
     monkeypatch.setattr(readback.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    report = export_framework(encoder_of("vit_tiny"), "hf", tmp_path, scenes)
+    report = export_framework(encoder_of("vit_test"), "hf", tmp_path, scenes)
     assert report.parity.passed
     assert report.parity.runtime == "gtsa-kit's own reader, since transformers is not installed"
 
@@ -310,7 +310,7 @@ def test_mmseg_in_modules_of_torchs_own(exported: Any) -> None:
 
 
 def test_detectron2_features_of_a_large_scale_pass(tmp_path: Path, scenes: ParityImages) -> None:
-    encoder = varied("vit_tiny")
+    encoder = varied("vit_test")
     with torch.no_grad():
         for block in encoder.vit.blocks:
             block.mlp.fc2.weight *= 3000  # as trained networks may have them where no norm follows
@@ -342,7 +342,7 @@ def test_detectron2_in_timms_blocks(exported: Any) -> None:
 )
 def test_open_weights_reads_it_back(form: str, layout: str, tmp_path: Path, scenes: ParityImages) -> None:
     about = Architecture(
-        "vit_tiny", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4}, norm_eps=1e-5
+        "vit_test", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4}, norm_eps=1e-5
     )
     if form == "timm":  # whose config cannot say eps
         about = Architecture(**{**vars(about), "norm_eps": 1e-6})
@@ -359,7 +359,7 @@ def test_open_weights_reads_it_back(form: str, layout: str, tmp_path: Path, scen
 
 
 def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Path) -> None:
-    weights = torch.load(exported("vit_tiny", "mmseg")[0] / "encoder_mmseg.pth", weights_only=True)["state_dict"]
+    weights = torch.load(exported("vit_test", "mmseg")[0] / "encoder_mmseg.pth", weights_only=True)["state_dict"]
     state = {f"backbone.{name}": tensor for name, tensor in weights.items()}
     state |= {"decode_head.conv_seg.weight": torch.zeros(3, 3, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
     torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "epoch_3.pth")
@@ -375,7 +375,7 @@ def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Pat
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path, scenes: ParityImages) -> None:
-    encoder = encoder_of("vit_tiny")
+    encoder = encoder_of("vit_test")
     with pytest.raises(ValueError, match="unknown framework 'keras'; choose one of timm, hf, mmseg, mmdet, detectron2"):
         export_framework(encoder, "keras", tmp_path, scenes)
     (tmp_path / "config.json").write_text("mine")
@@ -400,6 +400,6 @@ def test_a_wrong_file_fails_the_comparison(
 
     write, files = frameworks.WRITERS[form]
     monkeypatch.setattr(frameworks, "WRITERS", {form: (spoil, files)})
-    report = export_framework(encoder_of("vit_tiny"), form, tmp_path, scenes)
+    report = export_framework(encoder_of("vit_test"), form, tmp_path, scenes)
     assert not report.parity.passed
     assert not json.loads((tmp_path / "gtsa.json").read_text())["parity"]["passed"]

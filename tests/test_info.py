@@ -28,8 +28,8 @@ FORMS = ("onnx", "torchscript", "openvino")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    weights = Encoder("vit_tiny").vit.state_dict()
-    save_encoder(folder, weights, "vit_tiny", {"method": "gtsa", "steps": 3, "settings": {"a": 1}})
+    weights = Encoder("vit_test").vit.state_dict()
+    save_encoder(folder, weights, "vit_test", {"method": "gtsa", "steps": 3, "settings": {"a": 1}})
     return folder
 
 
@@ -93,7 +93,7 @@ def test_an_artifact_says_what_its_manifest_says(form: str, artifacts: dict[str,
     table = call(path)
     for text in (
         manifest.source_sha256,
-        "vit_tiny: width 64, depth 2, heads 2, patch 16",
+        "vit_test: width 64, depth 2, heads 2, patch 16",
         "images  float32 (batch, 3, height, width)",
         "feature_map  float32 (batch, 64, height/16, width/16)",
         "32 to 64, in steps of 16",
@@ -109,7 +109,7 @@ def test_a_run_and_its_weights(run: Path) -> None:
         said = json.loads(call(path, "--json"))
         assert said["kind"] == kind
         assert said["encoder"]["sha256"] == sha256_of(run / "encoder.safetensors")
-        count = sum(tensor.numel() for tensor in Encoder("vit_tiny").vit.state_dict().values())
+        count = sum(tensor.numel() for tensor in Encoder("vit_test").vit.state_dict().values())
         assert said["encoder"]["parameters"] == {"float32": count}
         assert "method gtsa, steps 3\n" in "".join(f"{line.rstrip()}\n" for line in call(path).splitlines())
 

@@ -15,7 +15,7 @@ from gtsa_kit.model import GTSA
 from gtsa_kit.views import Views
 
 SIGNS = torch.tensor([-1, -1, 1, 1])
-TINY = ModelConfig(arch="vit_tiny", projector_dim=24)
+TINY = ModelConfig(arch="vit_test", projector_dim=24)
 
 
 def make_views(n_global: int = 2, n_local: int = 3, batch: int = 2) -> Views:

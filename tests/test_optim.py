@@ -21,7 +21,7 @@ def schedules(steps: int = STEPS, warmup: int = WARMUP, batch: int = BATCH, **ch
 
 def tiny() -> GTSA:
     torch.manual_seed(0)
-    return GTSA(ModelConfig(arch="vit_tiny", projector_dim=16))
+    return GTSA(ModelConfig(arch="vit_test", projector_dim=16))
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_teacher_is_in_no_group() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     torch.manual_seed(0)
-    model = GTSA(ModelConfig(arch="vit_tiny", projector_dim=16, norm_before_heads=False))
+    model = GTSA(ModelConfig(arch="vit_test", projector_dim=16, norm_before_heads=False))
     names = set().union(*(names_of(model, group) for group in parameter_groups(model)))
     assert "student.encoder.vit.norm.weight" not in names
     assert "student.encoder.vit.blocks.0.norm1.weight" in names

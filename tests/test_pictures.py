@@ -55,7 +55,7 @@ def test_fit_size(size: tuple[int, int], wanted: tuple[int, int]) -> None:
 
 
 def test_pictures_are_written(photographs: Path, tmp_path: Path) -> None:
-    save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     paths = spread(sorted(photographs.iterdir()), 3)
     assert len(paths) == 3
     (tmp_path / "broken.jpg").write_bytes(b"")
@@ -69,7 +69,7 @@ def test_pictures_are_written(photographs: Path, tmp_path: Path) -> None:
 
 
 def test_no_readable_photograph_is_said(tmp_path: Path) -> None:
-    save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     (tmp_path / "broken.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="none of the 1 photographs"):
         pca_picture(load(tmp_path, "cpu"), [tmp_path / "broken.jpg"], tmp_path / "pca.png")

@@ -94,7 +94,7 @@ def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
     assert about["training"]["steps"] == STEPS
     resolved = load_config(file=reference / "config.yaml")
     assert resolved.train.steps == STEPS
-    assert resolved.model.arch == "vit_tiny"
+    assert resolved.model.arch == "vit_test"
     row = read_json_lines(reference / "metrics.jsonl")[-1]
     wanted = (
         "loss region correspondence rotation rotation_accuracy feature_std effective_rank lr momentum images_per_second"

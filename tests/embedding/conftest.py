@@ -13,7 +13,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of the smallest encoder."""
     run = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    save_encoder(run, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(run, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     return run
 
 

@@ -149,7 +149,7 @@ def embedded(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     run = tmp_path_factory.mktemp("look") / "run"
     run.mkdir()
     torch.manual_seed(0)
-    save_encoder(run, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(run, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.stack([embed_query(runner, open_image(photographs / name)) for name in names])
@@ -190,7 +190,7 @@ def test_another_model_is_refused(embedded: tuple[Path, Path], photographs: Path
     from gtsa_kit.checkpoint import save_encoder
     from gtsa_kit.encoder import Encoder
 
-    save_encoder(tmp_path, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     data = open_vectors(embedded[0])
     with pytest.raises(ValueError, match="weights"):
         open_model(data, tmp_path, "cpu")

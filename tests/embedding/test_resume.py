@@ -144,7 +144,7 @@ def test_what_has_changed_is_noticed(photographs: Path, model: Path, tmp_path: P
     other = tmp_path / "model"
     shutil.copytree(model, other)
     assert embed_folder(folder, other, out, Options(resume=True)).fresh == 0  # the same weights elsewhere
-    save_encoder(other, Encoder("vit_tiny").vit.state_dict(), "vit_tiny", {})
+    save_encoder(other, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     with pytest.raises(ValueError, match="model"):
         embed_folder(folder, other, out, Options(resume=True))
     (folder / "p3.jpg").write_bytes((folder / "p4.jpg").read_bytes())

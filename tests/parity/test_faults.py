@@ -82,7 +82,7 @@ def test_a_fault_is_caught(fault: str, tiny_run: Path, layered: Path, scenes: Pa
 )
 def test_one_percent_in_one_layer_is_caught(layer: str, tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
     weights = load_encoder(tiny_run).vit.state_dict()
-    save_encoder(tmp_path, {**weights, layer: weights[layer] * 1.01}, "vit_tiny", {})
+    save_encoder(tmp_path, {**weights, layer: weights[layer] * 1.01}, "vit_test", {})
     assert not check_parity(load_encoder(tiny_run), load(tmp_path, "cpu"), scenes).passed
 
 
@@ -159,7 +159,7 @@ def test_gate_prefers_photographs_and_survives_broken_ones(photographs: Path, tm
 
 def spoil(encoder: Encoder) -> Encoder:
     """One part in a hundred, in one layer."""
-    spoilt = Encoder("vit_tiny").eval()
+    spoilt = Encoder("vit_test").eval()
     spoilt.vit.load_state_dict(encoder.vit.state_dict())
     with torch.no_grad():
         spoilt.vit.blocks[0].mlp.fc1.weight *= 1.01
@@ -198,7 +198,7 @@ def test_verify_catches_a_file_that_was_changed_since(
     manifest = read_manifest(path)
     spoilt = tmp_path / "other"
     spoilt.mkdir()
-    save_encoder(spoilt, spoil(load_encoder(tiny_run)).vit.state_dict(), "vit_tiny", {})
+    save_encoder(spoilt, spoil(load_encoder(tiny_run)).vit.state_dict(), "vit_test", {})
     export_artifact(open_source(spoilt), "torchscript", path, images=scenes)
     write_manifest(path, manifest)
     with pytest.raises(SystemExit) as stopped:

@@ -35,7 +35,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is missing i
 
 @pytest.fixture(scope="module")
 def tiny() -> Encoder:
-    return Encoder("vit_tiny")
+    return Encoder("vit_test")
 
 
 @pytest.fixture

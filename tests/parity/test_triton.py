@@ -406,7 +406,7 @@ def test_text_survives_the_text_format(text: str) -> None:
 
 
 def test_floats_of_half_size_are_known() -> None:
-    manifest: Manifest = describe(Encoder("vit_tiny"), "onnx", Options(), {}, "0" * 64)
+    manifest: Manifest = describe(Encoder("vit_test"), "onnx", Options(), {}, "0" * 64)
     (images,) = manifest.inputs
     for dtype, kind in (("float16", schema.TYPE_FP16), ("uint8", schema.TYPE_UINT8), ("bfloat16", schema.TYPE_BF16)):
         changed = manifest.model_copy(update={"inputs": (images.model_copy(update={"dtype": dtype}),)})

@@ -33,12 +33,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny encoder."""
     run = tmp_path_factory.mktemp("served")
     torch.manual_seed(0)
-    encoder = Encoder("vit_tiny")
+    encoder = Encoder("vit_test")
     with torch.no_grad():
         for parameter in encoder.vit.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.08)
-    save_encoder(run, encoder.vit.state_dict(), "vit_tiny", {})
+    save_encoder(run, encoder.vit.state_dict(), "vit_test", {})
     return run / "encoder.safetensors"
 
 

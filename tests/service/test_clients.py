@@ -37,7 +37,7 @@ def test_openais_client_gets_the_same_vectors_as_floats_and_as_base64(served: Se
     np.testing.assert_allclose(single.data[0].embedding, expected[1], atol=2e-4)
     decoded = [np.frombuffer(base64.b64decode(str(entry.embedding)), "<f4") for entry in raw.data]
     np.testing.assert_allclose(decoded, expected, atol=2e-4)
-    assert default.model.startswith("vit_tiny-")
+    assert default.model.startswith("vit_test-")
     assert default.usage.prompt_tokens == 3 * 14 * 14
 
 

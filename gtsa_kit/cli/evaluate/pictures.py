@@ -1,19 +1,15 @@
-"""gtsa eval."""
+"""gtsa eval pca, neighbours: pictures to judge by eye."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
-)
+from gtsa_kit.cli.evaluate.common import Images
 
 Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
-Images = Annotated[Path, typer.Option(help="Photographs: a folder, or a text file of paths.")]
 
 
-@app.command()
 def pca(
     model: Model,
     images: Images,
@@ -37,7 +33,6 @@ def pca(
     console().print(f"wrote {out}")
 
 
-@app.command()
 def neighbours(
     model: Model,
     images: Images,

@@ -1,0 +1,11 @@
+"""gtsa eval: one file a family of evaluations."""
+
+import typer
+
+from gtsa_kit.cli.evaluate import pictures
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
+)
+app.command()(pictures.pca)
+app.command()(pictures.neighbours)
