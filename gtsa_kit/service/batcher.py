@@ -16,6 +16,8 @@ from gtsa_kit.service.metrics import Metrics
 from gtsa_kit.service.refusal import Refusal
 
 Shape = tuple[int, ...]
+Batch = tuple[Features, float, float]
+"""Of a batch: features, when it began, the seconds it took."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ class Batcher:
         job = Job(image, asyncio.get_running_loop().create_future())
         group = self._groups.setdefault(image.shape, deque())
         group.append(job)
-        self._changed.set()
+        if self._running or self._expected:
+            self._changed.set()
+        else:  # nobody to wait for: what the loop would do, without the way through it
+            self._start(image.shape)
         try:
             return await job.done
         except asyncio.CancelledError:
@@ -117,11 +122,19 @@ class Batcher:
             if self._expected and hurry > 0 and not self._full(shape):
                 await self._change(hurry)
                 continue
-            group, limit = self._groups[shape], self.batch_limit(shape)
-            jobs = [group.popleft() for _ in range(min(limit, len(group)))]
-            task = asyncio.create_task(self._serve(jobs))
-            self._running.add(task)
-            task.add_done_callback(self._finished)
+            self._start(shape)
+
+    def _start(self, shape: Shape) -> None:
+        """A batch of the oldest of this shape."""
+        group, limit = self._groups[shape], self.batch_limit(shape)
+        jobs = [group.popleft() for _ in range(min(limit, len(group)))]
+        task = asyncio.create_task(self._serve(jobs, self._submit(jobs)))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    def _submit(self, jobs: list[Job]) -> "asyncio.Future[Batch]":
+        """To the model's thread."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, self._run, [job.image for job in jobs])
 
     async def _change(self, seconds: float | None) -> None:
         """Until something is new, or the time is up."""
@@ -147,16 +160,15 @@ class Batcher:
     def _may_start(self, shape: Shape) -> bool:
         return not self._running or (len(self._running) == 1 and self._full(shape))
 
-    async def _serve(self, jobs: list[Job]) -> None:
-        """Run one batch; one that fails is tried image by image, so that only the image that fails is refused."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, [job.image for job in jobs])
+    async def _serve(self, jobs: list[Job], future: "asyncio.Future[Batch]") -> None:
+        """Deliver a batch; one that fails is tried image by image, so that only the image that fails is refused."""
         await asyncio.wait([future])
         error = future.exception()
         if error is None:
             self._deliver(jobs, *future.result())
         elif len(jobs) > 1:
             for job in jobs:
-                await self._serve([job])
+                await self._serve([job], self._submit([job]))
         elif not jobs[0].done.done():
             self.metrics.failures.inc()
             jobs[0].done.set_exception(_model_failed(error))
@@ -172,7 +184,7 @@ class Batcher:
             self.metrics.stage("queue").observe(started - job.arrived)
             job.done.set_result(Result(own, started - job.arrived, seconds, len(jobs)))
 
-    def _run(self, images: list[np.ndarray]) -> tuple[Features, float, float]:
+    def _run(self, images: list[np.ndarray]) -> Batch:
         """In the model's thread; a batch below the artifact's smallest is filled up with its last image."""
         started = time.monotonic()
         missing = self.runner.manifest.range_of("batch").min - len(images)

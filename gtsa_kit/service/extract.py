@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from gtsa_kit.cells import cell_to_pixel
@@ -29,6 +30,9 @@ from gtsa_kit.service.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+LIGHT: Final = 1 << 20
+"""Bytes that the event loop handles by itself: some tenths of a millisecond."""
 
 # What our own reader of images says; decoders' words would name libraries.
 _OWN_WORDS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-9]+ megapixels")
@@ -95,6 +99,18 @@ class Extractor:
         future = self._pool.submit(work, *args, **kwargs)
         return await asyncio.wrap_future(future)
 
+    async def near(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do it here if it handles few bytes, which takes less than the way to a thread and back; else in the pool."""
+        if size <= LIGHT:
+            return work(*args, **kwargs)
+        return await self.in_pool(work, *args, **kwargs)
+
+    def answer_bytes(self, ask: Ask) -> int:
+        """Of the arrays that one image gives, as float32; regions cost more than their bytes."""
+        cells = (ask.size[0] // PATCH) * (ask.size[1] // PATCH)
+        regions = 16 * (len(ask.boxes) * ask.roi_size**2 + len(ask.points)) * len(ask.region_maps)
+        return 4 * self.runner.manifest.dim * (cells * len(ask.outputs) + regions)
+
     def memory(self, ask: Ask) -> int:
         """Bytes that one image holds, from its input to its answer."""
         cells = (ask.size[0] // PATCH) * (ask.size[1] // PATCH)
@@ -114,7 +130,7 @@ class Extractor:
         with self.batcher.expect():
             prepared = await self.in_pool(self._prepare, blob, ask)
         result = await self.batcher(prepared.image)
-        item = await self.in_pool(self._finish, prepared, result, ask)
+        item = await self.near(self.answer_bytes(ask), self._finish, prepared, result, ask)
         self.metrics.images.inc()
         timing.note("decode", prepared.seconds)
         timing.note("queue", result.queue_seconds)
@@ -155,8 +171,8 @@ class Extractor:
         arrays = {name: pick(result, name) for name in ask.outputs}
         for name in ask.region_maps:
             arrays |= regions_of(pick(result, name), name, prepared.matrix, ask)
-        cast = {name: values.astype(ask.dtype) for name, values in arrays.items()}
-        if not all(np.isfinite(values).all() for values in cast.values()):
+        cast = {name: cast_to(values, ask.dtype) for name, values in arrays.items()}
+        if not all(finite(values) for values in cast.values()):
             raise Refusal(503, "model_failed", f"the features of this image do not fit into {ask.dtype}")
         return Item(prepared.about(ask), cast)
 
@@ -173,6 +189,20 @@ def read_photograph(blob: Blob, max_pixels: int) -> tuple[np.ndarray, int]:
         own = _OWN_WORDS.match(broken.reason)
         message = broken.reason if own else "damaged, or of a kind that is not known here"
         raise Refusal(422, "undecodable_image", message, "image") from broken
+
+
+def cast_to(values: np.ndarray, dtype: str) -> np.ndarray:
+    """As numpy's `astype`; to float16 by torch, which uses the processor's own instruction for it."""
+    if dtype == "float16" and values.dtype == np.float32:
+        return torch.from_numpy(np.ascontiguousarray(values)).half().numpy()
+    return values.astype(dtype)
+
+
+def finite(values: np.ndarray) -> bool:
+    """Whether all are; of float16 told from the bits of its exponent, ten times as fast."""
+    if values.dtype == np.float16:
+        return not ((values.view(np.uint16) & 0x7C00) == 0x7C00).any()
+    return bool(np.isfinite(values).all())
 
 
 def pick(result: Result, name: str) -> np.ndarray:

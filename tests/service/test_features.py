@@ -15,6 +15,7 @@ from safetensors.numpy import load as load_safetensors
 from torchvision.ops import roi_align
 
 from gtsa_kit.export import Runner
+from gtsa_kit.service.extract import cast_to, finite
 
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -221,3 +222,16 @@ def test_similarity_is_the_cosine_of_the_point_or_box_with_every_cell(served: Se
         row, column = np.unravel_index(expected.argmax(), expected.shape)
         assert answer["best"]["x"] == pytest.approx((column + 0.5) * 70 / 6)
         assert answer["best"]["y"] == pytest.approx((row + 0.5) * 50 / 4)
+
+
+def test_half_precision_is_numpys_and_what_does_not_fit_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.standard_normal(5000) * 10.0 ** rng.integers(-9, 5, 5000), [0.0, -0.0, 65519.9]])
+    values = values.astype(np.float32)
+    half = cast_to(values, "float16")
+    np.testing.assert_array_equal(half.view(np.uint16), values.astype(np.float16).view(np.uint16))
+    assert finite(half)
+    assert finite(values)
+    for bad in (65520.0, np.inf, -np.inf, np.nan):
+        broken = cast_to(np.append(values, np.float32(bad)), "float16")
+        assert not finite(broken)
