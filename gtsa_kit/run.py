@@ -40,7 +40,7 @@ def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
     found = _first_only(fabric, lambda: prepare(config, run, resume, watcher))
     state = load_checkpoint(run) if resume else None
     job = make_job(config, run, found, fabric, state)
-    log = RunLog(run, job.step) if fabric.is_global_zero else None
+    log = RunLog(run, job.step, job.model.panels) if fabric.is_global_zero else None
     try:
         if log:
             log.logger.info("start at step %d of %d on %s", job.step, job.plan.steps, fabric.device)
