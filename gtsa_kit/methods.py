@@ -40,4 +40,12 @@ class GTSAMethod(GTSA):
 
 def make_method(config: RunConfig) -> Method:
     """Student and teacher with random weights, drawn from torch's own generator."""
+    if config.method == "dino":
+        from gtsa_kit.baselines.dino import DINO
+
+        return DINO(config)
+    if config.method == "mocov3":
+        from gtsa_kit.baselines.mocov3 import MoCoV3
+
+        return MoCoV3(config)
     return GTSAMethod(config)

@@ -73,6 +73,8 @@ def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: 
         if was != now:
             raise ValueError(f"the run to resume had {was}, these settings give {now}; they must be the same")
         model.load_state_dict(state["model"])
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for CUDA alone
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     if state is not None:

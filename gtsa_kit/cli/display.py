@@ -33,8 +33,8 @@ class TrainingDisplay(Watcher):
     def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
         """What is going to happen."""
         self.out.print(
-            f"{config.model.arch} on {device}: {plan.photographs} photographs, {plan.steps} steps of {plan.batch}"
-            + (f", going on from step {step}" if step else "")
+            f"{config.method}, {config.model.arch} on {device}: {plan.photographs} photographs, "
+            f"{plan.steps} steps of {plan.batch}" + (f", going on from step {step}" if step else "")
         )
         self.steps.begin("training", plan.steps, done=step)
 

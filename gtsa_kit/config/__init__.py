@@ -3,12 +3,14 @@
 This package imports no torch, so that the command line can read it and show it at once.
 """
 
-from gtsa_kit.config.presets import PRESETS
+from gtsa_kit.config.presets import METHODS, PRESETS
 from gtsa_kit.config.resolve import dump_config, load_config, parse_overrides
 from gtsa_kit.config.sections import (
     PATCH,
     Arch,
+    DINOConfig,
     LossConfig,
+    MoCoV3Config,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -17,10 +19,13 @@ from gtsa_kit.config.sections import (
 )
 
 __all__ = [
+    "METHODS",
     "PATCH",
     "PRESETS",
     "Arch",
+    "DINOConfig",
     "LossConfig",
+    "MoCoV3Config",
     "ModelConfig",
     "OptimConfig",
     "RunConfig",

@@ -9,30 +9,30 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
-from gtsa_kit.config.presets import PRESETS
+from gtsa_kit.config.presets import METHODS, PRESETS
 from gtsa_kit.config.sections import RunConfig
 
 
 def load_config(
     preset: str = "coco", file: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Resolve the settings: preset, then file, then overrides by dotted key; the later wins.
+    """Resolve the settings: the method's, then preset, then file, then overrides by dotted key; the later wins.
 
     Args:
         preset: One of `PRESETS`. A file that names another preset wins over this, and an override `preset` over both.
+            The method is gtsa unless the file, or an override `method`, says another.
         file: YAML of the shape of `config.yaml` in a run folder; it may hold any part of it.
         overrides: Dotted keys to values, e.g. `{"train.batch_size": 8}`.
 
     Raises:
-        ValueError: An unknown preset or key, or a value out of range; the message names what is allowed.
+        ValueError: An unknown preset, method or key, or a value out of range; the message names what is allowed.
     """
     from_file = _read_yaml(file) if file else {}
     overrides = overrides or {}
-    preset = overrides.get("preset", from_file.get("preset", preset))
-    if preset not in list(PRESETS):  # a list: a file may name something that has no hash
-        raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    settings: dict[str, Any] = {"preset": preset}
-    for layer in (PRESETS[preset], from_file, _nest(overrides)):
+    preset = _choose("preset", PRESETS, (overrides, from_file), preset)
+    method = _choose("method", METHODS, (overrides, from_file), "gtsa")
+    settings: dict[str, Any] = {"preset": preset, "method": method}
+    for layer in (METHODS[method], PRESETS[preset], from_file, _nest(overrides)):
         settings = _merge(settings, layer)
     try:
         return RunConfig.model_validate(settings)
@@ -61,6 +61,14 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def dump_config(config: RunConfig) -> str:
     """The settings as YAML that `load_config` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _choose(what: str, known: Mapping[str, Any], layers: Iterable[Mapping[str, Any]], default: str) -> str:
+    """The first layer's word for it."""
+    chosen = next((layer[what] for layer in layers if what in layer), default)
+    if chosen not in list(known):  # a list: a file may name something that has no hash
+        raise ValueError(f"unknown {what} {chosen!r}: choose one of {', '.join(known)}")
+    return str(chosen)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

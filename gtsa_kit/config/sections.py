@@ -9,11 +9,13 @@ PATCH = 16
 
 Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
 Precision = Literal["auto", "fp32", "bf16"]
+Method = Literal["gtsa", "dino", "mocov3"]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+AboveZero = Annotated[float, Field(gt=0.0)]
 PatchMultiple = Annotated[int, Field(gt=0, multiple_of=PATCH)]
 
 
@@ -48,6 +50,10 @@ class ViewsConfig(Section):
     min_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
     """Least overlap of a local crop with every global crop, as a share of the photograph."""
     min_global_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
+    quarter_turns: bool = True
+    """Whether each view is turned by 0, 90, 180 or 270 degrees."""
+    flip_p: Fraction = 0.0
+    """Chance of a view to be mirrored left to right; not for GTSA, whose regions know turns and no mirrors."""
     jitter_strength: NonNegative = 1.0
     """Multiplies brightness 0.8, contrast 0.8, saturation 0.8, hue 0.2."""
     jitter_p: Fraction = 0.8
@@ -84,6 +90,34 @@ class LossConfig(Section):
     local_region: Positive = 4
     matched: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """K of the patch correspondence, as a share of the student's patches: 98 of 196, 18 of 36."""
+
+
+class DINOConfig(Section):
+    """Head and loss of DINO; the published ones of ViT-S."""
+
+    prototypes: Annotated[int, Field(ge=2)] = 65_536
+    hidden: Positive = 2048
+    bottleneck: Positive = 256
+    norm_last_layer: bool = False
+    """Whether prototypes stay of unit length: steadier, and published for ViT-B only."""
+    freeze_epochs: NonNegative = 1.0
+    """For how long prototypes stay where they were drawn."""
+    student_temperature: AboveZero = 0.1
+    teacher_temperature: AboveZero = 0.04
+    """At the start; rises to `final_teacher_temperature` over `temperature_warmup_epochs`."""
+    final_teacher_temperature: AboveZero = 0.07
+    temperature_warmup_epochs: NonNegative = 30.0
+    centre_momentum: Fraction = 0.9
+
+
+class MoCoV3Config(Section):
+    """Heads and loss of MoCo v3; the published ones of its ViTs."""
+
+    hidden: Positive = 4096
+    output: Positive = 256
+    temperature: AboveZero = 0.2
+    freeze_patches: bool = True
+    """Whether the patch projection stays as it was drawn, which keeps training steady."""
 
 
 class OptimConfig(Section):
@@ -132,10 +166,32 @@ class RunConfig(Section):
     """Everything that a run depends on, bar the photographs themselves."""
 
     preset: str = "coco"
+    method: Method = "gtsa"
     data: str = ""
     """The folder, or the text file of paths, that was trained on."""
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()
+    """Of GTSA alone, as the next two are of their methods alone."""
+    dino: DINOConfig = DINOConfig()
+    mocov3: MoCoV3Config = MoCoV3Config()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _views_fit_the_method(self) -> "RunConfig":
+        views, method = self.views, self.method
+        if method == "gtsa" and views.flip_p > 0:
+            raise ValueError(
+                "views.flip_p must be 0 for the method gtsa: its regions know quarter turns and no mirrors"
+            )
+        if method == "gtsa" and self.loss.rotation > 0 and not views.quarter_turns:
+            raise ValueError(
+                "loss.rotation must be 0 where views.quarter_turns is false, since there is no turn to name: "
+                "add --set loss.rotation=0"
+            )
+        if method != "gtsa" and views.global_crops + views.local_crops < 2:
+            raise ValueError(f"views.local_crops must be 1 or more beside one global crop: {method} compares views")
+        if method == "mocov3" and self.train.batch_size < 2:
+            raise ValueError("train.batch_size must be 2 or more for the method mocov3: it tells photographs apart")
+        return self
