@@ -1,13 +1,14 @@
-"""Student and teacher, and how the teacher follows."""
+"""Student and teacher of GTSA."""
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gtsa_kit.config import ModelConfig
 from gtsa_kit.encoder import Encoder, normalise
 from gtsa_kit.heads import Predictor, Projector, RotationPredictor
+from gtsa_kit.method import Branch, Method
 from gtsa_kit.views import Views
 
 
@@ -26,7 +27,7 @@ class Outputs(NamedTuple):
     """(B, G, D, h, w), the student encoder's own maps of the global views; no gradient. For the collapse signals."""
 
 
-class Student(nn.Module):
+class Student(Branch):
     """Encoder, projector, predictor and rotation predictor: what the optimiser trains."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -45,7 +46,7 @@ class Student(nn.Module):
         return maps, self.rotation(features.embedding), features.feature_map.detach()
 
 
-class Teacher(nn.Module):
+class Teacher(Branch):
     """Encoder and projector: a moving average of the student's, never trained."""
 
     def __init__(self, config: ModelConfig, student: Student) -> None:
@@ -60,8 +61,11 @@ class Teacher(nn.Module):
         return self.projector(self.encoder(images, final_norm=final_norm).feature_map)  # type: ignore[no-any-return]
 
 
-class GTSA(nn.Module):
-    """Student and teacher over the views of a batch."""
+class GTSA(Method):
+    """Student and teacher over the views of a batch; the losses over its outputs stand in `losses`."""
+
+    student: Student
+    teacher: Teacher
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -87,10 +91,3 @@ class GTSA(nn.Module):
         with torch.no_grad():
             targets = self.teacher(global_images.flatten(0, 1), norm).unflatten(0, (batch, n_global))
         return Outputs(global_maps, local_maps, turn_logits, targets, tokens)
-
-    @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """One step of the moving average: momentum * teacher + (1 - momentum) * student."""
-        student = dict(self.student.named_parameters())
-        ours = list(self.teacher.named_parameters())
-        torch._foreach_lerp_([p for _, p in ours], [student[name] for name, _ in ours], 1 - momentum)

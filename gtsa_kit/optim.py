@@ -1,6 +1,7 @@
 """Parameter groups, and schedules as arrays indexed by step."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,23 +17,26 @@ class Schedules:
     lr: np.ndarray
     weight_decay: np.ndarray
     momentum: np.ndarray
-    alpha: np.ndarray
-    """Weight of the patch correspondence."""
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The method's own, by name."""
 
     def at(self, step: int) -> dict[str, float]:
         """All of them at one step, by name, as plain floats (checkpoints hold nothing that is numpy's)."""
-        return {field.name: float(getattr(self, field.name)[step]) for field in fields(self)}
+        ours = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        return {name: float(values[step]) for name, values in {**ours, **self.more}.items()}
 
 
-def make_schedules(config: OptimConfig, alpha: float, steps: int, warmup: int, batch: int) -> Schedules:
+def make_schedules(
+    config: OptimConfig, steps: int, warmup: int, batch: int, more: Mapping[str, np.ndarray] | None = None
+) -> Schedules:
     """Schedules of a run.
 
     Args:
         config: Peaks and ends.
-        alpha: Weight of the patch correspondence once warm-up is over.
         steps: Optimiser steps of the run.
         warmup: Of these, how many warm up.
         batch: Photographs a step over all devices; the peak learning rate is `config.lr * batch / 256`.
+        more: The method's own, (steps,) each.
     """
     peak = config.lr * batch / 256
     rising = peak * np.arange(warmup) / max(warmup, 1)
@@ -40,7 +44,7 @@ def make_schedules(config: OptimConfig, alpha: float, steps: int, warmup: int, b
         lr=np.concatenate([rising, cosine(peak, config.final_lr, steps - warmup)]),
         weight_decay=cosine(config.weight_decay, config.final_weight_decay, steps),
         momentum=cosine(config.momentum, config.final_momentum, steps),
-        alpha=np.where(np.arange(steps) < warmup, 0.0, alpha),
+        more=more or {},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
+from gtsa_kit.baselines.library import require_lightly
 from gtsa_kit.checkpoint import load_checkpoint, newest_checkpoint, save_encoder
 from gtsa_kit.config import RunConfig, TrainConfig, dump_config
 from gtsa_kit.files import read_json_lines, write_text
@@ -35,12 +36,14 @@ def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
         ValueError: Settings, folder or photographs can't be used; nothing was started.
         RunFailedError: It started and can't go on.
     """
+    if config.method != "gtsa":
+        require_lightly(config.method)
     fabric = make_fabric(config.train)
     fabric.launch()
     found = _first_only(fabric, lambda: prepare(config, run, resume, watcher))
     state = load_checkpoint(run) if resume else None
     job = make_job(config, run, found, fabric, state)
-    log = RunLog(run, job.step) if fabric.is_global_zero else None
+    log = RunLog(run, job.step, job.model.panels) if fabric.is_global_zero else None
     try:
         if log:
             log.logger.info("start at step %d of %d on %s", job.step, job.plan.steps, fabric.device)
@@ -101,7 +104,7 @@ def prepare(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> Fou
 def finish(job: Job, log: RunLog) -> None:
     """Write what a finished run hands on: the teacher's encoder, and its description."""
     summary = {
-        "method": "gtsa",
+        "method": job.config.method,
         "weights": "teacher",
         "photographs": job.plan.photographs,
         "broken": len(read_json_lines(job.run / "errors.jsonl")),

@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.images import BrokenImage, Found
+from gtsa_kit.method import Panel
 
 
 @dataclass(frozen=True)
@@ -20,21 +21,24 @@ class StepMetrics:
     step: int
     epoch: float
     loss: float
-    region: float
-    correspondence: float
-    rotation: float
-    rotation_accuracy: float
+    terms: Mapping[str, float]
+    """The method's own, by name."""
     feature_std: float
     effective_rank: float
-    lr: float
-    weight_decay: float
-    momentum: float
-    alpha: float
+    schedules: Mapping[str, float]
+    """lr, weight_decay, momentum, and what else the method schedules."""
     images_per_second: float
     data_wait: float
     """Share of the time since the last row that the step waited for photographs."""
     seconds: float
     """Since the start, or the latest resumption."""
+
+    def row(self) -> dict[str, float]:
+        """All numbers by column, those of `terms` and `schedules` in their place."""
+        row: dict[str, float] = {}
+        for name, value in vars(self).items():
+            row |= value if isinstance(value, Mapping) else {name: value}
+        return row
 
 
 class Meter:
@@ -64,10 +68,10 @@ class Meter:
 class RunLog:
     """Writers of one run folder. Opening one for a resumed run drops what lies beyond the checkpoint's step."""
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, panels: Sequence[Panel] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.run = run
+        self.run, self.panels = run, panels
         self.rows = [row for row in read_json_lines(run / "metrics.jsonl") if row["step"] <= step]
         write_json_lines(run / "metrics.jsonl", self.rows)
         self._metrics = open(run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -85,7 +89,7 @@ class RunLog:
 
     def step(self, metrics: StepMetrics) -> None:
         """Record one row everywhere."""
-        row = asdict(metrics)
+        row = metrics.row()
         self.rows.append(row)
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
@@ -111,7 +115,7 @@ class RunLog:
     def draw(self) -> None:
         """Draw curves.png anew, if there is anything to draw."""
         if self.rows:
-            draw_curves(self.rows, self.run / "curves.png")
+            draw_curves(self.rows, self.panels, self.run / "curves.png")
             self._drawn = time.monotonic()
 
     def draw_now_and_then(self) -> None:
@@ -131,18 +135,23 @@ def describe(metrics: StepMetrics) -> str:
     """One line for a log or a terminal that shows no live display."""
     m = metrics
     return (
-        f"step {m.step}  epoch {m.epoch:.2f}  loss {m.loss:.4f} (region {m.region:.4f}, correspondence "
-        f"{m.correspondence:.4f}, rotation {m.rotation:.4f})  turns right {m.rotation_accuracy:.0%}  "
-        f"std {m.feature_std:.3f}  rank {m.effective_rank:.1f}  lr {m.lr:.2e}  momentum {m.momentum:.4f}  "
+        f"step {m.step}  epoch {m.epoch:.2f}  loss {m.loss:.4f} ({describe_terms(m, digits=4)})  "
+        f"std {m.feature_std:.3f}  rank {m.effective_rank:.1f}  "
+        f"lr {m.schedules['lr']:.2e}  momentum {m.schedules['momentum']:.4f}  "
         f"{m.images_per_second:.2f} images/s  data wait {m.data_wait:.0%}"
     )
 
 
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Loss", ("loss",)),
-    ("Region and correspondence (minus cosine)", ("region", "correspondence")),
-    ("Rotation (cross-entropy)", ("rotation",)),
-    ("Turns named right (chance 0.25)", ("rotation_accuracy",)),
+def describe_terms(metrics: StepMetrics, digits: int) -> str:
+    """The method's terms, for people."""
+    said = [
+        f"{name.replace('_', ' ')} " + (f"{value:.0%}" if name.endswith("_accuracy") else f"{value:.{digits}f}")
+        for name, value in metrics.terms.items()
+    ]
+    return ", ".join(said)
+
+
+_SHARED_PANELS: tuple[Panel, ...] = (
     ("Collapse signals: 0 is collapse", ("feature_std",)),
     ("Effective rank of patch tokens", ("effective_rank",)),
     ("Learning rate", ("lr",)),
@@ -151,14 +160,16 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot metrics rows over steps into a PNG."""
+def draw_curves(rows: list[dict[str, Any]], panels: Sequence[Panel], path: Path) -> None:
+    """Plot metrics rows over steps into a PNG: the loss, a method's own panels, and what all methods share."""
     from matplotlib.figure import Figure
 
+    panels = (("Loss", ("loss",)), *panels, *_SHARED_PANELS)
+    lines = -(-len(panels) // 3)
     figure = Figure(figsize=(15, 10))
     figure.subplots_adjust(left=0.05, right=0.98, top=0.95, bottom=0.07, hspace=0.25)
-    axes = figure.subplots(3, 3).flat
-    for axis, (title, names) in zip(axes, _PANELS, strict=True):
+    for place, (title, names) in enumerate(panels, start=1):
+        axis = figure.add_subplot(lines, 3, place)
         for name in names:
             axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1.2)
         axis.set_title(title, fontsize=10)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -13,34 +13,15 @@ from gtsa_kit.checkpoint import save_checkpoint
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, seed_step
 from gtsa_kit.images import BrokenImage, Found
-from gtsa_kit.losses import gtsa_loss
-from gtsa_kit.model import GTSA, Outputs
+from gtsa_kit.method import Method, Plan
+from gtsa_kit.methods import make_method
 from gtsa_kit.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
 from gtsa_kit.runlog import Meter, RunLog, StepMetrics
-from gtsa_kit.signals import effective_rank, feature_std, turn_accuracy
+from gtsa_kit.signals import effective_rank, feature_std
 
 
 class RunFailedError(RuntimeError):
     """The run can't go on; what it had learnt up to its last checkpoint is kept."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The run in steps."""
-
-    photographs: int
-    batch: int
-    """Photographs a step, over all devices and micro-steps."""
-    steps: int
-    warmup: int
-
-    @classmethod
-    def make(cls, config: RunConfig, photographs: int, world: int) -> "Plan":
-        """Epochs to steps. Warm-up takes at most half of a run that is shorter than twice its warm-up."""
-        batch = config.train.batch_size * config.train.accumulate * world
-        epoch = photographs / batch
-        steps = config.train.steps or max(1, round(config.train.epochs * epoch))
-        return cls(photographs, batch, steps, warmup=min(round(config.optim.warmup_epochs * epoch), steps // 2))
 
 
 class Watcher:
@@ -69,7 +50,7 @@ class Job:
     found: Found
     plan: Plan
     fabric: Fabric
-    model: GTSA
+    model: Method
     """As built: what is saved, and what the teacher's update works on."""
     wrapped: Any
     """The same, as Fabric runs it on its device and in its precision."""
@@ -86,12 +67,14 @@ def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: 
     """
     plan = Plan.make(config, len(found.paths), fabric.world_size)
     torch.manual_seed(config.train.seed)
-    model = GTSA(config.model)
+    model = make_method(config)
     if state is not None:
         was, now = state["plan"], {"batch": plan.batch, "steps": plan.steps, "photographs": plan.photographs}
         if was != now:
             raise ValueError(f"the run to resume had {was}, these settings give {now}; they must be the same")
         model.load_state_dict(state["model"])
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for CUDA alone
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     if state is not None:
@@ -106,7 +89,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
         RunFailedError: A loss or weight that is not finite, or too many broken photographs.
     """
     config, plan, fabric = job.config, job.plan, job.fabric
-    schedules = make_schedules(config.optim, config.loss.correspondence, plan.steps, plan.warmup, plan.batch)
+    schedules = make_schedules(config.optim, plan.steps, plan.warmup, plan.batch, job.model.schedules(plan))
     batches = open_batches(job)
     meter = Meter(plan.batch, job.step)
     saved, stopping = job.step, False
@@ -115,18 +98,20 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
         step = job.step
         now = schedules.at(step)
         set_hyperparameters(job.optimizer, now["lr"], now["weight_decay"])
-        means, outputs = forward_backward(job, batches, now["alpha"])
+        outcome = forward_backward(job, batches, now)
 
         last = step + 1 == plan.steps
         log_due = last or step == 0 or (step + 1) % config.train.log_every == 0
         save_due = last or (step + 1) % config.train.checkpoint_every == 0
         # Looking at a number makes the host wait for an accelerator, so that is done only when one is due.
         if log_due or save_due or fabric.device.type == "cpu":
-            means, stopping = reduce_over_processes(fabric, means, watcher.stop())
+            means, stopping = reduce_over_processes(fabric, outcome.means, watcher.stop())
+            outcome = outcome._replace(means=means)
             record_broken(job, log, batches)
             if not torch.isfinite(means).all():
                 raise RunFailedError(_not_finite(f"the loss of step {step + 1}", job, saved))
 
+        job.model.after_backward(step, plan)
         clip_each(job.model, config.optim.clip)
         job.optimizer.step()
         job.optimizer.zero_grad()
@@ -136,7 +121,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
         metrics = None
         if log_due:
             rate, wait = meter.read(job.step, batches.waited)
-            metrics = measure(job, means, outputs, now, rate, wait, meter.seconds)
+            metrics = measure(job, outcome, now, rate, wait, meter.seconds)
             if log:
                 log.step(metrics)
         if save_due or stopping:
@@ -146,15 +131,21 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
     return job.step == plan.steps
 
 
-def forward_backward(job: Job, batches: TimedBatches, alpha: float) -> tuple[Tensor, Outputs]:
-    """Views through student and teacher, the three losses, gradients; over the micro-steps of a step.
+class Outcome(NamedTuple):
+    """Of one step."""
 
-    Returns:
-        Means over the step of (total, region, correspondence, rotation, turn accuracy) as (5,), and the last
-        micro-step's outputs.
-    """
+    names: tuple[str, ...]
+    """"loss", and the method's terms."""
+    means: Tensor
+    """(1 + T,): each of them, over the micro-steps."""
+    tokens: Tensor
+    """(B, G, D, h, w), the student encoder's, of the last micro-step."""
+
+
+def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> Outcome:
+    """Views through student and teacher, the loss, gradients; over the micro-steps of a step."""
     config, accumulate = job.config, job.config.train.accumulate
-    means = torch.zeros(5, device=job.fabric.device)
+    means = torch.zeros((), device=job.fabric.device)
     for micro in range(accumulate):
         views = next(batches)
         if views is None:
@@ -163,11 +154,10 @@ def forward_backward(job: Job, batches: TimedBatches, alpha: float) -> tuple[Ten
         seed_step(config.train.seed, job.step, micro)
         with job.fabric.no_backward_sync(job.wrapped, enabled=micro < accumulate - 1):
             outputs = job.wrapped(views)
-            losses = gtsa_loss(outputs, views.boxes, views.turns, config.loss, alpha)
-            job.fabric.backward(losses.total / accumulate)
-        accuracy = turn_accuracy(outputs.turn_logits, views.turns)
-        means += torch.stack([*losses, accuracy]).detach() / accumulate
-    return means, outputs
+            total, terms = job.model.loss(outputs, views, now)
+            job.fabric.backward(total / accumulate)
+        means = means + torch.stack([total, *terms.values()]).detach() / accumulate
+    return Outcome(("loss", *terms), means, outputs.tokens)
 
 
 def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Tensor, bool]:
@@ -178,26 +168,21 @@ def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Te
     return both[:-1], bool(both[-1] > 0)
 
 
-def measure(
-    job: Job, means: Tensor, outputs: Outputs, at_step: dict[str, float], rate: float, wait: float, seconds: float
-) -> StepMetrics:
+def measure(job: Job, outcome: Outcome, now: dict[str, float], rate: float, wait: float, seconds: float) -> StepMetrics:
     """A metrics row of the step just done; the collapse signals are those of this process's photographs."""
-    tokens = outputs.tokens.movedim(2, -1).flatten(0, -2)
-    total, region, correspondence, rotation, accuracy = means.tolist()
+    tokens = outcome.tokens.movedim(2, -1).flatten(0, -2)
+    terms = dict(zip(outcome.names, outcome.means.tolist(), strict=True))
     return StepMetrics(
         step=job.step,
         epoch=job.step * job.plan.batch / job.plan.photographs,
-        loss=total,
-        region=region,
-        correspondence=correspondence,
-        rotation=rotation,
-        rotation_accuracy=accuracy,
+        loss=terms.pop("loss"),
+        terms=terms,
         feature_std=feature_std(tokens),
         effective_rank=effective_rank(tokens),
+        schedules=now,
         images_per_second=rate,
         data_wait=wait,
         seconds=seconds,
-        **at_step,
     )
 
 

@@ -1,4 +1,4 @@
-"""One photograph to its views: crops, quarter turns, photometric noise. All randomness of the input lives here.
+"""One photograph to its views: crops, turns or mirrors, photometric noise. All randomness of the input lives here.
 
 Every draw comes from the generator that the caller passes, so the views of a photograph depend on nothing else: not on
 the worker that made them, nor on what was made before.
@@ -46,6 +46,8 @@ def make_views(photograph: Tensor, config: ViewsConfig, generator: Generator) ->
     height, width = photograph.shape[-2:]
     boxes = draw_boxes(height, width, config, generator)
     turns = torch.randint(4, (len(boxes),), generator=generator)
+    if not config.quarter_turns:  # drawn all the same: crops and noise are those of a run with turns
+        turns = torch.zeros_like(turns)
     split = config.global_crops
 
     def render(part: slice, size: int) -> Tensor:
@@ -57,6 +59,9 @@ def make_views(photograph: Tensor, config: ViewsConfig, generator: Generator) ->
 
     global_images = render(slice(0, split), config.global_size)
     local_images = render(slice(split, None), config.local_size)
+    if config.flip_p > 0:  # drawn last, for the same reason
+        mirrored = torch.rand(len(boxes), generator=generator) < config.flip_p
+        global_images, local_images = _mirror(global_images, mirrored[:split]), _mirror(local_images, mirrored[split:])
     return Views(global_images, local_images, boxes.float(), turns)
 
 
@@ -152,6 +157,11 @@ def _jitter(view: Tensor, strength: float, generator: Generator) -> Tensor:
     for index in torch.randperm(len(steps), generator=generator).tolist():
         view = steps[index](view)
     return view
+
+
+def _mirror(images: Tensor, which: Tensor) -> Tensor:
+    """(V, 3, S, S), some of them left to right."""
+    return torch.where(which[:, None, None, None], images.flip(-1), images)
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from gtsa_kit.config import ModelConfig, OptimConfig
+from gtsa_kit.config import ModelConfig, OptimConfig, RunConfig
+from gtsa_kit.method import Plan
+from gtsa_kit.methods import GTSAMethod
 from gtsa_kit.model import GTSA
 from gtsa_kit.optim import clip_each, cosine, make_optimizer, make_schedules, parameter_groups, set_hyperparameters
 
@@ -16,7 +18,7 @@ STEPS, WARMUP, BATCH = 100, 10, 512
 
 
 def schedules(steps: int = STEPS, warmup: int = WARMUP, batch: int = BATCH, **changes: Any) -> Any:
-    return make_schedules(OptimConfig(**changes), alpha=0.5, steps=steps, warmup=warmup, batch=batch)
+    return make_schedules(OptimConfig(**changes), steps=steps, warmup=warmup, batch=batch)
 
 
 def tiny() -> GTSA:
@@ -30,7 +32,7 @@ def tiny() -> GTSA:
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (100, 0), (7, 3), (2, 1), (1, 0), (5, 5)])
 def test_every_schedule_has_one_value_a_step(steps: int, warmup: int) -> None:
     made = schedules(steps, warmup)
-    for name in ("lr", "weight_decay", "momentum", "alpha"):
+    for name in ("lr", "weight_decay", "momentum"):
         values = getattr(made, name)
         assert values.shape == (steps,), name
         assert np.isfinite(values).all(), name
@@ -75,8 +77,21 @@ def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) ->
 
 
 def test_alpha_is_zero_in_warm_up() -> None:
-    assert schedules().alpha.tolist() == [0.0] * WARMUP + [0.5] * (STEPS - WARMUP)
-    assert schedules(warmup=0).alpha.tolist() == [0.5] * STEPS
+    def alpha(steps: int, warmup: int) -> list[float]:
+        model = GTSAMethod(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
+        return model.schedules(Plan(photographs=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
+
+    assert alpha(STEPS, WARMUP) == [0.0] * WARMUP + [0.5] * (STEPS - WARMUP)
+    assert alpha(STEPS, 0) == [0.5] * STEPS
+    assert alpha(1, 0) == [0.5]
+
+
+def test_a_step_has_the_optimisers_numbers_and_the_methods() -> None:
+    made = make_schedules(OptimConfig(), steps=3, warmup=0, batch=256, more={"alpha": np.array([0.0, 0.25, 1.0])})
+    now = made.at(1)
+    assert list(now) == ["lr", "weight_decay", "momentum", "alpha"]
+    assert now["alpha"] == 0.25
+    assert all(type(value) is float for value in now.values())  # nothing of numpy's in a checkpoint
 
 
 def test_without_warm_up_the_peak_is_first() -> None:
@@ -87,8 +102,7 @@ def test_without_warm_up_the_peak_is_first() -> None:
 
 def test_a_run_of_one_step() -> None:
     made = schedules(steps=1, warmup=0)
-    first = (made.lr[0], made.weight_decay[0], made.momentum[0], made.alpha[0])
-    assert first == pytest.approx((1e-3, 0.04, 0.996, 0.5))
+    assert (made.lr[0], made.weight_decay[0], made.momentum[0]) == pytest.approx((1e-3, 0.04, 0.996))
 
 
 def test_cosine_falls_as_it_rises() -> None:

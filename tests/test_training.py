@@ -18,9 +18,10 @@ from commands import GTSA, one_thread, sets
 from gtsa_kit.checkpoint import load_checkpoint, load_encoder
 from gtsa_kit.config import load_config
 from gtsa_kit.files import read_json_lines
+from gtsa_kit.method import Plan
 from gtsa_kit.run import train
 from gtsa_kit.runlog import Meter
-from gtsa_kit.trainer import Plan, RunFailedError, Watcher
+from gtsa_kit.trainer import RunFailedError, Watcher
 
 STEPS = 12
 

@@ -10,9 +10,10 @@ from gtsa_kit.cli.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.progress import Steps, console
 from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines
+from gtsa_kit.method import Plan
 from gtsa_kit.run import train
-from gtsa_kit.runlog import StepMetrics, describe
-from gtsa_kit.trainer import Plan, Watcher
+from gtsa_kit.runlog import StepMetrics, describe, describe_terms
+from gtsa_kit.trainer import Watcher
 
 
 class TrainingDisplay(Watcher):
@@ -32,8 +33,8 @@ class TrainingDisplay(Watcher):
     def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
         """What is going to happen."""
         self.out.print(
-            f"{config.model.arch} on {device}: {plan.photographs} photographs, {plan.steps} steps of {plan.batch}"
-            + (f", going on from step {step}" if step else "")
+            f"{config.method}, {config.model.arch} on {device}: {plan.photographs} photographs, "
+            f"{plan.steps} steps of {plan.batch}" + (f", going on from step {step}" if step else "")
         )
         self.steps.begin("training", plan.steps, done=step)
 
@@ -83,7 +84,7 @@ def summary(run: Path) -> Table:
 
 def _short(m: StepMetrics) -> str:
     return (
-        f"{m.images_per_second:.1f} img/s  loss {m.loss:.3f} = region {m.region:.3f}, corr {m.correspondence:.3f}, "
-        f"rot {m.rotation:.3f}  turns {m.rotation_accuracy:.0%}  std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
-        f"lr {m.lr:.1e}  m {m.momentum:.3f}"
+        f"{m.images_per_second:.1f} img/s  loss {m.loss:.3f} = {describe_terms(m, digits=3)}  "
+        f"std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
+        f"lr {m.schedules['lr']:.1e}  m {m.schedules['momentum']:.3f}"
     )

@@ -20,6 +20,13 @@ def train(
         str | None,
         typer.Option(help="coco (the paper's), ade20k, or quick (minutes on a CPU, to see it work). Default coco."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="gtsa, or what to compare it with in the same trainer: dino or mocov3 "
+            "(pip install 'gtsa-kit\\[baselines]'). Default gtsa."
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML settings, as config.yaml of a run folder.", metavar="FILE")
     ] = None,
@@ -40,7 +47,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a ViT on your photographs by GTSA.
+    """Train a ViT on your photographs by GTSA, or by a method to compare it with.
 
     Leaves encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files in the run folder. Ctrl-C
     saves; the same command with --resume goes on, bit for bit as if nothing had happened.
@@ -52,6 +59,8 @@ def train(
       gtsa train photos/ --out runs/street --epochs 300 --batch-size 64 --accumulate 8 --devices 4
 
       gtsa train photos/ --set model.arch=vit_base --set views.jitter_strength=0.5
+
+      gtsa train photos/ --method dino --out runs/street-dino
 
       gtsa train photos/ --out runs/street --resume
     """
@@ -65,6 +74,7 @@ def train(
             "train.precision": precision,
             "train.devices": devices,
             "train.seed": seed,
+            "method": method,
             "data": str(require(folder).absolute()) if folder else None,
         }
     )

@@ -1,0 +1,51 @@
+"""The methods by name, each with its loss."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from gtsa_kit.config import RunConfig
+from gtsa_kit.losses import gtsa_loss
+from gtsa_kit.method import Method, Plan
+from gtsa_kit.model import GTSA, Outputs
+from gtsa_kit.signals import turn_accuracy
+from gtsa_kit.views import Views
+
+
+class GTSAMethod(GTSA):
+    """GTSA with its three losses."""
+
+    panels = (
+        ("Region and correspondence (minus cosine)", ("region", "correspondence")),
+        ("Rotation (cross-entropy)", ("rotation",)),
+        ("Turns named right (chance 0.25)", ("rotation_accuracy",)),
+    )
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config.model)
+        self.weights = config.loss
+
+    def loss(self, outputs: Outputs, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Equation 4 and its terms."""
+        total, *terms = gtsa_loss(outputs, views.boxes, views.turns, self.weights, now["alpha"])
+        accuracy = turn_accuracy(outputs.turn_logits, views.turns)
+        names = ("region", "correspondence", "rotation", "rotation_accuracy")
+        return total, dict(zip(names, [*terms, accuracy], strict=True))
+
+    def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
+        """Weight of the patch correspondence: 0 while the learning rate warms up."""
+        return {"alpha": np.where(np.arange(plan.steps) < plan.warmup, 0.0, self.weights.correspondence)}
+
+
+def make_method(config: RunConfig) -> Method:
+    """Student and teacher with random weights, drawn from torch's own generator."""
+    if config.method == "dino":
+        from gtsa_kit.baselines.dino import DINO
+
+        return DINO(config)
+    if config.method == "mocov3":
+        from gtsa_kit.baselines.mocov3 import MoCoV3
+
+        return MoCoV3(config)
+    return GTSAMethod(config)
