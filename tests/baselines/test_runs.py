@@ -225,6 +225,18 @@ def test_without_the_library_nothing_is_begun(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_with_its_method_alone(gtsa_here, finished) -> None:
+    run = finished("dino")
+    done = gtsa_here("train", "--resume", "--out", run, "--method", "gtsa")
+    assert done.returncode == 2
+    assert f"the run in {run} is one of dino" in done.stderr
+    # With a preset named again, the rest is compared: what differs is not the method.
+    done = gtsa_here("train", "--resume", "--out", run, "--preset", "quick")
+    assert done.returncode == 2
+    assert "model.arch: vit_test, vit_small" in done.stderr
+    assert "method: " not in done.stderr
+
+
 def test_the_command_names_methods(gtsa_here, photographs: Path, tmp_path: Path) -> None:
     done = gtsa_here("train", photographs, "--method", "nonsense", "--out", tmp_path / "run")
     assert done.returncode == 2
