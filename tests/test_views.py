@@ -515,6 +515,43 @@ def test_turns_are_uniform():
     assert (counts - 250).abs().max() < 4 * math.sqrt(1000 * 0.25 * 0.75)
 
 
+def noise_of(seed: int, **changes: object) -> Views:
+    config = ViewsConfig(global_size=32, local_size=16, noise_std=0.02, **changes)
+    return make_views(places(90, 70), config, torch.Generator().manual_seed(seed))
+
+
+def test_without_turns_the_crops_and_colours_stay():
+    drawn = make_views(places(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
+    upright = make_views(places(90, 70), ViewsConfig(**STILL, quarter_turns=False), torch.Generator().manual_seed(2))
+    assert torch.equal(upright.boxes, drawn.boxes)
+    assert drawn.turns.any()
+    assert not upright.turns.any()
+    for part, turns in (("global_images", drawn.turns[:2]), ("local_images", drawn.turns[2:])):
+        pairs = zip(getattr(drawn, part), getattr(upright, part), turns.tolist(), strict=True)
+        assert all(torch.equal(torch.rot90(a, -turn, dims=(-2, -1)), b) for a, b, turn in pairs)
+
+
+def test_mirrored_views_are_mirrors_of_what_they_were():
+    for seed in range(3):
+        drawn, mirrored = noise_of(seed), noise_of(seed, flip_p=1.0)
+        assert torch.equal(mirrored.global_images, drawn.global_images.flip(-1))
+        assert torch.equal(mirrored.local_images, drawn.local_images.flip(-1))
+        assert torch.equal(mirrored.boxes, drawn.boxes)
+        assert torch.equal(mirrored.turns, drawn.turns)
+
+
+def test_views_are_mirrored_at_their_rate_each_by_itself():
+    mirrored = []
+    for seed in range(40):
+        drawn, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, flip_p=0.25)
+        for part in ("global_images", "local_images"):
+            for a, b in zip(getattr(drawn, part), getattr(some, part), strict=True):
+                assert torch.equal(a, b) or torch.equal(a.flip(-1), b)
+                mirrored.append(not torch.equal(a, b))
+    assert abs(sum(mirrored) - 50) < 4 * math.sqrt(200 * 0.25 * 0.75)
+    assert noise_of(0, local_crops=0, flip_p=0.5).local_images.shape[0] == 0
+
+
 def test_types_and_shapes():
     drawn = make_views(places(90, 70), ViewsConfig(), torch.Generator().manual_seed(0))
     assert (drawn.global_images.shape, drawn.global_images.dtype) == ((2, 3, 224, 224), torch.uint8)

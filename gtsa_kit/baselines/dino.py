@@ -33,7 +33,7 @@ class DINO(Method):
     """Student and teacher with the same head, and the loss with the centre that it remembers."""
 
     panels = (
-        ("Teacher's entropy and divergence from it: their sum is the loss", ("teacher_entropy", "divergence")),
+        ("Loss = entropy of the teacher + divergence from it", ("teacher_entropy", "divergence")),
         ("Teacher temperature", ("teacher_temperature",)),
     )
     student: Pooled

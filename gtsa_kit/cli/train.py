@@ -111,7 +111,9 @@ def resolve(
     from gtsa_kit.run import differing
 
     saved = load_config(file=saved_file)
-    base = {"data": saved.data} | overrides
+    if overrides.get("method", saved.method) != saved.method:  # said first: it brings other settings along
+        raise ValueError(f"the run in {run} is one of {saved.method}; choose another --out for {overrides['method']}")
+    base = {"data": saved.data, "method": saved.method} | overrides
     settings = (
         load_config(preset or "coco", file, base) if preset or file else load_config(file=saved_file, overrides=base)
     )

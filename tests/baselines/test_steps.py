@@ -126,7 +126,7 @@ def test_entropy_and_divergence_are_the_loss(settings, views) -> None:
     ]
     assert float(terms["teacher_entropy"]) == pytest.approx(float(sum(entropy)) / 8, abs=1e-5)
     assert float(terms["divergence"]) == pytest.approx(float(sum(divergence).detach()) / 24, abs=1e-5)
-    assert float(total) == pytest.approx(float(terms["teacher_entropy"] + terms["divergence"]), abs=1e-5)
+    assert float(total.detach()) == pytest.approx(float(terms["teacher_entropy"] + terms["divergence"]), abs=1e-5)
 
 
 def test_the_temperature_rises_and_stays(settings) -> None:
