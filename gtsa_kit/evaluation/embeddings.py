@@ -12,7 +12,7 @@ from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import BATCH, available_cores
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import SizeRule
-from gtsa_kit.embedding.sources import Entry, FileSource
+from gtsa_kit.embedding.sources import Entry, FileSource, show_name
 from gtsa_kit.evaluation.labelled import Labelled, LeftOut
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
@@ -61,7 +61,7 @@ def embed_paths(runner: Runner, paths: Sequence[Path], size: int | None, tell: T
     engine = LocalEngine(FileSource(Path(), ()), runner, decoder, plan)
     for done, row in enumerate(engine(enumerate(entries)), start=1):
         if isinstance(row, Failure):
-            left_out.append(LeftOut(row.name, row.reason))
+            left_out.append(LeftOut(show_name(row.name), row.reason))
         else:
             vectors.append(row.embedding)
             kept.append(row.place)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gtsa_kit.embedding.sources import show_name
 from gtsa_kit.images import find_images, natural_key
 
 SPLITS = ("train", "val")
@@ -113,7 +114,7 @@ def _from_folder(root: Path) -> tuple[list[_Row], list[LeftOut]]:
         elif len(own) < depth + 2:
             left_out.append(LeftOut(found.name(path), "in no folder of a class"))
         else:
-            rows.append(_Row(path, found.name(path), own[depth], own[0] if given else None))
+            rows.append(_Row(path, found.name(path), show_name(own[depth]), own[0] if given else None))
     return rows, left_out
 
 

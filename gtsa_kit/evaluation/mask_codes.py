@@ -157,7 +157,7 @@ def _void(ignore: Iterable[str], table: Mapping[int, str], in_colour: bool, name
     void = set() if in_colour or named_by_user else {VOID}
     for text in ignore:
         named = {code for code, name in table.items() if name == text}
-        if not named and (text.startswith("#") or in_colour) and not (text.startswith("#") and in_colour):
+        if not named and text.startswith("#") != in_colour:
             raise ValueError(f"--ignore {text}: the masks hold {'colours, like #000000' if in_colour else 'indices'}")
         void |= named or {_code(text)}
     return void

@@ -122,9 +122,10 @@ def _probe(
     else:
         score = fit_neighbours(tokens, train, seed, options.neighbours)
     chosen = np.flatnonzero(val).tolist()
-    counts = np.zeros((len(chosen), 3, len(data.classes)), np.int64)
+    counts, pixels = np.zeros((len(chosen), 3, len(data.classes)), np.int64), 0
     for done, photo in enumerate(chosen):
         pair = data.pairs[photo]
+        pixels += pair.height * pair.width
         found = predict(tokens, tokens.photos[photo], (pair.height, pair.width), score)
         counts[done] = counts_of(found, data.labels(pair), len(data.classes))
         tell(f"{what}, seed {seed}", done + 1, len(chosen))
@@ -138,6 +139,7 @@ def _probe(
         "miou_high": high,
         "train": int((~val).sum()),
         "val": len(chosen),
+        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # a table of colours may have missed some
     }
 
 

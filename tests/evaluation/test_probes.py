@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_broken_and_lonely_photographs_are_left_out_and_listed(two_models: list[
     assert reasons["beside.png"] == "in no folder of a class"
     assert report.settings["photographs"] == 10
     assert report.settings["classes"] == ["blau", "rot"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's alone")
+def test_names_that_are_no_utf8_are_reported(two_models: list[Model], tmp_path: Path) -> None:
+    rng, odd = np.random.default_rng(0), os.fsdecode(b"caf\xe9")
+    for name in (odd, "rot"):
+        for index in range(3):
+            paint(tmp_path / name / f"{index}.png", COLOURS["rot"], rng)
+    (tmp_path / odd / "9.png").write_bytes(b"")
+    report = knn(two_models[:1], read_labelled(tmp_path), ProbeOptions(seeds=1, size=32))
+    said = json.loads(report.write(tmp_path / "out").read_text(encoding="utf-8"))["settings"]
+    assert said["classes"] == ["caf\\xe9", "rot"]
+    assert said["left_out"][0]["path"].endswith("caf\\xe9/9.png")
 
 
 @pytest.mark.parametrize(
