@@ -97,9 +97,9 @@ def linear(
 
 
 def _finish(report: "Report", out: Path, as_json: bool) -> None:
-    from gtsa_kit.cli.evaluate.telling import warn_left_out
+    from gtsa_kit.cli.evaluate.telling import warn
     from gtsa_kit.evaluation.plots import bar_chart
 
     bar_chart(report, "top1", out / f"{report.name}.png")
-    warn_left_out(report)
+    warn(report)
     show(report, out, as_json)

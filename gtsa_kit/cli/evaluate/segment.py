@@ -71,7 +71,7 @@ def segment(
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out looks/ --tiles 96
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn_left_out
+    from gtsa_kit.cli.evaluate.telling import telling, warn
     from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe
     from gtsa_kit.evaluation.dense_tokens import Framing
     from gtsa_kit.evaluation.mask_codes import read_options
@@ -96,5 +96,5 @@ def segment(
         data = read_masked(images, masks, means, tell)
         report = measure(opened, data, options, tell)
     bar_chart(report, "miou", out / "segment.png")
-    warn_left_out(report)
+    warn(report)
     show(report, out, as_json)

@@ -21,8 +21,8 @@ def telling() -> Iterator[Tell]:
         yield tell
 
 
-def warn_left_out(report: Report) -> None:
-    """Say how many files an evaluation went without."""
+def warn(report: Report) -> None:
+    """Say how many files an evaluation went without, and whether models saw inputs of different sizes."""
     left_out = report.settings["left_out"]
     if left_out:
         first = left_out[0]
@@ -31,3 +31,7 @@ def warn_left_out(report: Report) -> None:
             markup=False,
             soft_wrap=True,
         )
+    inputs = {str(row.get("input") or row.get("inputs")): row["model"] for row in report.rows}
+    if len(inputs) > 1:
+        seen = ", ".join(f"{model} {size}" for size, model in inputs.items())
+        console().print(f"the models took different (height, width): {seen}", markup=False, soft_wrap=True)
