@@ -154,6 +154,29 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return _decode(file, path, max_pixels).image
 
 
+def open_mask(path: Path, colours: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a mask as its file stores it.
+
+    Returns:
+        (H, W) of the indices of a palette or of grey values, or (H, W, 3) uint8 of a file in colour or where `colours`
+        are asked for; transparency is passed over.
+
+    Raises:
+        BrokenImage: As `open_image`, or its samples are no whole numbers.
+    """
+    with _broken_as(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise BrokenImage(path, "not a regular file")
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+            if image.mode == "F":
+                raise BrokenImage(path, "floating-point samples, where a mask has whole numbers")
+            if colours or not (image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I")):
+                return np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert("L") if image.mode == "LA" else image).astype(np.int32)
+
+
 def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the content of a file as `open_image` does; `path` is what the error calls it."""
     return open_photograph(content, path, max_pixels).image

@@ -2,10 +2,13 @@
 
 import typer
 
-from gtsa_kit.cli.evaluate import pictures
+from gtsa_kit.cli.evaluate import pictures, probes, segment
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
 )
 app.command()(pictures.pca)
 app.command()(pictures.neighbours)
+app.command()(probes.knn)
+app.command()(probes.linear)
+app.command()(segment.segment)

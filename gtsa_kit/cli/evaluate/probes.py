@@ -1,0 +1,105 @@
+"""gtsa eval knn, linear: classification of frozen embeddings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gtsa_kit.cli.common import require
+from gtsa_kit.cli.evaluate.common import Device, Json, Models, Out, Random, Seeds, Size, show
+
+if TYPE_CHECKING:
+    from gtsa_kit.evaluation.report import Report
+
+Labelled = Annotated[
+    Path,
+    typer.Option(
+        help="Photographs with classes: a folder with a sub-folder for each class (perhaps below train/ and val/), or "
+        "a CSV with columns path, label and perhaps split (train or val).",
+        metavar="FOLDER|CSV",
+    ),
+]
+Share = Annotated[
+    float, typer.Option(min=0.01, max=0.99, help="Of each class for validation, where no split is given.")
+]
+
+
+def knn(
+    images: Labelled,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    k: Annotated[list[int] | None, typer.Option(min=1, help="Neighbours, repeatable. Default 20.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of the weights exp(cosine / temperature).")] = 0.07,
+    seeds: Seeds = 5,
+    val_share: Share = 0.2,
+    size: Size = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Classify photographs by their nearest neighbours: no training, so it shows the features alone.
+
+    Weighted cosine as in DINO. Writes knn.json and knn.png. Exported files are models too, so that what fp16 or int8
+    cost is seen beside the original.
+
+    [bold]Examples[/bold]
+
+      gtsa eval knn runs/street --images places/ --out looks/ --random vit_small
+
+      gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out looks/ --k 10 --k 20 --json
+    """
+    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.evaluation import image_probes
+    from gtsa_kit.evaluation.labelled import read_labelled
+    from gtsa_kit.evaluation.models import open_models
+
+    options = image_probes.ProbeOptions(seeds, val_share, size)
+    data = read_labelled(require(images))
+    opened = open_models(models or [], random or [], device=device)
+    with telling() as tell:
+        report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, tell)
+    _finish(report, out, as_json)
+
+
+def linear(
+    images: Labelled,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    seeds: Seeds = 5,
+    val_share: Share = 0.2,
+    size: Size = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Classify photographs by a linear classifier on frozen embeddings.
+
+    Logistic regression; its regularisation is chosen on a part of the training photographs. Writes linear.json and
+    linear.png.
+
+    [bold]Examples[/bold]
+
+      gtsa eval linear runs/street --images places/ --out looks/ --random vit_small
+
+      gtsa eval linear runs/a runs/b --images labels.csv --out looks/ --seeds 3 --size 96
+    """
+    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.evaluation import image_probes
+    from gtsa_kit.evaluation.labelled import read_labelled
+    from gtsa_kit.evaluation.models import open_models
+
+    options = image_probes.ProbeOptions(seeds, val_share, size)
+    data = read_labelled(require(images))
+    opened = open_models(models or [], random or [], device=device)
+    with telling() as tell:
+        report = image_probes.linear(opened, data, options, tell=tell)
+    _finish(report, out, as_json)
+
+
+def _finish(report: "Report", out: Path, as_json: bool) -> None:
+    from gtsa_kit.cli.evaluate.telling import warn
+    from gtsa_kit.evaluation.plots import bar_chart
+
+    bar_chart(report, "top1", out / f"{report.name}.png")
+    warn(report)
+    show(report, out, as_json)

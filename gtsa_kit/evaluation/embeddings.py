@@ -1,0 +1,89 @@
+"""Embeddings of listed photographs, once for each model; broken ones are left out, the same for all models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gtsa_kit.config import PATCH
+from gtsa_kit.embedding.decode import Decoder
+from gtsa_kit.embedding.engine import LocalEngine, Plan
+from gtsa_kit.embedding.job import BATCH, available_cores
+from gtsa_kit.embedding.rows import Failure, ShardRule
+from gtsa_kit.embedding.sizes import SizeRule
+from gtsa_kit.embedding.sources import Entry, FileSource, show_name
+from gtsa_kit.evaluation.labelled import Labelled, LeftOut
+from gtsa_kit.evaluation.models import Model
+from gtsa_kit.export import Runner
+
+Tell = Callable[[str, int, int], None]
+"""Told (what is done, how many so far, of how many)."""
+
+
+def tell_nobody(what: str, done: int, total: int) -> None:
+    """For those who don't want to know."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Of the photographs that could be read."""
+
+    vectors: np.ndarray
+    """(M, D) float32."""
+    kept: np.ndarray
+    """(M,) places of them in the list."""
+    left_out: tuple[LeftOut, ...]
+    size: tuple[int, int]
+    """(height, width) of the input."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A labelled set as one model sees it."""
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    validation: np.ndarray | None
+    left_out: tuple[LeftOut, ...]
+    size: tuple[int, int]
+
+
+def embed_paths(runner: Runner, paths: Sequence[Path], size: int | None, tell: Tell, what: str) -> Embeddings:
+    """Embed photographs at one square size; what the model takes, if it does not take that one."""
+    sides = square_size(runner, size)
+    cpu = "cuda" not in runner.provider.lower()
+    batch = runner.manifest.range_of("batch").clamp(BATCH["cpu" if cpu else "cuda"])
+    plan = Plan(batch, available_cores(), ShardRule(2**31), (), "float32")
+    decoder = Decoder(runner.preprocessing, SizeRule("fixed", sides), runner.manifest.inputs[0].dtype == "uint8")
+    entries = (Entry(str(path), str(path), "") for path in paths)
+    vectors, kept, left_out = [], [], []
+    engine = LocalEngine(FileSource(Path(), ()), runner, decoder, plan)
+    for done, row in enumerate(engine(enumerate(entries)), start=1):
+        if isinstance(row, Failure):
+            left_out.append(LeftOut(show_name(row.name), row.reason))
+        else:
+            vectors.append(row.embedding)
+            kept.append(row.place)
+        tell(what, done, len(paths))
+    if not vectors:
+        raise ValueError(
+            f"none of the {len(paths)} photographs can be read, first {left_out[0].path}: {left_out[0].reason}"
+        )
+    return Embeddings(np.stack(vectors), np.array(kept), tuple(left_out), sides)
+
+
+def embed_labelled(model: Model, data: Labelled, size: int | None, tell: Tell) -> Embedded:
+    """Embed a labelled set; broken photographs go, with what was known of them."""
+    found = embed_paths(model.runner, data.paths, size, tell, f"embedding with {model.name}")
+    validation = None if data.validation is None else data.validation[found.kept]
+    if validation is not None and (validation.all() or not validation.any()):
+        raise ValueError(f"no readable photograph is left in {'train' if validation.all() else 'val'}")
+    return Embedded(found.vectors, data.labels[found.kept], validation, data.left_out + found.left_out, found.size)
+
+
+def square_size(runner: Runner, size: int | None) -> tuple[int, int]:
+    """(height, width) nearest to a square of this side (None: the model's own) that the model takes."""
+    side = size or runner.preprocessing.size
+    side = max(PATCH, round(side / PATCH) * PATCH)
+    return runner.nearest_size(side, side)
