@@ -2,10 +2,15 @@
 
 import typer
 
-from gtsa_kit.cli.evaluate import pictures
+from gtsa_kit.cli.evaluate import pictures, views
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
 )
 app.command()(pictures.pca)
 app.command()(pictures.neighbours)
+app.command()(pictures.attention)
+app.command()(pictures.matches)
+app.command()(views.sensitivity)
+app.command()(views.correspondence)
+app.command()(views.rotation)

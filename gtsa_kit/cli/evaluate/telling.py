@@ -1,0 +1,33 @@
+"""Progress of an evaluation, and what it had to leave out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gtsa_kit.cli.progress import Steps, console
+from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.scenes import Tell
+
+
+@contextmanager
+def telling() -> Iterator[Tell]:
+    """A bar on standard error while the block runs, one kind of work after the other."""
+    with Steps(console()) as steps:
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what != steps.what:
+                steps.begin(what, total, unit="")
+            steps.update(done, f"{steps.rate:.1f} a second")
+
+        yield tell
+
+
+def warn_left_out(report: Report) -> None:
+    """Say how many files an evaluation went without."""
+    left_out = report.settings["left_out"]
+    if left_out:
+        first = left_out[0]
+        console().print(
+            f"{len(left_out)} files left out, first {first['path']}: {first['reason']}; the report lists them",
+            markup=False,
+            soft_wrap=True,
+        )
