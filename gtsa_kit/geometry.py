@@ -44,6 +44,27 @@ def turn_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
     return four.gather(-2, index).squeeze(-2)
 
 
+def carry_points(points: Tensor, crop: Tensor, turn: int, crop_to: Tensor, turn_to: int) -> Tensor:
+    """Where points of one view of a photograph lie in another view of it.
+
+    Args:
+        points: (..., 2) x and y in the unit square of the view.
+        crop, turn: (4,) box in pixels of the photograph, and quarter turns, of that view.
+        crop_to, turn_to: Of the other.
+
+    Returns:
+        (..., 2) in the other's unit square, and outside of it where it does not show them.
+    """
+    upright = _turn_points(points, -turn)
+    pixels = crop[:2] + upright * (crop[2:] - crop[:2])
+    return _turn_points(within(torch.cat([pixels, pixels], -1), crop_to)[..., :2], turn_to)
+
+
+def _turn_points(points: Tensor, turn: int) -> Tensor:
+    turns = torch.full(points.shape[:-1], turn % 4, device=points.device)
+    return turn_boxes(torch.cat([points, points], -1), turns)[..., :2]
+
+
 def turn_maps(maps: Tensor, turns: Tensor) -> Tensor:
     """Turn square maps (..., C, S, S), each by its own number in `turns` (...,): a permutation of cells, bit for bit.
 

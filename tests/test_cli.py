@@ -27,9 +27,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "export", "verify", "info", "bench", "embed", "demo", "eval pca", "eval neighbours"]
+    "command",
+    "train export verify info bench embed demo eval_pca eval_neighbours eval_attention eval_matches eval_sensitivity "
+    "eval_correspondence eval_rotation".split(),
 )
 def test_every_command_teaches(gtsa_here: Callable, command: str) -> None:
+    command = command.replace("_", " ")
     done = gtsa_here(*command.split(), "--help")
     assert done.returncode == 0
     assert command == "demo" or f"gtsa {command} " in done.stdout.split("Example")[1]
@@ -104,7 +107,7 @@ def test_the_whole_way_by_command_line(
             "--images",
             photographs,
             "--out",
-            tmp_path / "pca.png",
+            tmp_path / "looks",
             "--size",
             "64",
         ),
@@ -113,7 +116,7 @@ def test_the_whole_way_by_command_line(
         done = call(*args)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
-    assert (tmp_path / "pca.png").exists()
+    assert (tmp_path / "looks" / "pca.png").exists()
     assert (tmp_path / "looks" / "neighbours.png").exists()
     done = gtsa_here("export", run, "--format", "onnx")
     assert done.returncode == 2

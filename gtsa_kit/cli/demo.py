@@ -85,13 +85,15 @@ def _embed(photographs: Path, model: Path, vectors: Path) -> None:
 
 def _pictures(photographs: Path, model: Path, out: Path) -> None:
     from gtsa_kit.embedding import read_dataset
-    from gtsa_kit.evaluation.pictures import neighbours_picture, pca_picture, spread
-    from gtsa_kit.export import load
+    from gtsa_kit.evaluation.models import open_models
+    from gtsa_kit.evaluation.pca import pca
+    from gtsa_kit.evaluation.pictures import neighbours_picture
+    from gtsa_kit.evaluation.scenes import spread
     from gtsa_kit.images import find_images
 
     found = find_images(photographs)
     campus = [path for path in found.paths if "campus" in path.parts]
-    pca_picture(load(model), spread(campus, 6), out / "pca.png")
+    pca(open_models([model]), spread(campus, 6), out / "pca.png")
     _, vectors = read_dataset(out / "vectors").vectors()
     neighbours_picture(vectors, found.paths, out / "neighbours.png")
 

@@ -17,9 +17,9 @@ from gtsa_kit.embedding.engine import Plan, embed_window, windows
 from gtsa_kit.embedding.job import BATCH, available_cores
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import MOST_CELLS
-from gtsa_kit.evaluation.embeddings import Tell
 from gtsa_kit.evaluation.masked import Masked, Pair, boxes
-from gtsa_kit.evaluation.pictures import fit_size
+from gtsa_kit.evaluation.pca import fit_size
+from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
 from gtsa_kit.images import open_image, windowed_map

@@ -1,6 +1,6 @@
 """Embeddings of listed photographs, once for each model; broken ones are left out, the same for all models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,8 @@ from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.embedding.sources import Entry, FileSource, show_name
 from gtsa_kit.evaluation.labelled import Labelled, LeftOut
 from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
-
-Tell = Callable[[str, int, int], None]
-"""Told (what is done, how many so far, of how many)."""
-
-
-def tell_nobody(what: str, done: int, total: int) -> None:
-    """For those who don't want to know."""
 
 
 @dataclass(frozen=True)

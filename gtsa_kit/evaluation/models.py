@@ -14,7 +14,11 @@ from gtsa_kit.export.backends import TorchRunner
 from gtsa_kit.export.describe import describe
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.runtime import pick_device
-from gtsa_kit.export.spec import Options
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.to_onnx import has_weights
+
+NO_MODEL = "which model? name a run folder, weights or an exported file, or --random vit_small"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def open_models(
         ValueError: No model at all, an unknown architecture, or something that can't be opened.
     """
     if not sources and not random:
-        raise ValueError("which model? name a run folder, weights or an exported file, or --random vit_small")
+        raise ValueError(NO_MODEL)
+    sources, random = list(dict.fromkeys(sources)), list(dict.fromkeys(random))  # each once, under one name
     models = [
         Model(name, load(source, device, layers=layers), source)
         for name, source in zip(distinct_names(sources), sources, strict=True)
@@ -56,15 +61,42 @@ def open_models(
 
 
 def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int, ...] = ()) -> Runner:
-    """A model with the weights that training starts from; the caller's own random numbers stay as they were."""
+    """A model with the weights that training starts from."""
+    encoder, options = random_encoder(arch, seed, layers), Options(layers=layers)
+    manifest = describe(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
+    return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
+
+
+def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encoder:
+    """An encoder with the weights that training starts from; the caller's own random numbers stay as they were."""
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder(cast(Arch, arch), layers=layers).eval()
-    options = Options(layers=layers)
-    manifest = describe(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
-    return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
+        return Encoder(cast(Arch, arch), layers=layers).eval()
+
+
+def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int = 0) -> list[tuple[str, Encoder]]:
+    """Encoders to look into, under the names of `open_models`: only weights can be, or files that hold them.
+
+    Raises:
+        ValueError: As `open_models`; or an exported file that holds no weights of ours.
+    """
+    if not sources and not random:
+        raise ValueError(NO_MODEL)
+    sources, random = list(dict.fromkeys(sources)), list(dict.fromkeys(random))
+    for source in sources:
+        if not source.exists():
+            raise ValueError(f"{source} does not exist")
+        onnx = source.suffix == SUFFIX["onnx"]
+        if source.is_file() and source.suffix in SUFFIX.values() and not (onnx and has_weights(source)):
+            raise ValueError(
+                f"{source} holds no float32 weights to look into; name the run folder or the .safetensors it came from"
+            )
+    encoders = [
+        (name, open_source(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)
+    ]
+    return encoders + [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
 
 
 def distinct_names(sources: Sequence[Path]) -> list[str]:

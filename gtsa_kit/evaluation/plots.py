@@ -1,15 +1,11 @@
 """Reports as bar charts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gtsa_kit.evaluation.figures import save
 from gtsa_kit.evaluation.report import Report
-from gtsa_kit.files import atomic_write
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def bar_chart(report: Report, key: str, out: Path) -> None:
@@ -43,10 +39,4 @@ def bar_chart(report: Report, key: str, out: Path) -> None:
     axis.set_xlim(left=0)
     axis.set_xlabel(f"{report.measures[key]}; line: 95% interval of one run; dots: seeds", fontsize=9)
     axis.set_title(report.title, fontsize=10)
-    _save(figure, out)
-
-
-def _save(figure: "Figure", out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, out)

@@ -13,11 +13,11 @@ from torch import from_numpy
 
 from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe, fit_linear, fit_neighbours, predict
 from gtsa_kit.evaluation.dense_tokens import Framing, Place, Tokens, cell_shares, compute_tokens
-from gtsa_kit.evaluation.embeddings import tell_nobody
 from gtsa_kit.evaluation.mask_codes import VOID, MaskOptions, read_options
 from gtsa_kit.evaluation.masked import boxes, read_masked
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.segment import SegmentOptions, counts_of, measures_of, segment
+from gtsa_kit.evaluation.tell import tell_nobody
 
 QUICK = LinearRecipe(epochs=1, least_steps=80)
 COLOURS = np.array([[210, 40, 40], [40, 180, 60], [30, 60, 220]], np.uint8)

@@ -1,36 +1,132 @@
-"""gtsa eval pca, neighbours: pictures to judge by eye."""
+"""gtsa eval pca, attention, matches, neighbours: pictures to judge by eye."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.evaluate.common import Images
+from gtsa_kit.cli.common import require
+from gtsa_kit.cli.evaluate.common import Device, Images, Json, Models, Out, Random, Seeds, Size, show
 
 Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
+Count = Annotated[int, typer.Option(min=1, help="Photographs, evenly spread over the folder.")]
 
 
 def pca(
-    model: Model,
     images: Images,
-    out: Annotated[Path, typer.Option(help="Picture to write (PNG).")] = Path("pca.png"),
-    count: Annotated[int, typer.Option(min=1, help="Photographs, evenly spread over the folder.")] = 6,
-    size: Annotated[int, typer.Option(min=16, help="Longer side that the model sees, in pixels.")] = 448,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    count: Count = 6,
+    size: Annotated[int, typer.Option(min=16, help="Longer side that the models see, in pixels.")] = 448,
+    as_json: Json = False,
+    device: Device = "auto",
 ) -> None:
-    """Draw photographs above their feature maps, coloured by principal components.
+    """Draw photographs above their feature maps, coloured by principal components, a row for each model.
 
-    [bold]Example[/bold]
+    Writes pca.png, and pca.json with the share of the variance that the colours show: near 100% means features of few
+    dimensions.
 
-      gtsa eval pca runs/street --images photos/ --out pca.png
+    [bold]Examples[/bold]
+
+      gtsa eval pca runs/street --images photos/ --out looks/
+
+      gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out looks/
     """
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.evaluation.pictures import pca_picture, spread
-    from gtsa_kit.export import load
+    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.evaluation import pca as measure
+    from gtsa_kit.evaluation.models import open_models
+    from gtsa_kit.evaluation.scenes import spread
     from gtsa_kit.images import find_images
 
-    paths = find_images(images).paths
-    pca_picture(load(model), spread(paths, count), out, size)
-    console().print(f"wrote {out}")
+    paths = spread(find_images(require(images)).paths, count)
+    opened = open_models(models or [], random or [], device=device)
+    with telling() as tell:
+        report = measure.pca(opened, paths, out / "pca.png", size, tell)
+    warn(report)
+    show(report, out, as_json)
+
+
+def attention(
+    images: Images,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    count: Count = 4,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Draw where the last block looks: the pooled patch tokens, and the class token by head.
+
+    It needs weights: a run folder, a .safetensors, or a float32 .onnx of ours. Writes attention.png and attention.json.
+
+    [bold]Examples[/bold]
+
+      gtsa eval attention runs/street --images photos/ --out looks/
+
+      gtsa eval attention runs/street --random vit_small --images photos/ --out looks/ --count 2 --size 448
+    """
+    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.evaluation import attention as measure
+    from gtsa_kit.evaluation.models import open_encoders
+    from gtsa_kit.evaluation.scenes import spread
+    from gtsa_kit.images import find_images
+
+    paths = spread(find_images(require(images)).paths, count)
+    encoders = open_encoders(models or [], random or [])
+    with telling() as tell:
+        report = measure.attention(encoders, paths, out / "attention.png", size, tell)
+    warn(report)
+    show(report, out, as_json)
+
+
+def matches(
+    out: Out,
+    models: Models = None,
+    images: Annotated[Path | None, typer.Option(help="Photographs, two views of each.", metavar="FOLDER")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of it, pairs of photographs: a text file, two paths a line, a tab between.", metavar="FILE"
+        ),
+    ] = None,
+    random: Random = None,
+    count: Annotated[int, typer.Option(min=1, help="Photographs or pairs that are measured.")] = 50,
+    draw: Annotated[int, typer.Option(min=1, help="Of them, how many are drawn.")] = 4,
+    lines: Annotated[int, typer.Option(min=1, help="Matches drawn of each.")] = 24,
+    seeds: Seeds = 1,
+    size: Size = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Draw the pairs of patches that the correspondence loss pulls together, the paper's figure 3.
+
+    Between two views (crop and turn) of a photograph it also says how far they lie from the true place. Writes
+    matches.png and matches.json.
+
+    [bold]Examples[/bold]
+
+      gtsa eval matches runs/street --random vit_small --images photos/ --out looks/
+
+      gtsa eval matches runs/street --pairs pairs.txt --out looks/ --lines 40
+    """
+    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.evaluation import matches as measure
+    from gtsa_kit.evaluation.models import open_models
+    from gtsa_kit.evaluation.scenes import spread
+    from gtsa_kit.images import find_images
+
+    if (images is None) == (pairs is None):
+        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each photograph")
+    found: Sequence[Path | tuple[Path, Path]]
+    found = measure.read_pairs(require(pairs)) if pairs else find_images(require(images or Path())).paths
+    opened, settings = open_models(models or [], random or [], device=device), measure.Settings(size=size)
+    with telling() as tell:
+        report = measure.matches(opened, spread(found, count), settings, range(seeds), tell)
+    measure.draw_matches(opened, spread(found, draw), out / "matches.png", settings, lines=lines)
+    warn(report)
+    show(report, out, as_json)
 
 
 def neighbours(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gtsa_kit.cli.progress import Steps, console
-from gtsa_kit.evaluation.embeddings import Tell
 from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.tell import Tell
 
 
 @contextmanager

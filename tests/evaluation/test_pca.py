@@ -1,13 +1,14 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import colours, constant, fake, odd_ones
 from PIL import Image
 
-from gtsa_kit.checkpoint import save_encoder
-from gtsa_kit.encoder import Encoder
-from gtsa_kit.evaluation.pictures import fit_size, nearest, neighbours_picture, pca_colours, pca_picture, spread
-from gtsa_kit.export import load
+from gtsa_kit.evaluation.pca import components, fit_size, pca
+from gtsa_kit.evaluation.pictures import nearest, neighbours_picture
+from gtsa_kit.evaluation.scenes import spread
 
 
 def test_like_tokens_get_like_colours_across_photographs() -> None:
@@ -15,16 +16,22 @@ def test_like_tokens_get_like_colours_across_photographs() -> None:
     kinds = 5 * rng.standard_normal((4, 16))
     labels = [rng.integers(0, 4, (6, 9)), rng.integers(0, 4, (8, 5))]
     maps = [(kinds[label] + 0.01 * rng.standard_normal((*label.shape, 16))).transpose(2, 0, 1) for label in labels]
-    colours = pca_colours(maps)
-    assert [colour.shape for colour in colours] == [(6, 9, 3), (8, 5, 3)]
-    flat, kind = (
-        np.concatenate([c.reshape(-1, 3) for c in colours]),
-        np.concatenate([label.ravel() for label in labels]),
-    )
+    found = components(maps)
+    assert [colour.shape for colour in found.colours] == [(6, 9, 3), (8, 5, 3)]
+    flat = np.concatenate([colour.reshape(-1, 3) for colour in found.colours])
+    kind = np.concatenate([label.ravel() for label in labels])
     means = np.stack([flat[kind == k].mean(axis=0) for k in range(4)])
     within = max(np.abs(flat[kind == k] - means[k]).max() for k in range(4))
     between = min(np.abs(means[a] - means[b]).max() for a in range(4) for b in range(a))
     assert within < 0.05 < 0.3 < between
+    assert found.explained > 0.99  # four points lie in three dimensions
+
+
+def test_the_explained_share_against_singular_values() -> None:
+    tokens = np.random.default_rng(0).standard_normal((7, 6, 10)) * np.arange(1, 8)[:, None, None]
+    flat = tokens.reshape(7, -1).T
+    squares = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False) ** 2
+    assert components([tokens]).explained == pytest.approx(squares[:3].sum() / squares.sum())
 
 
 def test_nearest_against_a_slow_loop() -> None:
@@ -55,21 +62,23 @@ def test_fit_size(size: tuple[int, int], wanted: tuple[int, int]) -> None:
 
 
 def test_pictures_are_written(photographs: Path, tmp_path: Path) -> None:
-    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     paths = spread(sorted(photographs.iterdir()), 3)
     assert len(paths) == 3
-    (tmp_path / "broken.jpg").write_bytes(b"")
-    paths.insert(1, tmp_path / "broken.jpg")  # left out
-    pca_picture(load(tmp_path, "cpu"), paths, tmp_path / "looks" / "pca.png", long_side=96)
-    paths.pop(1)
+    report = pca(
+        [fake(colours, "a"), fake(constant, "b")], [*paths, *odd_ones(tmp_path)], tmp_path / "new" / "pca.png", 96
+    )
+    assert [row["model"] for row in report.rows] == ["a", "b"]
+    assert report.rows[0]["explained"] == pytest.approx(100)  # three channels
+    assert report.settings["photographs"] == 6
+    assert len(report.settings["left_out"]) == 2
+    json.dumps(report.to_dict())
     neighbours_picture(np.random.default_rng(0).standard_normal((3, 4)), paths, tmp_path / "neighbours.png")
-    for name in ("looks/pca.png", "neighbours.png"):
+    for name in ("new/pca.png", "neighbours.png"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert pixels.std() > 10  # something is on it
 
 
 def test_no_readable_photograph_is_said(tmp_path: Path) -> None:
-    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     (tmp_path / "broken.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="none of the 1 photographs"):
-        pca_picture(load(tmp_path, "cpu"), [tmp_path / "broken.jpg"], tmp_path / "pca.png")
+        pca([fake(colours)], [tmp_path / "broken.jpg"], tmp_path / "pca.png")

@@ -1,0 +1,262 @@
+"""The patches that the correspondence loss would pull together, and how right they are: the paper's figure 3."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gtsa_kit.config import LossConfig
+from gtsa_kit.evaluation import correspondence as views_of
+from gtsa_kit.evaluation.correspondence import View
+from gtsa_kit.evaluation.estimates import mean_row
+from gtsa_kit.evaluation.figures import grid, save
+from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode, to_image
+from gtsa_kit.evaluation.tell import Tell, tell_nobody
+from gtsa_kit.evaluation.tokens import cell_centres, cosines, patches_apart
+from gtsa_kit.geometry import carry_points
+from gtsa_kit.views import crop_and_turn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch %"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is matched."""
+
+    matched: float = LossConfig().matched
+    """K of each way, as a share of the patches."""
+    size: int | None = None
+    """Side of the views; None: the models' own."""
+
+
+class Pair(NamedTuple):
+    """Two views; of two photographs, each is the whole of its own."""
+
+    a: View
+    b: View
+    same: bool
+    """Whether of one photograph, so that the true places are known."""
+
+
+class Matches(NamedTuple):
+    """Pairs of cells, first those that the first view's tokens chose, then those of the second's."""
+
+    a: np.ndarray
+    b: np.ndarray
+    """(2K,) indices of cells, row by row."""
+    cosine: np.ndarray
+    """(2K,) of their tokens."""
+    forward: np.ndarray
+    """(2K,) bool: chosen by the first view's."""
+
+
+def matches(
+    models: Sequence[Model],
+    paths: Sequence[Path | tuple[Path, Path]],
+    settings: Settings = Settings(),  # frozen
+    seeds: Sequence[int] = (0,),
+    tell: Tell = tell_nobody,
+) -> Report:
+    """Match patches as the correspondence loss does (eq. 2), and say how alike the pairs are and how near the truth.
+
+    Each patch of a view finds its cosine nearest neighbour in the other, both ways; the best K each way count. The true
+    place of a patch's centre is known for two views (crop and turn) of one photograph; it may lie outside of the other
+    view, and then no match is right.
+
+    Args:
+        models: To compare; all see the same views.
+        paths: Photographs, two views of each; or pairs of photographs. Broken ones are left out, and pairs with them.
+        settings: What is matched.
+        seeds: Of the views.
+        tell: Told of the progress.
+
+    Raises:
+        ValueError: Nothing that can be read, or the models share no size.
+    """
+    size = common_size(models, settings.size)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        pairs = Pairs(paths, seed, size, tell)
+        found: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
+        for pair in pairs:
+            for model in models:
+                found[model.name].append(_measure(pair, *_maps(model, pair), settings.matched))
+        for name, values in found.items():
+            columns = zip(MEASURES, np.array(values).T, strict=True)
+            row: dict[str, Any] = {"model": name, "seed": seed}
+            rows.append(row | {key: value for k, column in columns for key, value in mean_row(k, column).items()})
+    known = {key: said for key, said in MEASURES.items() if pairs.same or key == "cosine"}
+    kind = "two views of a photograph" if pairs.same else "two photographs"
+    about = asdict(settings) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"} | pairs.settings()
+    return Report("matches", f"matched patches of {kind}, {len(values)} pairs", known, rows, about)
+
+
+class Pairs:
+    """What is matched, one pair after the other."""
+
+    def __init__(
+        self, paths: Sequence[Path | tuple[Path, Path]], seed: int, size: int, tell: Tell = tell_nobody
+    ) -> None:
+        self.same = not paths or isinstance(paths[0], Path)
+        flat = [path for item in paths for path in (item if isinstance(item, tuple) else (item,))]
+        self.scenes, self.size = Scenes(flat, seed, tell), size
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yields `Pair`; raises `ValueError` if there is none."""
+        if self.same:
+            yield from (_two_views(scene, self.size) for scene in self.scenes)
+            return
+        waiting: tuple[int, View] | None = None
+        count = 0
+        for scene in self.scenes:
+            view = View(torch.tensor(scene.whole).double(), 0, crop_and_turn(scene.pixels, scene.whole, 0, self.size))
+            if scene.place % 2 == 0:
+                waiting = scene.place, view
+            elif waiting and waiting[0] == scene.place - 1:
+                count += 1
+                yield Pair(waiting[1], view, same=False)
+        if not count:
+            raise ValueError("of no pair both photographs can be read")
+
+    def settings(self) -> dict[str, Any]:
+        """For a report."""
+        return self.scenes.settings()
+
+
+def read_pairs(file: Path) -> list[tuple[Path, Path]]:
+    """Pairs of photographs from a text file: two paths a line with a tab between, counted from the file's folder.
+
+    Raises:
+        ValueError: Not a text file, no pairs in it, or a line that is no pair.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file of pairs: {error}") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        names = line.strip().split("\t")
+        if len(names) != 2:
+            raise ValueError(f"{file}, line {number}: expected two paths with a tab between, got {line.strip()!r}")
+        pairs.append((file.parent / names[0], file.parent / names[1]))
+    if not pairs:
+        raise ValueError(f"{file} holds no pairs; write two paths a line, with a tab between")
+    return pairs
+
+
+def best_matches(map_a: np.ndarray, map_b: np.ndarray, matched: float) -> Matches:
+    """Nearest neighbours by cosine of two maps (D, h, w), the best K each way; K is a share of the first's patches.
+
+    Equal cosines: the first cell.
+    """
+    similarity = cosines(map_a, map_b)
+    k = min(max(1, round(matched * similarity.shape[0])), similarity.shape[1])
+    to_b, to_a = similarity.argmax(axis=1), similarity.argmax(axis=0)
+    from_a = np.argsort(-similarity.max(axis=1), kind="stable")[:k]
+    from_b = np.argsort(-similarity.max(axis=0), kind="stable")[:k]
+    a, b = np.concatenate([from_a, to_a[from_b]]), np.concatenate([to_b[from_a], from_b])
+    return Matches(a, b, similarity[a, b], np.arange(len(a)) < k)
+
+
+def distances(found: Matches, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
+    """(2K,) patches between where each match lies and the true place of the cell that chose it."""
+    centres = cell_centres(*shape)
+    in_b = carry_points(centres, pair.a.box, pair.a.turn, pair.b.box, pair.b.turn).numpy()
+    in_a = carry_points(centres, pair.b.box, pair.b.turn, pair.a.box, pair.a.turn).numpy()
+    guess = np.where(found.forward[:, None], centres.numpy()[found.b], centres.numpy()[found.a])
+    truth = np.where(found.forward[:, None], in_b[found.a], in_a[found.b])
+    return patches_apart(guess, truth, *shape)
+
+
+def draw_matches(
+    models: Sequence[Model],
+    paths: Sequence[Path | tuple[Path, Path]],
+    out: Path,
+    settings: Settings = Settings(),  # frozen
+    seed: int = 0,
+    lines: int = 24,
+) -> None:
+    """Draw the pairs, a row each and a column for each model, with some of the matches as lines coloured by cosine.
+
+    Args:
+        models: To compare.
+        paths: As for `matches`.
+        out: PNG.
+        settings: What is matched.
+        seed: Of the views.
+        lines: How many, evenly spread from the best match to the worst that counts.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    pairs = list(Pairs(paths, seed, common_size(models, settings.size)))
+    drawn = []
+    for pair in pairs:
+        for model in models:
+            map_a, map_b = _maps(model, pair)
+            found = best_matches(map_a, map_b, settings.matched)
+            drawn.append((pair, _some(found, lines), (map_a.shape[1], map_a.shape[2])))
+    values = np.concatenate([found.cosine for _, found, _ in drawn])
+    colours = ScalarMappable(Normalize(values.min(), values.max()), "viridis")
+    figure = grid(len(models), len(pairs), width=4.2, height=2.1)
+    for axis, (pair, found, shape) in zip(figure.axes, drawn, strict=True):
+        _draw_pair(axis, pair, found, shape, colours.to_rgba(found.cosine))
+    for axis, model in zip(figure.axes, models, strict=False):
+        axis.set_title(model.name, fontsize=8)
+    figure.colorbar(colours, ax=figure.axes, label="cosine", shrink=0.6)
+    save(figure, out)
+
+
+GAP = 8
+"""Pixels between two views."""
+
+
+def _some(found: Matches, count: int) -> Matches:
+    order = np.argsort(-found.cosine, kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
+    return Matches(*(column[chosen] for column in found))
+
+
+def _draw_pair(axis: "Axes", pair: Pair, found: Matches, shape: tuple[int, int], colours: np.ndarray) -> None:
+    from matplotlib.collections import LineCollection
+
+    side = pair.a.image.shape[2]
+    canvas = Image.new("RGB", (2 * side + GAP, side), "white")
+    canvas.paste(to_image(pair.a.image), (0, 0))
+    canvas.paste(to_image(pair.b.image), (side + GAP, 0))
+    axis.imshow(np.asarray(canvas), interpolation="nearest")
+    centres = side * cell_centres(*shape).numpy() - 0.5
+    ends = np.stack([centres[found.a], centres[found.b] + [side + GAP, 0]], axis=1)
+    axis.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.9))
+    axis.scatter(ends[..., 0], ends[..., 1], s=2, color="white", zorder=3)
+
+
+def _two_views(scene: Scene, size: int) -> Pair:
+    views, conditions = views_of.draw(scene, views_of.Settings(), size)
+    first, second = conditions["crop_turn"]
+    return Pair(views[first], views[second], same=True)
+
+
+def _maps(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    maps = encode(model.runner, [pair.a.image, pair.b.image]).feature_map
+    return maps[0], maps[1]
+
+
+def _measure(pair: Pair, map_a: np.ndarray, map_b: np.ndarray, matched: float) -> tuple[float, float, float]:
+    """Mean cosine, and mean distance and share within a patch: NaN of two photographs."""
+    found = best_matches(map_a, map_b, matched)
+    if not pair.same:
+        return float(found.cosine.mean()), np.nan, np.nan
+    apart = distances(found, pair, (map_a.shape[1], map_a.shape[2]))
+    return float(found.cosine.mean()), float(apart.mean()), 100 * float((apart <= 1 + 1e-6).mean())

@@ -1,0 +1,10 @@
+"""How evaluations say how far they are, without printing."""
+
+from collections.abc import Callable
+
+Tell = Callable[[str, int, int], None]
+"""Told (what is done, how many so far, of how many)."""
+
+
+def tell_nobody(what: str, done: int, total: int) -> None:
+    """For those who don't want to know."""
