@@ -2,7 +2,7 @@
 
 import typer
 
-from gtsa_kit.cli.evaluate import pictures, probes, segment, views
+from gtsa_kit.cli.evaluate import ablation, pictures, probes, segment, views
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
@@ -17,3 +17,4 @@ app.command()(segment.segment)
 app.command()(views.sensitivity)
 app.command()(views.correspondence)
 app.command()(views.rotation)
+app.command()(ablation.ablation)

@@ -1,0 +1,343 @@
+"""GTSA, DINO, MoCo v3 and random weights on the same photographs at the same budget; docs/study.md reads the outcome.
+
+Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study [--scale quick|full]
+     [--photographs N] [--only gtsa,dino] [--seeds 2] [--json FILE]
+
+Every step is kept in --out: run it again after an interruption, or with more methods or seeds, and it goes on. Runs
+differ in the method alone: photographs and their order, crops, steps, optimiser and schedule are the same.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gtsa_kit.cli.common import stop_on_signal
+from gtsa_kit.cli.display import TrainingDisplay
+from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
+from gtsa_kit.evaluation.correspondence import correspondence
+from gtsa_kit.evaluation.dense_tokens import Framing
+from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
+from gtsa_kit.evaluation.labelled import read_labelled
+from gtsa_kit.evaluation.mask_codes import read_options
+from gtsa_kit.evaluation.masked import read_masked
+from gtsa_kit.evaluation.models import Model, open_models, random_runner
+from gtsa_kit.evaluation.pictures import spread
+from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.rotation import Settings as RotationSettings
+from gtsa_kit.evaluation.rotation import rotation
+from gtsa_kit.evaluation.runs import StoppedError, train_all
+from gtsa_kit.evaluation.segment import SegmentOptions, segment
+from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
+from gtsa_kit.evaluation.sensitivity import sensitivity
+from gtsa_kit.files import read_json_lines, write_json
+from gtsa_kit.images import find_images
+
+ARCH = "vit_mini"
+SIZE = 96
+"""Side of global crops in training, and of every input in the probes but whole frames."""
+COMMON: Mapping[str, Any] = {
+    "model.arch": ARCH,
+    "model.projector_dim": 192,
+    "optim.lr": 6e-3,
+    "optim.momentum": 0.99,
+    "optim.warmup_epochs": 0.5,
+    "dino.temperature_warmup_epochs": 0.0,
+    "dino.final_teacher_temperature": 0.04,
+    "dino.freeze_epochs": 0.5,
+    "train.log_every": 10,
+    "train.checkpoint_every": 50,
+    "train.keep_checkpoints": 1,
+}
+"""Over the preset `quick`: crops of 2 x 96 and 4 x 48, small heads."""
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "gtsa": {},
+    "dino": {"method": "dino"},
+    "mocov3": {"method": "mocov3"},
+    "gtsa without turns": {"views.quarter_turns": False, "loss.rotation": 0.0},
+    "dino with turns": {"method": "dino", "views.quarter_turns": True},
+    "gtsa, l": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
+    "gtsa, l + l_pc": {"loss.rotation": 0.0},
+}
+RANDOM = "random"
+MAIN = ("gtsa", "dino", "mocov3")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of it."""
+
+    photographs: int
+    """Seen by each run, repetitions counted."""
+    batch: int
+    seeds: int
+    """Of the pretraining of the three methods; controls have one."""
+    methods: tuple[str, ...]
+    probe_seeds: int = 3
+
+
+SCALES = {
+    "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN),
+    "full": Scale(photographs=44_800, batch=64, seeds=2, methods=tuple(METHODS)),
+}
+
+MEASURES = {
+    "places_knn": "places k-NN, top-1 %",
+    "places_linear": "places linear, top-1 %",
+    "camvid_tiles": "CamVid mIoU %, 96-pixel tiles",
+    "camvid_tiles_knn": "the same, k-NN",
+    "camvid_whole": "CamVid mIoU %, whole frames",
+    "crop": "places found across a crop %",
+    "crop_turn": "across a crop and a turn %",
+    "turn": "turn by a linear probe %",
+    "embedding_rank": "rank, pooled",
+    "token_rank": "rank, tokens",
+    "sensitivity_jitter": "sensitivity to colour",
+    "sensitivity_turn": "to turns",
+    "sensitivity_crop": "to crops",
+}
+
+
+def settings(method: str, seed: int, scale: Scale, data: Path) -> RunConfig:
+    """Of one run."""
+    own = {
+        "data": str(data.absolute()),
+        "train.batch_size": scale.batch,
+        "train.steps": scale.photographs // scale.batch,
+        "train.seed": seed,
+    }
+    return load_config("quick", None, {**COMMON, **METHODS[method], **own})
+
+
+def folder_of(method: str, seed: int) -> str:
+    return f"{method.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
+
+
+def runs_of(scale: Scale, methods: Sequence[str]) -> list[tuple[str, int]]:
+    """Methods and seeds in the order of work: first what the question is about, once."""
+    main, controls = [m for m in methods if m in MAIN], [m for m in methods if m not in MAIN]
+    rest = [(method, seed) for seed in range(1, scale.seeds) for method in main]
+    return [(method, 0) for method in main] + rest + [(method, 0) for method in controls]
+
+
+def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Path) -> dict[tuple[str, int], Path]:
+    """Train what is not trained yet; Ctrl-C saves."""
+    display = TrainingDisplay(Console(stderr=True, highlight=False))
+
+    def stopping() -> None:
+        display.stopped = True
+
+    configs = {folder_of(*run): settings(*run, scale, data) for run in runs}
+    with stop_on_signal(stopping), display.steps:
+        paths = train_all(configs, out / "runs", lambda name: display)
+    return {run: paths[folder_of(*run)] for run in runs}
+
+
+Probe = Callable[[Model], Mapping[str, list[float]]]
+
+
+def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
+    """Probes by name; each gives values by measure, one for each seed of the probe."""
+    places = read_labelled(data / "scenes" / "places")
+    camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
+    coco = find_images(data / "scenes" / "coco").paths
+    many = spread(find_images(data / "scenes" / "coco").paths + find_images(data / "scenes" / "bsds").paths, 600)
+    some, numbers = spread(coco, 150), list(range(seeds))
+    options = ProbeOptions(seeds=seeds, size=SIZE)
+
+    def classes(model: Model) -> dict[str, list[float]]:
+        by_linear, by_knn = linear([model], places, options), knn([model], places, options)
+        return {"places_knn": column(by_knn, "top1"), "places_linear": column(by_linear, "top1")}
+
+    def tiles(model: Model) -> dict[str, list[float]]:
+        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), seeds=seeds))
+        by_probe = {p: [r["miou"] for r in report.rows if r["probe"] == p] for p in ("linear", "knn")}
+        return {"camvid_tiles": by_probe["linear"], "camvid_tiles_knn": by_probe["knn"]}
+
+    def whole(model: Model) -> dict[str, list[float]]:
+        report = segment([model], camvid, SegmentOptions(Framing(480), ("linear",), seeds=seeds))
+        return {"camvid_whole": column(report, "miou")}
+
+    def geometry(model: Model) -> dict[str, list[float]]:
+        report = correspondence([model], some, CorrespondenceSettings(size=SIZE), numbers)
+        own = [row for row in report.rows if row["model"] == model.name]
+        return {key: [row[key] for row in own] for key in ("crop", "crop_turn")}
+
+    def turn(model: Model) -> dict[str, list[float]]:
+        report = rotation([model], many, RotationSettings(size=SIZE), numbers)
+        names = {"accuracy": "turn", "embedding_rank": "embedding_rank", "token_rank": "token_rank"}
+        return {new: column(report, old) for old, new in names.items()}
+
+    def variance(model: Model) -> dict[str, list[float]]:
+        report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
+        return {f"sensitivity_{key}": column(report, key) for key in ("jitter", "turn", "crop")}
+
+    return {"places": classes, "tiles": tiles, "whole": whole, "geometry": geometry, "turn": turn, "variance": variance}
+
+
+def column(report: Report, key: str) -> list[float]:
+    return [row[key] for row in report.rows]
+
+
+def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Probe], out: Path) -> list[dict[str, Any]]:
+    """A row for each model: its values by measure; what was measured before is read."""
+    console, rows = Console(stderr=True, highlight=False), []
+    (out / "probes").mkdir(parents=True, exist_ok=True)
+    for (method, seed), model in models.items():
+        values: dict[str, list[float]] = {}
+        for name, probe in probes.items():
+            kept = out / "probes" / f"{folder_of(method, seed)}-{name}.json"
+            if not kept.exists():
+                begun = time.monotonic()
+                write_json(kept, dict(probe(model)))
+                console.print(f"{method}, seed {seed}: {name} in {time.monotonic() - begun:.0f} s")
+            values |= json.loads(kept.read_text())
+        rows.append({"method": method, "seed": seed, "values": values})
+    return rows
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each method.
+
+    Means over probe seeds, then over pretraining seeds; `_spread` is half the range over pretraining seeds where there
+    are two, `_probe` the standard deviation over the seeds of the probe.
+    """
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row["values"] for row in rows if row["method"] == method]
+        line: dict[str, Any] = {"method": method, "seeds": len(own)}
+        for key in MEASURES:
+            means = [statistics.fmean(values[key]) for values in own]
+            line[key] = statistics.fmean(means)
+            line[f"{key}_spread"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
+            line[f"{key}_probe"] = statistics.fmean(statistics.stdev(values[key]) for values in own)
+        lines.append(line)
+    return lines
+
+
+def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="mean ± half the range over pretraining seeds (deviation over seeds of the probe)")
+    table.add_column("measure")
+    for line in lines:
+        table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
+    for key, heading in MEASURES.items():
+        table.add_row(heading, *(cell(line, key) for line in lines))
+    return table
+
+
+def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    head = "| | " + " | ".join(f"{line['method']} ({line['seeds']})" for line in lines) + " |"
+    rule = "|---|" + "---|" * len(lines)
+    rows = [
+        "| " + " | ".join([heading, *(cell(line, key) for line in lines)]) + " |" for key, heading in MEASURES.items()
+    ]
+    return "\n".join([head, rule, *rows]) + "\n"
+
+
+def cell(line: Mapping[str, Any], key: str) -> str:
+    digits = 3 if key.startswith("sensitivity") else 1
+    spread_ = line[f"{key}_spread"]
+    text = f"{line[key]:.{digits}f}" + (f" ± {spread_:.{digits}f}" if spread_ is not None else "")
+    return f"{text} ({line[f'{key}_probe']:.{digits}f})"
+
+
+def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """A panel for each measure: a dot for each run, with the deviation over seeds of its probe."""
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    keys = [key for key in MEASURES if not key.endswith("rank")]
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    for axis, key in zip(figure.subplots(3, 4).flat, keys, strict=False):
+        for row in rows:
+            values = row["values"][key]
+            place = methods.index(row["method"]) + 0.2 * row["seed"]
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            axis.errorbar(
+                place, statistics.fmean(values), deviation, fmt="o", capsize=3, color=f"C{methods.index(row['method'])}"
+            )
+        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=7)
+        axis.set_title(MEASURES[key], fontsize=9)
+        axis.grid(axis="y", alpha=0.3)
+    figure.savefig(out, dpi=90)
+
+
+def draw_training(runs: Mapping[tuple[str, int], Path], out: Path) -> None:
+    """What training logged: the signs of collapse for all, the terms of GTSA."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        "effective_rank": "effective rank of tokens",
+        "feature_std": "spread of tokens (0: collapse)",
+        "region": "region loss",
+        "correspondence": "patch correspondence",
+        "rotation_accuracy": "turns named right",
+        "teacher_entropy": "entropy of DINO's teacher",
+        "divergence": "DINO: divergence from the teacher",
+        "contrast_accuracy": "MoCo v3: own photograph found",
+    }
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    logs = {f"{method} {seed}": read_json_lines(run / "metrics.jsonl") for (method, seed), run in runs.items()}
+    for axis, (key, title) in zip(figure.subplots(2, 4).flat, panels.items(), strict=True):
+        for name, log in logs.items():
+            if log and key in log[0]:
+                axis.plot([row["step"] for row in log], [row[key] for row in log], label=name, linewidth=1)
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=6)
+    figure.savefig(out, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with scenes/ and camvid/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scale", choices=SCALES, default="quick")
+    parser.add_argument("--photographs", type=int, help="seen by each run, in place of the scale's")
+    parser.add_argument("--seeds", type=int, help="of the pretraining, in place of the scale's")
+    parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in METHODS))
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    base = SCALES[chosen.scale]
+    scale = Scale(chosen.photographs or base.photographs, base.batch, chosen.seeds or base.seeds, base.methods)
+    methods = chosen.only.split(",") if chosen.only else scale.methods
+    begun = time.monotonic()
+    try:
+        runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
+    except StoppedError:
+        raise SystemExit("stopped, and saved; the same command goes on") from None
+    opened = open_models(list(runs.values()))
+    models = dict(zip(runs, opened, strict=True))
+    models |= {(RANDOM, seed): Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None) for seed in range(2)}
+    rows = probe_all(models, make_probes(chosen.data, scale.probe_seeds), chosen.out)
+    lines = summarise(rows)
+    Console().print(as_table(lines))
+    seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
+    result = {"scale": vars(scale), "rows": rows, "summary": lines, "training_seconds": seconds}
+    write_json(chosen.out / "study.json", result)
+    (chosen.out / "study.md").write_text(as_markdown(lines), encoding="utf-8")
+    draw_probes(rows, chosen.out / "probes.png")
+    draw_training(runs, chosen.out / "training.png")
+    print(f"{time.monotonic() - begun:.0f} s in this call; wrote {chosen.out / 'study.md'}")
+    if chosen.json:
+        write_json(chosen.json, result)
+
+
+def trained_seconds(run: Path) -> float:
+    """Of all parts of a run: the clock begins anew where it went on."""
+    seconds = [row["seconds"] for row in read_json_lines(run / "metrics.jsonl")]
+    ends = [a for a, b in pairwise(seconds) if b < a]
+    return sum(ends) + seconds[-1]
+
+
+if __name__ == "__main__":
+    main()
