@@ -31,11 +31,11 @@ from gtsa_kit.evaluation.labelled import read_labelled
 from gtsa_kit.evaluation.mask_codes import read_options
 from gtsa_kit.evaluation.masked import read_masked
 from gtsa_kit.evaluation.models import Model, open_models, random_runner
-from gtsa_kit.evaluation.pictures import spread
 from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.rotation import Settings as RotationSettings
 from gtsa_kit.evaluation.rotation import rotation
 from gtsa_kit.evaluation.runs import StoppedError, train_all
+from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
@@ -101,9 +101,9 @@ MEASURES = {
     "turn": "turn by a linear probe %",
     "embedding_rank": "rank, pooled",
     "token_rank": "rank, tokens",
-    "sensitivity_jitter": "sensitivity to colour",
-    "sensitivity_turn": "to turns",
-    "sensitivity_crop": "to crops",
+    "moved_by_colour": "pooled output moved by colour %",
+    "moved_by_turn": "by a turn %",
+    "moved_by_crop": "by a crop %",
 }
 
 
@@ -179,7 +179,7 @@ def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
 
     def variance(model: Model) -> dict[str, list[float]]:
         report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
-        return {f"sensitivity_{key}": column(report, key) for key in ("jitter", "turn", "crop")}
+        return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
 
     return {"places": classes, "tiles": tiles, "whole": whole, "geometry": geometry, "turn": turn, "variance": variance}
 
@@ -244,10 +244,9 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cell(line: Mapping[str, Any], key: str) -> str:
-    digits = 3 if key.startswith("sensitivity") else 1
-    spread_ = line[f"{key}_spread"]
-    text = f"{line[key]:.{digits}f}" + (f" ± {spread_:.{digits}f}" if spread_ is not None else "")
-    return f"{text} ({line[f'{key}_probe']:.{digits}f})"
+    between = line[f"{key}_spread"]
+    text = f"{line[key]:.1f}" + (f" ± {between:.1f}" if between is not None else "")
+    return f"{text} ({line[f'{key}_probe']:.1f})"
 
 
 def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
