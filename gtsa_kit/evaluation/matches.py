@@ -3,27 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from gtsa_kit.config import LossConfig
 from gtsa_kit.evaluation import correspondence as views_of
 from gtsa_kit.evaluation.correspondence import View
 from gtsa_kit.evaluation.estimates import mean_row
-from gtsa_kit.evaluation.figures import grid, save
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.report import Report
-from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode, to_image
+from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
 from gtsa_kit.evaluation.tell import Tell, tell_nobody
 from gtsa_kit.evaluation.tokens import cell_centres, cosines, patches_apart
 from gtsa_kit.geometry import carry_points
 from gtsa_kit.views import crop_and_turn
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch %"}
 
@@ -89,7 +84,7 @@ def matches(
         found: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
         for pair in pairs:
             for model in models:
-                found[model.name].append(_measure(pair, *_maps(model, pair), settings.matched))
+                found[model.name].append(_measure(pair, *maps_of(model, pair), settings.matched))
         for name, values in found.items():
             columns = zip(MEASURES, np.array(values).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
@@ -179,76 +174,14 @@ def distances(found: Matches, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
     return patches_apart(guess, truth, *shape)
 
 
-def draw_matches(
-    models: Sequence[Model],
-    paths: Sequence[Path | tuple[Path, Path]],
-    out: Path,
-    settings: Settings = Settings(),  # frozen
-    seed: int = 0,
-    lines: int = 24,
-) -> None:
-    """Draw the pairs, a row each and a column for each model, with some of the matches as lines coloured by cosine.
-
-    Args:
-        models: To compare.
-        paths: As for `matches`.
-        out: PNG.
-        settings: What is matched.
-        seed: Of the views.
-        lines: How many, evenly spread from the best match to the worst that counts.
-    """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    pairs = list(Pairs(paths, seed, common_size(models, settings.size)))
-    drawn = []
-    for pair in pairs:
-        for model in models:
-            map_a, map_b = _maps(model, pair)
-            found = best_matches(map_a, map_b, settings.matched)
-            drawn.append((pair, _some(found, lines), (map_a.shape[1], map_a.shape[2])))
-    values = np.concatenate([found.cosine for _, found, _ in drawn])
-    colours = ScalarMappable(Normalize(values.min(), values.max()), "viridis")
-    figure = grid(len(models), len(pairs), width=4.2, height=2.1)
-    for axis, (pair, found, shape) in zip(figure.axes, drawn, strict=True):
-        _draw_pair(axis, pair, found, shape, colours.to_rgba(found.cosine))
-    for axis, model in zip(figure.axes, models, strict=False):
-        axis.set_title(model.name, fontsize=8)
-    figure.colorbar(colours, ax=figure.axes, label="cosine", shrink=0.6)
-    save(figure, out)
-
-
-GAP = 8
-"""Pixels between two views."""
-
-
-def _some(found: Matches, count: int) -> Matches:
-    order = np.argsort(-found.cosine, kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
-    return Matches(*(column[chosen] for column in found))
-
-
-def _draw_pair(axis: "Axes", pair: Pair, found: Matches, shape: tuple[int, int], colours: np.ndarray) -> None:
-    from matplotlib.collections import LineCollection
-
-    side = pair.a.image.shape[2]
-    canvas = Image.new("RGB", (2 * side + GAP, side), "white")
-    canvas.paste(to_image(pair.a.image), (0, 0))
-    canvas.paste(to_image(pair.b.image), (side + GAP, 0))
-    axis.imshow(np.asarray(canvas), interpolation="nearest")
-    centres = side * cell_centres(*shape).numpy() - 0.5
-    ends = np.stack([centres[found.a], centres[found.b] + [side + GAP, 0]], axis=1)
-    axis.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.9))
-    axis.scatter(ends[..., 0], ends[..., 1], s=2, color="white", zorder=3)
-
-
 def _two_views(scene: Scene, size: int) -> Pair:
     views, conditions = views_of.draw(scene, views_of.Settings(), size)
     first, second = conditions["crop_turn"]
     return Pair(views[first], views[second], same=True)
 
 
-def _maps(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+def maps_of(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """(D, h, w) of its two views."""
     maps = encode(model.runner, [pair.a.image, pair.b.image]).feature_map
     return maps[0], maps[1]
 

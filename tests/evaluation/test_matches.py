@@ -7,8 +7,8 @@ from fakes import colours, fake, noise, odd_ones, ramp
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gtsa_kit.evaluation import matches as measure
-from gtsa_kit.evaluation.matches import Pairs, Settings, best_matches, distances, draw_matches, matches, read_pairs
+from gtsa_kit.evaluation import match_lines
+from gtsa_kit.evaluation.matches import Pairs, Settings, best_matches, distances, matches, read_pairs
 from gtsa_kit.evaluation.scenes import encode
 from gtsa_kit.losses import correspondence_loss
 
@@ -82,18 +82,20 @@ def test_lines_join_like_colours(tmp_path: Path) -> None:
     (pair,) = Pairs([ramp(tmp_path / "a.png")], 0, 96)
     found = best_matches(*encode(fake(colours).runner, [pair.a.image, pair.b.image]).feature_map, 0.2)
     axis = Figure().subplots()
-    measure._draw_pair(axis, pair, found, (6, 6), np.zeros((len(found.a), 4)))
+    match_lines._draw_pair(axis, pair, found, (6, 6), np.zeros((len(found.a), 4)))
     canvas = np.asarray(axis.images[0].get_array()).astype(int)
     segments = axis.collections[0].get_segments()
     assert len(segments) == len(found.a)
     for (x0, y0), (x1, y1) in segments:
-        assert x0 < 96 < 96 + measure.GAP <= x1
+        assert x0 < 96 < 96 + match_lines.GAP <= x1
         assert np.abs(canvas[round(y0), round(x0)] - canvas[round(y1), round(x1)]).max() < 48  # about a patch
 
 
 def test_the_picture_shows_the_photographs(tmp_path: Path) -> None:
     paths = [ramp(tmp_path / "a.png"), noise(tmp_path / "b.png", 0)]
-    draw_matches([fake(colours, "one"), fake(colours, "two")], paths, tmp_path / "new" / "matches.png", SMALL, lines=5)
+    match_lines.draw_matches(
+        [fake(colours, "one"), fake(colours, "two")], paths, tmp_path / "new" / "matches.png", SMALL, lines=5
+    )
     picture = np.asarray(Image.open(tmp_path / "new" / "matches.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0]
     assert (picture[..., 2] == 200).mean() > 0.02  # the ramp's blue

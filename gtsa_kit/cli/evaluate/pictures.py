@@ -113,6 +113,7 @@ def matches(
     """
     from gtsa_kit.cli.evaluate.telling import telling, warn
     from gtsa_kit.evaluation import matches as measure
+    from gtsa_kit.evaluation.match_lines import draw_matches
     from gtsa_kit.evaluation.models import open_models
     from gtsa_kit.evaluation.scenes import spread
     from gtsa_kit.images import find_images
@@ -124,7 +125,7 @@ def matches(
     opened, settings = open_models(models or [], random or [], device=device), measure.Settings(size=size)
     with telling() as tell:
         report = measure.matches(opened, spread(found, count), settings, range(seeds), tell)
-    measure.draw_matches(opened, spread(found, draw), out / "matches.png", settings, lines=lines)
+    draw_matches(opened, spread(found, draw), out / "matches.png", settings, lines=lines)
     warn(report)
     show(report, out, as_json)
 

@@ -54,7 +54,7 @@ def sensitivity(
     with telling() as tell:
         report = measure.sensitivity(opened, paths, settings, range(seeds), tell)
     bars = {name: name for name in settings.transformations}
-    _finish(report, out, as_json, bars, "variance over views, % of that over photographs", log=True)
+    _finish(report, out, as_json, bars, "% of the variance over photographs", log=True)
 
 
 def correspondence(
