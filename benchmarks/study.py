@@ -26,6 +26,7 @@ from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
 from gtsa_kit.evaluation.dense_tokens import Framing
+from gtsa_kit.evaluation.embeddings import embed_once
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.labelled import read_labelled
 from gtsa_kit.evaluation.mask_codes import read_options
@@ -155,7 +156,8 @@ def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
     def classes(model: Model) -> dict[str, list[float]]:
-        by_linear, by_knn = linear([model], places, options), knn([model], places, options)
+        embed = embed_once()
+        by_linear, by_knn = linear([model], places, options, embed=embed), knn([model], places, options, embed=embed)
         return {"places_knn": column(by_knn, "top1"), "places_linear": column(by_linear, "top1")}
 
     def tiles(model: Model) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.evaluation.embeddings import embed_once
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.labelled import Labelled
 from gtsa_kit.evaluation.masked import Masked
@@ -63,8 +64,11 @@ def probe_table(
     of_images, of_pixels = options
     parts: list[tuple[Report, dict[str, str], Callable[[Mapping[str, Any]], Any]]] = []
     if labelled is not None:
-        parts.append((knn(models, labelled, of_images, tell=tell), {"top1": "knn"}, _model))
-        parts.append((linear(models, labelled, of_images, tell=tell), {"top1": "linear", "top5": "linear5"}, _model))
+        embed = embed_once()
+        by_neighbours = knn(models, labelled, of_images, tell=tell, embed=embed)
+        by_line = linear(models, labelled, of_images, tell=tell, embed=embed)
+        parts.append((by_neighbours, {"top1": "knn"}, _model))
+        parts.append((by_line, {"top1": "linear", "top5": "linear5"}, _model))
     if masked is not None:
         kept = {"miou": "miou", "aacc": "aacc", "macc": "macc"}
         parts.append((segment(models, masked, of_pixels, tell), kept, _linear_encoder))

@@ -1,6 +1,6 @@
 """Embeddings of listed photographs, once for each model; broken ones are left out, the same for all models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,22 @@ def embed_labelled(model: Model, data: Labelled, size: int | None, tell: Tell) -
     if validation is not None and (validation.all() or not validation.any()):
         raise ValueError(f"no readable photograph is left in {'train' if validation.all() else 'val'}")
     return Embedded(found.vectors, data.labels[found.kept], validation, data.left_out + found.left_out, found.size)
+
+
+Embed = Callable[[Model, Labelled, int | None, Tell], Embedded]
+
+
+def embed_once() -> Embed:
+    """`embed_labelled` that remembers what it gave, for several probes of the same models."""
+    known: dict[tuple[int, int, int | None], Embedded] = {}
+
+    def embed(model: Model, data: Labelled, size: int | None, tell: Tell) -> Embedded:
+        key = id(model), id(data), size
+        if key not in known:
+            known[key] = embed_labelled(model, data, size, tell)
+        return known[key]
+
+    return embed
 
 
 def square_size(runner: Runner, size: int | None) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gtsa_kit.evaluation.embeddings import Embedded, embed_labelled
+from gtsa_kit.evaluation.embeddings import Embed, Embedded, embed_labelled
 from gtsa_kit.evaluation.intervals import wilson
 from gtsa_kit.evaluation.labelled import Labelled, left_out_settings, stratified
 from gtsa_kit.evaluation.models import Model
@@ -64,6 +64,7 @@ def knn(
     ks: tuple[int, ...] = (20,),
     temperature: float = TEMPERATURE,
     tell: Tell = tell_nobody,
+    embed: Embed = embed_labelled,
 ) -> Report:
     """Weighted k-nearest-neighbour classification by cosine, DINO's protocol.
 
@@ -76,6 +77,7 @@ def knn(
         ks: Numbers of neighbours; with several, each has rows of its own.
         temperature: Of the weights exp(cosine / temperature).
         tell: Told of the progress.
+        embed: Gives the embeddings; one `embed_once` for several probes spares doing it again.
     """
     if min(ks) < 1 or temperature <= 0:
         raise ValueError(f"k is at least 1 and the temperature above 0, got {ks} and {temperature}")
@@ -88,7 +90,7 @@ def knn(
             yield named, np.where(votes > 0, votes, -np.inf)
 
     seeds = options.seeds if data.validation is None else 1
-    rows, settings = _run(models, data, options, seeds, score, tell)
+    rows, settings = _run(models, data, options, seeds, score, tell, embed)
     if len(ks) > 1:
         rows = [{**row, "model": f"{row['model']}, k = {row['k']}"} for row in rows]
     settings |= {"k": list(ks), "temperature": temperature, "features": "embedding, cosine"}
@@ -101,6 +103,7 @@ def linear(
     options: ProbeOptions = ProbeOptions(),
     strengths: tuple[float, ...] = STRENGTHS,
     tell: Tell = tell_nobody,
+    embed: Embed = embed_labelled,
 ) -> Report:
     """Multinomial logistic regression on standardised embeddings.
 
@@ -112,6 +115,7 @@ def linear(
         options: Seeds, split, size.
         strengths: scikit-learn's C to choose from.
         tell: Told of the progress.
+        embed: Gives the embeddings; one `embed_once` for several probes spares doing it again.
     """
     sklearn()
 
@@ -119,7 +123,7 @@ def linear(
         scores, about = logistic(train, val.vectors, len(data.classes), strengths, seed)
         return [(about | {"train": len(train.labels)}, scores)]
 
-    rows, settings = _run(models, data, options, options.seeds, score, tell)
+    rows, settings = _run(models, data, options, options.seeds, score, tell, embed)
     settings |= {"strengths": list(strengths), "solver": "lbfgs", "features": "embedding, standardised"}
     return Report("linear", f"linear probe, {_described(data)}", MEASURES, rows, settings)
 
@@ -144,9 +148,13 @@ def logistic(
     strength = strengths[0]
     if len(strengths) > 1 and held.any():
         rest = Part(scaled.vectors[~held], scaled.labels[~held])
-        right = [(_fit(rest, c)[0].predict(scaled.vectors[held]) == scaled.labels[held]).sum() for c in strengths]
+        right = [
+            int((fitted.predict(scaled.vectors[held]) == scaled.labels[held]).sum())
+            for fitted in _fits(rest, strengths)
+        ]
         strength = strengths[int(np.argmax(right))]
-    fitted, converged = _fit(scaled, strength)
+    fitted = next(_fits(scaled, (strength,)))
+    converged = bool(np.max(fitted.n_iter_) < MOST_STEPS)
     scores = np.full((len(queries), classes), -np.inf)
     scores[:, fitted.classes_] = fitted.predict_log_proba(scaler.transform(queries.astype(np.float64)))
     return scores, {"strength": strength, "converged": converged}
@@ -163,15 +171,16 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def _fit(part: Part, strength: float) -> tuple[Any, bool]:
-    """The fitted regression, and whether its solver came to an end."""
+def _fits(part: Part, strengths: Sequence[float]) -> Iterator[Any]:
+    """The fitted regression at each strength in turn; each starts where the one before ended, which is near."""
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the report says it
-        model = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit(part.vectors, part.labels)
-    return model, bool(np.max(model.n_iter_) < MOST_STEPS)
+    model = LogisticRegression(max_iter=MOST_STEPS, warm_start=True)
+    for strength in strengths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the report says it
+            yield model.set_params(C=strength).fit(part.vectors, part.labels)
 
 
 def _run(
@@ -181,12 +190,13 @@ def _run(
     seeds: int,
     score: Callable[[Part, Part, int], Scored],
     tell: Tell,
+    embed: Embed,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every model and seed, and the settings."""
     rows: list[dict[str, Any]] = []
     first: Embedded | None = None
     for model in models:
-        seen = embed_labelled(model, data, options.size, tell)
+        seen = embed(model, data, options.size, tell)
         if first and first.left_out != seen.left_out:
             raise ValueError(f"{model.name} could read other photographs than {models[0].name}; are they changing?")
         first = first or seen
