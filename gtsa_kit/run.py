@@ -14,6 +14,7 @@ from gtsa_kit.checkpoint import load_checkpoint, newest_checkpoint, save_encoder
 from gtsa_kit.config import RunConfig, TrainConfig, dump_config
 from gtsa_kit.files import read_json_lines, write_text
 from gtsa_kit.images import BrokenImage, Found, broken_among, find_images
+from gtsa_kit.precision import bf16_pays
 from gtsa_kit.runlog import RunLog
 from gtsa_kit.trainer import Job, RunFailedError, Watcher, check_broken_share, fit, make_job
 
@@ -38,6 +39,7 @@ def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
     """
     if config.method != "gtsa":
         require_lightly(config.method)
+    config = settle_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
     found = _first_only(fabric, lambda: prepare(config, run, resume, watcher))
@@ -64,16 +66,24 @@ def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
             log.close()
 
 
+def settle_precision(config: RunConfig) -> RunConfig:
+    """`auto` to what it means on this machine; the run folder keeps that, so that a resumed run goes on in it."""
+    if config.train.precision != "auto":
+        return config
+    pays = bf16_pays(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    settled = config.train.model_copy(update={"precision": "bf16" if pays else "fp32"})
+    return config.model_copy(update={"train": settled})
+
+
 def make_fabric(config: TrainConfig) -> Fabric:
-    """Device, precision and processes, by Lightning Fabric."""
+    """Device, precision (settled) and processes, by Lightning Fabric."""
     cuda = torch.cuda.is_available()
     devices = config.devices if config.devices != "auto" else (torch.cuda.device_count() if cuda else 1)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        precision="bf16-mixed" if bf16 else "32-true",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
 
 

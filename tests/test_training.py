@@ -128,7 +128,7 @@ def test_killed_at_random_and_resumed_is_bit_equal(
     out = tmp_path / "run"
     base = command(photographs, out, tiny)
     rng = random.Random(7)
-    for kill in range(4):
+    for kill in range(3):
         before = len(losses(out))
         process = subprocess.Popen(
             [*base, *(["--resume"] if kill else [])], env=one_thread(), stderr=subprocess.DEVNULL

@@ -32,9 +32,10 @@ class TrainingDisplay(Watcher):
 
     def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
         """What is going to happen."""
+        what = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
         self.out.print(
-            f"{config.method}, {config.model.arch} on {device}: {plan.photographs} photographs, "
-            f"{plan.steps} steps of {plan.batch}" + (f", going on from step {step}" if step else "")
+            f"{what}: {plan.photographs} photographs, {plan.steps} steps of {plan.batch}"
+            + (f", going on from step {step}" if step else "")
         )
         self.steps.begin("training", plan.steps, done=step)
 

@@ -39,7 +39,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Photographs that a device takes at a time.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make views; 0 makes them in line.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast at it.")
+    ] = None,
     devices: Annotated[int | None, typer.Option(help="GPUs, or processes on a CPU. Default: all GPUs, or 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random draw.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of FOLDER>.", metavar="DIR")] = None,
