@@ -5,12 +5,14 @@ t % N of that epoch's order. The order depends on (seed, epoch) alone and the vi
 shows every photograph once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
 """
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -122,6 +124,24 @@ def make_batches(presentations: Presentations, share: Share, workers: int, pin: 
         prefetch_factor=2 if workers else None,
     )
     return iter(loader)
+
+
+def available_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_workers(workers: int | Literal["auto"], device: str, processes: int | Literal["auto"]) -> int:
+    """Processes that make views, for each training process; `auto` leaves that one a core.
+
+    On the CPU the model needs the cores: one is enough to prepare the next batch meanwhile.
+    """
+    if workers != "auto":
+        return workers
+    if device.startswith("cpu"):
+        return 1
+    each = available_cores() // (torch.cuda.device_count() if processes == "auto" else processes)
+    return max(1, min(16, each - 1))
 
 
 class TimedBatches:

@@ -1,6 +1,5 @@
 """The loop: reads as the paper's method section. The only place that calls backward and step."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from gtsa_kit.checkpoint import save_checkpoint
 from gtsa_kit.config import RunConfig
-from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, seed_step
+from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, resolve_workers, seed_step
 from gtsa_kit.images import BrokenImage, Found
 from gtsa_kit.method import Method, Plan
 from gtsa_kit.methods import make_method
@@ -236,16 +235,8 @@ def open_batches(job: Job) -> TimedBatches:
         start=job.step,
         stop=job.plan.steps,
     )
-    workers = default_workers(fabric) if train.workers == "auto" else train.workers
+    workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
     return TimedBatches(make_batches(presentations, share, workers, pin=fabric.device.type == "cuda"))
-
-
-def default_workers(fabric: Fabric) -> int:
-    """Processes that make views: one core is left to each training process; on the CPU the model needs the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if fabric.device.type == "cpu":
-        return 1
-    return max(1, min(16, cores // fabric.world_size - 1))
 
 
 def _not_finite(what: str, job: Job, saved: int) -> str:

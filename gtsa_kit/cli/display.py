@@ -1,5 +1,6 @@
 """What `gtsa train` shows while it works. Imports torch; only the command itself imports this."""
 
+import statistics
 import warnings
 from pathlib import Path
 
@@ -9,11 +10,16 @@ from rich.table import Table
 from gtsa_kit.cli.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.progress import Steps, console
 from gtsa_kit.config import RunConfig
+from gtsa_kit.data import available_cores, resolve_workers
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.method import Plan
 from gtsa_kit.run import train
 from gtsa_kit.runlog import StepMetrics, describe, describe_terms
 from gtsa_kit.trainer import Watcher
+
+ROWS_OF_WAITING = 5
+"""Rows of metrics after which it is said that the step waits for its data; the first of them warms up."""
+MOST_WAITING = 0.1
 
 
 class TrainingDisplay(Watcher):
@@ -23,6 +29,9 @@ class TrainingDisplay(Watcher):
         self.out = out
         self.steps = Steps(out)
         self.stopped = False
+        self._waits: list[float] = []
+        self._workers = 0
+        self._on_cpu = True
 
     def checking(self, done: int, total: int) -> None:
         """First look at the photographs."""
@@ -38,10 +47,15 @@ class TrainingDisplay(Watcher):
             + (f", going on from step {step}" if step else "")
         )
         self.steps.begin("training", plan.steps, done=step)
+        self._waits, self._on_cpu = [], device == "cpu"
+        self._workers = resolve_workers(config.train.workers, device, config.train.devices)
 
     def stepped(self, step: int, metrics: StepMetrics | None) -> None:
         """One step further."""
         if metrics:
+            self._waits.append(metrics.data_wait)
+            if len(self._waits) == ROWS_OF_WAITING and (share := statistics.median(self._waits)) > MOST_WAITING:
+                self.out.print(waiting_advice(share, self._workers, available_cores(), self._on_cpu))
             self.steps.update(step, _short(metrics), describe(metrics))
         else:
             self.steps.update(step)
@@ -83,9 +97,20 @@ def summary(run: Path) -> Table:
     return table
 
 
+def waiting_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
+    """What to change when the step waits for photographs this share of the time."""
+    said = f"the step waits {share:.0%} of the time for photographs. "
+    if workers < (cores if on_cpu else cores - 1):
+        return said + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
+    return said + (
+        f"All {cores} cores make views: keep photographs smaller (a longer side of 512 pixels is enough for views "
+        "of 224), on a local disk, or take fewer views (--set views.local_crops=6)"
+    )
+
+
 def _short(m: StepMetrics) -> str:
     return (
-        f"{m.images_per_second:.1f} img/s  loss {m.loss:.3f} = {describe_terms(m, digits=3)}  "
-        f"std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
+        f"{m.images_per_second:.1f} img/s  data wait {m.data_wait:.0%}  "
+        f"loss {m.loss:.3f} = {describe_terms(m, digits=3)}  std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
         f"lr {m.schedules['lr']:.1e}  m {m.schedules['momentum']:.3f}"
     )

@@ -1,7 +1,6 @@
 """A job: photographs through a model into a dataset folder, that can be stopped anywhere and taken up again."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
+from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.engine import Engine, LocalEngine, Plan
@@ -279,11 +279,6 @@ def part_of(count: int, part: tuple[int, int]) -> tuple[int, int]:
     if not 1 <= index <= parts:
         raise ValueError(f"--shard I/N counts from 1/N to N/N, got {index}/{parts}")
     return count * (index - 1) // parts, count * index // parts
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

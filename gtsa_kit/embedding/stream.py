@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.job import BATCH, available_cores
+from gtsa_kit.embedding.job import BATCH
 from gtsa_kit.embedding.listing import write_listing
 from gtsa_kit.embedding.model import map_outputs
 from gtsa_kit.embedding.rows import Failure, ShardRule

@@ -12,9 +12,10 @@ import numpy as np
 
 from gtsa_kit.cells import cell_to_pixel, cells_to_mask
 from gtsa_kit.config import PATCH
+from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Ready, normalise, resize
 from gtsa_kit.embedding.engine import Plan, embed_window, windows
-from gtsa_kit.embedding.job import BATCH, available_cores
+from gtsa_kit.embedding.job import BATCH
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import MOST_CELLS
 from gtsa_kit.evaluation.masked import Masked, Pair, boxes

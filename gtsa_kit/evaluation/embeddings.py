@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.job import BATCH, available_cores
+from gtsa_kit.embedding.job import BATCH
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.embedding.sources import Entry, FileSource, show_name
