@@ -1,0 +1,1 @@
+"""The obvious way to do what gtsa-kit does: yardsticks of the benchmarks."""
