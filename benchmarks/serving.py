@@ -13,6 +13,7 @@ import asyncio
 import base64
 import json
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -116,22 +117,35 @@ async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list
 
 
 def idle(port: int, requests: list[bytes], runner: Runner, files: list[bytes]) -> tuple[list[float], list[float]]:
-    """Seconds of single requests, and of decoding and the model alone on the same image, in turns."""
-    from wires import ask
+    """Seconds of single requests, and of decoding and the model alone on the same image, in turns.
 
-    async def work() -> tuple[list[float], list[float]]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        over, alone = [], []
+    Over a blocking socket: a client's own loop would be measured with the service.
+    """
+    over, alone = [], []
+    room = memoryview(bytearray(8 << 20))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for sent, content in zip(requests, files, strict=True):
             started = time.monotonic()
-            await ask(reader, writer, sent)
+            ask_plainly(connection, sent, room)
             over.append(time.monotonic() - started)
             started = time.monotonic()
             runner(prepare(runner, content)[None])
             alone.append(time.monotonic() - started)
-        return over, alone
+    return over, alone
 
-    return asyncio.run(work())
+
+def ask_plainly(connection: socket.socket, content: bytes, room: memoryview) -> None:
+    """One request; its answer, whose head comes in one piece, is read into `room`."""
+    connection.sendall(content)
+    have = connection.recv_into(room)
+    head = bytes(room[:have]).partition(b"\r\n\r\n")[0]
+    length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
+    assert length is not None, head
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    rest = len(head) + 4 + int(length[1]) - have
+    if rest:
+        connection.recv_into(room[have:], rest, socket.MSG_WAITALL)
 
 
 def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:

@@ -16,6 +16,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.service import compute, look
 from gtsa_kit.service.extract import Extractor
 from gtsa_kit.service.guard import CLIENT_GONE, Admission, Outer, TokenGuard
+from gtsa_kit.service.known import KnownQueries
 from gtsa_kit.service.metrics import Metrics
 from gtsa_kit.service.pending import Pending
 from gtsa_kit.service.query import explain
@@ -32,7 +33,8 @@ def create_app(runner: Runner, settings: Settings) -> tuple[ASGIApp, Pending]:
     """The whole service around an opened artifact, and what it has taken on."""
     metrics = Metrics()
     pending = Pending(settings.max_pending, settings.pending_bytes)
-    service = Service(settings, runner, Extractor(runner, settings, metrics), pending, metrics)
+    known = KnownQueries("/v1/features", compute.answer_features)
+    service = Service(settings, runner, Extractor(runner, settings, metrics), pending, metrics, known)
     api = make_api(service)
     app: ASGIApp = Admission(api, pending, metrics)
     if settings.token is not None:
@@ -60,6 +62,7 @@ def make_api(service: Service) -> FastAPI:
     )
     api.state.service = service
     api.state.samples = load_samples(service.settings.samples)
+    api.router.routes.append(service.known)
     api.include_router(compute.router)
     api.include_router(look.router)
     for path, file in look.page_routes().items():

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ class Batcher:
         self._groups: dict[Shape, deque[Job]] = {}
         self._changed = asyncio.Event()
         self._expected = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[Future[Batch]] = set()
         self._loop_task: asyncio.Task[None] | None = None
 
     async def __call__(self, image: np.ndarray) -> Result:
@@ -69,7 +69,7 @@ class Batcher:
         group = self._groups.setdefault(image.shape, deque())
         group.append(job)
         if self._running or self._expected:
-            self._changed.set()
+            self._look()
         else:  # nobody to wait for: what the loop would do, without the way through it
             self._start(image.shape)
         try:
@@ -87,7 +87,7 @@ class Batcher:
             yield
         finally:
             self._expected -= 1
-            self._changed.set()
+            self._look()
 
     @property
     def alive(self) -> bool:
@@ -103,7 +103,8 @@ class Batcher:
         """Let the batch that runs end, and the thread with it."""
         if self._loop_task is not None:
             self._loop_task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        while self._running:
+            await asyncio.wait(map(asyncio.wrap_future, self._running))
         self._executor.shutdown(wait=True)
 
     def batch_limit(self, shape: Shape) -> int:
@@ -128,13 +129,19 @@ class Batcher:
         """A batch of the oldest of this shape."""
         group, limit = self._groups[shape], self.batch_limit(shape)
         jobs = [group.popleft() for _ in range(min(limit, len(group)))]
-        task = asyncio.create_task(self._serve(jobs, self._submit(jobs)))
-        self._running.add(task)
-        task.add_done_callback(self._finished)
+        self._submit(jobs)
 
-    def _submit(self, jobs: list[Job]) -> "asyncio.Future[Batch]":
+    def _submit(self, jobs: list[Job]) -> None:
         """To the model's thread."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._run, [job.image for job in jobs])
+        loop = asyncio.get_running_loop()
+        future = self._executor.submit(self._run, [job.image for job in jobs])
+        self._running.add(future)
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, jobs, done))
+
+    def _look(self) -> None:
+        """Let the loop think again, if there is anything for it to start."""
+        if self.waiting:
+            self._changed.set()
 
     async def _change(self, seconds: float | None) -> None:
         """Until something is new, or the time is up."""
@@ -144,10 +151,6 @@ class Batcher:
                 await self._changed.wait()
         except TimeoutError:
             pass
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._changed.set()
 
     def _oldest(self) -> Shape | None:
         for shape in [shape for shape, group in self._groups.items() if not group]:
@@ -160,28 +163,29 @@ class Batcher:
     def _may_start(self, shape: Shape) -> bool:
         return not self._running or (len(self._running) == 1 and self._full(shape))
 
-    async def _serve(self, jobs: list[Job], future: "asyncio.Future[Batch]") -> None:
+    def _finish(self, jobs: list[Job], future: "Future[Batch]") -> None:
         """Deliver a batch; one that fails is tried image by image, so that only the image that fails is refused."""
-        await asyncio.wait([future])
+        self._running.discard(future)
         error = future.exception()
         if error is None:
             self._deliver(jobs, *future.result())
         elif len(jobs) > 1:
             for job in jobs:
-                await self._serve([job], self._submit([job]))
+                self._submit([job])
         elif not jobs[0].done.done():
             self.metrics.failures.inc()
             jobs[0].done.set_exception(_model_failed(error))
+        self._look()
 
     def _deliver(self, jobs: list[Job], features: Features, started: float, seconds: float) -> None:
         self.metrics.batch_size.observe(len(jobs))
-        self.metrics.stage("model").observe(seconds)
+        self.metrics.stage["model"].observe(seconds)
         for i, job in enumerate(jobs):
             if job.done.done():  # cancelled meanwhile
                 continue
             layers = {layer: values[i] for layer, values in features.layers.items()}
             own = Features(features.embedding[i], features.feature_map[i], layers)
-            self.metrics.stage("queue").observe(started - job.arrived)
+            self.metrics.stage["queue"].observe(started - job.arrived)
             job.done.set_result(Result(own, started - job.arrived, seconds, len(jobs)))
 
     def _run(self, images: list[np.ndarray]) -> Batch:

@@ -63,7 +63,13 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
     """
     service = service_of(request)
     ask = ask_features(query, service.runner, service.settings.max_size)
-    timing = Timing()
+    service.known.keep(request.scope, query.format, ask)
+    return await answer_features(request, query.format, ask)
+
+
+async def answer_features(request: Request, form: str, ask: Ask) -> Response:
+    """The same of a query that is known to be sound."""
+    service, timing = service_of(request), Timing()
     blobs, many = await read_images(request, service, timing)
     reserve(request, service, [ask] * len(blobs))
     extractor = service.extractor
@@ -73,7 +79,7 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
         items = [await while_connected(request, extractor.item(blobs[0], ask, timing))]
     if all(item.failed for item in items):
         raise Refusal(422, "no_image", "none of the images can be used", "image", items=[item.about for item in items])
-    return await answer(request, query.format, {"model": service.about_model()}, items, many, timing)
+    return await answer(request, form, {"model": service.about_model()}, items, many, timing)
 
 
 @router.post(
@@ -228,7 +234,7 @@ async def timed_body(request: Request, service: Service, timing: Timing, limit: 
     started = time.monotonic()
     body = await read_body(request, place_of(request), limit, service.settings.body_seconds)
     timing.note("read", time.monotonic() - started)
-    service.metrics.stage("read").observe(timing.stages["read"])
+    service.metrics.stage["read"].observe(timing.stages["read"])
     return body
 
 
@@ -252,6 +258,6 @@ async def answer(
     weight = size if form in ("safetensors", "npz") else 16 * size
     body = await service.extractor.near(weight, encode, form, about, items, many)
     timing.note("encode", time.monotonic() - started)
-    service.metrics.stage("encode").observe(timing.stages["encode"])
+    service.metrics.stage["encode"].observe(timing.stages["encode"])
     service.pending.finished(len(items))
     return Response(body, media_type=MEDIA_TYPES[form], headers={"Server-Timing": timing.header()})

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gtsa_kit.service.metrics import Metrics
@@ -18,15 +18,18 @@ from gtsa_kit.service.refusal import Refusal, overloaded
 OPEN: Final = frozenset({"/health", "/ready"})
 """Answered without a token: whoever restarts a service has none."""
 COMPUTING: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity"})
-SECURITY: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+DEFAULT_HEADERS: Final = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""Of every answer that does not say otherwise."""
 HEADER_BYTES: Final = 64 << 10
 """Of path, query and headers."""
 TOO_SLOW: Final = 408
@@ -81,10 +84,9 @@ class Exchange:
         """As the routes give it; returns from the last piece when the client has taken all of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY.items():
-                headers.setdefault(name, value)
-            headers.setdefault("Cache-Control", "no-store")
+            own = {name for name, _ in message["headers"]}
+            headers = [*message["headers"], *(pair for pair in DEFAULT_HEADERS if pair[0] not in own)]
+            message = {**message, "headers": headers}
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             if not self._whole and self.status != TOO_SLOW:

@@ -28,21 +28,18 @@ class Metrics:
         self.images = Counter("gtsa_images", "Images whose features were computed", **take)
         sizes = (1, 2, 4, 8, 16, 32, 64, 128)
         self.batch_size = Histogram("gtsa_batch_size", "Images in a batch of the model", buckets=sizes, **take)
-        self.stages = Histogram(
+        stages = Histogram(
             "gtsa_stage_seconds",
             f"Seconds in {', '.join(STAGES)}; model is of a batch",
             ["stage"],
             buckets=LATENCIES,
             **take,
         )
+        self.stage = {name: stages.labels(name) for name in STAGES}
         live: dict[str, Any] = {"multiprocess_mode": "livesum", **take}
         self.pending = Gauge("gtsa_pending_images", "Images accepted and not answered yet", **live)
         self.pending_bytes = Gauge("gtsa_pending_bytes", "Bytes that accepted requests hold", **live)
         self.queue = Gauge("gtsa_queue_images", "Images that wait for the model", **live)
-
-    def stage(self, name: str) -> Histogram:
-        """Seconds of one of `STAGES`."""
-        return self.stages.labels(name)
 
     def show(self, pending: int, pending_bytes: int, waiting: int) -> None:
         """Set what is a level, not a count."""

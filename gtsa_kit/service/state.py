@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service.extract import Extractor
+from gtsa_kit.service.known import KnownQueries
 from gtsa_kit.service.metrics import Metrics
 from gtsa_kit.service.pending import Pending, Place
 from gtsa_kit.service.settings import Settings
@@ -29,6 +30,7 @@ class Service:
     extractor: Extractor
     pending: Pending
     metrics: Metrics
+    known: KnownQueries
 
     def about_model(self) -> dict[str, Any]:
         """What an answer says of the model: `sha256` is of the weights that the artifact was exported from."""
@@ -68,18 +70,23 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGone: It did; what was not begun is not done.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    watching = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        watching.cancel()
