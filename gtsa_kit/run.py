@@ -1,6 +1,7 @@
 """One run from its folder's first file to the encoder that comes out."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from gtsa_kit.baselines.library import require_lightly
 from gtsa_kit.checkpoint import load_checkpoint, newest_checkpoint, save_encoder
@@ -78,13 +81,27 @@ def settle_precision(config: RunConfig) -> RunConfig:
 def make_fabric(config: TrainConfig) -> Fabric:
     """Device, precision (settled) and processes, by Lightning Fabric."""
     cuda = torch.cuda.is_available()
-    devices = config.devices if config.devices != "auto" else (torch.cuda.device_count() if cuda else 1)
+    devices, machines = launched() or (config.devices, 1)
+    if devices == "auto":
+        devices = torch.cuda.device_count() if cuda else 1
     return Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        num_nodes=machines,
+        strategy="ddp" if devices * machines > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
+
+
+def launched() -> tuple[int, int] | None:
+    """Processes on a machine, and machines, where torchrun or Slurm (srun) started them; None where nobody did."""
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    if SLURMEnvironment.detect():
+        machines = int(os.environ["SLURM_NNODES"])
+        return int(os.environ["SLURM_NTASKS"]) // machines, machines
+    return None
 
 
 def prepare(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> Found:

@@ -236,13 +236,17 @@ def test_resumed_order_ignores_photographs_added_since(
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+@pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
 def test_two_processes_train_as_one_with_the_doubled_batch(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     """With drop path on: its draws do not depend on how the batch is split."""
-    shared = {**tiny, "train.steps": 6, "model.drop_path": 0.3}
-    base = [*GTSA, "train", str(photographs), *sets(shared)]
-    two = [*base, "--devices", "2", "--batch-size", "4", "--out", str(tmp_path / "two")]
+    shared = {**tiny, "train.steps": 4, "model.drop_path": 0.3}
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
+    two = torchrun if launcher == "torchrun" else GTSA
+    two = [*two, "train", str(photographs), *sets(shared), "--batch-size", "4", "--out", str(tmp_path / "two")]
+    if launcher == "--devices":
+        two += ["--devices", "2"]
     done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     run_here(photographs, tmp_path / "one", {**shared, "train.batch_size": 8})

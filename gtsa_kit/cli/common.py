@@ -24,8 +24,12 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def is_first_process() -> bool:
-    """Whether this process may speak: Fabric starts the helpers of a multi-device run with LOCAL_RANK above 0."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Whether this process may speak: the others of a run on several devices have a rank above 0.
+
+    Fabric starts helpers with LOCAL_RANK; torchrun says RANK as well, and Slurm SLURM_PROCID, over all machines.
+    """
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    return rank == "0"
 
 
 def require(path: Path) -> Path:
