@@ -26,6 +26,7 @@ from gtsa_kit.config import ViewsConfig, load_config
 from gtsa_kit.data import derive_seed
 from gtsa_kit.draws import STEPS, Draws, draw
 from gtsa_kit.images import find_images, open_image
+from gtsa_kit.pixels import decode
 from gtsa_kit.views import crop_and_turn, render
 
 
@@ -88,18 +89,17 @@ def parts() -> dict[str, tuple[Callable[[list[Photograph]], float], Callable[[li
     ours = (colours.brighten, colours.contrast, colours.saturate, colours.turn_hue)
 
     def both(photograph: Photograph) -> object:
-        pixels = tv.pil_to_tensor(open_image(photograph.path))
-        draws = draw(*pixels.shape[-2:], photograph.config, torch.Generator().manual_seed(0))
-        return render(pixels, photograph.draws, photograph.config), draws
+        pixels, _ = decode(photograph.path.read_bytes())
+        draws = draw(*pixels.shape[:2], photograph.config, torch.Generator().manual_seed(0))
+        return render(torch.from_numpy(pixels).permute(2, 0, 1), photograph.draws, photograph.config), draws
 
     def both_plain(photograph: Photograph) -> object:
         draws = draw(photograph.image.height, photograph.image.width, photograph.config, torch.Generator())
         return plain_views(open_image(photograph.path), photograph.draws, photograph.config), draws
 
-    decode = of_each(lambda p: tv.pil_to_tensor(open_image(p.path)))
     drawing = of_each(lambda p: draw(*p.pixels.shape[-2:], p.config, torch.Generator().manual_seed(0)))
     table = {
-        "decode": (decode, of_each(lambda p: open_image(p.path))),
+        "decode": (of_each(lambda p: decode(p.path.read_bytes())), of_each(lambda p: open_image(p.path))),
         "draw": (drawing, drawing),
         "crop, resize, turn": (
             of_each(lambda p: [crop_and_turn(p.pixels, *crop) for crop in p.crops]),
