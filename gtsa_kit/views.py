@@ -70,7 +70,7 @@ def crop_and_turn(photograph: Tensor, box: list[int], turn: int, size: int) -> T
     """The (3, size, size) view of a box: antialiased bicubic resize, then quarter turns, which move pixels exactly.
 
     Within a level of Pillow's resize. torch's weights have 16 bits, so that where two roundings meet a value can be two
-    levels off: one or two of the 150,000 of a global view, in one view of thirty.
+    levels off: one to three of the 150,000 of a global view, in one such view of twenty-five.
     """
     x0, y0, x1, y1 = box
     crop = photograph[None, :, y0:y1, x0:x1]
