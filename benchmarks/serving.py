@@ -29,9 +29,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.embedding.decode import decode, normalise
+from gtsa_kit.embedding.decode import normalise
 from gtsa_kit.export import Runner, load
 from gtsa_kit.images import find_images, windowed_map
+from gtsa_kit.pixels import decode
 
 BATCH = 32
 AT_A_TIME = 64

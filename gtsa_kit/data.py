@@ -16,11 +16,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.images import MAX_PIXELS, BrokenImage, open_image
+from gtsa_kit.images import MAX_PIXELS, BrokenImage, read_file
+from gtsa_kit.pixels import decode
 from gtsa_kit.views import Views, collate, make_views
 
 SUBSTITUTES = 100
@@ -67,18 +68,23 @@ class Presentations(Dataset[Batch]):
         epoch, place = divmod(t, len(self.paths))
         return int(self._order(epoch)[place])
 
+    def _pixels(self, path: Path) -> Tensor:
+        """(3, H, W) uint8, with the colours of a pixel side by side."""
+        pixels, _ = decode(read_file(path), str(path), self.max_pixels)
+        return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
+
     def __getitem__(self, t: int) -> Batch:
         """The views of presentation t. A photograph that has broken since the run began gives way to its successor."""
         broken: list[BrokenImage] = []
         first = self.photograph(t)
         for offset in range(min(SUBSTITUTES, len(self.paths))):
             try:
-                image = open_image(self.paths[(first + offset) % len(self.paths)], self.max_pixels)
+                photograph = self._pixels(self.paths[(first + offset) % len(self.paths)])
             except BrokenImage as error:
                 broken.append(error)
                 continue
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
-            return Batch(make_views(tv.pil_to_tensor(image), self.views, generator), broken)
+            return Batch(make_views(photograph, self.views, generator), broken)
         return Batch(None, broken)
 
     def __getstate__(self) -> dict[str, object]:

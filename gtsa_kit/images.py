@@ -145,13 +145,24 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             header, before any pixel is decoded.
     """
     with _broken_as(path):
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
-            raise BrokenImage(path, "not a regular file")
-        if about.st_size == 0:
-            raise BrokenImage(path, "empty file")
+        _check_file(path)
         with open(path, "rb") as file:
             return _decode(file, path, max_pixels).image
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a photograph's file; `BrokenImage` if it is missing, unreadable, empty, or no file."""
+    with _broken_as(path):
+        _check_file(path)
+        return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
+        raise BrokenImage(path, "not a regular file")
+    if about.st_size == 0:
+        raise BrokenImage(path, "empty file")
 
 
 def open_mask(path: Path, colours: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -51,7 +51,7 @@ from gtsa_kit.views import Views, collate, crop_and_turn, draw_box, draw_boxes, 
 PATCH = 16
 ROUNDING, FIXED, KERNEL, CUT_KERNEL = 0.5, 0.1, 0.03, 0.21
 INNER = ROUNDING + FIXED + KERNEL
-PHOTOGRAPHS = 120
+PHOTOGRAPHS = 150
 SIZES = [(256, 256), (190, 256), (256, 170)]
 STILL = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
 TURNS = list(product(range(4), range(4)))

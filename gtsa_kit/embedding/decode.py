@@ -5,30 +5,24 @@ to stay within 1/255 of that at every pixel.
 """
 
 import hashlib
-import threading
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.encoder import INTERPOLATIONS, Preprocessing
-from gtsa_kit.images import MAX_PIXELS, open_photograph, read_header
+from gtsa_kit.images import MAX_PIXELS
+from gtsa_kit.pixels import LARGE, decode
 
-LARGE = 24_000_000
-"""Pixels; photographs above are decoded one at a time, so that memory holds one of them and not one for each core."""
 SHRINK = 1.5
 """Sides that shrink less go through Pillow: there torch's 16-bit weights can be two levels off."""
 
 _MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"}
-_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,35 +64,6 @@ class Decoder:
         image = pixels if self.as_bytes else normalise(pixels, self.preprocessing)
         digest = hashlib.sha256(content).hexdigest() if self.digest else ""
         return Ready(name, width, height, orientation, digest, image)
-
-
-def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
-    """Upright (H, W, 3) uint8 and the file's EXIF orientation; large photographs wait for each other.
-
-    Raises:
-        BrokenImage: As `images.open_image`.
-    """
-    path = Path(name)
-    header = read_header(content, path, max_pixels)
-    with _one_large if header.width * header.height > LARGE else nullcontext():
-        if header.kind == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1:
-            pixels = _decode_jpeg(content)
-            if pixels is not None and pixels.shape == (header.height, header.width, 3):
-                return pixels, 1
-        photograph = open_photograph(content, path, max_pixels)
-        return np.asarray(photograph.image), photograph.orientation
-
-
-def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """The values that Pillow gives (both use libjpeg-turbo) with fewer copies; None for what needs a closer look."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the buffer is not writable, and nobody writes
-            buffer = torch.frombuffer(content, dtype=torch.uint8)
-        pixels: np.ndarray = decode_jpeg(buffer, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        return pixels
-    except RuntimeError:
-        return None
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:

@@ -15,10 +15,11 @@ from PIL import Image
 
 from gtsa_kit.cells import cell_to_pixel
 from gtsa_kit.config import PATCH
-from gtsa_kit.embedding.decode import decode, normalise
+from gtsa_kit.embedding.decode import normalise
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.images import BrokenImage
+from gtsa_kit.pixels import decode
 from gtsa_kit.service.answers import Item
 from gtsa_kit.service.batcher import Batcher, Result
 from gtsa_kit.service.bodies import Blob

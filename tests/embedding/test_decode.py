@@ -8,10 +8,11 @@ from paths import SCENES
 from pictures import encoded, scene
 from PIL import Image
 
-from gtsa_kit.embedding.decode import SHRINK, Decoder, decode, normalise, pass_order, resize
+from gtsa_kit.embedding.decode import SHRINK, Decoder, normalise, pass_order, resize
 from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.encoder import Preprocessing
 from gtsa_kit.images import BrokenImage, open_bytes
+from gtsa_kit.pixels import decode
 
 PREPROCESSING = Preprocessing()
 MODES = {
