@@ -5,7 +5,6 @@ t % N of that epoch's order. The order depends on (seed, epoch) alone and the vi
 shows every photograph once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
 """
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.images import MAX_PIXELS, BrokenImage, read_file
+from gtsa_kit.machine import available_cores
 from gtsa_kit.pixels import decode
 from gtsa_kit.views import Views, collate, make_views
 
@@ -130,11 +130,6 @@ def make_batches(presentations: Presentations, share: Share, workers: int, pin: 
         prefetch_factor=2 if workers else None,
     )
     return iter(loader)
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_workers(workers: int | Literal["auto"], device: str, processes: int | Literal["auto"]) -> int:

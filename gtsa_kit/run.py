@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from gtsa_kit.baselines.library import require_lightly
 from gtsa_kit.checkpoint import load_checkpoint, newest_checkpoint, save_encoder
 from gtsa_kit.config import RunConfig, TrainConfig, dump_config
+from gtsa_kit.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
 from gtsa_kit.files import read_json_lines, write_text
 from gtsa_kit.images import BrokenImage, Found, broken_among, find_images
 from gtsa_kit.precision import bf16_pays

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from gtsa_kit.checkpoint import save_checkpoint
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, resolve_workers, seed_step
+from gtsa_kit.fabric import Fabric
 from gtsa_kit.images import BrokenImage, Found
 from gtsa_kit.method import Method, Plan
 from gtsa_kit.methods import make_method

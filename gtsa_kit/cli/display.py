@@ -10,8 +10,9 @@ from rich.table import Table
 from gtsa_kit.cli.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.progress import Steps, console
 from gtsa_kit.config import RunConfig
-from gtsa_kit.data import available_cores, resolve_workers
+from gtsa_kit.data import resolve_workers
 from gtsa_kit.files import read_json_lines
+from gtsa_kit.machine import available_cores
 from gtsa_kit.method import Plan
 from gtsa_kit.run import train
 from gtsa_kit.runlog import StepMetrics, describe, describe_terms

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
-from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.engine import Engine, LocalEngine, Plan
@@ -22,6 +21,7 @@ from gtsa_kit.embedding.store import DENSE, ERRORS, JOB, JOURNAL, VECTORS, Store
 from gtsa_kit.export import Runner, load
 from gtsa_kit.files import write_json
 from gtsa_kit.images import MAX_PIXELS
+from gtsa_kit.machine import available_cores
 
 LISTING = "listing.sqlite"
 SHARD_BYTES = 64_000_000

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import BATCH
@@ -20,6 +19,7 @@ from gtsa_kit.encoder import Features
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.images import MAX_PIXELS, BrokenImage
+from gtsa_kit.machine import available_cores
 
 
 @dataclass(frozen=True)

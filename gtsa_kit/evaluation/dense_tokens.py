@@ -12,7 +12,6 @@ import numpy as np
 
 from gtsa_kit.cells import cell_to_pixel, cells_to_mask
 from gtsa_kit.config import PATCH
-from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Ready, normalise, resize
 from gtsa_kit.embedding.engine import Plan, embed_window, windows
 from gtsa_kit.embedding.job import BATCH
@@ -24,6 +23,7 @@ from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
 from gtsa_kit.images import open_image, windowed_map
+from gtsa_kit.machine import available_cores
 
 MOST_BYTES = 2**31
 """Of tokens in memory; more lie in a file for as long as they are needed."""

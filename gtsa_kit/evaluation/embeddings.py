@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.data import available_cores
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import BATCH
@@ -18,6 +17,7 @@ from gtsa_kit.evaluation.labelled import Labelled, LeftOut
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
+from gtsa_kit.machine import available_cores
 
 
 @dataclass(frozen=True)

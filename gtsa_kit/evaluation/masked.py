@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.data import available_cores
 from gtsa_kit.evaluation.labelled import SPLITS, LeftOut
 from gtsa_kit.evaluation.mask_codes import Codes, MaskOptions, choose_codes, codes_of
 from gtsa_kit.evaluation.tell import Tell, tell_nobody
 from gtsa_kit.images import BrokenImage, Found, find_images, open_image, windowed_map
+from gtsa_kit.machine import available_cores
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 
-import plain
+import by_lightly
 import pytest
 import torch
 from lightly.models.utils import update_momentum
@@ -42,9 +42,9 @@ def test_a_step_is_the_librarys(method: str, changes: dict[str, object], setting
     model = make(config)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if method == "dino":
-        expected, gradients = plain.dino_step(weights, views, config, NOW["teacher_temperature"])
+        expected, gradients = by_lightly.dino_step(weights, views, config, NOW["teacher_temperature"])
     else:
-        expected, gradients = plain.moco_step(weights, views, config)
+        expected, gradients = by_lightly.moco_step(weights, views, config)
     loss, _ = model.loss(model(views), views, NOW)
     loss.backward()
     torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=1e-5)

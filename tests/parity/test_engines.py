@@ -204,7 +204,7 @@ def test_ctrl_c_stops_a_build(graph: Path, tmp_path: Path) -> None:
             return
         asked.set()
         _thread.interrupt_main()
-        time.sleep(1)  # long enough for the other thread to hear it
+        time.sleep(4)  # long enough for the other thread to hear it
 
     with pytest.raises(KeyboardInterrupt):
         building(graph, tmp_path, on_step)
