@@ -90,13 +90,13 @@ def test_debug_shows_the_traceback(gtsa: Callable) -> None:
 def test_the_whole_way_by_command_line(
     gtsa: Callable, gtsa_here: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    """Training and the first export as a user's processes; what follows in this one, which has its libraries loaded."""
+    """Training as a user's process; what follows in this one, which has its libraries loaded."""
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(str(path) for path in photographs.iterdir()))
     run = tmp_path / "run"
     for call, *args in (
         (gtsa, "train", listed, "--out", run, "--steps", "2", *sets(tiny)),
-        (gtsa, "export", run, "--format", "onnx", "--images", listed),
+        (gtsa_here, "export", run, "--format", "onnx", "--images", listed),
         (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
         (gtsa_here, "embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
         (

@@ -123,7 +123,7 @@ def test_small_encoder_has_the_key_names_of_vit_small(
 
 
 def test_killed_at_random_and_resumed_is_bit_equal(
-    photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     base = command(photographs, out, tiny)
@@ -140,13 +140,13 @@ def test_killed_at_random_and_resumed_is_bit_equal(
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.wait()
-    done = subprocess.run([*base, "--resume"], env=one_thread(), capture_output=True, text=True, timeout=800)
+    done = gtsa_here(*base[3:], "--resume")
     assert done.returncode == 0, done.stderr
     assert_same_run(reference, out)
 
 
 def test_killed_while_a_checkpoint_is_written(
-    photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     # The second checkpoint is half on disk when the process kills itself, the hard way.
@@ -177,14 +177,14 @@ def test_killed_while_a_checkpoint_is_written(
     assert killed.returncode == -signal.SIGKILL
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == [".step_00000006.ckpt.tmp", "last", "step_00000003.ckpt"]
-    done = subprocess.run([*base, "--resume"], env=one_thread(), capture_output=True, text=True, timeout=800)
+    done = gtsa_here(*base[3:], "--resume")
     assert done.returncode == 0, done.stderr
     assert "from step 3" in done.stderr
     assert_same_run(reference, out)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     base = command(photographs, out, tiny)
@@ -199,8 +199,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert "Traceback" not in said
     assert load_checkpoint(out)["step"] == losses(out)[-1][0] < STEPS
     # As the message says: no folder, no settings; they are in the run.
-    resume = [*GTSA, "train", "--resume", "--out", str(out)]
-    done = subprocess.run(resume, env=one_thread(), capture_output=True, text=True, timeout=800)
+    done = gtsa_here("train", "--resume", "--out", out)
     assert done.returncode == 0, done.stderr
     assert_same_run(reference, out)
 
@@ -286,10 +285,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_non_finite_by_command_line_is_exit_1_with_a_hint(
-    gtsa, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     settings = {**settings_for(photographs, tiny), "optim.lr": 1e30, "optim.warmup_epochs": 0}
-    done = gtsa("train", photographs, "--out", tmp_path / "run", *sets(settings))
+    done = gtsa_here("train", photographs, "--out", tmp_path / "run", *sets(settings))
     assert done.returncode == 1
     assert "not finite" in done.stderr
     assert "optim.lr" in done.stderr
@@ -319,10 +318,10 @@ def test_few_broken_photographs_are_skipped_counted_and_listed(
 
 
 def test_more_than_five_percent_broken_stops_with_a_clear_word(
-    gtsa, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     folder = with_broken(photographs, tmp_path / "photographs", 3)
-    done = gtsa("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
+    done = gtsa_here("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
     assert done.returncode == 1
     assert "3 of 43 photographs are broken, more than 5%" in done.stderr
     assert len(read_json_lines(tmp_path / "run" / "errors.jsonl")) == 3
@@ -350,7 +349,7 @@ def test_photographs_that_break_during_the_run_are_listed_and_too_many_stop_it(
 
 
 def test_a_disk_that_fills_up_is_said_and_loses_nothing(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     """A limit on file size stands for the full disk: writing fails in the same place, in the same way."""
     import resource
@@ -370,18 +369,20 @@ def test_a_disk_that_fills_up_is_said_and_loses_nothing(
     assert "checkpoint" in done.stderr or "too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((out / "checkpoints").iterdir())
-    done = subprocess.run([*base, "--resume"], env=one_thread(), capture_output=True, text=True, timeout=800)
+    done = gtsa_here(*base[3:], "--resume")
     assert done.returncode == 0, done.stderr
 
 
-def test_an_existing_run_is_not_overwritten(gtsa, reference: Path, photographs: Path, tiny: dict[str, object]) -> None:
-    done = gtsa("train", photographs, "--out", reference, *sets(settings_for(photographs, tiny)))
+def test_an_existing_run_is_not_overwritten(
+    gtsa_here, reference: Path, photographs: Path, tiny: dict[str, object]
+) -> None:
+    done = gtsa_here("train", photographs, "--out", reference, *sets(settings_for(photographs, tiny)))
     assert done.returncode == 2
     assert "--resume" in done.stderr
 
 
-def test_resuming_with_other_settings_is_refused_by_name(gtsa, reference: Path, photographs: Path) -> None:
-    done = gtsa("train", "--resume", "--out", reference, "--set", "loss.rotation=0.1")
+def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: Path, photographs: Path) -> None:
+    done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation=0.1")
     assert done.returncode == 2
     assert "loss.rotation: 0.5, 0.1" in done.stderr
 

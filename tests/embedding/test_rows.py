@@ -149,12 +149,14 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(photographs: Path, 
     assert all("above the limit" in reason for reason in reasons)
 
 
-def test_on_the_command_line(gtsa: Callable[..., object], mixed: Path, model: Path, tmp_path: Path) -> None:
+def test_on_the_command_line(
+    gtsa: Callable[..., object], gtsa_here: Callable[..., object], mixed: Path, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "merge").symlink_to(mixed)  # called like a command
     done = gtsa("embed", "./merge", "--model", model, "--out", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 files could not be used" in done.stderr
     assert read_dataset(tmp_path / "out").vectors()[0] == NAMES
-    done = gtsa("embed", "--model", model, "--out", tmp_path / "out", mixed)
+    done = gtsa_here("embed", "--model", model, "--out", tmp_path / "out", mixed)
     assert done.returncode == 2
     assert "--resume" in done.stderr

@@ -105,7 +105,7 @@ def test_onnx_is_one_plain_file(made) -> None:
     assert json.loads(metadata["gtsa_kit"]) == json.loads(manifest_path(path).read_text())
 
 
-@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("opset", sorted({OPSETS[0], Options().opset, OPSETS[-1]}))
 def test_every_opset_gives_equal_results(opset: int, made) -> None:
     path = made("onnx", opset=opset)
     model = onnx.load(path)
