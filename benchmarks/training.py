@@ -94,7 +94,7 @@ def ours(image: Image.Image, index: int, config: RunConfig) -> Views:
 def plainly(image: Image.Image, index: int, config: RunConfig) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
     drawn = draw(image.height, image.width, config.views, generator)
-    return [torch.from_numpy(view).permute(2, 0, 1).contiguous() for view in plain_views(image, drawn, config.views)]
+    return [torch.tensor(view).permute(2, 0, 1).contiguous() for view in plain_views(image, drawn, config.views)]
 
 
 @dataclass
