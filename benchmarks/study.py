@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.cli.common import stop_on_signal
-from gtsa_kit.cli.display import TrainingDisplay
+from gtsa_kit.cli.display import shown
+from gtsa_kit.cli.progress import console
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
@@ -132,13 +132,8 @@ def runs_of(scale: Scale, methods: Sequence[str]) -> list[tuple[str, int]]:
 
 def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Path) -> dict[tuple[str, int], Path]:
     """Train what is not trained yet; Ctrl-C saves."""
-    display = TrainingDisplay(Console(stderr=True, highlight=False))
-
-    def stopping() -> None:
-        display.stopped = True
-
     configs = {folder_of(*run): settings(*run, scale, data) for run in runs}
-    with stop_on_signal(stopping), display.steps:
+    with shown(console()) as display:
         paths = train_all(configs, out / "runs", lambda name: display)
     return {run: paths[folder_of(*run)] for run in runs}
 
@@ -151,7 +146,7 @@ def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
     places = read_labelled(data / "scenes" / "places")
     camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
     coco = find_images(data / "scenes" / "coco").paths
-    many = spread(find_images(data / "scenes" / "coco").paths + find_images(data / "scenes" / "bsds").paths, 600)
+    many = spread(coco + find_images(data / "scenes" / "bsds").paths, 600)
     some, numbers = spread(coco, 150), list(range(seeds))
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
@@ -192,7 +187,7 @@ def column(report: Report, key: str) -> list[float]:
 
 def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Probe], out: Path) -> list[dict[str, Any]]:
     """A row for each model: its values by measure; what was measured before is read."""
-    console, rows = Console(stderr=True, highlight=False), []
+    shown_on, rows = console(), []
     (out / "probes").mkdir(parents=True, exist_ok=True)
     for (method, seed), model in models.items():
         values: dict[str, list[float]] = {}
@@ -201,7 +196,7 @@ def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Prob
             if not kept.exists():
                 begun = time.monotonic()
                 write_json(kept, dict(probe(model)))
-                console.print(f"{method}, seed {seed}: {name} in {time.monotonic() - begun:.0f} s")
+                shown_on.print(f"{method}, seed {seed}: {name} in {time.monotonic() - begun:.0f} s")
             values |= json.loads(kept.read_text())
         rows.append({"method": method, "seed": seed, "values": values})
     return rows

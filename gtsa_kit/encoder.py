@@ -234,12 +234,17 @@ def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
+def nearest_side(pixels: float) -> int:
+    """The positive multiple of the patch that is nearest."""
+    return max(1, round(pixels / PATCH)) * PATCH
+
+
 def check_size(height: int, width: int) -> None:
     """Raise `ValueError` unless both are positive multiples of the patch."""
     if height <= 0 or width <= 0 or height % PATCH or width % PATCH:
         raise ValueError(
             f"height and width must be multiples of {PATCH}, got {height} x {width}; "
-            f"nearest: {max(1, round(height / PATCH)) * PATCH} x {max(1, round(width / PATCH)) * PATCH}"
+            f"nearest: {nearest_side(height)} x {nearest_side(width)}"
         )
 
 

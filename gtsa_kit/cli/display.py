@@ -2,6 +2,8 @@
 
 import statistics
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -72,6 +74,16 @@ def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     out = console()
     out.quiet = not is_first_process()
+    with shown(out) as display:
+        ended = train(config, run, resume, display)
+    if ended:
+        out.print(summary(run))
+    return ended
+
+
+@contextmanager
+def shown(out: Console) -> Iterator[TrainingDisplay]:
+    """A display of what is trained in the block; Ctrl-C asks it to save and stop."""
     display = TrainingDisplay(out)
 
     def stopping() -> None:
@@ -79,10 +91,7 @@ def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
         out.print("stopping after this step; Ctrl-C again ends at once, without saving")
 
     with stop_on_signal(stopping), display.steps:
-        ended = train(config, run, resume, display)
-    if ended:
-        out.print(summary(run))
-    return ended
+        yield display
 
 
 def summary(run: Path) -> Table:

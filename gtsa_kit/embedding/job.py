@@ -29,6 +29,13 @@ SHARD_ROWS = 1024
 RAGGED_CELLS = (8192, 65536)
 BATCH = {"cpu": 32, "cuda": 128}
 
+
+def batch_for(runner: Runner, asked: int | None = None) -> int:
+    """Images at a time: what is asked for, else what suits its device; within what it takes."""
+    usual = BATCH["cuda" if "cuda" in runner.provider.lower() else "cpu"]
+    return runner.manifest.range_of("batch").clamp(asked or usual)
+
+
 Dtype = Literal["float16", "float32"]
 
 
@@ -111,8 +118,7 @@ class Job:
         sizes = size_rule(manifest, asked.size, asked.short_side, asked.native)
         outputs = map_outputs(self.runner, asked.layers) if asked.dense or asked.layers else ()
         rule = shard_rule(sizes, outputs, manifest.dim, self.map_dtype, asked.shard_rows)
-        usual = BATCH["cuda" if "cuda" in self.runner.provider.lower() else "cpu"]
-        batch = manifest.range_of("batch").clamp(asked.batch or usual)
+        batch = batch_for(self.runner, asked.batch)
         plan = Plan(batch, asked.workers or available_cores(), rule, outputs, self.map_dtype)
         for name, value in (("sizes", sizes), ("outputs", outputs), ("plan", plan)):
             object.__setattr__(self, name, value)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.encoder import Encoder
+from gtsa_kit.encoder import Encoder, nearest_side
 from gtsa_kit.evaluation.estimates import mean_row
 from gtsa_kit.evaluation.figures import grid, save
 from gtsa_kit.evaluation.report import Report
@@ -86,7 +86,7 @@ def attention(
         ValueError: No photograph that can be read.
     """
     scenes, drawn = Scenes(paths, 0, tell), []
-    sides = [max(PATCH, round((size or encoder.preprocessing.size) / PATCH) * PATCH) for _, encoder in encoders]
+    sides = [nearest_side(size or encoder.preprocessing.size) for _, encoder in encoders]
     spreads: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in encoders}
     for scene in scenes:
         image = to_image(scene.pixels)

@@ -14,7 +14,7 @@ from gtsa_kit.cells import cell_to_pixel, cells_to_mask
 from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.decode import Ready, normalise, resize
 from gtsa_kit.embedding.engine import Plan, embed_window, windows
-from gtsa_kit.embedding.job import BATCH
+from gtsa_kit.embedding.job import batch_for
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import MOST_CELLS
 from gtsa_kit.evaluation.masked import Masked, Pair, boxes
@@ -150,9 +150,7 @@ def _maps(
     runner: Runner, pairs: Sequence[Pair], photos: Sequence[tuple[Place, ...]], tell: Tell, what: str
 ) -> Iterator[tuple[Place, np.ndarray]]:
     """(place, its map (D, h, w)), a batch of them in memory."""
-    cpu = "cuda" not in runner.provider.lower()
-    batch = runner.manifest.range_of("batch").clamp(BATCH["cpu" if cpu else "cuda"])
-    plan = Plan(batch, 1, ShardRule(2**31), (FEATURE_MAP,), "float32")
+    plan = Plan(batch_for(runner), 1, ShardRule(2**31), (FEATURE_MAP,), "float32")
     all_places = [place for places in photos for place in places]
     numbers = {place.first: number for number, place in enumerate(all_places)}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.job import BATCH
+from gtsa_kit.embedding.job import batch_for
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.sizes import SizeRule
 from gtsa_kit.embedding.sources import Entry, FileSource, show_name
+from gtsa_kit.encoder import nearest_side
 from gtsa_kit.evaluation.labelled import Labelled, LeftOut
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.tell import Tell
@@ -47,9 +47,7 @@ class Embedded:
 def embed_paths(runner: Runner, paths: Sequence[Path], size: int | None, tell: Tell, what: str) -> Embeddings:
     """Embed photographs at one square size; what the model takes, if it does not take that one."""
     sides = square_size(runner, size)
-    cpu = "cuda" not in runner.provider.lower()
-    batch = runner.manifest.range_of("batch").clamp(BATCH["cpu" if cpu else "cuda"])
-    plan = Plan(batch, available_cores(), ShardRule(2**31), (), "float32")
+    plan = Plan(batch_for(runner), available_cores(), ShardRule(2**31), (), "float32")
     decoder = Decoder(runner.preprocessing, SizeRule("fixed", sides), runner.manifest.inputs[0].dtype == "uint8")
     entries = (Entry(str(path), str(path), "") for path in paths)
     vectors, kept, left_out = [], [], []
@@ -95,6 +93,5 @@ def embed_once() -> Embed:
 
 def square_size(runner: Runner, size: int | None) -> tuple[int, int]:
     """(height, width) nearest to a square of this side (None: the model's own) that the model takes."""
-    side = size or runner.preprocessing.size
-    side = max(PATCH, round(side / PATCH) * PATCH)
+    side = nearest_side(size or runner.preprocessing.size)
     return runner.nearest_size(side, side)

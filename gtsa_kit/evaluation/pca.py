@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.config import PATCH
+from gtsa_kit.encoder import nearest_side
 from gtsa_kit.evaluation.figures import grid, save, show
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.report import Report
@@ -77,7 +77,7 @@ def components(maps: list[np.ndarray]) -> Components:
 def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
     """(height, width) in multiples of the patch, the longer about `long_side`."""
     scale = long_side / max(width, height)
-    return max(PATCH, round(height * scale / PATCH) * PATCH), max(PATCH, round(width * scale / PATCH) * PATCH)
+    return nearest_side(height * scale), nearest_side(width * scale)
 
 
 def _draw(images: list[Image.Image], names: list[str], found: list[Components], out: Path) -> None:

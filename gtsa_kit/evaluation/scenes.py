@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.data import derive_seed
-from gtsa_kit.encoder import Features
+from gtsa_kit.encoder import Features, nearest_side
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.tell import Tell, tell_nobody
 from gtsa_kit.export import Runner
@@ -83,17 +82,13 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
         ValueError: There is none.
     """
     own = [(model.runner, model.runner.preprocessing.size) for model in models]
-    sides = [_to_patches(size)] if size else [runner.nearest_size(side, side)[0] for runner, side in own]
+    sides = [nearest_side(size)] if size else [runner.nearest_size(side, side)[0] for runner, side in own]
     for side in sides:
         if all(model.runner.nearest_size(side, side) == (side, side) for model in models):
             return side
     nearest = {model.name: model.runner.nearest_size(sides[0], sides[0]) for model in models}
     taken = ", ".join(f"{name} takes {height} x {width}" for name, (height, width) in nearest.items())
     raise ValueError(f"not every model takes {sides[0]} x {sides[0]} ({taken}); choose a --size that all take")
-
-
-def _to_patches(side: int) -> int:
-    return max(PATCH, round(side / PATCH) * PATCH)
 
 
 def encode(runner: Runner, views: Sequence[Tensor]) -> Features:

@@ -96,9 +96,8 @@ def counts_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
 
 def measures_of(counts: np.ndarray) -> dict[str, Any]:
     """Measures in percent, and the IoU of each class (None if it is neither there nor predicted), of summed counts."""
-    agree, there, predicted = counts.astype(np.float64)
-    union = there + predicted - agree
-    iou = np.divide(agree, union, out=np.full_like(agree, np.nan), where=union > 0)
+    agree, there, _ = counts.astype(np.float64)
+    iou = _iou(counts)
     recall = np.divide(agree, there, out=np.full_like(agree, np.nan), where=there > 0)
     return {
         "miou": 100 * float(np.nanmean(iou)),
@@ -144,6 +143,13 @@ def _probe(
 
 
 def _miou(counts: np.ndarray) -> float:
-    agree, there, predicted = counts
+    iou = _iou(counts)
+    return 100 * float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan")
+
+
+def _iou(counts: np.ndarray) -> np.ndarray:
+    """(classes,), NaN of a class that is neither there nor predicted."""
+    agree, there, predicted = counts.astype(np.float64)
     union = there + predicted - agree
-    return 100 * float((agree[union > 0] / union[union > 0]).mean()) if union.any() else float("nan")
+    iou: np.ndarray = np.divide(agree, union, out=np.full_like(agree, np.nan), where=union > 0)
+    return iou

@@ -83,19 +83,12 @@ def ablation(
 
 def train_here(runs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]:
     """Train what is not trained yet, with a display; Ctrl-C saves and ends with exit code 130."""
-    from gtsa_kit.cli.common import stop_on_signal
-    from gtsa_kit.cli.display import TrainingDisplay
+    from gtsa_kit.cli.display import shown
     from gtsa_kit.cli.progress import console
     from gtsa_kit.evaluation.runs import StoppedError, train_all
 
-    display = TrainingDisplay(console())
-
-    def stopping() -> None:
-        display.stopped = True
-        display.out.print("stopping after this step; Ctrl-C again ends at once, without saving")
-
     try:
-        with stop_on_signal(stopping), display.steps:
+        with shown(console()) as display:
             return train_all(runs, out, lambda _: display)
     except StoppedError:
         fail(f"stopped, and saved in {out}; the same command goes on", 130)

@@ -34,16 +34,13 @@ def pca(
 
       gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out looks/
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.cli.evaluate.telling import measured, warn
     from gtsa_kit.evaluation import pca as measure
-    from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
-    paths = spread(find_images(require(images)).paths, count)
-    opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
-        report = measure.pca(opened, paths, out / "pca.png", size, tell)
+    report = measured(
+        *(images, count, models, random, device),
+        lambda opened, paths, tell: measure.pca(opened, paths, out / "pca.png", size, tell),
+    )
     warn(report)
     show(report, out, as_json)
 

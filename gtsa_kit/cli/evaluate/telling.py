@@ -1,11 +1,16 @@
 """Progress of an evaluation, and what it had to leave out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from gtsa_kit.cli.common import require
 from gtsa_kit.cli.progress import Steps, console
+from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.tell import Tell
+from gtsa_kit.images import find_images
 
 
 @contextmanager
@@ -35,3 +40,18 @@ def warn(report: Report) -> None:
     if len(inputs) > 1:
         seen = ", ".join(f"{model} {size}" for size, model in inputs.items())
         console().print(f"the models took different (height, width): {seen}", markup=False, soft_wrap=True)
+
+
+def measured(
+    images: Path,
+    count: int,
+    models: list[Path] | None,
+    random: list[str] | None,
+    device: str,
+    work: Callable[[Sequence[Model], Sequence[Path], Tell], Report],
+) -> Report:
+    """Open what the command line names, and let `work` report on these models and some of the photographs."""
+    paths = spread(find_images(require(images)).paths, count)
+    opened = open_models(models or [], random or [], device=device)
+    with telling() as tell:
+        return work(opened, paths, tell)

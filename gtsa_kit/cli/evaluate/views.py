@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
 from gtsa_kit.cli.evaluate.common import Device, Images, Json, Models, Out, Random, Seeds, Size, show
 
 if TYPE_CHECKING:
@@ -42,17 +41,14 @@ def sensitivity(
 
       gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out looks/ --transform turn --json
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.evaluate.telling import measured
     from gtsa_kit.evaluation import sensitivity as measure
-    from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
     settings = measure.Settings(tuple(dict.fromkeys(transform or ("colour", "turn", "crop"))), views, size)
-    paths = spread(find_images(require(images)).paths, count)
-    opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
-        report = measure.sensitivity(opened, paths, settings, range(seeds), tell)
+    report = measured(
+        *(images, count, models, random, device),
+        lambda opened, paths, tell: measure.sensitivity(opened, paths, settings, range(seeds), tell),
+    )
     bars = {name: name for name in settings.transformations}
     _finish(report, out, as_json, bars, "% of the variance over photographs", log=True)
 
@@ -82,17 +78,14 @@ def correspondence(
 
       gtsa eval correspondence runs/a runs/b --images photos/ --out looks/ --photometric --seeds 3
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.evaluate.telling import measured
     from gtsa_kit.evaluation import correspondence as measure
-    from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
-    paths = spread(find_images(require(images)).paths, count)
-    opened = open_models(models or [], random or [], device=device)
     settings = measure.Settings(within, photometric, size=size)
-    with telling() as tell:
-        report = measure.correspondence(opened, paths, settings, range(seeds), tell)
+    report = measured(
+        *(images, count, models, random, device),
+        lambda opened, paths, tell: measure.correspondence(opened, paths, settings, range(seeds), tell),
+    )
     _finish(report, out, as_json, measure.CONDITIONS, f"found within {within:g} patch, %")
 
 
@@ -122,16 +115,14 @@ def rotation(
 
       gtsa eval rotation runs/a runs/b --images photos/ --out looks/ --seeds 5 --json
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.evaluate.telling import measured
     from gtsa_kit.evaluation import rotation as measure
-    from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
-    paths = spread(find_images(require(images)).paths, count)
-    opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
-        report = measure.rotation(opened, paths, measure.Settings(held_out, size=size), range(seeds), tell)
+    settings = measure.Settings(held_out, size=size)
+    report = measured(
+        *(images, count, models, random, device),
+        lambda opened, paths, tell: measure.rotation(opened, paths, settings, range(seeds), tell),
+    )
     _finish(report, out, as_json, {"accuracy": "quarter turn"}, "turns right, %; chance is 25")
 
 
