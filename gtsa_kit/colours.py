@@ -91,11 +91,11 @@ def hues(pixels: Image) -> tuple[Image, Image, Image]:
     for part in (chroma, middle):
         place *= np.int32(256)
         place += part.astype(np.int32)
-    return top, chroma, np.take(_hue_table(), place)
+    return top, chroma, np.take(hue_table(), place)
 
 
 @lru_cache(1)
-def _hue_table() -> Image:
+def hue_table() -> Image:
     """(8 * 256 * 256,) hues by which colours are the larger ones, chroma, and the middle colour less the largest.
 
     Where hue would be a whole number but for rounding, Pillow's rounding decides on which side it is cut off, and that

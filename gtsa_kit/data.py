@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gtsa_kit.config import ViewsConfig
+from gtsa_kit.device_views import Photographs, collate_photographs, load
 from gtsa_kit.images import MAX_PIXELS, BrokenImage, read_file
 from gtsa_kit.machine import available_cores
 from gtsa_kit.pixels import decode
@@ -42,9 +43,9 @@ def seed_step(seed: int, step: int, micro: int) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of B photographs, and the files found broken on the way."""
+    """Views of B photographs, or what the device is to make them of, and the files found broken on the way."""
 
-    views: Views | None
+    views: Views | Photographs | None
     """None when no readable photograph could be found."""
     broken: list[BrokenImage]
 
@@ -54,10 +55,17 @@ class Batch:
 
 
 class Presentations(Dataset[Batch]):
-    """Presentation number t to its views: a Batch of one, not yet stacked."""
+    """Presentation number t to its views, or with `on_device` to the photograph: a Batch of one, not yet stacked."""
 
-    def __init__(self, paths: Sequence[Path], views: ViewsConfig, seed: int, max_pixels: int = MAX_PIXELS) -> None:
-        self.paths, self.views, self.seed, self.max_pixels = paths, views, seed, max_pixels
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        views: ViewsConfig,
+        seed: int,
+        max_pixels: int = MAX_PIXELS,
+        on_device: bool = False,
+    ) -> None:
+        self.paths, self.views, self.seed, self.max_pixels, self.on_device = paths, views, seed, max_pixels, on_device
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
@@ -84,7 +92,8 @@ class Presentations(Dataset[Batch]):
                 broken.append(error)
                 continue
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
-            return Batch(make_views(photograph, self.views, generator), broken)
+            make = load if self.on_device else make_views
+            return Batch(make(photograph, self.views, generator), broken)
         return Batch(None, broken)
 
     def __getstate__(self) -> dict[str, object]:
@@ -153,7 +162,7 @@ class TimedBatches:
         self.waited = 0.0
         self.broken: list[BrokenImage] = []
 
-    def __next__(self) -> Views | None:
+    def __next__(self) -> Views | Photographs | None:
         """The next batch's views; None when no photograph can be read any more."""
         begin = time.monotonic()
         batch = next(self._batches)
@@ -164,8 +173,11 @@ class TimedBatches:
 
 def stack(samples: list[Batch]) -> Batch:
     """Samples to a batch; without views if one of them has none."""
-    views = [sample.views for sample in samples if sample.views is not None]
+    views = [sample.views for sample in samples if isinstance(sample.views, Views)]
+    photographs = [sample.views for sample in samples if isinstance(sample.views, Photographs)]
     broken = [error for sample in samples for error in sample.broken]
+    if len(photographs) == len(samples):
+        return Batch(collate_photographs(photographs), broken)
     return Batch(collate(views) if len(views) == len(samples) else None, broken)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from gtsa_kit.checkpoint import save_checkpoint
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, resolve_workers, seed_step
+from gtsa_kit.device_views import Photographs, render_batch
 from gtsa_kit.fabric import Fabric
 from gtsa_kit.images import BrokenImage, Found
 from gtsa_kit.method import Method, Plan
@@ -149,7 +150,10 @@ def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> 
         views = next(batches)
         if views is None:
             raise RunFailedError(f"no photograph can be read any more; is the folder there? {batches.broken[-1]}")
-        views = views.to(job.fabric.device)
+        if isinstance(views, Photographs):
+            views = render_batch(views, config.views, job.fabric.device)
+        else:
+            views = views.to(job.fabric.device)
         seed_step(config.train.seed, job.step, micro)
         with job.fabric.no_backward_sync(job.wrapped, enabled=micro < accumulate - 1):
             outputs = job.wrapped(views)
@@ -226,7 +230,8 @@ def open_batches(job: Job) -> TimedBatches:
     """This process's micro-batches from `job.step` to the end."""
     train, fabric = job.config.train, job.fabric
     pixels = round(train.max_megapixels * 1e6)
-    presentations = Presentations(job.found.paths, job.config.views, train.seed, max_pixels=pixels)
+    on_device = train.views == "device"
+    presentations = Presentations(job.found.paths, job.config.views, train.seed, pixels, on_device)
     share = Share(
         batch=train.batch_size,
         accumulate=train.accumulate,

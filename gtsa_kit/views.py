@@ -74,14 +74,14 @@ def crop_and_turn(photograph: Tensor, box: list[int], turn: int, size: int) -> T
     """
     x0, y0, x1, y1 = box
     crop = photograph[None, :, y0:y1, x0:x1]
-    by_columns = _columns_first(y1 - y0, x1 - x0, size)
+    by_columns = columns_first(y1 - y0, x1 - x0, size)
     crop = (crop.mT if by_columns else crop).contiguous(memory_format=torch.channels_last)
     view = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
     turned = np.rot90((view.mT if by_columns else view).numpy(), turn, axes=(-2, -1))
     return torch.from_numpy(np.ascontiguousarray(turned))  # torch itself takes twice as long for this copy
 
 
-def _columns_first(height: int, width: int, size: int) -> bool:
+def columns_first(height: int, width: int, size: int) -> bool:
     """Which of its two passes Pillow does first at these sizes.
 
     Values are rounded and cut to 0..255 between the passes, so the order shows, by up to ten levels at sharp edges.

@@ -211,6 +211,18 @@ def test_resuming_a_finished_run_changes_nothing(reference: Path, photographs: P
     assert [step for step, _ in losses(reference)] == list(range(1, STEPS + 1))
 
 
+class StopAtFive(Watcher):
+    """Asks to stop during step 5."""
+
+    steps = 0
+
+    def stepped(self, step: int, metrics: object) -> None:
+        self.steps = step
+
+    def stop(self) -> bool:
+        return self.steps == 4
+
+
 def test_resumed_order_ignores_photographs_added_since(
     photographs: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
@@ -220,39 +232,57 @@ def test_resumed_order_ignores_photographs_added_since(
         (folder / path.name).write_bytes(path.read_bytes())
     whole = settings_for(folder, tiny)
     run_here(folder, tmp_path / "a", whole)
-
-    class StopAtFive(Watcher):
-        steps = 0
-
-        def stepped(self, step: int, metrics: object) -> None:
-            self.steps = step
-
-        def stop(self) -> bool:
-            return self.steps == 4  # asked during step 5
-
     assert not run_here(folder, tmp_path / "b", whole, watcher=StopAtFive())
     (folder / "a new one.jpg").write_bytes((folder / "p0.jpg").read_bytes())
     assert run_here(folder, tmp_path / "b", whole, resume=True)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+def test_views_made_on_the_device_train_as_those_of_workers(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    whole = settings_for(photographs, tiny)
+    run_here(photographs, tmp_path / "workers", whole)
+    on_device = whole | {"train.views": "device", "train.workers": 1}
+    assert not run_here(photographs, tmp_path / "device", on_device, watcher=StopAtFive())
+    assert run_here(photographs, tmp_path / "device", on_device, resume=True)
+    # The same draws: what differs are single levels of pixels, which training magnifies slowly.
+    for (step, a), (_, b) in zip(losses(tmp_path / "workers"), losses(tmp_path / "device"), strict=True):
+        assert a == pytest.approx(b, abs=0.02), step
+
+
+@pytest.fixture(scope="module")
+def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes are to train."""
+    from commands import TINY
+
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_here(photographs, out, {**TINY, **FOR_TWO, "train.batch_size": 8})
+    return out
+
+
+FOR_TWO = {"train.steps": 4, "model.drop_path": 0.3}
+
+
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
 def test_two_processes_train_as_one_with_the_doubled_batch(
-    launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
     """With drop path on: its draws do not depend on how the batch is split."""
-    shared = {**tiny, "train.steps": 4, "model.drop_path": 0.3}
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
     two = torchrun if launcher == "torchrun" else GTSA
-    two = [*two, "train", str(photographs), *sets(shared), "--batch-size", "4", "--out", str(tmp_path / "two")]
-    if launcher == "--devices":
-        two += ["--devices", "2"]
+    options = [
+        *sets({**tiny, **FOR_TWO}),
+        "--batch-size",
+        "4",
+        *(["--devices", "2"] if launcher == "--devices" else []),
+    ]
+    two = [*two, "train", str(photographs), *options, "--out", str(tmp_path / "two")]
     done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
-    run_here(photographs, tmp_path / "one", {**shared, "train.batch_size": 8})
-    for (step, a), (_, b) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+    for (step, a), (_, b) in zip(losses(alone), losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, abs=2e-5), step
-    weights = [safetensors.torch.load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two")]
+    weights = [safetensors.torch.load_file(run / "encoder.safetensors") for run in (alone, tmp_path / "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0)
 

@@ -112,9 +112,10 @@ def waiting_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
     said = f"the step waits {share:.0%} of the time for photographs. "
     if workers < (cores if on_cpu else cores - 1):
         return said + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
+    way_out = "" if on_cpu else "let the GPU make the views (--views device), "
     return said + (
-        f"All {cores} cores make views: keep photographs smaller (a longer side of 512 pixels is enough for views "
-        "of 224), on a local disk, or take fewer views (--set views.local_crops=6)"
+        f"All {cores} cores load photographs: {way_out}keep photographs smaller (a longer side of 512 pixels is "
+        "enough for views of 224), on a local disk, or take fewer views (--set views.local_crops=6)"
     )
 
 

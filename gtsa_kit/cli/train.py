@@ -39,6 +39,12 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Photographs that a device takes at a time.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make views; 0 makes them in line.")] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            help="workers, or device: those processes then only decode, and a GPU makes the views. Default workers."
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast at it.")
     ] = None,
@@ -73,6 +79,7 @@ def train(
             "train.batch_size": batch_size,
             "train.accumulate": accumulate,
             "train.workers": workers,
+            "train.views": views,
             "train.precision": precision,
             "train.devices": devices,
             "train.seed": seed,

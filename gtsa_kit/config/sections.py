@@ -147,6 +147,8 @@ class TrainConfig(Section):
     """Photographs that one device takes at a time; a step sees batch_size x accumulate x devices of them."""
     accumulate: Positive = 1
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    views: Literal["workers", "device"] = "workers"
+    """Who makes the views: the processes that load photographs, or the device, a batch at a time."""
     precision: Precision = "auto"
     devices: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
