@@ -6,7 +6,7 @@ nowhere else; exported files carry it in their manifest.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gtsa_kit.config import PATCH, Arch
 
@@ -141,6 +142,8 @@ class Encoder(nn.Module):
         if any(not 0 <= layer < self.architecture.depth for layer in layers):
             raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
         self.layers = layers
+        self.recompute = False
+        """Whether training keeps the input of each block alone, and runs the block again for its gradient."""
         self.vit = create_vit(self.architecture, drop_path)
         for block in self.vit.blocks:  # timm leaves Identity where the rate is 0
             for name in ("drop_path1", "drop_path2"):
@@ -163,7 +166,7 @@ class Encoder(nn.Module):
         x = torch.cat([class_token, tokens], dim=1)
         maps = {}
         for index, block in enumerate(vit.blocks):
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
             if index in self.layers:
                 maps[index] = _on_grid(vit.norm(x), h, w)
         x = vit.norm(x) if final_norm else x
@@ -205,9 +208,16 @@ def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
 
 def normalise(images: Tensor) -> Tensor:
     """(..., 3, H, W) uint8 to float32 as the encoder wants it."""
-    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(STD, device=images.device)[:, None, None]
+    mean, std = _mean_and_std(images.device)
     return (images.float() / 255 - mean) / std
+
+
+@lru_cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each; made once, since a copy to an accelerator makes the host wait."""
+    with torch.inference_mode(False):  # whoever asks first
+        mean, std = torch.tensor([MEAN, STD], device=device)[..., None, None]
+        return mean, std
 
 
 def resample_positions(positions: Tensor, height: int, width: int) -> Tensor:

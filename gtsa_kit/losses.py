@@ -132,8 +132,9 @@ def _widen(maps: Tensor) -> Tensor:
 
 
 def _off_diagonal(n: int, device: torch.device) -> Tensor:
-    """Flat indices of the pairs (v, g) with v != g."""
-    return torch.nonzero(~torch.eye(n, dtype=torch.bool, device=device).flatten()).squeeze(1)
+    """Flat indices (n * n - n,) of the pairs (v, g) with v != g; by arithmetic, since a search would stall a GPU."""
+    pairs = torch.arange(n * n - n, device=device)
+    return pairs + pairs // n + 1  # after each pair on the diagonal, n that are not
 
 
 def _minus_mean(cosines: Tensor) -> Tensor:

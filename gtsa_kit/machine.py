@@ -1,6 +1,18 @@
 """What this process may use of the machine."""
 
 import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def compiling_pays(device: "torch.device") -> bool:
+    """Whether torch should compile a model: on a GPU for which it can (Triton, and a C compiler for Triton)."""
+    from torch.utils._triton import has_triton
+
+    return device.type == "cuda" and bool(has_triton()) and shutil.which(os.environ.get("CC", "cc")) is not None
 
 
 def available_cores() -> int:

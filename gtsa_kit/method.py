@@ -84,6 +84,16 @@ class Method(nn.Module):
         """What changes from step to step beside the optimiser's numbers: (steps,) each, by the name of its column."""
         return {}
 
+    def compile_branches(self, backend: str = "inductor") -> None:
+        """Have torch compile encoders and heads, one graph for each shape of views; parameters keep their names.
+
+        Random numbers stay those of an uncompiled run, so that compiling changes none of what is drawn.
+        """
+        options = {"fallback_random": True} if backend == "inductor" else None
+        for branch in (self.student, self.teacher):
+            for part in branch.children():
+                part.compile(backend=backend, dynamic=False, options=options)
+
     def after_backward(self, step: int, plan: Plan) -> None:
         """Called with the whole step's gradients, before they are clipped; `step` counts from 0."""
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 FREE_ON_RESUME = {
     *("preset", "train.accumulate", "train.batch_size", "train.check_photographs", "train.checkpoint_every"),
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_broken", "train.precision"),
-    *("train.views", "train.workers"),
+    *("train.compile", "train.recompute", "train.views", "train.workers"),
 }
 """Settings that may differ when a run goes on; batch_size, accumulate and devices as long as their product stays."""
 

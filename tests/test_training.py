@@ -257,24 +257,25 @@ def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from commands import TINY
 
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_here(photographs, out, {**TINY, **FOR_TWO, "train.batch_size": 8})
+    run_here(photographs, out, {**TINY, **FOR_TWO, "train.batch_size": 4})
     return out
 
 
-FOR_TWO = {"train.steps": 4, "model.drop_path": 0.3}
+FOR_TWO = {"train.steps": 4, "train.accumulate": 2, "model.drop_path": 0.3}
 
 
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
 def test_two_processes_train_as_one_with_the_doubled_batch(
     launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
-    """With drop path on: its draws do not depend on how the batch is split."""
+    """With drop path, whose draws do not depend on how the batch is split, and with gradients that are exchanged once
+    for two micro-steps."""
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
     two = torchrun if launcher == "torchrun" else GTSA
     options = [
         *sets({**tiny, **FOR_TWO}),
         "--batch-size",
-        "4",
+        "2",
         *(["--devices", "2"] if launcher == "--devices" else []),
     ]
     two = [*two, "train", str(photographs), *options, "--out", str(tmp_path / "two")]

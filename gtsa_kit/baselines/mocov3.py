@@ -95,8 +95,10 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
     """
     everyone, first = gather_keys(keys)  # (G, N, E): N photographs, ours from `first` on
     cosines = torch.einsum("vbe,gne->vgbn", F.normalize(queries, dim=-1), F.normalize(everyone, dim=-1))
-    same = torch.eye(len(queries), len(keys), dtype=torch.bool, device=keys.device)
-    logits = (cosines / temperature)[~same]  # (pairs, B, N)
+    n = len(keys)
+    pairs = torch.arange(len(queries) * n - n, device=keys.device)
+    pairs = torch.where(pairs < n * n - n, pairs + pairs // n + 1, pairs + n)  # without those of g and g
+    logits = (cosines / temperature).flatten(0, 1)[pairs]  # (pairs, B, N)
     own = first + torch.arange(logits.shape[1], device=keys.device).expand(len(logits), -1)
     total = 4 * temperature * F.cross_entropy(logits.flatten(0, 1), own.flatten())
     return total, (logits.argmax(dim=-1) == own).float().mean()
