@@ -60,6 +60,19 @@ def region_loss(
     return _minus_mean(torch.cat(terms, dim=1))
 
 
+def constant_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> Tensor:
+    """What `region_loss` over global views would be if the student said the same, and that the best, of every place.
+
+    Teachers come to agree on a direction that all their tokens share. A region loss that has fallen no lower than this
+    has learnt that direction, and nothing of the photographs.
+    """
+    n = targets.shape[1]
+    seen = (boxes[:, :n], turns[:, :n])
+    _, aligned = align_regions(targets, targets, *seen, *seen, cells)  # (B, G, G, C, p, p)
+    aligned = F.normalize(aligned.flatten(1, 2)[:, _off_diagonal(n, targets.device)], dim=2)
+    return -aligned.mean((0, 1, 3, 4)).norm() if aligned.numel() else aligned.sum()
+
+
 def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor, matched: float) -> Tensor:
     """Pull similar patches of two views together, wherever they lie (eq. 2), over all pairs of g and view l != g.
 

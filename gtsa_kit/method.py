@@ -80,6 +80,10 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def signals(self, outputs: Any, views: Views) -> dict[str, float]:
+        """More to log, too dear to be taken at every step: by the name of its column."""
+        return {}
+
     def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
         """What changes from step to step beside the optimiser's numbers: (steps,) each, by the name of its column."""
         return {}

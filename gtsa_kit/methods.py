@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gtsa_kit.config import RunConfig
-from gtsa_kit.losses import gtsa_loss
+from gtsa_kit.losses import constant_loss, gtsa_loss
 from gtsa_kit.method import Method, Plan
 from gtsa_kit.model import GTSA, Outputs
 from gtsa_kit.signals import turn_accuracy
@@ -17,7 +18,7 @@ class GTSAMethod(GTSA):
     """GTSA with its three losses."""
 
     panels = (
-        ("Region and correspondence (minus cosine)", ("region", "correspondence")),
+        ("Minus cosine: region, correspondence; region of a constant", ("region", "correspondence", "constant")),
         ("Rotation (cross-entropy)", ("rotation",)),
         ("Turns named right (chance 0.25)", ("rotation_accuracy",)),
     )
@@ -32,6 +33,12 @@ class GTSAMethod(GTSA):
         accuracy = turn_accuracy(outputs.turn_logits, views.turns)
         names = ("region", "correspondence", "rotation", "rotation_accuracy")
         return total, dict(zip(names, [*terms, accuracy], strict=True))
+
+    @torch.no_grad()
+    def signals(self, outputs: Outputs, views: Views) -> dict[str, float]:
+        """What the region loss of this batch would be for a student that says the same of every place."""
+        cells = self.weights.global_region
+        return {"constant": float(constant_loss(outputs.targets, views.boxes, views.turns, cells))}
 
     def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
         """Weight of the patch correspondence: 0 while the learning rate warms up."""

@@ -19,6 +19,7 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
 from gtsa_kit.runlog import Meter, RunLog, StepMetrics
 from gtsa_kit.signals import effective_rank, feature_std
+from gtsa_kit.views import Views
 
 
 class RunFailedError(RuntimeError):
@@ -142,8 +143,10 @@ class Outcome(NamedTuple):
     """"loss", and the method's terms."""
     means: Tensor
     """(1 + T,): each of them, over the micro-steps."""
-    tokens: Tensor
-    """(B, G, D, h, w), the student encoder's, of the last micro-step."""
+    outputs: Any
+    """Of the method, for the last micro-step."""
+    views: Views
+    """That they were made of."""
 
 
 def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> Outcome:
@@ -151,20 +154,24 @@ def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> 
     config, accumulate = job.config, job.config.train.accumulate
     means = torch.zeros((), device=job.fabric.device)
     for micro in range(accumulate):
-        views = next(batches)
-        if views is None:
-            raise RunFailedError(f"no photograph can be read any more; is the folder there? {batches.broken[-1]}")
-        if isinstance(views, Photographs):
-            views = render_batch(views, config.views, job.fabric.device)
-        else:
-            views = views.to(job.fabric.device)
+        views = next_views(job, batches)
         seed_step(config.train.seed, job.step, micro)
         with job.fabric.no_backward_sync(job.wrapped, enabled=micro < accumulate - 1):
             outputs = job.wrapped(views)
             total, terms = job.model.loss(outputs, views, now)
             job.fabric.backward(total / accumulate)
         means = means + torch.stack([total, *terms.values()]).detach() / accumulate
-    return Outcome(("loss", *terms), means, outputs.tokens)
+    return Outcome(("loss", *terms), means, outputs, views)
+
+
+def next_views(job: Job, batches: TimedBatches) -> Views:
+    """The next micro-batch on the device, where its views may still have to be made."""
+    batch = next(batches)
+    if batch is None:
+        raise RunFailedError(f"no photograph can be read any more; is the folder there? {batches.broken[-1]}")
+    if isinstance(batch, Photographs):
+        return render_batch(batch, job.config.views, job.fabric.device)
+    return batch.to(job.fabric.device)
 
 
 def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Tensor, bool]:
@@ -177,8 +184,9 @@ def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Te
 
 def measure(job: Job, outcome: Outcome, now: dict[str, float], rate: float, wait: float, seconds: float) -> StepMetrics:
     """A metrics row of the step just done; the collapse signals are those of this process's photographs."""
-    tokens = outcome.tokens.movedim(2, -1).flatten(0, -2)
+    tokens = outcome.outputs.tokens.movedim(2, -1).flatten(0, -2)
     terms = dict(zip(outcome.names, outcome.means.tolist(), strict=True))
+    terms |= job.model.signals(outcome.outputs, outcome.views)
     return StepMetrics(
         step=job.step,
         epoch=job.step * job.plan.batch / job.plan.photographs,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.losses import Losses, correspondence_loss, gtsa_loss, region_loss, rotation_loss
+from gtsa_kit.losses import Losses, constant_loss, correspondence_loss, gtsa_loss, region_loss, rotation_loss
 from gtsa_kit.model import Outputs
 
 # Both sides compute in float64, in another order: a few thousand roundings of 1e-16 relative to terms of size 1.
@@ -171,6 +171,29 @@ def test_region_loss_does_not_see_how_the_views_were_turned() -> None:
         targets=turn_each(outputs.targets, turns[:, :2]),
     )
     torch.testing.assert_close(our_region(turned, boxes, turns), upright, **CLOSE)
+
+
+def test_constant_loss_is_the_best_that_a_constant_student_reaches() -> None:
+    outputs, boxes, turns = draw(3, 2, 0)
+    targets = outputs.targets + torch.tensor([1.0, -0.5, 0.3, 0.0, 0.8], dtype=torch.float64)[:, None, None]
+
+    def said(direction: Tensor) -> Tensor:
+        maps = direction[:, None, None].expand_as(targets)
+        return region_loss(maps, maps[:, :0], targets, boxes, turns, CELLS)
+
+    direction = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    searching = torch.optim.LBFGS([direction], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        searching.zero_grad()
+        loss = said(direction)
+        loss.backward()
+        return loss
+
+    searching.step(closure)
+    best = constant_loss(targets, boxes, turns, CELLS[0])
+    torch.testing.assert_close(best, said(direction.detach()), rtol=0, atol=1e-9)
+    assert constant_loss(outputs.targets[:, :1], boxes[:, :1], turns[:, :1], CELLS[0]) == 0  # no pair
 
 
 def test_perfect_student_has_region_loss_minus_one() -> None:

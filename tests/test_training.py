@@ -98,7 +98,8 @@ def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
     assert resolved.model.arch == "vit_test"
     row = read_json_lines(reference / "metrics.jsonl")[-1]
     wanted = (
-        "loss region correspondence rotation rotation_accuracy feature_std effective_rank lr momentum images_per_second"
+        "loss region correspondence rotation rotation_accuracy constant feature_std effective_rank lr momentum "
+        "images_per_second"
     )
     assert set(wanted.split()) <= row.keys()
 

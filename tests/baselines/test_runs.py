@@ -54,7 +54,7 @@ TERMS = {
     "dino": {"teacher_entropy", "divergence", "teacher_temperature"},
     "mocov3": {"contrast_accuracy"},
 }
-GTSA_ONLY = {"region", "correspondence", "rotation", "rotation_accuracy", "alpha"}
+GTSA_ONLY = {"region", "correspondence", "rotation", "rotation_accuracy", "constant", "alpha"}
 
 
 @pytest.mark.parametrize("method", BASELINES)
