@@ -88,7 +88,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN),
-    "full": Scale(photographs=44_800, batch=64, seeds=2, methods=tuple(METHODS)),
+    "full": Scale(photographs=25_600, batch=32, seeds=2, methods=tuple(METHODS)),
 }
 
 MEASURES = {
@@ -274,7 +274,7 @@ def draw_training(runs: Mapping[tuple[str, int], Path], out: Path) -> None:
     panels = {
         "effective_rank": "effective rank of tokens",
         "feature_std": "spread of tokens (0: collapse)",
-        "region": "region loss",
+        "region": "region loss (dotted: of a constant)",
         "correspondence": "patch correspondence",
         "rotation_accuracy": "turns named right",
         "teacher_entropy": "entropy of DINO's teacher",
@@ -285,8 +285,12 @@ def draw_training(runs: Mapping[tuple[str, int], Path], out: Path) -> None:
     logs = {f"{method} {seed}": read_json_lines(run / "metrics.jsonl") for (method, seed), run in runs.items()}
     for axis, (key, title) in zip(figure.subplots(2, 4).flat, panels.items(), strict=True):
         for name, log in logs.items():
-            if log and key in log[0]:
-                axis.plot([row["step"] for row in log], [row[key] for row in log], label=name, linewidth=1)
+            if not log or key not in log[0]:
+                continue
+            [line] = axis.plot([row["step"] for row in log], [row[key] for row in log], label=name, linewidth=1)
+            if key == "region":
+                constant = [row["constant"] for row in log]
+                axis.plot([row["step"] for row in log], constant, color=line.get_color(), linewidth=0.7, linestyle=":")
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=6)
