@@ -50,14 +50,13 @@ def region_loss(
         boxes, turns: (B, V, 4) crops in pixels of the photograph, (B, V) quarter turns.
         cells: Side of the grid for a global and for a local student view.
     """
-    n_global, n_local = global_maps.shape[1], local_maps.shape[1]
-    crops, spins = boxes[:, :n_global], turns[:, :n_global]
-    cosines = _region_cosines(global_maps, targets, crops, spins, crops, spins, cells[0])  # (B, G, G)
-    terms = [cosines.flatten(1)[:, _off_diagonal(n_global, cosines.device)]]
-    if n_local:
-        args = (boxes[:, n_global:], turns[:, n_global:], crops, spins, cells[1])
-        terms.append(_region_cosines(local_maps, targets, *args).flatten(1))
-    return _minus_mean(torch.cat(terms, dim=1))
+    n = global_maps.shape[1]
+    crops, spins = boxes[:, :n], turns[:, :n]
+    terms = [_cosines(*align_regions(global_maps, targets, crops, spins, crops, spins, cells[0], others(targets)))]
+    if local_maps.shape[1]:
+        args = (boxes[:, n:], turns[:, n:], crops, spins, cells[1])
+        terms.append(_cosines(*align_regions(local_maps, targets, *args)))
+    return _minus_mean(torch.cat([term.mean((-2, -1)).flatten(1) for term in terms], dim=1))
 
 
 def constant_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> Tensor:
@@ -68,9 +67,8 @@ def constant_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> 
     """
     n = targets.shape[1]
     seen = (boxes[:, :n], turns[:, :n])
-    _, aligned = align_regions(targets, targets, *seen, *seen, cells)  # (B, G, G, C, p, p)
-    aligned = F.normalize(aligned.flatten(1, 2)[:, _off_diagonal(n, targets.device)], dim=2)
-    return -aligned.mean((0, 1, 3, 4)).norm() if aligned.numel() else aligned.sum()
+    _, aligned = align_regions(targets, targets, *seen, *seen, cells, others(targets))  # (B, G, G - 1, C, p, p)
+    return -_unit(aligned, dim=3).mean((0, 1, 2, 4, 5)).norm() if aligned.numel() else aligned.sum()
 
 
 def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor, matched: float) -> Tensor:
@@ -80,12 +78,11 @@ def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor
     student's; the best K pairs each way count, minus their cosines, averaged.
     K is `matched` times the student's patches.
     """
-    n_global = global_maps.shape[1]
-    best = _best_matches(global_maps, targets, matched)  # (B, G, G)
-    terms = [best.flatten(1)[:, _off_diagonal(n_global, best.device)]]
+    partners = _tokens(targets)[:, others(targets)]  # (B, G, G - 1, m, C)
+    terms = [_best_matches(global_maps, partners, matched)]
     if local_maps.shape[1]:
-        terms.append(_best_matches(local_maps, targets, matched).flatten(1))
-    return _minus_mean(torch.cat(terms, dim=1))
+        terms.append(_best_matches(local_maps, _tokens(targets)[:, None], matched))
+    return _minus_mean(torch.cat([term.flatten(1) for term in terms], dim=1))
 
 
 def rotation_loss(turn_logits: Tensor, turns: Tensor) -> Tensor:
@@ -93,61 +90,105 @@ def rotation_loss(turn_logits: Tensor, turns: Tensor) -> Tensor:
     return F.cross_entropy(_widen(turn_logits).flatten(0, 1), turns.flatten())
 
 
-def _region_cosines(
-    student: Tensor, teacher: Tensor, crops: Tensor, turns: Tensor, crops_g: Tensor, turns_g: Tensor, cells: int
-) -> Tensor:
-    """(B, V, G): mean cosine over the overlap's cells, for (B, V, C, h, w) against (B, G, C, H, W)."""
-    seen, target = align_regions(student, teacher, crops, turns, crops_g, turns_g, cells)
-    return F.cosine_similarity(seen, target, dim=3).mean((-2, -1))
+def others(targets: Tensor) -> Tensor:
+    """(G, G - 1) for (B, G, ...): to each global view the others. By arithmetic, since a search would stall a GPU."""
+    n = targets.shape[1]
+    views = torch.arange(n, device=targets.device)
+    return (views[:, None] + 1 + views[: n - 1]) % n
 
 
 def align_regions(
-    student: Tensor, teacher: Tensor, crops: Tensor, turns: Tensor, crops_g: Tensor, turns_g: Tensor, cells: int
+    student: Tensor,
+    teacher: Tensor,
+    crops: Tensor,
+    turns: Tensor,
+    crops_g: Tensor,
+    turns_g: Tensor,
+    cells: int,
+    partners: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What student and teacher make of each pair's overlap: two (B, V, G, C, p, p) that lie as the student's view does.
+    """What student and teacher make of each pair's overlap: two (B, V, P, C, p, p) that lie as the student's view does.
 
-    For (B, V, C, h, w) of the student and (B, G, C, H, W) of the teacher; p is `cells`.
+    RoIAlign and the turn are linear: all regions of a map are one matrix product with its tokens.
+
+    Args:
+        student, teacher: (B, V, C, h, w) and (B, G, C, H, W).
+        crops, turns: Of the student's views, (B, V, 4) and (B, V).
+        crops_g, turns_g: Of the teacher's, (B, G, 4) and (B, G).
+        cells: p.
+        partners: (V, P) of 0..G-1, each as often as the others: with whom a view is paired; None: with all.
     """
-    pairs = (*crops.shape[:2], crops_g.shape[1])  # B, V, G
-    overlap = intersect(crops[:, :, None], crops_g[:, None])  # (B, V, G, 4) pixels of the photograph
-    spin, spin_g = turns[:, :, None].expand(pairs), turns_g[:, None].expand(pairs)
-    in_student = turn_boxes(within(overlap, crops[:, :, None]), spin)
-    in_teacher = turn_boxes(within(overlap, crops_g[:, None]), spin_g)
-    rows, columns = _roi_weights(in_student, cells, student.shape[-2:])
-    seen = torch.einsum("bvgph,bvchw->bvgpcw", rows, _widen(student))
-    seen = torch.einsum("bvgpcw,bvgqw->bvgcpq", seen, columns)
-    rows, columns = _roi_weights(in_teacher, cells, teacher.shape[-2:])
-    target = torch.einsum("bvgph,bgchw->bvgpcw", rows, _widen(teacher))
-    target = torch.einsum("bvgpcw,bvgqw->bvgcpq", target, columns)
-    return seen, turn_maps(target, spin - spin_g)
+    if partners is None:
+        partners = torch.arange(teacher.shape[1], device=teacher.device).expand(student.shape[1], -1)
+    crops, crops_g = crops[:, :, None], crops_g[:, partners]
+    overlap = intersect(crops, crops_g)  # (B, V, P, 4) pixels of the photograph
+    spin_g = turns_g[:, partners]
+    spin = turns[:, :, None].expand_as(spin_g)
+    weights = _roi_matrices(turn_boxes(within(overlap, crops), spin), cells, student.shape[-2:])
+    seen = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
+    weights = _roi_matrices(turn_boxes(within(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
+    tokens = weights.shape[-1]
+    weights = turn_maps(weights.mT.reshape(*spin.shape, tokens, cells, cells), spin - spin_g).flatten(-2).mT
+    by_teacher = partners.flatten().argsort(stable=True)  # pairs, so that those of a teacher follow each other
+    per_teacher = len(by_teacher) // teacher.shape[1] * cells * cells
+    weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, tokens)
+    target = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
+    target = target.reshape(len(target), len(by_teacher), cells * cells, target.shape[-1])[:, by_teacher.argsort()]
+    shape = (*spin.shape, cells, cells, student.shape[2])
+    return seen.reshape(shape).movedim(-1, 3), target.reshape(shape).movedim(-1, 3)
 
 
-def _roi_weights(boxes: Tensor, cells: int, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """Row and column weights, (..., cells, h) and (..., cells, w), of boxes in the unit square."""
+def _roi_matrices(boxes: Tensor, cells: int, size: torch.Size) -> Tensor:
+    """(..., cells * cells, h * w) from a map's tokens to its RoIAlign over (..., 4) boxes in the unit square."""
     x0, y0, x1, y1 = boxes.clamp(0, 1).unbind(-1)
-    return roi_weights(y0, y1, cells, size[0]), roi_weights(x0, x1, cells, size[1])
+    rows, columns = roi_weights(y0, y1, cells, size[0]), roi_weights(x0, x1, cells, size[1])
+    both = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # (..., p, p, h, w)
+    return both.flatten(-2).flatten(-3, -2)
 
 
-def _best_matches(student: Tensor, teacher: Tensor, matched: float) -> Tensor:
-    """(B, V, G): mean cosine of the best K pairs each way. The best similarity is the term: no gather is needed."""
-    s = F.normalize(_widen(student).flatten(3), dim=2)  # (B, V, C, n)
-    t = F.normalize(_widen(teacher).flatten(3), dim=2)  # (B, G, C, m)
-    similarity = torch.einsum("bvcn,bgcm->bvgnm", s, t)
-    k = min(max(1, round(matched * s.shape[-1])), t.shape[-1])
-    to_teacher = similarity.amax(dim=-1).topk(k).values.mean(-1)
-    to_student = similarity.amax(dim=-2).topk(k).values.mean(-1)
+def _cosines(student: Tensor, teacher: Tensor) -> Tensor:
+    """(B, V, P, p, p) over the channels of (B, V, P, C, p, p); the teacher's have no gradient."""
+    cosines: Tensor = (student * _unit(teacher, dim=3)).sum(3) / _lengths(student, dim=3).squeeze(3)
+    return cosines
+
+
+def _best_matches(student: Tensor, partners: Tensor, matched: float) -> Tensor:
+    """(B, V, P): mean cosine of the best K pairs each way. The best similarity is the term: no gather is needed.
+
+    Args:
+        student: (B, V, C, h, w).
+        partners: (B, V, P, m, C) of the teacher, with 1 for V where they are the same for all views.
+        matched: K as a share of the student's patches.
+    """
+    tokens = _tokens(student)  # (B, V, n, C)
+    views, n, m = *tokens.shape[1:3], partners.shape[3]
+    rows = tokens if partners.shape[1] == views else tokens.flatten(1, 2)[:, None]
+    similarity = rows @ _unit(partners, dim=-1).flatten(2, 3).mT
+    similarity = similarity.reshape(len(tokens), views, n, partners.shape[2], m) / _lengths(tokens, dim=-1)[..., None]
+    k = min(max(1, round(matched * n)), m)
+    to_teacher = similarity.amax(dim=-1).topk(k, dim=2).values.mean(2)
+    to_student = similarity.amax(dim=2).topk(k).values.mean(-1)
     return (to_teacher + to_student) / 2
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(B, V, C, h, w) to (B, V, h * w, C) in float32; a view of what heads give, whose channels lie side by side."""
+    return _widen(maps).movedim(2, -1).flatten(2, 3)
+
+
+def _unit(vectors: Tensor, dim: int) -> Tensor:
+    return vectors / _lengths(vectors, dim)
+
+
+def _lengths(vectors: Tensor, dim: int) -> Tensor:
+    """Kept above 0, so that a cosine with nothing is 0."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return lengths.clamp(min=1e-12)
 
 
 def _widen(maps: Tensor) -> Tensor:
     """Half precision to float32, the rest as it is."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
-
-
-def _off_diagonal(n: int, device: torch.device) -> Tensor:
-    """Flat indices (n * n - n,) of the pairs (v, g) with v != g; by arithmetic, since a search would stall a GPU."""
-    pairs = torch.arange(n * n - n, device=device)
-    return pairs + pairs // n + 1  # after each pair on the diagonal, n that are not
 
 
 def _minus_mean(cosines: Tensor) -> Tensor:
