@@ -1,14 +1,17 @@
 """Where a training step's time goes, beside the same step written plainly (benchmarks/plain).
 
 Run: .venv/bin/python benchmarks/training.py --images FOLDER [--preset coco] [--batch-size 8] [--rounds 3]
-     [--precision fp32,bf16] [--json FILE]
+     [--precision fp32,bf16] [--memory-batch 64] [--json FILE]
 
 Both sides take the same photographs, weights and draws, in turns; their first losses stand in the table. The matrix
-peak is what this machine reaches in one large product in the same run; a step's products are counted by torch.
+peak is what this machine reaches in one large product in the same run; a step's products are counted by torch. Memory
+is what the forward pass keeps for the backward pass, counted, and what a process that takes one step of --memory-batch
+photographs occupies at most.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -34,7 +37,7 @@ from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data import derive_seed
 from gtsa_kit.draws import draw
 from gtsa_kit.images import find_images, open_image, read_file
-from gtsa_kit.losses import gtsa_loss
+from gtsa_kit.losses import correspondence_loss, gtsa_loss, region_loss
 from gtsa_kit.model import GTSA
 from gtsa_kit.optim import clip_each, make_optimizer, set_hyperparameters
 from gtsa_kit.pixels import decode
@@ -187,11 +190,73 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return float(2 * 2048**3 / min(spans))
 
 
-def peak_memory() -> float:
-    """MB of this process so far."""
+def kept_bytes(method: GTSA, work: Callable[[], Any]) -> int:
+    """What it keeps for the backward pass, each storage once, parameters not counted."""
+    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = work()  # held until all is counted, so that no storage's place is taken by another
+    del result
+    return sum(kept.values())
+
+
+def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
+    """MB a photograph of each part of the forward pass."""
+    model, count = make_side(OURS, config).model, len(views.boxes)
+    rows = []
+    for recompute in (False, True):
+        model.student.encoder.recompute = recompute
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            mega = kept_bytes(model, lambda: model(views)) / count / 1e6
+        rows.append({"part": "encoder and heads" + (", blocks recomputed" if recompute else ""), OURS: mega})
+    outputs = model(views)
+    held = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
+    cells = (config.loss.global_region, config.loss.local_region)
+    losses = {
+        "region loss": lambda: region_loss(*held, outputs.targets, views.boxes, views.turns, cells),
+        "patch correspondence": lambda: correspondence_loss(*held, outputs.targets, config.loss.matched),
+    }
+    rows += [{"part": name, OURS: kept_bytes(model, work) / count / 1e6} for name, work in losses.items()]
+    said = "bf16" if half else "fp32"
+    return [row | {"part": f"{said}: kept for backward, MB a photograph: {row['part']}"} for row in rows]
+
+
+def peak_of_step(config: RunConfig, batch: int, half: bool) -> float:
+    """MB that a step takes at most beyond what the process had with the model in memory; in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of_step, (config, batch, half))
+
+
+def _peak_of_step(config: RunConfig, batch: int, half: bool) -> float:
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    side, count = make_side(OURS, config), config.views.global_crops + config.views.local_crops
+    views = Views(
+        torch.randint(
+            0,
+            256,
+            (batch, config.views.global_crops, 3, config.views.global_size, config.views.global_size),
+            dtype=torch.uint8,
+        ),
+        torch.randint(
+            0,
+            256,
+            (batch, config.views.local_crops, 3, config.views.local_size, config.views.local_size),
+            dtype=torch.uint8,
+        ),
+        torch.tensor([0.0, 0, 100, 100]).repeat(batch, count, 1),
+        torch.randint(4, (batch, count)),
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    side.step(views, config, half, Clock())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
 
 
 def main() -> None:
@@ -201,6 +266,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", help="fp32, bf16 or both; default: both where bf16 is not emulated")
+    parser.add_argument("--memory-batch", type=int, default=0, help="photographs of a step whose peak is measured")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     config = load_config(chosen.preset)
@@ -216,7 +282,12 @@ def main() -> None:
         half = precision == "bf16"
         losses = measure_step(batch, config, chosen.rounds, half, clock)
         peak = matrix_peak(torch.bfloat16 if half else torch.float32)
-        tables.append(rows_of_step(clock, precision, chosen.batch_size, operations, peak, losses))
+        rows = rows_of_step(clock, precision, chosen.batch_size, operations, peak, losses)
+        rows += rows_of_memory(batch, config, half)
+        if chosen.memory_batch:
+            mega = peak_of_step(config, chosen.memory_batch, half) / chosen.memory_batch
+            rows.append({"part": f"{precision}: peak of a step of {chosen.memory_batch}, MB a photograph", OURS: mega})
+        tables.append(rows)
     console = Console()
     title = f"{chosen.preset}, {config.model.arch}, batch {chosen.batch_size}, {os.cpu_count()} cores"
     for rows in tables:
@@ -257,7 +328,6 @@ def rows_of_step(
         {"part": f"{precision}: photographs a second", **{n: batch / clock.median(n, "whole step") for n in shares}}
     )
     rows.append({"part": f"{precision}: first loss", OURS: losses[0], PLAIN: losses[1]})
-    rows.append({"part": f"{precision}: peak memory of the process so far, MB", OURS: peak_memory()})
     return rows
 
 
