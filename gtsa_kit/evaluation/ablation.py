@@ -111,7 +111,9 @@ def merge(
     place = {model.name: index for index, model in enumerate(models)}
     ordered = [rows[key] for key in sorted(rows, key=lambda key: (place[key[0]], key[1]))]
     measures = {key: said for key, said in HEADINGS.items() if any(key in row for row in ordered)}
-    return Report(name, title, measures, ordered, {report.name: dict(report.settings) for report, _, _ in parts})
+    settings: dict[str, Any] = {report.name: dict(report.settings) for report, _, _ in parts}
+    left_out = {item["path"]: item for of_part in settings.values() for item in of_part.get("left_out", ())}
+    return Report(name, title, measures, ordered, settings | {"left_out": list(left_out.values())})
 
 
 def _model(row: Mapping[str, Any]) -> Any:

@@ -29,8 +29,7 @@ def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str]
         RunFailedError: As `gtsa_kit.run.train`.
     """
     paths = {name: folder / name for name in runs}
-    for name, config in runs.items():
-        _check_same(paths[name], config)
+    runs = {name: _as_begun(paths[name], config) for name, config in runs.items()}
     for name, config in runs.items():
         run = paths[name]
         if (run / "encoder.safetensors").exists():
@@ -40,12 +39,16 @@ def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str]
     return paths
 
 
-def _check_same(run: Path, config: RunConfig) -> None:
-    saved = run / "config.yaml"
-    if not saved.exists():
-        return
-    if changed := differing(load_config(file=saved), config):
+def _as_begun(run: Path, config: RunConfig) -> RunConfig:
+    """The settings; in the precision that the run settled on where it was begun."""
+    if not (run / "config.yaml").exists():
+        return config
+    saved = load_config(file=run / "config.yaml")
+    if changed := differing(saved, config):
         raise ValueError(
             f"{run} holds a run with other settings (its, now: {'; '.join(changed)}); "
             "choose another --out, or remove that folder"
         )
+    if config.train.precision != "auto":
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": saved.train.precision})})

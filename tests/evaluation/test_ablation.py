@@ -89,9 +89,27 @@ def test_runs_go_on_after_a_stop_and_are_not_done_twice(
         train_all(other, tmp_path, lambda name: Watcher())
 
 
+def test_a_run_that_goes_on_keeps_the_precision_it_settled_on(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopAtOnce(Watcher):
+        def stop(self) -> bool:
+            return bool(list(tmp_path.glob("run/metrics.jsonl")))
+
+    runs = {"run": settings(photographs, tiny, **{"train.precision": "auto"})}
+    monkeypatch.setattr("gtsa_kit.run.bf16_pays", lambda device: False)
+    with pytest.raises(StoppedError):
+        train_all(runs, tmp_path, lambda name: StopAtOnce())
+    monkeypatch.setattr("gtsa_kit.run.bf16_pays", lambda device: pytest.fail("measured anew"))
+    train_all(runs, tmp_path, lambda name: Watcher())
+    assert load_config(file=tmp_path / "run" / "config.yaml").train.precision == "fp32"
+
+
 def test_reports_become_one_by_model_and_seed() -> None:
     def report(name: str, rows: list[dict[str, Any]]) -> Report:
-        return Report(name, name, {"top1": "%"}, rows, {"of": name})
+        return Report(name, name, {"top1": "%"}, rows, {"of": name, "left_out": left_out})
+
+    left_out = [{"path": "a.jpg", "reason": "broken"}]
 
     one = report("knn", [{"model": m, "seed": s, "top1": 10 * i + s} for i, m in enumerate("ba") for s in (0, 1)])
     two = report(
@@ -110,7 +128,8 @@ def test_reports_become_one_by_model_and_seed() -> None:
         {"model": "b", "seed": 1, "knn": 1},
     ]
     assert list(merged.measures) == ["knn", "miou"]
-    assert merged.settings == {"knn": {"of": "knn"}, "segment": {"of": "segment"}}
+    assert merged.settings["knn"] == {"of": "knn", "left_out": left_out}
+    assert merged.settings["left_out"] == left_out  # each once
 
 
 def test_one_command_gives_one_table(
@@ -122,11 +141,14 @@ def test_one_command_gives_one_table(
             pixels = rng.integers(0, 100, (40, 40, 3), dtype=np.uint8) + (0 if kind == "dark" else 150)
             (tmp_path / "classes" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "classes" / kind / f"{index}.png")
+    (tmp_path / "classes" / "dark" / "empty.png").write_bytes(b"")
     out = tmp_path / "out"
     command = ("eval", "ablation", photographs, "--labelled", tmp_path / "classes", "--preset", "quick", "--out", out)
     command += ("--seeds", 2, "--size", 32, "--json", *sets({**tiny, "train.steps": 2}))
     done = gtsa_here(*command)
     assert done.returncode == 0, done.stderr
+    assert "1 files left out" in done.stderr
+    assert "dark/empty.png: empty file" in done.stderr
     report = json.loads(done.stdout)
     assert [line["model"] for line in report["summary"]] == ["l", "l + l_pc", "l + l_pc + l_rp", "random"]
     assert all(0 <= row[key] <= 100 for row in report["rows"] for key in ("knn", "linear"))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gtsa_kit.evaluation.bars import bar_chart
 from gtsa_kit.evaluation.intervals import bootstrap, wilson
 from gtsa_kit.evaluation.models import distinct_names, open_models, random_runner
-from gtsa_kit.evaluation.plots import bar_chart
 from gtsa_kit.evaluation.report import Report
 
 

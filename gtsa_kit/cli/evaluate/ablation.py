@@ -49,16 +49,16 @@ def ablation(
 
       gtsa eval ablation photos/ --labelled scenes/ --masked camvid/ --ignore 11 --preset quick --out looks/
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.evaluate.telling import telling, warn
     from gtsa_kit.config import load_config, parse_overrides
     from gtsa_kit.evaluation.ablation import FOLDERS, ablation_runs, probe_table
+    from gtsa_kit.evaluation.bars import bar_chart
     from gtsa_kit.evaluation.dense_tokens import Framing
     from gtsa_kit.evaluation.image_probes import ProbeOptions
     from gtsa_kit.evaluation.labelled import read_labelled
     from gtsa_kit.evaluation.mask_codes import read_options
     from gtsa_kit.evaluation.masked import read_masked
     from gtsa_kit.evaluation.models import Model, open_models, random_runner
-    from gtsa_kit.evaluation.plots import bar_chart
     from gtsa_kit.evaluation.segment import SegmentOptions
 
     if labelled is None and masked is None:
@@ -77,6 +77,7 @@ def ablation(
     options = ProbeOptions(seeds, size=size), SegmentOptions(Framing(size, tiles), ("linear",), seeds)
     with telling() as tell:
         report = probe_table(models, classes, masks, options, tell)
+    warn(report)
     bar_chart(report, next(iter(report.measures)), out / "ablation.png")
     show(report, out, as_json)
 

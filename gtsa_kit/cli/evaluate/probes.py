@@ -98,7 +98,7 @@ def linear(
 
 def _finish(report: "Report", out: Path, as_json: bool) -> None:
     from gtsa_kit.cli.evaluate.telling import warn
-    from gtsa_kit.evaluation.plots import bar_chart
+    from gtsa_kit.evaluation.bars import bar_chart
 
     bar_chart(report, "top1", out / f"{report.name}.png")
     warn(report)

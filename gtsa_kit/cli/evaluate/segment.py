@@ -72,12 +72,12 @@ def segment(
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out looks/ --tiles 96
     """
     from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.evaluation.bars import bar_chart
     from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe
     from gtsa_kit.evaluation.dense_tokens import Framing
     from gtsa_kit.evaluation.mask_codes import read_options
     from gtsa_kit.evaluation.masked import read_masked
     from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.plots import bar_chart
     from gtsa_kit.evaluation.segment import PROBES, SegmentOptions
     from gtsa_kit.evaluation.segment import segment as measure
 
