@@ -88,7 +88,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN),
-    "full": Scale(photographs=25_600, batch=32, seeds=2, methods=tuple(METHODS)),
+    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS)),
 }
 
 MEASURES = {
