@@ -17,12 +17,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from gtsa_kit.checkpoint import load_checkpoint
 from gtsa_kit.cli.display import shown
 from gtsa_kit.cli.progress import console
 from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.data import Presentations, stack
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
 from gtsa_kit.evaluation.dense_tokens import Framing
@@ -42,6 +45,8 @@ from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
 from gtsa_kit.files import read_json_lines, write_json
 from gtsa_kit.images import find_images
+from gtsa_kit.losses import constant_loss, correspondence_loss, region_loss
+from gtsa_kit.methods import make_method
 
 ARCH = "vit_mini"
 SIZE = 96
@@ -179,6 +184,36 @@ def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
         return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
 
     return {"places": classes, "tiles": tiles, "whole": whole, "geometry": geometry, "turn": turn, "variance": variance}
+
+
+@torch.no_grad()
+def what_region_learnt(run: Path, photographs: Sequence[Path], seed: int = 100) -> dict[str, float]:
+    """The region loss of a GTSA run on views it has not seen, beside what it would be by less and less knowledge.
+
+    Returns:
+        `region` as trained; `turned`, with the teacher's maps half a turn off; `other`, with those of another
+        photograph; `constant`, for the best student that says the same of every place; and `correspondence`.
+    """
+    config = load_config(file=run / "config.yaml")
+    method = make_method(config).eval()
+    method.load_state_dict(load_checkpoint(run)["model"])
+    shown = Presentations(list(photographs), config.views, seed)
+    views = stack([shown[t] for t in range(len(photographs))]).views
+    outputs = method(views)
+    cells = (config.loss.global_region, config.loss.local_region)
+
+    def region(targets: torch.Tensor) -> float:
+        return float(region_loss(outputs.global_maps, outputs.local_maps, targets, views.boxes, views.turns, cells))
+
+    targets = outputs.targets
+    pairs = correspondence_loss(outputs.global_maps, outputs.local_maps, targets, config.loss.matched)
+    return {
+        "region": region(targets),
+        "turned": region(torch.rot90(targets, 2, (-2, -1))),
+        "other": region(targets.roll(1, 0)),
+        "constant": float(constant_loss(targets, views.boxes, views.turns, cells[0])),
+        "correspondence": float(pairs),
+    }
 
 
 def column(report: Report, key: str) -> list[float]:
@@ -322,7 +357,17 @@ def main() -> None:
     lines = summarise(rows)
     Console().print(as_table(lines))
     seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
-    result = {"scale": vars(scale), "rows": rows, "summary": lines, "training_seconds": seconds}
+    held_out = spread(find_images(chosen.data / "camvid" / "val" / "images").paths, 64)
+    learnt = {folder_of(*run): what_region_learnt(path, held_out) for run, path in runs.items() if "gtsa" in run[0]}
+    for name, found in learnt.items():
+        print(name + ", region loss:", ", ".join(f"{key} {value:.3f}" for key, value in found.items()))
+    result = {
+        "scale": vars(scale),
+        "rows": rows,
+        "summary": lines,
+        "training_seconds": seconds,
+        "region_loss": learnt,
+    }
     write_json(chosen.out / "study.json", result)
     (chosen.out / "study.md").write_text(as_markdown(lines), encoding="utf-8")
     draw_probes(rows, chosen.out / "probes.png")

@@ -1,12 +1,12 @@
 """Where a training step's time goes, beside the same step written plainly (benchmarks/plain).
 
 Run: .venv/bin/python benchmarks/training.py --images FOLDER [--preset coco] [--batch-size 8] [--rounds 3]
-     [--precision fp32,bf16] [--memory-batch 64] [--json FILE]
+     [--precision fp32,bf16] [--memory-batch 64] [--device auto] [--json FILE]
 
 Both sides take the same photographs, weights and draws, in turns; their first losses stand in the table. The matrix
 peak is what this machine reaches in one large product in the same run; a step's products are counted by torch. Memory
 is what the forward pass keeps for the backward pass, counted, and what a process that takes one step of --memory-batch
-photographs occupies at most.
+photographs occupies at most. On a GPU our side is compiled, and the plain one is not.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from gtsa_kit.data import derive_seed
 from gtsa_kit.draws import draw
 from gtsa_kit.images import find_images, open_image, read_file
 from gtsa_kit.losses import correspondence_loss, gtsa_loss, region_loss
+from gtsa_kit.machine import compiling_pays
 from gtsa_kit.model import GTSA
 from gtsa_kit.optim import clip_each, make_optimizer, set_hyperparameters
 from gtsa_kit.pixels import decode
@@ -57,12 +58,15 @@ OURS, PLAIN = "gtsa-kit", "plain"
 class Clock:
     """Seconds by side and stage, one list entry a round."""
 
+    device: str = "cpu"
     spans: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def time(self, side: str, stage: str, work: Callable[[], Any]) -> Any:
         """Do it, and note how long it took."""
         begun = time.perf_counter()
         result = work()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
         self.spans.setdefault((side, stage), []).append(time.perf_counter() - begun)
         return result
 
@@ -112,7 +116,7 @@ class Side:
         """One step, timed; the loss."""
 
         def forward() -> Any:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
                 return self.model(views)
 
         outputs = clock.time(self.name, STAGES[0], forward)
@@ -148,16 +152,19 @@ class Side:
         return self.model.update_teacher(0.996)
 
 
-def make_side(name: str, config: RunConfig) -> Side:
+def make_side(name: str, config: RunConfig, device: torch.device, compiled: bool = False) -> Side:
     torch.manual_seed(0)
-    model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train()
+    model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train().to(device)
+    if compiled:
+        model.compile_branches()
     optimizer = make_optimizer(model, config.optim) if name == OURS else plain_optimizer(model, config)
     return Side(name, model, optimizer)
 
 
 def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock: Clock) -> tuple[float, float]:
     """Both sides in turns; the first losses."""
-    sides = [make_side(OURS, config), make_side(PLAIN, config)]
+    device = views.boxes.device
+    sides = [make_side(OURS, config, device, compiling_pays(device)), make_side(PLAIN, config, device)]
     first = []
     for index in range(rounds + 1):
         for side in sides:
@@ -172,22 +179,20 @@ def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock
 
 def products(views: Views, config: RunConfig) -> float:
     """Floating point operations of matrix products and convolutions in a step."""
-    side = make_side(OURS, config)
+    side = make_side(OURS, config, views.boxes.device)
     with FlopCounterMode(display=False) as counter:
         outputs = side.model(views)
         gtsa_loss(outputs, views.boxes, views.turns, config.loss, 0.5).total.backward()
     return float(counter.get_total_flops())
 
 
-def matrix_peak(dtype: torch.dtype) -> float:
+def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
     """The most operations a second of a large matrix product in this process."""
-    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
-    spans = []
-    for _ in range(6):
-        begun = time.perf_counter()
-        torch.mm(a, b)
-        spans.append(time.perf_counter() - begun)
-    return float(2 * 2048**3 / min(spans))
+    side, clock = (8192 if device.type == "cuda" else 2048), Clock(device.type)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    for _ in range(12):
+        clock.time(OURS, "product", lambda: torch.mm(a, b))
+    return float(2 * side**3 / min(clock.spans[OURS, "product"]))
 
 
 def kept_bytes(method: GTSA, work: Callable[[], Any]) -> int:
@@ -209,11 +214,11 @@ def kept_bytes(method: GTSA, work: Callable[[], Any]) -> int:
 
 def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
     """MB a photograph of each part of the forward pass."""
-    model, count = make_side(OURS, config).model, len(views.boxes)
+    model, count = make_side(OURS, config, views.boxes.device).model, len(views.boxes)
     rows = []
     for recompute in (False, True):
         model.student.encoder.recompute = recompute
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
             mega = kept_bytes(model, lambda: model(views)) / count / 1e6
         rows.append({"part": "encoder and heads" + (", blocks recomputed" if recompute else ""), OURS: mega})
     outputs = model(views)
@@ -228,16 +233,16 @@ def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str
     return [row | {"part": f"{said}: kept for backward, MB a photograph: {row['part']}"} for row in rows]
 
 
-def peak_of_step(config: RunConfig, batch: int, half: bool) -> float:
+def peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
     """MB that a step takes at most beyond what the process had with the model in memory; in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_of_step, (config, batch, half))
+        return pool.apply(_peak_of_step, (config, batch, half, device))
 
 
-def _peak_of_step(config: RunConfig, batch: int, half: bool) -> float:
+def _peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
     import resource
 
-    side, count = make_side(OURS, config), config.views.global_crops + config.views.local_crops
+    side, count = make_side(OURS, config, device), config.views.global_crops + config.views.local_crops
     views = Views(
         torch.randint(
             0,
@@ -254,7 +259,11 @@ def _peak_of_step(config: RunConfig, batch: int, half: bool) -> float:
         torch.tensor([0.0, 0, 100, 100]).repeat(batch, count, 1),
         torch.randint(4, (batch, count)),
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    views, before = views.to(device), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated()
+        side.step(views, config, half, Clock(device.type))
+        return float(torch.cuda.max_memory_allocated() - held) / 1e6
     side.step(views, config, half, Clock())
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
 
@@ -267,29 +276,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", help="fp32, bf16 or both; default: both where bf16 is not emulated")
     parser.add_argument("--memory-batch", type=int, default=0, help="photographs of a step whose peak is measured")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     config = load_config(chosen.preset)
     paths = find_images(chosen.images).paths[:48]
-    batch = collate([ours(open_image(path), i, config) for i, path in enumerate(paths[: chosen.batch_size])])
-    asked = chosen.precision or ("fp32,bf16" if bf16_pays(torch.device("cpu")) else "fp32")
+    device = torch.device(chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    batch = collate([ours(open_image(path), i, config) for i, path in enumerate(paths[: chosen.batch_size])]).to(device)
+    asked = chosen.precision or ("fp32,bf16" if bf16_pays(device) else "fp32")
     clock = Clock()
     measure_views(paths, config, chosen.rounds, clock)
     tables = [rows_of_views(clock, len(paths))]
     operations = products(batch, config)
     for precision in asked.split(","):
-        clock = Clock()
+        clock = Clock(device.type)
         half = precision == "bf16"
         losses = measure_step(batch, config, chosen.rounds, half, clock)
-        peak = matrix_peak(torch.bfloat16 if half else torch.float32)
+        peak = matrix_peak(torch.bfloat16 if half else torch.float32, device)
         rows = rows_of_step(clock, precision, chosen.batch_size, operations, peak, losses)
         rows += rows_of_memory(batch, config, half)
         if chosen.memory_batch:
-            mega = peak_of_step(config, chosen.memory_batch, half) / chosen.memory_batch
+            mega = peak_of_step(config, chosen.memory_batch, half, device) / chosen.memory_batch
             rows.append({"part": f"{precision}: peak of a step of {chosen.memory_batch}, MB a photograph", OURS: mega})
         tables.append(rows)
     console = Console()
-    title = f"{chosen.preset}, {config.model.arch}, batch {chosen.batch_size}, {os.cpu_count()} cores"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
+    title = f"{chosen.preset}, {config.model.arch}, batch {chosen.batch_size}, {where}"
     for rows in tables:
         console.print(as_table(title, rows))
     if chosen.json:
