@@ -71,8 +71,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "mocov3": {"method": "mocov3"},
     "gtsa without turns": {"views.quarter_turns": False, "loss.rotation": 0.0},
     "dino with turns": {"method": "dino", "views.quarter_turns": True},
-    "gtsa, l": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
-    "gtsa, l + l_pc": {"loss.rotation": 0.0},
+    "dino sharper": {"method": "dino", "dino.teacher_temperature": 0.02, "dino.final_teacher_temperature": 0.02},
+    "gtsa l": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
+    "gtsa l + l_pc": {"loss.rotation": 0.0},
 }
 RANDOM = "random"
 MAIN = ("gtsa", "dino", "mocov3")
@@ -125,7 +126,7 @@ def settings(method: str, seed: int, scale: Scale, data: Path) -> RunConfig:
 
 
 def folder_of(method: str, seed: int) -> str:
-    return f"{method.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
+    return f"{method.replace(' + ', '-').replace(' ', '-')}-{seed}"
 
 
 def runs_of(scale: Scale, methods: Sequence[str]) -> list[tuple[str, int]]:
