@@ -289,7 +289,10 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     methods = list(dict.fromkeys(row["method"] for row in rows))
     keys = [key for key in MEASURES if not key.endswith("rank")]
     figure = Figure(figsize=(15, 8), layout="constrained")
-    for axis, key in zip(figure.subplots(3, 4).flat, keys, strict=False):
+    axes = list(figure.subplots(3, 4).flat)
+    for spare in axes[len(keys) :]:
+        spare.set_axis_off()
+    for axis, key in zip(axes, keys, strict=False):
         for row in rows:
             values = row["values"][key]
             place = methods.index(row["method"]) + 0.2 * row["seed"]
@@ -346,6 +349,8 @@ def main() -> None:
     base = SCALES[chosen.scale]
     scale = Scale(chosen.photographs or base.photographs, base.batch, chosen.seeds or base.seeds, base.methods)
     methods = chosen.only.split(",") if chosen.only else scale.methods
+    if unknown := set(methods) - METHODS.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
     begun = time.monotonic()
     try:
         runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
