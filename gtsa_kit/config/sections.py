@@ -150,7 +150,7 @@ class TrainConfig(Section):
     views: Literal["workers", "device"] = "workers"
     """Who makes the views: the processes that load photographs, or the device, a batch at a time."""
     precision: Precision = "auto"
-    compile: bool | Literal["auto"] = "auto"
+    compile: Literal[True, False, "auto"] = "auto"
     """Whether torch compiles encoders and heads; auto: on a GPU, where Triton is there to do it."""
     recompute: bool = False
     """Whether blocks of the encoder are run again for their gradients (activation checkpointing): less memory, a third
