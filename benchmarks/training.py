@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as tv
 
 sys.path.insert(0, str(Path(__file__).parent))
+from kept import kept_bytes
 from plain.losses import plain_loss
 from plain.step import plain_optimizer, plain_update
 from plain.views import plain_views
@@ -193,23 +194,6 @@ def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
     for _ in range(12):
         clock.time(OURS, "product", lambda: torch.mm(a, b))
     return float(2 * side**3 / min(clock.spans[OURS, "product"]))
-
-
-def kept_bytes(method: GTSA, work: Callable[[], Any]) -> int:
-    """What it keeps for the backward pass, each storage once, parameters not counted."""
-    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = work()  # held until all is counted, so that no storage's place is taken by another
-    del result
-    return sum(kept.values())
 
 
 def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 Views are (N, 3, S, S) float32 that hold whole numbers, 0 to 255; factors and sigmas are (N,) float64.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -41,14 +43,20 @@ def turn_hue(views: Tensor, factors: Tensor) -> Tensor:
     chroma = top - low
     middle = (red + green + blue - low - 2 * top) & 255
     order = 4 * (red >= blue).int() + 2 * (green >= blue).int() + (red >= green).int()
-    table = torch.from_numpy(hue_table()).to(views.device, non_blocking=True)
+    table, centres = _hues(views.device)
     hue = table[(order * 256 + chroma) * 256 + middle].int()
     place = 6 * ((hue + (factors * 255).int()[:, None, None]) & 255)
-    centres = torch.tensor(_CENTRES, dtype=torch.int32).to(views.device, non_blocking=True)
     share = (place[:, None] - centres[:, None, None]).abs()
     share = torch.cat([510 - share[:, :1], share[:, 1:] - 255], dim=1).clamp(0, 255)
     missing = share * chroma[:, None] + 128
     return (top[:, None] - ((missing + (missing >> 8)) >> 8)).float()
+
+
+@lru_cache
+def _hues(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The table of hues, (8 * 256 * 256,) uint8, and the centres of the colours, (3,) int32; copied there once."""
+    centres = torch.tensor(_CENTRES, dtype=torch.int32)
+    return torch.from_numpy(hue_table()).to(device, non_blocking=True), centres.to(device, non_blocking=True)
 
 
 def blur(views: Tensor, sigmas: Tensor) -> Tensor:

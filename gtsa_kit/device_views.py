@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from gtsa_kit import device_colours
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.draws import STEPS, Colours, Draws, draw
+from gtsa_kit.geometry import cubic
 from gtsa_kit.views import Views, columns_first
 
 _STEPS = device_colours.brighten, device_colours.contrast, device_colours.saturate, device_colours.turn_hue
@@ -152,14 +153,8 @@ def _weights(low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: tor
     place = torch.where(_there(mirrored, device)[:, None, None], size - 1 - place, place)
     cells = torch.arange(most, device=device, dtype=torch.float32)
     distance = ((cells + 0.5 - (low - first) - (place + 0.5) * step) / step.clamp(min=1)).abs()
-    weights = _cubic(distance) * (cells < last - first)
+    weights = cubic(distance) * (cells < last - first)
     return weights / weights.sum(-1, keepdim=True), (first[:, 0] + cells).long()
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
 
 
 def _to_levels(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gtsa_kit.config import PATCH, Arch
+from gtsa_kit.geometry import cubic
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -237,10 +238,7 @@ def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
     step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source cells a target cell
     centres = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
     cells = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
-    distance = ((cells[None, :] - centres[:, None]) / step.clamp(min=1)).abs()
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    weights = cubic(((cells[None, :] - centres[:, None]) / step.clamp(min=1)).abs())
     return weights / weights.sum(dim=1, keepdim=True)
 
 

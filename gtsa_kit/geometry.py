@@ -80,6 +80,13 @@ def turn_maps(maps: Tensor, turns: Tensor) -> Tensor:
     return maps.flatten(-2).gather(-1, index).reshape(maps.shape)
 
 
+def cubic(distance: Tensor) -> Tensor:
+    """The bicubic kernel (a = -0.5) at distances of 0 and more, of any shape: 0 from 2 on."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+
+
 def roi_weights(low: Tensor, high: Tensor, cells: int, length: int) -> Tensor:
     """Rows of RoIAlign along one axis: (..., cells, length) weights that average the samples of each bin.
 

@@ -1,5 +1,6 @@
 """What accelerators need of a training step: nothing waited for, whole graphs, less memory where it is asked for."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from gtsa_kit.run import train
 from gtsa_kit.runlog import StepMetrics
 from gtsa_kit.trainer import Watcher
 from gtsa_kit.views import Views
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from kept import kept_bytes  # type: ignore[import-not-found]
 
 SCHEDULES = {"alpha": 0.5, "teacher_temperature": 0.04}
 SMALL_HEADS = {
@@ -170,22 +174,6 @@ def test_compiled_parts_are_whole_graphs_and_few(photographs: Path, fresh_compil
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def kept_bytes(method: Method, views: Views) -> int:
-    """What the forward pass keeps for the backward pass, each storage once, parameters not counted."""
-    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        backward(method, views)
-    return sum(kept.values())
-
-
 def test_recomputed_blocks_train_the_same_in_less_memory(photographs: Path) -> None:
     config = settings()
     views = views_of(photographs, config)
@@ -194,4 +182,5 @@ def test_recomputed_blocks_train_the_same_in_less_memory(photographs: Path) -> N
     assert torch.equal(backward(plain, views), backward(lean, views))
     for name, gradient in gradients(plain).items():
         assert torch.equal(gradients(lean)[name], gradient), name
-    assert kept_bytes(lean, views) < 0.7 * kept_bytes(plain, views)
+    kept = [kept_bytes(method, lambda method=method: backward(method, views)) for method in (lean, plain)]
+    assert kept[0] < 0.7 * kept[1]
