@@ -153,10 +153,13 @@ class Side:
         return self.model.update_teacher(0.996)
 
 
-def make_side(name: str, config: RunConfig, device: torch.device, compiled: bool = False) -> Side:
+def make_side(name: str, config: RunConfig, device: torch.device, half: bool) -> Side:
+    """As the trainer makes it, or plainly."""
     torch.manual_seed(0)
     model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train().to(device)
-    if compiled:
+    if name == OURS and half and device.type == "cpu":
+        model.spell_attention()
+    if name == OURS and compiling_pays(device):
         model.compile_branches()
     optimizer = make_optimizer(model, config.optim) if name == OURS else plain_optimizer(model, config)
     return Side(name, model, optimizer)
@@ -165,7 +168,7 @@ def make_side(name: str, config: RunConfig, device: torch.device, compiled: bool
 def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock: Clock) -> tuple[float, float]:
     """Both sides in turns; the first losses."""
     device = views.boxes.device
-    sides = [make_side(OURS, config, device, compiling_pays(device)), make_side(PLAIN, config, device)]
+    sides = [make_side(name, config, device, half) for name in (OURS, PLAIN)]
     first = []
     for index in range(rounds + 1):
         for side in sides:
@@ -180,7 +183,7 @@ def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock
 
 def products(views: Views, config: RunConfig) -> float:
     """Floating point operations of matrix products and convolutions in a step."""
-    side = make_side(OURS, config, views.boxes.device)
+    side = make_side(PLAIN, config, views.boxes.device, half=False)
     with FlopCounterMode(display=False) as counter:
         outputs = side.model(views)
         gtsa_loss(outputs, views.boxes, views.turns, config.loss, 0.5).total.backward()
@@ -198,7 +201,7 @@ def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
     """MB a photograph of each part of the forward pass."""
-    model, count = make_side(OURS, config, views.boxes.device).model, len(views.boxes)
+    model, count = make_side(OURS, config, views.boxes.device, half).model, len(views.boxes)
     rows = []
     for recompute in (False, True):
         model.student.encoder.recompute = recompute
@@ -226,7 +229,7 @@ def peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device
 def _peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
     import resource
 
-    side, count = make_side(OURS, config, device), config.views.global_crops + config.views.local_crops
+    side, count = make_side(OURS, config, device, half), config.views.global_crops + config.views.local_crops
     views = Views(
         torch.randint(
             0,

@@ -173,6 +173,14 @@ class Encoder(nn.Module):
         x = vit.norm(x) if final_norm else x
         return Features(x[:, 1:].mean(dim=1), _on_grid(x, h, w), maps)
 
+    def spell_attention(self) -> None:
+        """Attend by two matrix products and a softmax in place of torch's fused kernel: the same features.
+
+        For training in bf16 on a CPU, where the fused kernel takes three to ten times as long, most of it backwards.
+        """
+        for block in self.vit.blocks:
+            block.attn.fused_attn = False
+
 
 class DropPath(nn.Module):
     """Stochastic depth per sample, whose draws do not depend on how a batch is split over processes.

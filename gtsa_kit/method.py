@@ -98,6 +98,11 @@ class Method(nn.Module):
             for part in branch.children():
                 part.compile(backend=backend, dynamic=False, options=options)
 
+    def spell_attention(self) -> None:
+        """Of both encoders, for training in bf16 on a CPU (`Encoder.spell_attention`)."""
+        for branch in (self.student, self.teacher):
+            branch.encoder.spell_attention()
+
     def after_backward(self, step: int, plan: Plan) -> None:
         """Called with the whole step's gradients, before they are clipped; `step` counts from 0."""
 

@@ -78,6 +78,8 @@ def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: 
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for CUDA alone
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.student.encoder.recompute = config.train.recompute
+    if fabric.device.type == "cpu" and config.train.precision == "bf16":
+        model.spell_attention()
     if config.train.compile is True or (config.train.compile == "auto" and compiling_pays(fabric.device)):
         model.compile_branches()
     optimizer = make_optimizer(model, config.optim)

@@ -325,3 +325,17 @@ def test_training_encoder_draws_anew_and_evaluation_does_not() -> None:
     images = images_of(32, 32, batch=8)
     assert not torch.equal(encoder.train()(images).embedding, encoder(images).embedding)
     assert torch.equal(encoder.eval()(images).embedding, encoder(images).embedding)
+
+
+def test_spelled_attention_gives_the_same_features_and_gradients() -> None:
+    images, found = images_of(96, 112), []
+    for spelled in (False, True):
+        encoder, _ = pair("vit_test")
+        if spelled:
+            encoder.spell_attention()
+        features = encoder(images)
+        features.feature_map.pow(2).mean().backward()
+        found.append((features.feature_map.detach(), {n: p.grad for n, p in encoder.named_parameters()}))
+    (fused, fused_gradients), (spelled_map, gradients) = found
+    torch.testing.assert_close(spelled_map, fused, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients, fused_gradients, rtol=1e-4, atol=1e-6)

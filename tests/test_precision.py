@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from gtsa_kit import precision
 from gtsa_kit.config import RunConfig, load_config
@@ -53,6 +54,8 @@ def test_gradients_of_bf16_point_where_those_of_float32_do(photographs: Path, ti
     gradients = []
     for half in (False, True):
         method.zero_grad()
+        if half:
+            method.spell_attention()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             outputs = method(views)
         loss, _ = method.loss(outputs, views, {"alpha": 0.5})
@@ -67,6 +70,17 @@ def test_gradients_of_bf16_point_where_those_of_float32_do(photographs: Path, ti
     }
     assert len(cosines) > 0.8 * len(wide)
     assert min(cosines.values()) > 0.97, min(cosines.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize(("said", "fused"), [("fp32", True), ("bf16", False)])
+def test_bf16_on_a_cpu_trains_without_the_fused_attention(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path, said: str, fused: bool
+) -> None:
+    config = settings(photographs, tiny, **{"train.steps": 1, "train.precision": said, "train.workers": 0})
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        assert train(config, tmp_path, False, Watcher())
+    kernels = {event.key for event in profiler.key_averages()}
+    assert any("scaled_dot_product_flash_attention" in kernel for kernel in kernels) is fused
 
 
 def test_bf16_learns_as_float32_does(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
