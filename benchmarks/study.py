@@ -1,6 +1,6 @@
 """GTSA, DINO, MoCo v3 and random weights on the same photographs at the same budget; docs/study.md reads the outcome.
 
-Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study [--scale quick|full]
+Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study [--scale quick|rates|full]
      [--photographs N] [--only gtsa,dino] [--seeds 2] [--json FILE]
 
 Every step is kept in --out: run it again after an interruption, or with more methods or seeds, and it goes on. Runs
@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 RANDOM = "random"
 MAIN = ("gtsa", "dino", "mocov3")
+RATES: Mapping[str, Mapping[str, Any]] = {
+    f"{method} {name}": {**METHODS[method], "optim.lr": factor * COMMON["optim.lr"]}
+    for name, factor in (("slower", 0.5), ("faster", 2.0))
+    for method in MAIN
+}
+"""Whether another learning rate would have served a method better."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,17 @@ class Scale:
     seeds: int
     """Of the pretraining of the three methods; controls have one."""
     methods: tuple[str, ...]
+    probes: tuple[str, ...]
     probe_seeds: int = 3
 
 
+PROBES = ("places", "tiles", "whole", "geometry", "turn", "variance")
 SCALES = {
-    "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN),
-    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS)),
+    "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "tiles", "geometry")),
+    "rates": Scale(photographs=9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
+    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
 }
+"""`rates` goes on from `quick` in the same folder."""
 
 MEASURES = {
     "places_knn": "places k-NN, top-1 %",
@@ -122,7 +132,7 @@ def settings(method: str, seed: int, scale: Scale, data: Path) -> RunConfig:
         "train.steps": scale.photographs // scale.batch,
         "train.seed": seed,
     }
-    return load_config("quick", None, {**COMMON, **METHODS[method], **own})
+    return load_config("quick", None, {**COMMON, **(METHODS | RATES)[method], **own})
 
 
 def folder_of(method: str, seed: int) -> str:
@@ -147,7 +157,7 @@ def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Pat
 Probe = Callable[[Model], Mapping[str, list[float]]]
 
 
-def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
+def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Probe]:
     """Probes by name; each gives values by measure, one for each seed of the probe."""
     places = read_labelled(data / "scenes" / "places")
     camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
@@ -184,7 +194,8 @@ def make_probes(data: Path, seeds: int) -> Mapping[str, Probe]:
         report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
         return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
 
-    return {"places": classes, "tiles": tiles, "whole": whole, "geometry": geometry, "turn": turn, "variance": variance}
+    probes = (classes, tiles, whole, geometry, turn, variance)
+    return {name: probe for name, probe in zip(PROBES, probes, strict=True) if name in names}
 
 
 @torch.no_grad()
@@ -248,7 +259,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row["values"] for row in rows if row["method"] == method]
         line: dict[str, Any] = {"method": method, "seeds": len(own)}
-        for key in MEASURES:
+        for key in measured(rows):
             means = [statistics.fmean(values[key]) for values in own]
             line[key] = statistics.fmean(means)
             line[f"{key}_spread"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
@@ -257,13 +268,19 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the scale probes."""
+    return [key for key in MEASURES if key in rows[0]["values"]]
+
+
 def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="mean ± half the range over pretraining seeds (deviation over seeds of the probe)")
     table.add_column("measure")
     for line in lines:
         table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
     for key, heading in MEASURES.items():
-        table.add_row(heading, *(cell(line, key) for line in lines))
+        if key in lines[0]:
+            table.add_row(heading, *(cell(line, key) for line in lines))
     return table
 
 
@@ -271,7 +288,9 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     head = "| | " + " | ".join(f"{line['method']} ({line['seeds']})" for line in lines) + " |"
     rule = "|---|" + "---|" * len(lines)
     rows = [
-        "| " + " | ".join([heading, *(cell(line, key) for line in lines)]) + " |" for key, heading in MEASURES.items()
+        "| " + " | ".join([heading, *(cell(line, key) for line in lines)]) + " |"
+        for key, heading in MEASURES.items()
+        if key in lines[0]
     ]
     return "\n".join([head, rule, *rows]) + "\n"
 
@@ -287,7 +306,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    keys = [key for key in MEASURES if not key.endswith("rank")]
+    keys = [key for key in measured(rows) if not key.endswith("rank")]
     figure = Figure(figsize=(15, 8), layout="constrained")
     axes = list(figure.subplots(3, 4).flat)
     for spare in axes[len(keys) :]:
@@ -343,14 +362,14 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="quick")
     parser.add_argument("--photographs", type=int, help="seen by each run, in place of the scale's")
     parser.add_argument("--seeds", type=int, help="of the pretraining, in place of the scale's")
-    parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in METHODS))
+    parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in METHODS | RATES))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     base = SCALES[chosen.scale]
-    scale = Scale(chosen.photographs or base.photographs, base.batch, chosen.seeds or base.seeds, base.methods)
+    scale = replace(base, photographs=chosen.photographs or base.photographs, seeds=chosen.seeds or base.seeds)
     methods = chosen.only.split(",") if chosen.only else scale.methods
-    if unknown := set(methods) - METHODS.keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+    if unknown := set(methods) - (METHODS | RATES).keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(METHODS | RATES)}")
     begun = time.monotonic()
     try:
         runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
@@ -359,7 +378,7 @@ def main() -> None:
     opened = open_models(list(runs.values()))
     models = dict(zip(runs, opened, strict=True))
     models |= {(RANDOM, seed): Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None) for seed in range(2)}
-    rows = probe_all(models, make_probes(chosen.data, scale.probe_seeds), chosen.out)
+    rows = probe_all(models, make_probes(chosen.data, scale.probes, scale.probe_seeds), chosen.out)
     lines = summarise(rows)
     Console().print(as_table(lines))
     seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
