@@ -25,7 +25,7 @@ from gtsa_kit import colours
 from gtsa_kit.config import ViewsConfig, load_config
 from gtsa_kit.data import derive_seed
 from gtsa_kit.draws import STEPS, Draws, draw
-from gtsa_kit.images import find_images, open_image
+from gtsa_kit.images import find_images, open_image, read_file
 from gtsa_kit.pixels import decode
 from gtsa_kit.views import crop_and_turn, render
 
@@ -51,7 +51,8 @@ class Photograph:
 def load(path: Path, index: int, config: ViewsConfig) -> Photograph:
     image = open_image(path)
     draws = draw(image.height, image.width, config, torch.Generator().manual_seed(derive_seed(0, 0, index)))
-    return Photograph(path, image, tv.pil_to_tensor(image), draws, config)
+    pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(2, 0, 1)  # as the workers have it
+    return Photograph(path, image, pixels, draws, config)
 
 
 def of_each(work: Callable[[Photograph], object]) -> Callable[[list[Photograph]], float]:

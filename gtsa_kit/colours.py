@@ -17,7 +17,7 @@ _LUMA = np.array([[19595, 38470, 7471]], np.float32) / 65536  # in float32 all s
 _HALF = np.float32(0.5)
 _BYTE = np.uint16(8)
 _CENTRES = np.array([[765], [510], [1020]], np.int16)  # red is missing about cyan; green, blue but about themselves
-_BLOCK = 32  # rows and columns that the blur makes at a time
+_BLOCK = 16  # rows and columns that the blur makes at a time
 
 
 def brighten(image: Image, factor: float) -> Image:
