@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from gtsa_kit.checkpoint import load_checkpoint
 from gtsa_kit.cli.display import shown
@@ -43,9 +44,11 @@ from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
+from gtsa_kit.export.backends import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
 from gtsa_kit.images import find_images
 from gtsa_kit.losses import constant_loss, correspondence_loss, region_loss
+from gtsa_kit.method import Method
 from gtsa_kit.methods import make_method
 
 ARCH = "vit_mini"
@@ -83,6 +86,7 @@ RATES: Mapping[str, Mapping[str, Any]] = {
     for method in MAIN
 }
 """Whether another learning rate would have served a method better."""
+ALL = {**METHODS, **RATES}
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def settings(method: str, seed: int, scale: Scale, data: Path) -> RunConfig:
         "train.steps": scale.photographs // scale.batch,
         "train.seed": seed,
     }
-    return load_config("quick", None, {**COMMON, **(METHODS | RATES)[method], **own})
+    return load_config("quick", None, {**COMMON, **ALL[method], **own})
 
 
 def folder_of(method: str, seed: int) -> str:
@@ -154,6 +158,11 @@ def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Pat
     return {run: paths[folder_of(*run)] for run in runs}
 
 
+def some_photographs(data: Path) -> list[Path]:
+    """On which places are looked for again."""
+    return spread(find_images(data / "scenes" / "coco").paths, 150)
+
+
 Probe = Callable[[Model], Mapping[str, list[float]]]
 
 
@@ -163,7 +172,7 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
     coco = find_images(data / "scenes" / "coco").paths
     many = spread(coco + find_images(data / "scenes" / "bsds").paths, 600)
-    some, numbers = spread(coco, 150), list(range(seeds))
+    some, numbers = some_photographs(data), list(range(seeds))
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
     def classes(model: Model) -> dict[str, list[float]]:
@@ -198,6 +207,14 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     return {name: probe for name, probe in zip(PROBES, probes, strict=True) if name in names}
 
 
+def trained(run: Path) -> tuple[RunConfig, Method]:
+    """A run's settings, and its student and teacher."""
+    config = load_config(file=run / "config.yaml")
+    method = make_method(config).eval()
+    method.load_state_dict(load_checkpoint(run)["model"])
+    return config, method
+
+
 @torch.no_grad()
 def what_region_learnt(run: Path, photographs: Sequence[Path], seed: int = 100) -> dict[str, float]:
     """The region loss of a GTSA run on views it has not seen, beside what it would be by less and less knowledge.
@@ -206,9 +223,7 @@ def what_region_learnt(run: Path, photographs: Sequence[Path], seed: int = 100) 
         `region` as trained; `turned`, with the teacher's maps half a turn off; `other`, with those of another
         photograph; `constant`, for the best student that says the same of every place; and `correspondence`.
     """
-    config = load_config(file=run / "config.yaml")
-    method = make_method(config).eval()
-    method.load_state_dict(load_checkpoint(run)["model"])
+    config, method = trained(run)
     shown = Presentations(list(photographs), config.views, seed)
     views = stack([shown[t] for t in range(len(photographs))]).views
     outputs = method(views)
@@ -225,6 +240,35 @@ def what_region_learnt(run: Path, photographs: Sequence[Path], seed: int = 100) 
         "other": region(targets.roll(1, 0)),
         "constant": float(constant_loss(targets, views.boxes, views.turns, cells[0])),
         "correspondence": float(pairs),
+    }
+
+
+class Projected(nn.Module):
+    """A GTSA teacher as its region loss sees it: embedding, and maps that have been through the projector."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        config, method = trained(run)
+        self.teacher, self.final_norm = method.teacher, config.model.norm_before_heads
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) to (B, D) and (B, C, h, w)."""
+        features = self.teacher.encoder(images, final_norm=self.final_norm)
+        return features.embedding, self.teacher.projector(features.feature_map)
+
+
+def found_again(model: Model, run: Path, photographs: Sequence[Path], seeds: int) -> dict[str, dict[str, float]]:
+    """Places found again, %, by the encoder's tokens and by the projected ones."""
+    manifest = model.runner.manifest
+    projected = Model("projected", TorchRunner(Projected(run).eval(), manifest, torch.device("cpu")), None)
+    encoder = Model("encoder", model.runner, model.source)
+    report = correspondence([encoder, projected], photographs, CorrespondenceSettings(size=SIZE), range(seeds))
+    return {
+        name: {
+            key: statistics.fmean(row[key] for row in report.rows if row["model"] == name)
+            for key in ("crop", "turn_180", "crop_turn")
+        }
+        for name in ("encoder", "projected")
     }
 
 
@@ -362,14 +406,14 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="quick")
     parser.add_argument("--photographs", type=int, help="seen by each run, in place of the scale's")
     parser.add_argument("--seeds", type=int, help="of the pretraining, in place of the scale's")
-    parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in METHODS | RATES))
+    parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in ALL))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     base = SCALES[chosen.scale]
     scale = replace(base, photographs=chosen.photographs or base.photographs, seeds=chosen.seeds or base.seeds)
     methods = chosen.only.split(",") if chosen.only else scale.methods
-    if unknown := set(methods) - (METHODS | RATES).keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(METHODS | RATES)}")
+    if unknown := set(methods) - ALL.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     begun = time.monotonic()
     try:
         runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
@@ -384,6 +428,13 @@ def main() -> None:
     seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
     held_out = spread(find_images(chosen.data / "camvid" / "val" / "images").paths, 64)
     learnt = {folder_of(*run): what_region_learnt(path, held_out) for run, path in runs.items() if "gtsa" in run[0]}
+    again = {
+        folder_of(*run): found_again(models[run], path, some_photographs(chosen.data), scale.probe_seeds)
+        for run, path in runs.items()
+        if run[0] == "gtsa"
+    }
+    for name, by in again.items():
+        print(name + ", found again:", by)
     for name, found in learnt.items():
         print(name + ", region loss:", ", ".join(f"{key} {value:.3f}" for key, value in found.items()))
     result = {
@@ -392,6 +443,7 @@ def main() -> None:
         "summary": lines,
         "training_seconds": seconds,
         "region_loss": learnt,
+        "found_again": again,
     }
     write_json(chosen.out / "study.json", result)
     (chosen.out / "study.md").write_text(as_markdown(lines), encoding="utf-8")
