@@ -103,11 +103,13 @@ class Scale:
     probe_seeds: int = 3
 
 
-PROBES = ("places", "tiles", "whole", "geometry", "turn", "variance")
+PROBES = ("places", "places linear", "tiles", "tiles k-NN", "whole", "geometry", "turn", "variance")
 SCALES = {
-    "quick": Scale(photographs=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "tiles", "geometry")),
-    "rates": Scale(photographs=9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
-    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
+    "quick": Scale(
+        photographs=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "places linear", "tiles", "geometry")
+    ),
+    "rates": Scale(9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
+    "full": Scale(19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
 }
 """`rates` goes on from `quick` in the same folder."""
 
@@ -175,15 +177,21 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     some, numbers = some_photographs(data), list(range(seeds))
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
-    def classes(model: Model) -> dict[str, list[float]]:
-        embed = embed_once()
-        by_linear, by_knn = linear([model], places, options, embed=embed), knn([model], places, options, embed=embed)
-        return {"places_knn": column(by_knn, "top1"), "places_linear": column(by_linear, "top1")}
+    embed = embed_once()
+
+    def places_knn(model: Model) -> dict[str, list[float]]:
+        return {"places_knn": column(knn([model], places, options, embed=embed), "top1")}
+
+    def places_linear(model: Model) -> dict[str, list[float]]:
+        return {"places_linear": column(linear([model], places, options, embed=embed), "top1")}
 
     def tiles(model: Model) -> dict[str, list[float]]:
-        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), seeds=seeds))
-        by_probe = {p: [r["miou"] for r in report.rows if r["probe"] == p] for p in ("linear", "knn")}
-        return {"camvid_tiles": by_probe["linear"], "camvid_tiles_knn": by_probe["knn"]}
+        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), ("linear",), seeds=seeds))
+        return {"camvid_tiles": column(report, "miou")}
+
+    def tiles_knn(model: Model) -> dict[str, list[float]]:
+        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), ("knn",), seeds=seeds))
+        return {"camvid_tiles_knn": column(report, "miou")}
 
     def whole(model: Model) -> dict[str, list[float]]:
         report = segment([model], camvid, SegmentOptions(Framing(480), ("linear",), seeds=seeds))
@@ -203,7 +211,7 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
         report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
         return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
 
-    probes = (classes, tiles, whole, geometry, turn, variance)
+    probes = (places_knn, places_linear, tiles, tiles_knn, whole, geometry, turn, variance)
     return {name: probe for name, probe in zip(PROBES, probes, strict=True) if name in names}
 
 
@@ -283,7 +291,7 @@ def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Prob
     for (method, seed), model in models.items():
         values: dict[str, list[float]] = {}
         for name, probe in probes.items():
-            kept = out / "probes" / f"{folder_of(method, seed)}-{name}.json"
+            kept = out / "probes" / f"{folder_of(method, seed)}-{name.replace(' ', '-')}.json"
             if not kept.exists():
                 begun = time.monotonic()
                 write_json(kept, dict(probe(model)))

@@ -23,6 +23,9 @@ CHOOSING_SHARE = 0.2
 """Of the training photographs, to choose the strength on."""
 MOST_STEPS = 1000
 """Of the solver."""
+FEW_WEIGHTS = 1500
+"""Up to as many a regression is fitted by Newton's method, in five steps for some hundred of L-BFGS: a third of the
+time at 192 features and 6 classes."""
 MEASURES = {"top1": "top-1 %", "top1_low": "95% from", "top1_high": "to", "top5": "top-5 %"}
 
 
@@ -124,14 +127,14 @@ def linear(
         return [(about | {"train": len(train.labels)}, scores)]
 
     rows, settings = _run(models, data, options, options.seeds, score, tell, embed)
-    settings |= {"strengths": list(strengths), "solver": "lbfgs", "features": "embedding, standardised"}
+    settings |= {"strengths": list(strengths), "features": "embedding, standardised"}
     return Report("linear", f"linear probe, {_described(data)}", MEASURES, rows, settings)
 
 
 def logistic(
     train: Part, queries: np.ndarray, classes: int, strengths: Sequence[float], seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores (Q, classes), and the strength chosen.
+    """Scores (Q, classes), and the strength chosen, by which solver.
 
     Args:
         train: To fit.
@@ -157,7 +160,7 @@ def logistic(
     converged = bool(np.max(fitted.n_iter_) < MOST_STEPS)
     scores = np.full((len(queries), classes), -np.inf)
     scores[:, fitted.classes_] = fitted.predict_log_proba(scaler.transform(queries.astype(np.float64)))
-    return scores, {"strength": strength, "converged": converged}
+    return scores, {"strength": strength, "solver": fitted.solver, "converged": converged}
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -176,7 +179,9 @@ def _fits(part: Part, strengths: Sequence[float]) -> Iterator[Any]:
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
 
-    model = LogisticRegression(max_iter=MOST_STEPS, warm_start=True)
+    small = part.vectors.shape[1] * len(np.unique(part.labels)) <= FEW_WEIGHTS
+    solver = "newton-cholesky" if small else "lbfgs"
+    model = LogisticRegression(max_iter=MOST_STEPS, warm_start=True, solver=solver)
     for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the report says it

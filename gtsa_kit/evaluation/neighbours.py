@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 2**25
-"""Cosines in memory at a time: 128 MB."""
+"""Cosines in memory at a time, 128 MB, or labels of neighbours."""
 
 
 class Bank:
@@ -29,15 +29,15 @@ class Bank:
             (len(ks), Q, C) float64, each query's up to a factor of its own: the first neighbour's weight is 1.
         """
         votes = torch.zeros(len(ks), len(queries), self._labels.shape[1], dtype=torch.float64)
-        step = max(1, BLOCK // len(self._unit))
+        most = min(max(ks), len(self._unit))
+        step = max(1, BLOCK // max(len(self._unit), most * self._labels.shape[1]))
         for first in range(0, len(queries), step):
             cosines = _unit(queries[first : first + step]) @ self._unit.T
-            best = cosines.topk(min(max(ks), len(self._unit)), dim=1)  # falling
+            best = cosines.topk(most, dim=1)  # falling
             weights = ((best.values - best.values[:, :1]).double() / temperature).exp()
+            labels = self._labels[best.indices].double()  # (q, most, C)
             for place, k in enumerate(ks):
-                for column in range(min(k, weights.shape[1])):
-                    share = weights[:, column, None] * self._labels[best.indices[:, column]]
-                    votes[place, first : first + step] += share
+                votes[place, first : first + step] = torch.einsum("qk,qkc->qc", weights[:, :k], labels[:, :k])
         found: np.ndarray = votes.numpy()
         return found
 

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+from gtsa_kit.evaluation import image_probes
 from gtsa_kit.evaluation.image_probes import Part, ProbeOptions, accuracies, knn, linear, logistic
 from gtsa_kit.evaluation.intervals import wilson
 from gtsa_kit.evaluation.labelled import read_labelled, stratified
@@ -102,8 +103,10 @@ def test_what_is_never_chosen_is_no_hit() -> None:
     assert accuracies(np.zeros((1, 8)), np.array([1]))["top1"] == 0
 
 
-def test_logistic_is_the_minimum_of_its_loss() -> None:
-    """In float64, by plain gradient descent, on standardised features."""
+@pytest.mark.parametrize(("few", "solver"), [(12, "newton-cholesky"), (11, "lbfgs")])
+def test_logistic_is_the_minimum_of_its_loss(few: int, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, by plain gradient descent, on standardised features; four of them, for three classes."""
+    monkeypatch.setattr(image_probes, "FEW_WEIGHTS", few)
     rng = np.random.default_rng(3)
     vectors = (rng.standard_normal((90, 4)) * [1, 5, 0.1, 2] + 3).astype(np.float32)
     labels = (vectors[:, 0] + 0.3 * vectors[:, 1] + rng.standard_normal(90) > 4.5).astype(int) + (vectors[:, 3] > 4)
@@ -121,7 +124,7 @@ def test_logistic_is_the_minimum_of_its_loss() -> None:
     wanted -= np.log(np.exp(wanted).sum(1, keepdims=True))
     np.testing.assert_allclose(scores[:, :3], wanted, atol=5e-3)
     assert np.isneginf(scores[:, 3]).all()  # no training photograph
-    assert about == {"strength": 0.5, "converged": True}
+    assert about == {"strength": 0.5, "solver": solver, "converged": True}
 
 
 def test_the_strength_is_chosen_on_training_photographs() -> None:
