@@ -36,6 +36,7 @@ from plain.views import plain_views
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data import derive_seed
 from gtsa_kit.draws import draw
+from gtsa_kit.export.bench_processes import memory_mb
 from gtsa_kit.images import find_images, open_image, read_file
 from gtsa_kit.losses import correspondence_loss, gtsa_loss, region_loss
 from gtsa_kit.machine import compiling_pays
@@ -232,8 +233,6 @@ def peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device
 
 
 def _peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
-    import resource
-
     side, count = make_side(OURS, config, device, half), config.views.global_crops + config.views.local_crops
     views = Views(
         torch.randint(
@@ -251,13 +250,14 @@ def _peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.devic
         torch.tensor([0.0, 0, 100, 100]).repeat(batch, count, 1),
         torch.randint(4, (batch, count)),
     )
-    views, before = views.to(device), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    views = views.to(device)
     if device.type == "cuda":
         held = torch.cuda.memory_allocated()
         side.step(views, config, half, Clock(device.type))
         return float(torch.cuda.max_memory_allocated() - held) / 1e6
+    before = memory_mb("VmRSS") or 0.0
     side.step(views, config, half, Clock())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return (memory_mb("VmHWM") or float("nan")) - before  # getrusage would tell of the parent process's too
 
 
 def main() -> None:

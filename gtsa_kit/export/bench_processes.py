@@ -147,7 +147,7 @@ class Turns:
 
     def open(self) -> None:
         """Open the artifact."""
-        self.memory_before = _memory_mb("VmRSS")
+        self.memory_before = memory_mb("VmRSS")
         begin = time.perf_counter()
         self.runner = self.opener()
         self.load_seconds = time.perf_counter() - begin
@@ -176,11 +176,11 @@ class Turns:
 
     def memory(self) -> float | None:
         """Megabytes that came with the artifact, at most so far."""
-        peak = _memory_mb("VmHWM")
+        peak = memory_mb("VmHWM")
         return None if peak is None or self.memory_before is None else peak - self.memory_before
 
 
-def _memory_mb(entry: str) -> float | None:
+def memory_mb(entry: str) -> float | None:
     """Of this process: VmRSS is what is resident, VmHWM the most that ever was."""
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
