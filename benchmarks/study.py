@@ -1,7 +1,7 @@
 """GTSA, DINO, MoCo v3 and random weights on the same photographs at the same budget; docs/study.md reads the outcome.
 
 Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study [--scale quick|rates|full]
-     [--photographs N] [--only gtsa,dino] [--seeds 2] [--json FILE]
+     [--photographs N] [--only gtsa,dino] [--seeds 2] [--probes places,tiles] [--json FILE]
 
 Every step is kept in --out: run it again after an interruption, or with more methods or seeds, and it goes on. Runs
 differ in the method alone: photographs and their order, crops, steps, optimiser and schedule are the same.
@@ -415,13 +415,21 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, help="seen by each run, in place of the scale's")
     parser.add_argument("--seeds", type=int, help="of the pretraining, in place of the scale's")
     parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in ALL))
+    parser.add_argument("--probes", help="in place of the scale's, with commas between: " + ", ".join(PROBES))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     base = SCALES[chosen.scale]
-    scale = replace(base, photographs=chosen.photographs or base.photographs, seeds=chosen.seeds or base.seeds)
+    scale = replace(
+        base,
+        photographs=chosen.photographs or base.photographs,
+        seeds=chosen.seeds or base.seeds,
+        probes=tuple(chosen.probes.split(",")) if chosen.probes else base.probes,
+    )
     methods = chosen.only.split(",") if chosen.only else scale.methods
     if unknown := set(methods) - ALL.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    if unknown := set(scale.probes) - set(PROBES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PROBES)}")
     begun = time.monotonic()
     try:
         runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
