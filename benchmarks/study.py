@@ -359,8 +359,9 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
     keys = [key for key in measured(rows) if not key.endswith("rank")]
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    axes = list(figure.subplots(3, 4).flat)
+    height = -(-len(keys) // 4)
+    figure = Figure(figsize=(15, 2.7 * height), layout="constrained")
+    axes = list(figure.subplots(height, 4, squeeze=False).flat)
     for spare in axes[len(keys) :]:
         spare.set_axis_off()
     for axis, key in zip(axes, keys, strict=False):
