@@ -75,6 +75,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "gtsa without turns": {"views.quarter_turns": False, "loss.rotation": 0.0},
     "dino with turns": {"method": "dino", "views.quarter_turns": True},
     "dino sharper": {"method": "dino", "dino.teacher_temperature": 0.02, "dino.final_teacher_temperature": 0.02},
+    "gtsa weaker colours": {"views.jitter_strength": 0.5},
     "gtsa l": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
     "gtsa l + l_pc": {"loss.rotation": 0.0},
 }
