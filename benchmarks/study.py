@@ -109,8 +109,8 @@ SCALES = {
     "quick": Scale(
         photographs=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "places linear", "tiles", "geometry")
     ),
-    "rates": Scale(9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
-    "full": Scale(19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
+    "rates": Scale(photographs=9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
+    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
 }
 """`rates` goes on from `quick` in the same folder."""
 
@@ -146,9 +146,9 @@ def folder_of(method: str, seed: int) -> str:
     return f"{method.replace(' + ', '-').replace(' ', '-')}-{seed}"
 
 
-def runs_of(scale: Scale, methods: Sequence[str]) -> list[tuple[str, int]]:
+def runs_of(scale: Scale) -> list[tuple[str, int]]:
     """Methods and seeds in the order of work: first what the question is about, once."""
-    main, controls = [m for m in methods if m in MAIN], [m for m in methods if m not in MAIN]
+    main, controls = [m for m in scale.methods if m in MAIN], [m for m in scale.methods if m not in MAIN]
     rest = [(method, seed) for seed in range(1, scale.seeds) for method in main]
     return [(method, 0) for method in main] + rest + [(method, 0) for method in controls]
 
@@ -186,17 +186,11 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     def places_linear(model: Model) -> dict[str, list[float]]:
         return {"places_linear": column(linear([model], places, options, embed=embed), "top1")}
 
-    def tiles(model: Model) -> dict[str, list[float]]:
-        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), ("linear",), seeds=seeds))
-        return {"camvid_tiles": column(report, "miou")}
+    def masks(measure: str, framing: Framing, by: str) -> Probe:
+        def probe(model: Model) -> dict[str, list[float]]:
+            return {measure: column(segment([model], camvid, SegmentOptions(framing, (by,), seeds=seeds)), "miou")}
 
-    def tiles_knn(model: Model) -> dict[str, list[float]]:
-        report = segment([model], camvid, SegmentOptions(Framing(None, SIZE), ("knn",), seeds=seeds))
-        return {"camvid_tiles_knn": column(report, "miou")}
-
-    def whole(model: Model) -> dict[str, list[float]]:
-        report = segment([model], camvid, SegmentOptions(Framing(480), ("linear",), seeds=seeds))
-        return {"camvid_whole": column(report, "miou")}
+        return probe
 
     def geometry(model: Model) -> dict[str, list[float]]:
         report = correspondence([model], some, CorrespondenceSettings(size=SIZE), numbers)
@@ -212,8 +206,17 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
         report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
         return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
 
-    probes = (places_knn, places_linear, tiles, tiles_knn, whole, geometry, turn, variance)
-    return {name: probe for name, probe in zip(PROBES, probes, strict=True) if name in names}
+    probes: dict[str, Probe] = {
+        "places": places_knn,
+        "places linear": places_linear,
+        "tiles": masks("camvid_tiles", Framing(None, SIZE), "linear"),
+        "tiles k-NN": masks("camvid_tiles_knn", Framing(None, SIZE), "knn"),
+        "whole": masks("camvid_whole", Framing(480), "linear"),
+        "geometry": geometry,
+        "turn": turn,
+        "variance": variance,
+    }
+    return {name: probes[name] for name in names}
 
 
 def trained(run: Path) -> tuple[RunConfig, Method]:
@@ -312,7 +315,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row["values"] for row in rows if row["method"] == method]
         line: dict[str, Any] = {"method": method, "seeds": len(own)}
-        for key in measured(rows):
+        for key in measured(own[0]):
             means = [statistics.fmean(values[key]) for values in own]
             line[key] = statistics.fmean(means)
             line[f"{key}_spread"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
@@ -321,9 +324,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the scale probes."""
-    return [key for key in MEASURES if key in rows[0]["values"]]
+def measured(found: Mapping[str, Any]) -> list[str]:
+    """Which measures there are: a scale need not take all probes."""
+    return [key for key in MEASURES if key in found]
 
 
 def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
@@ -331,9 +334,8 @@ def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("measure")
     for line in lines:
         table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
-    for key, heading in MEASURES.items():
-        if key in lines[0]:
-            table.add_row(heading, *(cell(line, key) for line in lines))
+    for key in measured(lines[0]):
+        table.add_row(MEASURES[key], *(cell(line, key) for line in lines))
     return table
 
 
@@ -341,9 +343,7 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     head = "| | " + " | ".join(f"{line['method']} ({line['seeds']})" for line in lines) + " |"
     rule = "|---|" + "---|" * len(lines)
     rows = [
-        "| " + " | ".join([heading, *(cell(line, key) for line in lines)]) + " |"
-        for key, heading in MEASURES.items()
-        if key in lines[0]
+        "| " + " | ".join([MEASURES[key], *(cell(line, key) for line in lines)]) + " |" for key in measured(lines[0])
     ]
     return "\n".join([head, rule, *rows]) + "\n"
 
@@ -359,7 +359,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    keys = [key for key in measured(rows) if not key.endswith("rank")]
+    keys = [key for key in measured(rows[0]["values"]) if not key.endswith("rank")]
     height = -(-len(keys) // 4)
     figure = Figure(figsize=(15, 2.7 * height), layout="constrained")
     axes = list(figure.subplots(height, 4, squeeze=False).flat)
@@ -425,16 +425,15 @@ def main() -> None:
         base,
         photographs=chosen.photographs or base.photographs,
         seeds=chosen.seeds or base.seeds,
+        methods=tuple(chosen.only.split(",")) if chosen.only else base.methods,
         probes=tuple(chosen.probes.split(",")) if chosen.probes else base.probes,
     )
-    methods = chosen.only.split(",") if chosen.only else scale.methods
-    if unknown := set(methods) - ALL.keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
-    if unknown := set(scale.probes) - set(PROBES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PROBES)}")
+    for asked, known in ((scale.methods, ALL), (scale.probes, PROBES)):
+        if unknown := set(asked) - set(known):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     begun = time.monotonic()
     try:
-        runs = pretrain(runs_of(scale, methods), scale, chosen.data / "scenes", chosen.out)
+        runs = pretrain(runs_of(scale), scale, chosen.data / "scenes", chosen.out)
     except StoppedError:
         raise SystemExit("stopped, and saved; the same command goes on") from None
     opened = open_models(list(runs.values()))

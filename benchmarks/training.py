@@ -39,7 +39,7 @@ from gtsa_kit.draws import draw
 from gtsa_kit.export.bench_processes import memory_mb
 from gtsa_kit.images import find_images, open_image, read_file
 from gtsa_kit.losses import correspondence_loss, gtsa_loss, region_loss
-from gtsa_kit.machine import compiling_pays
+from gtsa_kit.machine import compiling_pays, fused_attention_pays
 from gtsa_kit.model import GTSA
 from gtsa_kit.optim import clip_each, make_optimizer, set_hyperparameters
 from gtsa_kit.pixels import decode
@@ -163,7 +163,7 @@ def make_side(name: str, config: RunConfig, device: torch.device, half: bool) ->
     """As the trainer makes it, or plainly."""
     torch.manual_seed(0)
     model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train().to(device)
-    if name == OURS and half and device.type == "cpu":
+    if name == OURS and not fused_attention_pays(device, half):
         model.spell_attention()
     if name == OURS and compiling_pays(device):
         model.compile_branches()

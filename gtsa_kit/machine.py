@@ -15,6 +15,11 @@ def compiling_pays(device: "torch.device") -> bool:
     return device.type == "cuda" and bool(has_triton()) and shutil.which(os.environ.get("CC", "cc")) is not None
 
 
+def fused_attention_pays(device: "torch.device", bf16: bool) -> bool:
+    """Whether training should leave attention to torch's fused kernel: everywhere but in bf16 on a CPU."""
+    return not (bf16 and device.type == "cpu")
+
+
 def available_cores() -> int:
     """Cores that it may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from gtsa_kit.data import Presentations, Share, TimedBatches, make_batches, reso
 from gtsa_kit.device_views import Photographs, render_batch
 from gtsa_kit.fabric import Fabric
 from gtsa_kit.images import BrokenImage, Found
-from gtsa_kit.machine import compiling_pays
+from gtsa_kit.machine import compiling_pays, fused_attention_pays
 from gtsa_kit.method import Method, Plan
 from gtsa_kit.methods import make_method
 from gtsa_kit.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
@@ -78,7 +78,7 @@ def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: 
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for CUDA alone
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.student.encoder.recompute = config.train.recompute
-    if fabric.device.type == "cpu" and config.train.precision == "bf16":
+    if not fused_attention_pays(fabric.device, config.train.precision == "bf16"):
         model.spell_attention()
     if config.train.compile is True or (config.train.compile == "auto" and compiling_pays(fabric.device)):
         model.compile_branches()
