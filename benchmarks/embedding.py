@@ -25,17 +25,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.checkpoint import load_encoder
+from gtsa_kit.data.image_files import find_images
 from gtsa_kit.embedding import read_dataset
-from gtsa_kit.embedding.decode import Decoder
 from gtsa_kit.embedding.job import Job, Options, embed_folder
+from gtsa_kit.embedding.preprocess import Decoder
 from gtsa_kit.export import load
 from gtsa_kit.export.parity import parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.export.spec import Options as ExportOptions
-from gtsa_kit.images import find_images
+from gtsa_kit.models.weights import load_encoder
 
 NAIVE = 8
 """Photographs a round of the loop that people write first: it is slow, and its rate is steady."""

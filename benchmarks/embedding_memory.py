@@ -20,11 +20,11 @@ from PIL import Image
 
 def measure(count: int, embedded: int) -> tuple[float, float]:
     """Peak resident memory in MB: before the listing, and at the end."""
-    from gtsa_kit.checkpoint import save_encoder
-    from gtsa_kit.embedding.listing import write_listing
-    from gtsa_kit.embedding.sources import open_source
-    from gtsa_kit.embedding.stream import embed
-    from gtsa_kit.encoder import Encoder
+    from gtsa_kit.data.sources import open_source
+    from gtsa_kit.embedding.input_index import write_listing
+    from gtsa_kit.embedding.iterate import embed
+    from gtsa_kit.models.encoder import Encoder
+    from gtsa_kit.models.weights import save_encoder
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

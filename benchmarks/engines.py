@@ -25,13 +25,13 @@ from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path
 from gtsa_kit.export.parity import parity_images
 from gtsa_kit.export.pipeline import read_calibration
+from gtsa_kit.export.runtime.profile import Ranges, Usual
+from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
+from gtsa_kit.export.runtime.tensorrt_variant import Flavour, check_capabilities, choose_flavour
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import QUANTIZED, Options, Range
-from gtsa_kit.export.trt.build import Settings
-from gtsa_kit.export.trt.engine import Order, build_engine, export_graph
-from gtsa_kit.export.trt.flavour import Flavour, check_capabilities, choose_flavour
-from gtsa_kit.export.trt.profile import Ranges, Usual
-from gtsa_kit.export.trt.runner import EngineRunner
+from gtsa_kit.export.tensorrt.build import Settings
+from gtsa_kit.export.tensorrt.engine import Order, build_engine, export_graph
 
 SIDE = 224
 LAYERS = (2, 5, 8, 11)

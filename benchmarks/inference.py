@@ -3,7 +3,8 @@
 Run: .venv/bin/python benchmarks/inference.py --images FOLDER [--source RUN] [--only NAME,NAME] [--batches 1,8,32]
      [--seconds 3] [--json FILE]
 
-Each contender has a process of its own and all cores when it is its turn; turns go round (gtsa_kit.export.bench).
+Each contender has a process of its own and all cores when it is its turn; turns go round
+(gtsa_kit.export.benchmark.compare).
 """
 
 import argparse
@@ -22,14 +23,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.checkpoint import save_encoder
-from gtsa_kit.encoder import Encoder, Features, Preprocessing
-from gtsa_kit.export.bench import OpenFile, Shape, Speed, compare_speed
-from gtsa_kit.export.bench_processes import Opener
+from gtsa_kit.export.benchmark.compare import OpenFile, Shape, Speed, compare_speed
+from gtsa_kit.export.benchmark.workers import Opener
 from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.models.weights import save_encoder
 
 SIDE = 224
 BASELINE = "PyTorch fp32"

@@ -29,17 +29,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.embedding.decode import normalise
+from gtsa_kit.data.decode import decode
+from gtsa_kit.data.image_files import find_images, windowed_map
+from gtsa_kit.embedding.preprocess import normalise
 from gtsa_kit.export import Runner, load
-from gtsa_kit.images import find_images, windowed_map
-from gtsa_kit.pixels import decode
 
 BATCH = 32
 AT_A_TIME = 64
 QUERY = "/v1/features?format=safetensors&dtype=float16"
 console = Console(stderr=True, highlight=False)
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "service"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 
 def prepare(runner: Runner, content: bytes) -> np.ndarray:
@@ -66,14 +66,14 @@ def offline_rate(runner: Runner, files: list[bytes]) -> float:
 
 
 def as_requests(files: list[bytes], path: str) -> list[bytes]:
-    from wires import request
+    from helpers.raw_http import request
 
     return [request(path, content, Content_Type="image/jpeg") for content in files]
 
 
 def as_json_requests(files: list[bytes], path: str) -> list[bytes]:
     """LitServe hands on JSON and forms, no raw bodies."""
-    from wires import request
+    from helpers.raw_http import request
 
     bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
     return [request(path, body, Content_Type="application/json") for body in bodies]
@@ -81,7 +81,7 @@ def as_json_requests(files: list[bytes], path: str) -> list[bytes]:
 
 def saturate(port: int, requests: list[bytes], at_a_time: int) -> float:
     """Images a second; as many at a time as fill two batches."""
-    from wires import ask_many
+    from helpers.raw_http import ask_many
 
     started = time.monotonic()
     answers = asyncio.run(ask_many(port, requests, at_a_time))
@@ -98,7 +98,7 @@ def at_rate(port: int, requests: list[bytes], rate: float, seconds: float, poiss
 
 
 async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list[float]:
-    from wires import ask
+    from helpers.raw_http import ask
 
     free: list[Any] = []
     begun = time.monotonic()

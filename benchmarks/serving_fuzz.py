@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "service")]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from mutants import mutants  # noqa: E402
-from wires import ask_many, request  # noqa: E402
+from helpers.mutants import mutants  # noqa: E402
+from helpers.raw_http import ask_many, request  # noqa: E402
 
 ROUND = 1000
 AT_A_TIME = 8
@@ -52,8 +52,8 @@ def main() -> None:
 
 def random_weights(folder: Path) -> Path:
     """A tiny encoder: what is tested comes before the model."""
-    from gtsa_kit.checkpoint import save_encoder
-    from gtsa_kit.encoder import Encoder
+    from gtsa_kit.models.encoder import Encoder
+    from gtsa_kit.models.weights import save_encoder
 
     save_encoder(folder, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     return folder / "encoder.safetensors"

@@ -22,21 +22,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gtsa_kit.checkpoint import load_checkpoint
-from gtsa_kit.cli.display import shown
-from gtsa_kit.cli.progress import console
+from gtsa_kit.cli.support.progress import console
+from gtsa_kit.cli.support.training_display import shown
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.data import Presentations, stack
+from gtsa_kit.data.image_files import find_images
+from gtsa_kit.data.label_map import read_options
+from gtsa_kit.data.labeled import read_labelled
+from gtsa_kit.data.labeled_masks import read_masked
+from gtsa_kit.data.multicrop import Presentations, stack
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
 from gtsa_kit.evaluation.dense_tokens import Framing
 from gtsa_kit.evaluation.embeddings import embed_once
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
-from gtsa_kit.evaluation.labelled import read_labelled
-from gtsa_kit.evaluation.mask_codes import read_options
-from gtsa_kit.evaluation.masked import read_masked
 from gtsa_kit.evaluation.models import Model, open_models, random_runner
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.rotation import Settings as RotationSettings
 from gtsa_kit.evaluation.rotation import rotation
 from gtsa_kit.evaluation.runs import StoppedError, train_all
@@ -44,12 +43,13 @@ from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
-from gtsa_kit.export.backends import TorchRunner
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.export.runtime.backends import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
-from gtsa_kit.images import find_images
-from gtsa_kit.losses import constant_loss, correspondence_loss, region_loss
-from gtsa_kit.method import Method
-from gtsa_kit.methods import make_method
+from gtsa_kit.methods.base import Method
+from gtsa_kit.methods.gtsa_losses import constant_loss, correspondence_loss, region_loss
+from gtsa_kit.methods.registry import make_method
+from gtsa_kit.training.checkpoint import load_checkpoint
 
 ARCH = "vit_mini"
 SIZE = 96

@@ -34,17 +34,18 @@ from plain.step import plain_optimizer, plain_update
 from plain.views import plain_views
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.data import derive_seed
-from gtsa_kit.draws import draw
-from gtsa_kit.export.bench_processes import memory_mb
-from gtsa_kit.images import find_images, open_image, read_file
-from gtsa_kit.losses import correspondence_loss, gtsa_loss, region_loss
-from gtsa_kit.machine import compiling_pays, fused_attention_pays
-from gtsa_kit.model import GTSA
-from gtsa_kit.optim import clip_each, make_optimizer, set_hyperparameters
-from gtsa_kit.pixels import decode
-from gtsa_kit.precision import bf16_pays
-from gtsa_kit.views import Views, collate, make_views
+from gtsa_kit.data.augment import Views, collate, make_views
+from gtsa_kit.data.augmentation_params import draw
+from gtsa_kit.data.decode import decode
+from gtsa_kit.data.image_files import find_images
+from gtsa_kit.data.image_io import open_image, read_file
+from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.export.benchmark.workers import memory_mb
+from gtsa_kit.hardware import compiling_pays, fused_attention_pays
+from gtsa_kit.methods.gtsa import GTSA
+from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
+from gtsa_kit.training.optim import clip_each, make_optimizer, set_hyperparameters
+from gtsa_kit.training.precision import bf16_pays
 
 STAGES = (
     "student and teacher forward",

@@ -21,13 +21,14 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from gtsa_kit import colours
 from gtsa_kit.config import ViewsConfig, load_config
-from gtsa_kit.data import derive_seed
-from gtsa_kit.draws import STEPS, Draws, draw
-from gtsa_kit.images import find_images, open_image, read_file
-from gtsa_kit.pixels import decode
-from gtsa_kit.views import crop_and_turn, render
+from gtsa_kit.data import color as colours
+from gtsa_kit.data.augment import crop_and_turn, render
+from gtsa_kit.data.augmentation_params import STEPS, Draws, draw
+from gtsa_kit.data.decode import decode
+from gtsa_kit.data.image_files import find_images
+from gtsa_kit.data.image_io import open_image, read_file
+from gtsa_kit.data.multicrop import derive_seed
 
 
 @dataclass(frozen=True)

@@ -13,5 +13,5 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`embed`, imported when it is asked for."""
     if name == "embed":
-        return import_module("gtsa_kit.embedding.stream").embed
+        return import_module("gtsa_kit.embedding.iterate").embed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from commands import GTSA, TINY, one_thread
 from filelock import FileLock
-from paths import SCENES
+from helpers.commands import GTSA, TINY, one_thread
+from helpers.paths import SCENES
+from helpers.weights import save_random
 from PIL import Image
-from weights import save_random
 
 if TYPE_CHECKING:  # loaded by the tests that need them; those of files and settings start at once
+    from gtsa_kit.export.formats.quantize import Calibration
     from gtsa_kit.export.parity import ParityImages
-    from gtsa_kit.export.quantize import Calibration
 
-pytest_plugins = ["parity_table"]
+pytest_plugins = ["helpers.parity_table"]
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 Made = Callable[..., Path]
@@ -148,7 +148,7 @@ def calibration(photographs: Path) -> "Calibration":
 @pytest.fixture(scope="session")
 def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calibration") -> Made:
     """Artifacts of the tiny encoder, by format and options: a trace takes seconds, so each is made once in a run."""
-    from cores import two_cores
+    from helpers.cores import two_cores
 
     from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.pipeline import export_artifact

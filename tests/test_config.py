@@ -300,7 +300,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_architectures_are_those_of_the_encoder() -> None:
-    from gtsa_kit.encoder import ARCHITECTURES
+    from gtsa_kit.models.encoder import ARCHITECTURES
 
     assert set(get_args(Arch)) == set(ARCHITECTURES)
 

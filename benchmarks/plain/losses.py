@@ -1,6 +1,7 @@
 """The losses written in the obvious way: image by image, view by view, torchvision's RoIAlign on lists of one box.
 
-The yardstick of benchmarks/training.py. It follows the table in the design and agrees with `gtsa_kit.losses`.
+The yardstick of benchmarks/training.py. It follows the table in the design and agrees with
+`gtsa_kit.methods.gtsa_losses`.
 """
 
 import torch
@@ -9,8 +10,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.model import Outputs
-from gtsa_kit.views import Views
+from gtsa_kit.data.augment import Views
+from gtsa_kit.methods.gtsa import Outputs
 
 
 def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from gtsa_kit.config import RunConfig
-from gtsa_kit.model import GTSA
-from gtsa_kit.views import Views
+from gtsa_kit.data.augment import Views
+from gtsa_kit.methods.gtsa import GTSA
 from plain.losses import plain_loss
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.draws import Draws
+from gtsa_kit.data.augmentation_params import Draws
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 

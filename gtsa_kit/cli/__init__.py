@@ -6,7 +6,7 @@ import warnings
 import typer
 
 from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, serve, train, verify
-from gtsa_kit.cli.common import fail
+from gtsa_kit.cli.support.common import fail
 
 app = typer.Typer(
     name="gtsa",

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.parsing import parse_side
-from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.parsing import parse_side
+from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from gtsa_kit.export.bench import OpenFile, Shape, Speed
+    from gtsa_kit.export.benchmark.compare import OpenFile, Shape, Speed
     from gtsa_kit.export.manifest import Manifest
     from gtsa_kit.export.parity import ParityImages
     from gtsa_kit.export.source import Source
@@ -65,8 +65,8 @@ def bench(
     for file in files:
         require(file)
     batches, sizes = parse_batches(batch), parse_sides(size)
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.export.bench import Shape
+    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.export.benchmark.compare import Shape
     from gtsa_kit.export.parity import parity_images
     from gtsa_kit.export.source import open_source
 
@@ -93,7 +93,7 @@ def bench(
 
 def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool) -> "OpenFile":
     """What is said of ONNX Runtime's providers is for the ONNX files among the others."""
-    from gtsa_kit.export.bench import OpenFile
+    from gtsa_kit.export.benchmark.compare import OpenFile
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix != SUFFIX["onnx"]:
@@ -109,8 +109,8 @@ def _measure(
     source: "Source | None",
     shown: "Console",
 ) -> "tuple[list[Speed], list[Refusal]]":
-    from gtsa_kit.cli.progress import Steps
-    from gtsa_kit.export.bench import compare_speed
+    from gtsa_kit.cli.support.progress import Steps
+    from gtsa_kit.export.benchmark.compare import compare_speed
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
@@ -170,8 +170,8 @@ def distinct_names(files: list[Path]) -> list[str]:
 
 def manifest_of(file: Path) -> "Manifest | None":
     """Of an exported file; runs and weights have none."""
-    from gtsa_kit.export.backends import read_onnx_manifest
     from gtsa_kit.export.manifest import read_manifest
+    from gtsa_kit.export.runtime.backends import read_onnx_manifest
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix not in SUFFIX.values():

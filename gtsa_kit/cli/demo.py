@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import fail
+from gtsa_kit.cli.support.common import fail
 
 STEPS = 24
 
@@ -26,7 +26,7 @@ def demo(
     The photographs come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
     a training shows that everything works, and that the loss falls; it does not make a good encoder.
     """
-    from gtsa_kit.cli.progress import console
+    from gtsa_kit.cli.support.progress import console
 
     photographs = demo_photographs()
     out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def demo_photographs() -> list[Path]:
     """
     from importlib.util import find_spec
 
-    from gtsa_kit.images import find_images
+    from gtsa_kit.data.image_files import find_images
 
     package = find_spec("mvtbdata")
     if package is None or not package.submodule_search_locations:
@@ -84,12 +84,12 @@ def _embed(photographs: Path, model: Path, vectors: Path) -> None:
 
 
 def _pictures(photographs: Path, model: Path, out: Path) -> None:
+    from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding import read_dataset
     from gtsa_kit.evaluation.models import open_models
+    from gtsa_kit.evaluation.neighbors import neighbours_picture
     from gtsa_kit.evaluation.pca import pca
-    from gtsa_kit.evaluation.pictures import neighbours_picture
     from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
     found = find_images(photographs)
     campus = [path for path in found.paths if "campus" in path.parts]

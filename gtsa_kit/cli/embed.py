@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from gtsa_kit.cli.common import fail, require
-from gtsa_kit.cli.embed_look import looking
-from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.embed_browse import looking
+from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 DEFAULT = "FOLDER"
 """Name of the command that runs when none is named; a folder can't be taken for it, since it is never looked up."""
@@ -90,7 +90,7 @@ def embed(
 
       gtsa embed s3://bucket/photos --model encoder.onnx --out part3/ --shard 3/8
     """
-    from gtsa_kit.cli.parsing import parse_layers, parse_side
+    from gtsa_kit.cli.support.parsing import parse_layers, parse_side
 
     require(model)
     batch = parse_auto(batch_size, "--batch-size")
@@ -135,7 +135,7 @@ def merge(
 
       gtsa embed merge features/ part1/ part2/ part3/
     """
-    from gtsa_kit.cli.progress import Steps, console
+    from gtsa_kit.cli.support.progress import Steps, console
     from gtsa_kit.embedding.merge import merge_parts
 
     shown = console()
@@ -152,8 +152,8 @@ def merge(
 
 def run(folder: str, model: Path, out: Path, options: Any) -> None:
     """Embed with a display; exits with 1 if nothing could be embedded."""
-    from gtsa_kit.cli.progress import Steps, console
-    from gtsa_kit.cli.providers import fallbacks_shown
+    from gtsa_kit.cli.support.progress import Steps, console
+    from gtsa_kit.cli.support.providers import fallbacks_shown
     from gtsa_kit.embedding.job import Progress, check_out, embed_folder
     from gtsa_kit.export import load
 

@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.parsing import parse_batch, parse_capabilities, parse_colour, parse_layers, parse_side, parse_sizes
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.parsing import (
+    parse_batch,
+    parse_capabilities,
+    parse_colour,
+    parse_layers,
+    parse_side,
+    parse_sizes,
+)
 
 if TYPE_CHECKING:
     from gtsa_kit.export.source import Hints
@@ -178,7 +185,7 @@ def export(
 
     hints = Hints(branch, heads, *colours)  # type: ignore[arg-type]
     if form == "triton":
-        from gtsa_kit.cli.triton import export_triton, parse_serving
+        from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
 
         serving = parse_serving(name, instances, max_batch, queue_delay_ms)
         export_triton(source, hints, serving, precision, options, calibrate, images, out, force)
@@ -186,9 +193,9 @@ def export(
     if form != "trt":
         _dispatch(source, hints, form, precision, options, calibrate, images, out, force)
         return
-    from gtsa_kit.cli.trt import Asked, export_engine
-    from gtsa_kit.export.trt.build import Settings
-    from gtsa_kit.export.trt.profile import Usual
+    from gtsa_kit.cli.support.export_engine import Asked, export_engine
+    from gtsa_kit.export.runtime.profile import Usual
+    from gtsa_kit.export.tensorrt.build import Settings
 
     usual = Usual(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
     settings = Settings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
@@ -221,8 +228,14 @@ def _dispatch(
     force: bool,
 ) -> None:
     """Call what the format asks for."""
-    from gtsa_kit.cli.exporting import all_formats, export_each, export_for_framework, export_the_fastest, open_noted
-    from gtsa_kit.cli.progress import console
+    from gtsa_kit.cli.support.export_steps import (
+        all_formats,
+        export_each,
+        export_for_framework,
+        export_the_fastest,
+        open_noted,
+    )
+    from gtsa_kit.cli.support.progress import console
     from gtsa_kit.export.parity import parity_images
     from gtsa_kit.export.pipeline import read_calibration
     from gtsa_kit.export.spec import FRAMEWORKS

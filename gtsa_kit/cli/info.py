@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from gtsa_kit.export.formats.onnx_graph import Graph
     from gtsa_kit.export.inspection import Inspection
     from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, ParityReport, TensorSpec
-    from gtsa_kit.export.onnx_facts import Graph
-    from gtsa_kit.export.trt.header import Header
+    from gtsa_kit.export.runtime.engine_header import Header
 
 Row = tuple[str, str]
 OPERATORS = 12

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.common import fail, require
+from gtsa_kit.cli.support.common import fail, require
 
 if TYPE_CHECKING:
     from gtsa_kit.service.settings import Settings
@@ -78,7 +78,7 @@ def serve(
 
 
 def _run(settings: "Settings", sock: Any, address: str) -> None:
-    from gtsa_kit.cli.progress import console
+    from gtsa_kit.cli.support.progress import console
     from gtsa_kit.service.server import serve as serve_here
     from gtsa_kit.service.server import serve_workers
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.common import fail, require
+from gtsa_kit.cli.support.common import fail, require
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
     run = out or _default_out(folder, resume)
     settings = resolve(run, resume, preset, config, set_ or [], overrides)
 
-    from gtsa_kit.cli.display import run_training
+    from gtsa_kit.cli.support.training_display import run_training
 
     if not run_training(settings, run, resume):
         again = f"gtsa train --resume --out {run}"
@@ -117,7 +117,7 @@ def resolve(
             raise ValueError("which photographs? name a folder or a text file of paths: gtsa train FOLDER")
         return settings
 
-    from gtsa_kit.run import differing
+    from gtsa_kit.training.run import differing
 
     saved = load_config(file=saved_file)
     if overrides.get("method", saved.method) != saved.method:  # said first: it brings other settings along

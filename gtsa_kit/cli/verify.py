@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
 
 
 def verify(
@@ -42,9 +42,9 @@ def verify(
       gtsa verify deploy/encoder.engine --against runs/street
     """
     require(file)
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.cli.providers import open_runner
-    from gtsa_kit.cli.verifying import verify_artifact, verify_engine
+    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.providers import open_runner
+    from gtsa_kit.cli.support.verify_steps import verify_artifact, verify_engine
     from gtsa_kit.export.spec import SUFFIX
 
     if file.suffix not in SUFFIX.values():

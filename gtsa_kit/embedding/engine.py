@@ -10,14 +10,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from gtsa_kit.cells import cell_to_pixel
 from gtsa_kit.config import PATCH
-from gtsa_kit.embedding.decode import Decoder, Ready
+from gtsa_kit.data.image_files import windowed_map
+from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.sources import Entry, Source
+from gtsa_kit.embedding.preprocess import Decoder, Ready
 from gtsa_kit.embedding.rows import Failure, Row, ShardFill, ShardRule
-from gtsa_kit.embedding.sources import Entry, Source
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
-from gtsa_kit.images import BrokenImage, windowed_map
+from gtsa_kit.feature_grid import cell_to_pixel
 
 AHEAD = 3
 """Batches decoded ahead of the model, at most."""

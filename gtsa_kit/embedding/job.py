@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
-from gtsa_kit.embedding.decode import Decoder
+from gtsa_kit.data.image_io import MAX_PIXELS
+from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.engine import Engine, LocalEngine, Plan
-from gtsa_kit.embedding.listing import Listing, describe_changes, open_listing, write_listing
+from gtsa_kit.embedding.input_index import Listing, describe_changes, open_listing, write_listing
 from gtsa_kit.embedding.model import map_outputs, model_digest
+from gtsa_kit.embedding.preprocess import Decoder
+from gtsa_kit.embedding.resize_policy import SizeRule, size_rule
 from gtsa_kit.embedding.rows import Failure, ShardRule
-from gtsa_kit.embedding.sizes import SizeRule, size_rule
-from gtsa_kit.embedding.sources import open_source
 from gtsa_kit.embedding.store import DENSE, ERRORS, JOB, JOURNAL, VECTORS, Store, StoreSpec, read_journal
 from gtsa_kit.export import Runner, load
 from gtsa_kit.files import write_json
-from gtsa_kit.images import MAX_PIXELS
-from gtsa_kit.machine import available_cores
+from gtsa_kit.hardware import available_cores
 
 LISTING = "listing.sqlite"
 SHARD_BYTES = 64_000_000

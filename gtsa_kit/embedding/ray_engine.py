@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtsa_kit.embedding.decode import Decoder
+from gtsa_kit.data.sources import Entry, open_source
 from gtsa_kit.embedding.engine import LocalEngine, Plan
+from gtsa_kit.embedding.preprocess import Decoder
 from gtsa_kit.embedding.rows import Failure, Row
-from gtsa_kit.embedding.sources import Entry, open_source
 from gtsa_kit.export import load
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.data.labeled import Labelled
+from gtsa_kit.data.labeled_masks import Masked
 from gtsa_kit.evaluation.embeddings import embed_once
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
-from gtsa_kit.evaluation.labelled import Labelled
-from gtsa_kit.evaluation.masked import Masked
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
-from gtsa_kit.evaluation.tell import Tell
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.progress import Tell
 
 FOLDERS = {"l": "region", "l + l_pc": "region-correspondence", "l + l_pc + l_rp": "whole"}
 """Rows of the table, and where their runs go."""

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.encoder import Encoder, nearest_side
-from gtsa_kit.evaluation.estimates import mean_row
-from gtsa_kit.evaluation.figures import grid, save
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scenes, to_image
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
+from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.figures import grid, save
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.models.encoder import Encoder, nearest_side
+from gtsa_kit.progress import Tell, tell_nobody
 
 MEASURES = {"class_spread": "spread of class token %", "pooled_spread": "of pooled tokens %"}
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.evaluation.bars import CHANCE
-from gtsa_kit.evaluation.estimates import mean_row
+from gtsa_kit.data.augment import crop_and_turn, draw_boxes, photometric
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
-from gtsa_kit.evaluation.tokens import cell_centres, cosines, patches_apart
+from gtsa_kit.evaluation.support.bar_charts import CHANCE
+from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.tokens import cell_centres, cosines, patches_apart
 from gtsa_kit.geometry import carry_points
-from gtsa_kit.views import crop_and_turn, draw_boxes, photometric
+from gtsa_kit.progress import Tell, tell_nobody
 
 CONDITIONS = {
     "crop": "crop",

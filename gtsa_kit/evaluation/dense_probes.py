@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.evaluation.dense_tokens import Place, Tokens
-from gtsa_kit.evaluation.neighbours import Bank
+from gtsa_kit.evaluation.support.knn import Bank
 
 Scorer = Callable[[np.ndarray], Tensor]
 """(n, D) tokens to (n, C) scores, which are upsampled and whose largest wins."""

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.cells import cell_to_pixel, cells_to_mask
 from gtsa_kit.config import PATCH
-from gtsa_kit.embedding.decode import Ready, normalise, resize
+from gtsa_kit.data.image_files import windowed_map
+from gtsa_kit.data.image_io import open_image
+from gtsa_kit.data.labeled_masks import Masked, Pair, boxes
 from gtsa_kit.embedding.engine import Plan, embed_window, windows
 from gtsa_kit.embedding.job import batch_for
+from gtsa_kit.embedding.preprocess import Ready, normalise, resize
+from gtsa_kit.embedding.resize_policy import MOST_CELLS
 from gtsa_kit.embedding.rows import Failure, ShardRule
-from gtsa_kit.embedding.sizes import MOST_CELLS
-from gtsa_kit.evaluation.masked import Masked, Pair, boxes
 from gtsa_kit.evaluation.pca import fit_size
-from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
-from gtsa_kit.images import open_image, windowed_map
-from gtsa_kit.machine import available_cores
+from gtsa_kit.feature_grid import cell_to_pixel, cells_to_mask
+from gtsa_kit.hardware import available_cores
+from gtsa_kit.progress import Tell
 
 MOST_BYTES = 2**31
 """Of tokens in memory; more lie in a file for as long as they are needed."""

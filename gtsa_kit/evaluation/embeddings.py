@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.embedding.decode import Decoder
+from gtsa_kit.data.labeled import Labelled, LeftOut
+from gtsa_kit.data.sources import Entry, FileSource, show_name
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import batch_for
+from gtsa_kit.embedding.preprocess import Decoder
+from gtsa_kit.embedding.resize_policy import SizeRule
 from gtsa_kit.embedding.rows import Failure, ShardRule
-from gtsa_kit.embedding.sizes import SizeRule
-from gtsa_kit.embedding.sources import Entry, FileSource, show_name
-from gtsa_kit.encoder import nearest_side
-from gtsa_kit.evaluation.labelled import Labelled, LeftOut
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.tell import Tell
 from gtsa_kit.export import Runner
-from gtsa_kit.machine import available_cores
+from gtsa_kit.hardware import available_cores
+from gtsa_kit.models.encoder import nearest_side
+from gtsa_kit.progress import Tell
 
 
 @dataclass(frozen=True)

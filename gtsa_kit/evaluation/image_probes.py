@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gtsa_kit.data.labeled import Labelled, left_out_settings, stratified
 from gtsa_kit.evaluation.embeddings import Embed, Embedded, embed_labelled
-from gtsa_kit.evaluation.intervals import wilson
-from gtsa_kit.evaluation.labelled import Labelled, left_out_settings, stratified
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.neighbours import Bank
-from gtsa_kit.evaluation.optional import sklearn
-from gtsa_kit.evaluation.report import Report
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
+from gtsa_kit.evaluation.support.intervals import wilson
+from gtsa_kit.evaluation.support.knn import Bank
+from gtsa_kit.evaluation.support.lazy_imports import sklearn
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.progress import Tell, tell_nobody
 
 TEMPERATURE = 0.07
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.evaluation.figures import grid, save
 from gtsa_kit.evaluation.matches import Matches, Pair, Pairs, Settings, best_matches, maps_of
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import common_size, to_image
-from gtsa_kit.evaluation.tokens import cell_centres
+from gtsa_kit.evaluation.support.figures import grid, save
+from gtsa_kit.evaluation.support.tokens import cell_centres
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from gtsa_kit.config import LossConfig
+from gtsa_kit.data.augment import crop_and_turn
 from gtsa_kit.evaluation import correspondence as views_of
 from gtsa_kit.evaluation.correspondence import View
-from gtsa_kit.evaluation.estimates import mean_row
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
-from gtsa_kit.evaluation.tokens import cell_centres, cosines, patches_apart
+from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.tokens import cell_centres, cosines, patches_apart
 from gtsa_kit.geometry import carry_points
-from gtsa_kit.views import crop_and_turn
+from gtsa_kit.progress import Tell, tell_nobody
 
 MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch %"}
 

@@ -8,15 +8,15 @@ from typing import cast
 import torch
 
 from gtsa_kit.config import Arch
-from gtsa_kit.encoder import ARCHITECTURES, Encoder
 from gtsa_kit.export import Runner, load
-from gtsa_kit.export.backends import TorchRunner
-from gtsa_kit.export.describe import describe
+from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.runtime import pick_device
+from gtsa_kit.export.runtime.backends import TorchRunner
+from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, Options
-from gtsa_kit.export.to_onnx import has_weights
+from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
 
 NO_MODEL = "which model? name a run folder, weights or an exported file, or --random vit_small"
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.encoder import nearest_side
-from gtsa_kit.evaluation.figures import grid, save, show
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scenes, to_image
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
+from gtsa_kit.evaluation.support.figures import grid, save, show
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.models.encoder import nearest_side
+from gtsa_kit.progress import Tell, tell_nobody
 
 MEASURES = {"explained": "variance in three components %"}
 

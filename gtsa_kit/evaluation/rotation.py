@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtsa_kit.data import derive_seed
-from gtsa_kit.evaluation.intervals import wilson
+from gtsa_kit.data.augment import crop_and_turn
+from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.optional import sklearn
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
-from gtsa_kit.signals import MOST_TOKENS, effective_rank, feature_std
-from gtsa_kit.views import crop_and_turn
+from gtsa_kit.evaluation.support.intervals import wilson
+from gtsa_kit.evaluation.support.lazy_imports import sklearn
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std
+from gtsa_kit.progress import Tell, tell_nobody
 
 MEASURES = {
     "accuracy": "turns right %",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.run import differing, train
-from gtsa_kit.trainer import Watcher
+from gtsa_kit.training.run import differing, train
+from gtsa_kit.training.trainer import Watcher
 
 
 class StoppedError(Exception):
@@ -26,7 +26,7 @@ def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str]
     Raises:
         StoppedError: A watcher asked to stop.
         ValueError: A folder holds a run with other settings.
-        RunFailedError: As `gtsa_kit.run.train`.
+        RunFailedError: As `gtsa_kit.training.run.train`.
     """
     paths = {name: folder / name for name in runs}
     runs = {name: _as_begun(paths[name], config) for name, config in runs.items()}

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gtsa_kit.data import derive_seed
-from gtsa_kit.encoder import Features, nearest_side
+from gtsa_kit.data.image_io import BrokenImage, open_image
+from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
 from gtsa_kit.export import Runner
-from gtsa_kit.images import BrokenImage, open_image
+from gtsa_kit.models.encoder import Features, nearest_side
+from gtsa_kit.progress import Tell, tell_nobody
 
 MOST_AT_ONCE = 8
 """Views that a model takes at a time."""

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gtsa_kit.data.label_map import VOID
+from gtsa_kit.data.labeled import left_out_settings
+from gtsa_kit.data.labeled_masks import Masked
 from gtsa_kit.evaluation.dense_probes import (
     LinearRecipe,
     NeighbourRecipe,
@@ -16,14 +19,11 @@ from gtsa_kit.evaluation.dense_probes import (
     predict,
 )
 from gtsa_kit.evaluation.dense_tokens import Framing, Tokens, compute_tokens
-from gtsa_kit.evaluation.intervals import bootstrap
-from gtsa_kit.evaluation.labelled import left_out_settings
-from gtsa_kit.evaluation.mask_codes import VOID
-from gtsa_kit.evaluation.masked import Masked
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.optional import torchmetrics
-from gtsa_kit.evaluation.report import Report
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
+from gtsa_kit.evaluation.support.intervals import bootstrap
+from gtsa_kit.evaluation.support.lazy_imports import torchmetrics
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.progress import Tell, tell_nobody
 
 PROBES = ("linear", "knn")
 MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc": "aAcc %", "macc": "mAcc %"}

@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.evaluation.estimates import mean_row
+from gtsa_kit.data.augment import crop_and_turn, draw_box, photometric
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.tell import Tell, tell_nobody
-from gtsa_kit.views import crop_and_turn, draw_box, photometric
+from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.progress import Tell, tell_nobody
 
 ONLY_COLOUR = ViewsConfig(jitter_p=1.0, grey_p=0.0, blur_p=0.0, noise_std=0.0)
 ONLY_BLUR = ViewsConfig(jitter_p=0.0, grey_p=0.0, blur_p=1.0, noise_std=0.0)

@@ -6,8 +6,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gtsa_kit.export.runner import Runner
-    from gtsa_kit.export.runtime import load
+    from gtsa_kit.export.runtime.load import load
+    from gtsa_kit.export.runtime.runner import Runner
 
 __all__ = ["Runner", "load"]
 
@@ -15,11 +15,11 @@ __all__ = ["Runner", "load"]
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is: reading a manifest needs no torch."""
     if name == "load":
-        from gtsa_kit.export.runtime import load
+        from gtsa_kit.export.runtime.load import load
 
         return load
     if name == "Runner":
-        from gtsa_kit.export.runner import Runner
+        from gtsa_kit.export.runtime.runner import Runner
 
         return Runner
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

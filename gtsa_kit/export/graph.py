@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.encoder import Encoder, resample_positions
 from gtsa_kit.export.spec import Options
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.positions import resample_positions
 
 CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
 Attention = Literal["fused", "explicit"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gtsa_kit.export.formats.onnx_graph import Graph, read_graph
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
-from gtsa_kit.export.onnx_facts import Graph, read_graph
+from gtsa_kit.export.runtime.engine_header import Header, read_header
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.export.trt.header import Header, read_header
 from gtsa_kit.files import sha256_of
 
 if TYPE_CHECKING:

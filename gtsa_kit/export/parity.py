@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gtsa_kit.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.data.image_files import sample_images
+from gtsa_kit.data.image_io import open_image
 from gtsa_kit.export.manifest import Difference, ParityReport
-from gtsa_kit.export.runner import Runner
+from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance, cases_within, layer_output
-from gtsa_kit.images import open_image, sample_images
+from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 
 PHOTOGRAPHS = 7
 """The largest batch of the gate, so that no image of it is there twice."""

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gtsa_kit.encoder import Encoder
-from gtsa_kit.export.describe import describe
+from gtsa_kit.data.image_files import sample_images
+from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.formats.onnx import embed_manifest, export_onnx
+from gtsa_kit.export.formats.openvino import export_openvino
+from gtsa_kit.export.formats.pt2 import export_pt2
+from gtsa_kit.export.formats.quantize import Calibration
+from gtsa_kit.export.formats.torchscript import export_torchscript
 from gtsa_kit.export.manifest import Manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
-from gtsa_kit.export.quantize import Calibration
-from gtsa_kit.export.runtime import load
+from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Origin, Source
 from gtsa_kit.export.spec import FORMATS, OFFERED, QUANTIZED, SUFFIX, Options
-from gtsa_kit.export.to_onnx import embed_manifest, export_onnx
-from gtsa_kit.export.to_openvino import export_openvino
-from gtsa_kit.export.to_pt2 import export_pt2
-from gtsa_kit.export.to_torchscript import export_torchscript
-from gtsa_kit.images import sample_images
+from gtsa_kit.models.encoder import Encoder
 
 Writer = Callable[[Encoder, Options, Path], dict[str, str]]
 WRITERS: Mapping[str, Writer] = {"torchscript": export_torchscript, "pt2": export_pt2}

@@ -6,15 +6,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gtsa_kit.checkpoint import build_encoder, find_weights
 from gtsa_kit.config import load_config
-from gtsa_kit.encoder import Architecture, Encoder, Preprocessing
-from gtsa_kit.export.backends import read_onnx_manifest
+from gtsa_kit.export.formats.onnx import has_weights, read_weights
 from gtsa_kit.export.manifest import Manifest, graph_path
+from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.export.to_onnx import has_weights, read_weights
 from gtsa_kit.files import sha256_of
-from gtsa_kit.foreign import Branch, open_weights
+from gtsa_kit.models.checkpoint_import import Branch, open_weights
+from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
+from gtsa_kit.models.weights import build_encoder, find_weights
 
 
 class Origin(Protocol):
@@ -64,7 +64,7 @@ class Hints:
 
 
 def open_source(path: Path, hints: Hints | None = None) -> Source:
-    """Open a run folder, weights (`gtsa_kit.foreign`), or a float32 `.onnx` exported by us.
+    """Open a run folder, weights (`gtsa_kit.models.checkpoint_import`), or a float32 `.onnx` exported by us.
 
     Raises:
         ValueError: Nothing usable there.

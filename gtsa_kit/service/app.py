@@ -13,14 +13,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service import compute, look
+from gtsa_kit.service import routes_features as compute
+from gtsa_kit.service import routes_info as look
+from gtsa_kit.service.admission import Pending
+from gtsa_kit.service.errors import Refusal, invalid
 from gtsa_kit.service.extract import Extractor
-from gtsa_kit.service.guard import CLIENT_GONE, Admission, Outer, TokenGuard
-from gtsa_kit.service.known import KnownQueries
 from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.pending import Pending
+from gtsa_kit.service.middleware import CLIENT_GONE, Admission, Outer, TokenGuard
 from gtsa_kit.service.query import explain
-from gtsa_kit.service.refusal import Refusal, invalid
+from gtsa_kit.service.query_cache import KnownQueries
 from gtsa_kit.service.samples import load_samples
 from gtsa_kit.service.settings import Settings
 from gtsa_kit.service.state import ClientGone, Service

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gtsa_kit.encoder import Features
 from gtsa_kit.export import Runner
+from gtsa_kit.models.encoder import Features
+from gtsa_kit.service.errors import Refusal
 from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.refusal import Refusal
 
 Shape = tuple[int, ...]
 Batch = tuple[Features, float, float]

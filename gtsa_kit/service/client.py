@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from gtsa_kit.service.wire import (
+from gtsa_kit.service.client_protocol import (
     Answer,
     Box,
     Call,

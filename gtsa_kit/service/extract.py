@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gtsa_kit.cells import cell_to_pixel
 from gtsa_kit.config import PATCH
-from gtsa_kit.embedding.decode import normalise
+from gtsa_kit.data.decode import decode
+from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.embedding.preprocess import normalise
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
-from gtsa_kit.images import BrokenImage
-from gtsa_kit.pixels import decode
-from gtsa_kit.service.answers import Item
+from gtsa_kit.feature_grid import cell_to_pixel
 from gtsa_kit.service.batcher import Batcher, Result
-from gtsa_kit.service.bodies import Blob
+from gtsa_kit.service.errors import Refusal, invalid
 from gtsa_kit.service.metrics import Metrics
 from gtsa_kit.service.query import Ask
-from gtsa_kit.service.refusal import Refusal, invalid
 from gtsa_kit.service.regions import boxes_in_cells, point_features, points_in_cells, roi_features
+from gtsa_kit.service.request_parsing import Blob
+from gtsa_kit.service.serialization import Item
 from gtsa_kit.service.settings import Settings
 
 P = ParamSpec("P")

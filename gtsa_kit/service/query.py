@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
-from gtsa_kit.service.refusal import invalid
+from gtsa_kit.service.errors import invalid
 
 AnswerFormat = Literal["npz", "safetensors", "json", "arrow"]
 NumberType = Literal["float16", "float32"]

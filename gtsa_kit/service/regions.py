@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from gtsa_kit.cells import boxes_to_cells, points_to_cells
+from gtsa_kit.feature_grid import boxes_to_cells, points_to_cells
 from gtsa_kit.geometry import roi_weights
 
 

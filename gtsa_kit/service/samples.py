@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gtsa_kit.images import find_images, readable
+from gtsa_kit.data.image_files import find_images, readable
 
 MOST: Final = 8
 LONG_SIDE: Final = 1024

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gtsa_kit.service.answers import MEDIA_TYPES
-from gtsa_kit.service.bodies import IMAGE_TYPES, JSON, MOST_IMAGES, MULTIPART
+from gtsa_kit.service.request_parsing import IMAGE_TYPES, JSON, MOST_IMAGES, MULTIPART
+from gtsa_kit.service.serialization import MEDIA_TYPES
 
 ImageText = Annotated[str, Field(min_length=1, description="An image file in base64, or as a data URI.")]
 ImageTexts = Annotated[list[ImageText], Field(min_length=1, max_length=MOST_IMAGES)]

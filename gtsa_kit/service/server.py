@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gtsa_kit.service.guard import HEADER_BYTES
+from gtsa_kit.service.middleware import HEADER_BYTES
 from gtsa_kit.service.settings import Settings
 
 BACKLOG = 2048

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from gtsa_kit.export import Runner
+from gtsa_kit.service.admission import Pending, Place
 from gtsa_kit.service.extract import Extractor
-from gtsa_kit.service.known import KnownQueries
 from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.pending import Pending, Place
+from gtsa_kit.service.query_cache import KnownQueries
 from gtsa_kit.service.settings import Settings
 
 T = TypeVar("T")

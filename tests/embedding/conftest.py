@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gtsa_kit.checkpoint import save_encoder
-from gtsa_kit.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.weights import save_encoder
 
 
 @pytest.fixture(scope="session")

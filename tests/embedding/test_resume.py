@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import one_thread
-from trees import contents
+from helpers.commands import one_thread
+from helpers.trees import contents
 
-from gtsa_kit.checkpoint import save_encoder
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.job import Options, embed_folder
 from gtsa_kit.embedding.merge import merge_parts
-from gtsa_kit.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.weights import save_encoder
 
 HOW = {"vectors": {}, "maps": {"dense": True, "size": (32, 32)}, "ragged": {"dense": True, "short_side": 32}}
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageOps
 
 from gtsa_kit import embed
-from gtsa_kit.cells import boxes_to_cells, cells_to_boxes
-from gtsa_kit.checkpoint import load_encoder
+from gtsa_kit.data.image_io import BrokenImage
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.job import BadFile, Options, embed_folder
-from gtsa_kit.images import BrokenImage
+from gtsa_kit.feature_grid import boxes_to_cells, cells_to_boxes
+from gtsa_kit.models.weights import load_encoder
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
 NAMES = [*NAMES, *(f"sub ü 日本/{i}.jpg" for i in range(3)), "turned.jpg"]

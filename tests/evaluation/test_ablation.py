@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from commands import sets
+from helpers.commands import sets
 from PIL import Image
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.evaluation.ablation import ablation_runs, merge
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.report import Report
 from gtsa_kit.evaluation.runs import StoppedError, train_all
-from gtsa_kit.trainer import Watcher
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.training.trainer import Watcher
 
 
 def settings(photographs: Path, tiny: dict[str, object], **more: object) -> RunConfig:
@@ -97,10 +97,10 @@ def test_a_run_that_goes_on_keeps_the_precision_it_settled_on(
             return bool(list(tmp_path.glob("run/metrics.jsonl")))
 
     runs = {"run": settings(photographs, tiny, **{"train.precision": "auto"})}
-    monkeypatch.setattr("gtsa_kit.run.bf16_pays", lambda device: False)
+    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: False)
     with pytest.raises(StoppedError):
         train_all(runs, tmp_path, lambda name: StopAtOnce())
-    monkeypatch.setattr("gtsa_kit.run.bf16_pays", lambda device: pytest.fail("measured anew"))
+    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: pytest.fail("measured anew"))
     train_all(runs, tmp_path, lambda name: Watcher())
     assert load_config(file=tmp_path / "run" / "config.yaml").train.precision == "fp32"
 

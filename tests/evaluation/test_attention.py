@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fakes import noise, odd_ones
+from helpers.fake_models import noise, odd_ones
 from PIL import Image
 
-from gtsa_kit.encoder import Encoder
 from gtsa_kit.evaluation.attention import attention, last_attention, look, spread
 from gtsa_kit.evaluation.models import open_encoders
-from gtsa_kit.export.to_onnx import WEIGHTS_KEY
+from gtsa_kit.export.formats.onnx import WEIGHTS_KEY
+from gtsa_kit.models.encoder import Encoder
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import colours, constant, fake, noise, odd_ones, ramp
+from helpers.fake_models import colours, constant, fake, noise, odd_ones, ramp
 
+from gtsa_kit.data.augment import crop_and_turn
 from gtsa_kit.evaluation.correspondence import CONDITIONS, Settings, View, chance, correspondence, draw, points
 from gtsa_kit.evaluation.scenes import Scenes
 from gtsa_kit.geometry import carry_points
-from gtsa_kit.views import crop_and_turn
 
 SMALL = Settings(size=96)
 

@@ -3,14 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import colours, fake, noise, odd_ones, ramp
+from helpers.fake_models import colours, fake, noise, odd_ones, ramp
 from matplotlib.figure import Figure
 from PIL import Image
 
 from gtsa_kit.evaluation import match_lines
 from gtsa_kit.evaluation.matches import Pairs, Settings, best_matches, distances, matches, read_pairs
 from gtsa_kit.evaluation.scenes import encode
-from gtsa_kit.losses import correspondence_loss
+from gtsa_kit.methods.gtsa_losses import correspondence_loss
 
 SMALL = Settings(matched=0.2, size=96)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gtsa_kit.evaluation.bars import bar_chart
-from gtsa_kit.evaluation.intervals import bootstrap, wilson
 from gtsa_kit.evaluation.models import distinct_names, open_models, random_runner
-from gtsa_kit.evaluation.report import Report
+from gtsa_kit.evaluation.support.bar_charts import bar_chart
+from gtsa_kit.evaluation.support.intervals import bootstrap, wilson
+from gtsa_kit.evaluation.support.report import Report
 
 
 def test_names_are_short_and_distinct(tmp_path: Path) -> None:

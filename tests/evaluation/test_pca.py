@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import colours, constant, fake, odd_ones
+from helpers.fake_models import colours, constant, fake, odd_ones
 from PIL import Image
 
+from gtsa_kit.evaluation.neighbors import nearest, neighbours_picture
 from gtsa_kit.evaluation.pca import components, fit_size, pca
-from gtsa_kit.evaluation.pictures import nearest, neighbours_picture
 from gtsa_kit.evaluation.scenes import spread
 
 

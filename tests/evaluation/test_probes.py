@@ -15,12 +15,12 @@ from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+from gtsa_kit.data.labeled import read_labelled, stratified
 from gtsa_kit.evaluation import image_probes
 from gtsa_kit.evaluation.image_probes import Part, ProbeOptions, accuracies, knn, linear, logistic
-from gtsa_kit.evaluation.intervals import wilson
-from gtsa_kit.evaluation.labelled import read_labelled, stratified
 from gtsa_kit.evaluation.models import Model, open_models
-from gtsa_kit.evaluation.neighbours import Bank
+from gtsa_kit.evaluation.support.intervals import wilson
+from gtsa_kit.evaluation.support.knn import Bank
 
 COLOURS = {"blau": (30, 60, 200), "gruen": (40, 180, 60), "rot": (210, 50, 40)}
 
@@ -63,7 +63,7 @@ def slow_votes(bank: np.ndarray, labels: np.ndarray, query: np.ndarray, k: int, 
 
 @pytest.mark.parametrize("block", [2**25, 100])
 def test_votes_against_a_slow_loop(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr("gtsa_kit.evaluation.neighbours.BLOCK", block)  # whole, and three queries at a time
+    monkeypatch.setattr("gtsa_kit.evaluation.support.knn.BLOCK", block)  # whole, and three queries at a time
     rng = np.random.default_rng(0)
     bank, queries = rng.standard_normal((30, 6)).astype(np.float32), rng.standard_normal((11, 6)).astype(np.float32)
     labels = rng.dirichlet(np.ones(4), 30).astype(np.float32)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import colours, constant, fake, noise, odd_ones
+from helpers.fake_models import colours, constant, fake, noise, odd_ones
 from PIL import Image
 
 from gtsa_kit.evaluation.rotation import Settings, probe, rotation

@@ -3,17 +3,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import noise
+from helpers.fake_models import noise
 
-from gtsa_kit.encoder import normalise
+from gtsa_kit.data.image_io import open_image
 from gtsa_kit.evaluation.models import Model, open_models, random_encoder, random_runner
 from gtsa_kit.evaluation.scenes import Scenes, common_size, encode, spread
 from gtsa_kit.export import Runner
-from gtsa_kit.export.backends import TorchRunner
-from gtsa_kit.export.describe import describe
+from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.graph import ExportGraph
+from gtsa_kit.export.runtime.backends import TorchRunner
 from gtsa_kit.export.spec import Options, Range
-from gtsa_kit.images import open_image
+from gtsa_kit.models.encoder import normalise
 
 FIXED = Options(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
 

@@ -11,13 +11,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from torch import from_numpy
 
+from gtsa_kit.data.label_map import VOID, MaskOptions, read_options
+from gtsa_kit.data.labeled_masks import boxes, read_masked
 from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe, fit_linear, fit_neighbours, predict
 from gtsa_kit.evaluation.dense_tokens import Framing, Place, Tokens, cell_shares, compute_tokens
-from gtsa_kit.evaluation.mask_codes import VOID, MaskOptions, read_options
-from gtsa_kit.evaluation.masked import boxes, read_masked
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.segment import SegmentOptions, counts_of, measures_of, segment
-from gtsa_kit.evaluation.tell import tell_nobody
+from gtsa_kit.progress import tell_nobody
 
 QUICK = LinearRecipe(epochs=1, least_steps=80)
 COLOURS = np.array([[210, 40, 40], [40, 180, 60], [30, 60, 220]], np.uint8)
@@ -286,10 +286,10 @@ def test_a_model_of_one_shape_gets_its_shape(blocks: Path, fixed: Model) -> None
 @pytest.fixture(scope="session")
 def fixed() -> Model:
     """Batches of 3, 48 x 80."""
-    from gtsa_kit.encoder import Encoder
     from gtsa_kit.evaluation.models import random_runner
-    from gtsa_kit.export.describe import describe
+    from gtsa_kit.export.build_manifest import describe
     from gtsa_kit.export.spec import Options, Range
+    from gtsa_kit.models.encoder import Encoder
 
     runner = random_runner("vit_test", 0, "cpu")
     options = Options(height=Range(48, 48), width=Range(80, 80), batch=Range(3, 3))

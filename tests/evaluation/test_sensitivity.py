@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import colours, constant, fake, noise, odd_ones
+from helpers.fake_models import colours, constant, fake, noise, odd_ones
 
 from gtsa_kit.evaluation.scenes import Scenes, encode
 from gtsa_kit.evaluation.sensitivity import Settings, draw, sensitivity

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
-from cores import two_cores
+from helpers.cores import two_cores
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,19 +13,19 @@ import onnxruntime as ort
 import pytest
 import timm
 import torch
-from graphs import BOUNDED, FIXED
+from helpers.graphs import BOUNDED, FIXED
 from onnx import TensorProto
 
-from gtsa_kit.checkpoint import load_encoder
-from gtsa_kit.encoder import Preprocessing
 from gtsa_kit.export import load
+from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
 from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
-from gtsa_kit.export.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, Options, Range
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.weights import load_encoder
 
 FORMS = ["onnx", "torchscript", "pt2", "openvino"]
 

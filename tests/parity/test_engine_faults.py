@@ -17,7 +17,7 @@ from gtsa_kit.cli.info import info
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import manifest_path, read_manifest
-from gtsa_kit.export.trt.runner import check_file
+from gtsa_kit.export.runtime.tensorrt_runner import check_file
 from gtsa_kit.files import sha256_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")

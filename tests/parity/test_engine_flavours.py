@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gtsa_kit.export.trt import flavour as flavours
-from gtsa_kit.export.trt.build import Settings, check_settings
-from gtsa_kit.export.trt.flavour import Flavour, check_capabilities, choose_flavour, import_flavour
+from gtsa_kit.export.runtime import tensorrt_variant as flavours
+from gtsa_kit.export.runtime.tensorrt_variant import Flavour, check_capabilities, choose_flavour, import_flavour
+from gtsa_kit.export.tensorrt.build import Settings, check_settings
 
-TRT = Path(flavours.__file__).parent
+EXPORT = Path(flavours.__file__).parents[1]
 RTX_ONLY = {
     *("ComputeCapability", "num_compute_capabilities", "set_compute_capability"),
     *("create_runtime_config", "CudaGraphStrategy", "cuda_graph_strategy"),
@@ -124,8 +124,8 @@ def test_settings_that_a_flavour_does_not_have(settings: Settings, word: str) ->
 def names_called() -> set[str]:
     """Every attribute read in the rooms that speak to TensorRT, of whatever object."""
     found = set()
-    for room in ("build", "network", "runner", "flavour"):
-        tree = ast.parse((TRT / f"{room}.py").read_text())
+    for module in ("tensorrt/build", "tensorrt/network", "runtime/tensorrt_runner", "runtime/tensorrt_variant"):
+        tree = ast.parse((EXPORT / f"{module}.py").read_text())
         found |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return found
 
@@ -177,7 +177,7 @@ for path in sys.argv[1:]:
     ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
 sys.path.insert(0, {tests!r})
 import tensorrt_bindings.tensorrt as library
-from test_engine_flavours import names_of
+from parity.test_engine_flavours import names_of
 flags = [*library.NetworkDefinitionCreationFlag.__members__, *library.BuilderFlag.__members__,
          *library.MemoryPoolType.__members__]
 print(json.dumps([sorted(names_of(library)), flags]))
@@ -196,7 +196,7 @@ def test_every_name_exists_in_tensorrt(tmp_path: Path) -> None:
         source.write_text("".join(f"void* {function}() {{ return 0; }}\n" for function in functions.split()))
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name), str(source)]
         subprocess.run(command, check=True, capture_output=True)
-    script = LOOK.format(tests=str(Path(__file__).parent))
+    script = LOOK.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run(
         [sys.executable, "-c", script, *(str(tmp_path / name) for name in STUBS)], capture_output=True, text=True
     )

@@ -19,9 +19,9 @@ from gtsa_kit.cli import app
 from gtsa_kit.cli.export import export
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path, read_manifest
-from gtsa_kit.export.runner import Runner
-from gtsa_kit.export.trt.flavour import Flavour, import_flavour
-from gtsa_kit.export.trt.runner import EngineRunner, rebuild
+from gtsa_kit.export.runtime.runner import Runner
+from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild
+from gtsa_kit.export.runtime.tensorrt_variant import Flavour, import_flavour
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 

@@ -14,11 +14,11 @@ import torch
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
+from gtsa_kit.export.runtime.engine_header import read_header
+from gtsa_kit.export.runtime.tensorrt_variant import import_flavour
 from gtsa_kit.export.spec import PRECISIONS, Range
-from gtsa_kit.export.trt.build import Profile, Settings, build_plan
-from gtsa_kit.export.trt.flavour import import_flavour
-from gtsa_kit.export.trt.graphs import read_graph_file
-from gtsa_kit.export.trt.header import read_header
+from gtsa_kit.export.tensorrt.build import Profile, Settings, build_plan
+from gtsa_kit.export.tensorrt.graphs import read_graph_file
 from gtsa_kit.files import sha256_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")

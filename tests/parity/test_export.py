@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from paths import SCENES
+from helpers.paths import SCENES
 
-from gtsa_kit.cli import exporting
 from gtsa_kit.cli.export import export
+from gtsa_kit.cli.support import export_steps as exporting
 from gtsa_kit.export import load, parity
-from gtsa_kit.export.fastest import Candidate, candidates
+from gtsa_kit.export.benchmark.autoselect import Candidate, candidates
 from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.spec import Tolerance
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from gtsa_kit.checkpoint import load_encoder, save_encoder
-from gtsa_kit.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity, compare_output, neighbour_agreement, parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import TOLERANCES, Case, Options
+from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.models.weights import load_encoder, save_encoder
 
 LAYERS = (0, 1)
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from graphs import GRAPHS
+from helpers.graphs import GRAPHS
 from rich.console import Console
 
-from gtsa_kit.cli.parity import parity_table
+from gtsa_kit.cli.support.parity_table import parity_table
+from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, read_manifest
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
-from gtsa_kit.export.quantize import Calibration
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options
 

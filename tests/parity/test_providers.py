@@ -18,16 +18,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gtsa_kit.cli import app
-from gtsa_kit.cli.providers import open_runner
-from gtsa_kit.encoder import Encoder
-from gtsa_kit.export import load, onnx_sessions
-from gtsa_kit.export.bench import OpenFile
-from gtsa_kit.export.describe import describe
+from gtsa_kit.cli.support.providers import open_runner
+from gtsa_kit.export import load
+from gtsa_kit.export.benchmark.compare import OpenFile
+from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity import ParityImages, check_parity
-from gtsa_kit.export.providers import FallbackWarning, Unavailable, Wanted, provider_options, remedy
+from gtsa_kit.export.runtime import onnx_sessions
+from gtsa_kit.export.runtime.providers import FallbackWarning, Unavailable, Wanted, provider_options, remedy
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.models.encoder import Encoder
 
 REAL = onnxruntime.InferenceSession
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is missing is said where there is no GPU")

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import BOUNDED
+from helpers.graphs import BOUNDED
 from PIL import Image
 
-from gtsa_kit.encoder import Preprocessing
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, Options, Range
+from gtsa_kit.models.encoder import Preprocessing
 
 FORMS = ["onnx", "torchscript", "pt2", "openvino"]
 

@@ -15,25 +15,26 @@ import onnxruntime
 import pytest
 import tritonclient.grpc as client
 import tritonclient.grpc.model_config_pb2 as schema
-from fake_triton import full_shape, read_config, serving
 from google.protobuf import text_format
+from helpers.fake_triton import full_shape, read_config, serving
 from typer.testing import CliRunner
 
 from gtsa_kit.cli import app
-from gtsa_kit.cli.triton import parse_serving
-from gtsa_kit.encoder import Encoder
-from gtsa_kit.export import load, triton_repository
-from gtsa_kit.export.describe import describe
+from gtsa_kit.cli.support.export_triton import parse_serving
+from gtsa_kit.export import load
+from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.manifest import EngineRecord, GraphRecord, Manifest, read_manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages
-from gtsa_kit.export.pbtxt import Word, render
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options, Range
-from gtsa_kit.export.triton import byte_manifest, open_artifact, plan_models, preprocess_graph
-from gtsa_kit.export.triton_config import Serving, check_serving, max_batch_size
-from gtsa_kit.export.triton_repository import write_repository
+from gtsa_kit.export.triton import repository as triton_repository
+from gtsa_kit.export.triton.config import Serving, check_serving, max_batch_size
+from gtsa_kit.export.triton.models import byte_manifest, open_artifact, plan_models, preprocess_graph
+from gtsa_kit.export.triton.pbtxt import Word, render
+from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.encoder import Encoder
 
 CLIENT = Path(__file__).parents[2] / "docs" / "consumers" / "triton_client.py"
 ONNX_TYPES = {
@@ -366,7 +367,7 @@ def test_the_command_writes_a_run_through_the_gate(
     assert kept.parity is not None
     assert kept.parity.passed
     assert "exists; add --force" in str(invoke(*asked, "--name", "tiny").exception)
-    monkeypatch.setattr("gtsa_kit.cli.triton.export_artifact", lambda *_: failed_like(kept))
+    monkeypatch.setattr("gtsa_kit.cli.support.export_triton.export_artifact", lambda *_: failed_like(kept))
     failed = invoke(*asked, "--name", "worse")
     assert failed.exit_code == 1
     assert [path.name for path in models.iterdir()] == ["tiny"]

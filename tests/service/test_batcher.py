@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import Slow
+from helpers.running_service import Slow
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service.batcher import Batcher, Result
+from gtsa_kit.service.errors import Refusal
 from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.refusal import Refusal
 
 
 class Held(Slow):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from pictures import encoded, scene
+from helpers.image_samples import encoded, scene
+from helpers.running_service import Served, Serving, Slow
 from PIL import Image
-from running import Served, Serving, Slow
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service import AsyncClient, Client, ServiceError

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from pictures import encoded, scene
+from helpers.image_samples import encoded, scene
+from helpers.running_service import Served
 from PIL import Image
-from running import Served
 from safetensors.numpy import load as load_safetensors
 from torchvision.ops import roi_align
 

@@ -4,10 +4,9 @@ import asyncio
 from collections import Counter
 
 import numpy as np
-from mutants import mutants, seeds
-from running import Served
-from test_refusals import LEAKS
-from wires import ask_many, request
+from helpers.mutants import mutants, seeds
+from helpers.raw_http import LEAKS, ask_many, request
+from helpers.running_service import Served
 
 COUNT = 600
 

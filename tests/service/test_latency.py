@@ -4,7 +4,7 @@ import http.client
 import statistics
 import time
 
-from running import Served
+from helpers.running_service import Served
 
 
 def test_small_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(served: Served) -> None:

@@ -4,14 +4,14 @@ import asyncio
 import io
 
 import numpy as np
-from pictures import encoded
+from helpers.image_samples import encoded
+from helpers.raw_http import ask_many, request
+from helpers.running_service import Serving, Slow
 from PIL import Image
-from running import Serving, Slow
-from wires import ask_many, request
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import TOLERANCES
-from gtsa_kit.service.wire import read_answer
+from gtsa_kit.service.client_protocol import read_answer
 
 REQUESTS = 2000
 AT_A_TIME = 48

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from commands import GTSA, one_thread
-from pictures import encoded, scene
-from running import Serving, Slow, wait_for
-from wires import ask_many, raw, request, status_of
+from helpers.commands import GTSA, one_thread
+from helpers.image_samples import encoded, scene
+from helpers.raw_http import ask_many, raw, request, status_of
+from helpers.running_service import Serving, Slow, wait_for
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service.server import PatientProtocol

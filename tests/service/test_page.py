@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.running_service import Served, Serving
 from PIL import Image
-from running import Served, Serving
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -107,7 +107,7 @@ def settled(browser: webdriver.Chrome) -> bool:
 def drop(browser: webdriver.Chrome, index: int, picture: np.ndarray, name: str) -> None:
     from base64 import b64encode
 
-    from pictures import encoded
+    from helpers.image_samples import encoded
 
     browser.execute_script(DROP, slot(browser, index), b64encode(encoded(picture, "PNG")).decode(), name)
     wait(browser, lambda: name in (canvas(browser, index).get_attribute("aria-label") or ""))

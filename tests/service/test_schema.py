@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import Served
+from helpers.running_service import Served
 
 # What the document can't say, that a box lies in the photograph and that bytes are one, is refused with 422.
 LEFT_OUT = "positive_data_acceptance"
@@ -16,11 +16,11 @@ def test_answers_are_as_documented_whatever_is_asked(served: Served, tmp_path: P
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{served.url}/openapi.json"]
     options = ["--checks=all", f"--exclude-checks={LEFT_OUT}", "--max-examples=5", "--no-color"]
     options += ["--continue-on-failure", "--generation-deterministic"]
-    paths = os.pathsep.join([str(here), str(here.parents[1])])
+    paths = os.pathsep.join([str(here.parent), str(here.parents[1])])
     result = subprocess.run(
         [*map(str, command), *options],
         cwd=tmp_path,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": paths},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "helpers.schemathesis_hooks", "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         timeout=600,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.common import fail, require
-from gtsa_kit.cli.evaluate.common import Device, Json, Out, Seeds, Size, show
+from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.evaluate_options import Device, Json, Out, Seeds, Size, show
 
 if TYPE_CHECKING:
     from gtsa_kit.config import RunConfig
@@ -49,17 +49,17 @@ def ablation(
 
       gtsa eval ablation photos/ --labelled scenes/ --masked camvid/ --ignore 11 --preset quick --out looks/
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import telling, warn
     from gtsa_kit.config import load_config, parse_overrides
+    from gtsa_kit.data.label_map import read_options
+    from gtsa_kit.data.labeled import read_labelled
+    from gtsa_kit.data.labeled_masks import read_masked
     from gtsa_kit.evaluation.ablation import FOLDERS, ablation_runs, probe_table
-    from gtsa_kit.evaluation.bars import bar_chart
     from gtsa_kit.evaluation.dense_tokens import Framing
     from gtsa_kit.evaluation.image_probes import ProbeOptions
-    from gtsa_kit.evaluation.labelled import read_labelled
-    from gtsa_kit.evaluation.mask_codes import read_options
-    from gtsa_kit.evaluation.masked import read_masked
     from gtsa_kit.evaluation.models import Model, open_models, random_runner
     from gtsa_kit.evaluation.segment import SegmentOptions
+    from gtsa_kit.evaluation.support.bar_charts import bar_chart
 
     if labelled is None and masked is None:
         raise ValueError("nothing to probe on; name photographs with classes (--labelled) or with masks (--masked)")
@@ -84,8 +84,8 @@ def ablation(
 
 def train_here(runs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]:
     """Train what is not trained yet, with a display; Ctrl-C saves and ends with exit code 130."""
-    from gtsa_kit.cli.display import shown
-    from gtsa_kit.cli.progress import console
+    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.training_display import shown
     from gtsa_kit.evaluation.runs import StoppedError, train_all
 
     try:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.evaluate.common import Device, Images, Json, Models, Out, Random, Seeds, Size, show
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size, show
 
 Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
 Count = Annotated[int, typer.Option(min=1, help="Photographs, evenly spread over the folder.")]
@@ -34,7 +34,7 @@ def pca(
 
       gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out looks/
     """
-    from gtsa_kit.cli.evaluate.telling import measured, warn
+    from gtsa_kit.cli.support.evaluate_progress import measured, warn
     from gtsa_kit.evaluation import pca as measure
 
     report = measured(
@@ -64,11 +64,11 @@ def attention(
 
       gtsa eval attention runs/street --random vit_small --images photos/ --out looks/ --count 2 --size 448
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import attention as measure
     from gtsa_kit.evaluation.models import open_encoders
     from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
     paths = spread(find_images(require(images)).paths, count)
     encoders = open_encoders(models or [], random or [])
@@ -108,12 +108,12 @@ def matches(
 
       gtsa eval matches runs/street --pairs pairs.txt --out looks/ --lines 40
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import matches as measure
     from gtsa_kit.evaluation.match_lines import draw_matches
     from gtsa_kit.evaluation.models import open_models
     from gtsa_kit.evaluation.scenes import spread
-    from gtsa_kit.images import find_images
 
     if (images is None) == (pairs is None):
         raise ValueError("give either --images or --pairs; --images photos/ matches two views of each photograph")
@@ -142,10 +142,10 @@ def neighbours(
     """
     import numpy as np
 
-    from gtsa_kit.cli.progress import console
-    from gtsa_kit.embedding.stream import embed
-    from gtsa_kit.evaluation.pictures import neighbours_picture
-    from gtsa_kit.images import find_images
+    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.data.image_files import find_images
+    from gtsa_kit.embedding.iterate import embed
+    from gtsa_kit.evaluation.neighbors import neighbours_picture
 
     found = find_images(images)
     by_name = {found.name(path): path for path in found.paths}

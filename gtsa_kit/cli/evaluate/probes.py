@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.evaluate.common import Device, Json, Models, Out, Random, Seeds, Size, show
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds, Size, show
 
 if TYPE_CHECKING:
-    from gtsa_kit.evaluation.report import Report
+    from gtsa_kit.evaluation.support.report import Report
 
 Labelled = Annotated[
     Path,
@@ -48,9 +48,9 @@ def knn(
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out looks/ --k 10 --k 20 --json
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.support.evaluate_progress import telling
+    from gtsa_kit.data.labeled import read_labelled
     from gtsa_kit.evaluation import image_probes
-    from gtsa_kit.evaluation.labelled import read_labelled
     from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
@@ -83,9 +83,9 @@ def linear(
 
       gtsa eval linear runs/a runs/b --images labels.csv --out looks/ --seeds 3 --size 96
     """
-    from gtsa_kit.cli.evaluate.telling import telling
+    from gtsa_kit.cli.support.evaluate_progress import telling
+    from gtsa_kit.data.labeled import read_labelled
     from gtsa_kit.evaluation import image_probes
-    from gtsa_kit.evaluation.labelled import read_labelled
     from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
@@ -97,8 +97,8 @@ def linear(
 
 
 def _finish(report: "Report", out: Path, as_json: bool) -> None:
-    from gtsa_kit.cli.evaluate.telling import warn
-    from gtsa_kit.evaluation.bars import bar_chart
+    from gtsa_kit.cli.support.evaluate_progress import warn
+    from gtsa_kit.evaluation.support.bar_charts import bar_chart
 
     bar_chart(report, "top1", out / f"{report.name}.png")
     warn(report)

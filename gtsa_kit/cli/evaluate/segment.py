@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.common import require
-from gtsa_kit.cli.evaluate.common import Device, Json, Models, Out, Random, Seeds, show
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds, show
 
 
 def segment(
@@ -71,15 +71,15 @@ def segment(
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out looks/ --tiles 96
     """
-    from gtsa_kit.cli.evaluate.telling import telling, warn
-    from gtsa_kit.evaluation.bars import bar_chart
+    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.data.label_map import read_options
+    from gtsa_kit.data.labeled_masks import read_masked
     from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe
     from gtsa_kit.evaluation.dense_tokens import Framing
-    from gtsa_kit.evaluation.mask_codes import read_options
-    from gtsa_kit.evaluation.masked import read_masked
     from gtsa_kit.evaluation.models import open_models
     from gtsa_kit.evaluation.segment import PROBES, SegmentOptions
     from gtsa_kit.evaluation.segment import segment as measure
+    from gtsa_kit.evaluation.support.bar_charts import bar_chart
 
     options = SegmentOptions(
         Framing(size, tiles),

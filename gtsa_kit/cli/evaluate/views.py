@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.evaluate.common import Device, Images, Json, Models, Out, Random, Seeds, Size, show
+from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size, show
 
 if TYPE_CHECKING:
-    from gtsa_kit.evaluation.report import Report
+    from gtsa_kit.evaluation.support.report import Report
 
 Count = Annotated[int, typer.Option(min=2, help="Photographs, evenly spread over the folder.")]
 
@@ -41,7 +41,7 @@ def sensitivity(
 
       gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out looks/ --transform turn --json
     """
-    from gtsa_kit.cli.evaluate.telling import measured
+    from gtsa_kit.cli.support.evaluate_progress import measured
     from gtsa_kit.evaluation import sensitivity as measure
 
     settings = measure.Settings(tuple(dict.fromkeys(transform or ("colour", "turn", "crop"))), views, size)
@@ -78,7 +78,7 @@ def correspondence(
 
       gtsa eval correspondence runs/a runs/b --images photos/ --out looks/ --photometric --seeds 3
     """
-    from gtsa_kit.cli.evaluate.telling import measured
+    from gtsa_kit.cli.support.evaluate_progress import measured
     from gtsa_kit.evaluation import correspondence as measure
 
     settings = measure.Settings(within, photometric, size=size)
@@ -115,7 +115,7 @@ def rotation(
 
       gtsa eval rotation runs/a runs/b --images photos/ --out looks/ --seeds 5 --json
     """
-    from gtsa_kit.cli.evaluate.telling import measured
+    from gtsa_kit.cli.support.evaluate_progress import measured
     from gtsa_kit.evaluation import rotation as measure
 
     settings = measure.Settings(held_out, size=size)
@@ -129,8 +129,8 @@ def rotation(
 def _finish(
     report: "Report", out: Path, as_json: bool, bars: Mapping[str, str], ylabel: str, log: bool = False
 ) -> None:
-    from gtsa_kit.cli.evaluate.telling import warn
-    from gtsa_kit.evaluation.bars import grouped_bars
+    from gtsa_kit.cli.support.evaluate_progress import warn
+    from gtsa_kit.evaluation.support.bar_charts import grouped_bars
 
     grouped_bars(report, bars, out / f"{report.name}.png", ylabel, log)
     warn(report)

@@ -1,0 +1,1 @@
+"""Image files in, batches of augmented views out."""

@@ -1,0 +1,200 @@
+"""The views of a batch of photographs at once, by tensor arithmetic, where the model is: `views.render` for many.
+
+Processes that load photographs then only decode, shrink and draw. The draws are those of `views`, and what is made of
+them is the same within a level, hue and blur within three. B photographs, V = G + L views of each; N = B * G or B * L.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from gtsa_kit.config import ViewsConfig
+from gtsa_kit.data import batched_color as device_colours
+from gtsa_kit.data.augment import Views, columns_first
+from gtsa_kit.data.augmentation_params import STEPS, Colours, Draws, draw
+from gtsa_kit.geometry import cubic
+
+_STEPS = device_colours.brighten, device_colours.contrast, device_colours.saturate, device_colours.turn_hue
+
+
+class Photographs(NamedTuple):
+    """B photographs, decoded, and what is to be made of them."""
+
+    pixels: Tensor
+    """(B, 3, H, W) uint8: each fills the upper left corner, the rest is nothing."""
+    shrunk: Tensor
+    """(B, 2) float64: by how much, down and across; boxes are in pixels of the photograph before that."""
+    draws: Draws
+    """With B in front of every shape; stays in the host's memory, where it is decided what is to be launched."""
+
+    def pin_memory(self) -> "Photographs":
+        """The same photographs in page-locked memory (called by the data loader)."""
+        return self._replace(pixels=self.pixels.pin_memory())
+
+
+def load(photograph: Tensor, config: ViewsConfig, generator: Generator) -> Photographs:
+    """A (3, H, W) uint8 photograph, no larger than its views need, with its draws; as a batch of one."""
+    height, width = photograph.shape[-2:]
+    drawn = draw(height, width, config, generator)
+    pixels = shrink(photograph, largest_side(config))
+    shrunk = torch.tensor([[pixels.shape[1] / height, pixels.shape[2] / width]], dtype=torch.float64)
+    return Photographs(pixels[None], shrunk, _map(lambda tensor: tensor[None], drawn))
+
+
+def largest_side(config: ViewsConfig) -> int:
+    """Side of the square photograph whose smallest crops have as many pixels as their views, down and across."""
+    thinnest = min(config.aspect[0], 1 / config.aspect[1])
+    kinds = [(config.global_size, config.global_area), (config.local_size, config.local_area)]
+    return max(math.ceil(size / math.sqrt(area[0] * thinnest)) for size, area in kinds)
+
+
+def shrink(photograph: Tensor, side: int) -> Tensor:
+    """(3, H, W) uint8 to at most side * side pixels, and twice the side either way; a smaller one as it is."""
+    height, width = photograph.shape[-2:]
+    scale = min(1.0, side / math.sqrt(height * width), 2 * side / max(height, width))
+    if scale == 1.0:
+        return photograph
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return F.interpolate(photograph[None], size, mode="bicubic", antialias=True)[0]
+
+
+def collate_photographs(parts: list[Photographs]) -> Photographs:
+    """One batch of several."""
+    height, width = (max(part.pixels.shape[axis] for part in parts) for axis in (2, 3))
+    pixels = torch.zeros((sum(len(part.pixels) for part in parts), 3, height, width), dtype=torch.uint8)
+    first = 0
+    for part in parts:
+        b, _, h, w = part.pixels.shape
+        pixels[first : first + b, :, :h, :w] = part.pixels
+        first += b
+    draws = _map(lambda *tensors: torch.cat(tensors), *(part.draws for part in parts))
+    return Photographs(pixels, torch.cat([part.shrunk for part in parts]), draws)
+
+
+@torch.no_grad()
+def render_batch(photographs: Photographs, config: ViewsConfig, device: torch.device) -> Views:
+    """The views that were drawn, made on the device; nothing there is waited for."""
+    pixels = photographs.pixels.to(device, non_blocking=True)
+    draws, n_global, batch = photographs.draws, config.global_crops, len(pixels)
+    images = []
+    for kind, size in ((slice(None, n_global), config.global_size), (slice(n_global, None), config.local_size)):
+        boxes, turns, flips = (tensor[:, kind].flatten(0, 1) for tensor in draws[:3])
+        count = len(boxes) // batch
+        if not count:
+            images.append(pixels.new_zeros((batch, 0, 3, size, size)))
+            continue
+        owners = torch.arange(batch).repeat_interleave(count)
+        boxes = boxes * photographs.shrunk[owners].flip(-1).repeat(1, 2)
+        views = crop_and_turn_many(pixels, owners, boxes, turns, size)
+        views = recolour(views, Colours(*(tensor[:, kind].flatten(0, 1) for tensor in draws.colours)), config)
+        views = torch.where(_there(flips, device)[:, None, None, None], views.flip(-1), views)
+        images.append(views.to(torch.uint8).reshape(batch, count, *views.shape[1:]))
+    return Views(images[0], images[1], _there(draws.boxes.float(), device), _there(draws.turns, device))
+
+
+def crop_and_turn_many(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Tensor, size: int) -> Tensor:
+    """(N, 3, size, size) float32 whole numbers: antialiased bicubic views of boxes, turned.
+
+    Args:
+        pixels: (B, 3, H, W) uint8, on the device.
+        owners, boxes, turns: (N,) which photograph, (N, 4) where in it, (N,) quarter turns; on the host.
+        size: Side of the views.
+    """
+    views = torch.empty((len(boxes), 3, size, size), device=pixels.device)
+    extents = boxes[:, 2:] - boxes[:, :2]
+    by_columns = torch.tensor([columns_first(h, w, size) for w, h in extents.tolist()])
+    for first in (False, True):
+        chosen = torch.nonzero(by_columns == first).squeeze(1)
+        if not len(chosen):
+            continue
+        made = _resample(pixels, owners[chosen], boxes[chosen], turns[chosen], size, first)
+        views.index_copy_(0, _there(chosen, pixels.device), made)
+    return views
+
+
+def _resample(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Tensor, size: int, by_columns: bool) -> Tensor:
+    """As `crop_and_turn_many`, with one order of the two passes, between which values are rounded and cut."""
+    device = pixels.device
+    # A quarter turn is a mirror of the weights and, if odd, a transposition.
+    rows, from_rows = _weights(boxes[:, 1], boxes[:, 3], (turns == 2) | (turns == 3), size, device)
+    columns, from_columns = _weights(boxes[:, 0], boxes[:, 2], (turns == 1) | (turns == 2), size, device)
+    from_rows.clamp_(max=pixels.shape[2] - 1)
+    from_columns.clamp_(max=pixels.shape[3] - 1)
+    of = _there(owners, device)[:, None, None]
+    crops = pixels[of, :, from_rows[:, :, None], from_columns[:, None]].float()  # (N, h, w, 3)
+    if by_columns:
+        views = _to_levels(torch.einsum("nih,nhwc->niwc", rows, crops))
+        views = _to_levels(torch.einsum("njw,niwc->ncij", columns, views))
+    else:
+        views = _to_levels(torch.einsum("njw,nhwc->nhjc", columns, crops))
+        views = _to_levels(torch.einsum("nih,nhjc->ncij", rows, views))
+    return torch.where(_there(turns % 2 == 1, device)[:, None, None, None], views.mT, views)
+
+
+def _weights(low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of antialiased bicubic weights (a = -0.5) along one axis, and the pixels that they act on.
+
+    Args:
+        low, high: (N,) ends of the boxes, in pixels, on the host.
+        mirrored: (N,) bool.
+        size: Pixels of a view.
+
+    Returns:
+        (N, size, n) and (N, n), on the device; n is the most pixels that one of the boxes touches.
+    """
+    first, last = low.floor(), high.ceil()
+    most = int((last - first).max())
+    low, first, last, step = (_there(t.float(), device)[:, None, None] for t in (low, first, last, (high - low) / size))
+    place = torch.arange(size, device=device, dtype=torch.float32)[:, None]
+    place = torch.where(_there(mirrored, device)[:, None, None], size - 1 - place, place)
+    cells = torch.arange(most, device=device, dtype=torch.float32)
+    distance = ((cells + 0.5 - (low - first) - (place + 0.5) * step) / step.clamp(min=1)).abs()
+    weights = cubic(distance) * (cells < last - first)
+    return weights / weights.sum(-1, keepdim=True), (first[:, 0] + cells).long()
+
+
+def _to_levels(values: Tensor) -> Tensor:
+    return values.add_(0.5).floor_().clamp_(0, 255)
+
+
+def recolour(views: Tensor, colours: Colours, config: ViewsConfig) -> Tensor:
+    """Colour jitter, grey, blur and noise of (N, 3, S, S) float32 whole numbers, each view its own."""
+    factors, sigmas = _there(colours.factors, views.device), _there(colours.sigmas, views.device)
+    for place in range(len(STEPS)):
+        step_of = colours.orders[:, place].where(colours.jittered, torch.tensor(len(STEPS)))
+        for step, work in enumerate(_STEPS):
+            views = _some(views, step_of == step, work, factors[:, step])
+    views = _some(views, colours.grey, lambda some, _: device_colours.to_grey(some), sigmas)
+    views = _some(views, colours.sigmas > 0, device_colours.blur, sigmas)
+    return _with_noise(views, colours.noise_seeds, config.noise_std) if config.noise_std > 0 else views
+
+
+def _some(views: Tensor, chosen: Tensor, work: Callable[[Tensor, Tensor], Tensor], strengths: Tensor) -> Tensor:
+    """Do something, each at its own strength, to the views that are chosen, (N,) bool on the host."""
+    index = torch.nonzero(chosen).squeeze(1)
+    if not len(index):
+        return views
+    index = _there(index, views.device)
+    return views.index_copy_(0, index, work(views[index], strengths[index]))
+
+
+def _with_noise(views: Tensor, seeds: Tensor, std: float) -> Tensor:
+    for view, seed in zip(views, seeds.tolist(), strict=True):
+        generator = Generator(views.device).manual_seed(seed)
+        noise = torch.randn(view.shape, generator=generator, device=views.device)
+        view.add_(noise * (255 * std)).round_().clamp_(0, 255)
+    return views
+
+
+def _there(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def _map(work: Callable[..., Tensor], *draws: Draws) -> Draws:
+    """Draws of which each tensor is made of the same tensors of others."""
+    boxes, turns, flips, colours = zip(*draws, strict=True)
+    return Draws(work(*boxes), work(*turns), work(*flips), Colours(*map(work, *colours)))

@@ -1,0 +1,103 @@
+"""Colour jitter, grey and blur of many views at once, on any device: the arithmetic of `colours`, view by view its own.
+
+Views are (N, 3, S, S) float32 that hold whole numbers, 0 to 255; factors and sigmas are (N,) float64.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gtsa_kit.data.color import hue_table
+
+_LUMA = 19595 / 65536, 38470 / 65536, 7471 / 65536
+_CENTRES = 765, 510, 1020
+
+
+def brighten(views: Tensor, factors: Tensor) -> Tensor:
+    """All values times a factor."""
+    return _cut(views * _each(factors))
+
+
+def contrast(views: Tensor, factors: Tensor) -> Tensor:
+    """Away from the mean grey by a factor."""
+    means = _grey(views).mean((-2, -1), keepdim=True, dtype=torch.float64)
+    return _stretch(views, (means + 0.5).floor().float(), factors)
+
+
+def saturate(views: Tensor, factors: Tensor) -> Tensor:
+    """Away from each pixel's grey by a factor."""
+    return _stretch(views, _grey(views), factors)
+
+
+def to_grey(views: Tensor) -> Tensor:
+    """Three equal channels."""
+    return _grey(views).expand_as(views)
+
+
+def turn_hue(views: Tensor, factors: Tensor) -> Tensor:
+    """Hue on by a part of the circle, [-0.5, 0.5], in the 256 hues of Pillow."""
+    colours = views.int()
+    red, green, blue = colours.unbind(1)
+    top, low = colours.amax(1), colours.amin(1)
+    chroma = top - low
+    middle = (red + green + blue - low - 2 * top) & 255
+    order = 4 * (red >= blue).int() + 2 * (green >= blue).int() + (red >= green).int()
+    table, centres = _hues(views.device)
+    hue = table[(order * 256 + chroma) * 256 + middle].int()
+    place = 6 * ((hue + (factors * 255).int()[:, None, None]) & 255)
+    share = (place[:, None] - centres[:, None, None]).abs()
+    share = torch.cat([510 - share[:, :1], share[:, 1:] - 255], dim=1).clamp(0, 255)
+    missing = share * chroma[:, None] + 128
+    return (top[:, None] - ((missing + (missing >> 8)) >> 8)).float()
+
+
+@lru_cache
+def _hues(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The table of hues, (8 * 256 * 256,) uint8, and the centres of the colours, (3,) int32; copied there once."""
+    centres = torch.tensor(_CENTRES, dtype=torch.int32)
+    return torch.from_numpy(hue_table()).to(device, non_blocking=True), centres.to(device, non_blocking=True)
+
+
+def blur(views: Tensor, sigmas: Tensor) -> Tensor:
+    """By Pillow's approximate Gaussian: three box blurs that share the variance, borders repeated."""
+    weights = torch.linalg.matrix_power(_one_pass(views.shape[-1], sigmas), 3).float()[:, None]  # (N, 1, S, S)
+    blurred: Tensor = weights @ views @ weights.mT
+    return blurred.add_(0.5).floor_().clamp_(0, 255)
+
+
+def _one_pass(size: int, sigmas: Tensor) -> Tensor:
+    """(N, size, size) float64 of one box blur; what lies beyond the border is the pixel at the border."""
+    variance = sigmas.double() ** 2 / 3
+    whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    width = (2 * (whole + part) + 1)[:, None]
+    whole, part = whole[:, None], part[:, None]
+    place = torch.arange(size, device=sigmas.device)
+    away = (place[:, None] - place).abs()[None]
+    middle, end = (1 / width)[..., None], (part / width)[..., None]
+    box = torch.where(away <= whole[..., None], middle, torch.where(away == whole[..., None] + 1, end, 0.0))
+    # What the box holds further left than pixel `place` is from the border is the border's; on the right likewise.
+    beyond = ((whole - place).clamp(min=0) + part * (place < whole + 1)) / width  # (N, size)
+    box[:, :, 0] += beyond
+    box[:, :, -1] += beyond.flip(-1)
+    return box
+
+
+def _stretch(views: Tensor, middle: Tensor, factors: Tensor) -> Tensor:
+    return _cut((views - middle) * _each(factors) + middle)
+
+
+def _cut(values: Tensor) -> Tensor:
+    """To whole numbers in range, cut off as Pillow does."""
+    return values.clamp_(0, 255).trunc_()
+
+
+def _grey(views: Tensor) -> Tensor:
+    """(N, 1, S, S) whole numbers."""
+    red, green, blue = (views[:, i : i + 1] * weight for i, weight in enumerate(_LUMA))
+    return (red + green + blue + 0.5).floor()
+
+
+def _each(factors: Tensor) -> Tensor:
+    return factors.float()[:, None, None, None]

@@ -1,0 +1,1 @@
+"""Search, near-duplicates and maps of an embedded dataset."""

@@ -1,0 +1,1 @@
+"""Speed of artifacts side by side."""

@@ -1,0 +1,1 @@
+"""File formats that an encoder is exported to."""

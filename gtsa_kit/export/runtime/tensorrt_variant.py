@@ -1,0 +1,170 @@
+"""TensorRT comes in two flavours with one API: which is here, which to take, and what each can build for."""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from gtsa_kit.export.manifest import EngineRecord
+from gtsa_kit.export.runtime.engine_header import AND_LATER, Name
+
+MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL: Final = {
+    "tensorrt": "pip install 'gtsa-kit[tensorrt]'",
+    "tensorrt-rtx": "pip install 'gtsa-kit[tensorrt-rtx]'",
+}
+TURING: Final = "7.5"
+EIGHT_BIT_FLOATS: Final = (8, 9)
+"""The first compute capability with fp8."""
+LAST: Final = (12, 1)
+"""The last compute capability that TensorRT-RTX names; it can also build for those to come."""
+NO_GPU: Final = "not run: no GPU"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two libraries, imported."""
+
+    name: Name
+    library: Any
+    """The module: `tensorrt` or `tensorrt_rtx`."""
+
+    @property
+    def version(self) -> str:
+        """As the library says it, and as the headers of its engines hold it."""
+        return str(self.library.__version__)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Compute capabilities that it builds for: those on a list of its own, or that of the GPU at hand."""
+        if self.name == "tensorrt":
+            return tuple(filter(None, [gpu_capability()]))
+        members = self.library.ComputeCapability.__members__
+        numbers = sorted(int(name[2:]) for name in members if name.startswith("SM"))
+        return tuple(f"{number // 10}.{number % 10}" for number in numbers)
+
+
+def gpu_capability() -> str | None:
+    """Compute capability of the first GPU, such as "8.9"; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{major}.{minor}"
+
+
+def cannot_run(engine: EngineRecord) -> str:
+    """Why an engine can't run on this machine's GPU; "" if it can."""
+    gpu = gpu_capability()
+    if gpu is None:
+        return NO_GPU
+    if gpu in engine.capabilities or (AND_LATER in engine.capabilities and _as_pair(gpu) > LAST):
+        return ""
+    return f"not run: this GPU is of compute capability {gpu}, the engine is for {', '.join(engine.capabilities)}"
+
+
+def is_installed(name: str) -> bool:
+    """Whether a flavour could be imported."""
+    return importlib.util.find_spec(MODULES[name]) is not None
+
+
+def import_flavour(name: str) -> Flavour:
+    """A flavour by name.
+
+    Raises:
+        ValueError: It is not installed, or its libraries can't be loaded.
+    """
+    if name not in MODULES:
+        raise ValueError(f"--runtime takes auto, {' or '.join(MODULES)}, got {name!r}")
+    try:
+        library = importlib.import_module(MODULES[name])
+    except ImportError as error:
+        if not is_installed(name):
+            raise ValueError(f"{name} is not installed; {INSTALL[name]}") from error
+        raise ValueError(f"{name} is installed and can't be loaded: {error}; {INSTALL[name]}") from error
+    return Flavour(name, library)  # type: ignore[arg-type]
+
+
+def choose_flavour(runtime: str = "auto") -> tuple[Flavour, str]:
+    """The flavour to build with, and why.
+
+    Args:
+        runtime: "tensorrt", "tensorrt-rtx", or "auto": TensorRT itself where it and a GPU are, else TensorRT-RTX.
+
+    Raises:
+        ValueError: It is not here, or needs a GPU that is not; the message says what to install.
+    """
+    gpu = gpu_capability()
+    if runtime == "tensorrt" and gpu is None:
+        raise ValueError(
+            "tensorrt builds on the GPU that it builds for, and there is none here; take --runtime tensorrt-rtx, which "
+            "builds without, or run this on the machine that will run the engine"
+        )
+    if runtime != "auto":
+        return import_flavour(runtime), "as asked"
+    if gpu is not None and is_installed("tensorrt"):
+        return import_flavour("tensorrt"), f"it is installed and there is a GPU of compute capability {gpu}"
+    if is_installed("tensorrt-rtx"):
+        why = "there is no GPU, and it needs none to build" if gpu is None else "tensorrt is not installed"
+        return import_flavour("tensorrt-rtx"), why
+    raise ValueError(
+        f"neither flavour of TensorRT is installed; {INSTALL['tensorrt-rtx']} (builds without a GPU), or, with a "
+        f"data-centre GPU, {INSTALL['tensorrt']}"
+    )
+
+
+def check_capabilities(flavour: Flavour, wanted: tuple[str, ...], precision: str, dynamic: bool) -> tuple[str, ...]:
+    """What to build for: `wanted`, or the flavour's default for that precision as ().
+
+    Args:
+        flavour: What builds.
+        wanted: Such as ("8.9", "12.0"); () leaves it to the flavour.
+        precision: Of the graph.
+        dynamic: Whether the size is, so that positions are resampled by float32 products inside the graph.
+
+    Raises:
+        ValueError: The flavour can't build for one of them, or not in this precision; the message says the way out.
+    """
+    able = flavour.capabilities
+    for one in wanted:
+        if one in able:
+            continue
+        if flavour.name == "tensorrt":
+            raise ValueError(
+                f"tensorrt builds for the GPU at hand, {able[0]}, not for {one}; leave out --gpu, or take --runtime "
+                "tensorrt-rtx"
+            )
+        raise ValueError(
+            f"TensorRT-RTX {flavour.version} does not build for compute capability {one}, only for {', '.join(able)}; "
+            "for other GPUs (9.0 is Hopper, 10.0 data-centre Blackwell) take --runtime tensorrt on a machine with one"
+        )
+    if flavour.name == "tensorrt":
+        return able
+    if TURING in wanted:
+        _check_turing(wanted, precision, dynamic)
+    old = [one for one in wanted if _as_pair(one) < EIGHT_BIT_FLOATS]
+    if precision == "fp8" and old:
+        raise ValueError(f"compute capability {old[0]} has no fp8; leave it out of --gpu, or take --precision int8")
+    return wanted or (tuple(one for one in able if _as_pair(one) >= EIGHT_BIT_FLOATS) if precision == "fp8" else ())
+
+
+def _check_turing(wanted: tuple[str, ...], precision: str, dynamic: bool) -> None:
+    if len(wanted) > 1:
+        raise ValueError(
+            f"TensorRT-RTX builds for {TURING} (Turing) only alone; write a file for it and one for the others"
+        )
+    if precision != "fp16":
+        raise ValueError(
+            f"TensorRT-RTX multiplies no {precision} matrices for {TURING} (Turing); take --precision fp16 --size 224"
+        )
+    if dynamic:
+        raise ValueError(
+            f"for {TURING} (Turing) the size must be fixed, since TensorRT-RTX multiplies no float32 matrices there "
+            "and positions are resampled by such; add --size 224, or another"
+        )
+
+
+def _as_pair(capability: str) -> tuple[int, int]:
+    major, minor = capability.split(".")
+    return int(major), int(minor)

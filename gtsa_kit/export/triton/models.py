@@ -1,0 +1,132 @@
+"""What a model repository for NVIDIA Triton holds: an artifact that has passed its gate, and what goes before it."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
+from gtsa_kit.export.runtime.backends import read_onnx_manifest
+from gtsa_kit.export.spec import INPUT, SUFFIX
+from gtsa_kit.export.triton.config import (
+    NORMALISED,
+    Serving,
+    check_serving,
+    encoder_config,
+    ensemble_config,
+    preprocess_config,
+)
+from gtsa_kit.export.triton.repository import Model
+from gtsa_kit.files import sha256_of
+
+OPSET: Final = 18
+IR_VERSION: Final = 8
+"""Old enough for every server that knows the opset."""
+
+
+def open_artifact(path: Path) -> Manifest:
+    """The manifest of an `.onnx` or `.engine` file that may be served.
+
+    Raises:
+        ValueError: Not ours, not whole, not past its gate, or not what Triton runs.
+    """
+    if path.suffix == SUFFIX["onnx"]:
+        manifest = read_onnx_manifest(path)
+        report = manifest.parity
+    else:
+        manifest = read_manifest(path)
+        _check_engine(path, manifest)
+        assert manifest.engine is not None
+        report = manifest.parity or manifest.engine.graph.parity
+    if report is None:
+        raise ValueError(f"{path} has not been through a parity gate; export it again with gtsa export")
+    if not report.passed:
+        raise ValueError(f"{path} did not hold parity when it was exported; gtsa verify shows by how much")
+    return manifest
+
+
+def _check_engine(path: Path, manifest: Manifest) -> None:
+    record = manifest.engine
+    if record is None:
+        raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
+    if record.flavour != "tensorrt":
+        raise ValueError(
+            f"{path} is an engine of {record.flavour}, and Triton runs engines of TensorRT itself; build one with gtsa "
+            f"export --format trt --runtime tensorrt, or serve {record.graph.file}, the same graph"
+        )
+    if sha256_of(path) != record.sha256:
+        raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
+
+
+def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: bool) -> list[Model]:
+    """What the repository will hold, in the order in which it may appear.
+
+    Args:
+        artifact: The file to serve.
+        manifest: Its manifest.
+        serving: How.
+        bytes_in: Whether clients send (H, W, 3) bytes. An artifact that takes floats then gets a graph before it that
+            normalises, and an ensemble of the two under the model's name.
+
+    Raises:
+        ValueError: The artifact does not go with what is asked.
+    """
+    check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
+    ensemble = bytes_in and manifest.inputs[0].dtype != "uint8"
+    name = f"{serving.name}_floats" if ensemble else serving.name
+    encoder = Model(encoder_config(manifest, serving, name), manifest, artifact)
+    if not ensemble:
+        return [encoder]
+    before = byte_manifest(manifest)
+    preprocess = Model(
+        preprocess_config(before, serving, f"{serving.name}_preprocess"), content=preprocess_graph(before)
+    )
+    steps = preprocess.name, encoder.name
+    return [preprocess, encoder, Model(ensemble_config(before, manifest, serving, steps))]
+
+
+def byte_manifest(encoder: Manifest) -> Manifest:
+    """Of the graph that normalises: the encoder's ranges and batch, bytes in, the encoder's input out."""
+    images = encoder.inputs[0]
+    batch, _, height, width = images.shape
+    return encoder.model_copy(
+        update={
+            "format": "onnx",
+            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=(batch, height, width, 3)),),
+            "outputs": (images.model_copy(update={"name": NORMALISED}),),
+        }
+    )
+
+
+def preprocess_graph(manifest: Manifest) -> bytes:
+    """An ONNX graph from (B, H, W, 3) bytes to (B, 3, H, W) floats, as the manifest's preprocessing normalises them."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    constants = {"scale": np.float32(255)} | {
+        key: np.asarray(manifest.preprocessing[key], np.float32).reshape(1, 3, 1, 1) for key in ("mean", "std")
+    }
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["numbers"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "scale"], ["shares"]),
+        helper.make_node("Sub", ["shares", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "std"], [NORMALISED]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "preprocess",
+        [_value(manifest.inputs[0])],
+        [_value(manifest.outputs[0])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _value(spec: TensorSpec) -> Any:
+    from onnx import TensorProto, helper
+
+    kind = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[spec.dtype]
+    return helper.make_tensor_value_info(spec.name, kind, list(spec.shape))

@@ -1,5 +1,0 @@
-"""ViT checkpoints of others (and of ours) to an `Encoder`: every key accounted for, nothing executed."""
-
-from gtsa_kit.foreign.opening import Branch, ForeignEncoder, open_weights
-
-__all__ = ["Branch", "ForeignEncoder", "open_weights"]

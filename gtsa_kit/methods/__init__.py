@@ -1,0 +1,1 @@
+"""Self-supervised methods: GTSA and the ones that it is compared with."""

@@ -1,0 +1,1 @@
+"""Encoders: architecture, weights, and checkpoints of other projects."""

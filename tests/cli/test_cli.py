@@ -1,0 +1,123 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.commands import sets
+
+from gtsa_kit import __version__
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Its speed is that of its imports; a benchmark measures it, here is what would spoil it."""
+    code = (
+        "import sys; sys.argv = ['gtsa', '--help']\n"
+        "from gtsa_kit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = set('torch timm onnx onnxruntime numpy PIL pyarrow matplotlib lightning_fabric'.split())\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "export", "verify", "info", "bench", "embed", "eval", "demo"):
+        assert re.search(rf"│ {command} +\S+ \S+", done.stdout), command  # each has its line
+
+
+@pytest.mark.parametrize(
+    "command",
+    "train export verify info bench embed demo eval_pca eval_neighbours eval_attention eval_matches eval_sensitivity "
+    "eval_correspondence eval_rotation".split(),
+)
+def test_every_command_teaches(gtsa_here: Callable, command: str) -> None:
+    command = command.replace("_", " ")
+    done = gtsa_here(*command.split(), "--help")
+    assert done.returncode == 0
+    assert command == "demo" or f"gtsa {command} " in done.stdout.split("Example")[1]
+
+
+def test_version(gtsa: Callable) -> None:
+    assert gtsa("--version").stdout == f"gtsa-kit {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("train", "/nowhere"), "does not exist"),
+        (("train",), "gtsa train FOLDER"),
+        (("train", "--resume"), "gtsa train --resume --out DIR"),
+        (("train", ".", "--preset", "imagenet"), "choose one of coco, ade20k, quick"),
+        (("train", ".", "--set", "loss.rotaton=1"), "loss.rotation"),
+        (("train", ".", "--set", "rotation"), "key=value"),
+        (("train", ".", "--precision", "fp64"), "train.precision"),
+        (("train", ".", "--batch-size", "0"), "train.batch_size"),
+        (("train", ".", "--config", "/nowhere.yaml"), "cannot read"),
+        (("export", "/nowhere"), "does not exist"),
+        (("export", ".", "--branch", "both"), "teacher or student"),
+        (("export", "."), "holds no encoder.safetensors"),
+        (("verify", "/nowhere"), "does not exist"),
+        (("verify", __file__), "is no exported file"),
+        (("info", "/nowhere"), "does not exist"),
+        (("bench", "/nowhere"), "does not exist"),
+        (("embed", "/nowhere", "--model", "x", "--out", "y"), "does not exist"),
+        (("embed", "."), "--model"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_wrong_use_is_exit_2_one_line_and_a_way_out(
+    gtsa_here: Callable, args: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = gtsa_here(*args)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_a_process_ends_as_its_command_does(gtsa: Callable) -> None:
+    done = gtsa("export", "/nowhere")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "gtsa: /nowhere does not exist\n")
+
+
+def test_debug_shows_the_traceback(gtsa: Callable) -> None:
+    assert "Traceback" in gtsa("export", "/nowhere", "--debug").stderr
+
+
+def test_the_whole_way_by_command_line(
+    gtsa: Callable, gtsa_here: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    """Training as a user's process; what follows in this one, which has its libraries loaded."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(str(path) for path in photographs.iterdir()))
+    run = tmp_path / "run"
+    for call, *args in (
+        (gtsa, "train", listed, "--out", run, "--steps", "2", *sets(tiny)),
+        (gtsa_here, "export", run, "--format", "onnx", "--images", listed),
+        (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
+        (gtsa_here, "embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
+        (
+            gtsa_here,
+            "eval",
+            "pca",
+            run / "encoder.onnx",
+            "--images",
+            photographs,
+            "--out",
+            tmp_path / "looks",
+            "--size",
+            "64",
+        ),
+        (gtsa_here, "eval", "neighbours", run, "--images", photographs, "--out", tmp_path / "looks"),
+    ):
+        done = call(*args)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
+    assert (tmp_path / "looks" / "pca.png").exists()
+    assert (tmp_path / "looks" / "neighbours.png").exists()
+    done = gtsa_here("export", run, "--format", "onnx")
+    assert done.returncode == 2
+    assert "--force" in done.stderr

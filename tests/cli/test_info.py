@@ -1,0 +1,198 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import typer
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from gtsa_kit.cli.info import info
+from gtsa_kit.export.inspection import inspect
+from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import SUFFIX, Options, Range
+from gtsa_kit.files import sha256_of
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.weights import save_encoder
+
+FORMS = ("onnx", "torchscript", "openvino")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    weights = Encoder("vit_test").vit.state_dict()
+    save_encoder(folder, weights, "vit_test", {"method": "gtsa", "steps": 3, "settings": {"a": 1}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifacts(run: Path, photographs: Path) -> dict[str, Path]:
+    pytest.importorskip("openvino")
+    options = Options(height=Range(32, 64), width=Range(32, 64))
+    source, images = open_source(run), parity_images(photographs)
+    paths = {form: run / f"encoder{SUFFIX[form]}" for form in FORMS}
+    for form, path in paths.items():
+        export_artifact(source, form, path, options, images)
+    return paths
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Resize, half and quantised weights, a fixed shape, an operator that is not of ONNX."""
+    half = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "half")
+    quarter = numpy_helper.from_array(np.ones((2, 5), np.int8), "quarter")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["x16", "half"], ["y16"]),
+        helper.make_node("Resize", ["y16", "", "scales"], ["big"], antialias=1, mode="cubic"),
+        helper.make_node("Constant", [], ["scales"], value=numpy_helper.from_array(np.ones(4, np.float32))),
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("FastGelu", ["big"], ["y"], domain="com.microsoft"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, (1, 4, "rows", None))],
+        [half, quarter],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, producer_name="theirs", producer_version="2")
+    path = tmp_path / "theirs.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def call(*args: object) -> str:
+    app = typer.Typer()
+    app.command()(info)
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(map(str, args)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_artifact_says_what_its_manifest_says(form: str, artifacts: dict[str, Path]) -> None:
+    path = artifacts[form]
+    manifest = read_manifest(path)
+    said = json.loads(call(path, "--json"))
+    assert said["manifest"] == manifest.model_dump(mode="json")
+    assert said["kind"] == f"gtsa-kit {form}"
+    files = [path, path.with_suffix(".bin")] if form == "openvino" else [path]
+    assert said["size"] == sum(file.stat().st_size for file in files)
+    assert (said["graph"] is None) == (form != "onnx")
+
+    table = call(path)
+    for text in (
+        manifest.source_sha256,
+        "vit_test: width 64, depth 2, heads 2, patch 16",
+        "images  float32 (batch, 3, height, width)",
+        "feature_map  float32 (batch, 64, height/16, width/16)",
+        "32 to 64, in steps of 16",
+        "held on 7 photographs",
+        manifest.parity.runtime,
+        f"cosine {manifest.parity.worst.min_cosine:.7f}",
+    ):
+        assert text in table
+
+
+def test_a_run_and_its_weights(run: Path) -> None:
+    for path, kind in ((run, "gtsa-kit run"), (run / "encoder.safetensors", "gtsa-kit weights")):
+        said = json.loads(call(path, "--json"))
+        assert said["kind"] == kind
+        assert said["encoder"]["sha256"] == sha256_of(run / "encoder.safetensors")
+        count = sum(tensor.numel() for tensor in Encoder("vit_test").vit.state_dict().values())
+        assert said["encoder"]["parameters"] == {"float32": count}
+        assert "method gtsa, steps 3\n" in "".join(f"{line.rstrip()}\n" for line in call(path).splitlines())
+
+
+def test_our_onnx_needs_no_file_beside_it(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    alone = tmp_path / "alone.onnx"
+    shutil.copy(artifacts["onnx"], alone)
+    assert inspect(alone).manifest == read_manifest(artifacts["onnx"])
+    graph = inspect(alone).graph
+    assert graph.opsets == {"ai.onnx": 20}
+    assert [(spec.name, spec.dtype, spec.shape) for spec in graph.inputs] == [
+        ("images", "float32", ("batch", 3, "height", "width"))
+    ]
+    assert graph.remarks == ()
+
+
+def test_a_foreign_graph(foreign: Path) -> None:
+    found = inspect(foreign)
+    assert (found.kind, found.manifest) == ("ONNX of another tool", None)
+    graph = found.graph
+    assert (graph.producer, graph.opsets) == ("theirs 2", {"ai.onnx": 18, "com.microsoft": 1})
+    assert graph.parameters == {"float16": 12, "int8": 10, "float32": 4}
+    assert graph.operators["Resize"] == graph.operators["com.microsoft::FastGelu"] == 1
+    assert [(spec.name, spec.dtype, spec.shape) for spec in (*graph.inputs, *graph.outputs)] == [
+        ("x", "float32", (1, 3, 8, 8)),
+        ("y", "float16", (1, 4, "rows", "?")),
+    ]
+    assert [word for remark in graph.remarks for word in remark.split(",")[0].split(" (")[:1]] == [
+        "1 antialiased Resize",
+        "quantised as it runs",
+        "operators of com.microsoft",
+        "fp16 weights",
+        "int8 weights",
+        "no dynamic axes: it takes one shape and no other",
+    ]
+    table = call(foreign)
+    assert "1 antialiased Resize, which TensorRT refuses" in table
+    assert "x  float32 (1, 3, 8, 8)" in table
+    assert json.loads(call(foreign, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
+
+
+def test_a_foreign_graph_with_weights_beside_it(foreign: Path) -> None:
+    model = onnx.load(foreign)
+    onnx.save(model, foreign, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    manifest_path(foreign).write_text('{"voice": "of another tool"}')
+    found = inspect(foreign)
+    assert found.graph.external == ("weights.bin",)
+    assert found.manifest is None
+    assert found.size == foreign.stat().st_size + (foreign.parent / "weights.bin").stat().st_size
+    (foreign.parent / "weights.bin").unlink()
+    assert "weights.bin, which holds weights, is missing" in inspect(foreign).graph.remarks
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.ts", "encoder.xml", "encoder.bin", "encoder.safetensors"])
+def test_half_a_file_is_said_to_be_one(name: str, artifacts: dict[str, Path], run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(run, folder)
+    damaged, asked = folder / name, folder / name.replace(".bin", ".xml")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"encoder\.(onnx|ts|xml|bin|safetensors) is .*; export it or copy it again"):
+        inspect(asked)
+    damaged.write_bytes(b"")
+    with pytest.raises(ValueError, match="; export it or copy it again"):
+        inspect(asked)
+
+
+def test_what_is_not_known_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.onnx").write_text("hello")
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    for name, words in (
+        ("nothing.onnx", "does not exist; name an exported file"),
+        ("notes.txt", "is not a file that is known here; name an exported file"),
+        ("notes.onnx", "is not"),
+        (".", "is not a run folder"),
+        ("unfinished", "gtsa train --resume"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            inspect(tmp_path / name)
+
+
+def test_weights_of_others_are_sent_to_export(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "encoder.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no model\.json that says what it is; gtsa export opens"):
+        inspect(tmp_path / "model.safetensors")

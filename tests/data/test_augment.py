@@ -1,0 +1,660 @@
+"""The proof that what the region loss compares are the same points of the photograph, and tests of the draws.
+
+Photographs say where they are: red is x, green is y. They go through the real pipeline and the real alignment, with
+patch means in place of an encoder, so that every cell of a map holds the place in the photograph that it shows. Pixel i
+has its centre at i + 0.5 and holds the value i, so the place is the value plus one half. All below is in pixels of the
+photograph, and s is the scale of a view: pixels of the photograph for each of its own (0.4 to 2.7 here).
+
+How far may a value be from the place that it ought to show?
+
+* ROUNDING. Views hold whole numbers: at most 0.5, in any average of view pixels too.
+* FIXED. The resize works with weights that are multiples of 2**-14: at most 12 of them act on a pixel, each off by at
+  most 2**-15, on values up to 255: 0.1.
+* KERNEL. The cubic kernel keeps straight lines where it lies inside the crop and is not stretched. Stretched (s > 1)
+  and sampled at whole pixels, its centre is off by at most 0.03; where the crop's border cuts it, by at most 0.21.
+  `test_kernel_keeps_straight_lines` computes both in float64 for every size in use.
+* CLAMP. RoIAlign continues the outer cells' values beyond their centres, half a cell of 8 view pixels from the border:
+  there at most 8 s is lost. Inside, patch means, linear interpolation and the mean over a bin's samples, which lie
+  evenly about its centre, all keep straight lines: they add nothing.
+
+`inner` bins read no cell at the border of a map, neither the student's nor the teacher's. There a place is right within
+INNER = 0.5 + 0.1 + 0.03, and elsewhere within that plus 0.21 - 0.03 and 8 s. Two places that should be one differ by
+twice that at most.
+
+That bound would miss a shift by a pixel. The mean of the signed error over many views does not: crops are drawn at
+random, so the rounding error of a view has mean zero and a standard deviation of at most sqrt(1/12) (were it the same
+all over the view; it is not: measured, it is a sixth of that). Over n views the mean stays within 4 sqrt(1/12 / n),
+about 0.13, with n the number of views that count where pairs share them (Kish). That is less than half a pixel of a
+view, which is 0.2 to 0.8 and 0.4 in the mean. 4 standard deviations, in 16 pairs of turns x 2 axes x 3 comparisons x 2
+kinds of student: a false alarm with p < 0.02, and the seeds are fixed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from gtsa_kit.config import ViewsConfig
+from gtsa_kit.data import augment as views
+from gtsa_kit.data.augment import Views, collate, crop_and_turn, draw_box, draw_boxes, make_views, photometric
+from gtsa_kit.geometry import box_area, intersect, roi_weights, turn_maps
+from gtsa_kit.methods import gtsa_losses as losses
+
+PATCH = 16
+ROUNDING, FIXED, KERNEL, CUT_KERNEL = 0.5, 0.1, 0.03, 0.21
+INNER = ROUNDING + FIXED + KERNEL
+PHOTOGRAPHS = 150
+SIZES = [(256, 256), (190, 256), (256, 170)]
+STILL = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+TURNS = list(product(range(4), range(4)))
+
+
+def places(height: int, width: int) -> Tensor:
+    """A (3, H, W) photograph of its own coordinates."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y, torch.zeros_like(x)]).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the region loss is given for one kind of student view, and what the views truly show."""
+
+    student: Tensor
+    """(B, V, 2, h, w)."""
+    teacher: Tensor
+    """(B, G, 2, H, W)."""
+    boxes: Tensor
+    turns: Tensor
+    boxes_g: Tensor
+    turns_g: Tensor
+    cells: int
+    kept: np.ndarray
+    """(B, V, G) bool: not a view with itself."""
+
+
+def draw(config: ViewsConfig, count: int = PHOTOGRAPHS) -> Views:
+    photographs = [places(*SIZES[i % len(SIZES)]) for i in range(count)]
+    return collate([make_views(p, config, torch.Generator().manual_seed(i)) for i, p in enumerate(photographs)])
+
+
+def make_pairs(kind: str) -> Pairs:
+    crops = {"global": (4, 0), "local": (2, 8)}[kind]
+    drawn = draw(ViewsConfig(global_crops=crops[0], local_crops=crops[1], **STILL))
+    globals_ = patch_means(drawn.global_images)
+    g = slice(0, crops[0])
+    v = g if kind == "global" else slice(crops[0], None)
+    student = globals_ if kind == "global" else patch_means(drawn.local_images)
+    kept = np.ones((len(student), student.shape[1], crops[0]), bool)
+    if kind == "global":
+        kept[:] = ~np.eye(crops[0], dtype=bool)
+    cells = {"global": 10, "local": 4}[kind]
+    boxes, turns = drawn.boxes, drawn.turns
+    return Pairs(student, globals_, boxes[:, v], turns[:, v], boxes[:, g], turns[:, g], cells, kept)
+
+
+sound_pairs = cache(make_pairs)
+
+
+def patch_means(images: Tensor) -> Tensor:
+    """(B, V, 3, S, S) to (B, V, 2, S/16, S/16): the mean place of every patch."""
+    return F.avg_pool2d(images[:, :, :2].float().flatten(0, 1), PATCH).unflatten(0, images.shape[:2])
+
+
+def align(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Student's and teacher's places, (B, V, G, 2, p, p), by the region loss's own code."""
+    args = (pairs.boxes, pairs.turns, pairs.boxes_g, pairs.turns_g)
+    seen, target = losses.align_regions(pairs.student, pairs.teacher, *args, pairs.cells)
+    return seen.numpy(), target.numpy()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What each bin should show, from the boxes alone, as the photograph lies: no code of the package."""
+
+    place: np.ndarray
+    """(B, V, G, 2, p, p)."""
+    inner: np.ndarray
+    """(B, V, G, p, p) bool."""
+    slack: np.ndarray
+    """(B, V, G, 2, 1, 1): how far a bin that is not inner may be off, for the coarser of the two views."""
+
+
+@cache
+def truth(kind: str) -> Truth:
+    pairs = sound_pairs(kind)
+    a = pairs.boxes.numpy().astype(float)[:, :, None]
+    b = pairs.boxes_g.numpy().astype(float)[:, None]
+    place, inner, slack = [], [], []
+    for axis in (0, 1):
+        low, high = np.maximum(a, b)[..., axis], np.minimum(a, b)[..., axis + 2]
+        edges = low[..., None] + (high - low)[..., None] * np.arange(pairs.cells + 1) / pairs.cells
+        place.append((edges[..., 1:] + edges[..., :-1]) / 2 - 0.5)
+        inside, scales = [], []
+        for box, maps in ((a, pairs.student), (b, pairs.teacher)):
+            length, start, size = maps.shape[-1], box[..., axis], box[..., axis + 2] - box[..., axis]
+            at = (edges - start[..., None]) / size[..., None] * length
+            # Interpolation reads half a cell further than the bin goes; cells 0 and length - 1 stay unread.
+            inside.append((at[..., :-1] >= 1.5) & (at[..., 1:] <= length - 1.5))
+            scales.append(size / (length * PATCH))
+        inner.append(inside[0] & inside[1])
+        slack.append(CUT_KERNEL - KERNEL + PATCH / 2 * np.maximum(*np.broadcast_arrays(*scales)))
+    grid = np.broadcast_arrays(place[0][..., None, :], place[1][..., :, None])
+    return Truth(
+        np.stack(grid, 3), inner[0][..., None, :] & inner[1][..., :, None], np.stack(slack, -1)[..., None, None]
+    )
+
+
+def as_photographed(regions: np.ndarray, turn: int) -> np.ndarray:
+    return np.rot90(regions, -turn, axes=(-2, -1))
+
+
+def effective(ids: np.ndarray) -> float:
+    """Number of views that count among pairs that share them (Kish)."""
+    _, times = np.unique(ids, return_counts=True)
+    return times.sum() ** 2 / (times**2).sum()
+
+
+def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], turn: int, turn_g: int) -> list[str]:
+    """What is wrong with the aligned regions of the pairs of views that were truly turned so."""
+    pairs, true, (seen, target) = sound_pairs(kind), truth(kind), regions
+    which = (pairs.turns.numpy()[:, :, None] == turn) & (pairs.turns_g.numpy()[:, None] == turn_g) & pairs.kept
+    place, inner, slack = true.place[which], true.inner[which], true.slack[which]
+    counts = inner.any((1, 2))  # some overlaps are all border
+    photograph, view, view_g = (index[counts] for index in np.nonzero(which))
+    n = effective(photograph * 1000 + view), effective(photograph * 1000 + view_g)
+    assert min(n) > 30, "too few views for the statistics"
+    # Both lie as the student's view does.
+    a, b = as_photographed(seen[which], turn), as_photographed(target[which], turn)
+    found = []
+    for name, error, parts, variance in (
+        ("student", a - place, 1, 1 / 12 / n[0]),
+        ("teacher", b - place, 1, 1 / 12 / n[1]),
+        ("one against the other", a - b, 2, 1 / 12 / n[0] + 1 / 12 / n[1]),
+    ):
+        if (off := np.abs(error).transpose(0, 2, 3, 1)[inner].max()) > parts * INNER:
+            found.append(f"{name}: {off:.2f} px off inside")
+        if (np.abs(error) > parts * (INNER + slack)).any():
+            found.append(f"{name}: {np.abs(error).max():.2f} px off at a border")
+        weights = inner / np.maximum(inner.sum((1, 2), keepdims=True), 1)  # every view has the same say
+        bias = np.einsum("ncpq,npq->c", error, weights) / counts.sum()
+        if (np.abs(bias) > 4 * math.sqrt(variance)).any():
+            found.append(f"{name}: biased by {bias.round(3)} px, allowed {4 * math.sqrt(variance):.3f}")
+    return found
+
+
+# --- the region loss compares the same places ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("turn", "turn_g"), TURNS)
+@pytest.mark.parametrize("kind", ["global", "local"])
+def test_regions_show_the_same_places(kind, turn, turn_g):
+    assert faults(kind, align(sound_pairs(kind)), turn, turn_g) == []
+
+
+# Deliberate mistakes, and the pairs of turns for which each is none. Everywhere else the proof above must fail.
+
+Mistake = Callable[[Pairs], Pairs]
+
+
+def of_student(change: Callable[[Tensor], Tensor], what: str) -> Mistake:
+    return lambda pairs: replace(pairs, **{what: change(getattr(pairs, what))})
+
+
+def of_teacher(change: Callable[[Tensor], Tensor], what: str) -> Mistake:
+    return of_student(change, what + "_g")
+
+
+def of_both(change: Callable[[Tensor], Tensor], what: str) -> Mistake:
+    return lambda pairs: of_student(change, what)(of_teacher(change, what)(pairs))
+
+
+def swap_axes(boxes: Tensor) -> Tensor:
+    return boxes[..., [1, 0, 3, 2]]
+
+
+def shift(x: float, y: float) -> Callable[[Tensor], Tensor]:
+    return lambda boxes: boxes + torch.tensor([x, y, x, y])
+
+
+def never(_turn: int, _turn_g: int) -> bool:
+    return False
+
+
+WRONG_INPUTS = {
+    "student's turn the other way": (of_student(torch.neg, "turns"), lambda t, _: t % 2 == 0),
+    "teacher's turn the other way": (of_teacher(torch.neg, "turns"), lambda _, g: g % 2 == 0),
+    "all turns the other way": (of_both(torch.neg, "turns"), lambda t, g: t % 2 == g % 2 == 0),
+    "student's turn ignored": (of_student(torch.zeros_like, "turns"), lambda t, _: t == 0),
+    "x and y swapped in the student's boxes": (of_student(swap_axes, "boxes"), never),
+    "x and y swapped in the teacher's boxes": (of_teacher(swap_axes, "boxes"), never),
+    "x and y swapped in all boxes": (of_both(swap_axes, "boxes"), never),
+    "student's boxes a pixel to the right": (of_student(shift(1, 0), "boxes"), never),
+    "student's boxes a pixel up": (of_student(shift(0, -1), "boxes"), never),
+    "teacher's boxes a pixel to the left": (of_teacher(shift(-1, 0), "boxes"), never),
+    "teacher's boxes a pixel down": (of_teacher(shift(0, 1), "boxes"), never),
+}
+
+
+def shifted_weights(cells_of_the_map: float) -> Callable[..., Tensor]:
+    def weights(low: Tensor, high: Tensor, cells: int, length: int) -> Tensor:
+        return roi_weights(low + cells_of_the_map / length, high + cells_of_the_map / length, cells, length)
+
+    return weights
+
+
+WRONG_CODE = {
+    "boxes not turned": ("turn_boxes", lambda boxes, _: boxes, lambda t, g: t == g == 0),
+    "teacher's region not turned": ("turn_maps", lambda maps, _: maps, lambda t, g: t == g),
+    "teacher's region turned back": ("turn_maps", lambda m, turns: turn_maps(m, -turns), lambda t, g: t % 2 == g % 2),
+    "the student's crop for the overlap": (
+        "intersect",
+        lambda a, b: a.expand(*b.shape[:1], a.shape[1], b.shape[2], 4),
+        never,
+    ),
+    "half a cell off, as aligned=False": ("roi_weights", shifted_weights(0.5), never),
+    "half a cell off, the other way": ("roi_weights", shifted_weights(-0.5), never),
+    "half a view pixel off": ("roi_weights", shifted_weights(0.5 / PATCH), never),
+    "half a view pixel off, the other way": ("roi_weights", shifted_weights(-0.5 / PATCH), never),
+}
+
+
+def wrong_turns(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
+    return {pair for pair in TURNS if faults(kind, regions, *pair)}
+
+
+@pytest.mark.parametrize("mistake", WRONG_INPUTS)
+@pytest.mark.parametrize("kind", ["global", "local"])
+def test_wrong_inputs_are_noticed(kind, mistake):
+    change, harmless = WRONG_INPUTS[mistake]
+    regions = align(change(sound_pairs(kind)))
+    assert wrong_turns(kind, regions) == {pair for pair in TURNS if not harmless(*pair)}
+
+
+@pytest.mark.parametrize("mistake", WRONG_CODE)
+@pytest.mark.parametrize("kind", ["global", "local"])
+def test_wrong_code_is_noticed(kind, mistake, monkeypatch):
+    name, wrong, harmless = WRONG_CODE[mistake]
+    monkeypatch.setattr(losses, name, wrong)
+    regions = align(sound_pairs(kind))
+    assert wrong_turns(kind, regions) == {pair for pair in TURNS if not harmless(*pair)}
+
+
+# --- a view shows its box --------------------------------------------------------------------------------------------
+
+
+def view_faults(drawn: Views) -> list[str]:
+    """What is wrong with views of places, pixel by pixel."""
+    found = []
+    for images, part in ((drawn.global_images, slice(0, 2)), (drawn.local_images, slice(2, None))):
+        size = images.shape[-1]
+        boxes, turns = drawn.boxes[:, part].flatten(0, 1).numpy(), drawn.turns[:, part].flatten().tolist()
+        means = []
+        for view, box, turn in zip(images.flatten(0, 1).numpy(), boxes, turns, strict=True):
+            view = as_photographed(view.astype(float), turn)
+            scale = (box[2:] - box[:2]) / size
+            x, y = (box[:2, None] + (np.arange(size) + 0.5) * scale[:, None]) - 0.5
+            error = view[:2] - np.stack(np.broadcast_arrays(x[None], y[:, None]))
+            means.append(error.mean((1, 2)))
+            if np.abs(error[:, 8:-8, 8:-8]).max() > INNER or np.abs(error).max() > INNER - KERNEL + CUT_KERNEL:
+                found.append(f"view of {box} turned {turn}: {np.abs(error).max():.2f} px off")
+        if (np.abs(np.mean(means, 0)) > 4 * math.sqrt(1 / 12 / len(means))).any():
+            found.append(f"{size}: biased by {np.mean(means, 0).round(3)} px")
+    return found
+
+
+def test_views_show_their_boxes():
+    assert view_faults(draw(ViewsConfig(**STILL), 24)) == []
+
+
+def half_a_pixel_off(photograph: Tensor, box: list[int], turn: int, size: int) -> Tensor:
+    double = crop_and_turn(photograph, box, 0, 2 * size).float()
+    double = torch.cat([double, double[..., -1:]], -1)
+    view = (
+        double[..., ::2, 1:-1:2] + double[..., ::2, 2::2]
+    ) / 2  # pixel centres at (j + 1) / size, not (j + 0.5) / size
+    return torch.rot90(view.round().to(torch.uint8), turn, dims=(-2, -1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda p, box, turn, size: crop_and_turn(p, [max(0, box[0] - 1), *box[1:]], turn, size),
+        lambda p, box, turn, size: crop_and_turn(p.roll(1, -1), box, turn, size),
+        lambda p, box, turn, size: crop_and_turn(p.roll(-1, -2), box, turn, size),
+        lambda p, box, turn, size: crop_and_turn(p, box, -turn, size),
+        lambda p, box, turn, size: crop_and_turn(p, box, turn, size).mT,
+        half_a_pixel_off,
+    ],
+    ids=["one more column", "a pixel right", "a pixel up", "clockwise", "transposed", "half a view pixel"],
+)
+def test_views_of_other_boxes_are_noticed(wrong, monkeypatch):
+    monkeypatch.setattr(views, "crop_and_turn", wrong)
+    assert view_faults(draw(ViewsConfig(**STILL), 24))
+
+
+def test_kernel_keeps_straight_lines():
+    # KERNEL and CUT_KERNEL of the comment above, for every crop that these photographs allow.
+    line = torch.arange(256, dtype=torch.float64).expand(1, 1, 256)
+    for size, smallest in ((224, 90), (96, 50)):
+        for crop in range(smallest, 257):
+            view = tv.resize(
+                line[..., :crop], [1, size], interpolation=InterpolationMode.BICUBIC, antialias=True
+            ).flatten()
+            place = (torch.arange(size) + 0.5) * crop / size
+            error = (view + 0.5 - place).abs()
+            reach = 2 * max(crop / size, 1)  # of the kernel
+            assert error[(place > reach) & (place < crop - reach)].max() <= KERNEL
+            assert error.max() <= CUT_KERNEL
+            assert reach / (crop / size) < PATCH  # a cut kernel spoils no more than the outer patch
+
+
+def test_turns_move_pixels_exactly():
+    photograph = torch.randint(256, (3, 50, 70), dtype=torch.uint8)
+    still = crop_and_turn(photograph, [10, 5, 60, 45], 0, 96)
+    for turn in range(4):
+        assert torch.equal(crop_and_turn(photograph, [10, 5, 60, 45], turn, 96), torch.rot90(still, turn, (1, 2)))
+
+
+def test_fine_patterns_are_averaged_not_sampled():
+    y, x = torch.meshgrid(torch.arange(600), torch.arange(600), indexing="ij")
+    checks = (((x + y) % 2) * 255).to(torch.uint8).expand(3, 600, 600)
+    view = crop_and_turn(checks, [0, 0, 590, 580], 0, 96)[:, 2:-2, 2:-2].float()
+    assert (view - 127.5).abs().max() < 10
+
+
+def test_drawn_views_are_their_boxes_turned():
+    photograph = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
+    drawn = make_views(photograph, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
+    assert drawn.turns.unique().numel() > 2
+    both = [*drawn.global_images, *drawn.local_images]
+    for view, box, turn in zip(both, drawn.boxes.int().tolist(), drawn.turns.tolist(), strict=True):
+        assert torch.equal(view, torch.rot90(crop_and_turn(photograph, box, 0, view.shape[-1]), turn, (1, 2)))
+
+
+# --- boxes -----------------------------------------------------------------------------------------------------------
+
+
+def rule_holds(boxes: Tensor, height: int, width: int, config: ViewsConfig) -> bool:
+    """Every pair of globals, and every local with each global, shares its part of the photograph."""
+    shared = box_area(intersect(boxes[..., None, :], boxes[..., None, :, :])) / (height * width)
+    g = config.global_crops
+    globals_, locals_ = shared[..., :g, :g], shared[..., g:, :g]
+    return bool((globals_ >= config.min_global_overlap).all() and (locals_ >= config.min_overlap).all())
+
+
+def inside(boxes: Tensor, height: int, width: int) -> bool:
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return bool((low >= 0).all() and (low < high).all() and (high <= torch.tensor([width, height])).all())
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (300, 300), (200, 1000), (1000, 200), (37, 53)])
+def test_overlap_rule(size):
+    config, generator = ViewsConfig(), torch.Generator().manual_seed(0)
+    boxes = torch.stack([draw_boxes(*size, config, generator) for _ in range(350)])
+    assert boxes.shape == (350, 10, 4)
+    assert boxes.dtype == torch.int64
+    assert inside(boxes, *size)
+    assert rule_holds(boxes, *size, config)
+
+
+def test_overlap_rule_holds_where_no_draw_keeps_it():
+    # Locals that must share a quarter of the photograph with both globals: now and then 50 draws don't find one.
+    config = ViewsConfig(local_area=(0.25, 0.3), min_overlap=0.25, min_global_overlap=0.25)
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(15)])
+    assert rule_holds(boxes, 480, 640, config)
+    assert (boxes[:, 2:] == torch.tensor([0, 0, 640, 480])).all(-1).any()
+
+
+def test_every_place_is_as_likely():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([draw_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
+    assert (drawn[:, 2:] - drawn[:, :2] == 1).all()
+    counts = torch.bincount(drawn[:, 0] + 3 * drawn[:, 1], minlength=6)
+    assert (counts - 100).abs().max() < 4 * math.sqrt(600 * 5 / 36)
+
+
+def test_areas_and_aspects_of_ordinary_photographs():
+    config, generator = ViewsConfig(), torch.Generator().manual_seed(1)
+    drawn = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(300)]).double()
+    width, height = (drawn[..., 2:] - drawn[..., :2]).unbind(-1)
+    whole = box_area(drawn) == 480 * 640
+    assert whole.double().mean() < 0.01  # the way out is rarely taken
+    for part, (low, high) in ((slice(0, 2), config.global_area), (slice(2, None), config.local_area)):
+        w, h = (side[:, part][~whole[:, part]] for side in (width, height))
+        share = w * h / (480 * 640)
+        # Sides are rounded to whole pixels: each is off by a half at most.
+        slack = 0.5 / w + 0.5 / h + 0.25 / (w * h)
+        assert (share >= low * (1 - slack)).all()
+        assert (share <= high * (1 + slack)).all()
+        assert ((w + 0.5) / (h - 0.5) >= config.aspect[0]).all()
+        assert ((w - 0.5) / (h + 0.5) <= config.aspect[1]).all()
+        # and both ranges are used
+        assert share.min() < low + 0.1 * (high - low)
+        assert share.max() > high - 0.15 * (high - low)
+        assert (w / h).min() < 0.77
+        assert (w / h).max() > 1.3
+
+
+def test_crops_lie_all_over():
+    generator = torch.Generator().manual_seed(2)
+    drawn = torch.stack([draw_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
+    assert drawn[:, :2].amin(0).tolist() <= [10, 10]
+    assert drawn[:, 2].max() >= 630
+    assert drawn[:, 3].max() >= 470
+    centre = ((drawn[:, :2] + drawn[:, 2:]) / 2).mean(0) / torch.tensor([640, 480])
+    assert (centre - 0.5).abs().max() < 0.03
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [(3, 5000), (5000, 3), (1, 1), (2, 2), (1, 2), (1, 10000), (10000, 1), (2, 3)])
+def test_thin_and_tiny_photographs(size):
+    config = ViewsConfig(global_size=32, local_size=16)
+    photograph = torch.randint(256, (3, *size), dtype=torch.uint8)
+    for seed in range(10):
+        drawn = make_views(photograph, config, torch.Generator().manual_seed(seed))
+        assert inside(drawn.boxes, *size)
+        assert rule_holds(drawn.boxes, *size, config)
+        assert drawn.global_images.shape == (2, 3, 32, 32)
+        assert drawn.local_images.shape == (8, 3, 16, 16)
+
+
+def test_single_pixel_fills_its_views():
+    photograph = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
+    drawn = make_views(photograph, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
+    for images in (drawn.global_images, drawn.local_images):
+        assert (images == photograph).all()
+
+
+# --- randomness ------------------------------------------------------------------------------------------------------
+
+
+def same(a: Views, b: Views) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+def test_generator_decides_everything():
+    photograph = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
+    config = ViewsConfig(noise_std=0.05)
+
+    def drawn(seed: int) -> Views:
+        return make_views(photograph, config, torch.Generator().manual_seed(seed))
+
+    first, state = drawn(5), torch.get_rng_state()
+    torch.manual_seed(99)
+    other = torch.get_rng_state()
+    assert same(drawn(5), first)
+    assert torch.equal(torch.get_rng_state(), other)  # torch's own generator is neither read nor moved
+    torch.set_rng_state(state)
+    assert not same(drawn(6), first)
+    assert not torch.equal(drawn(6).boxes, first.boxes)
+
+
+def test_photograph_is_left_as_it_was():
+    photograph = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
+    before = photograph.clone()
+    for seed in range(5):
+        make_views(photograph, ViewsConfig(noise_std=0.1), torch.Generator().manual_seed(seed))
+    assert torch.equal(photograph, before)
+
+
+def test_turns_are_uniform():
+    photograph = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    config = ViewsConfig(global_size=16, local_size=16, **STILL)
+    drawn = [make_views(photograph, config, torch.Generator().manual_seed(i)).turns for i in range(100)]
+    counts = torch.bincount(torch.stack(drawn).flatten(), minlength=4)
+    assert len(counts) == 4
+    assert (counts - 250).abs().max() < 4 * math.sqrt(1000 * 0.25 * 0.75)
+
+
+def noise_of(seed: int, **changes: object) -> Views:
+    config = ViewsConfig(global_size=32, local_size=16, noise_std=0.02, **changes)
+    return make_views(places(90, 70), config, torch.Generator().manual_seed(seed))
+
+
+def test_without_turns_the_crops_and_colours_stay():
+    drawn = make_views(places(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
+    upright = make_views(places(90, 70), ViewsConfig(**STILL, quarter_turns=False), torch.Generator().manual_seed(2))
+    assert torch.equal(upright.boxes, drawn.boxes)
+    assert drawn.turns.any()
+    assert not upright.turns.any()
+    for part, turns in (("global_images", drawn.turns[:2]), ("local_images", drawn.turns[2:])):
+        pairs = zip(getattr(drawn, part), getattr(upright, part), turns.tolist(), strict=True)
+        assert all(torch.equal(torch.rot90(a, -turn, dims=(-2, -1)), b) for a, b, turn in pairs)
+
+
+def test_mirrored_views_are_mirrors_of_what_they_were():
+    for seed in range(3):
+        drawn, mirrored = noise_of(seed), noise_of(seed, flip_p=1.0)
+        assert torch.equal(mirrored.global_images, drawn.global_images.flip(-1))
+        assert torch.equal(mirrored.local_images, drawn.local_images.flip(-1))
+        assert torch.equal(mirrored.boxes, drawn.boxes)
+        assert torch.equal(mirrored.turns, drawn.turns)
+
+
+def test_views_are_mirrored_at_their_rate_each_by_itself():
+    mirrored = []
+    for seed in range(40):
+        drawn, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, flip_p=0.25)
+        for part in ("global_images", "local_images"):
+            for a, b in zip(getattr(drawn, part), getattr(some, part), strict=True):
+                assert torch.equal(a, b) or torch.equal(a.flip(-1), b)
+                mirrored.append(not torch.equal(a, b))
+    assert abs(sum(mirrored) - 50) < 4 * math.sqrt(200 * 0.25 * 0.75)
+    assert noise_of(0, local_crops=0, flip_p=0.5).local_images.shape[0] == 0
+
+
+def test_types_and_shapes():
+    drawn = make_views(places(90, 70), ViewsConfig(), torch.Generator().manual_seed(0))
+    assert (drawn.global_images.shape, drawn.global_images.dtype) == ((2, 3, 224, 224), torch.uint8)
+    assert (drawn.local_images.shape, drawn.local_images.dtype) == ((8, 3, 96, 96), torch.uint8)
+    assert (drawn.boxes.shape, drawn.boxes.dtype) == ((10, 4), torch.float32)
+    assert (drawn.turns.shape, drawn.turns.dtype) == ((10,), torch.int64)
+    assert torch.equal(drawn.boxes, drawn.boxes.round())
+    assert same(drawn.to(torch.device("cpu")), drawn)
+    both = collate([drawn, drawn])
+    assert both.local_images.shape == (2, 8, 3, 96, 96)
+    assert both.turns.shape == (2, 10)
+
+
+@pytest.mark.parametrize("global_crops", [1, 2, 3])
+def test_no_local_views(global_crops):
+    config = ViewsConfig(global_crops=global_crops, local_crops=0)
+    drawn = collate([make_views(places(90, 70), config, torch.Generator().manual_seed(i)) for i in range(2)])
+    assert drawn.global_images.shape == (2, global_crops, 3, 224, 224)
+    assert (drawn.local_images.shape, drawn.local_images.dtype) == ((2, 0, 3, 96, 96), torch.uint8)
+    assert drawn.boxes.shape == (2, global_crops, 4)
+
+
+# --- photometric -----------------------------------------------------------------------------------------------------
+
+
+def colours() -> Tensor:
+    return torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+
+
+def changed_share(config: ViewsConfig, count: int = 400) -> float:
+    generator, view = torch.Generator().manual_seed(0), colours()
+    return sum(not torch.equal(photometric(view, config, generator), view) for _ in range(count)) / count
+
+
+def test_photometric_off_leaves_views_untouched():
+    assert changed_share(ViewsConfig(**STILL), 50) == 0
+    assert changed_share(ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=0.0), 50) == 0
+
+
+@pytest.mark.parametrize("which", ["jitter_p", "grey_p", "blur_p"])
+@pytest.mark.parametrize("p", [0.2, 0.8, 1.0])
+def test_photometric_probabilities(which, p):
+    # A blur of 0.1 pixels is none, so a range is taken that always shows.
+    share = changed_share(ViewsConfig(**STILL | {which: p}, blur_sigma=(0.8, 2.0)))
+    assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / 400)
+
+
+def test_photometric_draws_are_independent():
+    config, generator = ViewsConfig(jitter_p=0.0, grey_p=0.5, blur_p=0.5, blur_sigma=(1.5, 2.0)), torch.Generator()
+    table = torch.zeros(2, 2)
+    for _ in range(400):
+        view = photometric(colours(), config, generator).float()
+        table[int(torch.equal(view[0], view[1])), int(view.std(dim=(1, 2)).mean() < 40)] += 1
+    assert ((table / 400 - 0.25).abs() < 4 * math.sqrt(0.25 * 0.75 / 400)).all()
+
+
+def test_grey_has_equal_channels():
+    view = photometric(colours(), ViewsConfig(**STILL | {"grey_p": 1.0}), torch.Generator())
+    assert view.shape == (3, 32, 32)
+    assert torch.equal(view[0], view[1])
+    assert torch.equal(view[0], view[2])
+    luma = (colours().float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
+    assert (view[0] - luma).abs().max() <= 1.1  # cut off, with weights of four digits
+
+
+def test_jitter_keeps_within_its_range():
+    # Of an even grey, contrast, saturation and hue leave the mean as it is: what changes is brightness, by 0.8 at most.
+    view = torch.full((3, 16, 16), 100, dtype=torch.uint8)
+    for strength, most in ((1.0, 0.8), (0.25, 0.2)):
+        config, generator = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=strength), torch.Generator()
+        ratios = torch.tensor([photometric(view, config, generator).float().mean() / 100 for _ in range(200)])
+        assert ratios.min() >= 1 - most - 0.03
+        assert ratios.max() <= 1 + most + 0.03
+        assert ratios.min() < 1 - 0.85 * most
+        assert ratios.max() > 1 + 0.85 * most
+
+
+def test_strongest_jitter_is_allowed():
+    config = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=2.5)
+    for seed in range(20):
+        assert photometric(colours(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
+
+
+def test_blur_spreads_a_point_by_its_sigma():
+    view = torch.zeros(3, 49, 49, dtype=torch.uint8)
+    view[:, 24, 24] = 255
+    view = photometric(
+        view * 1, ViewsConfig(**STILL | {"blur_p": 1.0}, blur_sigma=(1.5, 1.5)), torch.Generator()
+    ).double()
+    place = torch.arange(49.0) - 24
+    variance = (view[0].sum(0) * place**2).sum() / view[0].sum()
+    assert abs(variance.sqrt() - 1.5) < 0.15  # the tails are lost to 8 bits
+    assert torch.equal(view[0], view[0].T)
+
+
+def test_noise_is_off_by_default_and_has_its_strength():
+    assert ViewsConfig().noise_std == 0
+    view = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    noisy = photometric(view, ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
+    assert noisy.dtype == torch.uint8
+    assert abs(noisy.float().mean() - 128) < 0.5
+    assert abs(noisy.float().std() / 255 - 0.05) < 0.002
+    # At the ends of the range it is cut, not wrapped round.
+    dark = photometric(torch.zeros_like(view), ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
+    assert dark.max() < 80

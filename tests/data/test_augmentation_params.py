@@ -1,0 +1,137 @@
+"""What is drawn follows the distributions that the configuration states (tests at p = 0.001 and fixed seeds)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from gtsa_kit.config import ViewsConfig
+from gtsa_kit.data.augmentation_params import STEPS, Draws, draw, draw_box, draw_boxes, draw_colours
+from gtsa_kit.geometry import box_area
+
+LEAST_P = 0.001
+MANY = 8000
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def follows_uniform(values: np.ndarray, low: float, high: float) -> bool:
+    return stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > LEAST_P
+
+
+def as_often(values: np.ndarray, kinds: int) -> bool:
+    return stats.chisquare(np.bincount(values, minlength=kinds)).pvalue > LEAST_P
+
+
+def same(a: Draws, b: Draws) -> bool:
+    return all(map(torch.equal, (*a[:3], *a.colours), (*b[:3], *b.colours)))
+
+
+@pytest.fixture(scope="module")
+def free() -> np.ndarray:
+    """Crops of a photograph so large that whole pixels do not show, in units of its sides: (n, 4)."""
+    drawn = [draw_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
+    return torch.stack(drawn).numpy() / [80_000, 60_000, 80_000, 60_000]
+
+
+def test_areas_and_aspects(free):
+    width, height = (free[:, 2:] - free[:, :2]).T
+    assert follows_uniform(width * height, 0.1, 0.3)
+    assert follows_uniform(np.log(width * 80 / (height * 60)), math.log(3 / 4), math.log(4 / 3))
+    assert abs(stats.spearmanr(width * height, width / height).statistic) < 0.08  # each drawn by itself
+
+
+def test_places(free):
+    width, height = (free[:, 2:] - free[:, :2]).T
+    assert follows_uniform(free[:, 0] / (1 - width), 0, 1)
+    assert follows_uniform(free[:, 1] / (1 - height), 0, 1)
+
+
+def test_boxes_are_those_of_the_rule_and_no_others():
+    # The oracle draws a whole set of crops one by one with another generator, and keeps to the rule by the definition.
+    config, rng = ViewsConfig(local_crops=2), np.random.default_rng(0)
+
+    def crop(area: tuple[float, float]) -> np.ndarray:
+        while True:
+            share = rng.uniform(*area) * 480 * 640
+            ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(share * ratio)), round(math.sqrt(share / ratio))
+            if w <= 640 and h <= 480:
+                x, y = rng.integers(640 - w + 1), rng.integers(480 - h + 1)
+                return np.array([x, y, x + w, y + h])
+
+    def crops() -> np.ndarray:
+        found: list[np.ndarray] = []
+        while len(found) < 4:
+            box = crop(config.global_area if len(found) < 2 else config.local_area)
+            low = [np.maximum(box[:2], other[:2]) for other in found[:2]]
+            high = [np.minimum(box[2:], other[2:]) for other in found[:2]]
+            least = config.min_global_overlap if len(found) < 2 else config.min_overlap
+            if all(np.clip(b - a, 0, None).prod() >= least * 480 * 640 for a, b in zip(low, high, strict=True)):
+                found.append(box)
+        return np.stack(found)
+
+    wanted = np.stack([crops() for _ in range(700)])
+    drawn = torch.stack([draw_boxes(480, 640, config, generator(i)) for i in range(700)]).numpy()
+    for view in (0, 1, 3):
+        for side in range(4):
+            assert stats.ks_2samp(wanted[:, view, side], drawn[:, view, side]).pvalue > LEAST_P
+    areas = [box_area(torch.as_tensor(boxes[:, 2])).numpy() for boxes in (wanted, drawn)]
+    assert stats.ks_2samp(*areas).pvalue > LEAST_P
+
+
+def test_turns_and_mirrors():
+    drawn = [draw(48, 64, ViewsConfig(flip_p=0.3), generator(i)) for i in range(400)]
+    turns = torch.stack([one.turns for one in drawn])
+    assert as_often(turns.flatten().numpy(), 4)
+    assert as_often((turns[:, 0] * 4 + turns[:, 1]).numpy(), 16)  # of one view and of the next, independently
+    flips = torch.stack([one.flips for one in drawn]).flatten()
+    assert stats.binomtest(int(flips.sum()), len(flips), 0.3).pvalue > LEAST_P
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, 2.5])
+def test_factors(strength):
+    factors = draw_colours(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
+    most = 0.8 * strength
+    for values in factors[:3]:
+        assert follows_uniform(values, max(0, 1 - most), 1 + most)
+    assert follows_uniform(factors[3], -0.2 * strength, 0.2 * strength)
+    assert np.abs(np.corrcoef(factors) - np.eye(4)).max() < 0.05
+
+
+def test_orders():
+    orders = draw_colours(MANY, ViewsConfig(), generator(2)).orders
+    assert (orders.sort(-1).values == torch.arange(len(STEPS))).all()
+    _, which = torch.unique(orders, dim=0, return_inverse=True)
+    assert as_often(which.numpy(), 24)
+
+
+def test_rates_and_blur():
+    config = ViewsConfig(jitter_p=0.8, grey_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
+    drawn = draw_colours(MANY, config, generator(3))
+    events = torch.stack([drawn.jittered, drawn.grey, drawn.sigmas > 0]).numpy()
+    for happened, p in zip(events, (0.8, 0.2, 0.35), strict=True):
+        assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > LEAST_P
+    assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.05
+    assert follows_uniform(drawn.sigmas[drawn.sigmas > 0].numpy(), 0.1, 2.0)
+
+
+def test_noise_seeds_differ():
+    seeds = draw_colours(MANY, ViewsConfig(), generator(4)).noise_seeds
+    assert len(seeds.unique()) == MANY
+    assert (seeds >= 0).all()
+
+
+def test_what_is_switched_off_changes_nothing_else():
+    draws = draw(48, 64, ViewsConfig(), generator(5))
+    still = draw(48, 64, ViewsConfig(jitter_p=0, grey_p=0, blur_p=0, quarter_turns=False), generator(5))
+    assert torch.equal(draws.boxes, still.boxes)
+    assert torch.equal(draws.colours.factors, still.colours.factors)
+    assert not still.turns.any()
+    assert [row.order for row in still.colours.rows()] == [[]] * 10
+    assert same(draw(48, 64, ViewsConfig(), generator(5)), draws)
+    assert not same(draw(48, 64, ViewsConfig(), generator(6)), draws)

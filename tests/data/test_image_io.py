@@ -1,0 +1,768 @@
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.image_samples import chunk, encoded, jpeg, png_by_hand, scene, tiff_by_hand
+from PIL import Image
+
+from gtsa_kit.data import image_io as images
+from gtsa_kit.data.image_files import broken_among, find_images, windowed_map
+from gtsa_kit.data.image_io import BrokenImage, open_bytes, open_image, open_photograph
+
+# Pillow warns on its way to refusing a file; what counts here is what it refuses with.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+
+RAMP_16 = np.linspace(0, 65535, 24 * 32).round().astype(np.uint16).reshape(24, 32)
+
+
+def opened(path: Path, content: bytes) -> np.ndarray:
+    path.write_bytes(content)
+    image = open_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return colour * share + 255 * (1 - share)
+
+
+# --- colour modes and formats ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+        ("DIB", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ],
+)
+def test_lossless_formats_keep_every_value(tmp_path, kind, options):
+    # The name lies about the format on purpose: the content decides.
+    assert np.array_equal(opened(tmp_path / "a.jpg", encoded(scene(), kind, **options)), scene())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}, 12),
+        ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True}, 12),
+        ("WEBP", {"quality": 95}, 24),
+        ("TIFF", {"compression": "jpeg", "quality": 95}, 24),
+        ("GIF", {}, 40),  # 256 colours
+    ],
+)
+def test_lossy_formats_come_close(tmp_path, kind, options, tolerance):
+    got = opened(tmp_path / "a.jpg", encoded(scene(), kind, **options))
+    assert np.abs(got.astype(int) - scene()).max() <= tolerance
+
+
+def test_grey_jpeg_has_three_equal_channels(tmp_path):
+    got = opened(tmp_path / "a.jpg", encoded(scene()[..., 0], "JPEG", quality=95))
+    assert np.array_equal(got, grey(got[..., 0]))
+    assert np.abs(got[..., 0].astype(int) - scene()[..., 0]).max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_what_pillow_converts_it_to(tmp_path, kind):
+    content = encoded(Image.fromarray(scene()).convert("CMYK"), kind)
+    got = opened(tmp_path / "a.jpg", content)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "CMYK"
+        assert np.array_equal(got, np.asarray(image.convert("RGB")))
+    # and it is the picture, not its negative (Adobe stores CMYK upside down)
+    assert np.abs(got.astype(int) - scene()).mean() < 8
+
+
+def test_ycbcr_tiff(tmp_path):
+    got = opened(tmp_path / "a.tif", encoded(Image.fromarray(scene()).convert("YCbCr"), "TIFF"))
+    assert np.abs(got.astype(int) - scene()).max() <= 3
+
+
+def test_one_bit_png_is_black_and_white(tmp_path):
+    bits = np.indices((9, 11)).sum(0) % 3 == 0  # a width that is no multiple of 8
+    assert np.array_equal(opened(tmp_path / "a.png", encoded(bits, "PNG")), grey(bits * 255))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
+def test_palette(tmp_path, kind):
+    image = Image.fromarray(scene()).quantize(16)
+    got = opened(tmp_path / "a.png", encoded(image, kind))
+    assert np.array_equal(got, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparency_lies_over_white(tmp_path, kind):
+    alpha = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (24, 1))
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    got = opened(tmp_path / "a.png", encoded(np.dstack([scene(), alpha]), kind, **options))
+    assert np.abs(got - over_white(scene(), alpha)).max() <= 1
+    assert (got[:, 0] == 255).all()  # nothing of the colours below full transparency
+
+
+def test_grey_with_alpha_lies_over_white(tmp_path):
+    alpha = scene()[..., 1]
+    got = opened(tmp_path / "a.png", encoded(Image.fromarray(np.dstack([scene()[..., 0], alpha]), "LA"), "PNG"))
+    assert np.abs(got - over_white(grey(scene()[..., 0]), alpha)).max() <= 1
+
+
+@pytest.mark.parametrize("per_colour", [False, True])
+def test_transparent_palette_lies_over_white(tmp_path, per_colour):
+    image = Image.fromarray(scene()).quantize(16)
+    alphas = bytes(range(0, 256, 17)) if per_colour else bytes(0 if i == 3 else 255 for i in range(16))
+    got = opened(tmp_path / "a.png", encoded(image, "PNG", transparency=alphas if per_colour else 3))
+    alpha = np.frombuffer(alphas, np.uint8)[np.asarray(image)]
+    assert np.abs(got - over_white(np.asarray(image.convert("RGB")), alpha)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_transparent_colour_key_lies_over_white(tmp_path, bits):
+    samples = scene().astype(np.uint16) * (257 if bits == 16 else 1)
+    key = chunk(b"tRNS", samples[5, 6].astype(">u2").tobytes())
+    got = opened(tmp_path / "a.png", png_by_hand(samples.astype(f"u{bits // 8}"), more=key))
+    expected = np.where((scene() == scene()[5, 6]).all(-1, keepdims=True), 255, scene())
+    assert np.array_equal(got, expected)
+
+
+# --- more than 8 bits: the whole range of the samples becomes 0 to 255, nothing is clipped --------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_by_hand(RAMP_16),
+        encoded(Image.fromarray(RAMP_16), "PNG"),
+        encoded(Image.fromarray(RAMP_16), "TIFF"),
+        encoded(Image.fromarray(RAMP_16), "TIFF", compression="tiff_lzw"),
+        *(tiff_by_hand(samples, order) for order in "<>" for samples in (RAMP_16, RAMP_16.astype(np.int32))),
+    ],
+)
+def test_16_bits_keep_their_high_byte(tmp_path, content):
+    assert np.array_equal(opened(tmp_path / "a.tif", content), grey(RAMP_16 >> 8))
+
+
+def test_16_bit_grey_with_alpha(tmp_path):
+    alpha = RAMP_16[::-1]
+    got = opened(tmp_path / "a.png", png_by_hand(np.dstack([RAMP_16, alpha])))
+    assert np.abs(got - over_white(grey(RAMP_16 >> 8), alpha >> 8)).max() <= 1
+
+
+@pytest.mark.parametrize("write", [png_by_hand, tiff_by_hand, lambda samples: tiff_by_hand(samples, ">")])
+def test_16_bit_colour(tmp_path, write):
+    samples = scene().astype(np.uint16) * 256 + 77  # low bytes that must not show
+    assert np.array_equal(opened(tmp_path / "a.png", write(samples)), scene())
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+def test_float_tiff_is_read_by_its_range(tmp_path, order, top):
+    samples = (RAMP_16 / 65535 * top).astype(np.float32)
+    got = opened(tmp_path / "a.tif", tiff_by_hand(samples, order))
+    assert np.abs(got - RAMP_16[..., None] / 257).max() <= 0.51
+
+
+def test_32_bit_tiff_is_read_by_its_range(tmp_path):
+    samples = RAMP_16.astype(np.int32) << 15  # 0 to 2**31
+    got = opened(tmp_path / "a.tif", tiff_by_hand(samples))
+    assert np.array_equal(got, grey(RAMP_16 >> 9))  # a range of 2**32, as if it had no sign
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_float_without_known_range_is_refused(tmp_path, bad):
+    samples = np.full((4, 4), 0.5, np.float32)
+    samples[1, 2] = bad
+    with pytest.raises(BrokenImage, match="no known range"):
+        opened(tmp_path / "a.tif", tiff_by_hand(samples))
+
+
+# --- several pictures in one file: the first -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("WEBP", {"lossless": True, "duration": 100}, 0),
+        ("PNG", {"duration": 100}, 0),
+        ("TIFF", {}, 0),
+        ("GIF", {"duration": 100}, 40),
+        ("MPO", {"quality": 95, "subsampling": 0}, 12),  # what phones write for depth and stereo
+    ],
+)
+def test_the_first_picture_counts(tmp_path, kind, options, tolerance):
+    others = [Image.fromarray(255 - scene()), Image.fromarray(scene()[::-1])]
+    content = encoded(scene(), kind, save_all=True, append_images=others, **options)
+    got = opened(tmp_path / "a.jpg", content)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.n_frames == 3
+    assert np.abs(got.astype(int) - scene()).max() <= tolerance
+
+
+# --- upright ---------------------------------------------------------------------------------------------------------
+
+# EXIF 2.3, tag 0x0112: the side of the upright picture on which the file's row 0 lies, and that of its column 0.
+SIDES = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    sides = SIDES[orientation]
+    turned = stored.swapaxes(0, 1) if sides[0] in ("left", "right") else stored
+    turned = turned[::-1] if "bottom" in sides else turned
+    return turned[:, ::-1] if "right" in sides else turned
+
+
+@pytest.mark.parametrize("orientation", SIDES)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 90}),
+        ("MPO", {"save_all": True}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_every_orientation_comes_upright(tmp_path, kind, options, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain = opened(tmp_path / "plain.jpg", encoded(scene(), kind, **options))
+    turned = opened(tmp_path / "turned.jpg", encoded(scene(), kind, exif=exif, **options))
+    assert np.array_equal(turned, upright(plain, orientation))
+
+
+@pytest.mark.parametrize("orientation", SIDES)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    "stored",
+    [RAMP_16, (RAMP_16 >> 8).astype(np.uint8), (RAMP_16 / 65535).astype(np.float32), scene()],
+    ids=["16 bit", "8 bit", "float", "rgb"],
+)
+def test_every_raw_tiff_comes_upright_once(tmp_path, stored, order, orientation):
+    # Pillow turns TIFFs itself; those that it maps into memory, it turned wrongly.
+    plain = opened(tmp_path / "plain.tif", tiff_by_hand(stored, order))
+    turned = opened(tmp_path / "turned.tif", tiff_by_hand(stored, order, orientation))
+    assert np.array_equal(turned, upright(plain, orientation))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 700])
+def test_orientation_out_of_range_is_none(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(opened(tmp_path / "a.png", encoded(scene(), "PNG", exif=exif)), scene())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0rubbish all along",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",  # the directory lies outside
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\x01\0\0\0\xff\xff\xff\xff" * 3,  # entries missing
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0\0\0\0\0",  # orientation "abc"
+    ],
+)
+def test_damaged_exif_beside_sound_pixels(tmp_path, kind, block):
+    options = {"WEBP": {"lossless": True}}.get(kind, {})
+    plain = opened(tmp_path / "plain", encoded(scene(), kind, **options))
+    assert np.array_equal(opened(tmp_path / "damaged", encoded(scene(), kind, exif=block, **options)), plain)
+
+
+# --- odd sizes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 20000), (20000, 3)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_odd_sizes(tmp_path, kind, size):
+    assert opened(tmp_path / "a.png", encoded(scene(*size), kind)).shape == (*size, 3)
+
+
+@pytest.mark.parametrize(("claimed", "limit"), [((60_000, 60_000), None), ((13_000, 13_000), 100_000_000)])
+def test_huge_is_refused_before_memory_grows(tmp_path, claimed, limit):
+    # In a process of its own: a peak that other tests have reached would hide this one's.
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_by_hand(scene(), size=claimed))
+    check = f"""
+import resource
+from pathlib import Path
+from gtsa_kit.images import BrokenImage, open_image
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    open_image(Path({str(path)!r}), *{[limit] if limit else []})
+except BrokenImage as broken:
+    print(broken.reason)
+assert peak() < before + 40_000, f"grew by {{peak() - before}} KiB"
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "limit" in done.stdout
+
+
+def test_limit_counts_pixels(tmp_path):
+    path = jpeg(tmp_path / "a.jpg")
+    assert open_image(path, max_pixels=24 * 32).size == (32, 24)
+    with pytest.raises(BrokenImage, match="32 x 24 is"):
+        open_image(path, max_pixels=24 * 32 - 1)
+
+
+# --- broken files ----------------------------------------------------------------------------------------------------
+
+SOUND = {
+    "jpeg": encoded(scene(), "JPEG"),
+    "progressive": encoded(scene(), "JPEG", progressive=True),
+    "cmyk": encoded(Image.fromarray(scene()).convert("CMYK"), "JPEG"),
+    "mpo": encoded(scene(), "MPO", save_all=True, append_images=[Image.fromarray(scene()[::-1])]),
+    "png": encoded(scene(), "PNG"),
+    "palette": encoded(Image.fromarray(scene()).quantize(16), "PNG", transparency=3),
+    "png16": png_by_hand(RAMP_16),
+    "apng": encoded(scene(), "PNG", save_all=True, append_images=[Image.fromarray(scene()[::-1])]),
+    "webp": encoded(scene(), "WEBP"),
+    "webp lossless": encoded(scene(), "WEBP", lossless=True),
+    "webp animated": encoded(scene(), "WEBP", save_all=True, append_images=[Image.fromarray(scene()[::-1])]),
+    "tiff": encoded(scene(), "TIFF"),
+    "tiff lzw": encoded(scene(), "TIFF", compression="tiff_lzw"),
+    "tiff 16": tiff_by_hand(RAMP_16, ">", 6),
+    "tiff float": tiff_by_hand((RAMP_16 / 65535).astype(np.float32)),
+    "bmp": encoded(scene(), "BMP"),
+    "gif": encoded(scene(), "GIF"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_truncated_is_refused_or_whole(tmp_path, name):
+    content = SOUND[name]
+    whole = opened(tmp_path / "whole", content)
+    refused = 0
+    for length in np.unique(np.r_[np.linspace(0, len(content) - 1, 24).astype(int), len(content) - np.arange(1, 16)]):
+        try:
+            got = opened(tmp_path / "cut.jpg", content[:length])
+        except BrokenImage:
+            refused += 1
+            continue
+        # Some bytes carry no pixel (a PNG's end mark, an MPO's second picture): without them nothing may be missing.
+        assert np.array_equal(got, whole), f"{length} of {len(content)} bytes passed for the whole picture"
+    assert refused >= 10
+
+
+def test_zero_bytes(tmp_path):
+    with pytest.raises(BrokenImage, match=r"a\.jpg: empty file") as caught:
+        opened(tmp_path / "a.jpg", b"")
+    assert caught.value.path == tmp_path / "a.jpg"
+    assert caught.value.reason == "empty file"
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a photograph\n", b"\0" * 1000, b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_no_image(tmp_path, content):
+    with pytest.raises(BrokenImage):
+        opened(tmp_path / "a.jpg", content)
+
+
+def test_formats_that_run_programs_stay_shut(tmp_path):
+    content = encoded(scene(), "EPS")
+    with pytest.raises(BrokenImage, match="not an image"):
+        opened(tmp_path / "a.jpg", content)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(BrokenImage, match="no such file"):
+        open_image(tmp_path / "gone.jpg")
+
+
+def test_dangling_link(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(BrokenImage, match="no such file"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_link_to_itself(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "a.jpg")
+    with pytest.raises(BrokenImage, match="symbolic links"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_folder(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    with pytest.raises(BrokenImage, match="not a regular file"):
+        open_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_named_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BrokenImage, match="not a regular file"):
+        open_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_permission_denied(tmp_path):
+    jpeg(tmp_path / "a.jpg").chmod(0)
+    with pytest.raises(BrokenImage, match="permission denied"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_nul_in_path():
+    with pytest.raises(BrokenImage, match="null"):
+        open_image(Path("a\0b.jpg"))
+
+
+def test_file_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"rubbish")
+    real = Image.open
+
+    def vanish(file, formats):
+        path.unlink()
+        return real(file, formats=formats)
+
+    monkeypatch.setattr(images.Image, "open", vanish)
+    with pytest.raises(BrokenImage):
+        open_image(path)
+
+
+def test_files_are_closed(tmp_path):
+    path = jpeg(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(SOUND["png"][:200])
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("needs /proc")
+    for _ in range(20):
+        open_image(path)
+        with pytest.raises(BrokenImage):
+            open_image(tmp_path / "b.jpg")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        kind = rng.integers(5)
+        # Headers decide most, so half of all damage is done there.
+        at = int(rng.integers(min(len(data), 64) if rng.random() < 0.5 else len(data)))
+        if kind == 0:
+            data[at] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            data[at : at + 4] = rng.bytes(4)
+        elif kind == 2:
+            data[at : at + 4] = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"][rng.integers(3)]
+        elif kind == 3:
+            del data[at : at + int(rng.integers(1, 40))]
+        else:
+            data[at:at] = rng.bytes(int(rng.integers(1, 40)))
+        if not data:
+            return b""
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_only_broken_image_comes_out_of_damaged_files(tmp_path, name):
+    rng = np.random.default_rng(list(name.encode()))
+    paths = [tmp_path / f"{i}.jpg" for i in range(20)]
+    for path in paths:
+        path.write_bytes(mutated(SOUND[name], rng))
+    # Any other exception comes through and fails the test. The limit keeps mutated sizes from costing time.
+    for broken in broken_among(paths, max_pixels=1_000_000):
+        assert broken.reason
+        assert "\n" not in broken.reason
+
+
+def test_broken_image_survives_pickling():
+    broken = BrokenImage(Path("a b.jpg"), "empty file")
+    again = pickle.loads(pickle.dumps(broken))
+    assert (again.path, again.reason, str(again)) == (broken.path, broken.reason, str(broken))
+
+
+# --- many files ------------------------------------------------------------------------------------------------------
+
+
+def test_broken_among_keeps_the_order(tmp_path):
+    paths = [tmp_path / f"{i}.jpg" for i in range(60)]
+    bad = {3, 4, 17, 40, 59}
+    for i, path in enumerate(paths):
+        path.write_bytes(b"rubbish" if i in bad else SOUND["jpeg"])
+    ticks = []
+    found = broken_among(paths, on_checked=lambda: ticks.append(None))
+    assert [broken.path for broken in found] == [paths[i] for i in sorted(bad)]
+    assert len(ticks) == len(paths)
+
+
+def test_broken_among_knows_the_limit(tmp_path):
+    assert len(broken_among([jpeg(tmp_path / "a.jpg")], max_pixels=10)) == 1
+
+
+def test_windowed_map_bounds_what_is_in_flight():
+    drawn, done, most = 0, 0, 0
+    lock = threading.Lock()
+
+    def items():
+        nonlocal drawn
+        for i in range(100):
+            drawn += 1
+            yield i
+
+    def work(i):
+        nonlocal most
+        with lock:
+            most = max(most, drawn - done)
+        time.sleep(0.002 if i % 7 else 0.01)  # some are slow, so that later ones are ready first
+        return i * i
+
+    with ThreadPoolExecutor(4) as pool:
+        for i, result in enumerate(windowed_map(pool, work, items(), window=8)):
+            assert result == i * i
+            done += 1
+            assert drawn - done <= 8
+    assert done == 100
+    assert most <= 8
+
+
+def test_windowed_map_stops_when_nobody_looks():
+    begun = []
+    with ThreadPoolExecutor(1) as pool:
+        results = windowed_map(pool, begun.append, range(1000), window=4)
+        next(results)
+        results.close()
+    assert len(begun) <= 5
+
+
+def test_windowed_map_passes_errors_on():
+    def work(i):
+        if i == 5:
+            raise KeyError("five")
+        return i
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(KeyError, match="five"):
+        list(windowed_map(pool, work, range(10), window=3))
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found_names(source: Path) -> list[str]:
+    found = find_images(source)
+    return [found.name(path) for path in found.paths]
+
+
+def test_natural_order(tmp_path):
+    ordered = ["Img3.jpg", "b2/2.png", "b2/10.png", "b10/1.png", "img1.jpg", "img2.jpg", "img10.jpg"]
+    touch(tmp_path, *sorted(ordered))
+    assert found_names(tmp_path) == ordered
+
+
+def test_order_does_not_depend_on_the_disk(tmp_path):
+    names = ["007.jpg", "07.jpg", "7.jpg", "A.jpg", "a.jpg", "1a.jpg", "a1.jpg", "-1.jpg", "é.jpg", "١.jpg"]
+    touch(tmp_path / "one", *names)
+    touch(tmp_path / "two", *reversed(names))
+    assert found_names(tmp_path / "one") == found_names(tmp_path / "two")
+    assert len(found_names(tmp_path / "one")) == len(names)
+
+
+def test_suffixes_in_any_case(tmp_path):
+    names = ["a.JPG", "b.Jpeg", "c.jpe", "d.jfif", "e.PNG", "f.webp", "g.BMP", "h.dib", "i.tif", "j.TIFF"]
+    touch(tmp_path, *names, "k.txt", "l.gif", "jpg", "m.jpg.part")
+    assert found_names(tmp_path) == names
+
+
+def test_hidden_names_are_passed_over(tmp_path):
+    touch(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "d/.e/f.jpg", "._a.jpg")
+    assert found_names(tmp_path) == ["a.jpg"]
+
+
+def test_a_hidden_folder_that_was_asked_for_is_read(tmp_path):
+    touch(tmp_path, ".photos/a.jpg")
+    assert found_names(tmp_path / ".photos") == ["a.jpg"]
+
+
+def test_names_with_spaces_and_any_script(tmp_path):
+    names = ["a b/c  d.jpg", "Ærø.jpg", "写真.jpg", "😀.jpg", "line\nbreak.jpg", "two\u2028lines.jpg"]
+    touch(tmp_path, *names)
+    assert sorted(found_names(tmp_path)) == sorted(names)
+    for path in find_images(tmp_path).paths:
+        path.write_bytes(SOUND["jpeg"])
+        assert open_image(path).size == (32, 24)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are always valid Unicode there")
+def test_names_that_are_not_utf8(tmp_path):
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    with open(raw, "wb") as file:
+        file.write(SOUND["jpeg"])
+    touch(tmp_path, "b.jpg")
+    found = find_images(tmp_path)
+    names = [found.name(path) for path in found.paths]
+    assert sorted(names) == ["b.jpg", "caf\\xe9.jpg"]
+    assert all(name.encode("utf-8") for name in names)  # so it can be written anywhere
+    assert open_image(found.paths[names.index("caf\\xe9.jpg")]).size == (32, 24)
+
+
+def test_links_are_followed_once(tmp_path):
+    touch(tmp_path, "photos/a.jpg", "photos/sub/b.jpg", "elsewhere/c.jpg")
+    photos = tmp_path / "photos"
+    (photos / "up").symlink_to(photos)  # a loop
+    (photos / "sub" / "up").symlink_to(photos)
+    (photos / "other").symlink_to(tmp_path / "elsewhere")
+    (photos / "other again").symlink_to(tmp_path / "elsewhere")
+    (photos / "self").symlink_to(photos / "self")
+    (photos / "dangling").symlink_to(tmp_path / "gone")
+    names = found_names(photos)
+    assert sorted(Path(name).name for name in names) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert len({os.path.realpath(path) for path in find_images(photos).paths}) == 3
+
+
+def test_link_as_the_root(tmp_path):
+    touch(tmp_path, "photos/a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert found_names(tmp_path / "link") == ["a.jpg"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_folder_that_cannot_be_read_is_reported(tmp_path):
+    touch(tmp_path, "a.jpg", "locked/b.jpg")
+    (tmp_path / "locked").chmod(0)
+    try:
+        found = find_images(tmp_path)
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+    assert found.paths == [tmp_path / "a.jpg"]
+    assert [broken.path for broken in found.broken] == [tmp_path / "locked"]
+    assert "permission denied" in found.broken[0].reason.lower()
+
+
+def test_folder_named_like_a_photograph(tmp_path):
+    touch(tmp_path, "folder.jpg/a.jpg", "b.jpg")
+    assert found_names(tmp_path) == ["b.jpg", "folder.jpg/a.jpg"]
+
+
+def test_text_list(tmp_path):
+    touch(tmp_path, "photos/a b.jpg", "photos/é.jpg", "far/c.jpg")
+    lines = ["photos/a b.jpg", "", "  photos/é.jpg  ", str(tmp_path / "far/c.jpg"), "photos/gone.jpg", "photos/a b.jpg"]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    found = find_images(tmp_path / "list.txt")
+    # In natural order, each once; what is missing stays in, so that opening it can report it.
+    assert [found.name(path) for path in found.paths] == [
+        "far/c.jpg",
+        "photos/a b.jpg",
+        "photos/gone.jpg",
+        "photos/é.jpg",
+    ]
+    assert [broken.path.name for broken in broken_among(found.paths[2:3])] == ["gone.jpg"]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_text_list_ends_lines_as_editors_do(tmp_path, newline):
+    (tmp_path / "list").write_bytes(f"a.jpg{newline}b.jpg{newline}".encode())
+    assert found_names(tmp_path / "list") == ["a.jpg", "b.jpg"]
+
+
+def test_text_list_keeps_odd_names_whole(tmp_path):
+    names = ["two\u2028lines.jpg", "next\u0085line.jpg", "form\ffeed.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    assert sorted(found_names(tmp_path / "list.txt")) == sorted(names)
+
+
+def test_text_list_from_elsewhere_is_relative_to_itself(tmp_path, monkeypatch):
+    touch(tmp_path, "photos/a.jpg", "cwd/x")
+    (tmp_path / "photos/list.txt").write_text("a.jpg\n../photos/a.jpg\n")
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert all(path.exists() for path in find_images(tmp_path / "photos/list.txt").paths)
+
+
+def test_single_file(tmp_path):
+    path = jpeg(tmp_path / "only one.JPG")
+    found = find_images(path)
+    assert (found.root, found.paths, found.name(path)) == (tmp_path, [path], "only one.JPG")
+
+
+@pytest.mark.parametrize("content", [None, "a.txt", ".hidden.jpg"])
+def test_nothing_to_find(tmp_path, content):
+    if content:
+        touch(tmp_path, content)
+    with pytest.raises(ValueError, match="no photographs in"):
+        find_images(tmp_path)
+
+
+def test_empty_list(tmp_path):
+    (tmp_path / "list.txt").write_text("\n  \n")
+    with pytest.raises(ValueError, match="no photographs in"):
+        find_images(tmp_path / "list.txt")
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(ValueError, match="does not exist; give a folder"):
+        find_images(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY\x01\0v\0", "a.jpg".encode("utf-16")])
+def test_source_of_another_kind(tmp_path, content):
+    (tmp_path / "data.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="neither a folder, nor a photograph, nor a text file"):
+        find_images(tmp_path / "data.bin")
+
+
+def test_text_list_falls_back_to_the_working_directory(tmp_path, monkeypatch):
+    # `find photos -name '*.jpg' > /tmp/list.txt` writes paths as seen from where it was run.
+    here, lists = tmp_path / "here", tmp_path / "lists"
+    (here / "photos").mkdir(parents=True)
+    lists.mkdir()
+    Image.new("RGB", (4, 4)).save(here / "photos" / "a.png")
+    (lists / "list.txt").write_text("photos/a.png\nphotos/none.png\n")
+    monkeypatch.chdir(here)
+    assert find_images(lists / "list.txt").paths == [here / "photos" / "a.png", lists / "photos" / "none.png"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bytes_open_as_files_do_and_say_how_they_were_turned(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(scene(), kind, exif=exif)
+    (tmp_path / "a").write_bytes(content)
+    photograph = open_photograph(content)
+    assert photograph.orientation == orientation
+    assert np.array_equal(photograph.image, open_image(tmp_path / "a"))
+    assert np.array_equal(photograph.image, open_bytes(content))
+    assert photograph.image.size == ((32, 24) if orientation < 5 else (24, 32))
+
+
+def test_bad_bytes_are_refused_as_bad_files_are(tmp_path):
+    whole = encoded(scene(), "JPEG")
+    for content, limit in ((b"", 10**6), (b"hello", 10**6), (whole[: len(whole) // 2], 10**6), (whole, 100)):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(BrokenImage) as by_path:
+            open_image(tmp_path / "a", limit)
+        with pytest.raises(BrokenImage) as by_content:
+            open_bytes(content, tmp_path / "a", limit)
+        assert by_path.value.reason == by_content.value.reason

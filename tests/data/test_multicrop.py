@@ -1,0 +1,251 @@
+import pickle
+from collections.abc import Iterator
+from itertools import islice, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_samples import jpeg, scene
+
+from gtsa_kit.config import ViewsConfig
+from gtsa_kit.data import multicrop as data
+from gtsa_kit.data.multicrop import Batch, Presentations, Share, derive_seed, make_batches, seed_step, stack
+
+SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> list[Path]:
+    """Seven JPEGs that differ."""
+    return [jpeg(tmp_path / f"{i}.jpg", np.roll(scene(), 3 * i, axis=1)) for i in range(7)]
+
+
+def share(start: int, stop: int, batch: int = 3, accumulate: int = 1, rank: int = 0, world: int = 1) -> Share:
+    return Share(batch=batch, accumulate=accumulate, rank=rank, world=world, start=start, stop=stop)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return a.broken == b.broken and all(map(torch.equal, a.views, b.views))
+
+
+# --- which photograph when -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 101])
+def test_every_epoch_shows_every_photograph_once(count):
+    presentations = Presentations([Path(str(i)) for i in range(count)], SMALL, seed=3)
+    epochs = [[presentations.photograph(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 50:
+        assert len({tuple(epoch) for epoch in epochs}) == 5  # in another order each time
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    paths = [Path(str(i)) for i in range(31)]
+    straight = [Presentations(paths, SMALL, seed=3).photograph(t) for t in range(200)]
+    jumping = Presentations(paths, SMALL, seed=3)
+    places = np.random.default_rng(0).permutation(200).tolist()
+    assert {t: jumping.photograph(t) for t in places} == dict(enumerate(straight))
+    assert [Presentations(paths, SMALL, seed=4).photograph(t) for t in range(200)] != straight
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "accumulate", "world"), list(product([7, 10], [1, 3, 4], [1, 2], [1, 2, 3]))
+)
+def test_all_shares_together_are_the_step(count, batch, accumulate, world):
+    steps, whole = 11, batch * accumulate * world
+    shares = [list(share(0, steps, batch, accumulate, rank, world)) for rank in range(world)]
+    shown = []
+    for step, (alone,) in enumerate(zip(share(0, steps, whole), strict=True)):
+        micros = [mine[step * accumulate + micro] for micro in range(accumulate) for mine in shares]
+        together = [t for micro in micros for t in micro]
+        assert all(len(micro) == batch for micro in micros)
+        assert together == alone == list(range(step * whole, (step + 1) * whole))
+        shown += together
+    # so that epochs hold, whatever the number of processes
+    presentations = Presentations([Path(str(i)) for i in range(count)], SMALL, seed=1)
+    for epoch in range(len(shown) // count):
+        part = [presentations.photograph(t) for t in shown[epoch * count : (epoch + 1) * count]]
+        assert sorted(part) == list(range(count))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 5), (5, 5)])
+def test_share_knows_its_length(start, stop):
+    part = share(start, stop, accumulate=2, rank=1, world=3)
+    assert len(list(part)) == len(part) == 2 * (stop - start)
+    assert list(part) == list(part)  # it can be read again
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def batches(paths: list[Path], part: Share, workers: int = 0, seed: int = 5) -> Iterator[Batch]:
+    return make_batches(Presentations(paths, SMALL, seed), part, workers, pin=False)
+
+
+@pytest.fixture
+def straight(photographs) -> list[Batch]:
+    return list(batches(photographs, share(0, 6)))
+
+
+def test_batches_hold_the_views_of_their_presentations(photographs, straight):
+    assert len(straight) == 6
+    presentations = Presentations(photographs, SMALL, 5)
+    for i, batch in enumerate(straight):
+        assert batch.broken == []
+        assert batch.views.global_images.shape == (3, 2, 3, 32, 32)
+        assert batch.views.local_images.shape == (3, 1, 3, 16, 16)
+        for j in range(3):
+            one = presentations[3 * i + j].views
+            assert all(torch.equal(many[j], single) for many, single in zip(batch.views, one, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(photographs, straight, workers):
+    got = list(batches(photographs, share(0, 6), workers))
+    assert len(got) == 6
+    assert all(map(same, got, straight))
+
+
+def test_other_seeds_are_other_views(photographs, straight):
+    assert not any(map(same, batches(photographs, share(0, 6), seed=6), straight))
+
+
+def test_each_epoch_draws_new_views(photographs):
+    presentations = Presentations(photographs, SMALL, 5)
+    times = [t for t in range(21) if presentations.photograph(t) == 3]
+    boxes = [tuple(presentations[t].views.boxes.flatten().tolist()) for t in times]
+    assert len(set(boxes)) == len(times) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_later_is_skipping(photographs, straight, workers):
+    got = list(batches(photographs, share(4, 6), workers))
+    assert len(got) == 2
+    assert all(map(same, got, straight[4:]))
+
+
+def test_processes_share_what_one_would_see(photographs):
+    (alone,) = batches(photographs, share(3, 4, batch=6))
+    ranks = [next(batches(photographs, share(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
+    for name, whole in alone.views._asdict().items():
+        assert torch.equal(torch.cat([getattr(rank.views, name) for rank in ranks]), whole)
+
+
+def test_torchs_own_generator_does_not_matter(photographs, straight):
+    torch.manual_seed(123)
+    torch.rand(7)
+    assert all(map(same, batches(photographs, share(0, 6)), straight))
+
+
+def test_presentations_travel_to_spawned_workers(photographs):
+    there = Presentations(photographs, SMALL, 5)
+    there.photograph(0)  # fills the cache, which stays behind
+    again = pickle.loads(pickle.dumps(there))
+    assert [again.photograph(t) for t in range(20)] == [there.photograph(t) for t in range(20)]
+    assert all(map(torch.equal, again[3].views, there[3].views))
+
+
+# --- broken photographs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photograph_that_vanishes_gives_way(photographs, straight, workers):
+    gone = photographs[2]
+    gone.unlink()
+    got = list(batches(photographs, share(0, 6), workers))
+    order = Presentations(photographs, SMALL, 5)
+    for i, (now, before) in enumerate(zip(got, straight, strict=True)):
+        hit = [j for j in range(3) if order.photograph(3 * i + j) == 2]
+        assert [error.path for error in now.broken] == [gone] * len(hit)
+        assert all("no such file" in error.reason for error in now.broken)
+        for name, whole in now.views._asdict().items():
+            for j in set(range(3)) - set(hit):  # the others are what they were
+                assert torch.equal(whole[j], getattr(before.views, name)[j])
+    assert sum(len(batch.broken) for batch in got) >= 2  # more than two epochs were shown
+
+
+def test_the_successor_stands_in_with_the_draws_of_the_presentation(photographs):
+    presentations = Presentations(photographs, SMALL, 5)
+    t = next(t for t in range(7) if presentations.photograph(t) == 6)
+    photographs[6].unlink()
+    stand_in = presentations[t]
+    photographs[6].write_bytes(photographs[0].read_bytes())  # the list goes round
+    assert all(map(torch.equal, stand_in.views, presentations[t].views))
+    assert [error.path for error in stand_in.broken] == [photographs[6]]
+
+
+def test_vanishing_while_a_run_is_on(photographs):
+    going = batches(photographs, share(0, 6))
+    assert next(going).broken == []
+    photographs[4].write_bytes(b"")
+    later = list(islice(going, 5))
+    assert {(error.path, error.reason) for batch in later for error in batch.broken} == {(photographs[4], "empty file")}
+    assert all(batch.views is not None for batch in later)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_broken(photographs, workers):
+    for path in photographs:
+        path.write_bytes(b"rubbish")
+    batch = next(batches(photographs, share(0, 1), workers))
+    assert batch.views is None
+    assert {error.path for error in batch.broken} == set(photographs)
+    assert len(batch.broken) == 3 * 7
+
+
+def test_search_for_a_substitute_ends(photographs, monkeypatch):
+    monkeypatch.setattr(data, "SUBSTITUTES", 4)
+    for path in photographs:
+        path.unlink()
+    batch = Presentations(photographs, SMALL, 5)[0]
+    assert batch.views is None
+    assert len(batch.broken) == 4
+
+
+def test_one_sample_without_views_spoils_its_batch(photographs):
+    sound = Presentations(photographs, SMALL, 5)[0]
+    empty = Batch(None, [])
+    assert stack([sound, empty]).views is None
+    assert stack([empty, sound]).views is None
+    assert stack([sound, sound]).views.turns.shape == (2, 3)
+
+
+def test_limit_of_pixels_reaches_the_decoder(photographs):
+    assert Presentations(photographs, SMALL, 5, max_pixels=24 * 32)[0].broken == []
+    assert Presentations(photographs, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
+
+
+# --- random numbers --------------------------------------------------------------------------------------------------
+
+
+def test_streams_never_meet():
+    seeds = [
+        derive_seed(seed, stream, *counters)
+        for seed in (0, 1, 2, 2**31)
+        for stream, counters in [
+            *((data._ORDER, (epoch,)) for epoch in range(50)),
+            *((data._VIEWS, (t,)) for t in range(500)),
+            *((data._STEP, (step, micro)) for step in range(50) for micro in range(4)),
+        ]
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    bits = np.unpackbits(np.array(seeds, np.uint64).view(np.uint8))
+    assert abs(bits.mean() - 0.5) < 4 * 0.5 / np.sqrt(bits.size)
+
+
+def test_seeds_are_what_they_were():
+    # A run can be resumed by another version, on another machine: these numbers are part of its format.
+    assert derive_seed(0, 0, 0) == 15793235383387715774
+    assert derive_seed(1, 2, 3, 4) == 15323499849503866763
+
+
+def test_step_seed_repeats_what_a_step_draws():
+    def drawn(*moment: int) -> list[float]:
+        seed_step(*moment)
+        return torch.rand(4).tolist()
+
+    assert drawn(0, 5, 1) == drawn(0, 5, 1)
+    assert len({tuple(drawn(*moment)) for moment in product(range(2), range(3), range(3))}) == 18

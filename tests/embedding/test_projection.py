@@ -1,0 +1,235 @@
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.embedded_dataset import unit64, write_dataset
+from PIL import Image
+from typer.testing import CliRunner
+
+from gtsa_kit.cli.embed_browse import looking
+from gtsa_kit.embedding.browse.projection import make_atlas, pca
+from gtsa_kit.embedding.browse.projection_page import write_page
+from gtsa_kit.embedding.browse.thumbnails import Photographs
+from gtsa_kit.embedding.browse.vectors import open_vectors
+
+EVIL = ["</script><script>document.title='owned'</script>.jpg", "<img src=x onerror=document.title='owned'>.jpg"]
+EVIL += ["a b#c?d%41.jpg", "日本 ü&amp;'\".jpg", "{{content}}.jpg"]
+
+
+class Scripts(HTMLParser):
+    """What a browser's parser takes for scripts, and whatever points outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts: list[str] = []
+        self.links: list[str] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag == "script"
+        if self._inside:
+            self.scripts.append("")
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+
+def content_of(page: Path) -> dict[str, Any]:
+    parser = Scripts()
+    parser.feed(page.read_text(encoding="utf-8"))
+    assert len(parser.scripts) == 2
+    assert parser.links == ["data:,"]
+    return json.loads(parser.scripts[0])
+
+
+@pytest.fixture(scope="module")
+def mapped(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of photographs of which some have dangerous names, its page with three of them inside."""
+    folder = tmp_path_factory.mktemp("map")
+    (folder / "photos").mkdir()
+    names = [*(name.replace("/", "\N{DIVISION SLASH}") for name in EVIL), *(f"p{i}.jpg" for i in range(5, 20))]
+    for index, name in enumerate(names):
+        shutil.copy(photographs / f"p{index}.jpg", folder / "photos" / name)
+    rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float16)
+    rows[20] = 0
+    data = write_dataset(folder / "data", rows, [*names, "p20.jpg"], source=str(folder / "photos"))
+    done = CliRunner().invoke(looking, ["map", str(data), "--thumbnails", "3"])
+    assert done.exit_code == 0, done.output
+    assert "1 rows have no direction" in done.stderr
+    return data
+
+
+def test_points_are_the_principal_components(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((300, 6)) * [5, 3, 1, 1, 1, 1] + 2).astype(np.float32)
+    scores = pca(rows, 2)
+    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    for axis in range(2):
+        wanted = left[:, axis] * sizes[axis]
+        assert min(np.abs(scores[:, axis] - wanted).max(), np.abs(scores[:, axis] + wanted).max()) < 1e-4
+    assert pca(np.ones((3, 1), dtype=np.float32), 2).shape == (3, 2)
+
+
+def test_neighbours_are_brute_force(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
+    rows[50] = rows[60] = rows[70]
+    rows[5] = np.nan
+    atlas = make_atlas(open_vectors(write_dataset(tmp_path / "d", rows, part=300)))
+    kept = np.delete(np.arange(700), 5)
+    assert [row.index for row in atlas.rows] == kept.tolist()
+    unit = unit64(rows[kept])
+    cosine = np.round(unit @ unit.T, 6)
+    np.fill_diagonal(cosine, -2)
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(atlas.near, order)
+    np.testing.assert_allclose(atlas.cosines, np.take_along_axis(cosine, order, axis=1), atol=2e-6)
+    assert np.abs(atlas.points).max() == pytest.approx(1)
+    few = make_atlas(open_vectors(tmp_path / "d"), most=10)
+    assert [row.index for row in few.rows] == [0, 78, 155, 233, 311, 388, 466, 544, 621, 699]
+
+
+@pytest.mark.parametrize("layout", ["pca", "tsne"])
+def test_few_and_equal_rows(layout: str, tmp_path: Path) -> None:
+    for count in (1, 2, 5):
+        same = np.ones((count, 4), dtype=np.float32)
+        atlas = make_atlas(open_vectors(write_dataset(tmp_path / f"{count}", same)), layout)
+        assert np.isfinite(atlas.points).all()
+        assert atlas.near.shape == (count, min(5, count - 1))
+        write_page(atlas, Photographs(None), tmp_path / "page.html", "few")
+        assert content_of(tmp_path / "page.html")["pictures"] == [None] * count
+    nothing = write_dataset(tmp_path / "zero", np.zeros((3, 4), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"no row of .* has a direction"):
+        make_atlas(open_vectors(nothing), layout)
+
+
+def test_tsne_keeps_clusters_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    rows = (4 * rng.standard_normal((3, 16))[label] + 0.3 * rng.standard_normal((60, 16))).astype(np.float32)
+    data = open_vectors(write_dataset(tmp_path / "d", rows))
+    points = make_atlas(data, "tsne").points
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 9 * np.eye(60)
+    assert (label[apart.argmin(axis=1)] == label).all()
+    np.testing.assert_array_equal(make_atlas(data, "tsne").points, points)
+
+
+def test_the_page_holds_names_pictures_and_links(mapped: Path) -> None:
+    page = mapped / "map.html"
+    content = content_of(page)
+    names = [row.path for row in open_vectors(mapped).rows()][:20]
+    assert content["names"] == names
+    inside = [i for i, picture in enumerate(content["pictures"]) if picture.startswith("data:image/jpeg;base64,")]
+    assert inside == [0, 10, 19]
+    for index, picture in enumerate(content["pictures"]):
+        if index not in inside:
+            assert re.fullmatch(r"\.\./photos/[-A-Za-z0-9_.~%]+", picture)
+    near = np.frombuffer(base64.b64decode(content["near"]), "<i4").reshape(20, content["each"])
+    assert near.shape == (20, 5)
+    assert "http" not in page.read_text(encoding="utf-8").replace("http-equiv", "")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with no way to any network."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --window-size=1200,800"
+    ).split():
+        options.add_argument(argument if argument.startswith("--") else f"--{argument}")
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def place_of(content: dict[str, Any], index: int, width: float, height: float) -> tuple[float, float]:
+    """Where a point lies on the canvas when all are shown, from its middle."""
+    points = np.frombuffer(base64.b64decode(content["points"]), "<f4").reshape(-1, 2)
+    scale = min(width, height) / 2 - 24
+    return float(points[index, 0] * scale), float(-points[index, 1] * scale)
+
+
+def wait_for(driver: Any, script: str) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, 30).until(lambda d: d.execute_script(script))
+
+
+def test_in_a_browser_pointing_shows_the_photograph(browser: Any, mapped: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    page = mapped / "map.html"
+    content = content_of(page)
+    browser.get(page.as_uri())
+    canvas = browser.find_element(By.ID, "canvas")
+    wait_for(
+        browser,
+        "return document.getElementById('note').textContent === '20 photographs; 1 without a direction left out'",
+    )
+    near = np.frombuffer(base64.b64decode(content["near"]), "<i4").reshape(20, -1)
+    for index in (0, 1, 2, 3, 4, 10):  # inside the file and linked, of all dangerous names
+        x, y = place_of(content, index, canvas.size["width"], canvas.size["height"])
+        ActionChains(browser).move_to_element_with_offset(canvas, round(x), round(y)).perform()
+        shown = browser.find_element(By.ID, "name").get_property("textContent")
+        assert shown == content["names"][index]
+        assert wait_for(
+            browser, "const i = document.querySelector('#picture img'); return i && i.complete && i.naturalWidth"
+        )
+        listed = [item.get_property("textContent") for item in browser.find_elements(By.CSS_SELECTOR, "#near .words")]
+        assert [text.split(" ", 1)[1] for text in listed] == [content["names"][i] for i in near[index]]
+    assert browser.title == "Map of photos"  # no name ran
+    assert browser.get_log("browser") == []
+
+
+def test_in_a_browser_by_keyboard_and_at_phone_width(browser: Any, mapped: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get((mapped / "map.html").as_uri())
+    canvas = browser.find_element(By.ID, "canvas")
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    name = "return document.getElementById('shown').hidden ? '' : document.getElementById('name').textContent"
+    first = wait_for(browser, name)
+    seen = {first}
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_DOWN, "+", "-", "0"):
+        canvas.send_keys(key)
+        seen.add(browser.execute_script(name))
+    assert len(seen) >= 3
+    canvas.send_keys(Keys.ESCAPE)
+    assert browser.execute_script(name) == ""
+    browser.find_element(By.ID, "text").send_keys("p12", Keys.ENTER)
+    assert browser.execute_script(name) == "p12.jpg"
+    assert browser.find_element(By.ID, "matches").text == "1 found"
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 700, "deviceScaleFactor": 2, "mobile": True}
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    assert canvas.size["height"] > 150
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    browser.save_screenshot(str(tmp_path / "phone.png"))
+    assert np.asarray(Image.open(tmp_path / "phone.png").convert("L")).mean() < 110
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

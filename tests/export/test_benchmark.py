@@ -1,0 +1,222 @@
+import io
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
+from gtsa_kit.export.benchmark import workers as bench_processes
+from gtsa_kit.export.benchmark.compare import Shape, Speed, compare_speed
+from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.weights import save_encoder
+
+
+@dataclass(frozen=True)
+class Fake:
+    """Opener and runner at once: every 16th pixel is the feature map, after a while."""
+
+    name: str
+    log: Path
+    milliseconds: float = 20.0
+    most: int = 8
+    provider: str = "fake"
+
+    def __call__(self, images: np.ndarray | None = None) -> object:
+        if images is None:
+            return self.opened()
+        if len(images) > self.most:
+            raise ValueError(f"batch must be 1 to {self.most}")
+        with open(self.log, "a") as file:
+            file.write(f"{self.name} {len(images)}\n")
+        time.sleep(self.milliseconds / 1e3)
+        found = self.encode(images)
+        return Features(found.mean((2, 3)), found)
+
+    def opened(self) -> "Fake":
+        return self
+
+    def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        return np.asarray(image.resize(size[::-1]), np.float32).transpose(2, 0, 1)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images[:, :, ::16, ::16]
+
+
+class Wrong(Fake):
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images[:, ::-1, ::16, ::16]
+
+
+class Dies(Fake):
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        os._exit(3)
+
+
+class Breaks(Fake):
+    def opened(self) -> Fake:
+        raise OSError("no such engine")
+
+
+class Refuses(Fake):
+    def opened(self) -> Fake:
+        raise ValueError("written for another machine; export it here")
+
+
+@pytest.fixture
+def few(photographs: Path) -> ParityImages:
+    return parity_images(photographs)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "calls.txt"
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that begin at once; fakes need no torch. The command's own test starts real ones."""
+    monkeypatch.setattr(bench_processes, "START", "fork")
+
+
+def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Path, forked: None) -> None:
+    openers = {
+        "fast": Fake("fast", log),
+        "slow": Fake("slow", log, milliseconds=60),
+        "wrong": Wrong("wrong", log, most=1),
+    }
+    refused, progress = [], []
+    rows = compare_speed(
+        openers,
+        [Shape(1, 32, 48), Shape(4, 32, 48)],
+        few,
+        seconds=0.9,
+        on_refusal=lambda *what: refused.append(what),
+        on_progress=progress.append,
+    )
+    assert multiprocessing.active_children() == []
+    assert [(row.name, row.shape.batch) for row in rows] == [
+        *(("fast", 1), ("slow", 1), ("wrong", 1)),
+        *(("fast", 4), ("slow", 4)),
+    ]
+    fast, slow, wrong, fast_4, _ = rows
+    assert fast.images_per_second / slow.images_per_second == pytest.approx(3, rel=0.25)
+    assert fast.images_per_second == pytest.approx(1e3 / fast.p50)
+    assert fast_4.images_per_second == pytest.approx(4e3 / fast_4.p50)
+    assert slow.p50 <= slow.p95 <= slow.p99
+    assert slow.calls * slow.p50 > 850
+    assert fast.min_cosine is None  # it is the reference
+    assert (slow.min_cosine, slow.max_abs) == (pytest.approx(1), 0)
+    assert wrong.min_cosine < 0.999
+    assert wrong.max_abs > 1
+    assert refused == [("wrong", Shape(4, 32, 48), "batch must be 1 to 1")]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+
+    turns = [name for name, _ in groupby(line for line in log.read_text().splitlines() if line.endswith(" 1"))]
+    assert turns[:9] == ["fast 1", "slow 1", "wrong 1"] * 3  # the first calls, and two rounds of all
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        (Dies, RuntimeError, r"bad: its process died \(exit code 3\)"),
+        (Breaks, RuntimeError, "bad: no such engine"),
+        (Refuses, ValueError, "bad: written for another machine; export it here"),
+    ],
+)
+def test_what_goes_wrong_is_said_with_its_name(
+    kind: type[Fake], error: type[Exception], text: str, few: ParityImages, log: Path, forked: None
+) -> None:
+    with pytest.raises(error, match=text):
+        compare_speed({"good": Fake("good", log), "bad": kind("bad", log)}, [Shape(1, 32, 32)], few, 0.1)
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_leaves_no_process_behind(few: ParityImages, log: Path, forked: None) -> None:
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_speed({"one": Fake("one", log)}, [Shape(1, 32, 32)], few, 60, on_progress=interrupt)
+    assert multiprocessing.active_children() == []
+
+
+def test_few_calls_are_enough_where_each_is_long(few: ParityImages, log: Path, forked: None) -> None:
+    row = compare_speed({"long": Fake("long", log, milliseconds=300)}, [Shape(2, 32, 32)], few, 0.1)[0]
+    assert row.calls == 5
+    assert row.p50 == pytest.approx(300, rel=0.1)
+
+
+def test_the_command_on_files_of_ours(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.manual_seed(0)
+    save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
+    options = Options(batch=Range(1, 1), height=Range(64, 64), width=Range(96, 96))
+    one = tmp_path / "one.onnx"
+    export_artifact(open_source(tmp_path), "onnx", one, options, parity_images(photographs))
+    app = typer.Typer()
+    app.command()(bench)
+    args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", photographs, "--json"]
+    done = CliRunner().invoke(app, list(map(str, args)))
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["reference"] == str(tmp_path)
+    assert [(s["name"], s["shape"]["batch"], s["gate"]) for s in said["speeds"]] == [
+        (tmp_path.name, 1, "none"),
+        ("one.onnx", 1, "held"),
+        (tmp_path.name, 2, "none"),
+    ]
+    ours, onnx, _ = said["speeds"]
+    assert min(ours["min_cosine"], onnx["min_cosine"]) > 0.999999
+    assert ours["ratio"] == 1
+    assert onnx["ratio"] == pytest.approx(onnx["images_per_second"] / ours["images_per_second"])
+    assert onnx["provider"].startswith("ONNX Runtime")
+    assert onnx["load_seconds"] > 0
+    assert [(r["name"], r["shape"]["batch"]) for r in said["refused"]] == [("one.onnx", 2)]
+    assert "one.onnx does not take 2 x 64 x 96: batch is fixed at 1" in done.stderr
+
+
+def test_the_table_has_blanks_for_what_is_not_known() -> None:
+    shape = Shape(2, 32, 48)
+    known = Speed("known", "fake", shape, 100.0, 20.0, 21.0, 22.0, 9, 0.5, 0.6, 34.4, 0.9876543, 0.1)
+    blank = replace(known, name="blank", images_per_second=50.0, memory_mb=None, min_cosine=None, max_abs=None)
+    gates = {"known": "held", "blank": "none"}
+    console = Console(width=120, file=io.StringIO())
+    console.print(speed_table([known, blank], gates, "known"), speed_table([blank], gates, "known"))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    assert lines[0][:5] == ["2", "x", "32", "x", "48,"]
+    assert lines[2] == ["known", "100.0", "1.00", "20.0", "21.0", "22.0", "0.50", "34", "0.987654", "held"]
+    assert lines[3] == ["blank", "50.0", "0.50", "20.0", "21.0", "22.0", "0.50", "none"]
+    assert lines[6] == ["blank", "50.0", "20.0", "21.0", "22.0", "0.50", "none"]  # the first has no such shape
+
+
+def test_options_say_what_they_take() -> None:
+    assert parse_batches("1, 8,32") == [1, 8, 32]
+    assert parse_sides("224,480x640,224") == [(224, 224), (480, 640)]
+    for wrong in ("0", "", "1,x", "-1"):
+        with pytest.raises(ValueError, match="--batch takes numbers"):
+            parse_batches(wrong)
+    with pytest.raises(ValueError, match=r"--size takes multiples of 16, got 225 x 224"):
+        parse_sides("225x224")
+    with pytest.raises(ValueError, match="--size takes N or HEIGHTxWIDTH"):
+        parse_sides("big")
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    files = [Path(name) for name in ("a/encoder.onnx", "b/encoder.onnx", "encoder.ts", "a/encoder.onnx")]
+    assert distinct_names(files) == ["a/encoder.onnx", "b/encoder.onnx", "encoder.ts", "a/encoder.onnx (2)"]

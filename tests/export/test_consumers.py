@@ -1,0 +1,135 @@
+"""The programs of docs/consumers, really built and run, against the Python runner on the same picture."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.graphs import ANY_SIZE, BOUNDED
+from PIL import Image
+
+from gtsa_kit.export import load
+from gtsa_kit.export.manifest import read_manifest
+
+CONSUMERS = Path(__file__).parents[2] / "docs" / "consumers"
+TORCH = Path(torch.__file__).parent
+HEIGHT, WIDTH = 64, 80
+INPUTS = {"float32": ANY_SIZE, "uint8": BOUNDED}
+
+
+@pytest.fixture(scope="module")
+def artifacts(made: Callable[..., Path]) -> dict[tuple[str, str], Path]:
+    """By format and type of the input."""
+    return {(form, kind): made(form, **graph) for form in ("torchscript", "onnx") for kind, graph in INPUTS.items()}
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.ppm"
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path.write_bytes(b"P6\n# a remark, as GIMP writes\n%d %d\n255\n" % (WIDTH, HEIGHT) + pixels.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built as docs/consumers.md says, less the optimisation."""
+    program = tmp_path_factory.mktemp("build") / "torchscript"
+    include, lib = TORCH / "include", TORCH / "lib"
+    command = ["g++", "-std=c++20", "-O0", "-isystem", include, CONSUMERS / "torchscript.cpp", "-o", program]
+    return build(program, [*command, "-L", lib, "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{lib}"])
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = os.environ.get("ONNXRUNTIME_DIR")
+    if not root:
+        pytest.skip("ONNXRUNTIME_DIR names no unpacked release of ONNX Runtime (include/ and lib/)")
+    program, lib = tmp_path_factory.mktemp("build") / "onnx", Path(root) / "lib"
+    command = ["g++", "-std=c++17", "-O0", "-isystem", Path(root) / "include", CONSUMERS / "onnx.cpp", "-o", program]
+    return build(program, [*command, "-L", lib, "-lonnxruntime", f"-Wl,-rpath,{lib}"])
+
+
+@pytest.fixture(scope="module")
+def node_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """onnx.mjs beside a node_modules, which is how an import finds its package."""
+    if not shutil.which("node"):
+        pytest.skip("node is not installed")
+    paths = [Path(path) for path in os.environ.get("NODE_PATH", "").split(os.pathsep) if path]
+    paths += [folder / "node_modules" for folder in (CONSUMERS, CONSUMERS.parents[1])]
+    modules = next((path for path in paths if (path / "onnxruntime-node").is_dir()), None)
+    if modules is None:
+        pytest.skip("no onnxruntime-node in a folder of NODE_PATH, in docs/consumers/node_modules or in node_modules")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "node_modules").symlink_to(modules.resolve())
+    return Path(shutil.copy(CONSUMERS / "onnx.mjs", folder))
+
+
+def build(program: Path, command: list[object]) -> Path:
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return program
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+
+
+def numbers_of(artifact: Path) -> list[str]:
+    """Mean and std as the programs in C++ take them; none for an artifact that normalises by itself."""
+    manifest = read_manifest(artifact)
+    if manifest.inputs[0].dtype == "uint8":
+        return []
+    return [str(number) for key in ("mean", "std") for number in manifest.preprocessing[key]]
+
+
+def check(done: subprocess.CompletedProcess[str], artifact: Path, photo: Path) -> None:
+    """What was printed is what the Python runner computes."""
+    assert done.returncode == 0, done.stderr
+    runner = load(artifact, "cpu")
+    image = runner.prepare(Image.open(photo), size=(HEIGHT, WIDTH))
+    shapes = {"images": [1, *image.shape], "embedding": [1, 64], "feature_map": [1, 64, HEIGHT // 16, WIDTH // 16]}
+    *lines, values = done.stdout.splitlines()
+    assert lines == [f"{name} {shape}" for name, shape in shapes.items()]
+    got = np.array(values.removeprefix("first values ").split(), float)
+    wanted = runner(image[None]).embedding[0, :8]
+    assert np.ptp(wanted) > 0.1  # values that could not be mistaken for others
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_torchscript_in_cpp(kind: str, torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
+    artifact = artifacts["torchscript", kind]
+    check(run(torchscript, artifact, photo, *numbers_of(artifact)), artifact, photo)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_onnx_in_cpp(kind: str, onnx: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
+    artifact = artifacts["onnx", kind]
+    check(run(onnx, artifact, photo, *numbers_of(artifact)), artifact, photo)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_onnx_in_node(kind: str, node_script: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
+    artifact = artifacts["onnx", kind]
+    check(run("node", node_script, artifact, photo), artifact, photo)
+
+
+def test_cpp_refuses_what_it_cannot_do(
+    torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path, tmp_path: Path
+) -> None:
+    artifact = artifacts["torchscript", "float32"]
+    numbers, odd, short = numbers_of(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
+    Image.new("RGB", (40, 32)).save(odd)
+    short.write_bytes(photo.read_bytes()[:-1])
+    assert run(torchscript).returncode == 2
+    for picture, reason in ((odd, "must be multiples of 16"), (short, "ends too early"), (artifact, "not a PPM file")):
+        done = run(torchscript, artifact, picture, *numbers)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert reason in done.stderr

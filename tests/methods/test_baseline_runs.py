@@ -1,0 +1,247 @@
+"""Runs of the baselines: what they leave, what stands still at first, what goes on bit for bit, what is refused."""
+
+import importlib.util
+import json
+import multiprocessing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import safetensors.torch
+import torch
+
+from gtsa_kit.config import METHODS, load_config
+from gtsa_kit.files import read_json_lines
+from gtsa_kit.methods.registry import make_method
+from gtsa_kit.models.checkpoint_import import open_weights
+from gtsa_kit.models.weights import load_encoder
+from gtsa_kit.training.checkpoint import load_checkpoint
+
+BASELINES = ["dino", "mocov3"]
+STEPS = 8
+EPOCH = 5
+"""Steps of one: 20 photographs by 4."""
+
+
+def run_settings(settings, method: str, **more: object):
+    given = {"train.steps": STEPS, "train.checkpoint_every": 1, "train.keep_checkpoints": STEPS, "model.drop_path": 0.2}
+    return settings(method, **given, **{"optim.warmup_epochs": 0.2, **more})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(runs: Path, settings, train_here):
+    """A run of each method, trained by the first test that asks."""
+
+    def get(method: str) -> Path:
+        if not (runs / method).exists():
+            assert train_here(run_settings(settings, method), runs / method)
+        return runs / method
+
+    return get
+
+
+def states(run: Path) -> list[dict[str, torch.Tensor]]:
+    """The model after each step."""
+    paths = sorted((run / "checkpoints").glob("step_*.ckpt"))
+    return [torch.load(path, weights_only=True)["model"] for path in paths]
+
+
+TERMS = {
+    "dino": {"teacher_entropy", "divergence", "teacher_temperature"},
+    "mocov3": {"contrast_accuracy"},
+}
+GTSA_ONLY = {"region", "correspondence", "rotation", "rotation_accuracy", "constant", "alpha"}
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_what_a_run_leaves(method: str, finished) -> None:
+    run = finished(method)
+    rows = read_json_lines(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    shared = {"step", "epoch", "loss", "feature_std", "effective_rank", "lr", "weight_decay", "momentum"}
+    assert set(rows[0]) - {"images_per_second", "data_wait", "seconds"} == shared | TERMS[method]
+    assert not GTSA_ONLY & set(rows[0])
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    training = json.loads((run / "encoder.json").read_text())["training"]
+    assert (training["method"], training["weights"]) == (method, "teacher")
+    teacher = load_checkpoint(run)["model"]
+    for name, tensor in safetensors.torch.load_file(run / "encoder.safetensors").items():
+        assert torch.equal(tensor, teacher[f"teacher.encoder.vit.{name}"])
+    assert load_encoder(run)(torch.zeros(1, 3, 32, 48)).feature_map.shape == (1, 64, 2, 3)
+    assert load_config(file=run / "config.yaml").method == method
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_checkpoint_opens_as_an_encoder(method: str, finished) -> None:
+    run = finished(method)
+    opened = open_weights(run / "checkpoints" / "last")
+    assert opened.note.startswith("teacher (model.teacher.encoder.vit); left out")
+    images = torch.randn(1, 3, 48, 48)
+    assert torch.equal(opened.encoder(images).embedding, load_encoder(run)(images).embedding)
+
+
+@pytest.mark.parametrize(("method", "stop"), [("dino", 3), ("mocov3", 6)])  # while DINO's prototypes stand still
+def test_resumed_is_bit_equal(method: str, stop: int, finished, settings, train_here, tmp_path: Path) -> None:
+    config = run_settings(settings, method)
+    assert not train_here(config, tmp_path / "run", stop=stop)
+    assert load_checkpoint(tmp_path / "run")["step"] == stop
+    assert train_here(config, tmp_path / "run", resume=True)
+    one, other = load_checkpoint(finished(method)), load_checkpoint(tmp_path / "run")
+    assert one["model"].keys() == other["model"].keys()
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    for index, state in one["optimizer"]["state"].items():
+        assert all(torch.equal(v, other["optimizer"]["state"][index][k]) for k, v in state.items()), index
+    encoders = [(run / "encoder.safetensors").read_bytes() for run in (finished(method), tmp_path / "run")]
+    assert encoders[0] == encoders[1]
+
+
+def test_prototypes_stand_still_for_an_epoch_and_then_move(finished, settings) -> None:
+    torch.manual_seed(0)
+    drawn = make_method(run_settings(settings, "dino")).state_dict()
+    seen = states(finished("dino"))
+    for name in ("student.head.last_layer.weight_v", "student.head.last_layer.weight_g"):
+        assert all(torch.equal(state[name], drawn[name]) for state in seen[: STEPS // 2]), name
+        # The epoch has 5 steps, but a run of 8 is shorter than twice that: half of it.
+        assert not torch.equal(seen[STEPS // 2][name], drawn[name]), name
+    assert not torch.equal(seen[2]["student.head.layers.0.weight"], drawn["student.head.layers.0.weight"])
+
+
+def test_patches_stand_still_and_the_rest_moves(finished, settings) -> None:
+    torch.manual_seed(0)
+    drawn = make_method(run_settings(settings, "mocov3")).state_dict()
+    last = states(finished("mocov3"))[-1]
+    for branch in ("student", "teacher"):
+        for name in ("proj.weight", "proj.bias"):
+            key = f"{branch}.encoder.vit.patch_embed.{name}"
+            assert torch.equal(last[key], drawn[key])
+        key = f"{branch}.encoder.vit.blocks.0.attn.qkv.weight"
+        assert not torch.equal(last[key], drawn[key])
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+def share_of_two(rank: int, folder: Path, queries, keys, config) -> None:
+    from gtsa_kit.methods.dino import DINOOutputs
+    from gtsa_kit.methods.mocov3 import contrast
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    half = slice(3 * rank, 3 * rank + 3)
+    with torch.no_grad():
+        loss, accuracy = contrast(queries[:, half], keys[:, half], 0.2)
+        torch.manual_seed(0)
+        model = make_method(config)
+        dino, _ = model.loss(DINOOutputs(queries[:, half], keys[:, half], queries), None, {"teacher_temperature": 0.05})
+    torch.save([loss, accuracy, dino, model.criterion.center], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_see_all_keys_and_share_a_centre(settings, tmp_path: Path) -> None:
+    from gtsa_kit.methods.dino import DINOOutputs
+    from gtsa_kit.methods.mocov3 import contrast
+
+    config = settings("dino")
+    generator = torch.Generator().manual_seed(1)
+    queries, keys = (torch.randn(views, 6, 40, generator=generator) for views in (4, 2))
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=share_of_two, args=(rank, tmp_path, queries, keys, config)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    loss, accuracy = contrast(queries, keys, 0.2)
+    model = make_method(config)
+    dino, _ = model.loss(DINOOutputs(queries, keys, queries), None, {"teacher_temperature": 0.05})
+    for place, whole in enumerate((loss, accuracy, dino)):
+        torch.testing.assert_close((parts[0][place] + parts[1][place]) / 2, whole, rtol=0, atol=1e-5)
+    for part in parts:
+        torch.testing.assert_close(part[3], model.criterion.center, rtol=0, atol=1e-6)
+
+
+# --- what is asked for ----------------------------------------------------------------------------------------------
+
+
+def test_a_method_brings_its_settings_and_the_user_has_the_last_word(tmp_path: Path) -> None:
+    moco = load_config(overrides={"method": "mocov3"})
+    assert (moco.optim.momentum, moco.optim.lr, moco.model.drop_path) == (0.99, 1.5e-4, 0.0)
+    assert (moco.views.flip_p, moco.views.quarter_turns) == (0.5, False)
+    dino = load_config(overrides={"method": "dino"})
+    assert (dino.optim.momentum, dino.optim.final_momentum, dino.dino.prototypes) == (0.996, 1.0, 65_536)
+    assert load_config(overrides={"method": "dino", "views.quarter_turns": True}).views.quarter_turns
+    (tmp_path / "run.yaml").write_text("method: dino\nviews: {flip_p: 0.25}\n")
+    assert load_config(file=tmp_path / "run.yaml").views.flip_p == 0.25
+    # How large a run is, the preset says, whatever the method.
+    assert load_config("quick", overrides={"method": "mocov3"}).optim.momentum == load_config("quick").optim.momentum
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_methods_have_the_same_crops_and_colours(method: str) -> None:
+    ours, theirs = load_config().views, load_config(overrides={"method": method}).views
+    same = {"quarter_turns": True, "flip_p": 0.0}
+    assert theirs.model_copy(update=same) == ours
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"views.flip_p": 0.5}, "views.flip_p must be 0 for the method gtsa"),
+        ({"views.quarter_turns": False}, "loss.rotation must be 0 where views.quarter_turns is false"),
+        ({"method": "nonsense"}, "unknown method 'nonsense': choose one of gtsa, dino, mocov3"),
+        ({"method": ["dino"]}, "unknown method"),
+        ({"method": "mocov3", "train.batch_size": 1}, "train.batch_size must be 2 or more"),
+        ({"method": "dino", "views.global_crops": 1, "views.local_crops": 0}, "views.local_crops must be 1 or more"),
+        ({"method": "dino", "dino.teacher_temperature": 0}, "dino.teacher_temperature"),
+        ({"method": "dino", "dino.center_momentum": 0.9}, "did you mean dino.centre_momentum"),
+        ({"method": "mocov3", "mocov3.temperature": -1}, "mocov3.temperature"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_config(overrides=overrides)
+
+
+def test_gtsa_without_turns_is_gtsa_without_their_loss() -> None:
+    config = load_config(overrides={"views.quarter_turns": False, "loss.rotation": 0})
+    assert config.loss.correspondence == 0.5
+
+
+def test_without_the_library_nothing_is_begun(
+    monkeypatch: pytest.MonkeyPatch, settings, train_here, tmp_path: Path
+) -> None:
+    def find(name: str, package: str | None = None) -> ModuleType | None:
+        return None if name == "lightly" else real(name, package)
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr("gtsa_kit.methods.lightly_import.find_spec", find)
+    with pytest.raises(ValueError, match=r"pip install 'gtsa-kit\[baselines\]'"):
+        train_here(settings("dino"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_method_alone(gtsa_here, finished) -> None:
+    run = finished("dino")
+    done = gtsa_here("train", "--resume", "--out", run, "--method", "gtsa")
+    assert done.returncode == 2
+    assert f"the run in {run} is one of dino" in done.stderr
+    # With a preset named again, the rest is compared: what differs is not the method.
+    done = gtsa_here("train", "--resume", "--out", run, "--preset", "quick")
+    assert done.returncode == 2
+    assert "model.arch: vit_test, vit_small" in done.stderr
+    assert "method: " not in done.stderr
+
+
+def test_the_command_names_methods(gtsa_here, photographs: Path, tmp_path: Path) -> None:
+    done = gtsa_here("train", photographs, "--method", "nonsense", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "unknown method 'nonsense'" in done.stderr
+    said = gtsa_here("train", "--help").stdout
+    assert "--method" in said
+    assert "gtsa-kit[baselines]" in said

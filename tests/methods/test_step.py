@@ -1,0 +1,183 @@
+"""What accelerators need of a training step: nothing waited for, whole graphs, less memory where it is asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.commands import TINY
+from kept import kept_bytes  # type: ignore[import-not-found]
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.data.augment import Views
+from gtsa_kit.data.batched_augment import Photographs, render_batch
+from gtsa_kit.data.multicrop import Presentations, stack
+from gtsa_kit.methods.base import Method
+from gtsa_kit.methods.registry import make_method
+from gtsa_kit.training.optim import clip_each
+from gtsa_kit.training.run import train
+from gtsa_kit.training.run_logger import StepMetrics
+from gtsa_kit.training.trainer import Watcher
+
+SCHEDULES = {"alpha": 0.5, "teacher_temperature": 0.04}
+SMALL_HEADS = {
+    "dino.prototypes": 64,
+    "dino.hidden": 32,
+    "dino.bottleneck": 16,
+    "mocov3.hidden": 32,
+    "mocov3.output": 16,
+}
+
+
+def settings(**more: Any) -> RunConfig:
+    return load_config(overrides={**TINY, **SMALL_HEADS, "model.drop_path": 0.2, **more})
+
+
+def views_of(photographs: Path, config: RunConfig, on_device: bool = False) -> Any:
+    shown = Presentations(sorted(photographs.iterdir()), config.views, seed=0, on_device=on_device)
+    return stack([shown[t] for t in range(4)]).views
+
+
+def built(config: RunConfig) -> Method:
+    torch.manual_seed(0)
+    return make_method(config).train()
+
+
+def backward(method: Method, views: Views) -> Tensor:
+    """One step's loss; leaves its gradients."""
+    method.zero_grad()
+    torch.manual_seed(1)
+    loss, _ = method.loss(method(views), views, SCHEDULES)
+    loss.backward()
+    return loss.detach()
+
+
+def gradients(method: Method) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+
+# --- nothing is waited for --------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """What would make the host wait for an accelerator, for which "meta" stands: numbers looked at, shapes that depend
+    on numbers, copies that are not told to go on by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        tensors = [a for a in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        there = any(tensor.device.type == "meta" for tensor in tensors)
+        if there and name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
+            self.found.append(name)
+        target = kwargs.get("device")
+        leaves = name == "_to_copy" and target is not None and torch.device(target).type != tensors[0].device.type
+        if leaves and not kwargs.get("non_blocking"):
+            self.found.append(f"copy to {target}")
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("method", ["gtsa", "dino", "mocov3"])
+def test_no_step_waits_for_the_accelerator(method: str, photographs: Path) -> None:
+    config = settings(method=method)
+    views = views_of(photographs, config)
+    model = built(config).to("meta")
+    there = Views(*(tensor.to("meta") for tensor in views))
+    backward(model, there)  # constants are made once
+    with Waits() as waits:
+        backward(model, there)
+        clip_each(model, 3.0)
+        model.update_teacher(0.99)
+    assert not waits.found
+
+
+def test_views_on_the_device_wait_for_nothing(photographs: Path) -> None:
+    config = settings(**{"views.jitter_p": 1.0, "views.blur_p": 1.0, "views.grey_p": 0.5})
+    batch = views_of(photographs, config, on_device=True)
+    assert isinstance(batch, Photographs)
+    with Waits() as waits:
+        made = render_batch(batch, config.views, torch.device("meta"))
+    assert made.global_images.device.type == "meta"
+    assert not waits.found
+
+
+def test_waits_are_seen() -> None:
+    there = torch.ones(3, device="meta")
+    with Waits() as waits:
+        torch.ones(3).to("meta")
+        torch.ones(3).to("meta", non_blocking=True)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            there.sum().item()
+    assert len(waits.found) == 2
+
+
+class Strict(Watcher):
+    """Any wait of steps 3 to 7 is an error."""
+
+    def stepped(self, step: int, metrics: StepMetrics | None) -> None:
+        torch.cuda.set_sync_debug_mode("error" if 2 <= step < 7 else "default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("views", ["workers", "device"])
+def test_no_step_waits_for_a_gpu(views: str, photographs: Path, tmp_path: Path) -> None:
+    over = {**TINY, "data": str(photographs), "train.steps": 8, "train.log_every": 8, "train.views": views}
+    assert train(load_config(overrides=over), tmp_path / "run", False, Strict())
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[Any]:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield counters
+    torch._dynamo.reset()
+
+
+def test_compiled_parts_are_whole_graphs_and_few(photographs: Path, fresh_compiler: Any) -> None:
+    config = settings(**{"views.local_crops": 3})  # other shapes than the two global ones, in pooled outputs too
+    views = views_of(photographs, config)
+    plain, compiled = built(config), built(config)
+    compiled.compile_branches("aot_eager")
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for _ in range(2):
+        torch.testing.assert_close(backward(compiled, views), backward(plain, views), atol=1e-6, rtol=0)
+        compiled.update_teacher(0.9)
+        plain.update_teacher(0.9)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(compiled)[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    assert not fresh_compiler["graph_break"]
+    # The student: encoder, projector, predictor, turns, for two sizes; the teacher: encoder and projector, for one.
+    assert fresh_compiler["stats"]["unique_graphs"] == 2 * 4 + 2
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            backward(compiled, views)
+            compiled.update_teacher(0.9)
+    assert fresh_compiler["stats"]["unique_graphs"] == 2 * 4 + 2
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_recomputed_blocks_train_the_same_in_less_memory(photographs: Path) -> None:
+    config = settings()
+    views = views_of(photographs, config)
+    plain, lean = built(config), built(config)
+    lean.student.encoder.recompute = True
+    assert torch.equal(backward(plain, views), backward(lean, views))
+    for name, gradient in gradients(plain).items():
+        assert torch.equal(gradients(lean)[name], gradient), name
+    kept = [kept_bytes(method, lambda method=method: backward(method, views)) for method in (lean, plain)]
+    assert kept[0] < 0.7 * kept[1]

@@ -1,0 +1,635 @@
+"""Checkpoints of other frameworks, against the models that they come from: timm's and transformers' own forwards."""
+
+import argparse
+import json
+import os
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from gtsa_kit.models.checkpoint_import import ForeignEncoder, open_weights
+from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, Encoder
+from gtsa_kit.models.weights import save_encoder
+
+TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+StateDict = dict[str, Tensor]
+
+
+def vary(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Real variance everywhere: initial biases, norms and positions would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = 0.3 if parameter.ndim < 2 else 0.05
+            parameter += spread * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def tiny(seed: int = 0, **changes: Any) -> Any:
+    return vary(timm.create_model("vit_tiny_patch16_224", **{"num_classes": 0, **TINY, **changes}), seed)
+
+
+@pytest.fixture(scope="module")
+def vit() -> Any:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def other() -> Any:
+    return tiny(seed=1)
+
+
+def prefixed(prefix: str, weights: StateDict) -> StateDict:
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+def saved(folder: Path, content: Any, name: str = "weights.pth") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def projector(name: str, widths: tuple[int, ...] = (64, 32)) -> StateDict:
+    """An MLP with batch norms, as heads have them."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b)]
+    return prefixed(f"{name}.", nn.Sequential(*layers).state_dict())
+
+
+@torch.no_grad()
+def check_same(opened: ForeignEncoder, model: Any, size: int = 224, tolerance: float = 1e-5) -> None:
+    """The encoder's tokens are those of a timm model."""
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    tokens = model.forward_features(images)[:, 1:]
+    found = opened.encoder(images)
+    scale = float(tokens.abs().max())
+    torch.testing.assert_close(found.feature_map.flatten(2).mT, tokens, rtol=0, atol=tolerance * max(1, scale))
+    torch.testing.assert_close(found.embedding, tokens.mean(1), rtol=0, atol=tolerance * max(1, scale))
+
+
+# --- timm, and containers in general --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.ckpt", "a.pth.tar", "weights"])
+def test_timm_under_any_name(name: str, vit: Any, tmp_path: Path) -> None:
+    opened = open_weights(saved(tmp_path, vit.state_dict(), name))
+    check_same(opened, vit)
+    assert (opened.layout, opened.left_out) == ("timm", ())
+    assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet"
+    assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
+    assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
+    assert not opened.encoder.training
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
+def test_safetensors_are_known_by_their_content(name: str, vit: Any, tmp_path: Path) -> None:
+    safetensors.torch.save_file(vit.state_dict(), tmp_path / name)
+    check_same(open_weights(tmp_path / name), vit)
+
+
+def test_the_format_before_zip(vit: Any, tmp_path: Path) -> None:
+    torch.save({"model": vit.state_dict()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    check_same(open_weights(tmp_path / "old.pth"), vit)
+
+
+CONTAINERS: dict[str, Callable[[StateDict], Any]] = {
+    "state_dict": lambda w: {"state_dict": w, "epoch": 3},
+    "model": lambda w: {"model": w, "lr": 0.1},
+    "model_state_dict": lambda w: {"model_state_dict": w},
+    "two deep": lambda w: {"model": {"encoder": w, "step": torch.tensor(3)}},
+    "module": lambda w: prefixed("module.", w),
+    "backbone": lambda w: {"state_dict": prefixed("module.backbone.", w)},
+    "compiled": lambda w: {"model": prefixed("_orig_mod.module.", w)},
+    "vit": lambda w: prefixed("vit.", w),
+    "lightning": lambda w: {"state_dict": prefixed("model.encoder.", w)},
+    "with optimiser": lambda w: {
+        "state_dict": w,
+        "optimizer": {"state": {i: {"exp_avg": v} for i, v in enumerate(w.values())}, "param_groups": [{"lr": 1.0}]},
+    },
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers_and_prefixes(container: str, vit: Any, tmp_path: Path) -> None:
+    opened = open_weights(saved(tmp_path, CONTAINERS[container](vit.state_dict())))
+    check_same(opened, vit)
+    assert opened.left_out == ()
+
+
+def test_a_classifier_is_left_out_by_name(tmp_path: Path) -> None:
+    model = tiny(num_classes=5)
+    weights = {**model.state_dict(), "pre_logits.fc.weight": torch.zeros(2, 2)}
+    opened = open_weights(saved(tmp_path, weights))
+    check_same(opened, model)
+    assert opened.left_out == ("head.bias", "head.weight", "pre_logits.fc.weight")
+    assert "left out 3 keys of heads" in opened.note
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = tiny().to(dtype)
+    opened = open_weights(saved(tmp_path, model.state_dict()))
+    assert {p.dtype for p in opened.encoder.parameters()} == {torch.float32}
+    check_same(opened, model.float())
+
+
+def test_a_larger_grid(tmp_path: Path) -> None:
+    model = tiny(img_size=384)
+    opened = open_weights(saved(tmp_path, model.state_dict()))
+    check_same(opened, model, size=384)
+    assert opened.encoder.preprocessing.size == 384
+    assert opened.encoder.architecture.timm_kwargs["img_size"] == 384
+    assert opened.encoder(torch.zeros(1, 3, 96, 160)).feature_map.shape == (1, 64, 6, 10)
+
+
+def test_heads_can_be_named(tmp_path: Path) -> None:
+    model = tiny(num_heads=8)
+    path = saved(tmp_path, model.state_dict())
+    opened = open_weights(path, heads=8)
+    check_same(opened, model)
+    assert opened.encoder.architecture.heads == 8
+    assert "heads" not in opened.note
+    with pytest.raises(AssertionError):
+        check_same(open_weights(path), model)
+
+
+def test_mean_and_std_can_be_named(vit: Any, tmp_path: Path) -> None:
+    opened = open_weights(saved(tmp_path, vit.state_dict()), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), heads=2)
+    assert opened.encoder.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert opened.encoder.preprocessing.std == (0.4, 0.5, 0.6)
+    assert opened.note == "the only encoder"
+    half = open_weights(tmp_path / "weights.pth", mean=(0.1, 0.2, 0.3))
+    assert half.note.endswith("assumed: 2 heads, std of ImageNet")
+    with pytest.raises(ValueError, match="divide those for 0 to 255 by 255"):
+        open_weights(tmp_path / "weights.pth", mean=(123.7, 116.3, 103.5))
+
+
+def test_a_folder_that_timm_wrote(tmp_path: Path) -> None:
+    from timm.models import save_for_hf
+
+    model = tiny(num_heads=4)
+    save_for_hf(model, tmp_path, model_args={**TINY, "num_heads": 4}, safe_serialization=True)
+    opened = open_weights(tmp_path)
+    check_same(opened, model)
+    assert (opened.layout, opened.note) == ("timm", "the only encoder")
+    assert opened.encoder.preprocessing.mean == (0.5, 0.5, 0.5)  # what timm's ViTs of that name were trained with
+    assert opened.encoder.preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_an_older_config_of_timms(vit: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "x", "mean": [0.1] * 3, "std": [0.2] * 3}))
+    opened = open_weights(saved(tmp_path, vit.state_dict(), "pytorch_model.bin").parent)
+    assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == ((0.1,) * 3, (0.2,) * 3)
+
+
+def test_a_config_beside_some_other_file_says_nothing(vit: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    check_same(open_weights(saved(tmp_path, vit.state_dict())), vit)
+
+
+def test_the_average_that_timm_keeps(vit: Any, other: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": vit.state_dict(), "state_dict_ema": other.state_dict(), "arch": "vit"})
+    check_same(open_weights(path), other)
+    opened = open_weights(path, branch="student")
+    check_same(opened, vit)
+    assert opened.layout == "timm"
+
+
+# --- ours -----------------------------------------------------------------------------------------------------------
+
+
+def test_our_own_run(vit: Any, tmp_path: Path) -> None:
+    path = save_encoder(tmp_path, vit.state_dict(), "vit_test", {})
+    for source in (tmp_path, path):
+        opened = open_weights(source)
+        check_same(opened, vit)
+        assert (opened.layout, opened.left_out, opened.note) == ("gtsa-kit", (), "the only encoder")
+        assert opened.file == path
+        assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
+    path.with_suffix(".json").unlink()
+    assert open_weights(tmp_path).layout == "timm"
+
+
+def test_our_encoder_json_is_believed(vit: Any, tmp_path: Path) -> None:
+    path = save_encoder(tmp_path, tiny(num_heads=4).state_dict(), "vit_test", {}).with_suffix(".json")
+    about = json.loads(path.read_text())
+    about["architecture"] |= {"heads": 4, "norm_eps": 1e-3}
+    about["preprocessing"] |= {"mean": [0.1, 0.2, 0.3], "size": 96}
+    path.write_text(json.dumps(about))
+    encoder = open_weights(tmp_path).encoder
+    assert (encoder.architecture.heads, encoder.architecture.norm_eps) == (4, 1e-3)
+    assert encoder.vit.norm.eps == 1e-3
+    assert (encoder.preprocessing.mean, encoder.preprocessing.size) == ((0.1, 0.2, 0.3), 96)
+    path.write_text(json.dumps(about | {"schema": 99}))
+    with pytest.raises(ValueError, match=r"encoder\.json is not understood: schema"):
+        open_weights(tmp_path)
+
+
+def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
+    from gtsa_kit.config import ModelConfig
+    from gtsa_kit.methods.gtsa import GTSA
+
+    model = GTSA(ModelConfig(arch="vit_test"))
+    vary(model.teacher.encoder.vit)
+    path = saved(tmp_path, {"step": 3, "plan": {"epochs": 1}, "model": model.state_dict()}, "step_00000003.ckpt")
+    opened = open_weights(path)
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.equal(opened.encoder(images).feature_map, model.teacher.encoder.eval()(images).feature_map)
+    assert opened.layout == "gtsa-kit"
+    assert opened.note.startswith("teacher (model.teacher.encoder.vit); left out")
+    assert "assumed" not in opened.note
+
+
+def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has not ended yet; finish it"):
+        open_weights(tmp_path)
+
+
+# --- DINO, MoCo v3, the authors -------------------------------------------------------------------------------------
+
+
+def dino(teacher: StateDict, student: StateDict) -> dict[str, Any]:
+    """What main_dino.py saves: heads, options, numpy's numbers among the optimiser's."""
+    head = prefixed("head.", {"mlp.0.weight": torch.zeros(8, 64), "last_layer.weight_v": torch.zeros(9, 8)})
+    return {
+        "student": prefixed("module.", {**prefixed("backbone.", student), **head}),
+        "teacher": {**prefixed("backbone.", teacher), **head},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": np.float64(0.1)}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", lr=0.1, path=["a"]),
+        "dino_loss": {"center": torch.zeros(1, 9)},
+        "fp16_scaler": {"scale": 1.0},
+    }
+
+
+def test_dino(vit: Any, other: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path, dino(vit.state_dict(), other.state_dict()))
+    opened = open_weights(path)
+    check_same(opened, vit)
+    assert opened.layout == "dino"
+    assert "teacher.head.mlp.0.weight" in opened.left_out
+    assert "student.module.backbone.cls_token" in opened.left_out
+    assert opened.left_out == tuple(sorted(opened.left_out))
+    count = len(vit.state_dict())
+    assert len(opened.left_out) == count + 4
+    left = f"left out 2 keys of heads and {count + 2} keys of the other branch"
+    assert opened.note == f"teacher (teacher.backbone); {left}; assumed: 2 heads, mean and std of ImageNet"
+    check_same(open_weights(path, branch="student"), other)
+
+
+def test_dino_with_one_branch(vit: Any, tmp_path: Path) -> None:
+    whole = dino(vit.state_dict(), vit.state_dict())
+    path = saved(tmp_path, {"teacher": whole["teacher"]})
+    check_same(open_weights(path), vit)
+    check_same(open_weights(path, branch="teacher"), vit)
+    with pytest.raises(ValueError, match="holds teacher only, no student; leave the branch open"):
+        open_weights(path, branch="student")
+    bare = saved(tmp_path, vit.state_dict())
+    with pytest.raises(ValueError, match="holds one encoder only, no teacher"):
+        open_weights(bare, branch="teacher")
+
+
+def small(heads: int, seed: int) -> Any:
+    return vary(timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=heads), seed)
+
+
+def test_moco_v3_has_twelve_heads(tmp_path: Path) -> None:
+    base, momentum = small(12, 0), small(12, 1)
+    head = projector("head", (384, 64, 64, 16))
+    state = prefixed("module.base_encoder.", {**base.state_dict(), **head})
+    state |= prefixed("module.momentum_encoder.", {**momentum.state_dict(), **head})
+    state |= prefixed("module.", projector("predictor", (16, 64, 16)))
+    path = saved(tmp_path, {"epoch": 300, "arch": "vit_small", "state_dict": state, "scaler": {}}, "vit-s.pth.tar")
+    opened = open_weights(path)
+    check_same(opened, base)
+    assert opened.layout == "mocov3"
+    assert opened.encoder.architecture.heads == 12
+    assert opened.encoder.architecture.timm_kwargs == {"num_heads": 12}
+    assert opened.note.startswith("student (state_dict.module.base_encoder); left out")
+    assert "12 heads" in opened.note
+    assert "state_dict.module.predictor.1.running_mean" in opened.left_out
+    assert "state_dict.module.base_encoder.head.1.running_var" in opened.left_out
+    check_same(open_weights(path, branch="teacher"), momentum)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_the_authors_files(wrapped: bool, tmp_path: Path) -> None:
+    base, momentum = small(6, 0), small(6, 1)
+    state = {**prefixed("base_encoder.", base.state_dict()), **prefixed("momentum_encoder.", momentum.state_dict())}
+    for head in ("base_projector", "base_predictor", "momentum_projector", "rot_predictor"):
+        state |= projector(head)
+    state = prefixed("module.", state) if wrapped else state
+    path = saved(tmp_path, {"model": state, "args": argparse.Namespace(arch="vit_small")} if wrapped else state)
+    opened = open_weights(path)
+    check_same(opened, momentum)
+    assert opened.layout == "authors"
+    assert opened.encoder.architecture == ARCHITECTURES["vit_small"]
+    assert opened.note.startswith("teacher (")
+    assert any("rot_predictor" in name for name in opened.left_out)
+    check_same(open_weights(path, branch="student"), base)
+
+
+def test_the_authors_files_with_one_branch(vit: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": prefixed("base_encoder.", vit.state_dict())})
+    opened = open_weights(path)
+    check_same(opened, vit)
+    assert opened.layout == "authors"
+    assert opened.note.startswith("student (model.base_encoder)")
+    with pytest.raises(ValueError, match="holds student only, no teacher"):
+        open_weights(path, branch="teacher")
+
+
+def test_more_encoders_than_branches(vit: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path, {name: vit.state_dict() for name in ("one", "two")})
+    with pytest.raises(ValueError, match=r"holds 2 encoders \(one, two\); save the one"):
+        open_weights(path)
+
+
+# --- transformers ---------------------------------------------------------------------------------------------------
+
+
+def hub_model(kind: str = "ViTModel", **changes: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    torch.manual_seed(0)
+    return vary(getattr(transformers, kind)(transformers.ViTConfig(**sizes, **changes)))
+
+
+@torch.no_grad()
+def check_same_hub(opened: ForeignEncoder, model: Any, size: int = 224) -> None:
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    tokens = getattr(model, "vit", model)(images).last_hidden_state[:, 1:]
+    found = opened.encoder(images).feature_map.flatten(2).mT
+    torch.testing.assert_close(found, tokens, rtol=0, atol=1e-5 * max(1, float(tokens.abs().max())))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("ViTModel", {}),
+        ("ViTModel", {"layer_norm_eps": 0.1, "qkv_bias": False}),
+        ("ViTModel", {"image_size": 384}),
+        ("ViTForImageClassification", {}),
+        ("ViTForMaskedImageModeling", {}),
+    ],
+)
+def test_a_folder_that_transformers_wrote(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = hub_model(kind, **changes)
+    model.save_pretrained(tmp_path)
+    opened = open_weights(tmp_path)
+    check_same_hub(opened, model, changes.get("image_size", 224))
+    assert opened.layout == "hf"
+    assert opened.encoder.architecture.heads == 4
+    assert opened.encoder.vit.norm.eps == changes.get("layer_norm_eps", 1e-12)
+    assert opened.encoder.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert opened.note.endswith("assumed: mean and std 0.5")
+    left = {name.split(".")[0 if kind == "ViTModel" else -2] for name in opened.left_out}
+    assert (
+        left
+        == {
+            "ViTModel": {"pooler"},
+            "ViTForImageClassification": {"classifier"},
+            "ViTForMaskedImageModeling": {"embeddings", "0"},  # the mask token, and the decoder
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("container", ["bare", "state_dict"])
+def test_what_state_dict_of_transformers_says(container: str, tmp_path: Path) -> None:
+    model = hub_model("ViTForImageClassification", layer_norm_eps=1e-12)
+    weights = model.state_dict()
+    assert "vit.layers.0.attention.q_proj.weight" in weights or "vit.encoder.layer.0.output.dense.bias" in weights
+    path = saved(tmp_path, weights if container == "bare" else {"state_dict": prefixed("module.", weights)})
+    check_same_hub(open_weights(path, heads=4), model)
+    opened = open_weights(path)
+    assert opened.layout == "hf"
+    assert opened.note.endswith("assumed: 2 heads, LayerNorm's eps 1e-12, mean and std 0.5")
+
+
+def test_preprocessor_config_is_read(tmp_path: Path) -> None:
+    hub_model().save_pretrained(tmp_path)
+    said = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_resize": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    opened = open_weights(tmp_path / "model.safetensors")
+    assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
+    assert "assumed" not in opened.note
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5]}))
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is not understood: image_mean"):
+        open_weights(tmp_path)
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    hub_model(hidden_act="relu").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_act is 'relu'; encoders here compute gelu only"):
+        open_weights(tmp_path)
+
+
+def test_a_damaged_config(vit: Any, tmp_path: Path) -> None:
+    saved(tmp_path, vit.state_dict(), "pytorch_model.bin")
+    for text in ("", "{", "[1]", '{"a": 1'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is not a readable JSON object"):
+            open_weights(tmp_path)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+class Harmless:
+    pass
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(zipped: bool, vit: Any, tmp_path: Path) -> None:
+    target, path = tmp_path / "ran", tmp_path / "evil.pth"
+    content = {"model": vit.state_dict(), "x": Evil(target)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system, and pickles can run code; ") as refused:
+        open_weights(path)
+    assert not target.exists()
+    assert "weights_only" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_class_is_named(vit: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": vit.state_dict(), "x": Harmless()})
+    with pytest.raises(ValueError, match=r"asks for \S*test_foreign\.Harmless, and"):
+        open_weights(path)
+
+
+def test_a_whole_module_is_refused(vit: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"asks for timm\.\S+, and pickles can run code; let its owner save"):
+        open_weights(saved(tmp_path, vit))
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for name in ("x.pth", "x.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match=f"{name} is empty; copy it again"):
+            open_weights(path)
+        for content in (b"hello", b"\x00" * 100, rng.randbytes(1000), b"PK\x03\x04", b"\x80\x02", b"<html></html>"):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=rf"x\.{path.suffix[1:]} is (damaged|not a readable)"):
+                open_weights(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        open_weights(tmp_path / "nothing.pth")
+    with pytest.raises(ValueError, match=r"no encoder\.safetensors, model\.safetensors or pytorch_model\.bin; name"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_damage_of_any_kind_is_a_value_error(form: str, vit: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("x.safetensors" if form == "safetensors" else "x.pth")
+    weights = {name: tensor for name, tensor in vit.state_dict().items() if tensor.numel() < 5000}
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, path)
+    else:
+        content = {"model": weights, "args": argparse.Namespace(a=1), "lr": np.float64(1)}
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    good, rng = path.read_bytes(), random.Random(0)
+    for _ in range(150):
+        bad = bytearray(good[: rng.randrange(len(good))] if rng.random() < 0.3 else good)
+        for _ in range(rng.choice([0, 1, 30])):
+            # Mostly where the structure is, not in the numbers.
+            bad[rng.choice([rng.randrange(min(len(bad), 3000)), -1 - rng.randrange(min(len(bad), 3000))])] = (
+                rng.randrange(256)
+            )
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"x\."):  # the weights are not all there even if nothing is damaged
+            open_weights(path)
+
+
+def broken(vit: Any, change: Callable[[StateDict], None]) -> StateDict:
+    weights = dict(vit.state_dict())
+    change(weights)
+    return weights
+
+
+def rename(weights: StateDict, old: str, new: str) -> None:
+    for name in [name for name in weights if name.startswith(old)]:
+        weights[name.replace(old, new, 1)] = weights.pop(name)
+
+
+MISFITS: dict[str, tuple[Callable[[StateDict], Any], str]] = {
+    "missing": (
+        lambda w: w.pop("blocks.1.mlp.fc2.bias"),
+        r"lacks 1 of its keys \(blocks\.1\.mlp\.fc2\.bias\); encoders here",
+    ),
+    "missing patches": (
+        lambda w: w.pop("patch_embed.proj.weight"),
+        r"lacks 1 of its keys \(patch_embed\.proj\.weight\)",
+    ),
+    "missing first qkv": (lambda w: w.pop("blocks.0.attn.qkv.weight"), r"lacks .* \(blocks\.0\.attn\.qkv\.weight\)"),
+    "a missing block": (lambda w: rename(w, "blocks.1.", "other.1."), r"12 that have no place here \(other\.1"),
+    "extra": (
+        lambda w: w.update({"blocks.0.ls1.gamma": torch.ones(64)}),
+        r"holds 1 that have no place here \(blocks\.0\.ls1\.gamma\); encoders here",
+    ),
+    "many extra": (
+        lambda w: w.update({f"extra.{i:02}": torch.ones(1) for i in range(30)}),
+        r"holds 30 that have no place here \(extra\.00, .*, extra\.09 and 20 more\)",
+    ),
+    "both": (
+        lambda w: rename(w, "norm.", "fc_norm."),
+        r"lacks 2 of its keys \(norm\.weight, norm\.bias\) and holds 2 that have no place here \(fc_norm\.bias",
+    ),
+    "no class token": (lambda w: w.pop("cls_token"), "is a ViT without a class token; encoders here have one"),
+    "registers": (lambda w: w.update(reg_token=torch.zeros(1, 4, 64)), r"no place here \(reg_token\)"),
+    "patch": (
+        lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}),
+        r"patch kernel of \(64, 3, 14, 14\); encoders here take 3 colours in patches of 16",
+    ),
+    "grey": (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 1, 16, 16)}), "3 colours"),
+    "grid": (lambda w: w.update(pos_embed=torch.zeros(1, 1 + 14 * 15, 64)), r"positions of \(1, 211, 64\); "),
+    "no positions": (lambda w: w.update(pos_embed=torch.tensor(1.0)), r"positions of \(\); "),
+    "MLP": (
+        lambda w: w.update({"blocks.0.mlp.fc1.weight": torch.zeros(128, 64)}),
+        r"does not have the shapes of vit_test: blocks\.0\.mlp\.fc1\.weight \(128, 64\), not \(256, 64\)",
+    ),
+    "a hole": (lambda w: rename(w, "blocks.0.", "blocks.7."), "no ViT known here"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_does_not_fit_is_named(misfit: str, vit: Any, tmp_path: Path) -> None:
+    change, message = MISFITS[misfit]
+    path = saved(tmp_path, broken(vit, change), "odd.pth")
+    with pytest.raises(ValueError, match=rf"odd\.pth.*{message}") as refused:
+        open_weights(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_pooled_timm_models_are_refused(tmp_path: Path) -> None:
+    model = tiny(global_pool="avg", class_token=True, init_values=1e-5)
+    with pytest.raises(
+        ValueError, match=r"lacks 2 of its keys \(norm.*holds 6 that have no place here \(blocks\.0\.ls1"
+    ):
+        open_weights(saved(tmp_path, model.state_dict()))
+
+
+def test_other_sizes_are_refused(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        weights = timm.create_model("vit_tiny_patch16_224", num_classes=0, embed_dim=96).state_dict()
+    path = saved(tmp_path, {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in weights.items()})
+    expected = r"holds 12 blocks of width 96; supported are .*vit_small \(12 of 384\), vit_base \(12 of 768\)"
+    with pytest.raises(ValueError, match=expected):
+        open_weights(path)
+    with pytest.raises(ValueError, match=r"5 heads do not divide the width of .*, 64; "):
+        open_weights(saved(tmp_path, tiny().state_dict()), heads=5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_other_networks_are_refused(name: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        weights = timm.create_model(name, num_classes=0).state_dict()
+    zeros = {key: torch.zeros(1) for key in weights}
+    safetensors.torch.save_file(zeros, tmp_path / "net.safetensors")
+    with pytest.raises(
+        ValueError, match=r"net\.safetensors holds no ViT known here: its \d+ keys begin with .*; known"
+    ):
+        open_weights(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [torch.zeros(3), [1, 2], {}, {"epoch": 1}, {"a": {"b": {"c": {"d": torch.ones(1)}}}}]
+)
+def test_files_without_names_of_tensors(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no ViT known here: there are no tensors with names in it"):
+        open_weights(saved(tmp_path, content))
+
+
+def test_loading_needs_no_trust_in_numpy(vit: Any, tmp_path: Path) -> None:
+    content = {"model": vit.state_dict(), "a": np.arange(6.0).reshape(2, 3), "b": np.float32(1), "c": np.bool_(True)}
+    path = saved(tmp_path, content)
+    check_same(open_weights(path), vit)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))  # as numpy 1 wrote it
+    check_same(open_weights(path), vit)
+
+
+def test_the_base_model(tmp_path: Path) -> None:
+    weights = Encoder("vit_base").vit.state_dict()
+    opened = open_weights(saved(tmp_path, {"state_dict": {k: v.half() for k, v in weights.items()}}))
+    assert opened.encoder.architecture == ARCHITECTURES["vit_base"]

@@ -1,6 +1,0 @@
-"""Where tests look for what is not in the checkout."""
-
-from pathlib import Path
-
-# Real photographs, where they lie beside the checkout; the gate brings a sample of its own where they do not.
-SCENES = Path(__file__).parents[2] / "shared" / "data" / "scenes" / "coco"

@@ -1,0 +1,491 @@
+"""A run as its user meets it: what it leaves, and what survives kills, faults and more than one process."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from helpers.commands import GTSA, one_thread, sets
+
+from gtsa_kit.config import load_config
+from gtsa_kit.files import read_json_lines
+from gtsa_kit.methods.base import Plan
+from gtsa_kit.models.weights import load_encoder
+from gtsa_kit.training.checkpoint import load_checkpoint
+from gtsa_kit.training.run import train
+from gtsa_kit.training.run_logger import Meter
+from gtsa_kit.training.trainer import RunFailedError, Watcher
+
+STEPS = 12
+
+
+def settings_for(photographs: Path, tiny: dict[str, object], **more: object) -> dict[str, object]:
+    return {
+        **tiny,
+        "train.steps": STEPS,
+        "train.checkpoint_every": 3,
+        **{k.replace("__", "."): v for k, v in more.items()},
+    }
+
+
+def run_here(
+    photographs: Path, out: Path, settings: dict[str, object], resume: bool = False, watcher: Watcher | None = None
+):
+    return train(load_config(overrides={"data": str(photographs), **settings}), out, resume, watcher or Watcher())
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_json_lines(run / "metrics.jsonl")]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bit for bit: student, teacher, optimiser, encoder, losses of every step, each once."""
+    one, other = load_checkpoint(a), load_checkpoint(b)
+    assert one["step"] == other["step"]
+    assert one["model"].keys() == other["model"].keys()
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    for index, state in one["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, other["optimizer"]["state"][index][name]), (index, name)
+    assert (a / "encoder.safetensors").read_bytes() == (b / "encoder.safetensors").read_bytes()
+    assert losses(a) == losses(b)
+    assert [step for step, _ in losses(a)] == list(range(1, STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def reference(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run, by the command line, with a worker process."""
+    from helpers.commands import TINY
+
+    out = tmp_path_factory.mktemp("reference") / "run"
+    done = subprocess.run(
+        command(photographs, out, dict(TINY)), env=one_thread(), capture_output=True, text=True, timeout=800
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def command(photographs: Path, out: Path, tiny: dict[str, object]) -> list[str]:
+    settings = settings_for(photographs, tiny, train__workers=1)
+    return [*GTSA, "train", str(photographs), "--out", str(out), *sets(settings)]
+
+
+def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
+    names = {path.name for path in reference.iterdir()}
+    assert names >= {
+        *("config.yaml", "metrics.jsonl", "train.log", "tensorboard", "curves.png", "checkpoints"),
+        *("encoder.safetensors", "encoder.json"),
+    }
+    assert not list(reference.rglob("*.tmp"))
+    checkpoints = reference / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last", "step_00000009.ckpt", "step_00000012.ckpt"]
+    assert (checkpoints / "last").samefile(checkpoints / "step_00000012.ckpt")
+    assert (reference / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((reference / "tensorboard").iterdir())
+    about = json.loads((reference / "encoder.json").read_text())
+    assert about["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert about["training"]["steps"] == STEPS
+    resolved = load_config(file=reference / "config.yaml")
+    assert resolved.train.steps == STEPS
+    assert resolved.model.arch == "vit_test"
+    row = read_json_lines(reference / "metrics.jsonl")[-1]
+    wanted = (
+        "loss region correspondence rotation rotation_accuracy constant feature_std effective_rank lr momentum "
+        "images_per_second"
+    )
+    assert set(wanted.split()) <= row.keys()
+
+
+def test_encoder_is_the_teacher_and_loads_in_plain_timm(reference: Path) -> None:
+    about = json.loads((reference / "encoder.json").read_text())["architecture"]
+    model = timm.create_model(about["timm_model"], num_classes=0, **about["timm_kwargs"])
+    weights = safetensors.torch.load_file(reference / "encoder.safetensors")
+    model.load_state_dict(weights, strict=True)
+    teacher = load_checkpoint(reference)["model"]
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, teacher[f"teacher.encoder.vit.{name}"])
+
+
+def test_small_encoder_has_the_key_names_of_vit_small(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {**settings_for(photographs, tiny), "model.arch": "vit_small", "train.steps": 1, "train.batch_size": 2}
+    assert run_here(photographs, tmp_path / "run", settings)
+    weights = safetensors.torch.load_file(tmp_path / "run" / "encoder.safetensors")
+    timm.create_model("vit_small_patch16_224", num_classes=0).load_state_dict(weights, strict=True)
+
+
+def test_killed_at_random_and_resumed_is_bit_equal(
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    base = command(photographs, out, tiny)
+    rng = random.Random(7)
+    for kill in range(3):
+        before = len(losses(out))
+        process = subprocess.Popen(
+            [*base, *(["--resume"] if kill else [])], env=one_thread(), stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 600
+        while len(losses(out)) < min(STEPS - 1, max(before, 3 * kill) + 1) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.wait()
+    done = gtsa_here(*base[3:], "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(reference, out)
+
+
+def test_killed_while_a_checkpoint_is_written(
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    # The second checkpoint is half on disk when the process kills itself, the hard way.
+    killer = textwrap.dedent(
+        """
+        import io, os, signal, sys, torch
+        from gtsa_kit.cli import main
+        whole, calls = torch.save, []
+        def half(state, file):
+            calls.append(1)
+            assert "torchmetrics" not in sys.modules  # it takes five seconds, and training has no use for it
+            if len(calls) < 2:
+                return whole(state, file)
+            buffer = io.BytesIO()
+            whole(state, buffer)
+            file.write(buffer.getvalue()[: buffer.tell() // 2])
+            file.flush()
+            os.fsync(file.fileno())
+            os.kill(os.getpid(), signal.SIGKILL)
+        torch.save = half
+        main()
+        """
+    )
+    base = command(photographs, out, tiny)
+    killed = subprocess.run(
+        [sys.executable, "-c", killer, *base[3:]], env=one_thread(), capture_output=True, timeout=800
+    )
+    assert killed.returncode == -signal.SIGKILL
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == [".step_00000006.ckpt.tmp", "last", "step_00000003.ckpt"]
+    done = gtsa_here(*base[3:], "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "from step 3" in done.stderr
+    assert_same_run(reference, out)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    base = command(photographs, out, tiny)
+    process = subprocess.Popen(base, env=one_thread(), stderr=subprocess.PIPE, text=True)
+    while len(losses(out)) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130, said
+    assert f"gtsa train --resume --out {out}" in said
+    assert "Traceback" not in said
+    assert load_checkpoint(out)["step"] == losses(out)[-1][0] < STEPS
+    # As the message says: no folder, no settings; they are in the run.
+    done = gtsa_here("train", "--resume", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(reference, out)
+
+
+def test_resuming_a_finished_run_changes_nothing(reference: Path, photographs: Path, tiny: dict[str, object]) -> None:
+    before = (reference / "encoder.safetensors").read_bytes()
+    assert run_here(photographs, reference, settings_for(photographs, tiny), resume=True)
+    assert (reference / "encoder.safetensors").read_bytes() == before
+    assert [step for step, _ in losses(reference)] == list(range(1, STEPS + 1))
+
+
+class StopAtFive(Watcher):
+    """Asks to stop during step 5."""
+
+    steps = 0
+
+    def stepped(self, step: int, metrics: object) -> None:
+        self.steps = step
+
+    def stop(self) -> bool:
+        return self.steps == 4
+
+
+def test_resumed_order_ignores_photographs_added_since(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for path in photographs.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    whole = settings_for(folder, tiny)
+    run_here(folder, tmp_path / "a", whole)
+    assert not run_here(folder, tmp_path / "b", whole, watcher=StopAtFive())
+    (folder / "a new one.jpg").write_bytes((folder / "p0.jpg").read_bytes())
+    assert run_here(folder, tmp_path / "b", whole, resume=True)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_views_made_on_the_device_train_as_those_of_workers(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    whole = settings_for(photographs, tiny)
+    run_here(photographs, tmp_path / "workers", whole)
+    on_device = whole | {"train.views": "device", "train.workers": 1}
+    assert not run_here(photographs, tmp_path / "device", on_device, watcher=StopAtFive())
+    assert run_here(photographs, tmp_path / "device", on_device, resume=True)
+    # The same draws: what differs are single levels of pixels, which training magnifies slowly.
+    for (step, a), (_, b) in zip(losses(tmp_path / "workers"), losses(tmp_path / "device"), strict=True):
+        assert a == pytest.approx(b, abs=0.02), step
+
+
+@pytest.fixture(scope="module")
+def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes are to train."""
+    from helpers.commands import TINY
+
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_here(photographs, out, {**TINY, **FOR_TWO, "train.batch_size": 4})
+    return out
+
+
+# In float32, whatever the machine is fast in: sums in another order differ by rounding, which bf16 does not hide.
+FOR_TWO = {"train.precision": "fp32", "train.steps": 4, "train.accumulate": 2, "model.drop_path": 0.3}
+
+
+@pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
+def test_two_processes_train_as_one_with_the_doubled_batch(
+    launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
+) -> None:
+    """With drop path, whose draws do not depend on how the batch is split, and with gradients that are exchanged once
+    for two micro-steps."""
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
+    two = torchrun if launcher == "torchrun" else GTSA
+    options = [
+        *sets({**tiny, **FOR_TWO}),
+        "--batch-size",
+        "2",
+        *(["--devices", "2"] if launcher == "--devices" else []),
+    ]
+    two = [*two, "train", str(photographs), *options, "--out", str(tmp_path / "two")]
+    done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    for (step, a), (_, b) in zip(losses(alone), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, abs=2e-5), step
+    weights = [safetensors.torch.load_file(run / "encoder.safetensors") for run in (alone, tmp_path / "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0)
+
+
+def test_accumulated_micro_steps_train_as_the_whole_batch(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    shared = {**tiny, "train.precision": "fp32", "train.steps": 6, "model.drop_path": 0.0}
+    run_here(photographs, tmp_path / "whole", {**shared, "train.batch_size": 8})
+    run_here(photographs, tmp_path / "parts", {**shared, "train.batch_size": 4, "train.accumulate": 2})
+    for (step, a), (_, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
+        assert a == pytest.approx(b, abs=2e-5), step
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {
+        **settings_for(photographs, tiny),
+        "optim.lr": 1e30,
+        "optim.warmup_epochs": 0,
+        "train.checkpoint_every": 1,
+    }
+    with pytest.raises(RunFailedError, match="not finite"):
+        run_here(photographs, tmp_path / "run", settings)
+    state = load_checkpoint(tmp_path / "run")
+    if state is not None:
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    assert len(losses(tmp_path / "run")) < STEPS
+
+
+def test_non_finite_by_command_line_is_exit_1_with_a_hint(
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {**settings_for(photographs, tiny), "optim.lr": 1e30, "optim.warmup_epochs": 0}
+    done = gtsa_here("train", photographs, "--out", tmp_path / "run", *sets(settings))
+    assert done.returncode == 1
+    assert "not finite" in done.stderr
+    assert "optim.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def with_broken(photographs: Path, folder: Path, broken: int) -> Path:
+    folder.mkdir()
+    for path in photographs.iterdir():
+        content = path.read_bytes()
+        for copy in range(2):
+            (folder / f"{copy}{path.name}").write_bytes(content)
+    for index in range(broken):
+        (folder / f"broken{index}.jpg").write_bytes((photographs / "p1.jpg").read_bytes()[: 300 * index])
+    return folder
+
+
+def test_few_broken_photographs_are_skipped_counted_and_listed(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    folder = with_broken(photographs, tmp_path / "photographs", 2)
+    assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 2})
+    rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
+    assert [row["path"] for row in rows] == ["broken0.jpg", "broken1.jpg"]
+    assert rows[0]["reason"] == "empty file"
+    assert json.loads((tmp_path / "run" / "encoder.json").read_text())["training"]["broken"] == 2
+
+
+def test_more_than_five_percent_broken_stops_with_a_clear_word(
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    folder = with_broken(photographs, tmp_path / "photographs", 3)
+    done = gtsa_here("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
+    assert done.returncode == 1
+    assert "3 of 43 photographs are broken, more than 5%" in done.stderr
+    assert len(read_json_lines(tmp_path / "run" / "errors.jsonl")) == 3
+    # Nothing was begun that would stand in the way: mended, the same command works.
+    for path in folder.glob("broken*"):
+        path.unlink()
+    assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 1})
+
+
+def test_photographs_that_break_during_the_run_are_listed_and_too_many_stop_it(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    folder = with_broken(photographs, tmp_path / "photographs", 0)
+
+    class Vandal(Watcher):
+        def starting(self, plan: Plan, config: object, step: int, device: str) -> None:
+            for path in sorted(folder.iterdir())[:10]:
+                path.unlink()
+
+    with pytest.raises(RunFailedError, match="of 40 photographs are broken"):
+        run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, watcher=Vandal())
+    rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
+    assert 3 <= len(rows) <= 10  # the third of 40 is more than 5%; a batch may bring several at once
+    assert rows[0]["reason"] == "no such file or directory"
+
+
+def test_a_disk_that_fills_up_is_said_and_loses_nothing(
+    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    """A limit on file size stands for the full disk: writing fails in the same place, in the same way."""
+    import resource
+
+    out = tmp_path / "run"
+    base = [*GTSA, "train", str(photographs), "--out", str(out), *sets(settings_for(photographs, tiny))]
+    limit = 1_000_000
+    done = subprocess.run(
+        base,
+        env=one_thread(),
+        capture_output=True,
+        text=True,
+        timeout=800,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "checkpoint" in done.stderr or "too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((out / "checkpoints").iterdir())
+    done = gtsa_here(*base[3:], "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_existing_run_is_not_overwritten(
+    gtsa_here, reference: Path, photographs: Path, tiny: dict[str, object]
+) -> None:
+    done = gtsa_here("train", photographs, "--out", reference, *sets(settings_for(photographs, tiny)))
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+
+
+def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: Path, photographs: Path) -> None:
+    done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation=0.1")
+    assert done.returncode == 2
+    assert "loss.rotation: 0.5, 0.1" in done.stderr
+
+
+def test_resuming_with_another_batch_is_refused(reference: Path, photographs: Path, tiny: dict[str, object]) -> None:
+    settings = {**settings_for(photographs, tiny), "train.batch_size": 8}
+    with pytest.raises(ValueError, match="must be the same"):
+        run_here(photographs, reference, settings, resume=True)
+
+
+def test_a_folder_with_other_things_in_it_is_not_written_to(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty"):
+        run_here(photographs, tmp_path, tiny)
+
+
+def test_unfinished_run_says_how_to_finish_it(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    class Stop(Watcher):
+        def __init__(self) -> None:
+            self.begun = False
+
+        def starting(self, plan: Plan, config: object, step: int, device: str) -> None:
+            self.begun = True
+
+        def stop(self) -> bool:
+            return self.begun
+
+    assert not run_here(photographs, tmp_path / "run", settings_for(photographs, tiny), watcher=Stop())
+    with pytest.raises(ValueError, match="gtsa train --resume"):
+        load_encoder(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    photographs: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", settings_for(photographs, tiny)
+    run_here(photographs, run, settings)
+    newest = run / "checkpoints" / "step_00000012.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"step_00000012.ckpt is damaged; delete it") as raised:
+        run_here(photographs, run, settings, resume=True)
+    assert "weights_only" not in str(raised.value)
+    newest.unlink()
+    wanted = (run / "encoder.safetensors").read_bytes()
+    assert run_here(photographs, run, settings, resume=True)
+    assert (run / "encoder.safetensors").read_bytes() == wanted
+
+
+def test_plan_turns_epochs_into_steps() -> None:
+    config = load_config(overrides={"train.batch_size": 8, "train.accumulate": 2})
+    plan = Plan.make(config, photographs=1000, world=4)
+    assert plan.batch == 64
+    assert plan.steps == round(100 * 1000 / 64)
+    assert plan.warmup == round(10 * 1000 / 64)
+    assert Plan.make(load_config(overrides={"train.steps": 10}), 1000, 1).warmup == 5  # at most half of a short run
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_trains_on_a_gpu_in_bf16(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    settings = {**settings_for(photographs, tiny), "train.precision": "bf16"}
+    assert run_here(photographs, tmp_path / "run", settings)
+
+
+def test_meter_counts_from_where_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 115.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    meter = Meter(batch=8, step=15)
+    assert meter.read(20, waited=2.0) == (5 * 8 / 10, 0.2)
+    assert meter.read(21, waited=2.5) == (8 / 5, 0.1)
