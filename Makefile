@@ -26,7 +26,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(BIN)/python -m pip check
 	@touch $@
 
-demo: install  ## train, export, embed on real photographs; pictures in runs/demo
+demo: install  ## train, export, embed on real images; pictures in runs/demo
 	$(BIN)/gtsa demo --out runs/demo
 
 test: install  ## the tests, a worker for each core; PYTEST_ARGS='-n 0 -x' is one after the other

@@ -1,4 +1,4 @@
-"""Embedding a folder of JPEG photographs, end to end, beside its parts and beside the loop that people write first.
+"""Embedding a folder of JPEG images, end to end, beside its parts and beside the loop that people write first.
 
 Run: .venv/bin/python benchmarks/embedding.py --images FOLDER [--format openvino] [--precision fp32] [--input uint8]
      [--count 256] [--rounds 5] [--source RUN] [--json FILE]
@@ -38,13 +38,13 @@ from gtsa_kit.export.spec import Options as ExportOptions
 from gtsa_kit.models.weights import load_encoder
 
 NAIVE = 8
-"""Photographs a round of the loop that people write first: it is slow, and its rate is steady."""
+"""Images a round of the loop that people write first: it is slow, and its rate is steady."""
 console = Console(highlight=False, width=100)
 
 
-def links(folder: Path, photographs: Path, count: int) -> list[Path]:
-    """`count` links to the photographs, repeated."""
-    paths = find_images(photographs).paths
+def links(folder: Path, images: Path, count: int) -> list[Path]:
+    """`count` links to the images, repeated."""
+    paths = find_images(images).paths
     made = []
     for i in range(count):
         link = folder / f"{i}.jpg"
@@ -63,7 +63,7 @@ def export(run: Path, folder: Path, args: argparse.Namespace) -> Path:
 
 
 class Naive:
-    """Open, resize, normalise, encode in float32, one photograph at a time."""
+    """Open, resize, normalize, encode in float32, one image at a time."""
 
     def __init__(self, run: Path) -> None:
         self.encoder = load_encoder(run).eval()
@@ -79,12 +79,12 @@ class Naive:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Rates in photographs a second, and the worst cosine to the naive loop."""
+    """Rates in images a second, and the worst cosine to the naive loop."""
     (folder / "run").mkdir()
     run = args.source or random_run(folder / "run")
     artifact = export(run, folder, args)
-    (folder / "photographs").mkdir()
-    paths = links(folder / "photographs", args.images, args.count)
+    (folder / "images").mkdir()
+    paths = links(folder / "images", args.images, args.count)
     naive, runner = Naive(run), load(artifact)
     job = Job(str(folder), artifact, folder, Options(), runner)
     decoder: Decoder = job.decoder
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
     def whole() -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
-        embed_folder(folder / "photographs", artifact, folder / "out", Options(), runner=runner)
+        embed_folder(folder / "images", artifact, folder / "out", Options(), runner=runner)
 
     model_count = -(-args.count // len(images)) * len(images)
     tasks = {
@@ -138,7 +138,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def show(found: dict[str, object]) -> Table:
-    table = Table(title=f"photographs a second, {found['provider']}", title_justify="left", box=None, show_header=False)
+    table = Table(title=f"images a second, {found['provider']}", title_justify="left", box=None, show_header=False)
     rates: dict[str, float] = found["rates"]  # type: ignore[assignment]
     for name, said in (
         ("decode", "decoding and resizing, all cores"),

@@ -30,14 +30,14 @@ def measure(count: int, embedded: int) -> tuple[float, float]:
         folder = Path(name)
         (folder / "model").mkdir()
         save_encoder(folder / "model", Encoder("vit_test").vit.state_dict(), "vit_test", {})
-        photograph = folder / "a.jpg"
-        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(photograph)
+        image = folder / "a.jpg"
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(image)
         for i in range(count):
             if i % 1000 == 0:
                 some = folder / "in" / str(i // 1000)
                 some.mkdir(parents=True)
-            (some / f"{i}.jpg").symlink_to(photograph)
-        list(islice(embed(photograph, folder / "model", size=(32, 32)), 1))
+            (some / f"{i}.jpg").symlink_to(image)
+        list(islice(embed(image, folder / "model", size=(32, 32)), 1))
         before = peak()
         listing = write_listing(open_source(str(folder / "in")), folder / "listing.sqlite")
         assert listing.count == count

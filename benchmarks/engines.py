@@ -27,11 +27,11 @@ from gtsa_kit.export.parity import parity_images
 from gtsa_kit.export.pipeline import read_calibration
 from gtsa_kit.export.runtime.profile import Ranges, Usual
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour, check_capabilities, choose_flavour
+from gtsa_kit.export.runtime.tensorrt_variant import Variant, check_capabilities, choose_variant
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import QUANTIZED, Options, Range
 from gtsa_kit.export.tensorrt.build import Settings
-from gtsa_kit.export.tensorrt.engine import Order, build_engine, export_graph
+from gtsa_kit.export.tensorrt.engine import EngineRequest, build_engine, export_graph
 
 SIDE = 224
 LAYERS = (2, 5, 8, 11)
@@ -51,13 +51,13 @@ class Built:
     graph: str
     seconds: float
     megabytes: float
-    flavour: str
+    variant: str
     capabilities: tuple[str, ...]
     path: str
 
 
 def build(
-    source: Source, flavour: Flavour, precision: str, graph: str, batch: int, images: Path, folder: Path
+    source: Source, variant: Variant, precision: str, graph: str, batch: int, images: Path, folder: Path
 ) -> Built:
     """A graph through its gate at one small shape (the tests try the others), and an engine of it."""
     sides, layers = GRAPHS[graph]
@@ -65,14 +65,16 @@ def build(
     path = folder / f"{precision} {graph}.engine"
     calibration = read_calibration(images) if precision in QUANTIZED else None
     found = export_graph(source, path, options, parity_images(images), calibration)
-    gpus = check_capabilities(flavour, (), precision, dynamic=not sides.fixed)
+    gpus = check_capabilities(variant, (), precision, dynamic=not sides.fixed)
     ranges = Ranges(options.batch, sides, sides)
-    order = Order(flavour, Settings(gpus, tf32=precision == "tf32"), ranges, Usual(batch, (SIDE, SIDE)), precision)
+    order = EngineRequest(
+        variant, Settings(gpus, tf32=precision == "tf32"), ranges, Usual(batch, (SIDE, SIDE)), precision
+    )
     record = build_engine(found, path, order).engine
     assert record is not None
     size = path.stat().st_size / 1e6
     return Built(
-        precision, graph, record.seconds, size, f"{record.flavour} {record.version}", record.capabilities, str(path)
+        precision, graph, record.seconds, size, f"{record.variant} {record.version}", record.capabilities, str(path)
     )
 
 
@@ -129,8 +131,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    flavour, why = choose_flavour()
-    console.print(f"{flavour.name} {flavour.version}: {why}")
+    variant, why = choose_variant()
+    console.print(f"{variant.name} {variant.version}: {why}")
     table = Table(title="engines of ViT-S/16, batches of 1 to 32", title_justify="left", box=None)
     for name in ("precision", "size of the input", "built in s", "MB", "compute capabilities"):
         table.add_column(name, justify="right" if name in ("built in s", "MB") else "left")
@@ -139,7 +141,7 @@ def main() -> None:
         source = open_source(random_run(Path(name)))
         for precision in args.precisions.split(","):
             for graph in GRAPHS:
-                one = build(source, flavour, precision, graph, args.batch, args.images, Path(name))
+                one = build(source, variant, precision, graph, args.batch, args.images, Path(name))
                 built.append(one)
                 able = ", ".join(one.capabilities)
                 table.add_row(precision, graph, f"{one.seconds:.1f}", f"{one.megabytes:.1f}", able)

@@ -62,13 +62,13 @@ class ModuleRunner:
         self.provider = "PyTorch, compiled" if compiled else "PyTorch"
 
     def __call__(self, images: np.ndarray) -> Features:
-        """(B, 3, H, W) float32, normalised, to numpy."""
+        """(B, 3, H, W) float32, normalized, to numpy."""
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             found = self.module(torch.from_numpy(images))
         return Features(found.embedding.float().numpy(), found.feature_map.float().numpy())
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-        """One photograph as an element of a batch."""
+        """One image as an element of a batch."""
         return self.preprocessing(image, size)
 
 
@@ -83,11 +83,11 @@ class SessionRunner:
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def __call__(self, images: np.ndarray) -> Features:
-        """(B, 3, H, W) float32, normalised, to numpy."""
+        """(B, 3, H, W) float32, normalized, to numpy."""
         return Features(*self.session.run(["embedding", "feature_map"], {"images": images}))
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-        """One photograph as an element of a batch."""
+        """One image as an element of a batch."""
         return Preprocessing()(image, size)
 
 
@@ -126,11 +126,11 @@ def random_run(folder: Path) -> Path:
     return folder
 
 
-def contenders(source: Source, folder: Path, names: list[str], photographs: Path) -> dict[str, Opener]:
+def contenders(source: Source, folder: Path, names: list[str], folder_of_images: Path) -> dict[str, Opener]:
     """Openers by name; what has to be exported is."""
     openers: dict[str, Opener] = {}
-    images = parity_images(photographs)
-    calibration = read_calibration(photographs)
+    images = parity_images(folder_of_images)
+    calibration = read_calibration(folder_of_images)
     for name in names:
         if name in MODULES:
             openers[name] = OpenModule(source.path, *MODULES[name])

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_files import find_images, windowed_map
-from gtsa_kit.embedding.preprocess import normalise
+from gtsa_kit.data.image_files import bounded_map, find_images
+from gtsa_kit.embedding.preprocess import normalize
 from gtsa_kit.export import Runner, load
 
 BATCH = 32
@@ -45,14 +45,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 def prepare(runner: Runner, content: bytes) -> np.ndarray:
     pixels, _ = decode(content)
     image = runner.preprocessing.resized(Image.fromarray(pixels))
-    return image if runner.manifest.inputs[0].dtype == "uint8" else normalise(image, runner.preprocessing)
+    return image if runner.manifest.inputs[0].dtype == "uint8" else normalize(image, runner.preprocessing)
 
 
 def offline_rate(runner: Runner, files: list[bytes]) -> float:
     """Images a second: decoding in threads, a bounded number ahead of the model; maps as float16."""
     started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        ready = windowed_map(pool, lambda content: prepare(runner, content), files, 2 * BATCH)
+        ready = bounded_map(pool, lambda content: prepare(runner, content), files, 2 * BATCH)
         batch = []
         for image in ready:
             batch.append(image)

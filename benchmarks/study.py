@@ -1,10 +1,10 @@
-"""GTSA, DINO, MoCo v3 and random weights on the same photographs at the same budget; docs/study.md reads the outcome.
+"""GTSA, DINO, MoCo v3 and random weights on the same images at the same budget; docs/study.md reads the outcome.
 
 Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study [--scale quick|rates|full]
-     [--photographs N] [--only gtsa,dino] [--seeds 2] [--probes places,tiles] [--json FILE]
+     [--images N] [--only gtsa,dino] [--seeds 2] [--probes places,tiles] [--json FILE]
 
 Every step is kept in --out: run it again after an interruption, or with more methods or seeds, and it goes on. Runs
-differ in the method alone: photographs and their order, crops, steps, optimiser and schedule are the same.
+differ in the method alone: images and their order, crops, steps, optimizer and schedule are the same.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from gtsa_kit.cli.support.training_display import shown
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.label_map import read_options
-from gtsa_kit.data.labeled import read_labelled
+from gtsa_kit.data.labeled import read_labeled
 from gtsa_kit.data.labeled_masks import read_masked
-from gtsa_kit.data.multicrop import Presentations, stack
+from gtsa_kit.data.multicrop import MultiCropDataset, stack
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
 from gtsa_kit.evaluation.dense_tokens import Framing
@@ -47,7 +47,7 @@ from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.export.runtime.backends import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
 from gtsa_kit.methods.base import Method
-from gtsa_kit.methods.gtsa_losses import constant_loss, correspondence_loss, region_loss
+from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss
 from gtsa_kit.methods.registry import make_method
 from gtsa_kit.training.checkpoint import load_checkpoint
 
@@ -58,7 +58,7 @@ COMMON: Mapping[str, Any] = {
     "model.arch": ARCH,
     "model.projector_dim": 192,
     "optim.lr": 6e-3,
-    "optim.momentum": 0.99,
+    "optim.teacher_momentum": 0.99,
     "optim.warmup_epochs": 0.5,
     "dino.temperature_warmup_epochs": 0.0,
     "dino.final_teacher_temperature": 0.04,
@@ -72,12 +72,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "gtsa": {},
     "dino": {"method": "dino"},
     "mocov3": {"method": "mocov3"},
-    "gtsa without turns": {"views.quarter_turns": False, "loss.rotation": 0.0},
-    "dino with turns": {"method": "dino", "views.quarter_turns": True},
+    "gtsa without turns": {"views.rotate": False, "loss.rotation_weight": 0.0},
+    "dino with turns": {"method": "dino", "views.rotate": True},
     "dino sharper": {"method": "dino", "dino.teacher_temperature": 0.02, "dino.final_teacher_temperature": 0.02},
-    "gtsa weaker colours": {"views.jitter_strength": 0.5},
-    "gtsa l": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
-    "gtsa l + l_pc": {"loss.rotation": 0.0},
+    "gtsa weaker colors": {"views.jitter_strength": 0.5},
+    "gtsa l": {"loss.correspondence_weight": 0.0, "loss.rotation_weight": 0.0},
+    "gtsa l + l_pc": {"loss.rotation_weight": 0.0},
 }
 RANDOM = "random"
 MAIN = ("gtsa", "dino", "mocov3")
@@ -94,7 +94,7 @@ ALL = {**METHODS, **RATES}
 class Scale:
     """How much of it."""
 
-    photographs: int
+    images: int
     """Seen by each run, repetitions counted."""
     batch: int
     seeds: int
@@ -107,10 +107,10 @@ class Scale:
 PROBES = ("places", "places linear", "tiles", "tiles k-NN", "whole", "geometry", "turn", "variance")
 SCALES = {
     "quick": Scale(
-        photographs=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "places linear", "tiles", "geometry")
+        images=9_600, batch=32, seeds=1, methods=MAIN, probes=("places", "places linear", "tiles", "geometry")
     ),
-    "rates": Scale(photographs=9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
-    "full": Scale(photographs=19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
+    "rates": Scale(images=9_600, batch=32, seeds=1, methods=(*MAIN, *RATES), probes=("places",)),
+    "full": Scale(images=19_200, batch=32, seeds=2, methods=tuple(METHODS), probes=PROBES),
 }
 """`rates` goes on from `quick` in the same folder."""
 
@@ -125,7 +125,7 @@ MEASURES = {
     "turn": "turn by a linear probe %",
     "embedding_rank": "rank, pooled",
     "token_rank": "rank, tokens",
-    "moved_by_colour": "pooled output moved by colour %",
+    "moved_by_color": "pooled output moved by color %",
     "moved_by_turn": "by a turn %",
     "moved_by_crop": "by a crop %",
 }
@@ -136,7 +136,7 @@ def settings(method: str, seed: int, scale: Scale, data: Path) -> RunConfig:
     own = {
         "data": str(data.absolute()),
         "train.batch_size": scale.batch,
-        "train.steps": scale.photographs // scale.batch,
+        "train.steps": scale.images // scale.batch,
         "train.seed": seed,
     }
     return load_config("quick", None, {**COMMON, **ALL[method], **own})
@@ -161,7 +161,7 @@ def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Pat
     return {run: paths[folder_of(*run)] for run in runs}
 
 
-def some_photographs(data: Path) -> list[Path]:
+def some_images(data: Path) -> list[Path]:
     """On which places are looked for again."""
     return spread(find_images(data / "scenes" / "coco").paths, 150)
 
@@ -171,11 +171,11 @@ Probe = Callable[[Model], Mapping[str, list[float]]]
 
 def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Probe]:
     """Probes by name; each gives values by measure, one for each seed of the probe."""
-    places = read_labelled(data / "scenes" / "places")
+    places = read_labeled(data / "scenes" / "places")
     camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
     coco = find_images(data / "scenes" / "coco").paths
     many = spread(coco + find_images(data / "scenes" / "bsds").paths, 600)
-    some, numbers = some_photographs(data), list(range(seeds))
+    some, numbers = some_images(data), list(range(seeds))
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
     embed = embed_once()
@@ -204,7 +204,7 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
 
     def variance(model: Model) -> dict[str, list[float]]:
         report = sensitivity([model], some, SensitivitySettings(size=SIZE), numbers)
-        return {f"moved_by_{key}": column(report, key) for key in ("colour", "turn", "crop")}
+        return {f"moved_by_{key}": column(report, key) for key in ("color", "turn", "crop")}
 
     probes: dict[str, Probe] = {
         "places": places_knn,
@@ -228,29 +228,29 @@ def trained(run: Path) -> tuple[RunConfig, Method]:
 
 
 @torch.no_grad()
-def what_region_learnt(run: Path, photographs: Sequence[Path], seed: int = 100) -> dict[str, float]:
+def what_region_learnt(run: Path, images: Sequence[Path], seed: int = 100) -> dict[str, float]:
     """The region loss of a GTSA run on views it has not seen, beside what it would be by less and less knowledge.
 
     Returns:
         `region` as trained; `turned`, with the teacher's maps half a turn off; `other`, with those of another
-        photograph; `constant`, for the best student that says the same of every place; and `correspondence`.
+        image; `constant`, for the best student that says the same of every place; and `correspondence`.
     """
     config, method = trained(run)
-    shown = Presentations(list(photographs), config.views, seed)
-    views = stack([shown[t] for t in range(len(photographs))]).views
+    shown = MultiCropDataset(list(images), config.views, seed)
+    views = stack([shown[t] for t in range(len(images))]).views
     outputs = method(views)
-    cells = (config.loss.global_region, config.loss.local_region)
+    cells = (config.loss.roi_size_global, config.loss.roi_size_local)
 
     def region(targets: torch.Tensor) -> float:
         return float(region_loss(outputs.global_maps, outputs.local_maps, targets, views.boxes, views.turns, cells))
 
     targets = outputs.targets
-    pairs = correspondence_loss(outputs.global_maps, outputs.local_maps, targets, config.loss.matched)
+    pairs = correspondence_loss(outputs.global_maps, outputs.local_maps, targets, config.loss.match_fraction)
     return {
         "region": region(targets),
         "turned": region(torch.rot90(targets, 2, (-2, -1))),
         "other": region(targets.roll(1, 0)),
-        "constant": float(constant_loss(targets, views.boxes, views.turns, cells[0])),
+        "constant": float(constant_baseline_loss(targets, views.boxes, views.turns, cells[0])),
         "correspondence": float(pairs),
     }
 
@@ -269,12 +269,12 @@ class Projected(nn.Module):
         return features.embedding, self.teacher.projector(features.feature_map)
 
 
-def found_again(model: Model, run: Path, photographs: Sequence[Path], seeds: int) -> dict[str, dict[str, float]]:
+def found_again(model: Model, run: Path, images: Sequence[Path], seeds: int) -> dict[str, dict[str, float]]:
     """Places found again, %, by the encoder's tokens and by the projected ones."""
     manifest = model.runner.manifest
     projected = Model("projected", TorchRunner(Projected(run).eval(), manifest, torch.device("cpu")), None)
     encoder = Model("encoder", model.runner, model.source)
-    report = correspondence([encoder, projected], photographs, CorrespondenceSettings(size=SIZE), range(seeds))
+    report = correspondence([encoder, projected], images, CorrespondenceSettings(size=SIZE), range(seeds))
     return {
         name: {
             key: statistics.fmean(row[key] for row in report.rows if row["model"] == name)
@@ -305,7 +305,7 @@ def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Prob
     return rows
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each method.
 
     Means over probe seeds, then over pretraining seeds; `_spread` is half the range over pretraining seeds where there
@@ -391,7 +391,7 @@ def draw_training(runs: Mapping[tuple[str, int], Path], out: Path) -> None:
         "rotation_accuracy": "turns named right",
         "teacher_entropy": "entropy of DINO's teacher",
         "divergence": "DINO: divergence from the teacher",
-        "contrast_accuracy": "MoCo v3: own photograph found",
+        "contrast_accuracy": "MoCo v3: own image found",
     }
     figure = Figure(figsize=(15, 6), layout="constrained")
     logs = {f"{method} {seed}": read_json_lines(run / "metrics.jsonl") for (method, seed), run in runs.items()}
@@ -414,7 +414,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with scenes/ and camvid/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scale", choices=SCALES, default="quick")
-    parser.add_argument("--photographs", type=int, help="seen by each run, in place of the scale's")
+    parser.add_argument("--images", type=int, help="seen by each run, in place of the scale's")
     parser.add_argument("--seeds", type=int, help="of the pretraining, in place of the scale's")
     parser.add_argument("--only", help="methods, with commas between: " + ", ".join(repr(m) for m in ALL))
     parser.add_argument("--probes", help="in place of the scale's, with commas between: " + ", ".join(PROBES))
@@ -423,7 +423,7 @@ def main() -> None:
     base = SCALES[chosen.scale]
     scale = replace(
         base,
-        photographs=chosen.photographs or base.photographs,
+        images=chosen.images or base.images,
         seeds=chosen.seeds or base.seeds,
         methods=tuple(chosen.only.split(",")) if chosen.only else base.methods,
         probes=tuple(chosen.probes.split(",")) if chosen.probes else base.probes,
@@ -440,13 +440,13 @@ def main() -> None:
     models = dict(zip(runs, opened, strict=True))
     models |= {(RANDOM, seed): Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None) for seed in range(2)}
     rows = probe_all(models, make_probes(chosen.data, scale.probes, scale.probe_seeds), chosen.out)
-    lines = summarise(rows)
+    lines = summarize(rows)
     Console().print(as_table(lines))
     seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
     held_out = spread(find_images(chosen.data / "camvid" / "val" / "images").paths, 64)
     learnt = {folder_of(*run): what_region_learnt(path, held_out) for run, path in runs.items() if "gtsa" in run[0]}
     again = {
-        folder_of(*run): found_again(models[run], path, some_photographs(chosen.data), scale.probe_seeds)
+        folder_of(*run): found_again(models[run], path, some_images(chosen.data), scale.probe_seeds)
         for run, path in runs.items()
         if run[0] == "gtsa"
     }

@@ -3,10 +3,10 @@
 Run: .venv/bin/python benchmarks/training.py --images FOLDER [--preset coco] [--batch-size 8] [--rounds 3]
      [--precision fp32,bf16] [--memory-batch 64] [--device auto] [--json FILE]
 
-Both sides take the same photographs, weights and draws, in turns; their first losses stand in the table. The matrix
+Both sides take the same images, weights and draws, in turns; their first losses stand in the table. The matrix
 peak is what this machine reaches in one large product in the same run; a step's products are counted by torch. Memory
 is what the forward pass keeps for the backward pass, counted, and what a process that takes one step of --memory-batch
-photographs occupies at most. On a GPU our side is compiled, and the plain one is not.
+images occupies at most. On a GPU our side is compiled, and the plain one is not.
 """
 
 import argparse
@@ -41,11 +41,11 @@ from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.export.benchmark.workers import memory_mb
-from gtsa_kit.hardware import compiling_pays, fused_attention_pays
+from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
-from gtsa_kit.training.optim import clip_each, make_optimizer, set_hyperparameters
-from gtsa_kit.training.precision import bf16_pays
+from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
+from gtsa_kit.training.precision import should_use_bf16
 
 STAGES = (
     "student and teacher forward",
@@ -83,14 +83,14 @@ class Clock:
 
 
 def measure_views(paths: list[Path], config: RunConfig, rounds: int, clock: Clock) -> None:
-    """A photograph at a time on one thread, decoding apart."""
+    """An image at a time on one thread, decoding apart."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     images = [open_image(path) for path in paths]
-    photographs = [load(path) for path in paths]
+    decoded = [load(path) for path in paths]
     for _ in range(rounds + 1):
         clock.time(OURS, "decode", lambda: [decode(read_file(path), path.name) for path in paths])
-        clock.time(OURS, "views", lambda: [ours(pixels, i, config) for i, pixels in enumerate(photographs)])
+        clock.time(OURS, "views", lambda: [ours(pixels, i, config) for i, pixels in enumerate(decoded)])
         clock.time(PLAIN, "decode", lambda: [Image.open(path).convert("RGB") for path in paths])
         clock.time(PLAIN, "views", lambda: [plainly(image, i, config) for i, image in enumerate(images)])
     torch.set_num_threads(threads)
@@ -136,7 +136,7 @@ class Side:
         inputs = (held.global_maps, held.local_maps, held.turn_logits)
 
         def losses() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-            alpha = config.loss.correspondence
+            alpha = config.loss.correspondence_weight
             if self.name == OURS:
                 loss = gtsa_loss(held, views.boxes, views.turns, config.loss, alpha).total
             else:
@@ -153,7 +153,7 @@ class Side:
         """Clipping, AdamW, teacher."""
         if self.name == PLAIN:
             return plain_update(self.model, self.optimizer, config)
-        clip_each(self.model, config.optim.clip)
+        clip_grad_norm_per_parameter(self.model, config.optim.clip_grad_norm)
         set_hyperparameters(self.optimizer, 1e-4, 0.04)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -164,9 +164,9 @@ def make_side(name: str, config: RunConfig, device: torch.device, half: bool) ->
     """As the trainer makes it, or plainly."""
     torch.manual_seed(0)
     model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train().to(device)
-    if name == OURS and not fused_attention_pays(device, half):
-        model.spell_attention()
-    if name == OURS and compiling_pays(device):
+    if name == OURS and not should_use_fused_attention(device, half):
+        model.use_unfused_attention()
+    if name == OURS and should_compile(device):
         model.compile_branches()
     optimizer = make_optimizer(model, config.optim) if name == OURS else plain_optimizer(model, config)
     return Side(name, model, optimizer)
@@ -207,24 +207,26 @@ def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
-    """MB a photograph of each part of the forward pass."""
+    """MB an image of each part of the forward pass."""
     model, count = make_side(OURS, config, views.boxes.device, half).model, len(views.boxes)
     rows = []
-    for recompute in (False, True):
-        model.student.encoder.recompute = recompute
+    for activation_checkpointing in (False, True):
+        model.student.encoder.activation_checkpointing = activation_checkpointing
         with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
             mega = kept_bytes(model, lambda: model(views)) / count / 1e6
-        rows.append({"part": "encoder and heads" + (", blocks recomputed" if recompute else ""), OURS: mega})
+        rows.append(
+            {"part": "encoder and heads" + (", blocks recomputed" if activation_checkpointing else ""), OURS: mega}
+        )
     outputs = model(views)
     held = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
-    cells = (config.loss.global_region, config.loss.local_region)
+    cells = (config.loss.roi_size_global, config.loss.roi_size_local)
     losses = {
         "region loss": lambda: region_loss(*held, outputs.targets, views.boxes, views.turns, cells),
-        "patch correspondence": lambda: correspondence_loss(*held, outputs.targets, config.loss.matched),
+        "patch correspondence": lambda: correspondence_loss(*held, outputs.targets, config.loss.match_fraction),
     }
     rows += [{"part": name, OURS: kept_bytes(model, work) / count / 1e6} for name, work in losses.items()]
     said = "bf16" if half else "fp32"
-    return [row | {"part": f"{said}: kept for backward, MB a photograph: {row['part']}"} for row in rows]
+    return [row | {"part": f"{said}: kept for backward, MB an image: {row['part']}"} for row in rows]
 
 
 def peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
@@ -268,7 +270,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", help="fp32, bf16 or both; default: both where bf16 is not emulated")
-    parser.add_argument("--memory-batch", type=int, default=0, help="photographs of a step whose peak is measured")
+    parser.add_argument("--memory-batch", type=int, default=0, help="images of a step whose peak is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -276,7 +278,7 @@ def main() -> None:
     paths = find_images(chosen.images).paths[:48]
     device = torch.device(chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     batch = collate([ours(load(path), i, config) for i, path in enumerate(paths[: chosen.batch_size])]).to(device)
-    asked = chosen.precision or ("fp32,bf16" if bf16_pays(device) else "fp32")
+    asked = chosen.precision or ("fp32,bf16" if should_use_bf16(device) else "fp32")
     clock = Clock()
     measure_views(paths, config, chosen.rounds, clock)
     tables = [rows_of_views(clock, len(paths))]
@@ -290,7 +292,7 @@ def main() -> None:
         rows += rows_of_memory(batch, config, half)
         if chosen.memory_batch:
             mega = peak_of_step(config, chosen.memory_batch, half, device) / chosen.memory_batch
-            rows.append({"part": f"{precision}: peak of a step of {chosen.memory_batch}, MB a photograph", OURS: mega})
+            rows.append({"part": f"{precision}: peak of a step of {chosen.memory_batch}, MB an image", OURS: mega})
         tables.append(rows)
     console = Console()
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
@@ -304,7 +306,7 @@ def main() -> None:
 def rows_of_views(clock: Clock, count: int) -> list[dict[str, Any]]:
     return [
         {
-            "part": f"{stage}, ms a photograph, one thread",
+            "part": f"{stage}, ms an image, one thread",
             OURS: 1e3 * clock.median(OURS, stage) / count,
             PLAIN: 1e3 * clock.median(PLAIN, stage) / count,
             "times as fast": clock.ratio(stage),
@@ -329,9 +331,7 @@ def rows_of_step(
     ]
     shares = {name: 100 * operations / peak / clock.median(name, "whole step") for name in (OURS, PLAIN)}
     rows.append({"part": f"{precision}: % of the matrix peak, {peak / 1e9:.0f} GFLOP/s", **shares})
-    rows.append(
-        {"part": f"{precision}: photographs a second", **{n: batch / clock.median(n, "whole step") for n in shares}}
-    )
+    rows.append({"part": f"{precision}: images a second", **{n: batch / clock.median(n, "whole step") for n in shares}})
     rows.append({"part": f"{precision}: first loss", OURS: losses[0], PLAIN: losses[1]})
     return rows
 

@@ -1,4 +1,4 @@
-"""GTSA for your own photographs: train, export with proof, embed dense (arXiv 2304.08014).
+"""GTSA for your own images: train, export with proof, embed dense (arXiv 2304.08014).
 
 Nothing heavy is imported here, so that `gtsa --help` answers at once; import what you need from the modules,
 for example `gtsa_kit.export.load`. One name is at hand without that: `from gtsa_kit import embed`.

@@ -1,14 +1,14 @@
-"""Where the cells of a feature map lie on the photograph, as its file stores it: points, boxes and masks, both ways.
+"""Where the cells of a feature map lie on the image, as its file stores it: points, boxes and masks, both ways.
 
 A cell is the unit square [u, u + 1] x [v, v + 1], u counted along the map's width and v along its height; a pixel
 likewise, x to the right and y down. Between them stands one affine, `cell_to_pixel` (2, 3): (x, y) = A @ (u, v, 1). It
-holds the resize (a stretch of the upright photograph onto the input) and the EXIF orientation, undone: cameras and
+holds the resize (a stretch of the upright image onto the input) and the EXIF orientation, undone: cameras and
 annotation tools count pixels in the file, viewers and the encoder look at it upright.
 """
 
 import numpy as np
 
-# EXIF orientation -> (x, y) in the file of a point (X, Y) of the upright photograph that is W x H, as rows of a matrix
+# EXIF orientation -> (x, y) in the file of a point (X, Y) of the upright image that is W x H, as rows of a matrix
 # over (X, Y, W, H).
 _STORED = {
     1: ((1, 0, 0, 0), (0, 1, 0, 0)),
@@ -26,8 +26,8 @@ def cell_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: i
     """The affine (2, 3), float64, from cells to pixels of the file.
 
     Args:
-        width, height: Of the upright photograph.
-        grid: (h, w) of the feature map, which covers the whole photograph.
+        width, height: Of the upright image.
+        grid: (h, w) of the feature map, which covers the whole image.
         orientation: The file's EXIF orientation, 1 to 8; anything else counts as 1, as in viewers.
     """
     if width < 1 or height < 1 or min(grid) < 1:
@@ -38,24 +38,24 @@ def cell_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: i
 
 
 def cells_to_points(matrix: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(..., 2) positions (u, v) on the map to (..., 2) positions (x, y) on the photograph."""
+    """(..., 2) positions (u, v) on the map to (..., 2) positions (x, y) on the image."""
     points: np.ndarray = np.asarray(cells, np.float64) @ matrix[:, :2].T + matrix[:, 2]
     return points
 
 
 def points_to_cells(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(..., 2) positions (x, y) on the photograph to (..., 2) positions (u, v) on the map; floor them for an index."""
+    """(..., 2) positions (x, y) on the image to (..., 2) positions (u, v) on the map; floor them for an index."""
     cells: np.ndarray = (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     return cells
 
 
 def cells_to_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) boxes (u0, v0, u1, v1) on the map to (..., 4) boxes (x0, y0, x1, y1) on the photograph."""
+    """(..., 4) boxes (u0, v0, u1, v1) on the map to (..., 4) boxes (x0, y0, x1, y1) on the image."""
     return _sorted(cells_to_points(matrix, _corners(boxes)))
 
 
 def boxes_to_cells(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) boxes (x0, y0, x1, y1) on the photograph to (..., 4) boxes (u0, v0, u1, v1) on the map, not rounded."""
+    """(..., 4) boxes (x0, y0, x1, y1) on the image to (..., 4) boxes (u0, v0, u1, v1) on the map, not rounded."""
     return _sorted(points_to_cells(matrix, _corners(boxes)))
 
 
@@ -63,7 +63,7 @@ def mask_to_cells(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -
     """A mask (H, W) over the file's pixels to the share (h, w) of each cell that it covers, 0 to 1, exact.
 
     Args:
-        matrix: `cell_to_pixel` of the photograph.
+        matrix: `cell_to_pixel` of the image.
         mask: bool, or weights of the pixels.
         grid: (h, w) of the map.
     """
@@ -78,12 +78,12 @@ def mask_to_cells(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -
 
 
 def cells_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values (h, w, ...) of cells to (H, W, ...) of the file's pixels: each takes the cell that its centre lies in.
+    """Values (h, w, ...) of cells to (H, W, ...) of the file's pixels: each takes the cell that its center lies in.
 
     Args:
-        matrix: `cell_to_pixel` of the photograph.
+        matrix: `cell_to_pixel` of the image.
         values: bool, class numbers, scores.
-        size: (H, W) of the photograph as its file stores it.
+        size: (H, W) of the image as its file stores it.
     """
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
     along = points_to_cells(matrix, np.stack([x, np.full_like(x, 0.5)], -1))
@@ -109,7 +109,7 @@ def _sorted(corners: np.ndarray) -> np.ndarray:
 
 
 def _edges(row: np.ndarray, cells: int) -> np.ndarray:
-    """Where the edges of the cells lie along x or y of the file; they fall where the photograph is flipped."""
+    """Where the edges of the cells lie along x or y of the file; they fall where the image is flipped."""
     step = float(row[:2].sum())  # one of the two is 0
     return step * np.arange(cells + 1) + float(row[2])
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file whose content appears under `path` all at once, when the block ends without an error.
 
-    The temporary file is a hidden neighbour with a fixed name: what a killed process left is overwritten by the next
+    The temporary file is a hidden neighbor with a fixed name: what a killed process left is overwritten by the next
     write, so rubbish does not pile up.
 
     Raises:

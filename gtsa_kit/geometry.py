@@ -20,12 +20,12 @@ def intersect(a: Tensor, b: Tensor) -> Tensor:
 
 
 def within(boxes: Tensor, crops: Tensor) -> Tensor:
-    """Where (..., 4) boxes of the photograph lie in the unit squares of (..., 4) crops that have not been turned."""
+    """Where (..., 4) boxes of the image lie in the unit squares of (..., 4) crops that have not been turned."""
     origin, size = crops[..., :2], crops[..., 2:] - crops[..., :2]
     return (boxes - torch.cat([origin, origin], -1)) / torch.cat([size, size], -1)
 
 
-def turn_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
+def rotate_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
     """Turn (..., 4) boxes with the unit square that they lie in, each by its own number in `turns` (...,).
 
     One turn counter-clockwise takes the point (x, y) to (y, 1 - x).
@@ -44,12 +44,12 @@ def turn_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
     return four.gather(-2, index).squeeze(-2)
 
 
-def carry_points(points: Tensor, crop: Tensor, turn: int, crop_to: Tensor, turn_to: int) -> Tensor:
-    """Where points of one view of a photograph lie in another view of it.
+def map_points_between_views(points: Tensor, crop: Tensor, turn: int, crop_to: Tensor, turn_to: int) -> Tensor:
+    """Where points of one view of an image lie in another view of it.
 
     Args:
         points: (..., 2) x and y in the unit square of the view.
-        crop, turn: (4,) box in pixels of the photograph, and quarter turns, of that view.
+        crop, turn: (4,) box in pixels of the image, and quarter turns, of that view.
         crop_to, turn_to: Of the other.
 
     Returns:
@@ -62,10 +62,10 @@ def carry_points(points: Tensor, crop: Tensor, turn: int, crop_to: Tensor, turn_
 
 def _turn_points(points: Tensor, turn: int) -> Tensor:
     turns = torch.full(points.shape[:-1], turn % 4, device=points.device)
-    return turn_boxes(torch.cat([points, points], -1), turns)[..., :2]
+    return rotate_boxes(torch.cat([points, points], -1), turns)[..., :2]
 
 
-def turn_maps(maps: Tensor, turns: Tensor) -> Tensor:
+def rotate_maps(maps: Tensor, turns: Tensor) -> Tensor:
     """Turn square maps (..., C, S, S), each by its own number in `turns` (...,): a permutation of cells, bit for bit.
 
     Raises:
@@ -104,9 +104,9 @@ def roi_weights(low: Tensor, high: Tensor, cells: int, length: int) -> Tensor:
     bins = torch.arange(cells, device=low.device, dtype=low.dtype)[:, None]
     sample = torch.arange(most, device=low.device, dtype=low.dtype)
     inside = (bins + (sample + 0.5) / samples[..., None, None]) * bin_size[..., None, None]  # (..., cells, most)
-    # Cell i has its centre at i + 0.5; beyond the outer centres the outer cells' values continue.
+    # Cell i has its center at i + 0.5; beyond the outer centers the outer cells' values continue.
     position = (start[..., None, None] + inside - 0.5).clamp(0, length - 1)
-    centres = torch.arange(length, device=low.device, dtype=low.dtype)
-    hats = (1 - (position[..., None] - centres).abs()).clamp(min=0)  # (..., cells, most, length)
+    centers = torch.arange(length, device=low.device, dtype=low.dtype)
+    hats = (1 - (position[..., None] - centers).abs()).clamp(min=0)  # (..., cells, most, length)
     used = (sample < samples[..., None]).to(low.dtype)[..., None, :, None]  # (..., 1, most, 1)
     return (hats * used).sum(-2) / samples[..., None, None]

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     import torch
 
 
-def compiling_pays(device: "torch.device") -> bool:
+def should_compile(device: "torch.device") -> bool:
     """Whether torch should compile a model: on a GPU for which it can (Triton, and a C compiler for Triton)."""
     from torch.utils._triton import has_triton
 
     return device.type == "cuda" and bool(has_triton()) and shutil.which(os.environ.get("CC", "cc")) is not None
 
 
-def fused_attention_pays(device: "torch.device", bf16: bool) -> bool:
+def should_use_fused_attention(device: "torch.device", bf16: bool) -> bool:
     """Whether training should leave attention to torch's fused kernel: everywhere but in bf16 on a CPU."""
     return not (bf16 and device.type == "cpu")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-Tell = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Told (what is done, how many so far, of how many)."""
 
 
-def tell_nobody(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     """For those who don't want to know."""

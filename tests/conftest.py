@@ -52,9 +52,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty smooth colour fields of several shapes, as JPEG."""
-    folder = tmp_path_factory.mktemp("photographs")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty smooth color fields of several shapes, as JPEG."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for index in range(20):
         coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -115,18 +115,18 @@ def small_run(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scenes(photographs: Path) -> "ParityImages":
+def scenes(images: Path) -> "ParityImages":
     from gtsa_kit.export.parity import parity_images
 
-    return parity_images(SCENES if SCENES.exists() else photographs)
+    return parity_images(SCENES if SCENES.exists() else images)
 
 
 @pytest.fixture(scope="session")
-def few(once: Once, photographs: Path) -> Path:
-    """A folder of three photographs, for gates that are not themselves what is tested."""
+def few(once: Once, images: Path) -> Path:
+    """A folder of three images, for gates that are not themselves what is tested."""
 
     def fill(folder: Path) -> None:
-        for path in sorted(SCENES.glob("*.jpg") if SCENES.exists() else photographs.iterdir())[:3]:
+        for path in sorted(SCENES.glob("*.jpg") if SCENES.exists() else images.iterdir())[:3]:
             shutil.copy(path, folder)
 
     return once("few", fill)
@@ -139,10 +139,10 @@ def tiny_onnx(made: Made) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibration(photographs: Path) -> "Calibration":
+def calibration(images: Path) -> "Calibration":
     from gtsa_kit.export.pipeline import read_calibration
 
-    return read_calibration(SCENES if SCENES.exists() else photographs)
+    return read_calibration(SCENES if SCENES.exists() else images)
 
 
 @pytest.fixture(scope="session")

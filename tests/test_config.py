@@ -37,24 +37,24 @@ PAPER = {
     "views.min_global_overlap": 0.02,
     "views.jitter_strength": 1.0,
     "views.jitter_p": 0.8,
-    "views.grey_p": 0.2,
+    "views.grayscale_p": 0.2,
     "views.blur_p": 0.2,
     "views.blur_sigma": (0.1, 2.0),
     "views.noise_std": 0.0,
-    "loss.correspondence": 0.5,
-    "loss.rotation": 0.5,
-    "loss.global_region": 10,
-    "loss.local_region": 4,
-    "loss.matched": 0.5,
+    "loss.correspondence_weight": 0.5,
+    "loss.rotation_weight": 0.5,
+    "loss.roi_size_global": 10,
+    "loss.roi_size_local": 4,
+    "loss.match_fraction": 0.5,
     "optim.lr": 5e-4,
     "optim.final_lr": 1e-6,
     "optim.warmup_epochs": 10.0,
     "optim.weight_decay": 0.04,
     "optim.final_weight_decay": 0.4,
     "optim.betas": (0.9, 0.999),
-    "optim.clip": 3.0,
-    "optim.momentum": 0.996,
-    "optim.final_momentum": 1.0,
+    "optim.clip_grad_norm": 3.0,
+    "optim.teacher_momentum": 0.996,
+    "optim.final_teacher_momentum": 1.0,
     "train.epochs": 100.0,
     "train.batch_size": 512,
 }
@@ -68,7 +68,7 @@ def test_defaults_are_the_papers() -> None:
     assert {key: settings[key] for key in PAPER} == PAPER
     assert RunConfig() == load_config() == load_config("coco")
     patches = [(settings[f"views.{view}_size"] // 16) ** 2 for view in ("global", "local")]
-    assert [settings["loss.matched"] * n for n in patches] == [98, 18]
+    assert [settings["loss.match_fraction"] * n for n in patches] == [98, 18]
     # Whatever else would change the method is off.
     assert (settings["train.accumulate"], settings["train.steps"]) == (1, None)
 
@@ -79,7 +79,7 @@ def test_ade20k_differs_where_the_table_says() -> None:
     assert changed == {
         "preset": "ade20k",
         "views.jitter_strength": 0.2,
-        "loss.rotation": 0.25,
+        "loss.rotation_weight": 0.25,
         "model.norm_before_heads": False,
     }
 
@@ -101,9 +101,9 @@ def test_presets_resolve(preset: str) -> None:
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("loss.rotaton", "did you mean loss.rotation"),
+        ("loss.rotation_weigth", "did you mean loss.rotation_weight"),
         ("train.batchsize", "did you mean train.batch_size"),
-        ("rotation", "did you mean loss.rotation"),  # the right word in the wrong place
+        ("rotation_weight", "did you mean loss.rotation_weight"),  # the right word in the wrong place
         ("train.lr", "did you mean optim.lr"),
         ("los.rotation", "did you mean loss"),
     ],
@@ -129,8 +129,8 @@ def test_unknown_keys_are_refused(key: str) -> None:
         ("train.batch_size", 8.5),
         ("train.batch_size", None),
         ("train.workers", "many"),
-        ("loss.rotation", "high"),
-        ("loss.rotation", [0.5]),
+        ("loss.rotation_weight", "high"),
+        ("loss.rotation_weight", [0.5]),
         ("loss", 0.5),
         ("model.arch", "vit_huge"),
         ("model.norm_before_heads", "perhaps"),
@@ -143,15 +143,15 @@ def test_unknown_keys_are_refused(key: str) -> None:
         ("train.steps", 0),
         ("train.epochs", 0),
         ("train.seed", -1),
-        ("train.max_broken", 1.5),
+        ("train.max_unreadable", 1.5),
         ("train.max_megapixels", 500),
         ("model.drop_path", 1.0),
-        ("loss.rotation", -0.1),
-        ("loss.rotation", math.nan),
-        ("loss.rotation", math.inf),
-        ("loss.matched", 0),
+        ("loss.rotation_weight", -0.1),
+        ("loss.rotation_weight", math.nan),
+        ("loss.rotation_weight", math.inf),
+        ("loss.match_fraction", 0),
         ("optim.lr", -1),
-        ("optim.momentum", 1.1),
+        ("optim.teacher_momentum", 1.1),
         ("optim.betas", [0.9, 1.0]),
         ("views.global_size", 100),
         ("views.local_size", 0),
@@ -177,8 +177,8 @@ def test_wrong_values_are_refused_by_key(key: str, value: Any) -> None:
 
 def test_every_slip_is_told_at_once() -> None:
     with pytest.raises(ValueError, match=r"loss\.rotation") as caught:
-        load_config(overrides={"loss.rotation": -1, "train.batch_size": 0, "trian.epochs": 3})
-    for key in ("loss.rotation", "train.batch_size", "trian"):
+        load_config(overrides={"loss.rotation_weight": -1, "train.batch_size": 0, "trian.epochs": 3})
+    for key in ("loss.rotation_weight", "train.batch_size", "trian"):
         assert key in str(caught.value)
 
 
@@ -225,14 +225,14 @@ def write(folder: Path, content: Any) -> Path:
 
 
 def test_the_later_layer_wins(tmp_path: Path) -> None:
-    file = write(tmp_path, {"loss": {"rotation": 0.75, "matched": 0.25}, "train": {"seed": 3}})
-    config = load_config("ade20k", file, {"loss.rotation": 0.125})
-    assert config.loss.rotation == 0.125  # override over file over preset
-    assert config.loss.matched == 0.25  # file over default, in the same section
+    file = write(tmp_path, {"loss": {"rotation_weight": 0.75, "match_fraction": 0.25}, "train": {"seed": 3}})
+    config = load_config("ade20k", file, {"loss.rotation_weight": 0.125})
+    assert config.loss.rotation_weight == 0.125  # override over file over preset
+    assert config.loss.match_fraction == 0.25  # file over default, in the same section
     assert config.train.seed == 3
     assert config.views.jitter_strength == 0.2  # preset over default
-    assert config.loss.correspondence == 0.5  # default
-    assert load_config("ade20k", file).loss.rotation == 0.75
+    assert config.loss.correspondence_weight == 0.5  # default
+    assert load_config("ade20k", file).loss.rotation_weight == 0.75
 
 
 def test_preset_of_the_file_and_of_the_overrides(tmp_path: Path) -> None:
@@ -256,23 +256,29 @@ def test_presets_are_not_changed_by_use(tmp_path: Path) -> None:
 
 
 def test_overrides_are_read_as_yaml() -> None:
-    pairs = ["loss.rotation=0.25", "views.global_area=[0.5, 1]", "train.steps=null", "data=/a=b", "optim.lr=5e-4"]
+    pairs = [
+        "loss.rotation_weight=0.25",
+        "views.global_area=[0.5, 1]",
+        "train.steps=null",
+        "data=/a=b",
+        "optim.lr=5e-4",
+    ]
     overrides = parse_overrides([*pairs, "model.norm_before_heads=false", " train.workers =auto"])
     config = load_config(overrides=overrides)
-    assert (config.loss.rotation, config.views.global_area, config.train.steps) == (0.25, (0.5, 1.0), None)
+    assert (config.loss.rotation_weight, config.views.global_area, config.train.steps) == (0.25, (0.5, 1.0), None)
     assert (config.data, config.optim.lr) == ("/a=b", 5e-4)
     assert (config.model.norm_before_heads, config.train.workers) == (False, "auto")
 
 
-@pytest.mark.parametrize("pair", ["loss.rotation", "=3", "loss.rotation=[", ""])
+@pytest.mark.parametrize("pair", ["loss.rotation_weight", "=3", "loss.rotation_weight=[", ""])
 def test_bad_overrides_are_refused(pair: str) -> None:
     with pytest.raises(ValueError, match="--set"):
         parse_overrides([pair])
 
 
 def test_overrides_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'loss\.rotation' lies inside"):
-        load_config(overrides={"loss": 1, "loss.rotation": 2})
+    with pytest.raises(ValueError, match=r"'loss\.rotation_weight' lies inside"):
+        load_config(overrides={"loss": 1, "loss.rotation_weight": 2})
 
 
 # --- the object -----------------------------------------------------------------------------------------------------
@@ -295,7 +301,7 @@ def test_settings_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         config.preset = "quick"
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        config.loss.rotation = 1.0
+        config.loss.rotation_weight = 1.0
     assert hash(config) == hash(load_config())
 
 

@@ -33,7 +33,7 @@ def stored_and_upright(orientation: int, height: int, width: int) -> tuple[np.nd
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_a_pixel_of_the_upright_photograph_is_found_in_the_file(orientation: int) -> None:
+def test_a_pixel_of_the_upright_image_is_found_in_the_file(orientation: int) -> None:
     stored, upright = stored_and_upright(orientation, 11, 17)
     height, width = upright.shape
     matrix = cell_to_pixel(width, height, (height, width), orientation)  # a cell for each pixel

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from gtsa_kit.geometry import box_area, intersect, roi_weights, turn_boxes, turn_maps, within
+from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_boxes, rotate_maps, within
 
 SIDE = 12
 
@@ -73,7 +73,7 @@ def test_within_can_be_undone():
 @pytest.mark.parametrize("turn", range(4))
 def test_turned_box_covers_the_turned_mask(turn):
     boxes = some_boxes(100, 5)
-    turned = turn_boxes(boxes / SIDE, torch.full((100,), turn)) * SIDE
+    turned = rotate_boxes(boxes / SIDE, torch.full((100,), turn)) * SIDE
     for box, now in zip(boxes, turned, strict=True):
         assert torch.equal(painted(now.round().long()), torch.rot90(painted(box), turn))
     torch.testing.assert_close(turned, turned.round(), atol=1e-5, rtol=0)
@@ -81,17 +81,17 @@ def test_turned_box_covers_the_turned_mask(turn):
 
 def test_each_box_has_its_own_turn():
     boxes, turns = torch.rand(3, 5, 4, dtype=torch.float64), torch.randint(-7, 8, (3, 5))
-    turned = turn_boxes(boxes, turns)
+    turned = rotate_boxes(boxes, turns)
     for i in range(3):
         for j in range(5):
-            assert torch.equal(turned[i, j], turn_boxes(boxes[i, j], turns[i, j] % 4))
-    torch.testing.assert_close(turn_boxes(turned, -turns), boxes)
+            assert torch.equal(turned[i, j], rotate_boxes(boxes[i, j], turns[i, j] % 4))
+    torch.testing.assert_close(rotate_boxes(turned, -turns), boxes)
 
 
 def test_turned_boxes_stay_boxes():
     boxes = (some_boxes(100, 6) / SIDE).double()
     for turn in range(4):
-        turned = turn_boxes(boxes, torch.full((100,), turn))
+        turned = rotate_boxes(boxes, torch.full((100,), turn))
         assert (turned[:, :2] < turned[:, 2:]).all()
         torch.testing.assert_close(box_area(turned), box_area(boxes))
 
@@ -103,7 +103,7 @@ def test_turned_maps_are_rot90_bit_for_bit(batch, side):
     maps.view(-1)[0] = float("nan")  # moved as it is, like any other value
     for offset in range(-4, 8):
         turns = (torch.arange(math.prod(batch)) + offset).view(batch)
-        turned = turn_maps(maps, turns)
+        turned = rotate_maps(maps, turns)
         assert turned.shape == maps.shape
         for one, now, turn in zip(
             maps.reshape(-1, 3, side, side), turned.reshape(-1, 3, side, side), turns.flatten().tolist(), strict=True
@@ -116,8 +116,8 @@ def test_turned_maps_pass_gradients_back_to_their_cells():
     maps = torch.randn(4, 2, 3, 3, requires_grad=True)
     weights = torch.randn(4, 2, 3, 3)
     turns = torch.arange(4)
-    (turn_maps(maps, turns) * weights).sum().backward()
-    assert torch.equal(maps.grad, turn_maps(weights, -turns))
+    (rotate_maps(maps, turns) * weights).sum().backward()
+    assert torch.equal(maps.grad, rotate_maps(weights, -turns))
 
 
 def test_turned_boxes_and_turned_maps_agree():
@@ -125,13 +125,13 @@ def test_turned_boxes_and_turned_maps_agree():
     boxes = some_boxes(40, 7)
     turns = torch.arange(40) % 4
     masks = torch.stack([painted(box) for box in boxes])[:, None]
-    now = (turn_boxes(boxes / SIDE, turns) * SIDE).round().long()
-    assert torch.equal(turn_maps(masks, turns)[:, 0], torch.stack([painted(box) for box in now]))
+    now = (rotate_boxes(boxes / SIDE, turns) * SIDE).round().long()
+    assert torch.equal(rotate_maps(masks, turns)[:, 0], torch.stack([painted(box) for box in now]))
 
 
 def test_maps_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match="only square maps"):
-        turn_maps(torch.zeros(1, 3, 4, 5), torch.tensor([1]))
+        rotate_maps(torch.zeros(1, 3, 4, 5), torch.tensor([1]))
 
 
 # --- RoIAlign --------------------------------------------------------------------------------------------------------

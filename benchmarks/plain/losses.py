@@ -24,7 +24,7 @@ def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float)
         for v, student in enumerate(maps):
             if v == g:
                 continue
-            cells = config.global_region if v < len(targets) else config.local_region
+            cells = config.roi_size_global if v < len(targets) else config.roi_size_local
             for b in range(len(target)):
                 boxes, turns = views.boxes[b], views.turns[b]
                 overlap = intersection(boxes[v], boxes[g])
@@ -32,9 +32,9 @@ def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float)
                 wanted = region_of(target[b], overlap, boxes[g], int(turns[g]), cells)
                 wanted = torch.rot90(wanted, int(turns[v] - turns[g]), (1, 2))
                 region.append(-F.cosine_similarity(seen, wanted, dim=0).mean())
-                correspondence.append(-matches(student[b], target[b], config.matched))
+                correspondence.append(-matches(student[b], target[b], config.match_fraction))
     rotation = F.cross_entropy(outputs.turn_logits.float().flatten(0, 1), views.turns.flatten())
-    return torch.stack(region).mean() + alpha * torch.stack(correspondence).mean() + config.rotation * rotation
+    return torch.stack(region).mean() + alpha * torch.stack(correspondence).mean() + config.rotation_weight * rotation
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def region_of(features: Tensor, box: Tensor, crop: Tensor, turn: int, cells: int) -> Tensor:
-    """(C, cells, cells): a box of the photograph, RoIAligned from the (C, h, w) map of a view of it."""
+    """(C, cells, cells): a box of the image, RoIAligned from the (C, h, w) map of a view of it."""
     side = features.shape[-1]
     x0, y0, x1, y1 = ((box - crop[:2].repeat(2)) / (crop[2:] - crop[:2]).repeat(2)).tolist()
     for _ in range(turn):  # a quarter turn counter-clockwise takes (x, y) to (y, 1 - x)

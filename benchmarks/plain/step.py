@@ -22,7 +22,7 @@ def plain_step(model: GTSA, optimizer: torch.optim.Optimizer, views: Views, conf
     """Forward, losses, backward, clipping, AdamW, teacher."""
     with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
         outputs = model(views)
-    loss = plain_loss(outputs, views, config.loss, config.loss.correspondence)
+    loss = plain_loss(outputs, views, config.loss, config.loss.correspondence_weight)
     loss.backward()
     plain_update(model, optimizer, config)
     return loss
@@ -33,8 +33,8 @@ def plain_update(model: GTSA, optimizer: torch.optim.Optimizer, config: RunConfi
     for parameter in model.parameters():
         if parameter.grad is not None:
             norm = parameter.grad.norm()
-            if norm > config.optim.clip:
-                parameter.grad.mul_(config.optim.clip / (norm + 1e-6))
+            if norm > config.optim.clip_grad_norm:
+                parameter.grad.mul_(config.optim.clip_grad_norm / (norm + 1e-6))
     optimizer.step()
     optimizer.zero_grad()
     student = dict(model.student.named_parameters())

@@ -3,7 +3,7 @@
 //     onnx encoder.onnx photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
 //
 // The six numbers are those of encoder.onnx.json, under "preprocessing". Leave them out for an artifact of
-// `--input uint8`: it takes bytes and normalises them itself.
+// `--input uint8`: it takes bytes and normalizes them itself.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -46,13 +46,13 @@ Picture read_ppm(const std::string& path) {
   return picture;
 }
 
-// Bytes to (3, height, width) float32; mean and std are for colours of 0 to 1.
-std::vector<float> normalised(const Picture& picture, const std::vector<float>& numbers) {
+// Bytes to (3, height, width) float32; mean and std are for colors of 0 to 1.
+std::vector<float> normalized(const Picture& picture, const std::vector<float>& numbers) {
   const size_t area = picture.pixels.size() / 3;
   std::vector<float> planes(picture.pixels.size());
   for (size_t i = 0; i < planes.size(); ++i) {
-    const size_t pixel = i / 3, colour = i % 3;
-    planes[colour * area + pixel] = (picture.pixels[i] / 255.0f - numbers[colour]) / numbers[3 + colour];
+    const size_t pixel = i / 3, color = i % 3;
+    planes[color * area + pixel] = (picture.pixels[i] / 255.0f - numbers[color]) / numbers[3 + color];
   }
   return planes;
 }
@@ -86,7 +86,7 @@ int main(int argc, char** argv) try {
   if (numbers.empty()) {
     images = Ort::Value::CreateTensor<uint8_t>(memory, picture.pixels.data(), picture.pixels.size(), shape.data(), 4);
   } else {
-    planes = normalised(picture, numbers);
+    planes = normalized(picture, numbers);
     shape = {1, 3, picture.height, picture.width};
     images = Ort::Value::CreateTensor<float>(memory, planes.data(), planes.size(), shape.data(), 4);
   }

@@ -24,13 +24,13 @@ function readPpm(path) {
   return { width, height, pixels };
 }
 
-/** Bytes to (3, height, width) float32; mean and std are for colours of 0 to 1. */
-function normalised(pixels, { mean, std }) {
+/** Bytes to (3, height, width) float32; mean and std are for colors of 0 to 1. */
+function normalized(pixels, { mean, std }) {
   const area = pixels.length / 3;
   const planes = new Float32Array(pixels.length);
   pixels.forEach((value, i) => {
-    const colour = i % 3;
-    planes[colour * area + (i - colour) / 3] = (value / 255 - mean[colour]) / std[colour];
+    const color = i % 3;
+    planes[color * area + (i - color) / 3] = (value / 255 - mean[color]) / std[color];
   });
   return planes;
 }
@@ -41,7 +41,7 @@ async function main(model, photo) {
   const images =
     manifest.inputs[0].dtype === "uint8"
       ? new ort.Tensor("uint8", pixels, [1, height, width, 3])
-      : new ort.Tensor("float32", normalised(pixels, manifest.preprocessing), [1, 3, height, width]);
+      : new ort.Tensor("float32", normalized(pixels, manifest.preprocessing), [1, 3, height, width]);
 
   const encoder = await ort.InferenceSession.create(model);
   const { embedding, feature_map } = await encoder.run({ images }, ["embedding", "feature_map"]);

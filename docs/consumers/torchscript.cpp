@@ -3,7 +3,7 @@
 //     torchscript encoder.ts photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
 //
 // The six numbers are those of encoder.ts.json, under "preprocessing". Leave them out for an artifact of
-// `--input uint8`: it takes bytes and normalises them itself.
+// `--input uint8`: it takes bytes and normalizes them itself.
 
 #include <torch/script.h>
 
@@ -41,8 +41,8 @@ torch::Tensor read_ppm(const std::string& path) {
   return pixels;
 }
 
-// Bytes to (1, 3, height, width) float32; mean and std are for colours of 0 to 1.
-torch::Tensor normalised(const torch::Tensor& pixels, const std::vector<float>& numbers) {
+// Bytes to (1, 3, height, width) float32; mean and std are for colors of 0 to 1.
+torch::Tensor normalized(const torch::Tensor& pixels, const std::vector<float>& numbers) {
   const torch::Tensor six = torch::tensor(numbers).view({2, 1, 3, 1, 1});
   return ((pixels.permute({0, 3, 1, 2}) / 255.0 - six[0]) / six[1]).contiguous();
 }
@@ -58,7 +58,7 @@ int main(int argc, char** argv) try {
   const c10::InferenceMode no_gradients;
   torch::jit::Module encoder = torch::jit::load(argv[1]);
   torch::Tensor images = read_ppm(argv[2]);
-  if (!numbers.empty()) images = normalised(images, numbers);
+  if (!numbers.empty()) images = normalized(images, numbers);
 
   const auto outputs = encoder.forward({images}).toTuple();
   const torch::Tensor embedding = outputs->elements()[0].toTensor();    // (1, D)

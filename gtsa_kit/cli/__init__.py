@@ -18,14 +18,14 @@ app = typer.Typer(
 
 
 @app.callback(
-    epilog="From photographs to vectors:  gtsa train photos/ --out runs/x  ·  gtsa export runs/x --format onnx  ·  "
+    epilog="From images to vectors:  gtsa train photos/ --out runs/x  ·  gtsa export runs/x --format onnx  ·  "
     "gtsa embed photos/ --model runs/x/encoder.onnx --out vectors/"
 )
 def gtsa(
     version: bool = typer.Option(False, "--version", help="Print the version and end.", is_eager=True),
     debug: bool = typer.Option(False, "--debug", help="Show a traceback on errors (works after a command too)."),
 ) -> None:
-    """Train a vision backbone on your own unlabelled scenes, export it with proof, run it dense.
+    """Train a vision backbone on your own unlabeled scenes, export it with proof, run it dense.
 
     Self-supervised ViT by GTSA (arXiv 2304.08014): features that know where things are and how they are turned.
     """

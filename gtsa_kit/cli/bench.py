@@ -43,7 +43,7 @@ def bench(
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photographs. Default: those of the run, else a sample of matplotlib's.")
+        Path | None, typer.Option(help="Images. Default: those of the run, else a sample of matplotlib's.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     provider: ProviderOption = "auto",
@@ -73,16 +73,16 @@ def bench(
     names = distinct_names(files)
     manifests = {name: manifest_of(file) for name, file in zip(names, files, strict=True)}
     source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
-    photographs = parity_images(require(images) if images else source.photographs if source else None)
+    parity_set = parity_images(require(images) if images else source.images if source else None)
     shapes = [Shape(number, *side) for side in sizes for number in batches]
     asked = provider, engine_cache, fallback
     openers = {name: _opener(file, device, *asked) for name, file in zip(names, files, strict=True)}
     shown = console()
-    speeds, refused = _measure(openers, shapes, photographs, seconds, source, shown)
+    speeds, refused = _measure(openers, shapes, parity_set, seconds, source, shown)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
     reference = str(source.path) if source else names[0]
     if as_json:
-        print(json.dumps(as_data(speeds, gates, refused, reference, photographs.origin), indent=2))
+        print(json.dumps(as_data(speeds, gates, refused, reference, parity_set.origin), indent=2))
         return
     for shape in dict.fromkeys(speed.shape for speed in speeds):
         shown.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
@@ -104,7 +104,7 @@ def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, f
 def _measure(
     openers: "dict[str, OpenFile]",
     shapes: "list[Shape]",
-    photographs: "ParityImages",
+    parity_set: "ParityImages",
     seconds: float,
     source: "Source | None",
     shown: "Console",
@@ -117,14 +117,14 @@ def _measure(
         shown.print(
             f"the last minute's load was {load}: where others compute too, figures are low, PyTorch's most of all"
         )
-    shown.print(f"opening {len(openers)}, each in a process of its own; measuring on {photographs.origin}")
+    shown.print(f"opening {len(openers)}, each in a process of its own; measuring on {parity_set.origin}")
     refused: list[Refusal] = []
     with Steps(shown) as steps:
         steps.begin("measuring, per cent", 100)
         speeds = compare_speed(
             openers,
             shapes,
-            photographs,
+            parity_set,
             seconds,
             source.encoder if source else None,
             lambda *what: refused.append(what),

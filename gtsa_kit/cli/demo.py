@@ -19,19 +19,19 @@ NOT_SCENES = (
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.", metavar="DIR")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(min=2, help="Training steps of 16 photographs.")] = STEPS,
+    steps: Annotated[int, typer.Option(min=2, help="Training steps of 16 images.")] = STEPS,
 ) -> None:
-    """Train, export and embed on real photographs, and draw pictures of the result: a few minutes on two cores.
+    """Train, export and embed on real images, and draw pictures of the result: a few minutes on two cores.
 
-    The photographs come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
+    The images come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
     a training shows that everything works, and that the loss falls; it does not make a good encoder.
     """
     from gtsa_kit.cli.support.progress import console
 
-    photographs = demo_photographs()
+    images = demo_images()
     out.mkdir(parents=True, exist_ok=True)
-    listed = out / "photographs.txt"
-    listed.write_text("".join(f"{path}\n" for path in photographs), encoding="utf-8")
+    listed = out / "images.txt"
+    listed.write_text("".join(f"{path}\n" for path in images), encoding="utf-8")
 
     run = out / "run"
     _train(listed, run, steps)
@@ -44,7 +44,7 @@ def demo(
     console().print(_table(out, run, vectors))
 
 
-def demo_photographs() -> list[Path]:
+def demo_images() -> list[Path]:
     """The scenes of mvtb-data, as installed.
 
     Raises:
@@ -56,15 +56,15 @@ def demo_photographs() -> list[Path]:
 
     package = find_spec("mvtbdata")
     if package is None or not package.submodule_search_locations:
-        raise ValueError('the demo\'s photographs are not installed; pip install "gtsa-kit[demo]"')
+        raise ValueError('the demo\'s images are not installed; pip install "gtsa-kit[demo]"')
     found = find_images(Path(package.submodule_search_locations[0]) / "images")
     return [path for path in found.paths if not any(fnmatch(path.name, pattern) for pattern in NOT_SCENES)]
 
 
-def _train(photographs: Path, run: Path, steps: int) -> None:
+def _train(images: Path, run: Path, steps: int) -> None:
     from gtsa_kit.cli.train import train
 
-    train(photographs, preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
+    train(images, preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
 
 
 def _export(run: Path, form: str) -> None:
@@ -73,29 +73,29 @@ def _export(run: Path, form: str) -> None:
     export(run, form=form, force=True)
 
 
-def _embed(photographs: Path, model: Path, vectors: Path) -> None:
+def _embed(images: Path, model: Path, vectors: Path) -> None:
     import shutil
 
     from gtsa_kit.cli.embed import run
     from gtsa_kit.embedding.job import Options
 
     shutil.rmtree(vectors, ignore_errors=True)  # of an earlier encoder
-    run(str(photographs), model, vectors, Options())
+    run(str(images), model, vectors, Options())
 
 
-def _pictures(photographs: Path, model: Path, out: Path) -> None:
+def _pictures(images: Path, model: Path, out: Path) -> None:
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding import read_dataset
     from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.neighbors import neighbours_picture
+    from gtsa_kit.evaluation.neighbors import neighbors_picture
     from gtsa_kit.evaluation.pca import pca
     from gtsa_kit.evaluation.scenes import spread
 
-    found = find_images(photographs)
+    found = find_images(images)
     campus = [path for path in found.paths if "campus" in path.parts]
     pca(open_models([model]), spread(campus, 6), out / "pca.png")
     _, vectors = read_dataset(out / "vectors").vectors()
-    neighbours_picture(vectors, found.paths, out / "neighbours.png")
+    neighbors_picture(vectors, found.paths, out / "neighbors.png")
 
 
 def _table(out: Path, run: Path, vectors: Path) -> object:
@@ -114,7 +114,7 @@ def _table(out: Path, run: Path, vectors: Path) -> object:
     table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm")
     table.add_row("ONNX", str(run / "encoder.onnx"), "parity in encoder.onnx.json")
     table.add_row("TorchScript", str(run / "encoder.ts"), "parity in encoder.ts.json")
-    table.add_row("vectors", str(vectors / "vectors"), "one row a photograph")
-    table.add_row("feature maps", str(out / "pca.png"), "principal components as colours")
-    table.add_row("neighbours", str(out / "neighbours.png"), "six photographs and their nearest")
+    table.add_row("vectors", str(vectors / "vectors"), "one row an image")
+    table.add_row("feature maps", str(out / "pca.png"), "principal components as colors")
+    table.add_row("neighbors", str(out / "neighbors.png"), "six images and their nearest")
     return table

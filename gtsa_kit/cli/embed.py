@@ -1,4 +1,4 @@
-"""gtsa embed: photographs to vectors and dense maps; `gtsa embed merge` and its like beside it."""
+"""gtsa embed: images to vectors and dense maps; `gtsa embed merge` and its like beside it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ class DefaultGroup(TyperGroup):
         return super().parse_args(ctx, args if named else [DEFAULT, *args])
 
 
-app = typer.Typer(cls=DefaultGroup, rich_markup_mode="rich", help="Turn photographs into vectors and dense maps.")
+app = typer.Typer(cls=DefaultGroup, rich_markup_mode="rich", help="Turn images into vectors and dense maps.")
 app.add_typer(looking)
 
 
@@ -35,7 +35,7 @@ def embed(
     folder: Annotated[
         str,
         typer.Argument(
-            help="Photographs: a folder (searched below), a quoted glob, a text or Parquet list of paths, a .tar, a "
+            help="Images: a folder (searched below), a quoted glob, a text or Parquet list of paths, a .tar, a "
             ".zip, or a URL (s3://, gs://, hf://, http://).",
             metavar="FOLDER",
         ),
@@ -51,7 +51,7 @@ def embed(
         Literal["float16", "float32"] | None,
         typer.Option(help="Of everything; by default float32 vectors and float16 maps.", show_default=False),
     ] = None,
-    batch_size: Annotated[str, typer.Option(help="Photographs that the model takes at a time, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images that the model takes at a time, or auto.")] = "auto",
     workers: Annotated[str, typer.Option(help="Threads that read and decode, or auto.")] = "auto",
     on_error: Annotated[
         Literal["skip", "fail"], typer.Option(help="skip: list broken files and go on; fail: end at the first.")
@@ -63,7 +63,7 @@ def embed(
     shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts: 1/8 to 8/8.", metavar="I/N")] = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Also a digest of each file.")] = False,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Larger photographs are refused before they are decoded.")
+        float, typer.Option(min=0.001, help="Larger images are refused before they are decoded.")
     ] = 178.0,
     rows_per_shard: Annotated[
         int | None, typer.Option(min=1, help="What an interruption costs at most.", show_default="up to 64 MB")
@@ -73,7 +73,7 @@ def embed(
     engine_cache: EngineCacheOption = None,
     fallback: FallbackOption = False,
 ) -> None:
-    """Turn photographs into vectors, and into dense maps if asked: in natural order of the paths.
+    """Turn images into vectors, and into dense maps if asked: in natural order of the paths.
 
     DIR/vectors/ opens in pandas, polars, DuckDB, Hugging Face datasets and LanceDB: path, width, height, embedding.
     Every file becomes a row there or a line in DIR/errors.jsonl. Killed at any time, the same command with --resume

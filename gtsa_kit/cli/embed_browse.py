@@ -22,7 +22,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 @looking.command("search")
 def search_command(
     folder: Dataset,
-    image: Annotated[Path | None, typer.Option(help="Photograph to look for, anywhere.", metavar="FILE")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to look for, anywhere.", metavar="FILE")] = None,
     row: Annotated[str | None, typer.Option(help="Or one of the dataset, by its `path`.", metavar="PATH")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many to find.")] = 10,
     model: Annotated[
@@ -34,7 +34,7 @@ def search_command(
     as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
-    """Find the photographs that are most like one: exact cosine, best first.
+    """Find the images that are most like one: exact cosine, best first.
 
     Prints rank, cosine and path, and writes a contact sheet with the query first.
 
@@ -70,13 +70,13 @@ def map_command(
     ] = "pca",
     points: Annotated[int, typer.Option(min=1, help="At most, evenly spread over the dataset.")] = 100_000,
     thumbnails: Annotated[
-        int, typer.Option(min=0, help="Photographs inside the file, 5 KB each; of the others it holds a relative link.")
+        int, typer.Option(min=0, help="Images inside the file, 5 KB each; of the others it holds a relative link.")
     ] = 2_000,
     device: Device = "auto",
 ) -> None:
-    """Draw the dataset as a map in one HTML file: like photographs lie together.
+    """Draw the dataset as a map in one HTML file: like images lie together.
 
-    The page opens offline. Point at a photograph to see it, its path and its nearest neighbours.
+    The page opens offline. Point at an image to see it, its path and its nearest neighbors.
 
     [bold]Examples[/bold]
 
@@ -89,17 +89,17 @@ def map_command(
     from gtsa_kit.cli.support.progress import Steps, console
     from gtsa_kit.embedding.browse.projection import make_atlas
     from gtsa_kit.embedding.browse.projection_page import write_page
-    from gtsa_kit.embedding.browse.thumbnails import Photographs
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
     from gtsa_kit.export.runtime.load import pick_device
 
     shown = console()
     with Steps(shown) as steps:
-        steps.begin("finding neighbours", min(points, len(data)), unit="photographs")
+        steps.begin("finding neighbors", min(points, len(data)), unit="images")
         atlas = make_atlas(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
-        steps.begin("making thumbnails", min(thumbnails, len(atlas.rows)), unit="photographs")
+        steps.begin("making thumbnails", min(thumbnails, len(atlas.rows)), unit="images")
         title = f"Map of {Path(data.source or folder.absolute()).name}"
-        photographs = Photographs(data.source)
-        write_page(atlas, photographs, out, title, thumbnails, lambda done, _: steps.update(done))
+        images = SourceImages(data.source)
+        write_page(atlas, images, out, title, thumbnails, lambda done, _: steps.update(done))
     if atlas.unsound:
         shown.print(f"{atlas.unsound} rows have no direction (zeros, NaN or infinity) and are left out")
     if len(atlas.rows) + atlas.unsound < atlas.total:
@@ -117,9 +117,9 @@ def duplicates_command(
     as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
-    """List photographs that are nearly the same, in groups; nothing is deleted.
+    """List images that are nearly the same, in groups; nothing is deleted.
 
-    Of each group the photograph with the most pixels comes first: the one to keep. The others could be dropped if they
+    Of each group the image with the most pixels comes first: the one to keep. The others could be dropped if they
     are as near to it as --threshold says.
 
     [bold]Examples[/bold]
@@ -167,12 +167,12 @@ def _open(folder: Path) -> "Vectors":
 
 
 def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> Any:
-    """(D,) vector of a photograph."""
+    """(D,) vector of an image."""
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.embedding.browse.search import embed_query, open_model
 
-    photograph = open_image(image)
-    return embed_query(open_model(data, model, device), photograph, data.job.get("sizes"))
+    query = open_image(image)
+    return embed_query(open_model(data, model, device), query, data.job.get("sizes"))
 
 
 def _search(data: "Vectors", query: Any, top: int, leave_out: int | None) -> "list[Hit]":

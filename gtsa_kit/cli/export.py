@@ -9,14 +9,14 @@ from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
-    parse_colour,
+    parse_color,
     parse_layers,
     parse_side,
     parse_sizes,
 )
 
 if TYPE_CHECKING:
-    from gtsa_kit.export.source import Hints
+    from gtsa_kit.export.source import ImportOptions
     from gtsa_kit.export.spec import Options
 
 Sides = "N, or HEIGHTxWIDTH; multiples of 16."
@@ -57,11 +57,11 @@ def export(
     layers: Annotated[str | None, typer.Option(help="Blocks whose maps are outputs too: 2,5,8,11.")] = None,
     opset: Annotated[int | None, typer.Option(help="Of ONNX: 18 to 23. Default: 20.")] = None,
     input_type: Annotated[
-        str, typer.Option("--input", help="float32: normalised (B, 3, H, W). uint8: (B, H, W, 3), RGB as it is.")
+        str, typer.Option("--input", help="float32: normalized (B, 3, H, W). uint8: (B, H, W, 3), RGB as it is.")
     ] = "float32",
-    calibrate: Annotated[Path | None, typer.Option(help="Typical photographs, for the ranges of int8 and fp8.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Typical images, for the ranges of int8 and fp8.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photographs for the parity gate. Default: those that the run was trained on.")
+        Path | None, typer.Option(help="Images for the parity gate. Default: those that the run was trained on.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File or folder. Default: beside the weights, as encoder.onnx and so on.")
@@ -124,7 +124,7 @@ def export(
     """Write a file that other tools run, and prove that it computes what the encoder computes.
 
     One graph takes any batch and any height and width in steps of 16, unless --size or --batch fix them. The file is
-    opened again and compared with the float32 encoder on photographs at many shapes; the report goes into FILE.json.
+    opened again and compared with the float32 encoder on images at many shapes; the report goes into FILE.json.
     Exits with 1 if it differs by more than its precision may.
 
     [bold]Examples[/bold]
@@ -180,10 +180,10 @@ def export(
     }
     if form != "triton" and (given := [option for option, value in for_triton.items() if value is not None]):
         raise ValueError(f"{given[0]} is for servers; add --format triton, or leave it out")
-    colours = parse_colour(mean, "--mean"), parse_colour(std, "--std")
-    from gtsa_kit.export.source import Hints
+    colors = parse_color(mean, "--mean"), parse_color(std, "--std")
+    from gtsa_kit.export.source import ImportOptions
 
-    hints = Hints(branch, heads, *colours)  # type: ignore[arg-type]
+    hints = ImportOptions(branch, heads, *colors)  # type: ignore[arg-type]
     if form == "triton":
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
 
@@ -193,13 +193,13 @@ def export(
     if form != "trt":
         _dispatch(source, hints, form, precision, options, calibrate, images, out, force)
         return
-    from gtsa_kit.cli.support.export_engine import Asked, export_engine
+    from gtsa_kit.cli.support.export_engine import EngineOptions, export_engine
     from gtsa_kit.export.runtime.profile import Usual
     from gtsa_kit.export.tensorrt.build import Settings
 
     usual = Usual(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
     settings = Settings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
-    asked = Asked(runtime, precision, options, usual, parse_capabilities(gpu), settings)
+    asked = EngineOptions(runtime, precision, options, usual, parse_capabilities(gpu), settings)
     export_engine(source, hints, asked, calibrate, images, out, force, dry_run)
 
 
@@ -218,7 +218,7 @@ def _format(form: str, out: Path | None) -> str:
 
 def _dispatch(
     source: Path,
-    hints: "Hints",
+    hints: "ImportOptions",
     form: str,
     precision: str | None,
     options: "Options",
@@ -242,13 +242,13 @@ def _dispatch(
 
     shown = console()
     opened = open_noted(source, hints, shown)
-    photographs = parity_images(require(images) if images else opened.photographs)
+    parity_set = parity_images(require(images) if images else opened.images)
     if form in FRAMEWORKS:
-        return export_for_framework(opened, form, out or opened.folder / form, photographs, force, shown)
+        return export_for_framework(opened, form, out or opened.folder / form, parity_set, force, shown)
     calibration = read_calibration(require(calibrate)) if calibrate else None
     if form == "auto":
         return export_the_fastest(
-            opened, precision, options, photographs, calibration, out or opened.folder, force, shown
+            opened, precision, options, parity_set, calibration, out or opened.folder, force, shown
         )
     forms = all_formats(options, shown) if form == "all" else [form]
-    return export_each(opened, forms, options, photographs, calibration, out, force, shown)
+    return export_each(opened, forms, options, parity_set, calibration, out, force, shown)

@@ -105,7 +105,7 @@ def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
 
 
 def _header_rows(header: "Header") -> Iterator[Row]:
-    yield "runs with", f"{header.flavour} {header.version}"
+    yield "runs with", f"{header.variant} {header.version}"
     if header.capabilities:
         yield "GPUs", f"compute capabilities {', '.join(header.capabilities)}"
 

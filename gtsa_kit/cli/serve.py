@@ -36,7 +36,7 @@ def serve(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     samples: Annotated[
-        Path | None, typer.Option(help="Photographs that the page offers. Default: a few that are installed.")
+        Path | None, typer.Option(help="Images that the page offers. Default: a few that are installed.")
     ] = None,
 ) -> None:
     """Answer with features over HTTP, and show them on a page.

@@ -13,7 +13,7 @@ def train(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Photographs: a folder (searched below), or a text file with one path a line.", metavar="FOLDER"
+            help="Images: a folder (searched below), or a text file with one path a line.", metavar="FOLDER"
         ),
     ] = None,
     preset: Annotated[
@@ -32,18 +32,16 @@ def train(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One setting, e.g. loss.rotation=0.25; repeatable.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="One setting, e.g. loss.rotation_weight=0.25; repeatable.", metavar="KEY=VALUE"),
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Times that each photograph is seen.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photographs that a device takes at a time.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times that each image is seen.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images that a device takes at a time.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make views; 0 makes them in line.")] = None,
-    views: Annotated[
+    augment_on: Annotated[
         str | None,
-        typer.Option(
-            help="workers, or device: those processes then only decode, and a GPU makes the views. Default workers."
-        ),
+        typer.Option(help="cpu, or device: workers then only decode, and the GPU makes the views. Default cpu."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast at it.")
@@ -55,7 +53,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a ViT on your photographs by GTSA, or by a method to compare it with.
+    """Train a ViT on your images by GTSA, or by a method to compare it with.
 
     Leaves encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files in the run folder. Ctrl-C
     saves; the same command with --resume goes on, bit for bit as if nothing had happened.
@@ -79,7 +77,7 @@ def train(
             "train.batch_size": batch_size,
             "train.accumulate": accumulate,
             "train.workers": workers,
-            "train.views": views,
+            "train.augment_on": augment_on,
             "train.precision": precision,
             "train.devices": devices,
             "train.seed": seed,
@@ -103,7 +101,7 @@ def resolve(
     """Settings of the command line, laid over those of the run when one is resumed.
 
     Raises:
-        ValueError: A setting is wrong, no photographs are named, or a resumed run would not be the same run.
+        ValueError: A setting is wrong, no images are named, or a resumed run would not be the same run.
     """
     from gtsa_kit.config import load_config, parse_overrides
 
@@ -114,10 +112,10 @@ def resolve(
             print(f"gtsa: nothing to resume in {run}, starting anew", file=sys.stderr)
         settings = load_config(preset or "coco", file, overrides)
         if not settings.data:
-            raise ValueError("which photographs? name a folder or a text file of paths: gtsa train FOLDER")
+            raise ValueError("which images? name a folder or a text file of paths: gtsa train FOLDER")
         return settings
 
-    from gtsa_kit.training.run import differing
+    from gtsa_kit.training.run import diff_configs
 
     saved = load_config(file=saved_file)
     if overrides.get("method", saved.method) != saved.method:  # said first: it brings other settings along
@@ -126,7 +124,7 @@ def resolve(
     settings = (
         load_config(preset or "coco", file, base) if preset or file else load_config(file=saved_file, overrides=base)
     )
-    if changed := differing(saved, settings):
+    if changed := diff_configs(saved, settings):
         raise ValueError(
             f"the run in {run} has other settings (run's, now: {'; '.join(changed)}); "
             "leave them out to resume, or choose another --out for a new run"
@@ -142,5 +140,5 @@ def _default_out(folder: Path | None, resume: bool) -> Path:
     if folder is None and resume:
         raise ValueError("which run? name its folder: gtsa train --resume --out DIR")
     if folder is None:
-        raise ValueError("which photographs? name a folder or a text file of paths: gtsa train FOLDER")
+        raise ValueError("which images? name a folder or a text file of paths: gtsa train FOLDER")
     return Path("runs") / (folder.absolute().name if folder.is_dir() else folder.stem)

@@ -20,7 +20,7 @@ def verify(
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Photographs. Default: those of the run, else a sample of matplotlib's.")
+        Path | None, typer.Option(help="Images. Default: those of the run, else a sample of matplotlib's.")
     ] = None,
     device: Annotated[str, typer.Option(help="What runs FILE: auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -28,7 +28,7 @@ def verify(
     engine_cache: EngineCacheOption = None,
     fallback: FallbackOption = False,
 ) -> None:
-    """Run the parity gate again, on this machine, on any photographs. Exits with 1 if it does not hold.
+    """Run the parity gate again, on this machine, on any images. Exits with 1 if it does not hold.
 
     Of a TensorRT engine, where there is no GPU to run it: its header, its plan and its graph against its manifest, and
     the gate on its graph, in ONNX Runtime.

@@ -41,7 +41,7 @@ def load_config(
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["loss.rotation=0.25"]` to `{"loss.rotation": 0.25}`; values are read as YAML.
+    """`["loss.rotation_weight=0.25"]` to `{"loss.rotation_weight": 0.25}`; values are read as YAML.
 
     Raises:
         ValueError: A pair without `=`, or a value that is not YAML.
@@ -50,7 +50,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"--set takes key=value, for example --set loss.rotation=0.25; got {pair!r}")
+            raise ValueError(f"--set takes key=value, for example --set loss.rotation_weight=0.25; got {pair!r}")
         try:
             overrides[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:

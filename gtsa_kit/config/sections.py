@@ -38,7 +38,7 @@ class ModelConfig(Section):
 
 
 class ViewsConfig(Section):
-    """Crops, turns and photometric noise: one photograph in, G + L views out."""
+    """Crops, turns and photometric noise: one image in, G + L views out."""
 
     global_crops: Annotated[int, Field(ge=1)] = 2
     local_crops: Annotated[int, Field(ge=0)] = 8
@@ -48,16 +48,16 @@ class ViewsConfig(Section):
     local_area: tuple[Fraction, Fraction] = (0.1, 0.3)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    """Least overlap of a local crop with every global crop, as a share of the photograph."""
+    """Least overlap of a local crop with every global crop, as a share of the image."""
     min_global_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
-    quarter_turns: bool = True
+    rotate: bool = True
     """Whether each view is turned by 0, 90, 180 or 270 degrees."""
-    flip_p: Fraction = 0.0
+    hflip_p: Fraction = 0.0
     """Chance of a view to be mirrored left to right; not for GTSA, whose regions know turns and no mirrors."""
     jitter_strength: NonNegative = 1.0
     """Multiplies brightness 0.8, contrast 0.8, saturation 0.8, hue 0.2."""
     jitter_p: Fraction = 0.8
-    grey_p: Fraction = 0.2
+    grayscale_p: Fraction = 0.2
     blur_p: Fraction = 0.2
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     noise_std: NonNegative = 0.0
@@ -81,14 +81,14 @@ class ViewsConfig(Section):
 class LossConfig(Section):
     """Weights and sizes of the three losses."""
 
-    correspondence: NonNegative = 0.5
+    correspondence_weight: NonNegative = 0.5
     """alpha."""
-    rotation: NonNegative = 0.5
+    rotation_weight: NonNegative = 0.5
     """beta."""
-    global_region: Positive = 10
+    roi_size_global: Positive = 10
     """RoIAlign grid of an overlap seen by a global student view (cells a side)."""
-    local_region: Positive = 4
-    matched: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    roi_size_local: Positive = 4
+    match_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """K of the patch correspondence, as a share of the student's patches: 98 of 196, 18 of 36."""
 
 
@@ -107,7 +107,7 @@ class DINOConfig(Section):
     """At the start; rises to `final_teacher_temperature` over `temperature_warmup_epochs`."""
     final_teacher_temperature: AboveZero = 0.07
     temperature_warmup_epochs: NonNegative = 30.0
-    centre_momentum: Fraction = 0.9
+    center_momentum: Fraction = 0.9
 
 
 class MoCoV3Config(Section):
@@ -116,7 +116,7 @@ class MoCoV3Config(Section):
     hidden: Positive = 4096
     output: Positive = 256
     temperature: AboveZero = 0.2
-    freeze_patches: bool = True
+    freeze_patch_embed: bool = True
     """Whether the patch projection stays as it was drawn, which keeps training steady."""
 
 
@@ -124,17 +124,17 @@ class OptimConfig(Section):
     """AdamW and the schedules."""
 
     lr: NonNegative = 5e-4
-    """Peak learning rate for 256 photographs a step; scaled with the photographs a step that the run really has."""
+    """Peak learning rate for 256 images a step; scaled with the images a step that the run really has."""
     final_lr: NonNegative = 1e-6
     warmup_epochs: NonNegative = 10.0
     weight_decay: NonNegative = 0.04
     final_weight_decay: NonNegative = 0.4
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    clip: NonNegative = 3.0
+    clip_grad_norm: NonNegative = 3.0
     """Largest gradient norm of one parameter; 0 switches clipping off."""
-    momentum: Fraction = 0.996
-    """Of the teacher's moving average, at the start; ends at `final_momentum`."""
-    final_momentum: Fraction = 1.0
+    teacher_momentum: Fraction = 0.996
+    """Of the teacher's moving average, at the start; ends at `final_teacher_momentum`."""
+    final_teacher_momentum: Fraction = 1.0
 
 
 class TrainConfig(Section):
@@ -142,17 +142,17 @@ class TrainConfig(Section):
 
     epochs: Annotated[float, Field(gt=0)] = 100.0
     steps: Positive | None = None
-    """Optimiser steps in place of epochs."""
+    """Optimizer steps in place of epochs."""
     batch_size: Positive = 512
-    """Photographs that one device takes at a time; a step sees batch_size x accumulate x devices of them."""
+    """Images that one device takes at a time; a step sees batch_size x accumulate x devices of them."""
     accumulate: Positive = 1
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    views: Literal["workers", "device"] = "workers"
-    """Who makes the views: the processes that load photographs, or the device, a batch at a time."""
+    augment_on: Literal["cpu", "device"] = "cpu"
+    """Who makes the views: the processes that load images, or the device, a batch at a time."""
     precision: Precision = "auto"
     compile: Literal[True, False, "auto"] = "auto"
     """Whether torch compiles encoders and heads; auto: on a GPU, where Triton is there to do it."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Whether blocks of the encoder are run again for their gradients (activation checkpointing): less memory, a third
     more work."""
     devices: Positive | Literal["auto"] = "auto"
@@ -161,16 +161,16 @@ class TrainConfig(Section):
     checkpoint_every: Positive = 500
     """Steps between checkpoints; one is also written at the end and when the run is interrupted."""
     keep_checkpoints: Positive = 2
-    max_broken: Fraction = 0.05
-    """Share of unreadable photographs above which the run stops."""
-    check_photographs: Annotated[int, Field(ge=0)] = 20_000
-    """How many photographs to decode before the first step; of a larger folder, a random sample of this size."""
+    max_unreadable: Fraction = 0.05
+    """Share of unreadable images above which the run stops."""
+    validate_images: Annotated[int, Field(ge=0)] = 20_000
+    """How many images to decode before the first step; of a larger folder, a random sample of this size."""
     max_megapixels: Annotated[float, Field(gt=0, le=178.0)] = 178.0
-    """Larger photographs are refused before they are decoded."""
+    """Larger images are refused before they are decoded."""
 
 
 class RunConfig(Section):
-    """Everything that a run depends on, bar the photographs themselves."""
+    """Everything that a run depends on, bar the images themselves."""
 
     preset: str = "coco"
     method: Method = "gtsa"
@@ -188,17 +188,17 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _views_fit_the_method(self) -> "RunConfig":
         views, method = self.views, self.method
-        if method == "gtsa" and views.flip_p > 0:
+        if method == "gtsa" and views.hflip_p > 0:
             raise ValueError(
-                "views.flip_p must be 0 for the method gtsa: its regions know quarter turns and no mirrors"
+                "views.hflip_p must be 0 for the method gtsa: its regions know quarter turns and no mirrors"
             )
-        if method == "gtsa" and self.loss.rotation > 0 and not views.quarter_turns:
+        if method == "gtsa" and self.loss.rotation_weight > 0 and not views.rotate:
             raise ValueError(
-                "loss.rotation must be 0 where views.quarter_turns is false, since there is no turn to name: "
-                "add --set loss.rotation=0"
+                "loss.rotation_weight must be 0 where views.rotate is false, since there is no turn to name: "
+                "add --set loss.rotation_weight=0"
             )
         if method != "gtsa" and views.global_crops + views.local_crops < 2:
             raise ValueError(f"views.local_crops must be 1 or more beside one global crop: {method} compares views")
         if method == "mocov3" and self.train.batch_size < 2:
-            raise ValueError("train.batch_size must be 2 or more for the method mocov3: it tells photographs apart")
+            raise ValueError("train.batch_size must be 2 or more for the method mocov3: it tells images apart")
         return self

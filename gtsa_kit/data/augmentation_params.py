@@ -1,4 +1,4 @@
-"""Everything that is random about the views of a photograph, as plain numbers: what is drawn here is only done later.
+"""Everything that is random about the views of an image, as plain numbers: what is drawn here is only done later.
 
 Every number comes from the generator that the caller passes, and a quantity that is switched off is drawn all the same:
 so two configurations that differ in one of them agree in all others.
@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 from gtsa_kit.config import ViewsConfig
 
 ATTEMPTS = 50
-"""Crops drawn before one is taken that can't fail: a thin photograph may have no other."""
+"""Crops drawn before one is taken that can't fail: a thin image may have no other."""
 STEPS = ("brightness", "contrast", "saturation", "hue")
-"""Of colour jitter, in the order of `Colours.factors`."""
+"""Of color jitter, in the order of `ColorParams.factors`."""
 
 _ORDERS = np.array(list(permutations(range(len(STEPS)))))
 _MOST = np.array([0.8, 0.8, 0.8, 0.2])  # how far each step goes at strength 1
@@ -27,20 +27,20 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Colour:
+class Color:
     """What is done to the pixels of one view."""
 
     order: list[int]
-    """Of the `STEPS` of colour jitter; empty for none."""
+    """Of the `STEPS` of color jitter; empty for none."""
     factors: list[float]
     """Of each of the `STEPS`."""
-    grey: bool
+    gray: bool
     sigma: float
     """Of the blur, in pixels; 0 for none."""
     noise_seed: int
 
 
-class Colours(NamedTuple):
+class ColorParams(NamedTuple):
     """What is done to the pixels of V views; a view's row says nothing about another's."""
 
     jittered: Tensor
@@ -49,42 +49,42 @@ class Colours(NamedTuple):
     """(V, 4) float64: brightness, contrast, saturation (1 changes nothing) and hue (0 changes nothing; 1 is a turn)."""
     orders: Tensor
     """(V, 4) int64: which of the `STEPS` is first, second, third, last."""
-    grey: Tensor
+    gray: Tensor
     """(V,) bool."""
     sigmas: Tensor
     """(V,) float64: of the blur, in pixels of the view; 0 for none."""
     noise_seeds: Tensor
     """(V,) int64."""
 
-    def rows(self) -> list[Colour]:
+    def rows(self) -> list[Color]:
         """View by view."""
         jittered, factors, orders, *rest = (tensor.tolist() for tensor in self)
         orders = [order if any_ else [] for order, any_ in zip(orders, jittered, strict=True)]
-        return list(map(Colour, orders, factors, *rest))
+        return list(map(Color, orders, factors, *rest))
 
 
-class Draws(NamedTuple):
-    """All that makes the views of a photograph: globals first."""
+class AugmentationParams(NamedTuple):
+    """All that makes the views of an image: globals first."""
 
     boxes: Tensor
-    """(V, 4) int64: crops, in pixels of the photograph."""
+    """(V, 4) int64: crops, in pixels of the image."""
     turns: Tensor
     """(V,) int64: counter-clockwise quarter turns."""
     flips: Tensor
     """(V,) bool: whether the finished view is mirrored left to right."""
-    colours: Colours
+    colors: ColorParams
 
 
-def draw(height: int, width: int, config: ViewsConfig, generator: Generator) -> Draws:
-    """All that is random about the views of a photograph of this size."""
+def draw(height: int, width: int, config: ViewsConfig, generator: Generator) -> AugmentationParams:
+    """All that is random about the views of an image of this size."""
     boxes = draw_boxes(height, width, config, generator)
     chances = torch.rand(2, len(boxes), generator=generator, dtype=torch.float64)
-    turns = (chances[0] * 4).long() if config.quarter_turns else torch.zeros(len(boxes), dtype=torch.long)
-    return Draws(boxes, turns, chances[1] < config.flip_p, draw_colours(len(boxes), config, generator))
+    turns = (chances[0] * 4).long() if config.rotate else torch.zeros(len(boxes), dtype=torch.long)
+    return AugmentationParams(boxes, turns, chances[1] < config.hflip_p, draw_colors(len(boxes), config, generator))
 
 
-def draw_colours(count: int, config: ViewsConfig, generator: Generator) -> Colours:
-    """What is done to the pixels of so many views: jitter in random order, grey, blur, each at its own rate."""
+def draw_colors(count: int, config: ViewsConfig, generator: Generator) -> ColorParams:
+    """What is done to the pixels of so many views: jitter in random order, gray, blur, each at its own rate."""
     u = torch.rand(10, count, generator=generator, dtype=torch.float64).numpy()
     jittered = (u[0] < config.jitter_p) & (config.jitter_strength > 0)
     most = _MOST * config.jitter_strength
@@ -94,15 +94,15 @@ def draw_colours(count: int, config: ViewsConfig, generator: Generator) -> Colou
     orders = _ORDERS[(u[5] * len(_ORDERS)).astype(np.int64)]
     least, largest = config.blur_sigma
     sigmas = np.where(u[7] < config.blur_p, least + (largest - least) * u[8], 0)
-    drawn = (jittered, factors, orders, u[6] < config.grey_p, sigmas, (u[9] * 2**53).astype(np.int64))
-    return Colours(*map(torch.from_numpy, drawn))
+    drawn = (jittered, factors, orders, u[6] < config.grayscale_p, sigmas, (u[9] * 2**53).astype(np.int64))
+    return ColorParams(*map(torch.from_numpy, drawn))
 
 
 def draw_boxes(height: int, width: int, config: ViewsConfig, generator: Generator) -> Tensor:
     """Crops (G + L, 4), whole pixels, that keep the overlap rule: all pairs of globals, each local with each global.
 
-    Drawn by rejection. After `ATTEMPTS` the whole photograph is taken: it overlaps every global crop in all of that
-    crop, so the rule holds for any photograph.
+    Drawn by rejection. After `ATTEMPTS` the whole image is taken: it overlaps every global crop in all of that
+    crop, so the rule holds for any image.
     """
     uniforms = _Uniforms(generator)
     globals_: list[Box] = []
@@ -124,9 +124,9 @@ def draw_boxes(height: int, width: int, config: ViewsConfig, generator: Generato
 def draw_box(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """One crop (4,): share of the photograph uniform in `area`, aspect log-uniform, place uniform.
+    """One crop (4,): share of the image uniform in `area`, aspect log-uniform, place uniform.
 
-    Where no crop of that aspect fits (a thin photograph), the aspect gives way and the area stays, since the overlap
+    Where no crop of that aspect fits (a thin image), the aspect gives way and the area stays, since the overlap
     rule is about area.
     """
     return torch.tensor(_draw_box(height, width, area, aspect, _Uniforms(generator)))

@@ -1,7 +1,7 @@
-"""The views of a batch of photographs at once, by tensor arithmetic, where the model is: `views.render` for many.
+"""The views of a batch of images at once, by tensor arithmetic, where the model is: `views.render` for many.
 
-Processes that load photographs then only decode, shrink and draw. The draws are those of `views`, and what is made of
-them is the same within a level, hue and blur within three. B photographs, V = G + L views of each; N = B * G or B * L.
+Processes that load images then only decode, shrink and draw. The draws are those of `views`, and what is made of
+them is the same within a level, hue and blur within three. B images, V = G + L views of each; N = B * G or B * L.
 """
 
 import math
@@ -13,56 +13,56 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data import batched_color as device_colours
+from gtsa_kit.data import batched_color as device_colors
 from gtsa_kit.data.augment import Views, columns_first
-from gtsa_kit.data.augmentation_params import STEPS, Colours, Draws, draw
+from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, ColorParams, draw
 from gtsa_kit.geometry import cubic
 
-_STEPS = device_colours.brighten, device_colours.contrast, device_colours.saturate, device_colours.turn_hue
+_STEPS = device_colors.brighten, device_colors.contrast, device_colors.saturate, device_colors.turn_hue
 
 
-class Photographs(NamedTuple):
-    """B photographs, decoded, and what is to be made of them."""
+class DecodedBatch(NamedTuple):
+    """B images, decoded, and what is to be made of them."""
 
     pixels: Tensor
     """(B, 3, H, W) uint8: each fills the upper left corner, the rest is nothing."""
     shrunk: Tensor
-    """(B, 2) float64: by how much, down and across; boxes are in pixels of the photograph before that."""
-    draws: Draws
+    """(B, 2) float64: by how much, down and across; boxes are in pixels of the image before that."""
+    draws: AugmentationParams
     """With B in front of every shape; stays in the host's memory, where it is decided what is to be launched."""
 
-    def pin_memory(self) -> "Photographs":
-        """The same photographs in page-locked memory (called by the data loader)."""
+    def pin_memory(self) -> "DecodedBatch":
+        """The same images in page-locked memory (called by the data loader)."""
         return self._replace(pixels=self.pixels.pin_memory())
 
 
-def load(photograph: Tensor, config: ViewsConfig, generator: Generator) -> Photographs:
-    """A (3, H, W) uint8 photograph, no larger than its views need, with its draws; as a batch of one."""
-    height, width = photograph.shape[-2:]
+def load(image: Tensor, config: ViewsConfig, generator: Generator) -> DecodedBatch:
+    """A (3, H, W) uint8 image, no larger than its views need, with its draws; as a batch of one."""
+    height, width = image.shape[-2:]
     drawn = draw(height, width, config, generator)
-    pixels = shrink(photograph, largest_side(config))
+    pixels = shrink(image, largest_side(config))
     shrunk = torch.tensor([[pixels.shape[1] / height, pixels.shape[2] / width]], dtype=torch.float64)
-    return Photographs(pixels[None], shrunk, _map(lambda tensor: tensor[None], drawn))
+    return DecodedBatch(pixels[None], shrunk, _map(lambda tensor: tensor[None], drawn))
 
 
 def largest_side(config: ViewsConfig) -> int:
-    """Side of the square photograph whose smallest crops have as many pixels as their views, down and across."""
+    """Side of the square image whose smallest crops have as many pixels as their views, down and across."""
     thinnest = min(config.aspect[0], 1 / config.aspect[1])
     kinds = [(config.global_size, config.global_area), (config.local_size, config.local_area)]
     return max(math.ceil(size / math.sqrt(area[0] * thinnest)) for size, area in kinds)
 
 
-def shrink(photograph: Tensor, side: int) -> Tensor:
+def shrink(image: Tensor, side: int) -> Tensor:
     """(3, H, W) uint8 to at most side * side pixels, and twice the side either way; a smaller one as it is."""
-    height, width = photograph.shape[-2:]
+    height, width = image.shape[-2:]
     scale = min(1.0, side / math.sqrt(height * width), 2 * side / max(height, width))
     if scale == 1.0:
-        return photograph
+        return image
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return F.interpolate(photograph[None], size, mode="bicubic", antialias=True)[0]
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
-def collate_photographs(parts: list[Photographs]) -> Photographs:
+def collate_decoded(parts: list[DecodedBatch]) -> DecodedBatch:
     """One batch of several."""
     height, width = (max(part.pixels.shape[axis] for part in parts) for axis in (2, 3))
     pixels = torch.zeros((sum(len(part.pixels) for part in parts), 3, height, width), dtype=torch.uint8)
@@ -72,14 +72,14 @@ def collate_photographs(parts: list[Photographs]) -> Photographs:
         pixels[first : first + b, :, :h, :w] = part.pixels
         first += b
     draws = _map(lambda *tensors: torch.cat(tensors), *(part.draws for part in parts))
-    return Photographs(pixels, torch.cat([part.shrunk for part in parts]), draws)
+    return DecodedBatch(pixels, torch.cat([part.shrunk for part in parts]), draws)
 
 
 @torch.no_grad()
-def render_batch(photographs: Photographs, config: ViewsConfig, device: torch.device) -> Views:
+def render_batch(decoded: DecodedBatch, config: ViewsConfig, device: torch.device) -> Views:
     """The views that were drawn, made on the device; nothing there is waited for."""
-    pixels = photographs.pixels.to(device, non_blocking=True)
-    draws, n_global, batch = photographs.draws, config.global_crops, len(pixels)
+    pixels = decoded.pixels.to(device, non_blocking=True)
+    draws, n_global, batch = decoded.draws, config.global_crops, len(pixels)
     images = []
     for kind, size in ((slice(None, n_global), config.global_size), (slice(n_global, None), config.local_size)):
         boxes, turns, flips = (tensor[:, kind].flatten(0, 1) for tensor in draws[:3])
@@ -88,9 +88,9 @@ def render_batch(photographs: Photographs, config: ViewsConfig, device: torch.de
             images.append(pixels.new_zeros((batch, 0, 3, size, size)))
             continue
         owners = torch.arange(batch).repeat_interleave(count)
-        boxes = boxes * photographs.shrunk[owners].flip(-1).repeat(1, 2)
+        boxes = boxes * decoded.shrunk[owners].flip(-1).repeat(1, 2)
         views = crop_and_turn_many(pixels, owners, boxes, turns, size)
-        views = recolour(views, Colours(*(tensor[:, kind].flatten(0, 1) for tensor in draws.colours)), config)
+        views = recolor(views, ColorParams(*(tensor[:, kind].flatten(0, 1) for tensor in draws.colors)), config)
         views = torch.where(_there(flips, device)[:, None, None, None], views.flip(-1), views)
         images.append(views.to(torch.uint8).reshape(batch, count, *views.shape[1:]))
     return Views(images[0], images[1], _there(draws.boxes.float(), device), _there(draws.turns, device))
@@ -101,7 +101,7 @@ def crop_and_turn_many(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Ten
 
     Args:
         pixels: (B, 3, H, W) uint8, on the device.
-        owners, boxes, turns: (N,) which photograph, (N, 4) where in it, (N,) quarter turns; on the host.
+        owners, boxes, turns: (N,) which image, (N, 4) where in it, (N,) quarter turns; on the host.
         size: Side of the views.
     """
     views = torch.empty((len(boxes), 3, size, size), device=pixels.device)
@@ -161,16 +161,16 @@ def _to_levels(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
-def recolour(views: Tensor, colours: Colours, config: ViewsConfig) -> Tensor:
-    """Colour jitter, grey, blur and noise of (N, 3, S, S) float32 whole numbers, each view its own."""
-    factors, sigmas = _there(colours.factors, views.device), _there(colours.sigmas, views.device)
+def recolor(views: Tensor, colors: ColorParams, config: ViewsConfig) -> Tensor:
+    """Color jitter, gray, blur and noise of (N, 3, S, S) float32 whole numbers, each view its own."""
+    factors, sigmas = _there(colors.factors, views.device), _there(colors.sigmas, views.device)
     for place in range(len(STEPS)):
-        step_of = colours.orders[:, place].where(colours.jittered, torch.tensor(len(STEPS)))
+        step_of = colors.orders[:, place].where(colors.jittered, torch.tensor(len(STEPS)))
         for step, work in enumerate(_STEPS):
             views = _some(views, step_of == step, work, factors[:, step])
-    views = _some(views, colours.grey, lambda some, _: device_colours.to_grey(some), sigmas)
-    views = _some(views, colours.sigmas > 0, device_colours.blur, sigmas)
-    return _with_noise(views, colours.noise_seeds, config.noise_std) if config.noise_std > 0 else views
+    views = _some(views, colors.gray, lambda some, _: device_colors.to_gray(some), sigmas)
+    views = _some(views, colors.sigmas > 0, device_colors.blur, sigmas)
+    return _with_noise(views, colors.noise_seeds, config.noise_std) if config.noise_std > 0 else views
 
 
 def _some(views: Tensor, chosen: Tensor, work: Callable[[Tensor, Tensor], Tensor], strengths: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def _there(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _map(work: Callable[..., Tensor], *draws: Draws) -> Draws:
+def _map(work: Callable[..., Tensor], *draws: AugmentationParams) -> AugmentationParams:
     """Draws of which each tensor is made of the same tensors of others."""
-    boxes, turns, flips, colours = zip(*draws, strict=True)
-    return Draws(work(*boxes), work(*turns), work(*flips), Colours(*map(work, *colours)))
+    boxes, turns, flips, colors = zip(*draws, strict=True)
+    return AugmentationParams(work(*boxes), work(*turns), work(*flips), ColorParams(*map(work, *colors)))

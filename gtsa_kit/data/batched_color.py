@@ -1,4 +1,4 @@
-"""Colour jitter, grey and blur of many views at once, on any device: the arithmetic of `colours`, view by view its own.
+"""Color jitter, gray and blur of many views at once, on any device: the arithmetic of `colors`, view by view its own.
 
 Views are (N, 3, S, S) float32 that hold whole numbers, 0 to 255; factors and sigmas are (N,) float64.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from gtsa_kit.data.color import hue_table
 
 _LUMA = 19595 / 65536, 38470 / 65536, 7471 / 65536
-_CENTRES = 765, 510, 1020
+_CENTERS = 765, 510, 1020
 
 
 def brighten(views: Tensor, factors: Tensor) -> Tensor:
@@ -20,33 +20,33 @@ def brighten(views: Tensor, factors: Tensor) -> Tensor:
 
 
 def contrast(views: Tensor, factors: Tensor) -> Tensor:
-    """Away from the mean grey by a factor."""
-    means = _grey(views).mean((-2, -1), keepdim=True, dtype=torch.float64)
+    """Away from the mean gray by a factor."""
+    means = _gray(views).mean((-2, -1), keepdim=True, dtype=torch.float64)
     return _stretch(views, (means + 0.5).floor().float(), factors)
 
 
 def saturate(views: Tensor, factors: Tensor) -> Tensor:
-    """Away from each pixel's grey by a factor."""
-    return _stretch(views, _grey(views), factors)
+    """Away from each pixel's gray by a factor."""
+    return _stretch(views, _gray(views), factors)
 
 
-def to_grey(views: Tensor) -> Tensor:
+def to_gray(views: Tensor) -> Tensor:
     """Three equal channels."""
-    return _grey(views).expand_as(views)
+    return _gray(views).expand_as(views)
 
 
 def turn_hue(views: Tensor, factors: Tensor) -> Tensor:
     """Hue on by a part of the circle, [-0.5, 0.5], in the 256 hues of Pillow."""
-    colours = views.int()
-    red, green, blue = colours.unbind(1)
-    top, low = colours.amax(1), colours.amin(1)
+    colors = views.int()
+    red, green, blue = colors.unbind(1)
+    top, low = colors.amax(1), colors.amin(1)
     chroma = top - low
     middle = (red + green + blue - low - 2 * top) & 255
     order = 4 * (red >= blue).int() + 2 * (green >= blue).int() + (red >= green).int()
-    table, centres = _hues(views.device)
+    table, centers = _hues(views.device)
     hue = table[(order * 256 + chroma) * 256 + middle].int()
     place = 6 * ((hue + (factors * 255).int()[:, None, None]) & 255)
-    share = (place[:, None] - centres[:, None, None]).abs()
+    share = (place[:, None] - centers[:, None, None]).abs()
     share = torch.cat([510 - share[:, :1], share[:, 1:] - 255], dim=1).clamp(0, 255)
     missing = share * chroma[:, None] + 128
     return (top[:, None] - ((missing + (missing >> 8)) >> 8)).float()
@@ -54,9 +54,9 @@ def turn_hue(views: Tensor, factors: Tensor) -> Tensor:
 
 @lru_cache
 def _hues(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The table of hues, (8 * 256 * 256,) uint8, and the centres of the colours, (3,) int32; copied there once."""
-    centres = torch.tensor(_CENTRES, dtype=torch.int32)
-    return torch.from_numpy(hue_table()).to(device, non_blocking=True), centres.to(device, non_blocking=True)
+    """The table of hues, (8 * 256 * 256,) uint8, and the centers of the colors, (3,) int32; copied there once."""
+    centers = torch.tensor(_CENTERS, dtype=torch.int32)
+    return torch.from_numpy(hue_table()).to(device, non_blocking=True), centers.to(device, non_blocking=True)
 
 
 def blur(views: Tensor, sigmas: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _cut(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).trunc_()
 
 
-def _grey(views: Tensor) -> Tensor:
+def _gray(views: Tensor) -> Tensor:
     """(N, 1, S, S) whole numbers."""
     red, green, blue = (views[:, i : i + 1] * weight for i, weight in enumerate(_LUMA))
     return (red + green + blue + 0.5).floor()

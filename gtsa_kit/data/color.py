@@ -1,6 +1,6 @@
-"""Colour jitter, grey and blur of small images, by the arithmetic of Pillow, many pixels at a time.
+"""Color jitter, gray and blur of small images, by the arithmetic of Pillow, many pixels at a time.
 
-Images are (3, n) or (3, S, S) uint8, colour by colour. All but hue and blur give what Pillow gives, bit by bit: it
+Images are (3, n) or (3, S, S) uint8, color by color. All but hue and blur give what Pillow gives, bit by bit: it
 computes in float32 and cuts off what is behind the point. Hue is within one level of it, blur within three.
 """
 
@@ -16,7 +16,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 _LUMA = np.array([[19595, 38470, 7471]], np.float32) / 65536  # in float32 all sums with these are exact
 _HALF = np.float32(0.5)
 _BYTE = np.uint16(8)
-_CENTRES = np.array([[765], [510], [1020]], np.int16)  # red is missing about cyan; green, blue but about themselves
+_CENTERS = np.array([[765], [510], [1020]], np.int16)  # red is missing about cyan; green, blue but about themselves
 _BLOCK = 16  # rows and columns that the blur makes at a time
 
 
@@ -26,16 +26,16 @@ def brighten(image: Image, factor: float) -> Image:
 
 
 def contrast(image: Image, factor: float) -> Image:
-    """Away from the mean grey by a factor."""
+    """Away from the mean gray by a factor."""
     pixels = image.astype(np.float32)
-    mean = _grey(pixels).sum(-1).sum(dtype=np.float64) / (image.size // 3)
+    mean = _gray(pixels).sum(-1).sum(dtype=np.float64) / (image.size // 3)
     return _stretch(pixels, np.float32(math.floor(mean + 0.5)), factor)
 
 
 def saturate(image: Image, factor: float) -> Image:
-    """Away from each pixel's grey by a factor."""
+    """Away from each pixel's gray by a factor."""
     pixels = image.astype(np.float32)
-    return _stretch(pixels, _grey(pixels), factor)
+    return _stretch(pixels, _gray(pixels), factor)
 
 
 def _stretch(pixels: Floats, middle: Floats | np.float32 | None, factor: float) -> Image:
@@ -50,26 +50,26 @@ def _stretch(pixels: Floats, middle: Floats | np.float32 | None, factor: float) 
     return pixels.astype(np.uint8)
 
 
-def to_grey(image: Image) -> Image:
+def to_gray(image: Image) -> Image:
     """Three equal channels."""
-    return np.repeat(_grey(image.astype(np.float32)).astype(np.uint8), 3, axis=0)
+    return np.repeat(_gray(image.astype(np.float32)).astype(np.uint8), 3, axis=0)
 
 
 def turn_hue(image: Image, factor: float) -> Image:
     """Hue on by a part of the circle, [-0.5, 0.5].
 
-    Pillow keeps hue in 8 bits, which can be six levels of a colour: so the same 256 hues are used here.
+    Pillow keeps hue in 8 bits, which can be six levels of a color: so the same 256 hues are used here.
     """
     top, chroma, hue = hues(image.reshape(3, -1))
     hue += np.int32(factor * 255).astype(np.uint8)  # beyond the end of the circle it goes on from the start
     place = hue.astype(np.int16)
     place *= np.int16(6)  # 255 for each of the six parts of the circle
-    share = place - _CENTRES
+    share = place - _CENTERS
     np.abs(share, out=share)
     np.subtract(np.int16(510), share[0], out=share[0])
     share[1:] -= np.int16(255)
     np.clip(share, 0, 255, out=share)
-    missing = share.view(np.uint16)  # of the chroma, in each colour
+    missing = share.view(np.uint16)  # of the chroma, in each color
     missing *= chroma.astype(np.uint16)
     missing += np.uint16(128)  # divided by 255 and rounded, in 16 bits
     missing += missing >> _BYTE
@@ -96,7 +96,7 @@ def hues(pixels: Image) -> tuple[Image, Image, Image]:
 
 @lru_cache(1)
 def hue_table() -> Image:
-    """(8 * 256 * 256,) hues by which colours are the larger ones, chroma, and the middle colour less the largest.
+    """(8 * 256 * 256,) hues by which colors are the larger ones, chroma, and the middle color less the largest.
 
     Where hue would be a whole number but for rounding, Pillow's rounding decides on which side it is cut off, and that
     shows: hence Pillow's operations in its precision.
@@ -104,7 +104,7 @@ def hue_table() -> Image:
     order, chroma, middle = np.ogrid[:8, :256, :256]
     red_green, green_blue, red_blue = order & 1 > 0, order & 2 > 0, order & 4 > 0
     is_red, is_green = red_green & red_blue, ~red_green & green_blue
-    # Each third of the circle begins at the largest colour and goes on by the difference of the two others.
+    # Each third of the circle begins at the largest color and goes on by the difference of the two others.
     start = np.where(is_red, 0, np.where(is_green, 2, 4))
     sign = np.where(np.where(is_red, green_blue, np.where(is_green, ~red_blue, red_green)), 1, -1)
     share = (-middle % 256).astype(np.float32) / np.maximum(chroma, 1).astype(np.float32)
@@ -114,11 +114,11 @@ def hue_table() -> Image:
     return table
 
 
-def _grey(pixels: Floats) -> Floats:
+def _gray(pixels: Floats) -> Floats:
     """(3, ...) to whole numbers (1, ...)."""
-    grey: Floats = np.matmul(_LUMA, pixels.reshape(3, -1), dtype=np.float32).reshape(1, *pixels.shape[1:])
-    grey += _HALF
-    return np.floor(grey, out=grey)
+    gray: Floats = np.matmul(_LUMA, pixels.reshape(3, -1), dtype=np.float32).reshape(1, *pixels.shape[1:])
+    gray += _HALF
+    return np.floor(gray, out=gray)
 
 
 def blur(image: Image, sigma: float) -> Image:

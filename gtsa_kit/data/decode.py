@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from gtsa_kit.data.image_io import MAX_PIXELS, open_photograph, read_header
+from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
 
 LARGE = 24_000_000
-"""Pixels; photographs above are decoded one at a time, so that memory holds one of them and not one for each core."""
+"""Pixels; images above are decoded one at a time, so that memory holds one of them and not one for each core."""
 
 _one_large = threading.Lock()
 
 
 def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
-    """Upright (H, W, 3) uint8 and the file's EXIF orientation; large photographs wait for each other.
+    """Upright (H, W, 3) uint8 and the file's EXIF orientation; large images wait for each other.
 
     Raises:
-        BrokenImage: As `images.open_image`.
+        ImageError: As `images.open_image`.
     """
     path = Path(name)
     header = read_header(content, path, max_pixels)
@@ -30,8 +30,8 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
             pixels = _decode_jpeg(content)
             if pixels is not None and pixels.shape == (header.height, header.width, 3):
                 return pixels, 1
-        photograph = open_photograph(content, path, max_pixels)
-        return np.asarray(photograph.image), photograph.orientation
+        image = decode_image(content, path, max_pixels)
+        return np.asarray(image.image), image.orientation
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from gtsa_kit.data.image_io import MAX_PIXELS, BrokenImage, open_image
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, open_image
 
 In = TypeVar("In")
 
@@ -24,16 +24,16 @@ SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".spl
 
 
 @dataclass(frozen=True)
-class Found:
-    """Photographs in natural order of their paths, and what could not be looked at."""
+class ImageList:
+    """Images in natural order of their paths, and what could not be looked at."""
 
     root: Path
     paths: list[Path]
-    broken: list[BrokenImage]
+    broken: list[ImageError]
 
     @property
     def total(self) -> int:
-        """Photographs, sound and broken."""
+        """Images, sound and broken."""
         return len(self.paths) + len(self.broken)
 
     def name(self, path: Path) -> str:
@@ -42,18 +42,18 @@ class Found:
         return os.fsencode(shown.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def find_images(source: Path) -> Found:
-    """List photographs below a folder, in a text file of paths (one a line), or one file.
+def find_images(source: Path) -> ImageList:
+    """List images below a folder, in a text file of paths (one a line), or one file.
 
     Listed paths count from the list's folder or, where nothing is there, from the working directory. Links to folders
     are followed, once each; hidden names are passed over; folders that can't be read are reported.
 
     Raises:
-        ValueError: `source` is missing, is none of the three, or holds no photograph.
+        ValueError: `source` is missing, is none of the three, or holds no image.
     """
     if not source.exists():
-        raise ValueError(f"{source} does not exist; give a folder of photographs or a text file that lists paths")
-    broken: list[BrokenImage] = []
+        raise ValueError(f"{source} does not exist; give a folder of images or a text file that lists paths")
+    broken: list[ImageError] = []
     if source.is_dir():
         root, paths = source, list(_walk(source, broken))
     elif source.suffix.lower() in SUFFIXES:
@@ -62,8 +62,8 @@ def find_images(source: Path) -> Found:
         root, paths = source.parent, list(dict.fromkeys(_read_list(source)))
     if not paths:
         why = f"; {len(broken)} folders could not be read, first {broken[0]}" if broken else ""
-        raise ValueError(f"no photographs in {source} (looked for {' '.join(sorted(SUFFIXES))}){why}")
-    return Found(root, sorted(paths, key=natural_key), broken)
+        raise ValueError(f"no images in {source} (looked for {' '.join(sorted(SUFFIXES))}){why}")
+    return ImageList(root, sorted(paths, key=natural_key), broken)
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
@@ -76,12 +76,12 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
 def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """Decode one after the other, leaving out what is broken: for looking at a few, where others list the failures."""
     for path in paths:
-        with suppress(BrokenImage):
+        with suppress(ImageError):
             yield path, open_image(path)
 
 
 def sample_images(folder: Path, count: int) -> tuple[list[Image.Image], list[str]]:
-    """Up to `count` readable photographs, evenly spread over a folder, and their names.
+    """Up to `count` readable images, evenly spread over a folder, and their names.
 
     Raises:
         ValueError: None of them can be read.
@@ -91,37 +91,35 @@ def sample_images(folder: Path, count: int) -> tuple[list[Image.Image], list[str
     in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
     found = list(islice(readable(in_turn), count))
     if not found:
-        raise ValueError(f"no photograph in {folder} can be read")
+        raise ValueError(f"no image in {folder} can be read")
     return [image for _, image in found], [path.name for path, _ in found]
 
 
-def broken_among(
+def validate_images(
     paths: Iterable[Path], max_pixels: int = MAX_PIXELS, on_checked: Callable[[], None] = lambda: None
-) -> list[BrokenImage]:
-    """Decode every photograph, on all cores, and return the broken ones in the order of `paths`.
+) -> list[ImageError]:
+    """Decode every image, on all cores, and return the broken ones in the order of `paths`.
 
     Decoders release Python's lock, so threads do; a bounded window of them is in flight, so memory stays flat.
     """
 
-    def check(path: Path) -> BrokenImage | None:
+    def check(path: Path) -> ImageError | None:
         try:
             open_image(path, max_pixels)
-        except BrokenImage as broken:
+        except ImageError as broken:
             return broken
         return None
 
     found = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in windowed_map(pool, check, paths, window=4 * (os.cpu_count() or 1)):
+        for result in bounded_map(pool, check, paths, window=4 * (os.cpu_count() or 1)):
             on_checked()
             if result is not None:
                 found.append(result)
     return found
 
 
-def windowed_map(
-    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], window: int
-) -> Iterator[Out]:
+def bounded_map(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], window: int) -> Iterator[Out]:
     """`pool.map` that never holds more than `window` items: results in order, memory bounded, Ctrl-C heard."""
     source = iter(items)
     pending = [pool.submit(work, item) for item in islice(source, window)]
@@ -134,11 +132,11 @@ def windowed_map(
             future.cancel()
 
 
-def _walk(folder: Path, broken: list[BrokenImage]) -> Iterator[Path]:
+def _walk(folder: Path, broken: list[ImageError]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        broken.append(BrokenImage(Path(error.filename), f"folder can't be read: {error.strerror}"))
+        broken.append(ImageError(Path(error.filename), f"folder can't be read: {error.strerror}"))
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         about = os.stat(here)
@@ -157,7 +155,7 @@ def _read_list(file: Path) -> list[Path]:
         lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts at U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} is neither a folder, nor a photograph, nor a text file (UTF-8) that lists paths: {error}"
+            f"{file} is neither a folder, nor an image, nor a text file (UTF-8) that lists paths: {error}"
         ) from error
     return [_listed(line.strip(), file.parent) for line in lines if line.strip()]
 

@@ -1,6 +1,6 @@
-"""Finding, opening and checking photographs: the only place that meets a broken file.
+"""Finding, opening and checking images: the only place that meets a broken file.
 
-Everything downstream sees upright 8-bit RGB, or a `BrokenImage` that says what is wrong with one file.
+Everything downstream sees upright 8-bit RGB, or a `ImageError` that says what is wrong with one file.
 """
 
 import io
@@ -42,7 +42,7 @@ _DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
-# EXIF orientation -> what makes the photograph upright.
+# EXIF orientation -> what makes the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +54,7 @@ _UPRIGHT = {
 }
 
 
-class BrokenImage(ValueError):
+class ImageError(ValueError):
     """One file that can't be used; `reason` fits on a line."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -62,13 +62,13 @@ class BrokenImage(ValueError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[Path, str]]:
         """Cross process borders whole: the default would call the class with the message alone."""
         return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
-class Photograph:
+class DecodedImage:
     """A decoded file."""
 
     image: Image.Image
@@ -78,12 +78,12 @@ class Photograph:
 
 
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one photograph to upright 8-bit RGB.
+    """Decode one image to upright 8-bit RGB.
 
     16-bit samples keep their high byte, transparency is laid over white, of an animation the first frame is taken.
 
     Raises:
-        BrokenImage: Missing, unreadable, no photograph, damaged, or more than `max_pixels`; the size is read from the
+        ImageError: Missing, unreadable, no image, damaged, or more than `max_pixels`; the size is read from the
             header, before any pixel is decoded.
     """
     with _broken_as(path):
@@ -93,7 +93,7 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a photograph's file; `BrokenImage` if it is missing, unreadable, empty, or no file."""
+    """The content of an image's file; `ImageError` if it is missing, unreadable, empty, or no file."""
     with _broken_as(path):
         _check_file(path)
         return path.read_bytes()
@@ -102,48 +102,48 @@ def read_file(path: Path) -> bytes:
 def _check_file(path: Path) -> None:
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
-        raise BrokenImage(path, "not a regular file")
+        raise ImageError(path, "not a regular file")
     if about.st_size == 0:
-        raise BrokenImage(path, "empty file")
+        raise ImageError(path, "empty file")
 
 
-def open_mask(path: Path, colours: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def open_mask(path: Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a mask as its file stores it.
 
     Returns:
-        (H, W) of the indices of a palette or of grey values, or (H, W, 3) uint8 of a file in colour or where `colours`
+        (H, W) of the indices of a palette or of gray values, or (H, W, 3) uint8 of a file in color or where `colors`
         are asked for; transparency is passed over.
 
     Raises:
-        BrokenImage: As `open_image`, or its samples are no whole numbers.
+        ImageError: As `open_image`, or its samples are no whole numbers.
     """
     with _broken_as(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise BrokenImage(path, "not a regular file")
+            raise ImageError(path, "not a regular file")
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+                raise ImageError(path, _too_large(image.width, image.height, max_pixels))
             if image.mode == "F":
-                raise BrokenImage(path, "floating-point samples, where a mask has whole numbers")
-            if colours or not (image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I")):
+                raise ImageError(path, "floating-point samples, where a mask has whole numbers")
+            if colors or not (image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I")):
                 return np.asarray(image.convert("RGB"))
             return np.asarray(image.convert("L") if image.mode == "LA" else image).astype(np.int32)
 
 
 def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the content of a file as `open_image` does; `path` is what the error calls it."""
-    return open_photograph(content, path, max_pixels).image
+    return decode_image(content, path, max_pixels).image
 
 
-def open_photograph(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Photograph:
+def decode_image(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode the content of a file, and say how it was turned.
 
     Raises:
-        BrokenImage: As `open_image`.
+        ImageError: As `open_image`.
     """
     with _broken_as(path):
         if not content:
-            raise BrokenImage(path, "empty file")
+            raise ImageError(path, "empty file")
         return _decode(io.BytesIO(content), path, max_pixels)
 
 
@@ -161,37 +161,37 @@ class Header:
 
 
 def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a file's content; `BrokenImage` as `open_image`, as far as a header can tell."""
+    """The header of a file's content; `ImageError` as `open_image`, as far as a header can tell."""
     with _broken_as(path):
         if not content:
-            raise BrokenImage(path, "empty file")
+            raise ImageError(path, "empty file")
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+                raise ImageError(path, _too_large(image.width, image.height, max_pixels))
             return Header(image.format or "", image.mode, image.width, image.height, _orientation(image))
 
 
 @contextmanager
 def _broken_as(path: Path) -> Iterator[None]:
-    """Whatever reading and decoding raise, as a `BrokenImage`."""
+    """Whatever reading and decoding raise, as a `ImageError`."""
     try:
         yield
-    except BrokenImage:
+    except ImageError:
         raise
     except _DECODER_ERRORS as error:
-        raise BrokenImage(path, _reason(error)) from error
+        raise ImageError(path, _reason(error)) from error
 
 
-def _decode(file: IO[bytes], path: Path, max_pixels: int) -> Photograph:
+def _decode(file: IO[bytes], path: Path, max_pixels: int) -> DecodedImage:
     # By an open file: raw TIFFs that Pillow opens by name are memory-mapped, with width and height mixed up when they
     # lie on their side, and a mapped file that shrinks meanwhile kills the process.
     with Image.open(file, formats=_FORMATS) as image:
         if image.width * image.height > max_pixels:
-            raise BrokenImage(path, _too_large(image.width, image.height, max_pixels))
+            raise ImageError(path, _too_large(image.width, image.height, max_pixels))
         before = _orientation(image)
         image.load()
         after = _orientation(image)  # TIFF turns itself while loading and drops the tag; PNG may bring it only then
-        return Photograph(_upright(_to_rgb(image), after), before if image.format == "TIFF" else after)
+        return DecodedImage(_upright(_to_rgb(image), after), before if image.format == "TIFF" else after)
 
 
 def _upright(rgb: Image.Image, orientation: int) -> Image.Image:
@@ -204,7 +204,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         said = int(image.getexif().get(ExifTags.Base.Orientation, 1))
         return said if said in _UPRIGHT else 1
-    except _DECODER_ERRORS:  # damaged metadata beside sound pixels: the photograph is usable
+    except _DECODER_ERRORS:  # damaged metadata beside sound pixels: the image is usable
         return 1
 
 

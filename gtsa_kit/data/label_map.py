@@ -1,4 +1,4 @@
-"""What the pixels of masks mean: indices or colours to numbers of classes."""
+"""What the pixels of masks mean: indices or colors to numbers of classes."""
 
 import csv
 import json
@@ -21,26 +21,26 @@ class MaskOptions:
 
     table: Mapping[int, str] = field(default_factory=dict)
     """Names of classes by code; codes that are not in it are void. Empty: each code that is found is a class."""
-    in_colour: bool = False
-    """The table's codes are colours."""
+    in_color: bool = False
+    """The table's codes are colors."""
     ignore: tuple[str, ...] = ()
     """Codes or names that are void: `11`, `#000000`, `sky`. The index 255 is, unless the table names it."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes of pixels to classes. A code is an index, or a colour as 0xRRGGBB."""
+    """Codes of pixels to classes. A code is an index, or a color as 0xRRGGBB."""
 
     classes: tuple[str, ...]
     known: np.ndarray
     """Codes of classes, rising."""
     numbers: np.ndarray
     """uint8, of their classes."""
-    in_colour: bool
+    in_color: bool
 
     def labels(self, mask: Path) -> np.ndarray:
-        """(H, W) uint8 of a mask's file; raises `BrokenImage`."""
-        return self.of(codes_of(mask, self.in_colour)[0])
+        """(H, W) uint8 of a mask's file; raises `ImageError`."""
+        return self.of(codes_of(mask, self.in_color)[0])
 
     def of(self, codes: np.ndarray) -> np.ndarray:
         """Numbers of classes of codes, `VOID` of others."""
@@ -48,9 +48,9 @@ class Codes:
         return np.where(self.known[place] == codes, self.numbers[place], np.uint8(VOID))
 
 
-def codes_of(mask: Path, colours: bool) -> tuple[np.ndarray, bool]:
-    """(H, W) int32, and whether they are colours; raises `BrokenImage`."""
-    samples = open_mask(mask, colours)
+def codes_of(mask: Path, colors: bool) -> tuple[np.ndarray, bool]:
+    """(H, W) int32, and whether they are colors; raises `ImageError`."""
+    samples = open_mask(mask, colors)
     if samples.ndim == 2:
         return samples, False
     red, green, blue = np.moveaxis(samples.astype(np.int32), -1, 0)
@@ -61,70 +61,68 @@ def choose_codes(looks: Sequence[tuple[Path, np.ndarray, bool]], options: MaskOp
     """The classes of a set of masks.
 
     Args:
-        looks: (file, its codes, whether they are colours) of each.
+        looks: (file, its codes, whether they are colors) of each.
         options: Names, and what is void.
 
     Raises:
-        ValueError: Colours and indices are mixed, there are too many of either, or fewer than two classes.
+        ValueError: Colors and indices are mixed, there are too many of either, or fewer than two classes.
     """
-    by_kind = {in_colour: mask for mask, _, in_colour in looks}
+    by_kind = {in_color: mask for mask, _, in_color in looks}
     if len(by_kind) > 1:
-        raise ValueError(
-            f"{by_kind[True]} is in colour and {by_kind[False]} holds indices; name both by --colours FILE"
-        )
-    in_colour = looks[0][2]
+        raise ValueError(f"{by_kind[True]} is in color and {by_kind[False]} holds indices; name both by --colors FILE")
+    in_color = looks[0][2]
     found = sorted({int(code) for _, codes, _ in looks for code in codes})
-    table = dict(options.table) or {code: _name(code, in_colour) for code in found}
+    table = dict(options.table) or {code: _name(code, in_color) for code in found}
     if options.table and not set(table) & set(found):
-        seen = ", ".join(_name(code, in_colour) for code in found[:5])
-        raise ValueError(f"none of the codes in --colours is in the masks, which hold {seen}, ...")
-    void = _void(options.ignore, table, in_colour, VOID in options.table)
+        seen = ", ".join(_name(code, in_color) for code in found[:5])
+        raise ValueError(f"none of the codes in --colors is in the masks, which hold {seen}, ...")
+    void = _void(options.ignore, table, in_color, VOID in options.table)
     kept = {code: name for code, name in table.items() if code not in void}
     classes = tuple(dict.fromkeys(kept.values()))
     if len(classes) > VOID:
-        what = "colours" if in_colour else "values"
+        what = "colors" if in_color else "values"
         raise ValueError(
-            f"the masks hold {len(found)} {what}, more than {VOID} classes; are they photographs, JPEG or "
-            "numbers of instances? name the classes by --colours FILE"
+            f"the masks hold {len(found)} {what}, more than {VOID} classes; are they images, JPEG or "
+            "numbers of instances? name the classes by --colors FILE"
         )
     if len(classes) < 2:
         raise ValueError(
             f"the masks hold {len(classes)} class{'es' * (not classes)} besides void, and it takes two; index 255 is "
-            "void unless --colours names it"
+            "void unless --colors names it"
         )
     known = np.array(sorted(kept), np.int32)
     numbers = np.array([classes.index(kept[int(code)]) for code in known], np.uint8)
-    return Codes(classes, known, numbers, in_colour)
+    return Codes(classes, known, numbers, in_color)
 
 
-def read_options(colours: Path | None, ignore: Iterable[str]) -> MaskOptions:
+def read_options(colors: Path | None, ignore: Iterable[str]) -> MaskOptions:
     """Options out of a file of names and texts.
 
     Args:
-        colours: JSON `{"#804080": "road"}` or `{"3": "road"}`, or a CSV with columns name, r, g, b.
+        colors: JSON `{"#804080": "road"}` or `{"3": "road"}`, or a CSV with columns name, r, g, b.
         ignore: See `MaskOptions`.
 
     Raises:
         ValueError: The file can't be read; the message says what is wrong in it.
     """
-    if colours is None:
+    if colors is None:
         return MaskOptions(ignore=tuple(ignore))
     try:
-        text = colours.read_text(encoding="utf-8-sig")
-        pairs = _from_json(text) if colours.suffix.lower() == ".json" else _from_csv(text)
+        text = colors.read_text(encoding="utf-8-sig")
+        pairs = _from_json(text) if colors.suffix.lower() == ".json" else _from_csv(text)
         table = {_code(code): name for code, name in pairs}
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise ValueError(f'{colours}: {error}; it takes JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
+        raise ValueError(f'{colors}: {error}; it takes JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
     kinds = {code.startswith("#") for code, _ in pairs}
     if len(kinds) != 1:
-        raise ValueError(f"{colours} holds {'indices and colours' if kinds else 'nothing'}; give one kind")
+        raise ValueError(f"{colors} holds {'indices and colors' if kinds else 'nothing'}; give one kind")
     return MaskOptions(table, kinds.pop(), tuple(ignore))
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
     content = json.loads(text)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
-        raise ValueError("not an object of names by colour")
+        raise ValueError("not an object of names by color")
     return list(content.items())
 
 
@@ -144,20 +142,20 @@ def _code(text: str) -> int:
     if text.isdecimal():
         return int(text)
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise ValueError(f"{text!r} is neither an index nor a colour like #804080")
+        raise ValueError(f"{text!r} is neither an index nor a color like #804080")
     return int(text[1:], 16)
 
 
-def _name(code: int, in_colour: bool) -> str:
-    return f"#{code:06x}" if in_colour else str(code)
+def _name(code: int, in_color: bool) -> str:
+    return f"#{code:06x}" if in_color else str(code)
 
 
-def _void(ignore: Iterable[str], table: Mapping[int, str], in_colour: bool, named_by_user: bool) -> set[int]:
+def _void(ignore: Iterable[str], table: Mapping[int, str], in_color: bool, named_by_user: bool) -> set[int]:
     """Codes; the names of a table come first."""
-    void = set() if in_colour or named_by_user else {VOID}
+    void = set() if in_color or named_by_user else {VOID}
     for text in ignore:
         named = {code for code, name in table.items() if name == text}
-        if not named and text.startswith("#") != in_colour:
-            raise ValueError(f"--ignore {text}: the masks hold {'colours, like #000000' if in_colour else 'indices'}")
+        if not named and text.startswith("#") != in_color:
+            raise ValueError(f"--ignore {text}: the masks hold {'colors, like #000000' if in_color else 'indices'}")
         void |= named or {_code(text)}
     return void

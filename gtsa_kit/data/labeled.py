@@ -1,4 +1,4 @@
-"""Photographs with a class each: a folder for each class, or a CSV; and their split into training and validation."""
+"""Images with a class each: a folder for each class, or a CSV; and their split into training and validation."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedImage:
     """A file that an evaluation goes without."""
 
     path: str
@@ -27,8 +27,8 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Photographs in natural order of their names; so the same data gives the same splits, however it is written."""
+class ClassificationDataset:
+    """Images in natural order of their names; so the same data gives the same splits, however it is written."""
 
     paths: list[Path]
     labels: np.ndarray
@@ -36,10 +36,10 @@ class Labelled:
     classes: tuple[str, ...]
     validation: np.ndarray | None
     """(N,) bool where a split is given; None where it is drawn."""
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
 
 
-def read_labelled(source: Path) -> Labelled:
+def read_labeled(source: Path) -> ClassificationDataset:
     """Read what a user has.
 
     Args:
@@ -50,32 +50,30 @@ def read_labelled(source: Path) -> Labelled:
         ValueError: It is neither, a line of the CSV is wrong, or there are fewer than two classes.
     """
     if source.is_dir():
-        rows, left_out = _from_folder(source)
+        rows, skipped = _from_folder(source)
     elif source.suffix.lower() == ".csv":
-        rows, left_out = _from_csv(source), []
+        rows, skipped = _from_csv(source), []
     else:
         what = "is neither a folder nor a .csv" if source.exists() else "does not exist"
         raise ValueError(f"{source} {what}; give a folder with a sub-folder for each class, or a CSV path,label")
     if not rows:
-        raise ValueError(f"{source} holds no photograph with a class; put each class into a sub-folder of its own")
+        raise ValueError(f"{source} holds no image with a class; put each class into a sub-folder of its own")
     rows.sort(key=lambda row: (natural_key(Path(row.split or "", row.name)), row.label))
     given = rows[0].split is not None
-    left_out += _lonely(rows, given)
-    gone = {row.path for row in left_out}
+    skipped += _lonely(rows, given)
+    gone = {row.path for row in skipped}
     rows = [row for row in rows if row.name not in gone]
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
-        why = (
-            f"; {len(left_out)} files are left out, first {left_out[0].path}: {left_out[0].reason}" if left_out else ""
-        )
+        why = f"; {len(skipped)} files are left out, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{source} has {len(classes)} usable class{'es' * (not classes)}, and it takes two{why}")
     number = {name: index for index, name in enumerate(classes)}
-    return Labelled(
+    return ClassificationDataset(
         [row.path for row in rows],
         np.array([number[row.label] for row in rows], np.int64),
         classes,
         np.array([row.split == "val" for row in rows]) if given else None,
-        tuple(left_out),
+        tuple(skipped),
     )
 
 
@@ -101,21 +99,21 @@ class _Row:
     split: str | None
 
 
-def _from_folder(root: Path) -> tuple[list[_Row], list[LeftOut]]:
+def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
     found = find_images(root)
-    left_out = [LeftOut(found.name(broken.path), broken.reason) for broken in found.broken]
+    skipped = [SkippedImage(found.name(broken.path), broken.reason) for broken in found.broken]
     parts = [path.relative_to(root).parts for path in found.paths]
     given = {own[0] for own in parts if len(own) > 2} >= set(SPLITS)
     depth = 1 if given else 0
     rows = []
     for path, own in zip(found.paths, parts, strict=True):
         if given and own[0] not in SPLITS:
-            left_out.append(LeftOut(found.name(path), "in neither train/ nor val/"))
+            skipped.append(SkippedImage(found.name(path), "in neither train/ nor val/"))
         elif len(own) < depth + 2:
-            left_out.append(LeftOut(found.name(path), "in no folder of a class"))
+            skipped.append(SkippedImage(found.name(path), "in no folder of a class"))
         else:
             rows.append(_Row(path, found.name(path), show_name(own[depth]), own[0] if given else None))
-    return rows, left_out
+    return rows, skipped
 
 
 def _from_csv(source: Path) -> list[_Row]:
@@ -153,16 +151,16 @@ def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise ValueError(f"{source} is not a readable CSV in UTF-8: {error}") from error
 
 
-def _lonely(rows: Sequence[_Row], given: bool) -> list[LeftOut]:
-    """What nothing can be learnt about: classes with one photograph, or with none to train on."""
+def _lonely(rows: Sequence[_Row], given: bool) -> list[SkippedImage]:
+    """What nothing can be learnt about: classes with one image, or with none to train on."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.label] = counts.get(row.label, 0) + (row.split != "val")
     least = 1 if given else 2
     why = "none of its class is in train" if given else "the only one of its class"
-    return [LeftOut(row.name, why) for row in rows if counts[row.label] < least]
+    return [SkippedImage(row.name, why) for row in rows if counts[row.label] < least]
 
 
-def left_out_settings(left_out: Sequence[LeftOut]) -> dict[str, Any]:
+def left_out_settings(skipped: Sequence[SkippedImage]) -> dict[str, Any]:
     """For the settings of a report."""
-    return {"left_out": [item.to_dict() for item in left_out]}
+    return {"skipped": [item.to_dict() for item in skipped]}

@@ -1,8 +1,8 @@
-"""From a list of photographs to batches of views, the same whatever the workers, processes and interruptions.
+"""From a list of images to batches of views, the same whatever the workers, processes and interruptions.
 
-Presentations are numbered through the whole run: number t belongs to epoch t // N and shows the photograph at place
+Presentations are numbered through the whole run: number t belongs to epoch t // N and shows the image at place
 t % N of that epoch's order. The order depends on (seed, epoch) alone and the views on (seed, t) alone. So every epoch
-shows every photograph once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
+shows every image once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
 """
 
 import signal
@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import Views, collate, make_views
-from gtsa_kit.data.batched_augment import Photographs, collate_photographs, load
+from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, load
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import MAX_PIXELS, BrokenImage, read_file
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, read_file
 from gtsa_kit.hardware import available_cores
 
 SUBSTITUTES = 100
-"""Broken photographs in a row after which it is not the photographs that are at fault."""
+"""Broken images in a row after which it is not the images that are at fault."""
 
 _ORDER, _VIEWS, _STEP = range(3)  # streams of random numbers that never meet
 
@@ -43,19 +43,19 @@ def seed_step(seed: int, step: int, micro: int) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of B photographs, or what the device is to make them of, and the files found broken on the way."""
+    """Views of B images, or what the device is to make them of, and the files found broken on the way."""
 
-    views: Views | Photographs | None
-    """None when no readable photograph could be found."""
-    broken: list[BrokenImage]
+    views: Views | DecodedBatch | None
+    """None when no readable image could be found."""
+    broken: list[ImageError]
 
     def pin_memory(self) -> "Batch":
         """Called by the data loader."""
         return Batch(self.views.pin_memory() if self.views else None, self.broken)
 
 
-class Presentations(Dataset[Batch]):
-    """Presentation number t to its views, or with `on_device` to the photograph: a Batch of one, not yet stacked."""
+class MultiCropDataset(Dataset[Batch]):
+    """Presentation number t to its views, or with `on_device` to the image: a Batch of one, not yet stacked."""
 
     def __init__(
         self,
@@ -71,29 +71,29 @@ class Presentations(Dataset[Batch]):
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.paths))
 
-    def photograph(self, t: int) -> int:
+    def image(self, t: int) -> int:
         """Index into `paths` of presentation t."""
         epoch, place = divmod(t, len(self.paths))
         return int(self._order(epoch)[place])
 
     def _pixels(self, path: Path) -> Tensor:
-        """(3, H, W) uint8, with the colours of a pixel side by side."""
+        """(3, H, W) uint8, with the colors of a pixel side by side."""
         pixels, _ = decode(read_file(path), str(path), self.max_pixels)
         return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
 
     def __getitem__(self, t: int) -> Batch:
-        """The views of presentation t. A photograph that has broken since the run began gives way to its successor."""
-        broken: list[BrokenImage] = []
-        first = self.photograph(t)
+        """The views of presentation t. An image that has broken since the run began gives way to its successor."""
+        broken: list[ImageError] = []
+        first = self.image(t)
         for offset in range(min(SUBSTITUTES, len(self.paths))):
             try:
-                photograph = self._pixels(self.paths[(first + offset) % len(self.paths)])
-            except BrokenImage as error:
+                image = self._pixels(self.paths[(first + offset) % len(self.paths)])
+            except ImageError as error:
                 broken.append(error)
                 continue
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
             make = load if self.on_device else make_views
-            return Batch(make(photograph, self.views, generator), broken)
+            return Batch(make(image, self.views, generator), broken)
         return Batch(None, broken)
 
     def __getstate__(self) -> dict[str, object]:
@@ -106,7 +106,7 @@ class Presentations(Dataset[Batch]):
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedBatchSampler:
     """Which presentations one process takes: at every micro-step, a contiguous block of the step's."""
 
     batch: int
@@ -127,7 +127,9 @@ class Share:
         return (self.stop - self.start) * self.accumulate
 
 
-def make_batches(presentations: Presentations, share: Share, workers: int, pin: bool) -> Iterator[Batch]:
+def make_batches(
+    presentations: MultiCropDataset, share: DistributedBatchSampler, workers: int, pin: bool
+) -> Iterator[Batch]:
     """Micro-batches of a process in order."""
     loader = DataLoader(
         presentations,
@@ -160,10 +162,10 @@ class TimedBatches:
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
         self.waited = 0.0
-        self.broken: list[BrokenImage] = []
+        self.broken: list[ImageError] = []
 
-    def __next__(self) -> Views | Photographs | None:
-        """The next batch's views; None when no photograph can be read any more."""
+    def __next__(self) -> Views | DecodedBatch | None:
+        """The next batch's views; None when no image can be read any more."""
         begin = time.monotonic()
         batch = next(self._batches)
         self.waited += time.monotonic() - begin
@@ -174,10 +176,10 @@ class TimedBatches:
 def stack(samples: list[Batch]) -> Batch:
     """Samples to a batch; without views if one of them has none."""
     views = [sample.views for sample in samples if isinstance(sample.views, Views)]
-    photographs = [sample.views for sample in samples if isinstance(sample.views, Photographs)]
+    images = [sample.views for sample in samples if isinstance(sample.views, DecodedBatch)]
     broken = [error for sample in samples for error in sample.broken]
-    if len(photographs) == len(samples):
-        return Batch(collate_photographs(photographs), broken)
+    if len(images) == len(samples):
+        return Batch(collate_decoded(images), broken)
     return Batch(collate(views) if len(views) == len(samples) else None, broken)
 
 

@@ -1,4 +1,4 @@
-"""Where photographs lie - a folder, a glob, a list, archives, a store behind a URL - and their bytes, read in place."""
+"""Where images lie - a folder, a glob, a list, archives, a store behind a URL - and their bytes, read in place."""
 
 import glob
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from gtsa_kit.data.image_files import SUFFIXES
-from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.image_io import ImageError
 
 MOST_BYTES = 2**30
 """Of one file: none is read into memory beyond this."""
 
 
 class Entry(NamedTuple):
-    """One photograph to be, or what could not be looked at."""
+    """One image to be, or what could not be looked at."""
 
     name: str
     """As tables and files show it: valid UTF-8."""
@@ -31,20 +31,20 @@ class Entry(NamedTuple):
 
 
 class Source(Protocol):
-    """Photographs in one place. `read` is called from many threads."""
+    """Images in one place. `read` is called from many threads."""
 
     def entries(self) -> Iterator[Entry]:
         """All of them, in any order, a few at a time in memory."""
 
     def read(self, locator: str) -> bytes:
-        """The content of one file; `BrokenImage` or `OSError` if there is none."""
+        """The content of one file; `ImageError` or `OSError` if there is none."""
 
 
 def open_source(where: str) -> Source:
     """A source from what a user gives.
 
     Args:
-        where: A folder (searched below), a photograph, a glob, a text file with a path or URL a line, a Parquet file
+        where: A folder (searched below), an image, a glob, a text file with a path or URL a line, a Parquet file
             with a column `path`, a `.tar` or `.zip` (or a glob of such), or a URL that fsspec knows.
 
     Raises:
@@ -91,12 +91,12 @@ class FileSource:
     """Files on a disk."""
 
     root: Path
-    paths: Iterable["Path | BrokenImage"]
+    paths: Iterable["Path | ImageError"]
 
     def entries(self) -> Iterator[Entry]:
         """One for each path; a folder that can't be read is one too."""
         for path in self.paths:
-            if isinstance(path, BrokenImage):
+            if isinstance(path, ImageError):
                 yield Entry(show(self.root, path.path), str(path.path), "", path.reason)
             else:
                 yield Entry(show(self.root, path), str(path), file_stamp(path))
@@ -139,7 +139,7 @@ class ListSource:
                 yield from (line.strip() for line in file if line.strip())
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{self.file} is no folder, photograph, archive or text file (UTF-8) that lists paths: {error}"
+                f"{self.file} is no folder, image, archive or text file (UTF-8) that lists paths: {error}"
             ) from error
 
     def _parquet(self) -> Iterator[str]:
@@ -163,13 +163,13 @@ class TarSource:
     path: Path
 
     def entries(self) -> Iterator[Entry]:
-        """Its regular members that are called like photographs."""
+        """Its regular members that are called like images."""
         stamp = file_stamp(self.path)
         try:
             with tarfile.open(self.path, "r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
-                    if member.isreg() and is_photograph(member.name):
+                    if member.isreg() and is_image(member.name):
                         yield Entry(show_name(member.name), f"{member.offset_data}:{member.size}", stamp)
         except (tarfile.TarError, OSError) as error:
             yield Entry(show_name(self.path.name), "", stamp, f"the archive is damaged here: {error}")
@@ -194,9 +194,9 @@ class ZipSource:
             raise ValueError(f"{path} is not a readable zip: {error}") from error
 
     def entries(self) -> Iterator[Entry]:
-        """Its members that are called like photographs."""
+        """Its members that are called like images."""
         for info in self.zip.infolist():
-            if not info.is_dir() and is_photograph(info.filename):
+            if not info.is_dir() and is_image(info.filename):
                 yield Entry(show_name(info.filename), info.filename, f"{info.file_size} {info.CRC:08x}")
 
     def read(self, locator: str) -> bytes:
@@ -206,7 +206,7 @@ class ZipSource:
         try:
             return self.zip.read(info)
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise BrokenImage(Path(locator), f"can't be unpacked: {error}") from error
+            raise ImageError(Path(locator), f"can't be unpacked: {error}") from error
 
 
 class ManyArchives:
@@ -242,7 +242,7 @@ class UrlSource:
         self.files.invalidate_cache()
 
     def entries(self) -> Iterator[Entry]:
-        """Photographs below the URL, or those that match it; names count from the part that is no pattern."""
+        """Images below the URL, or those that match it; names count from the part that is no pattern."""
         root = "/".join(_until_magic(self.path.split("/"))).rstrip("/")
         found = False
         for path, info in self._found():
@@ -250,7 +250,7 @@ class UrlSource:
             name = path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]
             yield Entry(show_name(name), path, remote_stamp(info))
         if not found:
-            raise ValueError(f"no photographs at {self.url} (looked for {' '.join(sorted(SUFFIXES))})")
+            raise ValueError(f"no images at {self.url} (looked for {' '.join(sorted(SUFFIXES))})")
 
     def read(self, locator: str) -> bytes:
         """The whole object."""
@@ -259,29 +259,29 @@ class UrlSource:
     def _found(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if glob.has_magic(self.path):
             found = self.files.glob(self.path, detail=True)
-            yield from ((path, info) for path, info in found.items() if is_photograph(path))
-        elif is_photograph(self.path):
+            yield from ((path, info) for path, info in found.items() if is_image(path))
+        elif is_image(self.path):
             yield self.path, self.files.info(self.path)
         else:
             for here, _, files in self.files.walk(self.path, detail=True):
                 for name, info in files.items():
                     path = info.get("name") or f"{here}/{name}"
-                    if is_photograph(path):
+                    if is_image(path):
                         yield path, info
 
 
 def read_file(path: str) -> bytes:
-    """A regular file that is not empty and not beyond `MOST_BYTES`, else `BrokenImage` or `OSError`."""
+    """A regular file that is not empty and not beyond `MOST_BYTES`, else `ImageError` or `OSError`."""
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):  # opening a named pipe would wait for ever
-        raise BrokenImage(Path(path), "not a regular file")
+        raise ImageError(Path(path), "not a regular file")
     check_bytes(about.st_size)
     with open(path, "rb") as file:
         return file.read()
 
 
 def read_remote(files: Any, path: str) -> bytes:
-    """An object of an fsspec file system; what its client raises becomes `BrokenImage`."""
+    """An object of an fsspec file system; what its client raises becomes `ImageError`."""
     errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
     try:
         import aiohttp
@@ -292,18 +292,18 @@ def read_remote(files: Any, path: str) -> bytes:
     try:
         check_bytes(int(files.info(path).get("size") or 0))
         content: bytes = files.cat_file(path)
-    except BrokenImage:
+    except ImageError:
         raise
     except errors as error:
-        raise BrokenImage(Path(path), f"can't be read: {type(error).__name__}: {error}"[:200]) from error
+        raise ImageError(Path(path), f"can't be read: {type(error).__name__}: {error}"[:200]) from error
     check_bytes(len(content))
     return content
 
 
 def check_bytes(size: int) -> None:
-    """Raise `BrokenImage` for what is too large to be read."""
+    """Raise `ImageError` for what is too large to be read."""
     if size > MOST_BYTES:
-        raise BrokenImage(Path(), f"{size / 2**30:.1f} GiB, above the limit of {MOST_BYTES // 2**30} GiB a file")
+        raise ImageError(Path(), f"{size / 2**30:.1f} GiB, above the limit of {MOST_BYTES // 2**30} GiB a file")
 
 
 def file_stamp(path: Path) -> str:
@@ -321,7 +321,7 @@ def remote_stamp(info: dict[str, Any]) -> str:
     return " ".join(str(info[key]) for key in keys if info.get(key) is not None)
 
 
-def is_photograph(name: str) -> bool:
+def is_image(name: str) -> bool:
     """By its suffix; hidden names are passed over, and so is what lies in hidden folders."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return os.path.splitext(name)[1].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
@@ -341,8 +341,8 @@ def _archive(path: Path) -> TarSource | ZipSource:
     return ZipSource(path) if path.suffix.lower() == ".zip" else TarSource(path)
 
 
-def _scan(folder: Path) -> Iterator[Path | BrokenImage]:
-    """Photographs below a folder; links to folders are followed, once each. Names are never all in memory."""
+def _scan(folder: Path) -> Iterator[Path | ImageError]:
+    """Images below a folder; links to folders are followed, once each. Names are never all in memory."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -363,4 +363,4 @@ def _scan(folder: Path) -> Iterator[Path | BrokenImage]:
                         yield Path(item.path)
             waiting += sorted(folders, reverse=True)  # the same way in wins whatever order the disk tells
         except OSError as error:
-            yield BrokenImage(here, f"folder can't be read: {error.strerror}")
+            yield ImageError(here, f"folder can't be read: {error.strerror}")

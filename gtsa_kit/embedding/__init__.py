@@ -1,4 +1,4 @@
-"""Photographs to files of features, and back out of the files.
+"""Images to files of features, and back out of the files.
 
 `read_dataset(folder)` opens what `gtsa embed` wrote.
 """

@@ -1,7 +1,7 @@
 """Feature maps in one Zarr v3 group, written a job shard at a time.
 
 Fixed size: an array (N, D, h, w) for each output; a Zarr shard holds the rows of one job shard, a chunk one row.
-Ragged: an array (cells, D) for each output, a photograph's cells in rows from `offsets[i]` on, as many as
+Ragged: an array (cells, D) for each output, an image's cells in rows from `offsets[i]` on, as many as
 `grid_hw[i]` has; each job shard begins a Zarr shard, so that no shard is written twice. Gaps are not stored.
 """
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.data.image_files import windowed_map
-from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.image_files import bounded_map
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.sources import Entry, Source
-from gtsa_kit.embedding.preprocess import Decoder, Ready
+from gtsa_kit.embedding.preprocess import Decoder, PreparedImage
 from gtsa_kit.embedding.rows import Failure, Row, ShardFill, ShardRule
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
@@ -23,7 +23,7 @@ from gtsa_kit.feature_grid import cell_to_pixel
 AHEAD = 3
 """Batches decoded ahead of the model, at most."""
 GROUPS = 8
-"""Batches' worth of photographs that are sorted into batches by their shape, where shapes vary."""
+"""Batches' worth of images that are sorted into batches by their shape, where shapes vary."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plan:
     """How to go about it; results depend on nothing else."""
 
     batch: int
-    """Photographs at the model's base size; where sizes vary, as many as have the same number of cells."""
+    """Images at the model's base size; where sizes vary, as many as have the same number of cells."""
     workers: int
     rule: ShardRule
     outputs: tuple[str, ...] = ()
@@ -55,9 +55,9 @@ class LocalEngine:
 
     def __call__(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Row | Failure]:
         """Results in the order of the entries, a window of them in memory."""
-        # One thread each inside torch: the photographs are what is done side by side.
+        # One thread each inside torch: the images are what is done side by side.
         with ThreadPoolExecutor(self.plan.workers, "gtsa-decode", torch.set_num_threads, (1,)) as pool:
-            loaded = windowed_map(pool, self._load, entries, window=AHEAD * self.plan.batch + self.plan.workers)
+            loaded = bounded_map(pool, self._load, entries, window=AHEAD * self.plan.batch + self.plan.workers)
             for window in windows(loaded, self.plan, self.decoder.sizes.kind == "fixed"):
                 yield from embed_window(window, self.runner, self.plan)
 
@@ -65,7 +65,7 @@ class LocalEngine:
         return load(item, self.source, self.decoder)
 
 
-Loaded = tuple[int, Ready | Failure]
+Loaded = tuple[int, PreparedImage | Failure]
 
 
 def load(item: tuple[int, Entry], source: Source, decoder: Decoder) -> Loaded:
@@ -73,9 +73,9 @@ def load(item: tuple[int, Entry], source: Source, decoder: Decoder) -> Loaded:
     place, entry = item
     try:
         if entry.reason:
-            raise BrokenImage(Path(entry.name), entry.reason)
+            raise ImageError(Path(entry.name), entry.reason)
         return place, decoder(entry.name, source.read(entry.locator))
-    except BrokenImage as error:
+    except ImageError as error:
         return place, Failure(place, entry.name, error.reason)
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error) or type(error).__name__
@@ -85,7 +85,7 @@ def load(item: tuple[int, Entry], source: Source, decoder: Decoder) -> Loaded:
 
 
 def windows(loaded: Iterable[Loaded], plan: Plan, fixed: bool) -> Iterator[list[Loaded]]:
-    """Cut into what is worked on at a time; a window holds whole batches, and never photographs of two shards.
+    """Cut into what is worked on at a time; a window holds whole batches, and never images of two shards.
 
     That makes a batch depend on the listing alone, and so the last bits of its results: a job that was interrupted
     gives what one that was not gives.
@@ -95,7 +95,7 @@ def windows(loaded: Iterable[Loaded], plan: Plan, fixed: bool) -> Iterator[list[
     fill, good = ShardFill(plan.rule), 0
     for item in loaded:
         ready = item[1]
-        if isinstance(ready, Ready):
+        if isinstance(ready, PreparedImage):
             cells = _cells(ready)
             if good == most or not fill.takes(cells):
                 yield window
@@ -112,16 +112,16 @@ def windows(loaded: Iterable[Loaded], plan: Plan, fixed: bool) -> Iterator[list[
 
 def embed_window(window: Sequence[Loaded], runner: Runner, plan: Plan) -> Iterator[Row | Failure]:
     """Group by shape, embed, and yield in order."""
-    ready = {place: item for place, item in window if isinstance(item, Ready)}
+    ready = {place: item for place, item in window if isinstance(item, PreparedImage)}
     rows: dict[int, Row] = {}
     for batch in batches(ready, plan.batch, runner.preprocessing.size):
         rows |= _embed(batch, ready, runner, plan)
     for place, item in window:
-        yield rows[place] if isinstance(item, Ready) else item
+        yield rows[place] if isinstance(item, PreparedImage) else item
 
 
-def batches(ready: dict[int, Ready], most: int, base: int) -> Iterator[list[int]]:
-    """Places of photographs of one shape; larger ones in smaller batches."""
+def batches(ready: dict[int, PreparedImage], most: int, base: int) -> Iterator[list[int]]:
+    """Places of images of one shape; larger ones in smaller batches."""
     groups: dict[tuple[int, int], list[int]] = {}
     for place, item in ready.items():
         groups.setdefault(item.size, []).append(place)
@@ -130,7 +130,7 @@ def batches(ready: dict[int, Ready], most: int, base: int) -> Iterator[list[int]
         yield from (places[i : i + count] for i in range(0, len(places), count))
 
 
-def _embed(places: list[int], ready: dict[int, Ready], runner: Runner, plan: Plan) -> dict[int, Row]:
+def _embed(places: list[int], ready: dict[int, PreparedImage], runner: Runner, plan: Plan) -> dict[int, Row]:
     """A batch, padded where the model takes no fewer."""
     images = np.stack([ready[place].image for place in places])
     allowed = runner.manifest.range_of("batch")
@@ -163,5 +163,5 @@ def _pieces(images: np.ndarray, most: int | None) -> Iterator[np.ndarray]:
     yield from (images[i : i + step] for i in range(0, len(images), step))
 
 
-def _cells(ready: Ready) -> int:
+def _cells(ready: PreparedImage) -> int:
     return (ready.size[0] // PATCH) * (ready.size[1] // PATCH)

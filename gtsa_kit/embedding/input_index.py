@@ -68,7 +68,7 @@ def open_listing(path: Path) -> Listing:
             count += 1
     if not count:
         path.unlink()
-        raise ValueError("no photographs there (by their suffix: .jpg .png .webp .bmp .tif and their like)")
+        raise ValueError("no images there (by their suffix: .jpg .png .webp .bmp .tif and their like)")
     return Listing(path, count, digest.hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""Embedding for notebooks: photographs in, features out as they are made, no files."""
+"""Embedding for notebooks: images in, features out as they are made, no files."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.data.image_io import MAX_PIXELS, BrokenImage
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.input_index import write_listing
@@ -24,7 +24,7 @@ from gtsa_kit.models.encoder import Features
 
 @dataclass(frozen=True)
 class Embedded:
-    """One photograph."""
+    """One image."""
 
     path: str
     """Relative to the folder."""
@@ -34,7 +34,7 @@ class Embedded:
     """(2, 3): from cells of the map to pixels of the file, see `gtsa_kit.feature_grid`."""
     width: int
     height: int
-    """Of the upright photograph."""
+    """Of the upright image."""
 
 
 def embed(
@@ -51,7 +51,7 @@ def embed(
     on_broken: Callable[[str, str], None] | None = None,
     device: str = "auto",
 ) -> Iterator[Embedded]:
-    """Embed photographs one after the other, in natural order of their paths, yielding as they are done.
+    """Embed images one after the other, in natural order of their paths, yielding as they are done.
 
     Args:
         source: A folder, a glob, a list, an archive or a URL, as `gtsa embed` takes it.
@@ -60,15 +60,15 @@ def embed(
         size: (height, width) of the input; by default the model's.
         short_side: Keep the aspect, with this short side, in place of `size`.
         native: Each at its own size, to the nearest multiple of 16.
-        batch_size: Photographs that the model takes at a time.
+        batch_size: Images that the model takes at a time.
         workers: Threads that read and decode.
-        max_pixels: Larger photographs count as broken.
+        max_pixels: Larger images count as broken.
         on_broken: Told (path, reason) of each file that can't be used; without it the first one raises.
         device: auto, cpu or cuda.
 
     Raises:
         ValueError: Nothing there, or wrong use.
-        BrokenImage: A file that can't be used, unless `on_broken` is given.
+        ImageError: A file that can't be used, unless `on_broken` is given.
     """
     runner = model if isinstance(model, Runner) else load(model, device, layers=layers)
     opened, sizes = open_source(str(source)), size_rule(runner.manifest, size, short_side, native)
@@ -82,7 +82,7 @@ def embed(
         for row in LocalEngine(opened, runner, decoder, plan)(listing.read(0, listing.count)):
             if isinstance(row, Failure):
                 if on_broken is None:
-                    raise BrokenImage(Path(row.name), row.reason)
+                    raise ImageError(Path(row.name), row.reason)
                 on_broken(row.name, row.reason)
                 continue
             found = {layer: row.maps[name] for layer, name in named.items()}

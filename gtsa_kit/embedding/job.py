@@ -1,4 +1,4 @@
-"""A job: photographs through a model into a dataset folder, that can be stopped anywhere and taken up again."""
+"""A job: images through a model into a dataset folder, that can be stopped anywhere and taken up again."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from gtsa_kit.embedding.engine import Engine, LocalEngine, Plan
 from gtsa_kit.embedding.input_index import Listing, describe_changes, open_listing, write_listing
 from gtsa_kit.embedding.model import map_outputs, model_digest
 from gtsa_kit.embedding.preprocess import Decoder
-from gtsa_kit.embedding.resize_policy import SizeRule, size_rule
+from gtsa_kit.embedding.resize_policy import ResizePolicy, size_rule
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.embedding.store import DENSE, ERRORS, JOB, JOURNAL, VECTORS, Store, StoreSpec, read_journal
 from gtsa_kit.export import Runner, load
@@ -92,7 +92,7 @@ class Summary:
     errors: int
     total: int
     fresh: int
-    """Photographs that this call went through; the others were there."""
+    """Images that this call went through; the others were there."""
 
 
 class BadFile(RuntimeError):
@@ -101,14 +101,14 @@ class BadFile(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is decided before the first photograph is read."""
+    """Everything that is decided before the first image is read."""
 
     where: str
     model: Path
     out: Path
     options: Options
     runner: Runner
-    sizes: SizeRule = field(init=False)
+    sizes: ResizePolicy = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
     plan: Plan = field(init=False)
 
@@ -173,14 +173,14 @@ def embed_folder(
     on_progress: Callable[[Progress], None] = lambda _: None,
     runner: Runner | None = None,
 ) -> Summary:
-    """Embed photographs into the dataset folder `out`.
+    """Embed images into the dataset folder `out`.
 
     Args:
         where: As `sources.open_source` takes it.
         model: What `gtsa_kit.export.load` opens.
         out: New or empty; with `options.resume`, one that an earlier call began.
         options: See there.
-        on_progress: Told after every photograph.
+        on_progress: Told after every image.
         runner: `model`, opened before.
 
     Raises:
@@ -194,7 +194,7 @@ def embed_folder(
     job = Job(str(where), path, out, options, runner or load(path, **options.opening))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        listing = take_up(job, source)
+        listing = create_or_resume(job, source)
         first, last = part_of(listing.count, options.part)
         with closing(Store(out, job.store_spec, first)) as store:
             begun = store.journal.place
@@ -233,7 +233,7 @@ def check_out(out: Path, resume: bool) -> None:
         raise ValueError(f"{out} is not empty ({strangers[0]}); choose a new folder")
 
 
-def take_up(job: Job, source: Any) -> Listing:
+def create_or_resume(job: Job, source: Any) -> Listing:
     """Write the listing and job.json, or compare with those that are there.
 
     Raises:
@@ -259,7 +259,7 @@ def take_up(job: Job, source: Any) -> Listing:
         if old["listing"] != new["listing"]:
             what = describe_changes(job.out / LISTING, now.path)
             raise ValueError(
-                f"the photographs of {job.where} have changed since {job.out} was begun: {what}; "
+                f"the images of {job.where} have changed since {job.out} was begun: {what}; "
                 "embed them into another folder"
             )
     finally:
@@ -267,7 +267,9 @@ def take_up(job: Job, source: Any) -> Listing:
     return open_listing(job.out / LISTING)
 
 
-def shard_rule(sizes: SizeRule, outputs: tuple[str, ...], dim: int, dtype: str, rows: int | None = None) -> ShardRule:
+def shard_rule(
+    sizes: ResizePolicy, outputs: tuple[str, ...], dim: int, dtype: str, rows: int | None = None
+) -> ShardRule:
     """Shards of about `SHARD_BYTES`, at most `SHARD_ROWS` rows."""
     cell = dim * (2 if dtype == "float16" else 4) * len(outputs)
     if not outputs:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from gtsa_kit.data.decode import LARGE, decode
 from gtsa_kit.data.image_io import MAX_PIXELS
-from gtsa_kit.embedding.resize_policy import SizeRule
+from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
 
 SHRINK = 1.5
@@ -26,13 +26,13 @@ _MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A photograph that the model can take."""
+class PreparedImage:
+    """An image that the model can take."""
 
     name: str
     width: int
     height: int
-    """Of the upright photograph."""
+    """Of the upright image."""
     orientation: int
     sha256: str
     """Of the file; "" unless asked for."""
@@ -47,23 +47,23 @@ class Ready:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Bytes to `Ready`; may be called from many threads."""
+    """Bytes to `PreparedImage`; may be called from many threads."""
 
     preprocessing: Preprocessing
-    sizes: SizeRule
+    sizes: ResizePolicy
     as_bytes: bool
-    """The model normalises by itself."""
+    """The model normalizes by itself."""
     max_pixels: int = MAX_PIXELS
     digest: bool = False
 
-    def __call__(self, name: str, content: bytes) -> Ready:
-        """Raises `BrokenImage`."""
+    def __call__(self, name: str, content: bytes) -> PreparedImage:
+        """Raises `ImageError`."""
         whole, orientation = decode(content, name, self.max_pixels)
         height, width = whole.shape[:2]
         pixels = resize(whole, self.sizes(width, height), self.preprocessing)
-        image = pixels if self.as_bytes else normalise(pixels, self.preprocessing)
+        image = pixels if self.as_bytes else normalize(pixels, self.preprocessing)
         digest = hashlib.sha256(content).hexdigest() if self.digest else ""
-        return Ready(name, width, height, orientation, digest, image)
+        return PreparedImage(name, width, height, orientation, digest, image)
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
@@ -105,7 +105,7 @@ def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str, order
     return (image.permute(2, 1, 0) if order == "columns" else image.permute(1, 2, 0)).contiguous().numpy()
 
 
-def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def normalize(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """(H, W, 3) uint8 to (3, H, W) float32, by looking up what `Preprocessing` says of each of 256 levels."""
     table = _levels(preprocessing.mean, preprocessing.std)
     return np.stack([np.take(table[channel], pixels[..., channel]) for channel in range(3)])

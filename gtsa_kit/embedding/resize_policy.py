@@ -1,4 +1,4 @@
-"""The size that each photograph has as the model's input."""
+"""The size that each image has as the model's input."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,12 +7,12 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.export.manifest import Manifest
 
 MOST_CELLS = 8192
-"""Of one photograph, where sizes vary: attention grows with the square of the cells, and no machine is without end."""
+"""Of one image, where sizes vary: attention grows with the square of the cells, and no machine is without end."""
 
 
 @dataclass(frozen=True)
-class SizeRule:
-    """Fixed (every photograph stretched to `side`), by the short side, or native; sides are multiples of the patch."""
+class ResizePolicy:
+    """Fixed (every image stretched to `side`), by the short side, or native; sides are multiples of the patch."""
 
     kind: Literal["fixed", "short-side", "native"]
     side: tuple[int, int] = (0, 0)
@@ -22,7 +22,7 @@ class SizeRule:
     most_cells: int = MOST_CELLS
 
     def __call__(self, width: int, height: int) -> tuple[int, int]:
-        """(height, width) of the input for an upright photograph."""
+        """(height, width) of the input for an upright image."""
         if self.kind == "fixed":
             return self.side
         scale = self.side[0] / min(width, height) if self.kind == "short-side" else 1.0
@@ -40,7 +40,7 @@ class SizeRule:
 
 def size_rule(
     manifest: Manifest, size: tuple[int, int] | None = None, short_side: int | None = None, native: bool = False
-) -> SizeRule:
+) -> ResizePolicy:
     """What is asked for, within what the model takes.
 
     Raises:
@@ -51,14 +51,14 @@ def size_rule(
     heights, widths = manifest.range_of("height"), manifest.range_of("width")
     ends = {"smallest": (heights.min, widths.min), "largest": (heights.max, widths.max)}
     if native:
-        return SizeRule("native", **ends)  # type: ignore[arg-type]
+        return ResizePolicy("native", **ends)  # type: ignore[arg-type]
     if short_side is not None:
         if short_side < PATCH or short_side % PATCH:
             raise ValueError(f"--short-side is a multiple of {PATCH}, got {short_side}")
-        return SizeRule("short-side", (short_side, short_side), **ends)  # type: ignore[arg-type]
+        return ResizePolicy("short-side", (short_side, short_side), **ends)  # type: ignore[arg-type]
     if size is None:
         base = int(manifest.preprocessing["size"])
-        return SizeRule("fixed", (heights.clamp(base), widths.clamp(base)))
+        return ResizePolicy("fixed", (heights.clamp(base), widths.clamp(base)))
     manifest.check_axis("height", size[0])
     manifest.check_axis("width", size[1])
-    return SizeRule("fixed", size)
+    return ResizePolicy("fixed", size)

@@ -1,4 +1,4 @@
-"""What passes from the engines to the files: one photograph's features, or why there are none."""
+"""What passes from the engines to the files: one image's features, or why there are none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph."""
+    """One image."""
 
     place: int
     """In the listing."""
@@ -16,7 +16,7 @@ class Row:
     sha256: str
     width: int
     height: int
-    """Of the upright photograph."""
+    """Of the upright image."""
     embedding: np.ndarray
     """(D,)"""
     cell_to_pixel: np.ndarray
@@ -40,7 +40,7 @@ class ShardRule:
 
     rows: int
     cells: int | None = None
-    """Also the size of the shards of the arrays; a photograph with more takes several of them."""
+    """Also the size of the shards of the arrays; an image with more takes several of them."""
 
 
 class ShardFill:
@@ -51,13 +51,13 @@ class ShardFill:
         self.rows = self.cells = 0
 
     def takes(self, cells: int) -> bool:
-        """Whether a photograph with so many cells still fits."""
+        """Whether an image with so many cells still fits."""
         if self.rows == 0:
             return True
         return self.rows < self.rule.rows and (self.rule.cells is None or self.cells + cells <= self.rule.cells)
 
     def add(self, cells: int) -> None:
-        """Count one photograph; into a new shard if it does not fit."""
+        """Count one image; into a new shard if it does not fit."""
         if not self.takes(cells):
             self.rows = self.cells = 0
         self.rows, self.cells = self.rows + 1, self.cells + cells

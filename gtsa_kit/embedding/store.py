@@ -78,7 +78,7 @@ class Store:
         return self._errors
 
     def add(self, result: Row | Failure) -> None:
-        """One photograph; they come in the order of the listing.
+        """One image; they come in the order of the listing.
 
         Raises:
             OSError: It can't be written; what was committed stays.

@@ -4,20 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gtsa_kit.config import RunConfig
-from gtsa_kit.data.labeled import Labelled
-from gtsa_kit.data.labeled_masks import Masked
+from gtsa_kit.data.labeled import ClassificationDataset
+from gtsa_kit.data.labeled_masks import SegmentationDataset
 from gtsa_kit.evaluation.embeddings import embed_once
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.progress import Tell
+from gtsa_kit.progress import ProgressCallback
 
 FOLDERS = {"l": "region", "l + l_pc": "region-correspondence", "l + l_pc + l_rp": "whole"}
 """Rows of the table, and where their runs go."""
 _CHANGES: Mapping[str, dict[str, Any]] = {
-    "l": {"correspondence": 0.0, "rotation": 0.0},
-    "l + l_pc": {"rotation": 0.0},
+    "l": {"correspondence_weight": 0.0, "rotation_weight": 0.0},
+    "l + l_pc": {"rotation_weight": 0.0},
     "l + l_pc + l_rp": {},
 }
 
@@ -33,7 +33,7 @@ def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
     """
     if config.method != "gtsa":
         raise ValueError(f"the losses of {config.method} can't be taken apart; leave out the method")
-    for name in ("correspondence", "rotation"):
+    for name in ("correspondence_weight", "rotation_weight"):
         if getattr(config.loss, name) == 0:
             raise ValueError(f"loss.{name} is 0, so two rows would be the same; leave it at its default")
     return {
@@ -44,17 +44,17 @@ def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
 
 def probe_table(
     models: Sequence[Model],
-    labelled: Labelled | None,
-    masked: Masked | None,
+    labeled: ClassificationDataset | None,
+    masked: SegmentationDataset | None,
     options: tuple[ProbeOptions, SegmentOptions],
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Report:
     """One row for each model and seed: classification where there are labels, segmentation where there are masks.
 
     Args:
         models: To compare.
-        labelled: Photographs with classes.
-        masked: Photographs with masks; the linear probe's measures are shown.
+        labeled: Images with classes.
+        masked: Images with masks; the linear probe's measures are shown.
         options: Of the two kinds of probes.
         tell: Told of the progress.
 
@@ -63,17 +63,17 @@ def probe_table(
     """
     of_images, of_pixels = options
     parts: list[tuple[Report, dict[str, str], Callable[[Mapping[str, Any]], Any]]] = []
-    if labelled is not None:
+    if labeled is not None:
         embed = embed_once()
-        by_neighbours = knn(models, labelled, of_images, tell=tell, embed=embed)
-        by_line = linear(models, labelled, of_images, tell=tell, embed=embed)
-        parts.append((by_neighbours, {"top1": "knn"}, _model))
+        by_neighbors = knn(models, labeled, of_images, tell=tell, embed=embed)
+        by_line = linear(models, labeled, of_images, tell=tell, embed=embed)
+        parts.append((by_neighbors, {"top1": "knn"}, _model))
         parts.append((by_line, {"top1": "linear", "top5": "linear5"}, _model))
     if masked is not None:
         kept = {"miou": "miou", "aacc": "aacc", "macc": "macc"}
         parts.append((segment(models, masked, of_pixels, tell), kept, _linear_encoder))
     if not parts:
-        raise ValueError("nothing to probe on; name photographs with classes (--labelled) or with masks (--masked)")
+        raise ValueError("nothing to probe on; name images with classes (--labeled) or with masks (--masked)")
     return merge("ablation", "what each loss brings", models, parts)
 
 
@@ -112,8 +112,8 @@ def merge(
     ordered = [rows[key] for key in sorted(rows, key=lambda key: (place[key[0]], key[1]))]
     measures = {key: said for key, said in HEADINGS.items() if any(key in row for row in ordered)}
     settings: dict[str, Any] = {report.name: dict(report.settings) for report, _, _ in parts}
-    left_out = {item["path"]: item for of_part in settings.values() for item in of_part.get("left_out", ())}
-    return Report(name, title, measures, ordered, settings | {"left_out": list(left_out.values())})
+    skipped = {item["path"]: item for of_part in settings.values() for item in of_part.get("skipped", ())}
+    return Report(name, title, measures, ordered, settings | {"skipped": list(skipped.values())})
 
 
 def _model(row: Mapping[str, Any]) -> Any:

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.evaluation.scenes import Scenes, to_image
-from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.figures import grid, save
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.models.encoder import Encoder, nearest_side
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"class_spread": "spread of class token %", "pooled_spread": "of pooled tokens %"}
 
 
-class Looks(NamedTuple):
-    """Attention over the cells of one photograph; the rest of each row's 1 goes to the class token."""
+class AttentionMaps(NamedTuple):
+    """Attention over the cells of one image; the rest of each row's 1 goes to the class token."""
 
     heads: np.ndarray
     """(heads, h, w) of the class token."""
@@ -52,12 +52,12 @@ def last_attention(encoder: Encoder, images: Tensor) -> Tensor:
     return weights
 
 
-def look(encoder: Encoder, image: Image.Image, size: tuple[int, int]) -> Looks:
-    """Attention over one photograph, resized to (height, width)."""
+def look(encoder: Encoder, image: Image.Image, size: tuple[int, int]) -> AttentionMaps:
+    """Attention over one image, resized to (height, width)."""
     prepared = torch.from_numpy(encoder.preprocessing(image, size))[None]
     weights = last_attention(encoder, prepared)[0].double().numpy()
     shape = size[0] // PATCH, size[1] // PATCH
-    return Looks(weights[:, 0, 1:].reshape(-1, *shape), weights[:, 1:, 1:].mean(axis=(0, 1)).reshape(shape))
+    return AttentionMaps(weights[:, 0, 1:].reshape(-1, *shape), weights[:, 1:, 1:].mean(axis=(0, 1)).reshape(shape))
 
 
 def attention(
@@ -65,25 +65,25 @@ def attention(
     paths: Sequence[Path],
     out: Path,
     size: int | None = None,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
     """Draw where the last block looks, and say how widely.
 
-    For each photograph a row for each model: the photograph, what the pooled patch tokens attend to (mean over heads),
-    and the class token's attention by head, each coloured from its least to its most. Spread is the exponential of the
+    For each image a row for each model: the image, what the pooled patch tokens attend to (mean over heads),
+    and the class token's attention by head, each colored from its least to its most. Spread is the exponential of the
     entropy over the cells, as a share of them: 100% is even attention, little is a look at few cells. Our losses never
     read the class token of the last block, so after our training its looks are a by-product; in foreign weights they
     may be a summary.
 
     Args:
         encoders: By name; see `models.open_encoders`.
-        paths: Photographs; broken ones are left out.
+        paths: Images; broken ones are left out.
         out: PNG.
         size: Side of the square input; None: each encoder's own.
         tell: Told of the progress.
 
     Raises:
-        ValueError: No photograph that can be read.
+        ValueError: No image that can be read.
     """
     scenes, drawn = Scenes(paths, 0, tell), []
     sides = [nearest_side(size or encoder.preprocessing.size) for _, encoder in encoders]
@@ -99,10 +99,10 @@ def attention(
     for name, values in spreads.items():
         columns = zip(MEASURES, 100 * np.array(values).T, strict=True)
         rows.append(
-            {"model": name, "seed": 0} | {k: v for key, column in columns for k, v in mean_row(key, column).items()}
+            {"model": name, "seed": 0} | {k: v for key, column in columns for k, v in mean_with_ci(key, column).items()}
         )
     about = {"sizes": sides, "block": "last"} | scenes.settings()
-    return Report("attention", f"attention of the last block, {scenes.count} photographs", MEASURES, rows, about)
+    return Report("attention", f"attention of the last block, {scenes.count} images", MEASURES, rows, about)
 
 
 def spread(weights: np.ndarray) -> float:
@@ -111,7 +111,7 @@ def spread(weights: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum()) / share.size)
 
 
-def _draw(drawn: list[tuple[str, Image.Image, Looks]], out: Path) -> None:
+def _draw(drawn: list[tuple[str, Image.Image, AttentionMaps]], out: Path) -> None:
     columns = 2 + max(len(seen.heads) for _, _, seen in drawn)
     figure = grid(columns, len(drawn), width=1.6, height=1.9)
     for row, (name, image, seen) in enumerate(drawn):

@@ -14,11 +14,11 @@ from gtsa_kit.data.augment import crop_and_turn, draw_boxes, photometric
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
 from gtsa_kit.evaluation.support.bar_charts import CHANCE
-from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.evaluation.support.tokens import cell_centres, cosines, patches_apart
-from gtsa_kit.geometry import carry_points
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.evaluation.support.tokens import cell_centers, cosines, patch_distance
+from gtsa_kit.geometry import map_points_between_views
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 CONDITIONS = {
     "crop": "crop",
@@ -39,7 +39,7 @@ class Settings:
     photometric: bool = False
     """Whether the views have training's photometric noise too."""
     min_overlap: float = 0.1
-    """Of two crops, as a share of the photograph."""
+    """Of two crops, as a share of the image."""
     size: int | None = None
     """Side of the views; None: the models' own."""
 
@@ -48,10 +48,10 @@ RADII = (0.5, 1.0, 2.0)
 
 
 class View(NamedTuple):
-    """A crop of a photograph, turned."""
+    """A crop of an image, turned."""
 
     box: Tensor
-    """(4,) in pixels of the photograph."""
+    """(4,) in pixels of the image."""
     turn: int
     image: Tensor
     """(3, S, S) uint8."""
@@ -62,24 +62,24 @@ def correspondence(
     paths: Sequence[Path],
     settings: Settings = Settings(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
     """Recall of places across views, by what lies between these: a crop, a quarter turn, both.
 
-    The centre of each cell of the first view that the second shows too is a point. Its place in the second is known;
-    the cell there whose token has the highest cosine is the guess, and it is right if its centre is at most `within`
-    patches off, across and down. Shares are taken in each photograph, then averaged. The row `(chance)` is what a guess
+    The center of each cell of the first view that the second shows too is a point. Its place in the second is known;
+    the cell there whose token has the highest cosine is the guess, and it is right if its center is at most `within`
+    patches off, across and down. Shares are taken in each image, then averaged. The row `(chance)` is what a guess
     that is uniform over the cells would reach.
 
     Args:
         models: To compare; all see the same views.
-        paths: Photographs; broken ones are left out.
+        paths: Images; broken ones are left out.
         settings: What is drawn, and what counts.
         seeds: Of the views.
         tell: Told of the progress.
 
     Raises:
-        ValueError: No photograph that can be read, or the models share no size.
+        ValueError: No image that can be read, or the models share no size.
     """
     size = common_size(models, settings.size)
     radii = tuple(dict.fromkeys((*RADII, settings.within)))
@@ -98,13 +98,13 @@ def correspondence(
             shape = maps.shape[2:]
             found[CHANCE].append({key: chance(views[a], views[b], shape, radii) for key, (a, b) in pairs.items()})
         rows += [{"model": name, "seed": seed} | _row(found[name], radii, settings.within) for name in names]
-    about = asdict(settings) | {"size": size, "interval": "95%, normal, over photographs"} | scenes.settings()
-    title = f"places found within {settings.within:g} patch of {size // 16}, {scenes.count} photographs"
+    about = asdict(settings) | {"size": size, "interval": "95%, normal, over images"} | scenes.settings()
+    title = f"places found within {settings.within:g} patch of {size // 16}, {scenes.count} images"
     return Report("correspondence", title, {key: f"{said} %" for key, said in CONDITIONS.items()}, rows, about)
 
 
 def draw(scene: Scene, settings: Settings, size: int) -> tuple[list[View], Mapping[str, tuple[int, int]]]:
-    """The views of a photograph, and for each condition the places in them of its first and second view."""
+    """The views of an image, and for each condition the places in them of its first and second view."""
     noise = ViewsConfig()
     config = ViewsConfig(global_crops=2, local_crops=0, min_global_overlap=settings.min_overlap)
     first, second = draw_boxes(scene.pixels.shape[1], scene.pixels.shape[2], config, scene.generator)
@@ -118,7 +118,7 @@ def draw(scene: Scene, settings: Settings, size: int) -> tuple[list[View], Mappi
 
 
 def recall(map_a: np.ndarray, map_b: np.ndarray, a: View, b: View, radii: Sequence[float]) -> np.ndarray:
-    """(radii,) shares of the points that are found; NaN if the views share no cell's centre.
+    """(radii,) shares of the points that are found; NaN if the views share no cell's center.
 
     Args:
         map_a, map_b: (D, h, w) of the two views.
@@ -128,24 +128,24 @@ def recall(map_a: np.ndarray, map_b: np.ndarray, a: View, b: View, radii: Sequen
     shape = (map_b.shape[1], map_b.shape[2])
     index, truth = points(a, b, (map_a.shape[1], map_a.shape[2]))
     guess = cosines(map_a, map_b)[index].argmax(axis=1)
-    return _shares(patches_apart(cell_centres(*shape).numpy()[guess], truth, *shape), radii)
+    return _shares(patch_distance(cell_centers(*shape).numpy()[guess], truth, *shape), radii)
 
 
 def chance(a: View, b: View, shape: tuple[int, int], radii: Sequence[float]) -> np.ndarray:
     """(radii,) expected shares for a guess that is uniform over the cells of (h, w)."""
     _, truth = points(a, b, shape)
-    return _shares(patches_apart(cell_centres(*shape).numpy()[None], truth[:, None], *shape), radii)
+    return _shares(patch_distance(cell_centers(*shape).numpy()[None], truth[:, None], *shape), radii)
 
 
 def points(a: View, b: View, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (n,) of the cells of `a` whose centres `b` shows, and where: (n, 2), x and y in its unit square."""
-    there = carry_points(cell_centres(*shape), a.box, a.turn, b.box, b.turn).numpy()
+    """Indices (n,) of the cells of `a` whose centers `b` shows, and where: (n, 2), x and y in its unit square."""
+    there = map_points_between_views(cell_centers(*shape), a.box, a.turn, b.box, b.turn).numpy()
     index = np.flatnonzero(((there >= 0) & (there <= 1)).all(axis=1))
     return index, there[index]
 
 
 def _shares(apart: np.ndarray, radii: Sequence[float]) -> np.ndarray:
-    """The tolerance: half a patch is an edge that centres of cells lie on."""
+    """The tolerance: half a patch is an edge that centers of cells lie on."""
     return np.array([(apart <= radius + 1e-6).mean() if apart.size else np.nan for radius in radii])
 
 
@@ -155,6 +155,6 @@ def _row(found: list[dict[str, np.ndarray]], radii: Sequence[float], within: flo
         for place, radius in enumerate(radii):
             values = [100 * shares[key][place] for shares in found]
             if radius == within:
-                row |= mean_row(key, values)
-            row |= {f"{key}_within_{radius:g}": mean_row(key, values)[key]}
+                row |= mean_with_ci(key, values)
+            row |= {f"{key}_within_{radius:g}": mean_with_ci(key, values)[key]}
     return row

@@ -1,4 +1,4 @@
-"""Two ways to read classes out of frozen patch tokens: a linear layer, and the nearest labelled patches."""
+"""Two ways to read classes out of frozen patch tokens: a linear layer, and the nearest labeled patches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.evaluation.dense_tokens import Place, Tokens
-from gtsa_kit.evaluation.support.knn import Bank
+from gtsa_kit.evaluation.support.knn import KNNClassifier
 
 Scorer = Callable[[np.ndarray], Tensor]
 """(n, D) tokens to (n, C) scores, which are upsampled and whose largest wins."""
@@ -22,16 +22,16 @@ class LinearRecipe:
 
     epochs: int = 20
     least_steps: int = 400
-    """More epochs where photographs are few."""
+    """More epochs where images are few."""
     tokens: int = 4096
-    """A step, about: whole photographs or tiles."""
+    """A step, about: whole images or tiles."""
     lr: float = 1e-2
     """Of AdamW, falling to 0 by a cosine."""
     weight_decay: float = 1e-4
 
 
 @dataclass(frozen=True)
-class NeighbourRecipe:
+class NeighborRecipe:
     """How patches vote, after Hummingbird (arXiv 2306.01667)."""
 
     k: int = 30
@@ -41,7 +41,7 @@ class NeighbourRecipe:
 
 
 def fit_linear(tokens: Tokens, train: Sequence[Place], seed: int, recipe: LinearRecipe) -> Scorer:
-    """A 1x1 convolution on standardised tokens.
+    """A 1x1 convolution on standardized tokens.
 
     The loss is the mean cross-entropy of the pixels that are not void, under the scores of the cell that each lies in:
     which is that of each cell with the shares of classes among its pixels. So nothing of the mask's size is computed.
@@ -77,13 +77,13 @@ def fit_linear(tokens: Tokens, train: Sequence[Place], seed: int, recipe: Linear
     return score
 
 
-def fit_neighbours(tokens: Tokens, train: Sequence[Place], seed: int, recipe: NeighbourRecipe) -> Scorer:
-    """Patches labelled by the shares of classes among their pixels; each query's votes are shares as well."""
+def fit_neighbors(tokens: Tokens, train: Sequence[Place], seed: int, recipe: NeighborRecipe) -> Scorer:
+    """Patches labeled by the shares of classes among their pixels; each query's votes are shares as well."""
     shown = np.concatenate([np.arange(own.start, own.stop)[tokens.shares[own].any(1)] for own in _slices(train)])
     if len(shown) > recipe.most:
         shown = np.sort(np.random.default_rng(seed).choice(shown, recipe.most, replace=False))
     labels = tokens.shares[shown]
-    bank = Bank(tokens.features[shown], labels / labels.sum(1, keepdims=True))
+    bank = KNNClassifier(tokens.features[shown], labels / labels.sum(1, keepdims=True))
 
     def score(features: np.ndarray) -> Tensor:
         votes = bank.vote(features, (recipe.k,), recipe.temperature)[0]
@@ -93,12 +93,12 @@ def fit_neighbours(tokens: Tokens, train: Sequence[Place], seed: int, recipe: Ne
 
 
 def predict(tokens: Tokens, places: Sequence[Place], size: tuple[int, int], score: Scorer) -> np.ndarray:
-    """(H, W) int64 classes of a photograph: scores upsampled bilinearly to each place's box, then the largest.
+    """(H, W) int64 classes of an image: scores upsampled bilinearly to each place's box, then the largest.
 
     Args:
         tokens: Of all.
-        places: Of the photograph; where tiles overlap, the later one counts.
-        size: (H, W) of the photograph.
+        places: Of the image; where tiles overlap, the later one counts.
+        size: (H, W) of the image.
         score: A probe.
     """
     found = np.zeros(size, np.int64)

@@ -1,4 +1,4 @@
-"""Patch tokens of photographs or of tiles of them, computed once for each model and kept, beside what they show."""
+"""Patch tokens of images or of tiles of them, computed once for each model and kept, beside what they show."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.data.image_files import windowed_map
+from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import open_image
-from gtsa_kit.data.labeled_masks import Masked, Pair, boxes
+from gtsa_kit.data.labeled_masks import Pair, SegmentationDataset, boxes
 from gtsa_kit.embedding.engine import Plan, embed_window, windows
 from gtsa_kit.embedding.job import batch_for
-from gtsa_kit.embedding.preprocess import Ready, normalise, resize
+from gtsa_kit.embedding.preprocess import PreparedImage, normalize, resize
 from gtsa_kit.embedding.resize_policy import MOST_CELLS
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.evaluation.pca import fit_size
@@ -24,7 +24,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
 from gtsa_kit.feature_grid import cell_to_pixel, cells_to_mask
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.progress import Tell
+from gtsa_kit.progress import ProgressCallback
 
 MOST_BYTES = 2**31
 """Of tokens in memory; more lie in a file for as long as they are needed."""
@@ -32,12 +32,12 @@ MOST_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Framing:
-    """How the model looks at photographs."""
+    """How the model looks at images."""
 
     size: int | None = None
     """Longer side of the input; None is the tile's, or the model's own."""
     tile: int | None = None
-    """Side of the squares that photographs are cut into, in pixels; None is whole."""
+    """Side of the squares that images are cut into, in pixels; None is whole."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be."""
@@ -45,7 +45,7 @@ class Framing:
             raise ValueError(f"sizes and tiles are at least {PATCH} pixels, got {self.size} and {self.tile}")
 
     def input_size(self, runner: Runner, width: int, height: int) -> tuple[int, int]:
-        """(height, width) of the input for a photograph or tile, nearest to its aspect that the model takes."""
+        """(height, width) of the input for an image or tile, nearest to its aspect that the model takes."""
         side = self.size or self.tile or runner.preprocessing.size
         size = runner.nearest_size(*fit_size(width, height, side))
         if size[0] * size[1] > MOST_CELLS * PATCH**2:
@@ -57,11 +57,11 @@ class Framing:
 
 @dataclass(frozen=True)
 class Place:
-    """A photograph or tile, and its cells among all."""
+    """An image or tile, and its cells among all."""
 
     photo: int
     box: tuple[int, int, int, int]
-    """(top, left, bottom, right) on the photograph."""
+    """(top, left, bottom, right) on the image."""
     size: tuple[int, int]
     """(height, width) of the input."""
     first: int
@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of every photograph, in order."""
+    """Of every image, in order."""
 
     photos: tuple[tuple[Place, ...], ...]
     """Places of each."""
@@ -89,13 +89,15 @@ class Tokens:
     """(cells, C) float32: of each cell's pixels, by class; void is what is missing to 1."""
 
     def places(self, chosen: np.ndarray) -> list[Place]:
-        """Places of the photographs that a (N,) bool chooses."""
+        """Places of the images that a (N,) bool chooses."""
         return [place for photo in np.flatnonzero(chosen) for place in self.photos[photo]]
 
 
 @contextmanager
-def compute_tokens(runner: Runner, data: Masked, framing: Framing, tell: Tell, what: str) -> Iterator[Tokens]:
-    """Tokens of all photographs; a file that holds them, if there are many, goes with the block."""
+def compute_tokens(
+    runner: Runner, data: SegmentationDataset, framing: Framing, tell: ProgressCallback, what: str
+) -> Iterator[Tokens]:
+    """Tokens of all images; a file that holds them, if there are many, goes with the block."""
     photos = tuple(_places(runner, data.pairs, framing))
     count = photos[-1][-1].cells.stop
     with tempfile.TemporaryDirectory(prefix="gtsa-") as folder:
@@ -112,7 +114,7 @@ def compute_tokens(runner: Runner, data: Masked, framing: Framing, tell: Tell, w
 
 
 def cell_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
-    """(h * w, classes) float32 of (H, W) labels: shares of each cell's pixels; a pixel is where its centre is.
+    """(h * w, classes) float32 of (H, W) labels: shares of each cell's pixels; a pixel is where its center is.
 
     A cell between pixels (where the grid is finer than the mask) has none.
     """
@@ -148,19 +150,19 @@ def _room(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _maps(
-    runner: Runner, pairs: Sequence[Pair], photos: Sequence[tuple[Place, ...]], tell: Tell, what: str
+    runner: Runner, pairs: Sequence[Pair], photos: Sequence[tuple[Place, ...]], tell: ProgressCallback, what: str
 ) -> Iterator[tuple[Place, np.ndarray]]:
     """(place, its map (D, h, w)), a batch of them in memory."""
     plan = Plan(batch_for(runner), 1, ShardRule(2**31), (FEATURE_MAP,), "float32")
     all_places = [place for places in photos for place in places]
     numbers = {place.first: number for number, place in enumerate(all_places)}
 
-    def load(places: tuple[Place, ...]) -> list[tuple[int, Ready | Failure]]:
+    def load(places: tuple[Place, ...]) -> list[tuple[int, PreparedImage | Failure]]:
         pixels = np.asarray(open_image(pairs[places[0].photo].image))
         return [(numbers[place.first], _ready(pixels, place, runner)) for place in places]
 
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:
-        loaded = windowed_map(pool, load, photos, window=2 * available_cores())
+        loaded = bounded_map(pool, load, photos, window=2 * available_cores())
         flat = (item for items in loaded for item in items)
         done = 0
         # "Fixed" though sizes may vary: a window then holds no more than a batch, for the inputs may be large.
@@ -172,10 +174,10 @@ def _maps(
                 yield all_places[row.place], row.maps[FEATURE_MAP]
 
 
-def _ready(pixels: np.ndarray, place: Place, runner: Runner) -> Ready:
+def _ready(pixels: np.ndarray, place: Place, runner: Runner) -> PreparedImage:
     top, left, bottom, right = place.box
     own = np.ascontiguousarray(pixels[top:bottom, left:right])
     seen = resize(own, place.size, runner.preprocessing)
     as_bytes = runner.manifest.inputs[0].dtype == "uint8"
-    image = seen if as_bytes else normalise(seen, runner.preprocessing)
-    return Ready("", own.shape[1], own.shape[0], 1, "", image)
+    image = seen if as_bytes else normalize(seen, runner.preprocessing)
+    return PreparedImage("", own.shape[1], own.shape[0], 1, "", image)

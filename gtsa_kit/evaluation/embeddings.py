@@ -1,4 +1,4 @@
-"""Embeddings of listed photographs, once for each model; broken ones are left out, the same for all models."""
+"""Embeddings of listed images, once for each model; broken ones are left out, the same for all models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,86 +6,86 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.data.labeled import Labelled, LeftOut
+from gtsa_kit.data.labeled import ClassificationDataset, SkippedImage
 from gtsa_kit.data.sources import Entry, FileSource, show_name
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import batch_for
 from gtsa_kit.embedding.preprocess import Decoder
-from gtsa_kit.embedding.resize_policy import SizeRule
+from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.encoder import nearest_side
-from gtsa_kit.progress import Tell
+from gtsa_kit.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Of the photographs that could be read."""
+    """Of the images that could be read."""
 
     vectors: np.ndarray
     """(M, D) float32."""
     kept: np.ndarray
     """(M,) places of them in the list."""
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[SkippedImage, ...]
     size: tuple[int, int]
     """(height, width) of the input."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A labelled set as one model sees it."""
+    """A labeled set as one model sees it."""
 
     vectors: np.ndarray
     labels: np.ndarray
     validation: np.ndarray | None
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[SkippedImage, ...]
     size: tuple[int, int]
 
 
-def embed_paths(runner: Runner, paths: Sequence[Path], size: int | None, tell: Tell, what: str) -> Embeddings:
-    """Embed photographs at one square size; what the model takes, if it does not take that one."""
+def embed_paths(
+    runner: Runner, paths: Sequence[Path], size: int | None, tell: ProgressCallback, what: str
+) -> Embeddings:
+    """Embed images at one square size; what the model takes, if it does not take that one."""
     sides = square_size(runner, size)
     plan = Plan(batch_for(runner), available_cores(), ShardRule(2**31), (), "float32")
-    decoder = Decoder(runner.preprocessing, SizeRule("fixed", sides), runner.manifest.inputs[0].dtype == "uint8")
+    decoder = Decoder(runner.preprocessing, ResizePolicy("fixed", sides), runner.manifest.inputs[0].dtype == "uint8")
     entries = (Entry(str(path), str(path), "") for path in paths)
-    vectors, kept, left_out = [], [], []
+    vectors, kept, skipped = [], [], []
     engine = LocalEngine(FileSource(Path(), ()), runner, decoder, plan)
     for done, row in enumerate(engine(enumerate(entries)), start=1):
         if isinstance(row, Failure):
-            left_out.append(LeftOut(show_name(row.name), row.reason))
+            skipped.append(SkippedImage(show_name(row.name), row.reason))
         else:
             vectors.append(row.embedding)
             kept.append(row.place)
         tell(what, done, len(paths))
     if not vectors:
-        raise ValueError(
-            f"none of the {len(paths)} photographs can be read, first {left_out[0].path}: {left_out[0].reason}"
-        )
-    return Embeddings(np.stack(vectors), np.array(kept), tuple(left_out), sides)
+        raise ValueError(f"none of the {len(paths)} images can be read, first {skipped[0].path}: {skipped[0].reason}")
+    return Embeddings(np.stack(vectors), np.array(kept), tuple(skipped), sides)
 
 
-def embed_labelled(model: Model, data: Labelled, size: int | None, tell: Tell) -> Embedded:
-    """Embed a labelled set; broken photographs go, with what was known of them."""
+def embed_labeled(model: Model, data: ClassificationDataset, size: int | None, tell: ProgressCallback) -> Embedded:
+    """Embed a labeled set; broken images go, with what was known of them."""
     found = embed_paths(model.runner, data.paths, size, tell, f"embedding with {model.name}")
     validation = None if data.validation is None else data.validation[found.kept]
     if validation is not None and (validation.all() or not validation.any()):
-        raise ValueError(f"no readable photograph is left in {'train' if validation.all() else 'val'}")
-    return Embedded(found.vectors, data.labels[found.kept], validation, data.left_out + found.left_out, found.size)
+        raise ValueError(f"no readable image is left in {'train' if validation.all() else 'val'}")
+    return Embedded(found.vectors, data.labels[found.kept], validation, data.skipped + found.skipped, found.size)
 
 
-Embed = Callable[[Model, Labelled, int | None, Tell], Embedded]
+Embed = Callable[[Model, ClassificationDataset, int | None, ProgressCallback], Embedded]
 
 
 def embed_once() -> Embed:
-    """`embed_labelled` that remembers what it gave, for several probes of the same models."""
+    """`embed_labeled` that remembers what it gave, for several probes of the same models."""
     known: dict[tuple[int, int, int | None], Embedded] = {}
 
-    def embed(model: Model, data: Labelled, size: int | None, tell: Tell) -> Embedded:
+    def embed(model: Model, data: ClassificationDataset, size: int | None, tell: ProgressCallback) -> Embedded:
         key = id(model), id(data), size
         if key not in known:
-            known[key] = embed_labelled(model, data, size, tell)
+            known[key] = embed_labeled(model, data, size, tell)
         return known[key]
 
     return embed

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from gtsa_kit.data.labeled import Labelled, left_out_settings, stratified
-from gtsa_kit.evaluation.embeddings import Embed, Embedded, embed_labelled
+from gtsa_kit.data.labeled import ClassificationDataset, left_out_settings, stratified
+from gtsa_kit.evaluation.embeddings import Embed, Embedded, embed_labeled
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.intervals import wilson
-from gtsa_kit.evaluation.support.knn import Bank
+from gtsa_kit.evaluation.support.knn import KNNClassifier
 from gtsa_kit.evaluation.support.lazy_imports import sklearn
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 TEMPERATURE = 0.07
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the regularisation (scikit-learn's C) that are tried."""
 CHOOSING_SHARE = 0.2
-"""Of the training photographs, to choose the strength on."""
+"""Of the training images, to choose the strength on."""
 MOST_STEPS = 1000
 """Of the solver."""
 FEW_WEIGHTS = 1500
@@ -48,7 +48,7 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """Photographs of one side of a split."""
+    """Images of one side of a split."""
 
     vectors: np.ndarray
     """(N, D)"""
@@ -62,22 +62,22 @@ Scored = Iterable[tuple[Mapping[str, Any], np.ndarray]]
 
 def knn(
     models: Sequence[Model],
-    data: Labelled,
+    data: ClassificationDataset,
     options: ProbeOptions = ProbeOptions(),
     ks: tuple[int, ...] = (20,),
     temperature: float = TEMPERATURE,
-    tell: Tell = tell_nobody,
-    embed: Embed = embed_labelled,
+    tell: ProgressCallback = no_progress,
+    embed: Embed = embed_labeled,
 ) -> Report:
-    """Weighted k-nearest-neighbour classification by cosine, DINO's protocol.
+    """Weighted k-nearest-neighbor classification by cosine, DINO's protocol.
 
     A split that is given leaves nothing to chance, so that there is one run whatever the number of seeds.
 
     Args:
         models: To compare.
-        data: Photographs and their classes.
+        data: Images and their classes.
         options: Seeds, split, size.
-        ks: Numbers of neighbours; with several, each has rows of its own.
+        ks: Numbers of neighbors; with several, each has rows of its own.
         temperature: Of the weights exp(cosine / temperature).
         tell: Told of the progress.
         embed: Gives the embeddings; one `embed_once` for several probes spares doing it again.
@@ -87,7 +87,7 @@ def knn(
 
     def score(train: Part, val: Part, seed: int) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
         one_hot = np.eye(len(data.classes), dtype=np.float32)[train.labels]
-        found = Bank(train.vectors, one_hot).vote(val.vectors, ks, temperature)
+        found = KNNClassifier(train.vectors, one_hot).vote(val.vectors, ks, temperature)
         for k, votes in zip(ks, found, strict=True):
             named = {"k": k, "train": len(train.labels)}
             yield named, np.where(votes > 0, votes, -np.inf)
@@ -102,19 +102,19 @@ def knn(
 
 def linear(
     models: Sequence[Model],
-    data: Labelled,
+    data: ClassificationDataset,
     options: ProbeOptions = ProbeOptions(),
     strengths: tuple[float, ...] = STRENGTHS,
-    tell: Tell = tell_nobody,
-    embed: Embed = embed_labelled,
+    tell: ProgressCallback = no_progress,
+    embed: Embed = embed_labeled,
 ) -> Report:
-    """Multinomial logistic regression on standardised embeddings.
+    """Multinomial logistic regression on standardized embeddings.
 
-    The regularisation is chosen on a part of the training photographs, then all of them are fitted.
+    The regularisation is chosen on a part of the training images, then all of them are fitted.
 
     Args:
         models: To compare.
-        data: Photographs and their classes.
+        data: Images and their classes.
         options: Seeds, split, size.
         strengths: scikit-learn's C to choose from.
         tell: Told of the progress.
@@ -127,7 +127,7 @@ def linear(
         return [(about | {"train": len(train.labels)}, scores)]
 
     rows, settings = _run(models, data, options, options.seeds, score, tell, embed)
-    settings |= {"strengths": list(strengths), "features": "embedding, standardised"}
+    settings |= {"strengths": list(strengths), "features": "embedding, standardized"}
     return Report("linear", f"linear probe, {_described(data)}", MEASURES, rows, settings)
 
 
@@ -139,7 +139,7 @@ def logistic(
     Args:
         train: To fit.
         queries: (Q, D).
-        classes: How many there are; those without training photographs are never chosen.
+        classes: How many there are; those without training images are never chosen.
         strengths: To choose from; equal ones: the stronger regularisation.
         seed: Of the part to choose on.
     """
@@ -190,11 +190,11 @@ def _fits(part: Part, strengths: Sequence[float]) -> Iterator[Any]:
 
 def _run(
     models: Sequence[Model],
-    data: Labelled,
+    data: ClassificationDataset,
     options: ProbeOptions,
     seeds: int,
     score: Callable[[Part, Part, int], Scored],
-    tell: Tell,
+    tell: ProgressCallback,
     embed: Embed,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every model and seed, and the settings."""
@@ -202,8 +202,8 @@ def _run(
     first: Embedded | None = None
     for model in models:
         seen = embed(model, data, options.size, tell)
-        if first and first.left_out != seen.left_out:
-            raise ValueError(f"{model.name} could read other photographs than {models[0].name}; are they changing?")
+        if first and first.skipped != seen.skipped:
+            raise ValueError(f"{model.name} could read other images than {models[0].name}; are they changing?")
         first = first or seen
         for seed in range(seeds):
             val = stratified(seen.labels, options.val_share, seed) if seen.validation is None else seen.validation
@@ -215,10 +215,10 @@ def _run(
             tell(f"probing {model.name}", seed + 1, seeds)
     assert first is not None
     split = {"split": "given"} if data.validation is not None else {"split": "drawn", "val_share": options.val_share}
-    about_split = {"photographs": len(first.labels), "classes": list(data.classes), **split}
-    interval = "Wilson, 95%, of one run's validation photographs"
+    about_split = {"images": len(first.labels), "classes": list(data.classes), **split}
+    interval = "Wilson, 95%, of one run's validation images"
     return rows, asdict(options) | {"seeds": seeds} | about_split | {"interval": interval} | left_out_settings(
-        first.left_out
+        first.skipped
     )
 
 
@@ -231,5 +231,5 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"top1": 100 * right / count, "top1_low": 100 * low, "top1_high": 100 * high, "top5": top5, "val": count}
 
 
-def _described(data: Labelled) -> str:
-    return f"{len(data.classes)} classes, {len(data.paths)} photographs"
+def _described(data: ClassificationDataset) -> str:
+    return f"{len(data.classes)} classes, {len(data.paths)} images"

@@ -11,7 +11,7 @@ from gtsa_kit.evaluation.matches import Matches, Pair, Pairs, Settings, best_mat
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import common_size, to_image
 from gtsa_kit.evaluation.support.figures import grid, save
-from gtsa_kit.evaluation.support.tokens import cell_centres
+from gtsa_kit.evaluation.support.tokens import cell_centers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def draw_matches(
     seed: int = 0,
     lines: int = 24,
 ) -> None:
-    """Draw the pairs, a row each and a column for each model, with some of the matches as lines coloured by cosine.
+    """Draw the pairs, a row each and a column for each model, with some of the matches as lines colored by cosine.
 
     Args:
         models: To compare.
@@ -46,13 +46,13 @@ def draw_matches(
             found = best_matches(map_a, map_b, settings.matched)
             drawn.append((pair, _some(found, lines), (map_a.shape[1], map_a.shape[2])))
     values = np.concatenate([found.cosine for _, found, _ in drawn])
-    colours = ScalarMappable(Normalize(values.min(), values.max()), "viridis")
+    colors = ScalarMappable(Normalize(values.min(), values.max()), "viridis")
     figure = grid(len(models), len(pairs), width=4.2, height=2.1)
     for axis, (pair, found, shape) in zip(figure.axes, drawn, strict=True):
-        _draw_pair(axis, pair, found, shape, colours.to_rgba(found.cosine))
+        _draw_pair(axis, pair, found, shape, colors.to_rgba(found.cosine))
     for axis, model in zip(figure.axes, models, strict=False):
         axis.set_title(model.name, fontsize=8)
-    figure.colorbar(colours, ax=figure.axes, label="cosine", shrink=0.6)
+    figure.colorbar(colors, ax=figure.axes, label="cosine", shrink=0.6)
     save(figure, out)
 
 
@@ -66,7 +66,7 @@ def _some(found: Matches, count: int) -> Matches:
     return Matches(*(column[chosen] for column in found))
 
 
-def _draw_pair(axis: "Axes", pair: Pair, found: Matches, shape: tuple[int, int], colours: np.ndarray) -> None:
+def _draw_pair(axis: "Axes", pair: Pair, found: Matches, shape: tuple[int, int], colors: np.ndarray) -> None:
     from matplotlib.collections import LineCollection
 
     side = pair.a.image.shape[2]
@@ -74,7 +74,7 @@ def _draw_pair(axis: "Axes", pair: Pair, found: Matches, shape: tuple[int, int],
     canvas.paste(to_image(pair.a.image), (0, 0))
     canvas.paste(to_image(pair.b.image), (side + GAP, 0))
     axis.imshow(np.asarray(canvas), interpolation="nearest")
-    centres = side * cell_centres(*shape).numpy() - 0.5
-    ends = np.stack([centres[found.a], centres[found.b] + [side + GAP, 0]], axis=1)
-    axis.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.9))
+    centers = side * cell_centers(*shape).numpy() - 0.5
+    ends = np.stack([centers[found.a], centers[found.b] + [side + GAP, 0]], axis=1)
+    axis.add_collection(LineCollection(list(ends), colors=colors, linewidths=0.9))
     axis.scatter(ends[..., 0], ends[..., 1], s=2, color="white", zorder=3)

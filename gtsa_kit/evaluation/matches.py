@@ -14,11 +14,11 @@ from gtsa_kit.evaluation import correspondence as views_of
 from gtsa_kit.evaluation.correspondence import View
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.evaluation.support.tokens import cell_centres, cosines, patches_apart
-from gtsa_kit.geometry import carry_points
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.evaluation.support.tokens import cell_centers, cosines, patch_distance
+from gtsa_kit.geometry import map_points_between_views
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch %"}
 
@@ -27,19 +27,19 @@ MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch
 class Settings:
     """What is matched."""
 
-    matched: float = LossConfig().matched
+    matched: float = LossConfig().match_fraction
     """K of each way, as a share of the patches."""
     size: int | None = None
     """Side of the views; None: the models' own."""
 
 
 class Pair(NamedTuple):
-    """Two views; of two photographs, each is the whole of its own."""
+    """Two views; of two images, each is the whole of its own."""
 
     a: View
     b: View
     same: bool
-    """Whether of one photograph, so that the true places are known."""
+    """Whether of one image, so that the true places are known."""
 
 
 class Matches(NamedTuple):
@@ -59,17 +59,17 @@ def matches(
     paths: Sequence[Path | tuple[Path, Path]],
     settings: Settings = Settings(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
     """Match patches as the correspondence loss does (eq. 2), and say how alike the pairs are and how near the truth.
 
-    Each patch of a view finds its cosine nearest neighbour in the other, both ways; the best K each way count. The true
-    place of a patch's centre is known for two views (crop and turn) of one photograph; it may lie outside of the other
+    Each patch of a view finds its cosine nearest neighbor in the other, both ways; the best K each way count. The true
+    place of a patch's center is known for two views (crop and turn) of one image; it may lie outside of the other
     view, and then no match is right.
 
     Args:
         models: To compare; all see the same views.
-        paths: Photographs, two views of each; or pairs of photographs. Broken ones are left out, and pairs with them.
+        paths: Images, two views of each; or pairs of images. Broken ones are left out, and pairs with them.
         settings: What is matched.
         seeds: Of the views.
         tell: Told of the progress.
@@ -88,9 +88,9 @@ def matches(
         for name, values in found.items():
             columns = zip(MEASURES, np.array(values).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
-            rows.append(row | {key: value for k, column in columns for key, value in mean_row(k, column).items()})
+            rows.append(row | {key: value for k, column in columns for key, value in mean_with_ci(k, column).items()})
     known = {key: said for key, said in MEASURES.items() if pairs.same or key == "cosine"}
-    kind = "two views of a photograph" if pairs.same else "two photographs"
+    kind = "two views of an image" if pairs.same else "two images"
     about = asdict(settings) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"} | pairs.settings()
     return Report("matches", f"matched patches of {kind}, {len(values)} pairs", known, rows, about)
 
@@ -99,7 +99,7 @@ class Pairs:
     """What is matched, one pair after the other."""
 
     def __init__(
-        self, paths: Sequence[Path | tuple[Path, Path]], seed: int, size: int, tell: Tell = tell_nobody
+        self, paths: Sequence[Path | tuple[Path, Path]], seed: int, size: int, tell: ProgressCallback = no_progress
     ) -> None:
         self.same = not paths or isinstance(paths[0], Path)
         flat = [path for item in paths for path in (item if isinstance(item, tuple) else (item,))]
@@ -120,7 +120,7 @@ class Pairs:
                 count += 1
                 yield Pair(waiting[1], view, same=False)
         if not count:
-            raise ValueError("of no pair both photographs can be read")
+            raise ValueError("of no pair both images can be read")
 
     def settings(self) -> dict[str, Any]:
         """For a report."""
@@ -128,7 +128,7 @@ class Pairs:
 
 
 def read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    """Pairs of photographs from a text file: two paths a line with a tab between, counted from the file's folder.
+    """Pairs of images from a text file: two paths a line with a tab between, counted from the file's folder.
 
     Raises:
         ValueError: Not a text file, no pairs in it, or a line that is no pair.
@@ -151,7 +151,7 @@ def read_pairs(file: Path) -> list[tuple[Path, Path]]:
 
 
 def best_matches(map_a: np.ndarray, map_b: np.ndarray, matched: float) -> Matches:
-    """Nearest neighbours by cosine of two maps (D, h, w), the best K each way; K is a share of the first's patches.
+    """Nearest neighbors by cosine of two maps (D, h, w), the best K each way; K is a share of the first's patches.
 
     Equal cosines: the first cell.
     """
@@ -166,12 +166,12 @@ def best_matches(map_a: np.ndarray, map_b: np.ndarray, matched: float) -> Matche
 
 def distances(found: Matches, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
     """(2K,) patches between where each match lies and the true place of the cell that chose it."""
-    centres = cell_centres(*shape)
-    in_b = carry_points(centres, pair.a.box, pair.a.turn, pair.b.box, pair.b.turn).numpy()
-    in_a = carry_points(centres, pair.b.box, pair.b.turn, pair.a.box, pair.a.turn).numpy()
-    guess = np.where(found.forward[:, None], centres.numpy()[found.b], centres.numpy()[found.a])
+    centers = cell_centers(*shape)
+    in_b = map_points_between_views(centers, pair.a.box, pair.a.turn, pair.b.box, pair.b.turn).numpy()
+    in_a = map_points_between_views(centers, pair.b.box, pair.b.turn, pair.a.box, pair.a.turn).numpy()
+    guess = np.where(found.forward[:, None], centers.numpy()[found.b], centers.numpy()[found.a])
     truth = np.where(found.forward[:, None], in_b[found.a], in_a[found.b])
-    return patches_apart(guess, truth, *shape)
+    return patch_distance(guess, truth, *shape)
 
 
 def _two_views(scene: Scene, size: int) -> Pair:
@@ -187,7 +187,7 @@ def maps_of(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _measure(pair: Pair, map_a: np.ndarray, map_b: np.ndarray, matched: float) -> tuple[float, float, float]:
-    """Mean cosine, and mean distance and share within a patch: NaN of two photographs."""
+    """Mean cosine, and mean distance and share within a patch: NaN of two images."""
     found = best_matches(map_a, map_b, matched)
     if not pair.same:
         return float(found.cosine.mean()), np.nan, np.nan

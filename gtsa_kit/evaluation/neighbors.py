@@ -1,4 +1,4 @@
-"""Nearest neighbours as a picture that a person can judge."""
+"""Nearest neighbors as a picture that a person can judge."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from gtsa_kit.evaluation.scenes import spread_index
 from gtsa_kit.evaluation.support.figures import grid, save, show
 
 
-def neighbours_picture(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
-    """Draw a row for each of `queries` photographs: itself, then its `top` nearest by cosine of (N, D) embeddings."""
+def neighbors_picture(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
+    """Draw a row for each of `queries` images: itself, then its `top` nearest by cosine of (N, D) embeddings."""
     chosen = spread_index(len(paths), queries)
     order, cosines = nearest(vectors, chosen, top)
     figure = grid(1 + order.shape[1], len(chosen), height=2.0)
@@ -23,12 +23,12 @@ def neighbours_picture(vectors: np.ndarray, paths: list[Path], out: Path, querie
 
 
 def nearest(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and cosines, (Q, top) each, best first, of the nearest other rows of (N, D) centred vectors.
+    """Indices and cosines, (Q, top) each, best first, of the nearest other rows of (N, D) centered vectors.
 
-    Centring takes away what all photographs share, which would otherwise make every cosine nearly 1.
+    Centering takes away what all images share, which would otherwise make every cosine nearly 1.
     """
-    centred = vectors - vectors.mean(axis=0)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    centered = vectors - vectors.mean(axis=0)
+    unit = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
     cosines = unit[queries] @ unit.T
     cosines[np.arange(len(queries)), queries] = -2
     order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(top, len(vectors) - 1)]

@@ -1,4 +1,4 @@
-"""How plainly an embedding tells the turn of a photograph, and whether features have collapsed."""
+"""How plainly an embedding tells the turn of an image, and whether features have collapsed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from gtsa_kit.evaluation.support.intervals import wilson
 from gtsa_kit.evaluation.support.lazy_imports import sklearn
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {
     "accuracy": "turns right %",
@@ -35,9 +35,9 @@ class Settings:
     """How it is probed."""
 
     held_out: float = 0.3
-    """Share of the photographs that the probe is judged on."""
+    """Share of the images that the probe is judged on."""
     strength: float = 0.1
-    """scikit-learn's C, on standardised embeddings."""
+    """scikit-learn's C, on standardized embeddings."""
     size: int | None = None
     """Side of the views; None: the models' own."""
 
@@ -49,10 +49,10 @@ class Settings:
 
 @dataclass
 class _Seen:
-    """What a model made of all photographs."""
+    """What a model made of all images."""
 
     turned: list[np.ndarray]
-    """(4, D) embeddings of each photograph's turns."""
+    """(4, D) embeddings of each image's turns."""
     tokens: list[np.ndarray]
     """(n, D) of some of its tokens, upright."""
 
@@ -62,24 +62,24 @@ def rotation(
     paths: Sequence[Path],
     settings: Settings = Settings(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
-    """Accuracy of a linear probe (logistic regression) that names the quarter turn of whole photographs; chance is 25%.
+    """Accuracy of a linear probe (logistic regression) that names the quarter turn of whole images; chance is 25%.
 
-    Of each photograph all four turns are on one side of the split. Wilson's interval counts the turned photographs as
-    independent. Beside it the signs of collapse that training logs, of upright photographs: effective rank of the
-    embeddings and of the tokens (between 1 and the width, and less than the number of photographs), spread of the
+    Of each image all four turns are on one side of the split. Wilson's interval counts the turned images as
+    independent. Beside it the signs of collapse that training logs, of upright images: effective rank of the
+    embeddings and of the tokens (between 1 and the width, and less than the number of images), spread of the
     tokens on the unit sphere (0: all alike).
 
     Args:
-        models: To compare; all see the same photographs and splits.
-        paths: Photographs, at least two that can be read; broken ones are left out.
+        models: To compare; all see the same images and splits.
+        paths: Images, at least two that can be read; broken ones are left out.
         settings: How it is probed.
         seeds: Of the splits.
         tell: Told of the progress.
 
     Raises:
-        ValueError: Fewer than two photographs, no scikit-learn, or the models share no size.
+        ValueError: Fewer than two images, no scikit-learn, or the models share no size.
     """
     sklearn()
     size = common_size(models, settings.size)
@@ -93,23 +93,23 @@ def rotation(
             seen[model.name].turned.append(features.embedding)
             seen[model.name].tokens.append(tokens[:: -(-len(tokens) // each)])
     if scenes.count < 2:
-        raise ValueError("only one photograph can be read; a probe needs some to learn from and others to be judged on")
+        raise ValueError("only one image can be read; a probe needs some to learn from and others to be judged on")
     rows = [
         {"model": name, "seed": seed} | probe(np.stack(found.turned), settings, seed) | _signals(found)
         for seed in seeds
         for name, found in seen.items()
     ]
     about = asdict(settings) | {"size": size, "interval": "95%, Wilson, of one seed"} | scenes.settings()
-    return Report("rotation", f"the turn of {scenes.count} photographs, chance 25%", MEASURES, rows, about)
+    return Report("rotation", f"the turn of {scenes.count} images, chance 25%", MEASURES, rows, about)
 
 
 def turned(scene: Scene, size: int) -> list[torch.Tensor]:
-    """The whole photograph at 0, 1, 2 and 3 quarter turns, (3, size, size) uint8."""
+    """The whole image at 0, 1, 2 and 3 quarter turns, (3, size, size) uint8."""
     return [crop_and_turn(scene.pixels, scene.whole, turn, size) for turn in range(4)]
 
 
 def probe(vectors: np.ndarray, settings: Settings, seed: int) -> dict[str, Any]:
-    """Accuracy, in percent, on the photographs held out; (N, 4, D) embeddings of each photograph's turns."""
+    """Accuracy, in percent, on the images held out; (N, 4, D) embeddings of each image's turns."""
     learn = sklearn()
     count = len(vectors)
     order = np.random.default_rng(derive_seed(seed, _SPLIT)).permutation(count)

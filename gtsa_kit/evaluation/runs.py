@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.training.run import differing, train
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.run import diff_configs, train
+from gtsa_kit.training.trainer import TrainerCallback
 
 
 class StoppedError(Exception):
     """The watcher asked to stop; the same call goes on where it was."""
 
 
-def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str], Watcher]) -> dict[str, Path]:
+def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str], TrainerCallback]) -> dict[str, Path]:
     """Train each run into `folder / name`, going on with those that were begun and keeping those that have ended.
 
     Args:
@@ -44,7 +44,7 @@ def _as_begun(run: Path, config: RunConfig) -> RunConfig:
     if not (run / "config.yaml").exists():
         return config
     saved = load_config(file=run / "config.yaml")
-    if changed := differing(saved, config):
+    if changed := diff_configs(saved, config):
         raise ValueError(
             f"{run} holds a run with other settings (its, now: {'; '.join(changed)}); "
             "choose another --out, or remove that folder"

@@ -1,4 +1,4 @@
-"""Photographs whose views are evaluated: each is read once, with random numbers of its own, for all models."""
+"""Images whose views are evaluated: each is read once, with random numbers of its own, for all models."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gtsa_kit.data.image_io import BrokenImage, open_image
+from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.models.encoder import Features, nearest_side
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 MOST_AT_ONCE = 8
 """Views that a model takes at a time."""
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Scene:
-    """One photograph that could be read."""
+    """One image that could be read."""
 
     place: int
     """In the list."""
@@ -45,34 +45,34 @@ class Scene:
 
 @dataclass
 class Scenes:
-    """Goes over listed photographs; afterwards it knows how many there were, and what was broken."""
+    """Goes over listed images; afterwards it knows how many there were, and what was broken."""
 
     paths: Sequence[Path]
     seed: int
-    tell: Tell = tell_nobody
-    left_out: list[BrokenImage] = field(default_factory=list)
+    tell: ProgressCallback = no_progress
+    skipped: list[ImageError] = field(default_factory=list)
     count: int = 0
 
     def __iter__(self) -> Iterator[Scene]:
         """Raises `ValueError` after the last if there was none that could be read."""
-        self.left_out, self.count = [], 0
+        self.skipped, self.count = [], 0
         for place, path in enumerate(self.paths):
             try:
                 pixels = torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
-            except BrokenImage as error:
-                self.left_out.append(error)
+            except ImageError as error:
+                self.skipped.append(error)
             else:
                 self.count += 1
                 yield Scene(place, path, pixels, Generator().manual_seed(derive_seed(self.seed, _STREAM, place)))
-            self.tell(f"photographs, seed {self.seed}", place + 1, len(self.paths))
+            self.tell(f"images, seed {self.seed}", place + 1, len(self.paths))
         if not self.count:
-            first = f", first {self.left_out[0]}" if self.left_out else ""
-            raise ValueError(f"none of the {len(self.paths)} photographs can be read{first}")
+            first = f", first {self.skipped[0]}" if self.skipped else ""
+            raise ValueError(f"none of the {len(self.paths)} images can be read{first}")
 
     def settings(self) -> dict[str, Any]:
         """For a report."""
-        broken = [{"path": str(error.path), "reason": error.reason} for error in self.left_out]
-        return {"photographs": self.count, "left_out": broken}
+        broken = [{"path": str(error.path), "reason": error.reason} for error in self.skipped]
+        return {"images": self.count, "skipped": broken}
 
 
 def common_size(models: Sequence[Model], size: int | None) -> int:

@@ -9,13 +9,13 @@ import torch
 
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.data.labeled import left_out_settings
-from gtsa_kit.data.labeled_masks import Masked
+from gtsa_kit.data.labeled_masks import SegmentationDataset
 from gtsa_kit.evaluation.dense_probes import (
     LinearRecipe,
-    NeighbourRecipe,
+    NeighborRecipe,
     Scorer,
     fit_linear,
-    fit_neighbours,
+    fit_neighbors,
     predict,
 )
 from gtsa_kit.evaluation.dense_tokens import Framing, Tokens, compute_tokens
@@ -23,7 +23,7 @@ from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.intervals import bootstrap
 from gtsa_kit.evaluation.support.lazy_imports import torchmetrics
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 PROBES = ("linear", "knn")
 MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc": "aAcc %", "macc": "mAcc %"}
@@ -31,7 +31,7 @@ MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc":
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Everything but models, photographs and progress."""
+    """Everything but models, images and progress."""
 
     framing: Framing = field(default_factory=Framing)
     probes: tuple[str, ...] = PROBES
@@ -40,7 +40,7 @@ class SegmentOptions:
     val_share: float = 0.2
     """Where the split is drawn."""
     linear: LinearRecipe = field(default_factory=LinearRecipe)
-    neighbours: NeighbourRecipe = field(default_factory=NeighbourRecipe)
+    neighbors: NeighborRecipe = field(default_factory=NeighborRecipe)
 
     def __post_init__(self) -> None:
         """Refuse what can't be."""
@@ -51,17 +51,20 @@ class SegmentOptions:
 
 
 def segment(
-    models: Sequence[Model], data: Masked, options: SegmentOptions | None = None, tell: Tell = tell_nobody
+    models: Sequence[Model],
+    data: SegmentationDataset,
+    options: SegmentOptions | None = None,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
-    """Probe models on photographs with masks.
+    """Probe models on images with masks.
 
-    mIoU, aAcc and mAcc are mmsegmentation's: from the pixels of all validation photographs together; a class that is
+    mIoU, aAcc and mAcc are mmsegmentation's: from the pixels of all validation images together; a class that is
     neither there nor predicted does not count in mIoU, one that is not there does not count in mAcc. Void pixels count
-    nowhere. The interval of mIoU is a bootstrap over photographs: frames of one video are more alike than it assumes.
+    nowhere. The interval of mIoU is a bootstrap over images: frames of one video are more alike than it assumes.
 
     Args:
         models: To compare.
-        data: Photographs and masks.
+        data: Images and masks.
         options: None is all defaults.
         tell: Told of the progress.
     """
@@ -77,9 +80,9 @@ def segment(
                     found = _probe(tokens, data, probe, seed, options, tell, f"{probe} probe of {model.name}")
                     rows.append(named | found | {"inputs": [list(size) for size in sizes[:10]]})
     split = {"split": "given"} if data.given else {"split": "drawn"}
-    settings = asdict(options) | split | {"photographs": len(data.pairs), "classes": list(data.classes)}
-    settings |= {"interval": "bootstrap, 95%, over one run's validation photographs"} | left_out_settings(data.left_out)
-    title = f"segmentation, {len(data.classes)} classes, {len(data.pairs)} photographs"
+    settings = asdict(options) | split | {"images": len(data.pairs), "classes": list(data.classes)}
+    settings |= {"interval": "bootstrap, 95%, over one run's validation images"} | left_out_settings(data.skipped)
+    title = f"segmentation, {len(data.classes)} classes, {len(data.pairs)} images"
     return Report("segment", title, MEASURES, rows, settings)
 
 
@@ -108,18 +111,24 @@ def measures_of(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _probe(
-    tokens: Tokens, data: Masked, probe: str, seed: int, options: SegmentOptions, tell: Tell, what: str
+    tokens: Tokens,
+    data: SegmentationDataset,
+    probe: str,
+    seed: int,
+    options: SegmentOptions,
+    tell: ProgressCallback,
+    what: str,
 ) -> dict[str, Any]:
     """Train on one side of the split, and measure on the other."""
     val = data.validation(options.val_share, seed)
     train = tokens.places(~val)
     if not any(tokens.shares[place.cells].any() for place in train):
-        raise ValueError("every pixel of the training masks is void; check --ignore and --colours")
+        raise ValueError("every pixel of the training masks is void; check --ignore and --colors")
     score: Scorer
     if probe == "linear":
         score = fit_linear(tokens, train, seed, options.linear)
     else:
-        score = fit_neighbours(tokens, train, seed, options.neighbours)
+        score = fit_neighbors(tokens, train, seed, options.neighbors)
     chosen = np.flatnonzero(val).tolist()
     counts, pixels = np.zeros((len(chosen), 3, len(data.classes)), np.int64), 0
     for done, photo in enumerate(chosen):
@@ -129,7 +138,7 @@ def _probe(
         counts[done] = counts_of(found, data.labels(pair), len(data.classes))
         tell(f"{what}, seed {seed}", done + 1, len(chosen))
     if not counts[:, 1].any():
-        raise ValueError("every pixel of the validation masks is void; check --ignore and --colours")
+        raise ValueError("every pixel of the validation masks is void; check --ignore and --colors")
     measured = measures_of(counts.sum(0))
     low, high = bootstrap(_miou, counts)
     return measured | {
@@ -138,7 +147,7 @@ def _probe(
         "miou_high": high,
         "train": int((~val).sum()),
         "val": len(chosen),
-        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # a table of colours may have missed some
+        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # a table of colors may have missed some
     }
 
 

@@ -1,4 +1,4 @@
-"""How far features move when a photograph is recoloured, turned or cropped: the paper's figure 2."""
+"""How far features move when an image is recolored, turned or cropped: the paper's figure 2."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,16 +13,16 @@ from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import crop_and_turn, draw_box, photometric
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.progress import Tell, tell_nobody
+from gtsa_kit.progress import ProgressCallback, no_progress
 
-ONLY_COLOUR = ViewsConfig(jitter_p=1.0, grey_p=0.0, blur_p=0.0, noise_std=0.0)
-ONLY_BLUR = ViewsConfig(jitter_p=0.0, grey_p=0.0, blur_p=1.0, noise_std=0.0)
+ONLY_COLOR = ViewsConfig(jitter_p=1.0, grayscale_p=0.0, blur_p=0.0, noise_std=0.0)
+ONLY_BLUR = ViewsConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, noise_std=0.0)
 
 
-def _recoloured(scene: Scene, size: int, generator: Generator) -> Tensor:
-    return photometric(crop_and_turn(scene.pixels, scene.whole, 0, size), ONLY_COLOUR, generator)
+def _recolored(scene: Scene, size: int, generator: Generator) -> Tensor:
+    return photometric(crop_and_turn(scene.pixels, scene.whole, 0, size), ONLY_COLOR, generator)
 
 
 def _blurred(scene: Scene, size: int, generator: Generator) -> Tensor:
@@ -41,7 +41,7 @@ def _cropped(scene: Scene, size: int, generator: Generator) -> Tensor:
 
 
 TRANSFORMATIONS: Mapping[str, Callable[[Scene, int, Generator], Tensor]] = {
-    "colour": _recoloured,
+    "color": _recolored,
     "turn": _turned,
     "crop": _cropped,
     "blur": _blurred,
@@ -53,10 +53,10 @@ TRANSFORMATIONS: Mapping[str, Callable[[Scene, int, Generator], Tensor]] = {
 class Settings:
     """What is drawn."""
 
-    transformations: tuple[str, ...] = ("colour", "turn", "crop")
+    transformations: tuple[str, ...] = ("color", "turn", "crop")
     """One at a time, of `TRANSFORMATIONS`."""
     views: int = 10
-    """Of each photograph under each of them."""
+    """Of each image under each of them."""
     size: int | None = None
     """Side of the views; None: the models' own."""
 
@@ -74,23 +74,23 @@ def sensitivity(
     paths: Sequence[Path],
     settings: Settings = Settings(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = no_progress,
 ) -> Report:
-    """Variance of the pooled output over views by one transformation at a time, mean over photographs.
+    """Variance of the pooled output over views by one transformation at a time, mean over images.
 
-    It is given as a share of the model's variance over the untransformed photographs, so that neither the scale nor the
-    offset of a model's features counts: 0% does not move at all, 100% moves as far as from one photograph to another.
-    Variances are sums over dimensions, with n - 1. The intervals are over photographs, the denominator taken as given.
+    It is given as a share of the model's variance over the untransformed images, so that neither the scale nor the
+    offset of a model's features counts: 0% does not move at all, 100% moves as far as from one image to another.
+    Variances are sums over dimensions, with n - 1. The intervals are over images, the denominator taken as given.
 
     Args:
         models: To compare; all see the same views.
-        paths: Photographs, at least two that can be read; broken ones are left out.
+        paths: Images, at least two that can be read; broken ones are left out.
         settings: What is drawn.
         seeds: Of the views.
         tell: Told of the progress.
 
     Raises:
-        ValueError: Fewer than two photographs, or the models share no size.
+        ValueError: Fewer than two images, or the models share no size.
     """
     size = common_size(models, settings.size)
     rows: list[dict[str, Any]] = []
@@ -106,12 +106,12 @@ def sensitivity(
                 sets = vectors[1:].reshape(-1, settings.views, vectors.shape[1])
                 moved[model.name].append(sets.var(axis=1, ddof=1).sum(axis=1).tolist())
         if scenes.count < 2:
-            raise ValueError("only one photograph can be read; a variance over photographs needs at least two")
+            raise ValueError("only one image can be read; a variance over images needs at least two")
         for model in models:
             rows.append({"model": model.name, "seed": seed} | _row(plain[model.name], moved[model.name], settings))
     measures = {name: f"{name} %" for name in settings.transformations}
-    about = asdict(settings) | {"size": size, "interval": "95%, normal, over photographs"} | scenes.settings()
-    title = f"variance over {settings.views} views, of that over {scenes.count} photographs"
+    about = asdict(settings) | {"size": size, "interval": "95%, normal, over images"} | scenes.settings()
+    title = f"variance over {settings.views} views, of that over {scenes.count} images"
     return Report("sensitivity", title, measures, rows, about)
 
 
@@ -127,12 +127,12 @@ def draw(scene: Scene, settings: Settings, size: int) -> list[Tensor]:
 def _row(plain: list[np.ndarray], moved: list[list[float]], settings: Settings) -> dict[str, Any]:
     vectors, variances = np.stack(plain), np.array(moved)  # (N, D), (N, transformations)
     between = float(vectors.var(axis=0, ddof=1).sum())
-    # Where all photographs give the same but for rounding there is nothing to compare with.
+    # Where all images give the same but for rounding there is nothing to compare with.
     shares = (
         100 * variances / between if between > 1e-12 * float((vectors**2).sum(axis=1).mean()) else variances * np.nan
     )
-    row: dict[str, Any] = {"variance_photographs": between}
+    row: dict[str, Any] = {"variance_images": between}
     for place, name in enumerate(settings.transformations):
-        row |= mean_row(name, shares[:, place])
+        row |= mean_with_ci(name, shares[:, place])
         row[f"{name}_variance"] = float(variances[:, place].mean())
     return row

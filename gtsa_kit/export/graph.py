@@ -15,7 +15,7 @@ from gtsa_kit.models.positions import resample_positions
 CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
 Attention = Literal["fused", "explicit"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""What matrix products run in, if not in float32; quantised graphs are float32 graphs that are quantised afterwards."""
+"""What matrix products run in, if not in float32; quantized graphs are float32 graphs that are quantized afterwards."""
 
 
 class ExportGraph(nn.Module):
@@ -55,7 +55,7 @@ class ExportGraph(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) float32, normalised; or (B, H, W, 3) uint8 where the options say so."""
+        """(B, 3, H, W) float32, normalized; or (B, H, W, 3) uint8 where the options say so."""
         if self.bytes_in:
             images = (
                 images.float().permute(0, 3, 1, 2) / 255 - self.mean

@@ -49,10 +49,10 @@ class Difference(Record):
     mean_abs: float
     min_cosine: float
     mean_cosine: float
-    neighbours: float | None
-    """Share of tokens whose nearest neighbour is the same; None where there are fewer than three tokens."""
+    neighbors: float | None
+    """Share of tokens whose nearest neighbor is the same; None where there are fewer than three tokens."""
     image: str
-    """The photograph that holds the worst token."""
+    """The image that holds the worst token."""
     passed: bool
 
 
@@ -87,7 +87,7 @@ class GraphRecord(Record):
 class EngineRecord(Record):
     """What a TensorRT plan was built from, with what, and for what."""
 
-    flavour: str
+    variant: str
     version: str
     capabilities: tuple[str, ...]
     """Compute capabilities that it runs on; "later" for GPUs to come."""

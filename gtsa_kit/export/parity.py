@@ -1,4 +1,4 @@
-"""Proof that an artifact computes what the float32 PyTorch encoder computes, on photographs, at several shapes."""
+"""Proof that an artifact computes what the float32 PyTorch encoder computes, on images, at several shapes."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, Case, Tolerance, cases_within, layer_output
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 
-PHOTOGRAPHS = 7
+IMAGES = 7
 """The largest batch of the gate, so that no image of it is there twice."""
 
 
 @dataclass(frozen=True)
 class ParityImages:
-    """Photographs to compare on, and where they came from."""
+    """Images to compare on, and where they came from."""
 
     images: list[Image.Image]
     origin: str
@@ -32,22 +32,22 @@ class ParityImages:
 
 
 def parity_images(folder: Path | None) -> ParityImages:
-    """Up to `PHOTOGRAPHS` of a folder, evenly spread over it; without one, pieces of a photograph in matplotlib.
+    """Up to `IMAGES` of a folder, evenly spread over it; without one, pieces of an image in matplotlib.
 
     Raises:
-        ValueError: A folder was given and no photograph in it can be read.
+        ValueError: A folder was given and no image in it can be read.
     """
     if folder is None:
         from matplotlib import cbook
 
         whole = open_image(Path(cbook._get_data_path("sample_data", "grace_hopper.jpg")))
         side = min(whole.size) // 2
-        corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)][:PHOTOGRAPHS]
+        corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)][:IMAGES]
         pieces = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
         names = [f"piece at {x}, {y}" for x, y in corners]
-        return ParityImages(pieces, "pieces of matplotlib's sample photograph", names)
-    images, names = sample_images(folder, PHOTOGRAPHS)
-    return ParityImages(images, f"{len(images)} photographs of {folder.name}", names)
+        return ParityImages(pieces, "pieces of matplotlib's sample image", names)
+    images, names = sample_images(folder, IMAGES)
+    return ParityImages(images, f"{len(images)} images of {folder.name}", names)
 
 
 def check_parity(
@@ -61,7 +61,7 @@ def check_parity(
     Args:
         reference: In float32.
         runner: Of the artifact.
-        images: Photographs; they repeat where a batch is larger.
+        images: Images; they repeat where a batch is larger.
         on_case: Told (cases done, cases in all).
     """
     manifest = runner.manifest
@@ -109,14 +109,14 @@ def compare_output(
     wanted, found = _tokens(expected), _tokens(got)
     error = np.abs(wanted - found)
     cosine = np.sum(_unit(wanted) * _unit(found), axis=1)
-    neighbours = neighbour_agreement(wanted, found)
+    neighbors = neighbor_agreement(wanted, found)
     worst = int(np.nan_to_num(cosine, nan=-1e30).argmin()) * len(expected) // len(cosine)
     # Written so that a NaN anywhere is a failure.
     passed = (
         error.max() <= tolerance.max_abs
         and error.mean() <= tolerance.mean_abs
         and cosine.min() >= tolerance.min_cosine
-        and (neighbours is None or neighbours >= tolerance.neighbours)
+        and (neighbors is None or neighbors >= tolerance.neighbors)
     )
     return Difference(
         output=output,
@@ -125,16 +125,16 @@ def compare_output(
         mean_abs=_finite(error.mean()),
         min_cosine=_finite(cosine.min()),
         mean_cosine=_finite(cosine.mean()),
-        neighbours=neighbours,
+        neighbors=neighbors,
         image=names[worst] if names else f"image {worst}",
         passed=bool(passed),
     )
 
 
-def neighbour_agreement(wanted: np.ndarray, found: np.ndarray, tie: float = 1e-5) -> float | None:
-    """Share of rows (N, D) whose cosine nearest neighbour among the other rows is the same in both.
+def neighbor_agreement(wanted: np.ndarray, found: np.ndarray, tie: float = 1e-5) -> float | None:
+    """Share of rows (N, D) whose cosine nearest neighbor among the other rows is the same in both.
 
-    A neighbour that the reference puts within `tie` of its own best counts as the same. None for fewer than 3 rows.
+    A neighbor that the reference puts within `tie` of its own best counts as the same. None for fewer than 3 rows.
     """
     if len(wanted) < 3:
         return None
@@ -180,7 +180,7 @@ def _failed(output: str, case: Case, image: str) -> Difference:
         mean_abs=1e30,
         min_cosine=-1,
         mean_cosine=-1,
-        neighbours=0,
+        neighbors=0,
         image=image,
         passed=False,
     )

@@ -14,13 +14,13 @@ from gtsa_kit.export.manifest import Manifest, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Origin, Source
-from gtsa_kit.export.spec import FORMATS, OFFERED, QUANTIZED, SUFFIX, Options
+from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, Options
 from gtsa_kit.models.encoder import Encoder
 
 Writer = Callable[[Encoder, Options, Path], dict[str, str]]
 WRITERS: Mapping[str, Writer] = {"torchscript": export_torchscript, "pt2": export_pt2}
 CALIBRATED = {"onnx": export_onnx, "openvino": export_openvino}
-CALIBRATION_PHOTOGRAPHS = 24
+CALIBRATION_IMAGES = 24
 
 
 def artifact_path(source: Origin, form: str, out: Path | None, force: bool) -> Path:
@@ -42,21 +42,21 @@ def artifact_path(source: Origin, form: str, out: Path | None, force: bool) -> P
     return path
 
 
-def check_offer(form: str, options: Options, calibrated: bool) -> None:
-    """Raise `ValueError` for a precision that a format does not have, or int8 without photographs."""
-    if options.precision not in OFFERED[form]:
-        others = ", ".join(other for other in FORMATS if options.precision in OFFERED[other])
+def check_supported(form: str, options: Options, calibrated: bool) -> None:
+    """Raise `ValueError` for a precision that a format does not have, or int8 without images."""
+    if options.precision not in SUPPORTED_PRECISIONS[form]:
+        others = ", ".join(other for other in FORMATS if options.precision in SUPPORTED_PRECISIONS[other])
         raise ValueError(f"{form} is not offered in {options.precision}; choose {others} for it")
     if options.precision in QUANTIZED and not calibrated:
         raise ValueError(
-            f"{options.precision} needs photographs to set its ranges; name a folder of typical ones with --calibrate"
+            f"{options.precision} needs images to set its ranges; name a folder of typical ones with --calibrate"
         )
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Photographs for int8 and fp8, spread over a folder, else `ValueError`."""
-    images, _ = sample_images(folder, CALIBRATION_PHOTOGRAPHS)
-    return Calibration(images, f"{len(images)} photographs of {folder.name}")
+    """Images for int8 and fp8, spread over a folder, else `ValueError`."""
+    images, _ = sample_images(folder, CALIBRATION_IMAGES)
+    return Calibration(images, f"{len(images)} images of {folder.name}")
 
 
 def export_artifact(
@@ -77,13 +77,13 @@ def export_artifact(
         form: One of `FORMATS`.
         path: See `artifact_path`.
         options: Precision, sizes, layers and so on.
-        images: Photographs for the gate; by default those of the run.
-        calibration: Photographs for int8.
+        images: Images for the gate; by default those of the run.
+        calibration: Images for int8.
         on_case: Told (cases done, cases in all) by the gate.
     """
     options = options or Options()
-    check_offer(form, options, calibration is not None)
-    images = images or parity_images(source.photographs)  # before anything is written: it may be refused
+    check_supported(form, options, calibration is not None)
+    images = images or parity_images(source.images)  # before anything is written: it may be refused
     path.parent.mkdir(parents=True, exist_ok=True)
     if form in CALIBRATED:
         target = CALIBRATED[form](source.encoder, options, path, calibration)

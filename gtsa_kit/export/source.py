@@ -46,7 +46,7 @@ class Source:
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
-    def photographs(self) -> Path | None:
+    def images(self) -> Path | None:
         """What the run was trained on, if the folder still says so and it is still there."""
         settings = self.folder / "config.yaml"
         data = Path(load_config(file=settings).data) if settings.exists() else None
@@ -54,7 +54,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Hints:
+class ImportOptions:
     """What a foreign checkpoint does not say of itself."""
 
     branch: Branch | None = None
@@ -63,7 +63,7 @@ class Hints:
     std: tuple[float, float, float] | None = None
 
 
-def open_source(path: Path, hints: Hints | None = None) -> Source:
+def open_source(path: Path, hints: ImportOptions | None = None) -> Source:
     """Open a run folder, weights (`gtsa_kit.models.checkpoint_import`), or a float32 `.onnx` exported by us.
 
     Raises:
@@ -74,7 +74,7 @@ def open_source(path: Path, hints: Hints | None = None) -> Source:
         return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
     if path.suffix in SUFFIX.values():
         raise ValueError(f"{path} holds no weights to export again; name the run or the weights that it came from")
-    hints = hints or Hints()
+    hints = hints or ImportOptions()
     file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
     opened = open_weights(file, hints.branch, hints.heads, hints.mean, hints.std)
     return Source(path, opened.encoder, sha256_of(opened.file), "" if opened.layout == "gtsa-kit" else opened.note)

@@ -18,17 +18,17 @@ SUFFIX: Final[Mapping[str, str]] = {
     "openvino": ".xml",
     "trt": ".engine",
 }
-OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
+SUPPORTED_PRECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "onnx": ("fp32", "fp16", "bf16", "int8", "fp8"),
     "torchscript": ("fp32", "fp16", "bf16"),
     "pt2": ("fp32", "fp16", "bf16"),
     "openvino": ("fp32", "fp16", "bf16", "int8"),
     "trt": PRECISIONS,
 }
-"""Precisions by format. Quantised graphs are Q/DQ graphs, which are a matter of ONNX, OpenVINO and TensorRT; tf32 is a
+"""Precisions by format. Quantized graphs are Q/DQ graphs, which are a matter of ONNX, OpenVINO and TensorRT; tf32 is a
 way to multiply float32 matrices, not a graph."""
 QUANTIZED: Final = ("int8", "fp8")
-"""Precisions whose ranges come from the user's photographs."""
+"""Precisions whose ranges come from the user's images."""
 FRAMEWORKS: Final = ("timm", "hf", "mmseg", "mmdet", "detectron2")
 """Whose checkpoints are written, a folder each."""
 OPSET: Final = 20
@@ -113,22 +113,22 @@ class Tolerance:
     mean_abs: float
     min_cosine: float
     """Of the worst patch token (of the worst image, for embeddings)."""
-    neighbours: float
-    """Share of patch tokens whose nearest neighbour among all others is the same."""
+    neighbors: float
+    """Share of patch tokens whose nearest neighbor among all others is the same."""
 
 
 # Measured by the gate over all cases and formats with random weights of real variance. Worst of ViT-S/16:
-# fp32 5e-6, 5e-7, 1 - 3e-13, all neighbours; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
+# fp32 5e-6, 5e-7, 1 - 3e-13, all neighbors; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
 # int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. tf32 keeps as many bits as fp16, and needs a GPU.
 # The bounds leave room for features of larger scale and for other machines' arithmetic; 1% in one layer lies far above
 # those of fp32.
 TOLERANCES: Final[dict[str, Tolerance]] = {
-    "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbours=0.995),
-    "tf32": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbours=0.98),
-    "fp16": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbours=0.98),
-    "bf16": Tolerance(max_abs=2e-1, mean_abs=2e-2, min_cosine=0.9999, neighbours=0.9),
-    "int8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbours=0.75),
-    "fp8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbours=0.75),
+    "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbors=0.995),
+    "tf32": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbors=0.98),
+    "fp16": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbors=0.98),
+    "bf16": Tolerance(max_abs=2e-1, mean_abs=2e-2, min_cosine=0.9999, neighbors=0.9),
+    "int8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbors=0.75),
+    "fp8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbors=0.75),
 }
 
 

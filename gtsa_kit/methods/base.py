@@ -1,6 +1,6 @@
 """What the trainer asks of a method: a student, a teacher that follows it, and a loss over what both make of the views.
 
-GTSA and the baselines differ in what stands here and in nothing else: data, schedules, optimiser, checkpoints and the
+GTSA and the baselines differ in what stands here and in nothing else: data, schedules, optimizer, checkpoints and the
 encoder that comes out are the trainer's.
 """
 
@@ -24,23 +24,23 @@ Panel = tuple[str, tuple[str, ...]]
 class Plan:
     """The run in steps."""
 
-    photographs: int
+    images: int
     batch: int
-    """Photographs a step, over all devices and micro-steps."""
+    """Images a step, over all devices and micro-steps."""
     steps: int
     warmup: int
 
     @classmethod
-    def make(cls, config: RunConfig, photographs: int, world: int) -> "Plan":
+    def make(cls, config: RunConfig, images: int, world: int) -> "Plan":
         """Epochs to steps."""
         batch = config.train.batch_size * config.train.accumulate * world
-        steps = config.train.steps or max(1, round(config.train.epochs * (photographs / batch)))
-        plan = cls(photographs, batch, steps, warmup=0)
-        return cls(photographs, batch, steps, plan.first(config.optim.warmup_epochs))
+        steps = config.train.steps or max(1, round(config.train.epochs * (images / batch)))
+        plan = cls(images, batch, steps, warmup=0)
+        return cls(images, batch, steps, plan.first(config.optim.warmup_epochs))
 
     def first(self, epochs: float) -> int:
         """Steps of the first `epochs`; at most half of a run that is shorter than twice that."""
-        return min(round(epochs * (self.photographs / self.batch)), self.steps // 2)
+        return min(round(epochs * (self.images / self.batch)), self.steps // 2)
 
 
 class Branch(nn.Module):
@@ -59,7 +59,7 @@ class Method(nn.Module):
     panels: ClassVar[tuple[Panel, ...]] = ()
     """Curves of the method's own terms and schedules."""
     student: Branch
-    """What the optimiser trains."""
+    """What the optimizer trains."""
     teacher: Branch
     """Every parameter has the student's of the same name to follow; its encoder is what a run hands on."""
 
@@ -71,7 +71,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss(self, outputs: Any, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and the scalars to log, by the name of their column; outside of autocast.
+        """The scalar to minimize, and the scalars to log, by the name of their column; outside of autocast.
 
         Args:
             outputs: Of `forward`.
@@ -85,7 +85,7 @@ class Method(nn.Module):
         return {}
 
     def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
-        """What changes from step to step beside the optimiser's numbers: (steps,) each, by the name of its column."""
+        """What changes from step to step beside the optimizer's numbers: (steps,) each, by the name of its column."""
         return {}
 
     def compile_branches(self, backend: str = "inductor") -> None:
@@ -98,10 +98,10 @@ class Method(nn.Module):
             for part in branch.children():
                 part.compile(backend=backend, dynamic=False, options=options)
 
-    def spell_attention(self) -> None:
-        """Of both encoders, for training in bf16 on a CPU (`Encoder.spell_attention`)."""
+    def use_unfused_attention(self) -> None:
+        """Of both encoders, for training in bf16 on a CPU (`Encoder.use_unfused_attention`)."""
         for branch in (self.student, self.teacher):
-            branch.encoder.spell_attention()
+            branch.encoder.use_unfused_attention()
 
     def after_backward(self, step: int, plan: Plan) -> None:
         """Called with the whole step's gradients, before they are clipped; `step` counts from 0."""

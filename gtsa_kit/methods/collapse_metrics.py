@@ -16,7 +16,7 @@ def feature_std(tokens: Tensor) -> float:
 
 @torch.no_grad()
 def effective_rank(tokens: Tensor) -> float:
-    """Exponential of the entropy of the covariance's normalised eigenvalues: between 1 and min(N - 1, D).
+    """Exponential of the entropy of the covariance's normalized eigenvalues: between 1 and min(N - 1, D).
 
     Args:
         tokens: (N, D); at most `MOST_TOKENS` rows, evenly spread, are used.
@@ -30,6 +30,6 @@ def effective_rank(tokens: Tensor) -> float:
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
 
 
-def turn_accuracy(logits: Tensor, turns: Tensor) -> Tensor:
+def rotation_accuracy(logits: Tensor, turns: Tensor) -> Tensor:
     """Share of views (B, V) whose quarter turn the logits (B, V, 4) name; chance is 0.25."""
     return (logits.argmax(dim=-1) == turns).float().mean()

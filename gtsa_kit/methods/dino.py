@@ -19,7 +19,7 @@ from gtsa_kit.methods.pooled import Pooled
 
 
 class DINOOutputs(NamedTuple):
-    """B photographs, G global views of V in all, K prototypes."""
+    """B images, G global views of V in all, K prototypes."""
 
     student: Tensor
     """(V, B, K), globals first."""
@@ -30,7 +30,7 @@ class DINOOutputs(NamedTuple):
 
 
 class DINO(Method):
-    """Student and teacher with the same head, and the loss with the centre that it remembers."""
+    """Student and teacher with the same head, and the loss with the center that it remembers."""
 
     panels = (
         ("Loss = entropy of the teacher + divergence from it", ("teacher_entropy", "divergence")),
@@ -48,7 +48,7 @@ class DINO(Method):
         self.criterion = lightly("loss.dino_loss").DINOLoss(
             self.settings.prototypes,
             student_temp=self.settings.student_temperature,
-            center_momentum=self.settings.centre_momentum,
+            center_momentum=self.settings.center_momentum,
         )
 
     def _head(self, width: int) -> nn.Module:
@@ -67,7 +67,7 @@ class DINO(Method):
         """Cross-entropy over all pairs of g and view v != g, in the parts that tell collapse.
 
         An entropy of 0 is one prototype for all, an entropy of ln K none for any; either ends with no divergence.
-        Moves the centre; with several processes by the mean over all of them, with micro-steps once in each.
+        Moves the center; with several processes by the mean over all of them, with micro-steps once in each.
         """
         temperature = now["teacher_temperature"]
         named = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)

@@ -9,11 +9,11 @@ from gtsa_kit.config import ModelConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Branch, Method
 from gtsa_kit.methods.gtsa_heads import Predictor, Projector, RotationPredictor
-from gtsa_kit.models.encoder import Encoder, normalise
+from gtsa_kit.models.encoder import Encoder, normalize
 
 
 class Outputs(NamedTuple):
-    """What the losses compare; B photographs, G global and L local views, C channels."""
+    """What the losses compare; B images, G global and L local views, C channels."""
 
     global_maps: Tensor
     """(B, G, C, h, w), student."""
@@ -28,7 +28,7 @@ class Outputs(NamedTuple):
 
 
 class Student(Branch):
-    """Encoder, projector, predictor and rotation predictor: what the optimiser trains."""
+    """Encoder, projector, predictor and rotation predictor: what the optimizer trains."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class GTSA(Method):
     def forward(self, views: Views) -> Outputs:
         """The student sees every view, the teacher the global ones."""
         norm = self.config.norm_before_heads
-        global_images, local_images = normalise(views.global_images), normalise(views.local_images)
+        global_images, local_images = normalize(views.global_images), normalize(views.local_images)
         batch, n_global = global_images.shape[:2]
         n_local = local_images.shape[1]
         maps, logits, tokens = self.student(global_images.flatten(0, 1), norm)

@@ -1,4 +1,4 @@
-"""The losses of GTSA: tensors in, scalar out. B photographs, G global and L local views, V = G + L, C channels.
+"""The losses of GTSA: tensors in, scalar out. B images, G global and L local views, V = G + L, C channels.
 
 All cosines are taken in float32 whatever the maps' precision; float64 stays float64.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.geometry import intersect, roi_weights, turn_boxes, turn_maps, within
+from gtsa_kit.geometry import intersect, roi_weights, rotate_boxes, rotate_maps, within
 from gtsa_kit.methods.gtsa import Outputs
 
 
@@ -28,11 +28,13 @@ def gtsa_loss(outputs: Outputs, boxes: Tensor, turns: Tensor, config: LossConfig
 
     `alpha` is an argument of its own since it is 0 during warm-up.
     """
-    cells = (config.global_region, config.local_region)
+    cells = (config.roi_size_global, config.roi_size_local)
     region = region_loss(outputs.global_maps, outputs.local_maps, outputs.targets, boxes, turns, cells)
-    correspondence = correspondence_loss(outputs.global_maps, outputs.local_maps, outputs.targets, config.matched)
+    correspondence = correspondence_loss(
+        outputs.global_maps, outputs.local_maps, outputs.targets, config.match_fraction
+    )
     rotation = rotation_loss(outputs.turn_logits, turns)
-    total = region + alpha * correspondence + config.rotation * rotation
+    total = region + alpha * correspondence + config.rotation_weight * rotation
     return Losses(total, region, correspondence, rotation)
 
 
@@ -47,34 +49,34 @@ def region_loss(
     Args:
         global_maps, local_maps: (B, G, C, h, w) and (B, L, C, h', w') of the student.
         targets: (B, G, C, h, w) of the teacher.
-        boxes, turns: (B, V, 4) crops in pixels of the photograph, (B, V) quarter turns.
+        boxes, turns: (B, V, 4) crops in pixels of the image, (B, V) quarter turns.
         cells: Side of the grid for a global and for a local student view.
     """
     n = global_maps.shape[1]
     crops, spins = boxes[:, :n], turns[:, :n]
-    terms = [_cosines(*align_regions(global_maps, targets, crops, spins, crops, spins, cells[0], others(targets)))]
+    terms = [_cosines(*roi_align_pairs(global_maps, targets, crops, spins, crops, spins, cells[0], others(targets)))]
     if local_maps.shape[1]:
         args = (boxes[:, n:], turns[:, n:], crops, spins, cells[1])
-        terms.append(_cosines(*align_regions(local_maps, targets, *args)))
+        terms.append(_cosines(*roi_align_pairs(local_maps, targets, *args)))
     return _minus_mean(torch.cat([term.mean((-2, -1)).flatten(1) for term in terms], dim=1))
 
 
-def constant_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> Tensor:
+def constant_baseline_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> Tensor:
     """What `region_loss` over global views would be if the student said the same, and that the best, of every place.
 
     Teachers come to agree on a direction that all their tokens share. A region loss that has fallen no lower than this
-    has learnt that direction, and nothing of the photographs.
+    has learnt that direction, and nothing of the images.
     """
     n = targets.shape[1]
     seen = (boxes[:, :n], turns[:, :n])
-    _, aligned = align_regions(targets, targets, *seen, *seen, cells, others(targets))  # (B, G, G - 1, C, p, p)
+    _, aligned = roi_align_pairs(targets, targets, *seen, *seen, cells, others(targets))  # (B, G, G - 1, C, p, p)
     return -_unit(aligned, dim=3).mean((0, 1, 2, 4, 5)).norm() if aligned.numel() else aligned.sum()
 
 
 def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor, matched: float) -> Tensor:
     """Pull similar patches of two views together, wherever they lie (eq. 2), over all pairs of g and view l != g.
 
-    Each student patch finds its cosine nearest neighbour among the teacher's and each teacher patch among the
+    Each student patch finds its cosine nearest neighbor among the teacher's and each teacher patch among the
     student's; the best K pairs each way count, minus their cosines, averaged.
     K is `matched` times the student's patches.
     """
@@ -97,7 +99,7 @@ def others(targets: Tensor) -> Tensor:
     return (views[:, None] + 1 + views[: n - 1]) % n
 
 
-def align_regions(
+def roi_align_pairs(
     student: Tensor,
     teacher: Tensor,
     crops: Tensor,
@@ -121,14 +123,14 @@ def align_regions(
     if partners is None:
         partners = torch.arange(teacher.shape[1], device=teacher.device).expand(student.shape[1], -1)
     crops, crops_g = crops[:, :, None], crops_g[:, partners]
-    overlap = intersect(crops, crops_g)  # (B, V, P, 4) pixels of the photograph
+    overlap = intersect(crops, crops_g)  # (B, V, P, 4) pixels of the image
     spin_g = turns_g[:, partners]
     spin = turns[:, :, None].expand_as(spin_g)
-    weights = _roi_matrices(turn_boxes(within(overlap, crops), spin), cells, student.shape[-2:])
+    weights = _roi_matrices(rotate_boxes(within(overlap, crops), spin), cells, student.shape[-2:])
     seen = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
-    weights = _roi_matrices(turn_boxes(within(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
+    weights = _roi_matrices(rotate_boxes(within(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
     tokens = weights.shape[-1]
-    weights = turn_maps(weights.mT.reshape(*spin.shape, tokens, cells, cells), spin - spin_g).flatten(-2).mT
+    weights = rotate_maps(weights.mT.reshape(*spin.shape, tokens, cells, cells), spin - spin_g).flatten(-2).mT
     by_teacher = partners.flatten().argsort(stable=True)  # pairs, so that those of a teacher follow each other
     per_teacher = len(by_teacher) // teacher.shape[1] * cells * cells
     weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, tokens)

@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen, Xie and He, 2021): each view finds its photograph among those of the batch in another view's keys.
+"""MoCo v3 (Chen, Xie and He, 2021): each view finds its image among those of the batch in another view's keys.
 
 The heads are lightly's layers. lightly has no loss of this kind (queries against the other view's keys alone), so it
 stands here. What differs from the published method is listed in docs/baselines.md.
@@ -20,7 +20,7 @@ from gtsa_kit.methods.pooled import Pooled
 
 
 class MoCoOutputs(NamedTuple):
-    """B photographs, G global views of V in all, E channels; not yet of unit length."""
+    """B images, G global views of V in all, E channels; not yet of unit length."""
 
     queries: Tensor
     """(V, B, E) of the student, globals first."""
@@ -42,7 +42,7 @@ class MoCoV3(Method):
     The paper has two crops of one size; with local ones, these are queries too. `views.local_crops=0` is the paper's.
     """
 
-    panels = (("Queries that find their own photograph", ("contrast_accuracy",)),)
+    panels = (("Queries that find their own image", ("contrast_accuracy",)),)
     student: Student
     teacher: Pooled
 
@@ -56,7 +56,7 @@ class MoCoV3(Method):
 
         self.student = Student(config.model, projector, config.model.drop_path)
         self.student.predictor = mlp(out, hidden, out)
-        if config.mocov3.freeze_patches:
+        if config.mocov3.freeze_patch_embed:
             self.student.encoder.vit.patch_embed.requires_grad_(False)
         self.teacher = Pooled(config.model, projector)
         self.teacher.follow(self.student)
@@ -64,7 +64,7 @@ class MoCoV3(Method):
     def forward(self, views: Views) -> MoCoOutputs:
         """The student sees every view, the teacher the global ones.
 
-        Heads take one view at a time: their batch norms are over photographs, as published, never over views.
+        Heads take one view at a time: their batch norms are over images, as published, never over views.
         """
         embeddings, tokens = self.student.embed_all(views)
         queries = torch.stack([self.student.predictor(self.student.head(view)) for view in embeddings])
@@ -80,7 +80,7 @@ class MoCoV3(Method):
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of each query among all photographs' keys, over all pairs of a key's view g and a query's view v != g.
+    """InfoNCE of each query among all images' keys, over all pairs of a key's view g and a query's view v != g.
 
     A pair counts 2 * temperature times its cross-entropy; the sum over both orders of two views, which the paper takes,
     is written as twice the mean, so that more views make no larger loss.
@@ -91,9 +91,9 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
         temperature: Divides cosines.
 
     Returns:
-        The loss, and the share of queries whose nearest key is their own photograph's (chance: 1 / photographs).
+        The loss, and the share of queries whose nearest key is their own image's (chance: 1 / images).
     """
-    everyone, first = gather_keys(keys)  # (G, N, E): N photographs, ours from `first` on
+    everyone, first = gather_keys(keys)  # (G, N, E): N images, ours from `first` on
     cosines = torch.einsum("vbe,gne->vgbn", F.normalize(queries, dim=-1), F.normalize(everyone, dim=-1))
     n = len(keys)
     pairs = torch.arange(len(queries) * n - n, device=keys.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gtsa_kit.config import ModelConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Branch
-from gtsa_kit.models.encoder import Encoder, normalise
+from gtsa_kit.models.encoder import Encoder, normalize
 
 
 class Pooled(Branch):
@@ -41,7 +41,7 @@ class Pooled(Branch):
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, V, 3, S, S) uint8 to embeddings (V, B, D) and the patch tokens (B, V, D, h, w)."""
         shape = images.shape[:2]
-        features = self.encoder(normalise(images).flatten(0, 1), final_norm=self.final_norm)
+        features = self.encoder(normalize(images).flatten(0, 1), final_norm=self.final_norm)
         return features.embedding.unflatten(0, shape).transpose(0, 1), features.feature_map.unflatten(0, shape)
 
     def embed_all(self, views: Views) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,9 @@ from torch import Tensor
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Method, Plan
-from gtsa_kit.methods.collapse_metrics import turn_accuracy
+from gtsa_kit.methods.collapse_metrics import rotation_accuracy
 from gtsa_kit.methods.gtsa import GTSA, Outputs
-from gtsa_kit.methods.gtsa_losses import constant_loss, gtsa_loss
+from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, gtsa_loss
 
 
 class GTSAMethod(GTSA):
@@ -30,19 +30,19 @@ class GTSAMethod(GTSA):
     def loss(self, outputs: Outputs, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 4 and its terms."""
         total, *terms = gtsa_loss(outputs, views.boxes, views.turns, self.weights, now["alpha"])
-        accuracy = turn_accuracy(outputs.turn_logits, views.turns)
+        accuracy = rotation_accuracy(outputs.turn_logits, views.turns)
         names = ("region", "correspondence", "rotation", "rotation_accuracy")
         return total, dict(zip(names, [*terms, accuracy], strict=True))
 
     @torch.no_grad()
     def signals(self, outputs: Outputs, views: Views) -> dict[str, float]:
         """What the region loss of this batch would be for a student that says the same of every place."""
-        cells = self.weights.global_region
-        return {"constant": float(constant_loss(outputs.targets, views.boxes, views.turns, cells))}
+        cells = self.weights.roi_size_global
+        return {"constant": float(constant_baseline_loss(outputs.targets, views.boxes, views.turns, cells))}
 
     def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
         """Weight of the patch correspondence: 0 while the learning rate warms up."""
-        return {"alpha": np.where(np.arange(plan.steps) < plan.warmup, 0.0, self.weights.correspondence)}
+        return {"alpha": np.where(np.arange(plan.steps) < plan.warmup, 0.0, self.weights.correspondence_weight)}
 
 
 def make_method(config: RunConfig) -> Method:

@@ -1,6 +1,6 @@
-"""ViT (timm) to Features, at any size that is a multiple of the patch; how a photograph becomes its input, once.
+"""ViT (timm) to Features, at any size that is a multiple of the patch; how an image becomes its input, once.
 
-Everything that a photograph meets before the network - size, interpolation, mean, standard deviation - stands here and
+Everything that an image meets before the network - size, interpolation, mean, standard deviation - stands here and
 nowhere else; exported files carry it in their manifest.
 """
 
@@ -66,9 +66,9 @@ ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photograph becomes an input of the encoder: stretched to size x size, scaled to 0..1, normalised.
+    """How an image becomes an input of the encoder: stretched to size x size, scaled to 0..1, normalized.
 
-    Stretching keeps the whole scene, and a cell of the feature map stays a rectangle of the photograph.
+    Stretching keeps the whole scene, and a cell of the feature map stays a rectangle of the image.
     """
 
     size: int = 224
@@ -86,8 +86,8 @@ class Preprocessing:
     def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
         """Upright RGB to (3, H, W) float32; `size` (height, width) in place of the square default."""
         pixels = self.resized(image, size).astype(np.float32) / 255
-        normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+        normalized = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1), dtype=np.float32)
 
     def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
         """Upright RGB to (H, W, 3) uint8."""
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         if any(not 0 <= layer < self.architecture.depth for layer in layers):
             raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
         self.layers = layers
-        self.recompute = False
+        self.activation_checkpointing = False
         """Whether training keeps the input of each block alone, and runs the block again for its gradient."""
         self.vit = create_vit(self.architecture, drop_path)
         for block in self.vit.blocks:  # timm leaves Identity where the rate is 0
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
                 setattr(block, name, DropPath(rate) if rate else nn.Identity())
 
     def forward(self, images: Tensor, final_norm: bool = True) -> Features:
-        """Encode (B, 3, H, W) float32, normalised.
+        """Encode (B, 3, H, W) float32, normalized.
 
         Args:
             images: H and W are multiples of 16.
@@ -167,13 +167,17 @@ class Encoder(nn.Module):
         x = torch.cat([class_token, tokens], dim=1)
         maps = {}
         for index, block in enumerate(vit.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+            x = (
+                checkpoint(block, x, use_reentrant=False)
+                if self.activation_checkpointing and self.training
+                else block(x)
+            )
             if index in self.layers:
                 maps[index] = _on_grid(vit.norm(x), h, w)
         x = vit.norm(x) if final_norm else x
         return Features(x[:, 1:].mean(dim=1), _on_grid(x, h, w), maps)
 
-    def spell_attention(self) -> None:
+    def use_unfused_attention(self) -> None:
         """Attend by two matrix products and a softmax in place of torch's fused kernel: the same features.
 
         For training in bf16 on a CPU, where the fused kernel takes three to ten times as long, most of it backwards.
@@ -215,7 +219,7 @@ def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
     )
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """(..., 3, H, W) uint8 to float32 as the encoder wants it."""
     mean, std = _mean_and_std(images.device)
     return (images.float() / 255 - mean) / std

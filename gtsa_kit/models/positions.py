@@ -21,7 +21,7 @@ def resample_positions(positions: Tensor, height: int, width: int) -> Tensor:
 def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
     """(target, source) rows of bicubic weights. Tensor arithmetic throughout: `target` may be symbolic in a trace."""
     step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source cells a target cell
-    centres = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
+    centers = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
     cells = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
-    weights = cubic(((cells[None, :] - centres[:, None]) / step.clamp(min=1)).abs())
+    weights = cubic(((cells[None, :] - centers[:, None]) / step.clamp(min=1)).abs())
     return weights / weights.sum(dim=1, keepdim=True)

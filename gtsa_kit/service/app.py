@@ -26,7 +26,7 @@ from gtsa_kit.service.samples import load_samples
 from gtsa_kit.service.settings import Settings
 from gtsa_kit.service.state import ClientGone, Service
 
-ABOUT: Final = "Dense features of photographs: embeddings, feature maps, boxes, points, similarity."
+ABOUT: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity."
 STATUS_WORDS: Final = {404: "there is nothing here; /docs lists what there is", 405: "this path takes other methods"}
 
 

@@ -65,8 +65,8 @@ class Client:
             outputs: Names of the artifact's outputs.
             size: Of the input: N or (height, width); by default the artifact's own.
             dtype: float16 or float32.
-            boxes: (x1, y1, x2, y2) in pixels of the photograph.
-            points: (x, y) in pixels of the photograph.
+            boxes: (x1, y1, x2, y2) in pixels of the image.
+            points: (x, y) in pixels of the image.
             roi_size: Cells along each side of a box's features.
 
         Raises:

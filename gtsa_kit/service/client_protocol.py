@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def cell_to_pixel(self) -> np.ndarray:
-        """(2, 3): (u, v, 1) on the map, in cells, to (x, y) in pixels of the photograph as its file stores it."""
+        """(2, 3): (u, v, 1) on the map, in cells, to (x, y) in pixels of the image as its file stores it."""
         return np.array(self.about["cell_to_pixel"])
 
 

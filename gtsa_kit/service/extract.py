@@ -15,8 +15,8 @@ from PIL import Image
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import BrokenImage
-from gtsa_kit.embedding.preprocess import normalise
+from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.embedding.preprocess import normalize
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import cell_to_pixel
@@ -44,11 +44,11 @@ _OWN_WORDS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image of the model's input, and where its cells lie on the photograph."""
+    """An image of the model's input, and where its cells lie on the image."""
 
     image: np.ndarray
     width: int
-    """Of the photograph as its file stores it."""
+    """Of the image as its file stores it."""
     height: int
     orientation: int
     matrix: np.ndarray
@@ -90,7 +90,7 @@ class Extractor:
     def __init__(self, runner: Runner, settings: Settings, metrics: Metrics) -> None:
         self.runner, self.settings, self.metrics = runner, settings, metrics
         self.batcher = Batcher(runner, settings.max_batch, settings.max_wait_ms / 1000, metrics)
-        # As many as cores: each may hold one photograph at its full size.
+        # As many as cores: each may hold one image at its full size.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "gtsa-images")
 
     async def close(self) -> None:
@@ -157,13 +157,13 @@ class Extractor:
 
     def _prepare(self, blob: Blob, ask: Ask) -> Prepared:
         started = time.monotonic()
-        pixels, orientation = read_photograph(blob, self.settings.max_pixels)
+        pixels, orientation = read_image(blob, self.settings.max_pixels)
         height, width = pixels.shape[:2]
         preprocessing = self.runner.preprocessing
         # The values of `runner.prepare`; a faster resize would be a level off here and there, and its features with it.
         image = preprocessing.resized(Image.fromarray(pixels), ask.size)
         if self.runner.manifest.inputs[0].dtype != "uint8":
-            image = normalise(image, preprocessing)
+            image = normalize(image, preprocessing)
         matrix = cell_to_pixel(width, height, (ask.size[0] // PATCH, ask.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width
@@ -181,7 +181,7 @@ class Extractor:
         return Item(prepared.about(ask), cast)
 
 
-def read_photograph(blob: Blob, max_pixels: int) -> tuple[np.ndarray, int]:
+def read_image(blob: Blob, max_pixels: int) -> tuple[np.ndarray, int]:
     """Upright (H, W, 3) uint8, and the file's EXIF orientation.
 
     Raises:
@@ -189,7 +189,7 @@ def read_photograph(blob: Blob, max_pixels: int) -> tuple[np.ndarray, int]:
     """
     try:
         return decode(blob.content, "image", max_pixels)
-    except BrokenImage as broken:
+    except ImageError as broken:
         own = _OWN_WORDS.match(broken.reason)
         message = broken.reason if own else "damaged, or of a kind that is not known here"
         raise Refusal(422, "undecodable_image", message, "image") from broken
@@ -225,7 +225,7 @@ def regions_of(feature_map: np.ndarray, name: str, matrix: np.ndarray, ask: Ask)
     """`NAME.boxes` (N, D, side, side) and `NAME.points` (N, D), as far as they are asked for.
 
     Raises:
-        Refusal: 422, one lies outside the photograph.
+        Refusal: 422, one lies outside the image.
     """
     found: dict[str, np.ndarray] = {}
     grid = feature_map.shape[1], feature_map.shape[2]

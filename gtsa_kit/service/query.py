@@ -29,7 +29,7 @@ SizeText = Annotated[
 BoxTexts = Annotated[
     list[Annotated[str, StringConstraints(pattern=f"^{_NUMBER}(,{_NUMBER}){{3}}$")]],
     Field(
-        description="x1,y1,x2,y2 in pixels of the photograph as its file stores it; repeat the parameter for more.",
+        description="x1,y1,x2,y2 in pixels of the image as its file stores it; repeat the parameter for more.",
         max_length=MOST_REGIONS,
         examples=[["10,20,200,180"]],
     ),
@@ -37,7 +37,7 @@ BoxTexts = Annotated[
 PointTexts = Annotated[
     list[Annotated[str, StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$")]],
     Field(
-        description="x,y in pixels of the photograph as its file stores it; repeat the parameter for more.",
+        description="x,y in pixels of the image as its file stores it; repeat the parameter for more.",
         max_length=MOST_REGIONS,
         examples=[["320,240"]],
     ),
@@ -105,9 +105,9 @@ class Ask:
     """(height, width) of the input."""
     dtype: str
     boxes: np.ndarray
-    """(N, 4) on the photograph."""
+    """(N, 4) on the image."""
     points: np.ndarray
-    """(N, 2) on the photograph."""
+    """(N, 2) on the image."""
     roi_size: int
     fields: tuple[str, str] = ("boxes", "points")
     """What the request calls them."""

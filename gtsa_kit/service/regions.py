@@ -1,4 +1,4 @@
-"""Features of boxes and points of a photograph, out of a map that covers it."""
+"""Features of boxes and points of an image, out of a map that covers it."""
 
 import numpy as np
 import torch
@@ -8,35 +8,35 @@ from gtsa_kit.geometry import roi_weights
 
 
 def boxes_in_cells(matrix: np.ndarray, boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(N, 4) boxes on the photograph to boxes on its map, cut to it.
+    """(N, 4) boxes on the image to boxes on its map, cut to it.
 
     Args:
-        matrix: `cell_to_pixel` of the photograph.
+        matrix: `cell_to_pixel` of the image.
         boxes: x1, y1, x2, y2 in pixels of the file.
         grid: (h, w) of the map.
 
     Raises:
-        ValueError: A box that lies outside the photograph.
+        ValueError: A box that lies outside the image.
     """
     most = np.array([grid[1], grid[0], grid[1], grid[0]], np.float64)
     cells = np.asarray(np.clip(boxes_to_cells(matrix, boxes), 0, most))
     outside = np.flatnonzero((cells[:, 2] <= cells[:, 0]) | (cells[:, 3] <= cells[:, 1]))
     if outside.size:
-        raise ValueError(f"box {outside[0]} lies outside the photograph")
+        raise ValueError(f"box {outside[0]} lies outside the image")
     return cells
 
 
 def points_in_cells(matrix: np.ndarray, points: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(N, 2) points on the photograph to positions on its map.
+    """(N, 2) points on the image to positions on its map.
 
     Raises:
-        ValueError: A point that lies outside the photograph.
+        ValueError: A point that lies outside the image.
     """
     cells = points_to_cells(matrix, points)
     slack = 1e-9
     outside = np.flatnonzero(((cells < -slack) | (cells > np.array([grid[1], grid[0]]) + slack)).any(-1))
     if outside.size:
-        raise ValueError(f"point {outside[0]} lies outside the photograph")
+        raise ValueError(f"point {outside[0]} lies outside the image")
     return np.asarray(np.clip(cells, 0, [grid[1], grid[0]]))
 
 
@@ -52,9 +52,9 @@ def roi_features(feature_map: np.ndarray, cells: np.ndarray, side: int) -> np.nd
 
 
 def point_features(feature_map: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Bilinear between the centres of cells: (D, h, w) and (N, 2) positions in cells to (N, D) float32.
+    """Bilinear between the centers of cells: (D, h, w) and (N, 2) positions in cells to (N, D) float32.
 
-    Beyond the outer centres the outer cells' values continue, as in RoIAlign.
+    Beyond the outer centers the outer cells' values continue, as in RoIAlign.
     """
     height, width = feature_map.shape[1:]
     x = np.clip(cells[:, 0] - 0.5, 0, width - 1)

@@ -59,7 +59,7 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
     Arrays are `embedding` (D), `feature_map` (D, h, w), `feature_map.boxes` (N, D, roi_size, roi_size) and
     `feature_map.points` (N, D); of several images each name begins with `{index}.`, and an image that can't be used has
     an `error` in `items` while the others are answered. `cell_to_pixel` (2, 3) takes a position (u, v, 1) on the map,
-    in cells, to (x, y) in pixels of the photograph as its file stores it.
+    in cells, to (x, y) in pixels of the image as its file stores it.
     """
     service = service_of(request)
     ask = ask_features(query, service.runner, service.settings.max_size)
@@ -93,7 +93,7 @@ async def similarity(request: Request, query: Annotated[SimilarityQuery, Query()
     """Cosines of the features at a point, or of a box's mean, in the first image with all cells of the second.
 
     The images come as two files of a multipart body, in this order, or as `{"first": base64, "second": base64}`.
-    `best` is the centre of the most similar cell, in pixels of the second photograph.
+    `best` is the center of the most similar cell, in pixels of the second image.
     """
     service = service_of(request)
     ask = ask_similarity(query, service.runner, service.settings.max_size)

@@ -87,7 +87,7 @@ def page_routes() -> Mapping[str, StaticFile]:
 
 @router.get("/samples", include_in_schema=False)
 async def samples(request: Request) -> JSONResponse:
-    """Names of the photographs that the page offers."""
+    """Names of the images that the page offers."""
     return JSONResponse([sample.name for sample in request.app.state.samples])
 
 

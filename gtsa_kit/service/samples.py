@@ -1,4 +1,4 @@
-"""Photographs that the page offers to those who have none at hand."""
+"""Images that the page offers to those who have none at hand."""
 
 import io
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CHOSEN: Final = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph, upright, as JPEG."""
+    """One image, upright, as JPEG."""
 
     name: str
     content: bytes

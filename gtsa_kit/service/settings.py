@@ -14,7 +14,7 @@ class Settings:
     device: str = "auto"
     max_batch: int = 32
     max_wait_ms: float = 5.0
-    """How long a batch waits for photographs that are being decoded; never when there are none."""
+    """How long a batch waits for images that are being decoded; never when there are none."""
     max_pending: int = 256
     """Images accepted and not answered yet."""
     max_pending_mb: int = 1024
@@ -28,7 +28,7 @@ class Settings:
     token: str | None = None
     workers: int = 1
     samples: Path | None = None
-    """Photographs to choose from on the page."""
+    """Images to choose from on the page."""
     body_seconds: float = 30.0
     """For a body to arrive, and for a piece of an answer to be taken."""
     header_seconds: float = 10.0

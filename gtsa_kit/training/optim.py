@@ -33,9 +33,9 @@ def make_schedules(
 
     Args:
         config: Peaks and ends.
-        steps: Optimiser steps of the run.
+        steps: Optimizer steps of the run.
         warmup: Of these, how many warm up.
-        batch: Photographs a step over all devices; the peak learning rate is `config.lr * batch / 256`.
+        batch: Images a step over all devices; the peak learning rate is `config.lr * batch / 256`.
         more: The method's own, (steps,) each.
     """
     peak = config.lr * batch / 256
@@ -43,7 +43,7 @@ def make_schedules(
     return Schedules(
         lr=np.concatenate([rising, cosine(peak, config.final_lr, steps - warmup)]),
         weight_decay=cosine(config.weight_decay, config.final_weight_decay, steps),
-        momentum=cosine(config.momentum, config.final_momentum, steps),
+        momentum=cosine(config.teacher_momentum, config.final_teacher_momentum, steps),
         more=more or {},
     )
 
@@ -77,7 +77,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_deca
 
 
 @torch.no_grad()
-def clip_each(model: nn.Module, limit: float) -> None:
+def clip_grad_norm_per_parameter(model: nn.Module, limit: float) -> None:
     """Scale each parameter's gradient down to norm `limit` where it is longer; 0 switches clipping off."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not limit or not gradients:

@@ -10,10 +10,10 @@ FASTER = 1.3
 """Least ratio of matrix products a second, bf16 to float32, for which bf16 is worth its rounding."""
 _ROUNDS = 5
 _SHAPE = (1576, 384, 1536)
-"""Eight photographs' patch tokens through the first layer of ViT-S's MLP."""
+"""Eight images' patch tokens through the first layer of ViT-S's MLP."""
 
 
-def bf16_pays(device: torch.device) -> bool:
+def should_use_bf16(device: torch.device) -> bool:
     """Whether training should run in bf16 (matrix products and convolutions; the rest stays float32).
 
     On a GPU its own word is taken. On a CPU that has instructions for bf16 both are timed, which takes a tenth of a

@@ -10,39 +10,39 @@ from typing import Any, TypeVar
 import torch
 
 from gtsa_kit.config import RunConfig, TrainConfig, dump_config
-from gtsa_kit.data.image_files import Found, broken_among, find_images
-from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.image_files import ImageList, find_images, validate_images
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.files import read_json_lines, write_text
 from gtsa_kit.methods.lightly_import import require_lightly
 from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint, newest_checkpoint
 from gtsa_kit.training.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
-from gtsa_kit.training.precision import bf16_pays
+from gtsa_kit.training.precision import should_use_bf16
 from gtsa_kit.training.run_logger import RunLog
-from gtsa_kit.training.trainer import Job, RunFailedError, Watcher, check_broken_share, fit, make_job
+from gtsa_kit.training.trainer import Job, RunFailedError, TrainerCallback, check_broken_share, fit, make_job
 
 T = TypeVar("T")
 
-FREE_ON_RESUME = {
-    *("preset", "train.accumulate", "train.batch_size", "train.check_photographs", "train.checkpoint_every"),
-    *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_broken", "train.precision"),
-    *("train.compile", "train.recompute", "train.views", "train.workers"),
+RESUME_MUTABLE_KEYS = {
+    *("preset", "train.accumulate", "train.batch_size", "train.validate_images", "train.checkpoint_every"),
+    *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
+    *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
 }
 """Settings that may differ when a run goes on; batch_size, accumulate and devices as long as their product stays."""
 
 
-def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
+def train(config: RunConfig, run: Path, resume: bool, watcher: TrainerCallback) -> bool:
     """Train into the folder `run`; True when the run came to its end, False when the watcher stopped it.
 
     With more than one device every process calls this; the first one owns the folder.
 
     Raises:
-        ValueError: Settings, folder or photographs can't be used; nothing was started.
+        ValueError: Settings, folder or images can't be used; nothing was started.
         RunFailedError: It started and can't go on.
     """
     if config.method != "gtsa":
         require_lightly(config.method)
-    config = settle_precision(config)
+    config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
     found = _first_only(fabric, lambda: prepare(config, run, resume, watcher))
@@ -69,11 +69,11 @@ def train(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> bool:
             log.close()
 
 
-def settle_precision(config: RunConfig) -> RunConfig:
+def resolve_precision(config: RunConfig) -> RunConfig:
     """`auto` to what it means on this machine; the run folder keeps that, so that a resumed run goes on in it."""
     if config.train.precision != "auto":
         return config
-    pays = bf16_pays(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    pays = should_use_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     settled = config.train.model_copy(update={"precision": "bf16" if pays else "fp32"})
     return config.model_copy(update={"train": settled})
 
@@ -81,7 +81,7 @@ def settle_precision(config: RunConfig) -> RunConfig:
 def make_fabric(config: TrainConfig) -> Fabric:
     """Device, precision (settled) and processes, by Lightning Fabric."""
     cuda = torch.cuda.is_available()
-    devices, machines = launched() or (config.devices, 1)
+    devices, machines = detect_launcher() or (config.devices, 1)
     if devices == "auto":
         devices = torch.cuda.device_count() if cuda else 1
     return Fabric(
@@ -93,7 +93,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
 
 
-def launched() -> tuple[int, int] | None:
+def detect_launcher() -> tuple[int, int] | None:
     """Processes on a machine, and machines, where torchrun or Slurm (srun) started them; None where nobody did."""
     if TorchElasticEnvironment.detect():
         here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -104,10 +104,10 @@ def launched() -> tuple[int, int] | None:
     return None
 
 
-def prepare(config: RunConfig, run: Path, resume: bool, watcher: Watcher) -> Found:
-    """Make the run folder, or check that it can be resumed; list the photographs and decode them once.
+def prepare(config: RunConfig, run: Path, resume: bool, watcher: TrainerCallback) -> ImageList:
+    """Make the run folder, or check that it can be resumed; list the images and decode them once.
 
-    A resumed run keeps the list that it began with, so that the order of photographs goes on whatever has been added
+    A resumed run keeps the list that it began with, so that the order of images goes on whatever has been added
     to the folder since.
     """
     begun = newest_checkpoint(run) is not None
@@ -133,7 +133,7 @@ def finish(job: Job, log: RunLog) -> None:
     summary = {
         "method": job.config.method,
         "weights": "teacher",
-        "photographs": job.plan.photographs,
+        "images": job.plan.images,
         "broken": len(read_json_lines(job.run / "errors.jsonl")),
         "steps": job.plan.steps,
         "batch": job.plan.batch,
@@ -143,17 +143,17 @@ def finish(job: Job, log: RunLog) -> None:
     save_encoder(job.run, job.model.teacher.encoder.vit.state_dict(), job.config.model.arch, summary)
 
 
-def differing(a: RunConfig, b: RunConfig) -> list[str]:
+def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:
     """Settings, as `key: of a, of b`, that differ and that a resumed run must keep."""
     ours, theirs = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
-    keys = [key for key in ours if ours[key] != theirs[key] and key not in FREE_ON_RESUME]
+    keys = [key for key in ours if ours[key] != theirs[key] and key not in RESUME_MUTABLE_KEYS]
     return [f"{key}: {ours[key]}, {theirs[key]}" for key in keys]
 
 
-def _without_broken(found: Found, config: RunConfig, run: Path, watcher: Watcher) -> Found:
-    """Decode the photographs (a sample of a very large folder) and leave out, and list, what is broken."""
+def _without_broken(found: ImageList, config: RunConfig, run: Path, watcher: TrainerCallback) -> ImageList:
+    """Decode the images (a sample of a very large folder) and leave out, and list, what is broken."""
     total = len(found.paths)
-    limit = config.train.check_photographs
+    limit = config.train.validate_images
     sample = found.paths if total <= limit else random.Random(config.train.seed).sample(found.paths, limit)
     done = 0
 
@@ -164,30 +164,30 @@ def _without_broken(found: Found, config: RunConfig, run: Path, watcher: Watcher
             raise KeyboardInterrupt
         watcher.checking(done, len(sample))
 
-    broken = broken_among(sample, round(config.train.max_megapixels * 1e6), checked)
+    broken = validate_images(sample, round(config.train.max_megapixels * 1e6), checked)
     log = RunLog(run, 0)
     log.add_broken(found, [*found.broken, *broken])
     log.close()
     if len(broken) == total:
-        raise RunFailedError(f"none of the {total} photographs can be read; see {run / 'errors.jsonl'}")
+        raise RunFailedError(f"none of the {total} images can be read; see {run / 'errors.jsonl'}")
     check_broken_share(len(broken), len(sample) or 1, config, run)
     bad = {error.path for error in broken}
-    return Found(found.root, [path for path in found.paths if path not in bad], broken)
+    return ImageList(found.root, [path for path in found.paths if path not in bad], broken)
 
 
-def _save_list(run: Path, found: Found) -> None:
+def _save_list(run: Path, found: ImageList) -> None:
     content = {
         "root": str(found.root),
         "paths": [str(path) for path in found.paths],
         "broken": [[str(error.path), error.reason] for error in found.broken],
     }
-    write_text(run / "photographs.json", json.dumps(content))
+    write_text(run / "images.json", json.dumps(content))
 
 
-def _load_list(run: Path) -> Found:
-    content = json.loads((run / "photographs.json").read_text(encoding="utf-8"))
-    broken = [BrokenImage(Path(path), reason) for path, reason in content["broken"]]
-    return Found(Path(content["root"]), [Path(path) for path in content["paths"]], broken)
+def _load_list(run: Path) -> ImageList:
+    content = json.loads((run / "images.json").read_text(encoding="utf-8"))
+    broken = [ImageError(Path(path), reason) for path, reason in content["broken"]]
+    return ImageList(Path(content["root"]), [Path(path) for path in content["paths"]], broken)
 
 
 def _first_only(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.data.image_files import Found
-from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.image_files import ImageList
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.methods.base import Panel
 
@@ -30,7 +30,7 @@ class StepMetrics:
     """lr, weight_decay, momentum, and what else the method schedules."""
     images_per_second: float
     data_wait: float
-    """Share of the time since the last row that the step waited for photographs."""
+    """Share of the time since the last row that the step waited for images."""
     seconds: float
     """Since the start, or the latest resumption."""
 
@@ -102,15 +102,15 @@ class RunLog:
         """Have the rows on disk, so that a checkpoint written next never knows more than they do."""
         os.fsync(self._metrics.fileno())
 
-    def add_broken(self, found: Found, broken: Iterable[BrokenImage]) -> int:
-        """Add photographs to errors.jsonl, each once; returns how many there are now."""
+    def add_broken(self, found: ImageList, broken: Iterable[ImageError]) -> int:
+        """Add images to errors.jsonl, each once; returns how many there are now."""
         with open(self.run / "errors.jsonl", "a", encoding="utf-8") as file:
             for error in broken:
                 name = found.name(error.path)
                 if name not in self._broken:
                     self._broken.add(name)
                     file.write(json.dumps({"path": name, "reason": error.reason}) + "\n")
-                    self.logger.info("broken photograph: %s: %s", name, error.reason)
+                    self.logger.info("broken image: %s: %s", name, error.reason)
         return len(self._broken)
 
     def draw(self) -> None:

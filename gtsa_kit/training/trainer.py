@@ -9,17 +9,24 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.data.batched_augment import Photographs, render_batch
-from gtsa_kit.data.image_files import Found
-from gtsa_kit.data.image_io import BrokenImage
-from gtsa_kit.data.multicrop import Presentations, Share, TimedBatches, make_batches, resolve_workers, seed_step
-from gtsa_kit.hardware import compiling_pays, fused_attention_pays
+from gtsa_kit.data.batched_augment import DecodedBatch, render_batch
+from gtsa_kit.data.image_files import ImageList
+from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.multicrop import (
+    DistributedBatchSampler,
+    MultiCropDataset,
+    TimedBatches,
+    make_batches,
+    resolve_workers,
+    seed_step,
+)
+from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods.base import Method, Plan
 from gtsa_kit.methods.collapse_metrics import effective_rank, feature_std
 from gtsa_kit.methods.registry import make_method
 from gtsa_kit.training.checkpoint import save_checkpoint
 from gtsa_kit.training.fabric import Fabric
-from gtsa_kit.training.optim import clip_each, make_optimizer, make_schedules, set_hyperparameters
+from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, make_schedules, set_hyperparameters
 from gtsa_kit.training.run_logger import Meter, RunLog, StepMetrics
 
 
@@ -27,11 +34,11 @@ class RunFailedError(RuntimeError):
     """The run can't go on; what it had learnt up to its last checkpoint is kept."""
 
 
-class Watcher:
+class TrainerCallback:
     """Whoever looks on; the command line overrides what it wants to show."""
 
     def checking(self, done: int, total: int) -> None:
-        """Photographs are being decoded for the first time."""
+        """DecodedBatch are being decoded for the first time."""
 
     def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
         """The loop begins at `step`."""
@@ -50,7 +57,7 @@ class Job:
 
     config: RunConfig
     run: Path
-    found: Found
+    found: ImageList
     plan: Plan
     fabric: Fabric
     model: Method
@@ -62,26 +69,26 @@ class Job:
     """Steps done."""
 
 
-def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: dict[str, Any] | None) -> Job:
-    """Build model and optimiser, from a checkpoint's state where there is one.
+def make_job(config: RunConfig, run: Path, found: ImageList, fabric: Fabric, state: dict[str, Any] | None) -> Job:
+    """Build model and optimizer, from a checkpoint's state where there is one.
 
     Raises:
-        ValueError: The checkpoint belongs to a run with other steps or another number of photographs a step.
+        ValueError: The checkpoint belongs to a run with other steps or another number of images a step.
     """
     plan = Plan.make(config, len(found.paths), fabric.world_size)
     torch.manual_seed(config.train.seed)
     model = make_method(config)
     if state is not None:
-        was, now = state["plan"], {"batch": plan.batch, "steps": plan.steps, "photographs": plan.photographs}
+        was, now = state["plan"], {"batch": plan.batch, "steps": plan.steps, "images": plan.images}
         if was != now:
             raise ValueError(f"the run to resume had {was}, these settings give {now}; they must be the same")
         model.load_state_dict(state["model"])
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for CUDA alone
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    model.student.encoder.recompute = config.train.recompute
-    if not fused_attention_pays(fabric.device, config.train.precision == "bf16"):
-        model.spell_attention()
-    if config.train.compile is True or (config.train.compile == "auto" and compiling_pays(fabric.device)):
+    model.student.encoder.activation_checkpointing = config.train.activation_checkpointing
+    if not should_use_fused_attention(fabric.device, config.train.precision == "bf16"):
+        model.use_unfused_attention()
+    if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
         model.compile_branches()
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -90,11 +97,11 @@ def make_job(config: RunConfig, run: Path, found: Found, fabric: Fabric, state: 
     return Job(config, run, found, plan, fabric, model, wrapped, wrapped_optimizer, state["step"] if state else 0)
 
 
-def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
+def fit(job: Job, log: RunLog | None, watcher: TrainerCallback) -> bool:
     """Train from `job.step` to the end; False if the watcher asked to stop before. A checkpoint is written either way.
 
     Raises:
-        RunFailedError: A loss or weight that is not finite, or too many broken photographs.
+        RunFailedError: A loss or weight that is not finite, or too many broken images.
     """
     config, plan, fabric = job.config, job.plan, job.fabric
     schedules = make_schedules(config.optim, plan.steps, plan.warmup, plan.batch, job.model.schedules(plan))
@@ -120,7 +127,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
                 raise RunFailedError(_not_finite(f"the loss of step {step + 1}", job, saved))
 
         job.model.after_backward(step, plan)
-        clip_each(job.model, config.optim.clip)
+        clip_grad_norm_per_parameter(job.model, config.optim.clip_grad_norm)
         job.optimizer.step()
         job.optimizer.zero_grad()
         job.model.update_teacher(now["momentum"])
@@ -139,7 +146,7 @@ def fit(job: Job, log: RunLog | None, watcher: Watcher) -> bool:
     return job.step == plan.steps
 
 
-class Outcome(NamedTuple):
+class StepOutput(NamedTuple):
     """Of one step."""
 
     names: tuple[str, ...]
@@ -152,7 +159,7 @@ class Outcome(NamedTuple):
     """That they were made of."""
 
 
-def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> Outcome:
+def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> StepOutput:
     """Views through student and teacher, the loss, gradients; over the micro-steps of a step."""
     config, accumulate = job.config, job.config.train.accumulate
     means = torch.zeros((), device=job.fabric.device)
@@ -164,15 +171,15 @@ def forward_backward(job: Job, batches: TimedBatches, now: dict[str, float]) -> 
             total, terms = job.model.loss(outputs, views, now)
             job.fabric.backward(total / accumulate)
         means = means + torch.stack([total, *terms.values()]).detach() / accumulate
-    return Outcome(("loss", *terms), means, outputs, views)
+    return StepOutput(("loss", *terms), means, outputs, views)
 
 
 def next_views(job: Job, batches: TimedBatches) -> Views:
     """The next micro-batch on the device, where its views may still have to be made."""
     batch = next(batches)
     if batch is None:
-        raise RunFailedError(f"no photograph can be read any more; is the folder there? {batches.broken[-1]}")
-    if isinstance(batch, Photographs):
+        raise RunFailedError(f"no image can be read any more; is the folder there? {batches.broken[-1]}")
+    if isinstance(batch, DecodedBatch):
         return render_batch(batch, job.config.views, job.fabric.device)
     return batch.to(job.fabric.device)
 
@@ -185,14 +192,16 @@ def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Te
     return both[:-1], bool(both[-1] > 0)
 
 
-def measure(job: Job, outcome: Outcome, now: dict[str, float], rate: float, wait: float, seconds: float) -> StepMetrics:
-    """A metrics row of the step just done; the collapse signals are those of this process's photographs."""
+def measure(
+    job: Job, outcome: StepOutput, now: dict[str, float], rate: float, wait: float, seconds: float
+) -> StepMetrics:
+    """A metrics row of the step just done; the collapse signals are those of this process's images."""
     tokens = outcome.outputs.tokens.movedim(2, -1).flatten(0, -2)
     terms = dict(zip(outcome.names, outcome.means.tolist(), strict=True))
     terms |= job.model.signals(outcome.outputs, outcome.views)
     return StepMetrics(
         step=job.step,
-        epoch=job.step * job.plan.batch / job.plan.photographs,
+        epoch=job.step * job.plan.batch / job.plan.images,
         loss=terms.pop("loss"),
         terms=terms,
         feature_std=feature_std(tokens),
@@ -211,7 +220,7 @@ def save(job: Job, log: RunLog | None, previous: int) -> None:
         raise RunFailedError(_not_finite(f"a weight after step {job.step}", job, previous))
     if log:
         log.sync()
-        plan = {"batch": job.plan.batch, "steps": job.plan.steps, "photographs": job.plan.photographs}
+        plan = {"batch": job.plan.batch, "steps": job.plan.steps, "images": job.plan.images}
         state = {"plan": plan, "model": job.model.state_dict(), "optimizer": job.optimizer.state_dict()}
         save_checkpoint(job.run, job.step, state, job.config.train.keep_checkpoints)
         log.draw_now_and_then()
@@ -220,7 +229,7 @@ def save(job: Job, log: RunLog | None, previous: int) -> None:
 
 def record_broken(job: Job, log: RunLog | None, batches: TimedBatches) -> None:
     """Add to errors.jsonl what any process found broken since the last call; raise above the allowed share."""
-    fresh: list[list[BrokenImage]] = [batches.broken]
+    fresh: list[list[ImageError]] = [batches.broken]
     if job.fabric.world_size > 1:
         fresh = [[]] * job.fabric.world_size
         torch.distributed.all_gather_object(fresh, batches.broken)
@@ -232,12 +241,12 @@ def record_broken(job: Job, log: RunLog | None, batches: TimedBatches) -> None:
         check_broken_share(job.fabric.broadcast(count), job.found.total, job.config, job.run)
 
 
-def check_broken_share(broken: int, photographs: int, config: RunConfig, run: Path) -> None:
-    """Raise `RunFailedError` when more than the allowed share of the photographs is broken."""
-    if broken > config.train.max_broken * photographs:
+def check_broken_share(broken: int, images: int, config: RunConfig, run: Path) -> None:
+    """Raise `RunFailedError` when more than the allowed share of the images is broken."""
+    if broken > config.train.max_unreadable * images:
         raise RunFailedError(
-            f"{broken} of {photographs} photographs are broken, more than {config.train.max_broken:.0%}; "
-            f"see {run / 'errors.jsonl'}, mend or remove them, or allow more with --set train.max_broken=0.5"
+            f"{broken} of {images} images are broken, more than {config.train.max_unreadable:.0%}; "
+            f"see {run / 'errors.jsonl'}, mend or remove them, or allow more with --set train.max_unreadable=0.5"
         )
 
 
@@ -245,9 +254,9 @@ def open_batches(job: Job) -> TimedBatches:
     """This process's micro-batches from `job.step` to the end."""
     train, fabric = job.config.train, job.fabric
     pixels = round(train.max_megapixels * 1e6)
-    on_device = train.views == "device"
-    presentations = Presentations(job.found.paths, job.config.views, train.seed, pixels, on_device)
-    share = Share(
+    on_device = train.augment_on == "device"
+    presentations = MultiCropDataset(job.found.paths, job.config.views, train.seed, pixels, on_device)
+    share = DistributedBatchSampler(
         batch=train.batch_size,
         accumulate=train.accumulate,
         rank=fabric.global_rank,

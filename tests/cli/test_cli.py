@@ -28,7 +28,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    "train export verify info bench embed demo eval_pca eval_neighbours eval_attention eval_matches eval_sensitivity "
+    "train export verify info bench embed demo eval_pca eval_neighbors eval_attention eval_matches eval_sensitivity "
     "eval_correspondence eval_rotation".split(),
 )
 def test_every_command_teaches(gtsa_here: Callable, command: str) -> None:
@@ -49,7 +49,7 @@ def test_version(gtsa: Callable) -> None:
         (("train",), "gtsa train FOLDER"),
         (("train", "--resume"), "gtsa train --resume --out DIR"),
         (("train", ".", "--preset", "imagenet"), "choose one of coco, ade20k, quick"),
-        (("train", ".", "--set", "loss.rotaton=1"), "loss.rotation"),
+        (("train", ".", "--set", "loss.rotation_weigth=1"), "loss.rotation_weight"),
         (("train", ".", "--set", "rotation"), "key=value"),
         (("train", ".", "--precision", "fp64"), "train.precision"),
         (("train", ".", "--batch-size", "0"), "train.batch_size"),
@@ -88,16 +88,16 @@ def test_debug_shows_the_traceback(gtsa: Callable) -> None:
 
 
 def test_the_whole_way_by_command_line(
-    gtsa: Callable, gtsa_here: Callable, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa: Callable, gtsa_here: Callable, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     """Training as a user's process; what follows in this one, which has its libraries loaded."""
     listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(str(path) for path in photographs.iterdir()))
+    listed.write_text("\n".join(str(path) for path in images.iterdir()))
     run = tmp_path / "run"
     for call, *args in (
         (gtsa, "train", listed, "--out", run, "--steps", "2", *sets(tiny)),
         (gtsa_here, "export", run, "--format", "onnx", "--images", listed),
-        (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", photographs),
+        (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", images),
         (gtsa_here, "embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
         (
             gtsa_here,
@@ -105,19 +105,19 @@ def test_the_whole_way_by_command_line(
             "pca",
             run / "encoder.onnx",
             "--images",
-            photographs,
+            images,
             "--out",
             tmp_path / "looks",
             "--size",
             "64",
         ),
-        (gtsa_here, "eval", "neighbours", run, "--images", photographs, "--out", tmp_path / "looks"),
+        (gtsa_here, "eval", "neighbors", run, "--images", images, "--out", tmp_path / "looks"),
     ):
         done = call(*args)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
     assert (tmp_path / "looks" / "pca.png").exists()
-    assert (tmp_path / "looks" / "neighbours.png").exists()
+    assert (tmp_path / "looks" / "neighbors.png").exists()
     done = gtsa_here("export", run, "--format", "onnx")
     assert done.returncode == 2
     assert "--force" in done.stderr

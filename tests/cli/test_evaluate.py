@@ -8,14 +8,14 @@ from helpers.fake_models import odd_ones
 from PIL import Image
 
 from gtsa_kit.evaluation.support.bar_charts import grouped_bars
-from gtsa_kit.evaluation.support.estimates import mean_row
+from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
 
 
 @pytest.fixture
-def mixed(photographs: Path, tmp_path: Path) -> Path:
-    """A list of sound, odd and broken photographs."""
-    paths = [*sorted(photographs.iterdir())[:1], *odd_ones(tmp_path)]
+def mixed(images: Path, tmp_path: Path) -> Path:
+    """A list of sound, odd and broken images."""
+    paths = [*sorted(images.iterdir())[:1], *odd_ones(tmp_path)]
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
     return tmp_path / "list.txt"
 
@@ -43,8 +43,8 @@ def test_every_evaluation_writes_a_picture_and_json_and_shows_them(
         "/".join(tiny_onnx.parts[-2:]),
         "random vit_test",
     ]
-    assert shown["settings"]["photographs"] == 4
-    assert len(shown["settings"]["left_out"]) == 2
+    assert shown["settings"]["images"] == 4
+    assert len(shown["settings"]["skipped"]) == 2
     assert "2 files left out" in done.stderr
     # The run and its float32 export are one model.
     values = [line[key] for line in shown["summary"][:2] for key in line if isinstance(line[key], float)]
@@ -63,8 +63,8 @@ def test_the_table_for_people(gtsa_here: Callable, mixed: Path, tmp_path: Path) 
         assert word in done.stderr
 
 
-def test_pairs_of_files(gtsa_here: Callable, photographs: Path, tmp_path: Path) -> None:
-    a, b = sorted(photographs.iterdir())[:2]
+def test_pairs_of_files(gtsa_here: Callable, images: Path, tmp_path: Path) -> None:
+    a, b = sorted(images.iterdir())[:2]
     (tmp_path / "pairs.txt").write_text(f"{a}\t{b}\n{b}\t{a}\n")
     done = gtsa_here(
         *("eval", "matches", "--random", "vit_test", "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "looks"),
@@ -77,11 +77,11 @@ def test_pairs_of_files(gtsa_here: Callable, photographs: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (("pca", "--images", ".", "--out", "x"), "no photographs in"),
+        (("pca", "--images", ".", "--out", "x"), "no images in"),
         (("sensitivity", "--images", "/nowhere", "--out", "x"), "does not exist"),
         (
             ("sensitivity", "--random", "vit_test", "--images", "HERE", "--out", "x", "--transform", "shear"),
-            "colour, turn",
+            "color, turn",
         ),
         (("correspondence", "--images", "HERE", "--out", "x"), "which model"),
         (("rotation", "--random", "vit_huge", "--images", "HERE", "--out", "x"), "unknown architecture"),
@@ -91,14 +91,14 @@ def test_pairs_of_files(gtsa_here: Callable, photographs: Path, tmp_path: Path) 
 )
 def test_wrong_use(
     gtsa_here: Callable,
-    photographs: Path,
+    images: Path,
     args: tuple[str, ...],
     word: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = gtsa_here("eval", *(str(photographs) if arg == "HERE" else arg for arg in args))
+    done = gtsa_here("eval", *(str(images) if arg == "HERE" else arg for arg in args))
     assert done.returncode == 2, done.stderr
     assert word in done.stderr
     assert not (tmp_path / "x").exists()
@@ -117,15 +117,15 @@ def test_bars_are_as_high_as_the_means(tmp_path: Path) -> None:
     grouped_bars(Report("r", "t", {"x": "x"}, rows, {}), {"x": "x"}, tmp_path / "bars.png", "y")
     picture = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB")).astype(int)
     blue, orange = (
-        (np.abs(picture - np.array(colour)).max(axis=-1) < 10).sum(axis=0).max()
-        for colour in ((31, 119, 180), (255, 127, 14))
+        (np.abs(picture - np.array(color)).max(axis=-1) < 10).sum(axis=0).max()
+        for color in ((31, 119, 180), (255, 127, 14))
     )
     assert blue / orange == pytest.approx(3, rel=0.05)
 
 
 def test_means_and_their_intervals() -> None:
-    row = mean_row("x", [1.0, 3.0, float("nan")])
+    row = mean_with_ci("x", [1.0, 3.0, float("nan")])
     assert row["x"] == 2
     assert row["x_high"] - row["x"] == pytest.approx(1.96 * np.sqrt(2) / np.sqrt(2), rel=1e-3)
-    assert mean_row("x", [4.0]) == {"x": 4.0, "x_low": None, "x_high": None}
-    assert mean_row("x", [float("nan")])["x"] is None
+    assert mean_with_ci("x", [4.0]) == {"x": 4.0, "x_low": None, "x_high": None}
+    assert mean_with_ci("x", [float("nan")])["x"] is None

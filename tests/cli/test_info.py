@@ -34,19 +34,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artifacts(run: Path, photographs: Path) -> dict[str, Path]:
+def artifacts(run: Path, images: Path) -> dict[str, Path]:
     pytest.importorskip("openvino")
     options = Options(height=Range(32, 64), width=Range(32, 64))
-    source, images = open_source(run), parity_images(photographs)
+    source, parity_set = open_source(run), parity_images(images)
     paths = {form: run / f"encoder{SUFFIX[form]}" for form in FORMS}
     for form, path in paths.items():
-        export_artifact(source, form, path, options, images)
+        export_artifact(source, form, path, options, parity_set)
     return paths
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """Resize, half and quantised weights, a fixed shape, an operator that is not of ONNX."""
+    """Resize, half and quantized weights, a fixed shape, an operator that is not of ONNX."""
     half = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "half")
     quarter = numpy_helper.from_array(np.ones((2, 5), np.int8), "quarter")
     nodes = [
@@ -97,7 +97,7 @@ def test_an_artifact_says_what_its_manifest_says(form: str, artifacts: dict[str,
         "images  float32 (batch, 3, height, width)",
         "feature_map  float32 (batch, 64, height/16, width/16)",
         "32 to 64, in steps of 16",
-        "held on 7 photographs",
+        "held on 7 images",
         manifest.parity.runtime,
         f"cosine {manifest.parity.worst.min_cosine:.7f}",
     ):
@@ -139,7 +139,7 @@ def test_a_foreign_graph(foreign: Path) -> None:
     ]
     assert [word for remark in graph.remarks for word in remark.split(",")[0].split(" (")[:1]] == [
         "1 antialiased Resize",
-        "quantised as it runs",
+        "quantized as it runs",
         "operators of com.microsoft",
         "fp16 weights",
         "int8 weights",

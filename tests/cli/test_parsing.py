@@ -5,7 +5,7 @@ import pytest
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
-    parse_colour,
+    parse_color,
     parse_layers,
     parse_side,
     parse_sizes,
@@ -25,8 +25,8 @@ def test_texts_become_values() -> None:
     assert parse_capabilities("8.9,12.0,8.9") == ("8.9", "12.0")
     assert parse_layers("2,5, 8,11") == (2, 5, 8, 11)
     assert parse_layers(None) == ()
-    assert parse_colour("0.5,0.4,0.3", "--mean") == (0.5, 0.4, 0.3)
-    assert parse_colour(None, "--mean") is None
+    assert parse_color("0.5,0.4,0.3", "--mean") == (0.5, 0.4, 0.3)
+    assert parse_color(None, "--mean") is None
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_texts_become_values() -> None:
         (lambda: parse_capabilities("sm_89"), "8.6,8.9"),
         (lambda: parse_layers("last"), "2,5,8,11"),
         (lambda: parse_layers("1,,2"), "2,5,8,11"),
-        (lambda: parse_colour("0.5", "--mean"), "--mean takes three numbers"),
-        (lambda: parse_colour("a,b,c", "--std"), "--std takes three numbers"),
+        (lambda: parse_color("0.5", "--mean"), "--mean takes three numbers"),
+        (lambda: parse_color("a,b,c", "--std"), "--std takes three numbers"),
     ],
 )
 def test_wrong_texts_name_the_option_and_what_it_takes(wrong: Callable[[], object], word: str) -> None:

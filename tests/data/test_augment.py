@@ -1,9 +1,9 @@
-"""The proof that what the region loss compares are the same points of the photograph, and tests of the draws.
+"""The proof that what the region loss compares are the same points of the image, and tests of the draws.
 
-Photographs say where they are: red is x, green is y. They go through the real pipeline and the real alignment, with
-patch means in place of an encoder, so that every cell of a map holds the place in the photograph that it shows. Pixel i
-has its centre at i + 0.5 and holds the value i, so the place is the value plus one half. All below is in pixels of the
-photograph, and s is the scale of a view: pixels of the photograph for each of its own (0.4 to 2.7 here).
+Images say where they are: red is x, green is y. They go through the real pipeline and the real alignment, with
+patch means in place of an encoder, so that every cell of a map holds the place in the image that it shows. Pixel i
+has its center at i + 0.5 and holds the value i, so the place is the value plus one half. All below is in pixels of the
+image, and s is the scale of a view: pixels of the image for each of its own (0.4 to 2.7 here).
 
 How far may a value be from the place that it ought to show?
 
@@ -11,11 +11,11 @@ How far may a value be from the place that it ought to show?
 * FIXED. The resize works with weights that are multiples of 2**-14: at most 12 of them act on a pixel, each off by at
   most 2**-15, on values up to 255: 0.1.
 * KERNEL. The cubic kernel keeps straight lines where it lies inside the crop and is not stretched. Stretched (s > 1)
-  and sampled at whole pixels, its centre is off by at most 0.03; where the crop's border cuts it, by at most 0.21.
+  and sampled at whole pixels, its center is off by at most 0.03; where the crop's border cuts it, by at most 0.21.
   `test_kernel_keeps_straight_lines` computes both in float64 for every size in use.
-* CLAMP. RoIAlign continues the outer cells' values beyond their centres, half a cell of 8 view pixels from the border:
+* CLAMP. RoIAlign continues the outer cells' values beyond their centers, half a cell of 8 view pixels from the border:
   there at most 8 s is lost. Inside, patch means, linear interpolation and the mean over a bin's samples, which lie
-  evenly about its centre, all keep straight lines: they add nothing.
+  evenly about its center, all keep straight lines: they add nothing.
 
 `inner` bins read no cell at the border of a map, neither the student's nor the teacher's. There a place is right within
 INNER = 0.5 + 0.1 + 0.03, and elsewhere within that plus 0.21 - 0.03 and 8 s. Two places that should be one differ by
@@ -46,20 +46,20 @@ from torchvision.transforms.v2 import functional as tv
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import augment as views
 from gtsa_kit.data.augment import Views, collate, crop_and_turn, draw_box, draw_boxes, make_views, photometric
-from gtsa_kit.geometry import box_area, intersect, roi_weights, turn_maps
+from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_maps
 from gtsa_kit.methods import gtsa_losses as losses
 
 PATCH = 16
 ROUNDING, FIXED, KERNEL, CUT_KERNEL = 0.5, 0.1, 0.03, 0.21
 INNER = ROUNDING + FIXED + KERNEL
-PHOTOGRAPHS = 150
+IMAGES = 150
 SIZES = [(256, 256), (190, 256), (256, 170)]
-STILL = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 TURNS = list(product(range(4), range(4)))
 
 
 def places(height: int, width: int) -> Tensor:
-    """A (3, H, W) photograph of its own coordinates."""
+    """A (3, H, W) image of its own coordinates."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y, torch.zeros_like(x)]).to(torch.uint8)
 
@@ -81,9 +81,9 @@ class Pairs:
     """(B, V, G) bool: not a view with itself."""
 
 
-def draw(config: ViewsConfig, count: int = PHOTOGRAPHS) -> Views:
-    photographs = [places(*SIZES[i % len(SIZES)]) for i in range(count)]
-    return collate([make_views(p, config, torch.Generator().manual_seed(i)) for i, p in enumerate(photographs)])
+def draw(config: ViewsConfig, count: int = IMAGES) -> Views:
+    images = [places(*SIZES[i % len(SIZES)]) for i in range(count)]
+    return collate([make_views(p, config, torch.Generator().manual_seed(i)) for i, p in enumerate(images)])
 
 
 def make_pairs(kind: str) -> Pairs:
@@ -112,13 +112,13 @@ def patch_means(images: Tensor) -> Tensor:
 def align(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Student's and teacher's places, (B, V, G, 2, p, p), by the region loss's own code."""
     args = (pairs.boxes, pairs.turns, pairs.boxes_g, pairs.turns_g)
-    seen, target = losses.align_regions(pairs.student, pairs.teacher, *args, pairs.cells)
+    seen, target = losses.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.cells)
     return seen.numpy(), target.numpy()
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What each bin should show, from the boxes alone, as the photograph lies: no code of the package."""
+    """What each bin should show, from the boxes alone, as the image lies: no code of the package."""
 
     place: np.ndarray
     """(B, V, G, 2, p, p)."""
@@ -153,7 +153,7 @@ def truth(kind: str) -> Truth:
     )
 
 
-def as_photographed(regions: np.ndarray, turn: int) -> np.ndarray:
+def as_imageed(regions: np.ndarray, turn: int) -> np.ndarray:
     return np.rot90(regions, -turn, axes=(-2, -1))
 
 
@@ -169,11 +169,11 @@ def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], turn: int, turn_g:
     which = (pairs.turns.numpy()[:, :, None] == turn) & (pairs.turns_g.numpy()[:, None] == turn_g) & pairs.kept
     place, inner, slack = true.place[which], true.inner[which], true.slack[which]
     counts = inner.any((1, 2))  # some overlaps are all border
-    photograph, view, view_g = (index[counts] for index in np.nonzero(which))
-    n = effective(photograph * 1000 + view), effective(photograph * 1000 + view_g)
+    image, view, view_g = (index[counts] for index in np.nonzero(which))
+    n = effective(image * 1000 + view), effective(image * 1000 + view_g)
     assert min(n) > 30, "too few views for the statistics"
     # Both lie as the student's view does.
-    a, b = as_photographed(seen[which], turn), as_photographed(target[which], turn)
+    a, b = as_imageed(seen[which], turn), as_imageed(target[which], turn)
     found = []
     for name, error, parts, variance in (
         ("student", a - place, 1, 1 / 12 / n[0]),
@@ -252,9 +252,13 @@ def shifted_weights(cells_of_the_map: float) -> Callable[..., Tensor]:
 
 
 WRONG_CODE = {
-    "boxes not turned": ("turn_boxes", lambda boxes, _: boxes, lambda t, g: t == g == 0),
-    "teacher's region not turned": ("turn_maps", lambda maps, _: maps, lambda t, g: t == g),
-    "teacher's region turned back": ("turn_maps", lambda m, turns: turn_maps(m, -turns), lambda t, g: t % 2 == g % 2),
+    "boxes not turned": ("rotate_boxes", lambda boxes, _: boxes, lambda t, g: t == g == 0),
+    "teacher's region not turned": ("rotate_maps", lambda maps, _: maps, lambda t, g: t == g),
+    "teacher's region turned back": (
+        "rotate_maps",
+        lambda m, turns: rotate_maps(m, -turns),
+        lambda t, g: t % 2 == g % 2,
+    ),
     "the student's crop for the overlap": (
         "intersect",
         lambda a, b: a.expand(*b.shape[:1], a.shape[1], b.shape[2], 4),
@@ -299,7 +303,7 @@ def view_faults(drawn: Views) -> list[str]:
         boxes, turns = drawn.boxes[:, part].flatten(0, 1).numpy(), drawn.turns[:, part].flatten().tolist()
         means = []
         for view, box, turn in zip(images.flatten(0, 1).numpy(), boxes, turns, strict=True):
-            view = as_photographed(view.astype(float), turn)
+            view = as_imageed(view.astype(float), turn)
             scale = (box[2:] - box[:2]) / size
             x, y = (box[:2, None] + (np.arange(size) + 0.5) * scale[:, None]) - 0.5
             error = view[:2] - np.stack(np.broadcast_arrays(x[None], y[:, None]))
@@ -315,12 +319,12 @@ def test_views_show_their_boxes():
     assert view_faults(draw(ViewsConfig(**STILL), 24)) == []
 
 
-def half_a_pixel_off(photograph: Tensor, box: list[int], turn: int, size: int) -> Tensor:
-    double = crop_and_turn(photograph, box, 0, 2 * size).float()
+def half_a_pixel_off(image: Tensor, box: list[int], turn: int, size: int) -> Tensor:
+    double = crop_and_turn(image, box, 0, 2 * size).float()
     double = torch.cat([double, double[..., -1:]], -1)
     view = (
         double[..., ::2, 1:-1:2] + double[..., ::2, 2::2]
-    ) / 2  # pixel centres at (j + 1) / size, not (j + 0.5) / size
+    ) / 2  # pixel centers at (j + 1) / size, not (j + 0.5) / size
     return torch.rot90(view.round().to(torch.uint8), turn, dims=(-2, -1))
 
 
@@ -342,7 +346,7 @@ def test_views_of_other_boxes_are_noticed(wrong, monkeypatch):
 
 
 def test_kernel_keeps_straight_lines():
-    # KERNEL and CUT_KERNEL of the comment above, for every crop that these photographs allow.
+    # KERNEL and CUT_KERNEL of the comment above, for every crop that these images allow.
     line = torch.arange(256, dtype=torch.float64).expand(1, 1, 256)
     for size, smallest in ((224, 90), (96, 50)):
         for crop in range(smallest, 257):
@@ -358,10 +362,10 @@ def test_kernel_keeps_straight_lines():
 
 
 def test_turns_move_pixels_exactly():
-    photograph = torch.randint(256, (3, 50, 70), dtype=torch.uint8)
-    still = crop_and_turn(photograph, [10, 5, 60, 45], 0, 96)
+    image = torch.randint(256, (3, 50, 70), dtype=torch.uint8)
+    still = crop_and_turn(image, [10, 5, 60, 45], 0, 96)
     for turn in range(4):
-        assert torch.equal(crop_and_turn(photograph, [10, 5, 60, 45], turn, 96), torch.rot90(still, turn, (1, 2)))
+        assert torch.equal(crop_and_turn(image, [10, 5, 60, 45], turn, 96), torch.rot90(still, turn, (1, 2)))
 
 
 def test_fine_patterns_are_averaged_not_sampled():
@@ -372,19 +376,19 @@ def test_fine_patterns_are_averaged_not_sampled():
 
 
 def test_drawn_views_are_their_boxes_turned():
-    photograph = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
-    drawn = make_views(photograph, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
+    image = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
+    drawn = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
     assert drawn.turns.unique().numel() > 2
     both = [*drawn.global_images, *drawn.local_images]
     for view, box, turn in zip(both, drawn.boxes.int().tolist(), drawn.turns.tolist(), strict=True):
-        assert torch.equal(view, torch.rot90(crop_and_turn(photograph, box, 0, view.shape[-1]), turn, (1, 2)))
+        assert torch.equal(view, torch.rot90(crop_and_turn(image, box, 0, view.shape[-1]), turn, (1, 2)))
 
 
 # --- boxes -----------------------------------------------------------------------------------------------------------
 
 
 def rule_holds(boxes: Tensor, height: int, width: int, config: ViewsConfig) -> bool:
-    """Every pair of globals, and every local with each global, shares its part of the photograph."""
+    """Every pair of globals, and every local with each global, shares its part of the image."""
     shared = box_area(intersect(boxes[..., None, :], boxes[..., None, :, :])) / (height * width)
     g = config.global_crops
     globals_, locals_ = shared[..., :g, :g], shared[..., g:, :g]
@@ -407,7 +411,7 @@ def test_overlap_rule(size):
 
 
 def test_overlap_rule_holds_where_no_draw_keeps_it():
-    # Locals that must share a quarter of the photograph with both globals: now and then 50 draws don't find one.
+    # Locals that must share a quarter of the image with both globals: now and then 50 draws don't find one.
     config = ViewsConfig(local_area=(0.25, 0.3), min_overlap=0.25, min_global_overlap=0.25)
     generator = torch.Generator().manual_seed(0)
     boxes = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(15)])
@@ -423,7 +427,7 @@ def test_every_place_is_as_likely():
     assert (counts - 100).abs().max() < 4 * math.sqrt(600 * 5 / 36)
 
 
-def test_areas_and_aspects_of_ordinary_photographs():
+def test_areas_and_aspects_of_ordinary_images():
     config, generator = ViewsConfig(), torch.Generator().manual_seed(1)
     drawn = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(300)]).double()
     width, height = (drawn[..., 2:] - drawn[..., :2]).unbind(-1)
@@ -451,17 +455,17 @@ def test_crops_lie_all_over():
     assert drawn[:, :2].amin(0).tolist() <= [10, 10]
     assert drawn[:, 2].max() >= 630
     assert drawn[:, 3].max() >= 470
-    centre = ((drawn[:, :2] + drawn[:, 2:]) / 2).mean(0) / torch.tensor([640, 480])
-    assert (centre - 0.5).abs().max() < 0.03
+    center = ((drawn[:, :2] + drawn[:, 2:]) / 2).mean(0) / torch.tensor([640, 480])
+    assert (center - 0.5).abs().max() < 0.03
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("size", [(3, 5000), (5000, 3), (1, 1), (2, 2), (1, 2), (1, 10000), (10000, 1), (2, 3)])
-def test_thin_and_tiny_photographs(size):
+def test_thin_and_tiny_images(size):
     config = ViewsConfig(global_size=32, local_size=16)
-    photograph = torch.randint(256, (3, *size), dtype=torch.uint8)
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
     for seed in range(10):
-        drawn = make_views(photograph, config, torch.Generator().manual_seed(seed))
+        drawn = make_views(image, config, torch.Generator().manual_seed(seed))
         assert inside(drawn.boxes, *size)
         assert rule_holds(drawn.boxes, *size, config)
         assert drawn.global_images.shape == (2, 3, 32, 32)
@@ -469,10 +473,10 @@ def test_thin_and_tiny_photographs(size):
 
 
 def test_single_pixel_fills_its_views():
-    photograph = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
-    drawn = make_views(photograph, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
+    drawn = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
     for images in (drawn.global_images, drawn.local_images):
-        assert (images == photograph).all()
+        assert (images == image).all()
 
 
 # --- randomness ------------------------------------------------------------------------------------------------------
@@ -483,11 +487,11 @@ def same(a: Views, b: Views) -> bool:
 
 
 def test_generator_decides_everything():
-    photograph = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
+    image = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
     config = ViewsConfig(noise_std=0.05)
 
     def drawn(seed: int) -> Views:
-        return make_views(photograph, config, torch.Generator().manual_seed(seed))
+        return make_views(image, config, torch.Generator().manual_seed(seed))
 
     first, state = drawn(5), torch.get_rng_state()
     torch.manual_seed(99)
@@ -499,18 +503,18 @@ def test_generator_decides_everything():
     assert not torch.equal(drawn(6).boxes, first.boxes)
 
 
-def test_photograph_is_left_as_it_was():
-    photograph = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
-    before = photograph.clone()
+def test_image_is_left_as_it_was():
+    image = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
+    before = image.clone()
     for seed in range(5):
-        make_views(photograph, ViewsConfig(noise_std=0.1), torch.Generator().manual_seed(seed))
-    assert torch.equal(photograph, before)
+        make_views(image, ViewsConfig(noise_std=0.1), torch.Generator().manual_seed(seed))
+    assert torch.equal(image, before)
 
 
 def test_turns_are_uniform():
-    photograph = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     config = ViewsConfig(global_size=16, local_size=16, **STILL)
-    drawn = [make_views(photograph, config, torch.Generator().manual_seed(i)).turns for i in range(100)]
+    drawn = [make_views(image, config, torch.Generator().manual_seed(i)).turns for i in range(100)]
     counts = torch.bincount(torch.stack(drawn).flatten(), minlength=4)
     assert len(counts) == 4
     assert (counts - 250).abs().max() < 4 * math.sqrt(1000 * 0.25 * 0.75)
@@ -521,9 +525,9 @@ def noise_of(seed: int, **changes: object) -> Views:
     return make_views(places(90, 70), config, torch.Generator().manual_seed(seed))
 
 
-def test_without_turns_the_crops_and_colours_stay():
+def test_without_turns_the_crops_and_colors_stay():
     drawn = make_views(places(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
-    upright = make_views(places(90, 70), ViewsConfig(**STILL, quarter_turns=False), torch.Generator().manual_seed(2))
+    upright = make_views(places(90, 70), ViewsConfig(**STILL, rotate=False), torch.Generator().manual_seed(2))
     assert torch.equal(upright.boxes, drawn.boxes)
     assert drawn.turns.any()
     assert not upright.turns.any()
@@ -534,7 +538,7 @@ def test_without_turns_the_crops_and_colours_stay():
 
 def test_mirrored_views_are_mirrors_of_what_they_were():
     for seed in range(3):
-        drawn, mirrored = noise_of(seed), noise_of(seed, flip_p=1.0)
+        drawn, mirrored = noise_of(seed), noise_of(seed, hflip_p=1.0)
         assert torch.equal(mirrored.global_images, drawn.global_images.flip(-1))
         assert torch.equal(mirrored.local_images, drawn.local_images.flip(-1))
         assert torch.equal(mirrored.boxes, drawn.boxes)
@@ -544,13 +548,13 @@ def test_mirrored_views_are_mirrors_of_what_they_were():
 def test_views_are_mirrored_at_their_rate_each_by_itself():
     mirrored = []
     for seed in range(40):
-        drawn, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, flip_p=0.25)
+        drawn, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, hflip_p=0.25)
         for part in ("global_images", "local_images"):
             for a, b in zip(getattr(drawn, part), getattr(some, part), strict=True):
                 assert torch.equal(a, b) or torch.equal(a.flip(-1), b)
                 mirrored.append(not torch.equal(a, b))
     assert abs(sum(mirrored) - 50) < 4 * math.sqrt(200 * 0.25 * 0.75)
-    assert noise_of(0, local_crops=0, flip_p=0.5).local_images.shape[0] == 0
+    assert noise_of(0, local_crops=0, hflip_p=0.5).local_images.shape[0] == 0
 
 
 def test_types_and_shapes():
@@ -578,12 +582,12 @@ def test_no_local_views(global_crops):
 # --- photometric -----------------------------------------------------------------------------------------------------
 
 
-def colours() -> Tensor:
+def colors() -> Tensor:
     return torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
 
 
 def changed_share(config: ViewsConfig, count: int = 400) -> float:
-    generator, view = torch.Generator().manual_seed(0), colours()
+    generator, view = torch.Generator().manual_seed(0), colors()
     return sum(not torch.equal(photometric(view, config, generator), view) for _ in range(count)) / count
 
 
@@ -592,7 +596,7 @@ def test_photometric_off_leaves_views_untouched():
     assert changed_share(ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=0.0), 50) == 0
 
 
-@pytest.mark.parametrize("which", ["jitter_p", "grey_p", "blur_p"])
+@pytest.mark.parametrize("which", ["jitter_p", "grayscale_p", "blur_p"])
 @pytest.mark.parametrize("p", [0.2, 0.8, 1.0])
 def test_photometric_probabilities(which, p):
     # A blur of 0.1 pixels is none, so a range is taken that always shows.
@@ -601,25 +605,25 @@ def test_photometric_probabilities(which, p):
 
 
 def test_photometric_draws_are_independent():
-    config, generator = ViewsConfig(jitter_p=0.0, grey_p=0.5, blur_p=0.5, blur_sigma=(1.5, 2.0)), torch.Generator()
+    config, generator = ViewsConfig(jitter_p=0.0, grayscale_p=0.5, blur_p=0.5, blur_sigma=(1.5, 2.0)), torch.Generator()
     table = torch.zeros(2, 2)
     for _ in range(400):
-        view = photometric(colours(), config, generator).float()
+        view = photometric(colors(), config, generator).float()
         table[int(torch.equal(view[0], view[1])), int(view.std(dim=(1, 2)).mean() < 40)] += 1
     assert ((table / 400 - 0.25).abs() < 4 * math.sqrt(0.25 * 0.75 / 400)).all()
 
 
-def test_grey_has_equal_channels():
-    view = photometric(colours(), ViewsConfig(**STILL | {"grey_p": 1.0}), torch.Generator())
+def test_gray_has_equal_channels():
+    view = photometric(colors(), ViewsConfig(**STILL | {"grayscale_p": 1.0}), torch.Generator())
     assert view.shape == (3, 32, 32)
     assert torch.equal(view[0], view[1])
     assert torch.equal(view[0], view[2])
-    luma = (colours().float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
+    luma = (colors().float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
     assert (view[0] - luma).abs().max() <= 1.1  # cut off, with weights of four digits
 
 
 def test_jitter_keeps_within_its_range():
-    # Of an even grey, contrast, saturation and hue leave the mean as it is: what changes is brightness, by 0.8 at most.
+    # Of an even gray, contrast, saturation and hue leave the mean as it is: what changes is brightness, by 0.8 at most.
     view = torch.full((3, 16, 16), 100, dtype=torch.uint8)
     for strength, most in ((1.0, 0.8), (0.25, 0.2)):
         config, generator = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=strength), torch.Generator()
@@ -633,7 +637,7 @@ def test_jitter_keeps_within_its_range():
 def test_strongest_jitter_is_allowed():
     config = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=2.5)
     for seed in range(20):
-        assert photometric(colours(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
+        assert photometric(colors(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
 
 
 def test_blur_spreads_a_point_by_its_sigma():

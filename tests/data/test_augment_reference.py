@@ -10,12 +10,12 @@ from PIL import Image, ImageFilter
 from plain.views import JITTER, plain_crop, plain_views
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data import color as colours
+from gtsa_kit.data import color as colors
 from gtsa_kit.data.augment import crop_and_turn, make_views, render
 from gtsa_kit.data.augmentation_params import draw
 from gtsa_kit.data.image_io import open_image
 
-STILL = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 
 
 def picture(kind: str, height: int = 200, width: int = 260) -> np.ndarray:
@@ -62,50 +62,50 @@ def test_crops_are_pillows(kind):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 20_000), (20_000, 3), (31, 17)])
-def test_extreme_photographs(size):
+def test_extreme_images(size):
     config = ViewsConfig(global_size=32, local_size=16, **STILL)
-    photograph = picture("noise", *size)
+    image = picture("noise", *size)
     for seed in range(3):
         draws = draw(*size, config, torch.Generator().manual_seed(seed))
-        views = render(torch.from_numpy(planar(photograph)), draws, config)
+        views = render(torch.from_numpy(planar(image)), draws, config)
         both = [*views.global_images.numpy(), *views.local_images.numpy()]
-        assert max(map(furthest, both, map(planar, plain_views(Image.fromarray(photograph), draws, config)))) <= 2
+        assert max(map(furthest, both, map(planar, plain_views(Image.fromarray(image), draws, config)))) <= 2
 
 
-# --- colours ---------------------------------------------------------------------------------------------------------
+# --- colors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(3))
 def test_brightness_contrast_and_saturation_are_pillows_to_the_bit(kind, step):
     image = picture(kind)
-    ours = (colours.brighten, colours.contrast, colours.saturate)[step]
+    ours = (colors.brighten, colors.contrast, colors.saturate)[step]
     for factor in (0.0, 0.2, 0.613, 1.0, 1.37, 1.8, 3.0):
         assert furthest(ours(planar(image), factor), planar(JITTER[step](Image.fromarray(image), factor))) == 0
 
 
-def every_colour() -> np.ndarray:
+def every_color() -> np.ndarray:
     """(n, 3): all pairs of values, with every fifth of the third, in each of the three places."""
     grid = np.stack(np.meshgrid(np.arange(256), np.arange(256), np.arange(0, 256, 5)), -1).reshape(-1, 3)
     return np.concatenate([grid, grid[:, [2, 0, 1]], grid[:, [1, 2, 0]]]).astype(np.uint8)
 
 
 def test_every_hue_is_pillows():
-    some = every_colour()
-    _, _, hues = colours.hues(np.ascontiguousarray(some.T))
+    some = every_color()
+    _, _, hues = colors.hues(np.ascontiguousarray(some.T))
     assert np.array_equal(hues, np.asarray(Image.fromarray(some[None]).convert("HSV"))[0, :, 0])
 
 
 @pytest.mark.parametrize("factor", [-0.5, -0.2, -0.0731, 0.0, 0.1, 0.2, 0.5])
 def test_turned_hues_are_within_a_level_of_pillows(factor):
-    some = every_colour()[::101][None]
-    assert furthest(colours.turn_hue(planar(some), factor), planar(JITTER[3](Image.fromarray(some), factor))) <= 1
+    some = every_color()[::101][None]
+    assert furthest(colors.turn_hue(planar(some), factor), planar(JITTER[3](Image.fromarray(some), factor))) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_grey_is_pillows_to_the_bit(kind):
+def test_gray_is_pillows_to_the_bit(kind):
     wanted = Image.fromarray(picture(kind)).convert("L").convert("RGB")
-    assert furthest(colours.to_grey(planar(picture(kind))), planar(wanted)) == 0
+    assert furthest(colors.to_gray(planar(picture(kind))), planar(wanted)) == 0
 
 
 @pytest.mark.parametrize(("kind", "size"), list(product(KINDS, [16, 32, 96, 200])))
@@ -113,7 +113,7 @@ def test_blur_is_within_three_levels_of_pillows(kind, size):
     image = picture(kind)[:size, :size]
     for sigma in (0.1, 0.3, 0.7, 1.1, 2**0.5, 1.9, 2.0, 3.5):
         wanted = planar(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-        off = colours.blur(planar(image), sigma).astype(int) - wanted
+        off = colors.blur(planar(image), sigma).astype(int) - wanted
         assert np.abs(off).max() <= 3  # Pillow rounds six times on the way
         assert np.abs(off.mean()) < 0.3
 
@@ -121,14 +121,14 @@ def test_blur_is_within_three_levels_of_pillows(kind, size):
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
-def differences(photographs: list[Image.Image], config: ViewsConfig) -> np.ndarray:
-    """(values,) of all views of all photographs."""
+def differences(images: list[Image.Image], config: ViewsConfig) -> np.ndarray:
+    """(values,) of all views of all images."""
     found = []
-    for seed, photograph in enumerate(photographs):
-        draws = draw(photograph.height, photograph.width, config, torch.Generator().manual_seed(seed))
-        views = render(torch.from_numpy(planar(photograph)), draws, config)
+    for seed, image in enumerate(images):
+        draws = draw(image.height, image.width, config, torch.Generator().manual_seed(seed))
+        views = render(torch.from_numpy(planar(image)), draws, config)
         made = [*views.global_images.numpy(), *views.local_images.numpy()]
-        for ours, wanted in zip(made, plain_views(photograph, draws, config), strict=True):
+        for ours, wanted in zip(made, plain_views(image, draws, config), strict=True):
             found.append(np.abs(ours.astype(int) - planar(wanted)).ravel())
     return np.concatenate(found)
 
@@ -137,11 +137,11 @@ def differences(photographs: list[Image.Image], config: ViewsConfig) -> np.ndarr
 def real() -> list[Image.Image]:
     paths = sorted(SCENES.glob("*.jpg"))[:6]
     if not paths:
-        pytest.skip(f"no photographs in {SCENES}")
+        pytest.skip(f"no images in {SCENES}")
     return [open_image(path) for path in paths]
 
 
-@pytest.mark.parametrize("changes", [{"flip_p": 0.5}, {"grey_p": 1.0}, {"noise_std": 0.05}], ids=str)
+@pytest.mark.parametrize("changes", [{"hflip_p": 0.5}, {"grayscale_p": 1.0}, {"noise_std": 0.05}], ids=str)
 def test_views_without_jitter_and_blur_are_the_plain_ones(real, changes):
     off = differences(real[:3], ViewsConfig(**STILL | changes))
     assert off.max() <= 2
@@ -151,14 +151,14 @@ def test_views_without_jitter_and_blur_are_the_plain_ones(real, changes):
 def test_views_are_the_plain_ones(real):
     # One level of a crop becomes up to six where brightness, contrast and saturation all stretch it; few pixels are off
     # by one in the first place.
-    off = differences(real, ViewsConfig(flip_p=0.3))
+    off = differences(real, ViewsConfig(hflip_p=0.3))
     assert (off > 1).mean() < 0.02
     assert (off > 3).mean() < 1e-3
     assert off.max() <= 14
     assert off.mean() < 0.1
 
 
-def test_memory_order_of_a_photograph_does_not_matter():
+def test_memory_order_of_a_image_does_not_matter():
     upright = torch.from_numpy(picture("waves")).permute(2, 0, 1)
     a, b = (make_views(p, ViewsConfig(), torch.Generator().manual_seed(0)) for p in (upright, upright.contiguous()))
     assert all(map(torch.equal, a, b))

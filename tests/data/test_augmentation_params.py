@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.augmentation_params import STEPS, Draws, draw, draw_box, draw_boxes, draw_colours
+from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, draw, draw_box, draw_boxes, draw_colors
 from gtsa_kit.geometry import box_area
 
 LEAST_P = 0.001
@@ -27,13 +27,13 @@ def as_often(values: np.ndarray, kinds: int) -> bool:
     return stats.chisquare(np.bincount(values, minlength=kinds)).pvalue > LEAST_P
 
 
-def same(a: Draws, b: Draws) -> bool:
-    return all(map(torch.equal, (*a[:3], *a.colours), (*b[:3], *b.colours)))
+def same(a: AugmentationParams, b: AugmentationParams) -> bool:
+    return all(map(torch.equal, (*a[:3], *a.colors), (*b[:3], *b.colors)))
 
 
 @pytest.fixture(scope="module")
 def free() -> np.ndarray:
-    """Crops of a photograph so large that whole pixels do not show, in units of its sides: (n, 4)."""
+    """Crops of an image so large that whole pixels do not show, in units of its sides: (n, 4)."""
     drawn = [draw_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
     return torch.stack(drawn).numpy() / [80_000, 60_000, 80_000, 60_000]
 
@@ -85,7 +85,7 @@ def test_boxes_are_those_of_the_rule_and_no_others():
 
 
 def test_turns_and_mirrors():
-    drawn = [draw(48, 64, ViewsConfig(flip_p=0.3), generator(i)) for i in range(400)]
+    drawn = [draw(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
     turns = torch.stack([one.turns for one in drawn])
     assert as_often(turns.flatten().numpy(), 4)
     assert as_often((turns[:, 0] * 4 + turns[:, 1]).numpy(), 16)  # of one view and of the next, independently
@@ -95,7 +95,7 @@ def test_turns_and_mirrors():
 
 @pytest.mark.parametrize("strength", [1.0, 0.5, 2.5])
 def test_factors(strength):
-    factors = draw_colours(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
+    factors = draw_colors(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
     most = 0.8 * strength
     for values in factors[:3]:
         assert follows_uniform(values, max(0, 1 - most), 1 + most)
@@ -104,16 +104,16 @@ def test_factors(strength):
 
 
 def test_orders():
-    orders = draw_colours(MANY, ViewsConfig(), generator(2)).orders
+    orders = draw_colors(MANY, ViewsConfig(), generator(2)).orders
     assert (orders.sort(-1).values == torch.arange(len(STEPS))).all()
     _, which = torch.unique(orders, dim=0, return_inverse=True)
     assert as_often(which.numpy(), 24)
 
 
 def test_rates_and_blur():
-    config = ViewsConfig(jitter_p=0.8, grey_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
-    drawn = draw_colours(MANY, config, generator(3))
-    events = torch.stack([drawn.jittered, drawn.grey, drawn.sigmas > 0]).numpy()
+    config = ViewsConfig(jitter_p=0.8, grayscale_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
+    drawn = draw_colors(MANY, config, generator(3))
+    events = torch.stack([drawn.jittered, drawn.gray, drawn.sigmas > 0]).numpy()
     for happened, p in zip(events, (0.8, 0.2, 0.35), strict=True):
         assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > LEAST_P
     assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.05
@@ -121,17 +121,17 @@ def test_rates_and_blur():
 
 
 def test_noise_seeds_differ():
-    seeds = draw_colours(MANY, ViewsConfig(), generator(4)).noise_seeds
+    seeds = draw_colors(MANY, ViewsConfig(), generator(4)).noise_seeds
     assert len(seeds.unique()) == MANY
     assert (seeds >= 0).all()
 
 
 def test_what_is_switched_off_changes_nothing_else():
     draws = draw(48, 64, ViewsConfig(), generator(5))
-    still = draw(48, 64, ViewsConfig(jitter_p=0, grey_p=0, blur_p=0, quarter_turns=False), generator(5))
+    still = draw(48, 64, ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=0, rotate=False), generator(5))
     assert torch.equal(draws.boxes, still.boxes)
-    assert torch.equal(draws.colours.factors, still.colours.factors)
+    assert torch.equal(draws.colors.factors, still.colors.factors)
     assert not still.turns.any()
-    assert [row.order for row in still.colours.rows()] == [[]] * 10
+    assert [row.order for row in still.colors.rows()] == [[]] * 10
     assert same(draw(48, 64, ViewsConfig(), generator(5)), draws)
     assert not same(draw(48, 64, ViewsConfig(), generator(6)), draws)

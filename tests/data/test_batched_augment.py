@@ -9,13 +9,13 @@ from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import batched_augment as device_views
-from gtsa_kit.data import batched_color as device_colours
+from gtsa_kit.data import batched_color as device_colors
 from gtsa_kit.data.augment import Views, collate, make_views
 from gtsa_kit.data.augmentation_params import draw
-from gtsa_kit.data.batched_augment import Photographs, collate_photographs, largest_side, load, render_batch, shrink
-from gtsa_kit.data.multicrop import Presentations, stack
+from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, largest_side, load, render_batch, shrink
+from gtsa_kit.data.multicrop import MultiCropDataset, stack
 
-STILL = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 SIZES = [(300, 200), (120, 333), (256, 256), (90, 70), (1, 1), (7, 400)]
 DEVICES = [
     "cpu",
@@ -26,7 +26,7 @@ DEVICES = [
 ]
 
 
-def photographs() -> list[Tensor]:
+def sample_images() -> list[Tensor]:
     """(3, H, W) uint8: noise over waves, of many shapes."""
     rng, made = np.random.default_rng(0), []
     for height, width in SIZES:
@@ -41,22 +41,22 @@ def generator(index: int) -> torch.Generator:
 
 
 def batched(config: ViewsConfig, device: str = "cpu") -> Views:
-    batch = collate_photographs([load(p, config, generator(i)) for i, p in enumerate(photographs())])
+    batch = collate_decoded([load(p, config, generator(i)) for i, p in enumerate(sample_images())])
     return render_batch(batch, config, torch.device(device)).to(torch.device("cpu"))
 
 
 def one_by_one(config: ViewsConfig) -> Views:
-    return collate([make_views(p, config, generator(i)) for i, p in enumerate(photographs())])
+    return collate([make_views(p, config, generator(i)) for i, p in enumerate(sample_images())])
 
 
 def by_pillow(config: ViewsConfig) -> list[list[np.ndarray]]:
-    drawn = [draw(*p.shape[-2:], config, generator(i)) for i, p in enumerate(photographs())]
-    images = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in photographs()]
+    drawn = [draw(*p.shape[-2:], config, generator(i)) for i, p in enumerate(sample_images())]
+    images = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in sample_images()]
     return [plain_views(image, d, config) for image, d in zip(images, drawn, strict=True)]
 
 
 def flat(views: Views) -> list[np.ndarray]:
-    """(S, S, 3) view by view, photograph by photograph."""
+    """(S, S, 3) view by view, image by image."""
     return [
         view.permute(1, 2, 0).numpy()
         for globals_, locals_ in zip(views.global_images, views.local_images, strict=True)
@@ -70,7 +70,7 @@ def differences(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def unbounded(request, monkeypatch):
-    """Photographs as they are, but where a test is about their being shrunk."""
+    """DecodedBatch as they are, but where a test is about their being shrunk."""
     if "shrunk" not in request.node.name:
         monkeypatch.setattr(device_views, "largest_side", lambda config: 10_000)
 
@@ -80,13 +80,13 @@ def unbounded(request, monkeypatch):
     ("settings", "levels"),
     [
         (STILL, 1),
-        (STILL | {"flip_p": 0.5}, 1),
-        (STILL | {"grey_p": 1.0}, 1),
+        (STILL | {"hflip_p": 0.5}, 1),
+        (STILL | {"grayscale_p": 1.0}, 1),
         # Levels of the crop below go through factors of up to 1.8 and up to four cuts; hue has 256 steps.
         (STILL | {"jitter_p": 1.0, "jitter_strength": 0.2}, 12),
         (STILL | {"blur_p": 1.0}, 3),
     ],
-    ids=["crop and turn", "mirror", "grey", "jitter", "blur"],
+    ids=["crop and turn", "mirror", "gray", "jitter", "blur"],
 )
 def test_views_are_pillows(settings, levels, device):
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **settings)
@@ -112,7 +112,7 @@ def test_jitter_is_pillows_to_the_bit(step):
     images = rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     index = ["brightness", "contrast", "saturation", "hue"].index(step)
     factors = rng.uniform(-0.5, 0.5, 6) if step == "hue" else rng.uniform(0, 2, 6)
-    work = [device_colours.brighten, device_colours.contrast, device_colours.saturate, device_colours.turn_hue][index]
+    work = [device_colors.brighten, device_colors.contrast, device_colors.saturate, device_colors.turn_hue][index]
     ours = work(torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.from_numpy(factors))
     for image, factor, made in zip(images, factors, ours, strict=True):
         pillows = np.asarray(JITTER[index](Image.fromarray(image), factor))
@@ -123,18 +123,18 @@ def test_jitter_is_pillows_to_the_bit(step):
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 1.3, 2.0])
 def test_blur_is_pillows(sigma):
     image = np.random.default_rng(4).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    ours = device_colours.blur(torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor([sigma]).double())
+    ours = device_colors.blur(torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor([sigma]).double())
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))).astype(int)
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - pillows).max() <= 3
 
 
-def test_a_view_does_not_depend_on_its_neighbours():
+def test_a_view_does_not_depend_on_its_neighbors():
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
-    parts = [load(p, config, generator(i)) for i, p in enumerate(photographs())]
-    together = render_batch(collate_photographs(parts), config, torch.device("cpu"))
+    parts = [load(p, config, generator(i)) for i, p in enumerate(sample_images())]
+    together = render_batch(collate_decoded(parts), config, torch.device("cpu"))
     for i, part in enumerate(parts):
         alone = render_batch(part, config, torch.device("cpu"))
-        # Matrix products over other sizes round otherwise; what colours make of that level is small.
+        # Matrix products over other sizes round otherwise; what colors make of that level is small.
         apart = (alone.global_images[0].int() - together.global_images[i].int()).abs()
         assert (apart > 1).float().mean() < 0.003
 
@@ -147,15 +147,15 @@ def test_without_local_crops():
 
 def test_noise_is_of_the_asked_strength():
     config = ViewsConfig(global_size=96, local_crops=0, **STILL)
-    grey = torch.full((3, 96, 96), 128, dtype=torch.uint8)
+    gray = torch.full((3, 96, 96), 128, dtype=torch.uint8)
     still, noisy = (
-        render_batch(load(grey, c, generator(0)), c, torch.device("cpu")).global_images.float()
+        render_batch(load(gray, c, generator(0)), c, torch.device("cpu")).global_images.float()
         for c in (config, config.model_copy(update={"noise_std": 0.05}))
     )
     assert (noisy - still).std() == pytest.approx(0.05 * 255, rel=0.03)
 
 
-def test_shrunk_photographs_keep_enough_pixels_for_their_smallest_crops():
+def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
     config = ViewsConfig()
     side = largest_side(config)
     # A crop of the least area and the flattest shape still has a pixel for each of the view's.
@@ -168,29 +168,29 @@ def test_shrunk_photographs_keep_enough_pixels_for_their_smallest_crops():
     assert shrink(torch.zeros(3, side, side, dtype=torch.uint8), side).shape == (3, side, side)
 
 
-def test_views_of_shrunk_photographs_show_the_same():
+def test_views_of_shrunk_images_show_the_same():
     # Waves of 40 pixels and more: shrinking to a third loses nothing of them.
     y, x = np.mgrid[:1200, :1600]
     waves = 128 + 90 * np.stack([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
-    photograph = torch.from_numpy(waves.astype(np.uint8))
+    image = torch.from_numpy(waves.astype(np.uint8))
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **STILL)
-    full = make_views(photograph, config, generator(0))
-    loaded = load(photograph, config, generator(0))
+    full = make_views(image, config, generator(0))
+    loaded = load(image, config, generator(0))
     assert max(loaded.pixels.shape) < 300
     views = render_batch(loaded, config, torch.device("cpu"))
-    assert torch.equal(views.boxes[0], full.boxes)  # in pixels of the photograph, not of what was made of it
+    assert torch.equal(views.boxes[0], full.boxes)  # in pixels of the image, not of what was made of it
     assert (views.global_images[0].int() - full.global_images.int()).abs().float().mean() < 1.0
     assert (views.local_images[0].int() - full.local_images.int()).abs().float().mean() < 1.5
 
 
 def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
-    for i, photograph in enumerate(photographs()[:3]):
-        Image.fromarray(photograph.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+    for i, image in enumerate(sample_images()[:3]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     paths = sorted(tmp_path.iterdir())
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
-    here = stack([Presentations(paths, config, seed=5)[t] for t in range(4)]).views
-    there = stack([Presentations(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
-    assert isinstance(there, Photographs)
+    here = stack([MultiCropDataset(paths, config, seed=5)[t] for t in range(4)]).views
+    there = stack([MultiCropDataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
+    assert isinstance(there, DecodedBatch)
     made = render_batch(there, config, torch.device("cpu"))
     assert torch.equal(made.boxes, here.boxes)
     assert torch.equal(made.turns, here.turns)
@@ -201,7 +201,7 @@ def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_nothing_is_waited_for():
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3)
-    batch = collate_photographs([load(p, config, generator(i)) for i, p in enumerate(photographs())]).pin_memory()
+    batch = collate_decoded([load(p, config, generator(i)) for i, p in enumerate(sample_images())]).pin_memory()
     render_batch(batch, config, torch.device("cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:

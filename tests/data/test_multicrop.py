@@ -10,32 +10,42 @@ from helpers.image_samples import jpeg, scene
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import multicrop as data
-from gtsa_kit.data.multicrop import Batch, Presentations, Share, derive_seed, make_batches, seed_step, stack
+from gtsa_kit.data.multicrop import (
+    Batch,
+    DistributedBatchSampler,
+    MultiCropDataset,
+    derive_seed,
+    make_batches,
+    seed_step,
+    stack,
+)
 
 SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
 
 
 @pytest.fixture
-def photographs(tmp_path) -> list[Path]:
+def images(tmp_path) -> list[Path]:
     """Seven JPEGs that differ."""
     return [jpeg(tmp_path / f"{i}.jpg", np.roll(scene(), 3 * i, axis=1)) for i in range(7)]
 
 
-def share(start: int, stop: int, batch: int = 3, accumulate: int = 1, rank: int = 0, world: int = 1) -> Share:
-    return Share(batch=batch, accumulate=accumulate, rank=rank, world=world, start=start, stop=stop)
+def share(
+    start: int, stop: int, batch: int = 3, accumulate: int = 1, rank: int = 0, world: int = 1
+) -> DistributedBatchSampler:
+    return DistributedBatchSampler(batch=batch, accumulate=accumulate, rank=rank, world=world, start=start, stop=stop)
 
 
 def same(a: Batch, b: Batch) -> bool:
     return a.broken == b.broken and all(map(torch.equal, a.views, b.views))
 
 
-# --- which photograph when -------------------------------------------------------------------------------------------
+# --- which image when -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 101])
-def test_every_epoch_shows_every_photograph_once(count):
-    presentations = Presentations([Path(str(i)) for i in range(count)], SMALL, seed=3)
-    epochs = [[presentations.photograph(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
+def test_every_epoch_shows_every_image_once(count):
+    presentations = MultiCropDataset([Path(str(i)) for i in range(count)], SMALL, seed=3)
+    epochs = [[presentations.image(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     if count > 50:
         assert len({tuple(epoch) for epoch in epochs}) == 5  # in another order each time
@@ -43,11 +53,11 @@ def test_every_epoch_shows_every_photograph_once(count):
 
 def test_order_depends_on_seed_and_epoch_alone():
     paths = [Path(str(i)) for i in range(31)]
-    straight = [Presentations(paths, SMALL, seed=3).photograph(t) for t in range(200)]
-    jumping = Presentations(paths, SMALL, seed=3)
+    straight = [MultiCropDataset(paths, SMALL, seed=3).image(t) for t in range(200)]
+    jumping = MultiCropDataset(paths, SMALL, seed=3)
     places = np.random.default_rng(0).permutation(200).tolist()
-    assert {t: jumping.photograph(t) for t in places} == dict(enumerate(straight))
-    assert [Presentations(paths, SMALL, seed=4).photograph(t) for t in range(200)] != straight
+    assert {t: jumping.image(t) for t in places} == dict(enumerate(straight))
+    assert [MultiCropDataset(paths, SMALL, seed=4).image(t) for t in range(200)] != straight
 
 
 @pytest.mark.parametrize(
@@ -64,9 +74,9 @@ def test_all_shares_together_are_the_step(count, batch, accumulate, world):
         assert together == alone == list(range(step * whole, (step + 1) * whole))
         shown += together
     # so that epochs hold, whatever the number of processes
-    presentations = Presentations([Path(str(i)) for i in range(count)], SMALL, seed=1)
+    presentations = MultiCropDataset([Path(str(i)) for i in range(count)], SMALL, seed=1)
     for epoch in range(len(shown) // count):
-        part = [presentations.photograph(t) for t in shown[epoch * count : (epoch + 1) * count]]
+        part = [presentations.image(t) for t in shown[epoch * count : (epoch + 1) * count]]
         assert sorted(part) == list(range(count))
 
 
@@ -80,18 +90,18 @@ def test_share_knows_its_length(start, stop):
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def batches(paths: list[Path], part: Share, workers: int = 0, seed: int = 5) -> Iterator[Batch]:
-    return make_batches(Presentations(paths, SMALL, seed), part, workers, pin=False)
+def batches(paths: list[Path], part: DistributedBatchSampler, workers: int = 0, seed: int = 5) -> Iterator[Batch]:
+    return make_batches(MultiCropDataset(paths, SMALL, seed), part, workers, pin=False)
 
 
 @pytest.fixture
-def straight(photographs) -> list[Batch]:
-    return list(batches(photographs, share(0, 6)))
+def straight(images) -> list[Batch]:
+    return list(batches(images, share(0, 6)))
 
 
-def test_batches_hold_the_views_of_their_presentations(photographs, straight):
+def test_batches_hold_the_views_of_their_presentations(images, straight):
     assert len(straight) == 6
-    presentations = Presentations(photographs, SMALL, 5)
+    presentations = MultiCropDataset(images, SMALL, 5)
     for i, batch in enumerate(straight):
         assert batch.broken == []
         assert batch.views.global_images.shape == (3, 2, 3, 32, 32)
@@ -102,62 +112,62 @@ def test_batches_hold_the_views_of_their_presentations(photographs, straight):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(photographs, straight, workers):
-    got = list(batches(photographs, share(0, 6), workers))
+def test_workers_change_nothing(images, straight, workers):
+    got = list(batches(images, share(0, 6), workers))
     assert len(got) == 6
     assert all(map(same, got, straight))
 
 
-def test_other_seeds_are_other_views(photographs, straight):
-    assert not any(map(same, batches(photographs, share(0, 6), seed=6), straight))
+def test_other_seeds_are_other_views(images, straight):
+    assert not any(map(same, batches(images, share(0, 6), seed=6), straight))
 
 
-def test_each_epoch_draws_new_views(photographs):
-    presentations = Presentations(photographs, SMALL, 5)
-    times = [t for t in range(21) if presentations.photograph(t) == 3]
+def test_each_epoch_draws_new_views(images):
+    presentations = MultiCropDataset(images, SMALL, 5)
+    times = [t for t in range(21) if presentations.image(t) == 3]
     boxes = [tuple(presentations[t].views.boxes.flatten().tolist()) for t in times]
     assert len(set(boxes)) == len(times) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starting_later_is_skipping(photographs, straight, workers):
-    got = list(batches(photographs, share(4, 6), workers))
+def test_starting_later_is_skipping(images, straight, workers):
+    got = list(batches(images, share(4, 6), workers))
     assert len(got) == 2
     assert all(map(same, got, straight[4:]))
 
 
-def test_processes_share_what_one_would_see(photographs):
-    (alone,) = batches(photographs, share(3, 4, batch=6))
-    ranks = [next(batches(photographs, share(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
+def test_processes_share_what_one_would_see(images):
+    (alone,) = batches(images, share(3, 4, batch=6))
+    ranks = [next(batches(images, share(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
     for name, whole in alone.views._asdict().items():
         assert torch.equal(torch.cat([getattr(rank.views, name) for rank in ranks]), whole)
 
 
-def test_torchs_own_generator_does_not_matter(photographs, straight):
+def test_torchs_own_generator_does_not_matter(images, straight):
     torch.manual_seed(123)
     torch.rand(7)
-    assert all(map(same, batches(photographs, share(0, 6)), straight))
+    assert all(map(same, batches(images, share(0, 6)), straight))
 
 
-def test_presentations_travel_to_spawned_workers(photographs):
-    there = Presentations(photographs, SMALL, 5)
-    there.photograph(0)  # fills the cache, which stays behind
+def test_presentations_travel_to_spawned_workers(images):
+    there = MultiCropDataset(images, SMALL, 5)
+    there.image(0)  # fills the cache, which stays behind
     again = pickle.loads(pickle.dumps(there))
-    assert [again.photograph(t) for t in range(20)] == [there.photograph(t) for t in range(20)]
+    assert [again.image(t) for t in range(20)] == [there.image(t) for t in range(20)]
     assert all(map(torch.equal, again[3].views, there[3].views))
 
 
-# --- broken photographs ----------------------------------------------------------------------------------------------
+# --- broken images ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_photograph_that_vanishes_gives_way(photographs, straight, workers):
-    gone = photographs[2]
+def test_a_image_that_vanishes_gives_way(images, straight, workers):
+    gone = images[2]
     gone.unlink()
-    got = list(batches(photographs, share(0, 6), workers))
-    order = Presentations(photographs, SMALL, 5)
+    got = list(batches(images, share(0, 6), workers))
+    order = MultiCropDataset(images, SMALL, 5)
     for i, (now, before) in enumerate(zip(got, straight, strict=True)):
-        hit = [j for j in range(3) if order.photograph(3 * i + j) == 2]
+        hit = [j for j in range(3) if order.image(3 * i + j) == 2]
         assert [error.path for error in now.broken] == [gone] * len(hit)
         assert all("no such file" in error.reason for error in now.broken)
         for name, whole in now.views._asdict().items():
@@ -166,55 +176,55 @@ def test_a_photograph_that_vanishes_gives_way(photographs, straight, workers):
     assert sum(len(batch.broken) for batch in got) >= 2  # more than two epochs were shown
 
 
-def test_the_successor_stands_in_with_the_draws_of_the_presentation(photographs):
-    presentations = Presentations(photographs, SMALL, 5)
-    t = next(t for t in range(7) if presentations.photograph(t) == 6)
-    photographs[6].unlink()
+def test_the_successor_stands_in_with_the_draws_of_the_presentation(images):
+    presentations = MultiCropDataset(images, SMALL, 5)
+    t = next(t for t in range(7) if presentations.image(t) == 6)
+    images[6].unlink()
     stand_in = presentations[t]
-    photographs[6].write_bytes(photographs[0].read_bytes())  # the list goes round
+    images[6].write_bytes(images[0].read_bytes())  # the list goes round
     assert all(map(torch.equal, stand_in.views, presentations[t].views))
-    assert [error.path for error in stand_in.broken] == [photographs[6]]
+    assert [error.path for error in stand_in.broken] == [images[6]]
 
 
-def test_vanishing_while_a_run_is_on(photographs):
-    going = batches(photographs, share(0, 6))
+def test_vanishing_while_a_run_is_on(images):
+    going = batches(images, share(0, 6))
     assert next(going).broken == []
-    photographs[4].write_bytes(b"")
+    images[4].write_bytes(b"")
     later = list(islice(going, 5))
-    assert {(error.path, error.reason) for batch in later for error in batch.broken} == {(photographs[4], "empty file")}
+    assert {(error.path, error.reason) for batch in later for error in batch.broken} == {(images[4], "empty file")}
     assert all(batch.views is not None for batch in later)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_all_broken(photographs, workers):
-    for path in photographs:
+def test_all_broken(images, workers):
+    for path in images:
         path.write_bytes(b"rubbish")
-    batch = next(batches(photographs, share(0, 1), workers))
+    batch = next(batches(images, share(0, 1), workers))
     assert batch.views is None
-    assert {error.path for error in batch.broken} == set(photographs)
+    assert {error.path for error in batch.broken} == set(images)
     assert len(batch.broken) == 3 * 7
 
 
-def test_search_for_a_substitute_ends(photographs, monkeypatch):
+def test_search_for_a_substitute_ends(images, monkeypatch):
     monkeypatch.setattr(data, "SUBSTITUTES", 4)
-    for path in photographs:
+    for path in images:
         path.unlink()
-    batch = Presentations(photographs, SMALL, 5)[0]
+    batch = MultiCropDataset(images, SMALL, 5)[0]
     assert batch.views is None
     assert len(batch.broken) == 4
 
 
-def test_one_sample_without_views_spoils_its_batch(photographs):
-    sound = Presentations(photographs, SMALL, 5)[0]
+def test_one_sample_without_views_spoils_its_batch(images):
+    sound = MultiCropDataset(images, SMALL, 5)[0]
     empty = Batch(None, [])
     assert stack([sound, empty]).views is None
     assert stack([empty, sound]).views is None
     assert stack([sound, sound]).views.turns.shape == (2, 3)
 
 
-def test_limit_of_pixels_reaches_the_decoder(photographs):
-    assert Presentations(photographs, SMALL, 5, max_pixels=24 * 32)[0].broken == []
-    assert Presentations(photographs, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
+def test_limit_of_pixels_reaches_the_decoder(images):
+    assert MultiCropDataset(images, SMALL, 5, max_pixels=24 * 32)[0].broken == []
+    assert MultiCropDataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------

@@ -18,20 +18,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mixed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sound and broken files, in folders, with a turned one: 24 rows and 4 errors."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "sub ü 日本").mkdir()
     for i in range(20):
-        content = (photographs / f"p{i}.jpg").read_bytes()
+        content = (images / f"p{i}.jpg").read_bytes()
         (folder / f"img{i}.jpg").write_bytes(content)
         if i < 3:
             (folder / "sub ü 日本" / f"{i}.jpg").write_bytes(content)
-    (folder / "img2b.jpg").write_bytes((photographs / "p0.jpg").read_bytes()[:900])
+    (folder / "img2b.jpg").write_bytes((images / "p0.jpg").read_bytes()[:900])
     (folder / "empty.png").write_bytes(b"")
     (folder / "img11.webp").write_text("hello")
     (folder / "sub ü 日本" / "9.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(photographs / "p3.jpg").save(folder / "turned.jpg", exif=exif)
+    Image.open(images / "p3.jpg").save(folder / "turned.jpg", exif=exif)
     return folder

@@ -13,7 +13,7 @@ from gtsa_kit.cli.embed_browse import looking
 from gtsa_kit.embedding.browse import duplicates, vectors
 from gtsa_kit.embedding.browse.duplicates import find_duplicates
 from gtsa_kit.embedding.browse.search import embed_query, inner_products, open_model, search
-from gtsa_kit.embedding.browse.thumbnails import Photographs
+from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.embedding.browse.vectors import open_vectors
 from gtsa_kit.export import load
 
@@ -140,8 +140,8 @@ def test_one_row(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def embedded(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A dataset of the twenty photographs, by a real model, and that model."""
+def embedded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dataset of the twenty images, by a real model, and that model."""
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.models.encoder import Encoder
     from gtsa_kit.models.weights import save_encoder
@@ -152,14 +152,14 @@ def embedded(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     save_encoder(run, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
-    rows = np.stack([embed_query(runner, open_image(photographs / name)) for name in names])
-    where = {"source": str(photographs), "model": {"path": str(run)}, "sizes": {"kind": "fixed", "side": [224, 224]}}
+    rows = np.stack([embed_query(runner, open_image(images / name)) for name in names])
+    where = {"source": str(images), "model": {"path": str(run)}, "sizes": {"kind": "fixed", "side": [224, 224]}}
     return write_dataset(run.parent / "data", rows, names, part=7, about=runner.manifest, **where), run
 
 
-def test_search_for_a_photograph(embedded: tuple[Path, Path], photographs: Path, tmp_path: Path) -> None:
+def test_search_for_a_image(embedded: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "new" / "sheet.png"
-    image = photographs / "p6.jpg"
+    image = images / "p6.jpg"
     done = CliRunner().invoke(looking, ["search", str(embedded[0]), "--image", str(image), "--sheet", str(sheet)])
     assert done.exit_code == 0, done.output
     first = next(line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["1"])
@@ -169,7 +169,7 @@ def test_search_for_a_photograph(embedded: tuple[Path, Path], photographs: Path,
     assert pixels[10:210, 10:210].std() > 10
 
 
-def test_search_for_a_row_whose_neighbours_are_gone(embedded: tuple[Path, Path], tmp_path: Path) -> None:
+def test_search_for_a_row_whose_neighbors_are_gone(embedded: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = embedded
     rows = open_vectors(folder).vectors(range(20))
     names = [f"nowhere/{i} ünï 日本\n.jpg" for i in range(20)]
@@ -183,10 +183,10 @@ def test_search_for_a_row_whose_neighbours_are_gone(embedded: tuple[Path, Path],
     wanted = [i for i in np.argsort(-(unit @ unit[4])) if i != 4][:3]
     assert [hit["path"] for hit in said["hits"]] == [names[i] for i in wanted]
     pixels = np.asarray(Image.open(data / "search.jpg").convert("RGB"), dtype=int)
-    assert np.abs(pixels[20:90, 20:200] - 0xD4).max() < 5  # a grey square, no error
+    assert np.abs(pixels[20:90, 20:200] - 0xD4).max() < 5  # a gray square, no error
 
 
-def test_another_model_is_refused(embedded: tuple[Path, Path], photographs: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused(embedded: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     from gtsa_kit.models.encoder import Encoder
     from gtsa_kit.models.weights import save_encoder
 
@@ -199,21 +199,21 @@ def test_another_model_is_refused(embedded: tuple[Path, Path], photographs: Path
     )
     with pytest.raises(ValueError, match="gone does not exist; name the model of these vectors with --model"):
         open_model(open_vectors(moved))
-    asked = ["search", str(moved), "--image", str(photographs / "p3.jpg"), "--model", str(embedded[1]), "--json"]
+    asked = ["search", str(moved), "--image", str(images / "p3.jpg"), "--model", str(embedded[1]), "--json"]
     done = CliRunner().invoke(looking, asked)
     assert json.loads(done.stdout)["hits"][0]["path"] == "sub/p3.jpg"
 
 
-def test_duplicates_command_on_an_unfinished_dataset(tmp_path: Path, photographs: Path) -> None:
+def test_duplicates_command_on_an_unfinished_dataset(tmp_path: Path, images: Path) -> None:
     rows = np.eye(20, dtype=np.float32)
     rows[15] = rows[4]
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.concatenate([rows, rows[:3]])  # a part that no journal knows of
     journal = {"shards": 2, "complete": False}
-    data = write_dataset(tmp_path / "d", rows, [*names, *"abc"], part=10, journal=journal, source=str(photographs))
+    data = write_dataset(tmp_path / "d", rows, [*names, *"abc"], part=10, journal=journal, source=str(images))
     done = CliRunner().invoke(looking, ["duplicates", str(data), "--sheet", str(tmp_path / "sheet.jpg")])
     assert done.exit_code == 0, done.output
-    assert "1 groups of 2 photographs; 1 could be dropped" in done.stdout
+    assert "1 groups of 2 images; 1 could be dropped" in done.stdout
     assert "not finished" in done.stderr
     assert Image.open(tmp_path / "sheet.jpg").width > 1000
     for options in (["--threshold", "0"], ["--threshold", "nan"], ["--sheet", "x.gif"]):
@@ -221,26 +221,26 @@ def test_duplicates_command_on_an_unfinished_dataset(tmp_path: Path, photographs
         assert isinstance(done.exception, ValueError)
 
 
-def test_photographs_in_archives_lists_and_globs(photographs: Path, tmp_path: Path) -> None:
+def test_images_in_archives_lists_and_globs(images: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.write(photographs / "p1.jpg", "in/p1.jpg")
+        archive.write(images / "p1.jpg", "in/p1.jpg")
     import tarfile
 
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.add(photographs / "p1.jpg", "in/p1.jpg")
+        tar.add(images / "p1.jpg", "in/p1.jpg")
     (tmp_path / "list.txt").write_text("x")
-    wanted = Image.open(photographs / "p1.jpg").size
-    inside, absolute = "in/p1.jpg", str(photographs / "p1.jpg")
+    wanted = Image.open(images / "p1.jpg").size
+    inside, absolute = "in/p1.jpg", str(images / "p1.jpg")
     for source, path in (
         (tmp_path / "a.zip", inside),
         (tmp_path / "a.tar", inside),
         (tmp_path / "list.txt", absolute),
-        (photographs / "*.jpg", "p1.jpg"),
+        (images / "*.jpg", "p1.jpg"),
     ):
-        opened = Photographs(str(source))
+        opened = SourceImages(str(source))
         assert opened.open(path).size == wanted
         assert list(opened.thumbnails([path, "none.jpg"], 8))[1] is None
-    assert Photographs("s3://bucket/x").file("p.jpg") is None
+    assert SourceImages("s3://bucket/x").file("p.jpg") is None
 
 
 def test_products_by_faiss_are_the_same() -> None:

@@ -9,9 +9,9 @@ from helpers.paths import SCENES
 from PIL import Image
 
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import BrokenImage, open_bytes
-from gtsa_kit.embedding.preprocess import SHRINK, Decoder, normalise, pass_order, resize
-from gtsa_kit.embedding.resize_policy import SizeRule
+from gtsa_kit.data.image_io import ImageError, open_bytes
+from gtsa_kit.embedding.preprocess import SHRINK, Decoder, normalize, pass_order, resize
+from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import Preprocessing
 
 PREPROCESSING = Preprocessing()
@@ -25,7 +25,7 @@ MODES = {
 
 
 def pictures() -> list[np.ndarray]:
-    """Real photographs where they are at hand, and what is worse than any: noise and hard edges."""
+    """Real images where they are at hand, and what is worse than any: noise and hard edges."""
     rng = np.random.default_rng(0)
     found = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(SCENES.glob("*.jpg"))[:3]]
     noise = rng.integers(0, 2, (400, 620, 3), dtype=np.uint8) * 255
@@ -96,22 +96,22 @@ def test_damaged_files_are_refused_exactly_when_pillow_refuses_them() -> None:
                 content[rng.integers(2, len(content))] = rng.integers(0, 256)
         try:
             wanted = np.asarray(open_bytes(bytes(content)))
-        except BrokenImage:
-            with pytest.raises(BrokenImage):
+        except ImageError:
+            with pytest.raises(ImageError):
                 decode(bytes(content))
         else:
             assert np.array_equal(decode(bytes(content))[0], wanted)
 
 
-def test_normalised_as_the_encoder_wants_it() -> None:
+def test_normalized_as_the_encoder_wants_it() -> None:
     pixels = scene(32, 48)
-    assert np.array_equal(normalise(pixels, PREPROCESSING), PREPROCESSING(Image.fromarray(pixels), (32, 48)))
+    assert np.array_equal(normalize(pixels, PREPROCESSING), PREPROCESSING(Image.fromarray(pixels), (32, 48)))
 
 
 @pytest.mark.parametrize(("shape", "kind"), [((1, 1), "PNG"), ((1, 20000), "PNG"), ((20000, 1), "JPEG")])
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
-    for rule in (SizeRule("fixed", (224, 224)), SizeRule("short-side", (224, 224)), SizeRule("native")):
+    for rule in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
         ready = Decoder(PREPROCESSING, rule, as_bytes=True)("a", content)
         height, width = ready.size
         assert (ready.height, ready.width) == shape
@@ -120,9 +120,9 @@ def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
         assert np.abs(ready.image.astype(int) - 77).max() <= 2
 
 
-def test_large_photographs_are_decoded_alone_and_in_full(tmp_path: Path) -> None:
+def test_large_images_are_decoded_alone_and_in_full(tmp_path: Path) -> None:
     side = np.tile(np.linspace(0, 255, 6000).astype(np.uint8), (6000, 1))
     content = encoded(side, "JPEG", quality=80)
     assert difference(content, (224, 224)) <= 1
-    with pytest.raises(BrokenImage, match="36 megapixels, above the limit of 30"):
+    with pytest.raises(ImageError, match="36 megapixels, above the limit of 30"):
         decode(content, "a", 30_000_000)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gtsa_kit.cli.embed_browse import looking
 from gtsa_kit.embedding.browse.projection import make_atlas, pca
 from gtsa_kit.embedding.browse.projection_page import write_page
-from gtsa_kit.embedding.browse.thumbnails import Photographs
+from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.embedding.browse.vectors import open_vectors
 
 EVIL = ["</script><script>document.title='owned'</script>.jpg", "<img src=x onerror=document.title='owned'>.jpg"]
@@ -55,13 +55,13 @@ def content_of(page: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def mapped(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of photographs of which some have dangerous names, its page with three of them inside."""
+def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of images of which some have dangerous names, its page with three of them inside."""
     folder = tmp_path_factory.mktemp("map")
     (folder / "photos").mkdir()
     names = [*(name.replace("/", "\N{DIVISION SLASH}") for name in EVIL), *(f"p{i}.jpg" for i in range(5, 20))]
     for index, name in enumerate(names):
-        shutil.copy(photographs / f"p{index}.jpg", folder / "photos" / name)
+        shutil.copy(images / f"p{index}.jpg", folder / "photos" / name)
     rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float16)
     rows[20] = 0
     data = write_dataset(folder / "data", rows, [*names, "p20.jpg"], source=str(folder / "photos"))
@@ -75,15 +75,15 @@ def test_points_are_the_principal_components(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((300, 6)) * [5, 3, 1, 1, 1, 1] + 2).astype(np.float32)
     scores = pca(rows, 2)
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
     for axis in range(2):
         wanted = left[:, axis] * sizes[axis]
         assert min(np.abs(scores[:, axis] - wanted).max(), np.abs(scores[:, axis] + wanted).max()) < 1e-4
     assert pca(np.ones((3, 1), dtype=np.float32), 2).shape == (3, 2)
 
 
-def test_neighbours_are_brute_force(tmp_path: Path) -> None:
+def test_neighbors_are_brute_force(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
     rows[50] = rows[60] = rows[70]
     rows[5] = np.nan
@@ -108,7 +108,7 @@ def test_few_and_equal_rows(layout: str, tmp_path: Path) -> None:
         atlas = make_atlas(open_vectors(write_dataset(tmp_path / f"{count}", same)), layout)
         assert np.isfinite(atlas.points).all()
         assert atlas.near.shape == (count, min(5, count - 1))
-        write_page(atlas, Photographs(None), tmp_path / "page.html", "few")
+        write_page(atlas, SourceImages(None), tmp_path / "page.html", "few")
         assert content_of(tmp_path / "page.html")["pictures"] == [None] * count
     nothing = write_dataset(tmp_path / "zero", np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(ValueError, match=r"no row of .* has a direction"):
@@ -176,7 +176,7 @@ def wait_for(driver: Any, script: str) -> Any:
     return WebDriverWait(driver, 30).until(lambda d: d.execute_script(script))
 
 
-def test_in_a_browser_pointing_shows_the_photograph(browser: Any, mapped: Path) -> None:
+def test_in_a_browser_pointing_shows_the_image(browser: Any, mapped: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -186,7 +186,7 @@ def test_in_a_browser_pointing_shows_the_photograph(browser: Any, mapped: Path) 
     canvas = browser.find_element(By.ID, "canvas")
     wait_for(
         browser,
-        "return document.getElementById('note').textContent === '20 photographs; 1 without a direction left out'",
+        "return document.getElementById('note').textContent === '20 images; 1 without a direction left out'",
     )
     near = np.frombuffer(base64.b64decode(content["near"]), "<i4").reshape(20, -1)
     for index in (0, 1, 2, 3, 4, 10):  # inside the file and linked, of all dangerous names

@@ -10,9 +10,9 @@ from gtsa_kit.embedding.job import Options, embed_folder
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def dataset(request: pytest.FixtureRequest, photographs: Path, model: Path, tmp_path_factory) -> Path:
+def dataset(request: pytest.FixtureRequest, images: Path, model: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("dataset") / "out"
-    embed_folder(photographs, model, out, Options(dtype=request.param, shard_rows=8))
+    embed_folder(images, model, out, Options(dtype=request.param, shard_rows=8))
     return out
 
 
@@ -55,7 +55,7 @@ def test_lancedb(dataset: Path, tmp_path: Path) -> None:
     import lancedb
     import pyarrow.parquet as pq
 
-    table = lancedb.connect(tmp_path).create_table("photographs", pq.read_table(dataset / "vectors"))
+    table = lancedb.connect(tmp_path).create_table("images", pq.read_table(dataset / "vectors"))
     rows = table.to_arrow()
     check(rows["path"].to_pylist(), rows["embedding"].to_pylist(), dataset)
     _, vectors = read_dataset(dataset).vectors()
@@ -63,10 +63,10 @@ def test_lancedb(dataset: Path, tmp_path: Path) -> None:
     assert nearest[0]["path"] == "p7.jpg"
 
 
-def test_zarr_by_itself(photographs: Path, model: Path, tmp_path: Path) -> None:
+def test_zarr_by_itself(images: Path, model: Path, tmp_path: Path) -> None:
     import zarr
 
-    embed_folder(photographs, model, tmp_path / "out", Options(dense=True, shard_rows=16))
+    embed_folder(images, model, tmp_path / "out", Options(dense=True, shard_rows=16))
     array = zarr.open_group(tmp_path / "out" / "dense.zarr", mode="r")["feature_map"]
     assert array.metadata.zarr_format == 3
     assert (array.shape, array.shards, array.chunks) == ((20, 64, 14, 14), (16, 64, 14, 14), (1, 64, 14, 14))

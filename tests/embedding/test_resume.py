@@ -112,12 +112,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_is_said_and_resumed(
-    gtsa, photographs: Path, model: Path, tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_is_said_and_resumed(gtsa, images: Path, model: Path, tmp_path: Path, small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(2_800_000))
-    command = ("embed", photographs, "--model", model, "--out", small_disk / "out", "--dense", "--rows-per-shard", "4")
+    command = ("embed", images, "--model", model, "--out", small_disk / "out", "--dense", "--rows-per-shard", "4")
     done = gtsa(*command)
     assert done.returncode == 1, done.stderr
     assert "space" in done.stderr.lower()
@@ -125,15 +123,15 @@ def test_a_full_disk_is_said_and_resumed(
     ballast.unlink()
     done = gtsa(*command, "--resume")
     assert done.returncode == 0, done.stderr
-    embed_folder(photographs, model, tmp_path / "whole", Options(dense=True, shard_rows=4))
+    embed_folder(images, model, tmp_path / "whole", Options(dense=True, shard_rows=4))
     wanted = {name: digest for name, digest in contents(tmp_path / "whole").items() if name != "job.json"}
     found = contents(small_disk / "out")
     assert {name: found[name] for name in wanted} == wanted
 
 
-def test_what_has_changed_is_noticed(photographs: Path, model: Path, tmp_path: Path) -> None:
+def test_what_has_changed_is_noticed(images: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    shutil.copytree(photographs, folder)
+    shutil.copytree(images, folder)
     out = tmp_path / "out"
     embed_folder(folder, model, out)
     with pytest.raises(ValueError, match=r"holds a job already.*--resume"):
@@ -154,11 +152,11 @@ def test_what_has_changed_is_noticed(photographs: Path, model: Path, tmp_path: P
         embed_folder(folder, model, out, Options(resume=True))
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(photographs: Path, model: Path, tmp_path: Path) -> None:
+def test_a_folder_with_something_else_in_it_is_left_alone(images: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"not empty.*thesis"):
-            embed_folder(photographs, model, tmp_path, Options(resume=resume))
+            embed_folder(images, model, tmp_path, Options(resume=resume))
 
 
 @pytest.mark.parametrize("how", HOW)

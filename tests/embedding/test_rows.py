@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from gtsa_kit import embed
-from gtsa_kit.data.image_io import BrokenImage
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.job import BadFile, Options, embed_folder
 from gtsa_kit.feature_grid import boxes_to_cells, cells_to_boxes
@@ -23,7 +23,7 @@ BROKEN = ["empty.png", "img2b.jpg", "img11.webp", "sub ü 日本/9.png"]
 
 
 def by_hand(encoder: torch.nn.Module, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and map of one photograph, with Pillow and nothing of ours but the encoder."""
+    """Embedding and map of one image, with Pillow and nothing of ours but the encoder."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     image = ImageOps.exif_transpose(Image.open(path)).resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = ((np.asarray(image) / 255 - mean) / std).transpose(2, 0, 1)
@@ -70,7 +70,7 @@ def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
     assert all(error["reason"] for error in dataset.errors())
 
 
-def test_a_box_on_a_turned_photograph_is_where_its_cells_are_bright(
+def test_a_box_on_a_turned_image_is_where_its_cells_are_bright(
     model: Path, tmp_path: Path, encoder: torch.nn.Module
 ) -> None:
     exif = Image.Exif()
@@ -109,18 +109,18 @@ def test_the_iterator_yields_the_same_and_leaves_the_broken_to_the_caller(
     for item, row in zip(found, read_dataset(tmp_path / "out"), strict=True):
         assert item.path == row.name
         np.testing.assert_array_equal(item.features.embedding, row.embedding)
-    with pytest.raises(BrokenImage, match=r"empty\.png"):
+    with pytest.raises(ImageError, match=r"empty\.png"):
         list(embed(mixed, model))
 
 
-def test_layers_are_arrays_of_their_own(photographs: Path, model: Path, tmp_path: Path) -> None:
-    embed_folder(photographs, model, tmp_path / "out", Options(layers=(0, 1), shard_rows=6))
+def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Path) -> None:
+    embed_folder(images, model, tmp_path / "out", Options(layers=(0, 1), shard_rows=6))
     row = read_dataset(tmp_path / "out")[19]
     assert set(row.maps) == {"feature_map", "feature_map_0", "feature_map_1"}
     assert np.array_equal(row.maps["feature_map"], row.maps["feature_map_1"])  # the last block, normed
     assert not np.array_equal(row.maps["feature_map"], row.maps["feature_map_0"])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        embed_folder(photographs, model, tmp_path / "other", Options(layers=(5,)))
+        embed_folder(images, model, tmp_path / "other", Options(layers=(5,)))
 
 
 def test_all_broken_is_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_fail_ends_at_the_first_and_can_go_on(mixed: Path, model: Path, tmp_path
     assert read_dataset(tmp_path / "out").vectors()[0] == read_dataset(tmp_path / "whole").vectors()[0]
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded(photographs: Path, model: Path, tmp_path: Path) -> None:
-    summary = embed_folder(photographs, model, tmp_path / "out", Options(max_pixels=100 * 90))
+def test_too_many_pixels_are_refused_before_they_are_decoded(images: Path, model: Path, tmp_path: Path) -> None:
+    summary = embed_folder(images, model, tmp_path / "out", Options(max_pixels=100 * 90))
     reasons = [error["reason"] for error in read_dataset(tmp_path / "out").errors()]
     assert summary.rows + len(reasons) == 20
     assert reasons

@@ -16,11 +16,11 @@ from gtsa_kit.evaluation.ablation import ablation_runs, merge
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.runs import StoppedError, train_all
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.trainer import TrainerCallback
 
 
-def settings(photographs: Path, tiny: dict[str, object], **more: object) -> RunConfig:
-    return load_config("quick", None, {**tiny, "data": str(photographs), "train.steps": 3, **more})
+def settings(images: Path, tiny: dict[str, object], **more: object) -> RunConfig:
+    return load_config("quick", None, {**tiny, "data": str(images), "train.steps": 3, **more})
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -32,39 +32,36 @@ def flat(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def test_rows_differ_in_the_weights_of_the_losses_and_in_nothing_else(
-    photographs: Path, tiny: dict[str, object]
-) -> None:
-    whole = settings(photographs, tiny)
+def test_rows_differ_in_the_weights_of_the_losses_and_in_nothing_else(images: Path, tiny: dict[str, object]) -> None:
+    whole = settings(images, tiny)
     runs = ablation_runs(whole)
     changed = {
         name: {key: value for key, value in flat(run).items() if value != flat(whole)[key]}
         for name, run in runs.items()
     }
     assert changed == {
-        "region": {"loss.correspondence": 0.0, "loss.rotation": 0.0},
-        "region-correspondence": {"loss.rotation": 0.0},
+        "region": {"loss.correspondence_weight": 0.0, "loss.rotation_weight": 0.0},
+        "region-correspondence": {"loss.rotation_weight": 0.0},
         "whole": {},
     }
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"loss.rotation": 0.0}, "loss.rotation"), ({"loss.correspondence": 0.0}, "correspondence")]
+    ("change", "named"),
+    [({"loss.rotation_weight": 0.0}, "loss.rotation_weight"), ({"loss.correspondence_weight": 0.0}, "correspondence")],
 )
 def test_two_rows_alike_are_refused(
-    photographs: Path, tiny: dict[str, object], change: dict[str, object], named: str
+    images: Path, tiny: dict[str, object], change: dict[str, object], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
-        ablation_runs(settings(photographs, tiny, **change))
+        ablation_runs(settings(images, tiny, **change))
 
 
-def test_runs_go_on_after_a_stop_and_are_not_done_twice(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
-    runs = {f"seed{seed}": settings(photographs, tiny, **{"train.seed": seed}) for seed in (0, 1)}
+def test_runs_go_on_after_a_stop_and_are_not_done_twice(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    runs = {f"seed{seed}": settings(images, tiny, **{"train.seed": seed}) for seed in (0, 1)}
     seen: list[tuple[str, int]] = []
 
-    class Stopping(Watcher):
+    class Stopping(TrainerCallback):
         def __init__(self, name: str, after: int) -> None:
             self.name, self.after, self.done = name, after, 0
 
@@ -84,32 +81,32 @@ def test_runs_go_on_after_a_stop_and_are_not_done_twice(
     times = {name: (path / "encoder.safetensors").stat().st_mtime_ns for name, path in paths.items()}
     train_all(runs, tmp_path, lambda name: pytest.fail(f"{name} is done"))
     assert times == {name: (path / "encoder.safetensors").stat().st_mtime_ns for name, path in paths.items()}
-    other = {"seed0": settings(photographs, tiny, **{"optim.lr": 1.0})}
+    other = {"seed0": settings(images, tiny, **{"optim.lr": 1.0})}
     with pytest.raises(ValueError, match=r"seed0 holds a run with other settings .*optim\.lr"):
-        train_all(other, tmp_path, lambda name: Watcher())
+        train_all(other, tmp_path, lambda name: TrainerCallback())
 
 
 def test_a_run_that_goes_on_keeps_the_precision_it_settled_on(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tiny: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class StopAtOnce(Watcher):
+    class StopAtOnce(TrainerCallback):
         def stop(self) -> bool:
             return bool(list(tmp_path.glob("run/metrics.jsonl")))
 
-    runs = {"run": settings(photographs, tiny, **{"train.precision": "auto"})}
-    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: False)
+    runs = {"run": settings(images, tiny, **{"train.precision": "auto"})}
+    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: False)
     with pytest.raises(StoppedError):
         train_all(runs, tmp_path, lambda name: StopAtOnce())
-    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: pytest.fail("measured anew"))
-    train_all(runs, tmp_path, lambda name: Watcher())
+    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: pytest.fail("measured anew"))
+    train_all(runs, tmp_path, lambda name: TrainerCallback())
     assert load_config(file=tmp_path / "run" / "config.yaml").train.precision == "fp32"
 
 
 def test_reports_become_one_by_model_and_seed() -> None:
     def report(name: str, rows: list[dict[str, Any]]) -> Report:
-        return Report(name, name, {"top1": "%"}, rows, {"of": name, "left_out": left_out})
+        return Report(name, name, {"top1": "%"}, rows, {"of": name, "skipped": skipped})
 
-    left_out = [{"path": "a.jpg", "reason": "broken"}]
+    skipped = [{"path": "a.jpg", "reason": "broken"}]
 
     one = report("knn", [{"model": m, "seed": s, "top1": 10 * i + s} for i, m in enumerate("ba") for s in (0, 1)])
     two = report(
@@ -128,12 +125,12 @@ def test_reports_become_one_by_model_and_seed() -> None:
         {"model": "b", "seed": 1, "knn": 1},
     ]
     assert list(merged.measures) == ["knn", "miou"]
-    assert merged.settings["knn"] == {"of": "knn", "left_out": left_out}
-    assert merged.settings["left_out"] == left_out  # each once
+    assert merged.settings["knn"] == {"of": "knn", "skipped": skipped}
+    assert merged.settings["skipped"] == skipped  # each once
 
 
 def test_one_command_gives_one_table(
-    gtsa_here: Callable[..., Any], photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here: Callable[..., Any], images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     for kind in ("dark", "light"):
@@ -143,7 +140,7 @@ def test_one_command_gives_one_table(
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "classes" / kind / f"{index}.png")
     (tmp_path / "classes" / "dark" / "empty.png").write_bytes(b"")
     out = tmp_path / "out"
-    command = ("eval", "ablation", photographs, "--labelled", tmp_path / "classes", "--preset", "quick", "--out", out)
+    command = ("eval", "ablation", images, "--labeled", tmp_path / "classes", "--preset", "quick", "--out", out)
     command += ("--seeds", 2, "--size", 32, "--json", *sets({**tiny, "train.steps": 2}))
     done = gtsa_here(*command)
     assert done.returncode == 0, done.stderr
@@ -161,9 +158,9 @@ def test_one_command_gives_one_table(
 
 
 def test_without_anything_to_probe_on_nothing_is_trained(
-    gtsa_here: Callable[..., Any], photographs: Path, tmp_path: Path
+    gtsa_here: Callable[..., Any], images: Path, tmp_path: Path
 ) -> None:
-    done = gtsa_here("eval", "ablation", photographs, "--out", tmp_path / "out")
+    done = gtsa_here("eval", "ablation", images, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "--labelled" in done.stderr
+    assert "--labeled" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -77,12 +77,12 @@ def test_spread() -> None:
     assert spread(one) == pytest.approx(2 / 16)
 
 
-def test_picture_and_report_on_odd_photographs(tiny_run: Path, tmp_path: Path) -> None:
+def test_picture_and_report_on_odd_images(tiny_run: Path, tmp_path: Path) -> None:
     encoders = open_encoders([tiny_run], ["vit_test"])
     report = attention(encoders, odd_ones(tmp_path), tmp_path / "looks" / "attention.png", 64)
     assert [row["model"] for row in report.rows] == [tiny_run.name, "random vit_test"]
     assert all(0 < row[key] <= 100 for row in report.rows for key in report.measures)
-    assert report.settings["photographs"] == 3
+    assert report.settings["images"] == 3
     json.dumps(report.to_dict())
     picture = np.asarray(Image.open(tmp_path / "looks" / "attention.png").convert("RGB"))
     assert picture.std() > 10

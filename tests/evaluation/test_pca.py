@@ -3,22 +3,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fake_models import colours, constant, fake, odd_ones
+from helpers.fake_models import colors, constant, fake, odd_ones
 from PIL import Image
 
-from gtsa_kit.evaluation.neighbors import nearest, neighbours_picture
+from gtsa_kit.evaluation.neighbors import nearest, neighbors_picture
 from gtsa_kit.evaluation.pca import components, fit_size, pca
 from gtsa_kit.evaluation.scenes import spread
 
 
-def test_like_tokens_get_like_colours_across_photographs() -> None:
+def test_like_tokens_get_like_colors_across_images() -> None:
     rng = np.random.default_rng(0)
     kinds = 5 * rng.standard_normal((4, 16))
     labels = [rng.integers(0, 4, (6, 9)), rng.integers(0, 4, (8, 5))]
     maps = [(kinds[label] + 0.01 * rng.standard_normal((*label.shape, 16))).transpose(2, 0, 1) for label in labels]
     found = components(maps)
-    assert [colour.shape for colour in found.colours] == [(6, 9, 3), (8, 5, 3)]
-    flat = np.concatenate([colour.reshape(-1, 3) for colour in found.colours])
+    assert [color.shape for color in found.colors] == [(6, 9, 3), (8, 5, 3)]
+    flat = np.concatenate([color.reshape(-1, 3) for color in found.colors])
     kind = np.concatenate([label.ravel() for label in labels])
     means = np.stack([flat[kind == k].mean(axis=0) for k in range(4)])
     within = max(np.abs(flat[kind == k] - means[k]).max() for k in range(4))
@@ -37,10 +37,10 @@ def test_the_explained_share_against_singular_values() -> None:
 def test_nearest_against_a_slow_loop() -> None:
     vectors = np.random.default_rng(0).standard_normal((12, 5)) + 3
     order, cosines = nearest(vectors, np.array([0, 7]), top=3)
-    centred = vectors - vectors.mean(axis=0)
+    centered = vectors - vectors.mean(axis=0)
     for row, query in enumerate([0, 7]):
         slow = {
-            j: centred[query] @ centred[j] / np.linalg.norm(centred[query]) / np.linalg.norm(centred[j])
+            j: centered[query] @ centered[j] / np.linalg.norm(centered[query]) / np.linalg.norm(centered[j])
             for j in range(12)
             if j != query
         }
@@ -49,7 +49,7 @@ def test_nearest_against_a_slow_loop() -> None:
         np.testing.assert_allclose(cosines[row], [slow[j] for j in wanted])
 
 
-def test_more_neighbours_than_photographs() -> None:
+def test_more_neighbors_than_images() -> None:
     order, _ = nearest(np.eye(3), np.array([0]), top=10)
     assert order.shape == (1, 2)
 
@@ -61,24 +61,24 @@ def test_fit_size(size: tuple[int, int], wanted: tuple[int, int]) -> None:
     assert fit_size(*size, 448) == wanted
 
 
-def test_pictures_are_written(photographs: Path, tmp_path: Path) -> None:
-    paths = spread(sorted(photographs.iterdir()), 3)
+def test_pictures_are_written(images: Path, tmp_path: Path) -> None:
+    paths = spread(sorted(images.iterdir()), 3)
     assert len(paths) == 3
     report = pca(
-        [fake(colours, "a"), fake(constant, "b")], [*paths, *odd_ones(tmp_path)], tmp_path / "new" / "pca.png", 96
+        [fake(colors, "a"), fake(constant, "b")], [*paths, *odd_ones(tmp_path)], tmp_path / "new" / "pca.png", 96
     )
     assert [row["model"] for row in report.rows] == ["a", "b"]
     assert report.rows[0]["explained"] == pytest.approx(100)  # three channels
-    assert report.settings["photographs"] == 6
-    assert len(report.settings["left_out"]) == 2
+    assert report.settings["images"] == 6
+    assert len(report.settings["skipped"]) == 2
     json.dumps(report.to_dict())
-    neighbours_picture(np.random.default_rng(0).standard_normal((3, 4)), paths, tmp_path / "neighbours.png")
-    for name in ("new/pca.png", "neighbours.png"):
+    neighbors_picture(np.random.default_rng(0).standard_normal((3, 4)), paths, tmp_path / "neighbors.png")
+    for name in ("new/pca.png", "neighbors.png"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert pixels.std() > 10  # something is on it
 
 
-def test_no_readable_photograph_is_said(tmp_path: Path) -> None:
+def test_no_readable_image_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 1 photographs"):
-        pca([fake(colours)], [tmp_path / "broken.jpg"], tmp_path / "pca.png")
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        pca([fake(colors)], [tmp_path / "broken.jpg"], tmp_path / "pca.png")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fake_models import colours, constant, fake, noise, odd_ones
+from helpers.fake_models import colors, constant, fake, noise, odd_ones
 from PIL import Image
 
 from gtsa_kit.evaluation.rotation import Settings, probe, rotation
@@ -29,12 +29,12 @@ def where_red(patches: np.ndarray) -> np.ndarray:
 
 
 def test_what_can_and_cannot_tell_a_turn(cornered: list[Path]) -> None:
-    models = [fake(where_red, "sees"), fake(colours, "mean colour"), fake(constant, "nothing")]
+    models = [fake(where_red, "sees"), fake(colors, "mean color"), fake(constant, "nothing")]
     report = rotation(models, cornered, SMALL, [0, 1])
     rows = {(row["model"], row["seed"]): row for row in report.rows}
     for seed in (0, 1):
         assert rows["sees", seed]["accuracy"] == 100
-        assert rows["mean colour", seed]["accuracy"] == pytest.approx(25, abs=1)  # four turns, one embedding
+        assert rows["mean color", seed]["accuracy"] == pytest.approx(25, abs=1)  # four turns, one embedding
         assert rows["nothing", seed]["accuracy"] == 25
         assert (rows["sees", seed]["train"], rows["sees", seed]["held_out"]) == (7, 3)
         # Wilson's interval of 12 of 12, from its published form: n / (n + z^2) to 1.
@@ -42,7 +42,7 @@ def test_what_can_and_cannot_tell_a_turn(cornered: list[Path]) -> None:
         assert rows["sees", seed]["accuracy_high"] == pytest.approx(100)
 
 
-def test_no_photograph_is_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn import linear_model
 
     given = {}
@@ -58,7 +58,7 @@ def test_no_photograph_is_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(linear_model, "LogisticRegression", Spy)
     vectors = np.random.default_rng(0).standard_normal((12, 4, 3))
-    vectors[:, :, 0] = np.arange(12)[:, None]  # names the photograph
+    vectors[:, :, 0] = np.arange(12)[:, None]  # names the image
     held = []
     for seed in range(2):
         probe(vectors, Settings(held_out=0.25), seed)
@@ -77,15 +77,15 @@ def test_signs_of_collapse(cornered: list[Path]) -> None:
     assert 1 < two["token_rank"] <= 2
 
 
-def test_odd_photographs_and_too_few(cornered: list[Path], tmp_path: Path) -> None:
-    report = rotation([fake(colours)], odd_ones(tmp_path), SMALL)
-    assert report.settings["photographs"] == 3
-    assert len(report.settings["left_out"]) == 2
-    with pytest.raises(ValueError, match="only one photograph"):
-        rotation([fake(colours)], cornered[:1], SMALL)
+def test_odd_images_and_too_few(cornered: list[Path], tmp_path: Path) -> None:
+    report = rotation([fake(colors)], odd_ones(tmp_path), SMALL)
+    assert report.settings["images"] == 3
+    assert len(report.settings["skipped"]) == 2
+    with pytest.raises(ValueError, match="only one image"):
+        rotation([fake(colors)], cornered[:1], SMALL)
 
 
 def test_without_scikit_learn_it_says_what_to_install(cornered: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ValueError, match=r"pip install 'gtsa-kit\[eval\]'"):
-        rotation([fake(colours)], cornered, SMALL)
+        rotation([fake(colors)], cornered, SMALL)

@@ -13,7 +13,7 @@ from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.runtime.backends import TorchRunner
 from gtsa_kit.export.spec import Options, Range
-from gtsa_kit.models.encoder import normalise
+from gtsa_kit.models.encoder import normalize
 
 FIXED = Options(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
 
@@ -25,12 +25,12 @@ def opened(options: Options) -> Runner:
 
 
 @pytest.mark.parametrize("options", [Options(), Options(input="uint8"), Options(batch=Range(2, 5)), FIXED])
-def test_views_go_in_as_photographs_do_whatever_the_model_takes(options: Options) -> None:
+def test_views_go_in_as_images_do_whatever_the_model_takes(options: Options) -> None:
     views = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 3, 64, 64), dtype=np.uint8))
     found = encode(opened(options), list(views))
     assert (found.embedding.dtype, found.embedding.shape) == (np.float64, (11, 64))
     with torch.inference_mode():
-        expected = random_encoder("vit_test", 0)(normalise(views))
+        expected = random_encoder("vit_test", 0)(normalize(views))
     np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
     np.testing.assert_allclose(found.feature_map, expected.feature_map, atol=1e-4)
 
@@ -45,7 +45,7 @@ def test_a_size_that_all_models_take() -> None:
         common_size([free, fixed], 96)
 
 
-def test_scenes_are_upright_photographs_and_progress_is_told(tmp_path: Path) -> None:
+def test_scenes_are_upright_images_and_progress_is_told(tmp_path: Path) -> None:
     paths = [noise(tmp_path / "a.png", 0), tmp_path / "gone.png", noise(tmp_path / "b.png", 1)]
     told = []
     scenes = Scenes(paths, 4, lambda what, done, total: told.append((what, done, total)))
@@ -54,7 +54,7 @@ def test_scenes_are_upright_photographs_and_progress_is_told(tmp_path: Path) -> 
     np.testing.assert_array_equal(found[0].pixels.permute(1, 2, 0).numpy(), np.asarray(open_image(paths[0])))
     assert found[0].whole == [0, 0, 90, 70]
     assert [done for _, done, _ in told] == [1, 2, 3]
-    assert scenes.settings()["left_out"][0]["path"] == str(paths[1])
+    assert scenes.settings()["skipped"][0]["path"] == str(paths[1])
 
 
 def test_spread() -> None:

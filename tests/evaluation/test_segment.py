@@ -1,4 +1,4 @@
-"""Segmentation probes against slow loops and scikit-learn, on made masks and on photographs."""
+"""Segmentation probes against slow loops and scikit-learn, on made masks and on images."""
 
 import json
 import math
@@ -13,22 +13,22 @@ from torch import from_numpy
 
 from gtsa_kit.data.label_map import VOID, MaskOptions, read_options
 from gtsa_kit.data.labeled_masks import boxes, read_masked
-from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighbourRecipe, fit_linear, fit_neighbours, predict
+from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighborRecipe, fit_linear, fit_neighbors, predict
 from gtsa_kit.evaluation.dense_tokens import Framing, Place, Tokens, cell_shares, compute_tokens
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.segment import SegmentOptions, counts_of, measures_of, segment
-from gtsa_kit.progress import tell_nobody
+from gtsa_kit.progress import no_progress
 
 QUICK = LinearRecipe(epochs=1, least_steps=80)
-COLOURS = np.array([[210, 40, 40], [40, 180, 60], [30, 60, 220]], np.uint8)
+COLORS = np.array([[210, 40, 40], [40, 180, 60], [30, 60, 220]], np.uint8)
 
 
 def write_scene(root: Path, name: str, rng: np.random.Generator, size: tuple[int, int] = (64, 96)) -> np.ndarray:
-    """A photograph of blocks of colour, on the grid of patches, and its index mask; the mask."""
+    """An image of blocks of color, on the grid of patches, and its index mask; the mask."""
     blocks = rng.integers(0, 3, (size[0] // 16, size[1] // 16))
     blocks.flat[:3] = 0, 1, 2
     mask = np.kron(blocks, np.ones((16, 16), int)).astype(np.uint8)
-    pixels = COLOURS[mask].astype(int) + rng.integers(-9, 10, (*size, 3))
+    pixels = COLORS[mask].astype(int) + rng.integers(-9, 10, (*size, 3))
     for kind in ("images", "masks"):
         (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{name}.png")
@@ -38,7 +38,7 @@ def write_scene(root: Path, name: str, rng: np.random.Generator, size: tuple[int
 
 @pytest.fixture(scope="session")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten photographs in train, four in val."""
+    """Ten images in train, four in val."""
     folder, rng = tmp_path_factory.mktemp("blocks"), np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 4)):
         for index in range(count):
@@ -121,8 +121,8 @@ def test_shares_of_cells_against_a_slow_loop(size: tuple[int, int], grid: tuple[
     np.testing.assert_allclose(cell_shares(labels, grid, 2).reshape(*grid, 2), wanted, rtol=1e-6)
 
 
-def test_scores_are_upsampled_between_the_centres_of_cells() -> None:
-    """Two cells on eight pixels: centres at 2 and 6, straight between them, flat outside."""
+def test_scores_are_upsampled_between_the_centers_of_cells() -> None:
+    """Two cells on eight pixels: centers at 2 and 6, straight between them, flat outside."""
     tokens = Tokens((), np.array([[1.0], [0.0]], np.float32), np.zeros((2, 2), np.float32))
     place = Place(0, (0, 0, 1, 8), (16, 32), 0)
     for threshold, last in ((0.9, 1), (0.6, 3), (0.4, 4), (0.1, 5)):
@@ -146,7 +146,7 @@ def test_tiles_cover_every_pixel_with_as_few_as_can_be(size: tuple[int, int], ti
 
 
 def made_tokens(shares: np.ndarray, features: np.ndarray, photos: int) -> Tokens:
-    """Photographs of 2 x 2 cells."""
+    """Images of 2 x 2 cells."""
     places = tuple((Place(photo, (0, 0, 32, 32), (32, 32), 4 * photo),) for photo in range(photos))
     return Tokens(places, features.astype(np.float32), shares.astype(np.float32))
 
@@ -154,12 +154,12 @@ def made_tokens(shares: np.ndarray, features: np.ndarray, photos: int) -> Tokens
 def test_patch_votes_against_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     shares, features = rng.dirichlet(np.ones(3), 40), rng.standard_normal((40, 5))
-    shares[7] = 0  # void alone: no neighbour
-    shares[8] *= 0.25  # void for three quarters: its labelled part counts in full
+    shares[7] = 0  # void alone: no neighbor
+    shares[8] *= 0.25  # void for three quarters: its labeled part counts in full
     tokens = made_tokens(shares, features, 10)
     places = tokens.places(np.ones(10, bool))
     query = rng.standard_normal((1, 5)).astype(np.float32)
-    got = fit_neighbours(tokens, places, 0, NeighbourRecipe(k=6, temperature=0.1))(query)[0].numpy()
+    got = fit_neighbors(tokens, places, 0, NeighborRecipe(k=6, temperature=0.1))(query)[0].numpy()
     found = []
     for share, feature in zip(tokens.shares, tokens.features, strict=True):
         if share.sum() > 0:
@@ -174,8 +174,8 @@ def test_patches_to_look_among_are_drawn_by_seed() -> None:
     rng = np.random.default_rng(0)
     tokens = made_tokens(np.eye(2)[rng.integers(0, 2, 40)], rng.standard_normal((40, 5)), 10)
     query, places = rng.standard_normal((9, 5)).astype(np.float32), tokens.places(np.ones(10, bool))
-    recipe = NeighbourRecipe(k=3, most=12)
-    first, same, other = (fit_neighbours(tokens, places, seed, recipe)(query) for seed in (0, 0, 1))
+    recipe = NeighborRecipe(k=3, most=12)
+    first, same, other = (fit_neighbors(tokens, places, seed, recipe)(query) for seed in (0, 0, 1))
     assert (first == same).all()
     assert (first != other).any()
 
@@ -202,11 +202,11 @@ def test_the_loss_is_the_cross_entropy_of_pixels() -> None:
     np.testing.assert_allclose(score(tokens.features).softmax(1)[0], [7 / 8, 1 / 8], atol=3e-3)
 
 
-# --- photographs ----------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tile", [None, 32])
-def test_blocks_of_colour_are_found_by_both_probes_and_models(blocks: Path, models: list[Model], tile: int) -> None:
+def test_blocks_of_color_are_found_by_both_probes_and_models(blocks: Path, models: list[Model], tile: int) -> None:
     data = read_masked(blocks)
     assert (data.classes, data.given, len(data.pairs)) == (("0", "1", "2"), True, 14)
     options = SegmentOptions(Framing(96 if tile is None else None, tile), seeds=1, linear=QUICK)
@@ -225,7 +225,7 @@ def test_whole_masks_of_one_class_give_everything(models: list[Model], tmp_path:
         for index in range(4):
             for kind in ("images", "masks"):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
-            pixels = COLOURS[index % 2] + rng.integers(0, 9, (48, 48, 3))
+            pixels = COLORS[index % 2] + rng.integers(0, 9, (48, 48, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / "images" / f"{index}.png")
             Image.new("L", (48, 48), index % 2).save(tmp_path / split / "masks" / f"{index}.png")
     report = segment(models, read_masked(tmp_path), SegmentOptions(Framing(48), seeds=2, linear=QUICK))
@@ -266,7 +266,7 @@ def test_tokens_are_the_models_own_and_fall_to_a_file_when_many(
 ) -> None:
     data, runner = read_masked(blocks), models[0].runner
     monkeypatch.setattr("gtsa_kit.evaluation.dense_tokens.MOST_BYTES", 10)
-    with compute_tokens(runner, data, Framing(96), tell_nobody, "") as tokens:
+    with compute_tokens(runner, data, Framing(96), no_progress, "") as tokens:
         assert isinstance(tokens.features, np.memmap)
         image = Image.open(data.pairs[3].image).convert("RGB")
         own = runner(runner.prepare(image, (64, 96))[None]).feature_map[0]
@@ -300,27 +300,27 @@ def fixed() -> Model:
 # --- masks ----------------------------------------------------------------------------------------------------------
 
 
-def test_masks_in_colour_say_what_masks_of_indices_say(tmp_path: Path) -> None:
+def test_masks_in_color_say_what_masks_of_indices_say(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(3):
         mask = write_scene(tmp_path, f"{index}", rng)
         mask[0, 0] = 3  # of no name
-        colours = np.concatenate([COLOURS, [[9, 9, 9]]]).astype(np.uint8)
-        for kind in ("colour", "palette"):
+        colors = np.concatenate([COLORS, [[9, 9, 9]]]).astype(np.uint8)
+        for kind in ("color", "palette"):
             (tmp_path / kind).mkdir(exist_ok=True)
-        Image.fromarray(colours[mask]).save(tmp_path / "colour" / f"{index}.png")
+        Image.fromarray(colors[mask]).save(tmp_path / "color" / f"{index}.png")
         image = Image.fromarray(mask, "P")
-        image.putpalette(colours.tobytes())
+        image.putpalette(colors.tobytes())
         image.save(tmp_path / "palette" / f"{index}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{index}.png")
-    names = {"".join(f"{level:02X}" for level in colour): name for colour, name in zip(COLOURS, "rgb", strict=True)}
-    (tmp_path / "names.json").write_text(json.dumps({f"#{colour}": name for colour, name in names.items()}))
-    lines = [f"{name},{r},{g},{b}" for (r, g, b), name in zip(COLOURS, "rgb", strict=True)]
+    names = {"".join(f"{level:02X}" for level in color): name for color, name in zip(COLORS, "rgb", strict=True)}
+    (tmp_path / "names.json").write_text(json.dumps({f"#{color}": name for color, name in names.items()}))
+    lines = [f"{name},{r},{g},{b}" for (r, g, b), name in zip(COLORS, "rgb", strict=True)]
     (tmp_path / "names.csv").write_text("\n".join(["name, r, g, b", *lines]))
     (tmp_path / "indices.json").write_text(json.dumps({"0": "r", "1": "g", "2": "b"}))
     found = {}
     for kind, table in (
-        ("masks", "indices.json"), ("palette", "indices.json"), ("colour", "names.json"), ("palette", "names.csv"),
+        ("masks", "indices.json"), ("palette", "indices.json"), ("color", "names.json"), ("palette", "names.csv"),
     ):  # fmt: skip
         data = read_masked(tmp_path / "images", tmp_path / kind, read_options(tmp_path / table, []))
         assert data.classes == ("r", "g", "b")
@@ -329,9 +329,9 @@ def test_masks_in_colour_say_what_masks_of_indices_say(tmp_path: Path) -> None:
     assert wanted[0][0, 0] == VOID
     for got in found.values():
         np.testing.assert_array_equal(got, wanted)
-    bare = read_masked(tmp_path / "images", tmp_path / "colour", MaskOptions(ignore=("#090909",)))
-    assert set(bare.classes) == {"#" + colour.lower() for colour in names}
-    without = read_masked(tmp_path / "images", tmp_path / "colour", read_options(tmp_path / "names.csv", ["g"]))
+    bare = read_masked(tmp_path / "images", tmp_path / "color", MaskOptions(ignore=("#090909",)))
+    assert set(bare.classes) == {"#" + color.lower() for color in names}
+    without = read_masked(tmp_path / "images", tmp_path / "color", read_options(tmp_path / "names.csv", ["g"]))
     assert without.classes == ("r", "b")
 
 
@@ -344,16 +344,16 @@ def test_what_does_not_fit_together_is_left_out_and_listed(models: list[Model], 
     (tmp_path / "images" / "damaged.png").write_bytes(b"")
     (tmp_path / "masks" / "badmask.png").write_bytes(b"\x89PNG nothing")
     data = read_masked(tmp_path)
-    reasons = {item.path: item.reason for item in data.left_out}
+    reasons = {item.path: item.reason for item in data.skipped}
     assert reasons == {
-        "small.png": "its mask is 10 x 10, the photograph 96 x 64",
+        "small.png": "its mask is 10 x 10, the image 96 x 64",
         "nomask.png": "no mask of this name",
-        "alone.png": "a mask without photograph",
+        "alone.png": "a mask without image",
         "damaged.png": "empty file",
         "badmask.png": "its mask: not an image, or damaged beyond recognition",
     }
     report = segment(models[:1], data, SegmentOptions(Framing(64), ("knn",), 1))
-    assert len(report.settings["left_out"]) == 5
+    assert len(report.settings["skipped"]) == 5
 
 
 def test_wrong_sets_are_said(tmp_path: Path) -> None:
@@ -366,18 +366,18 @@ def test_wrong_sets_are_said(tmp_path: Path) -> None:
         read_masked(tmp_path, options=MaskOptions(ignore=("1", "2")))
     with pytest.raises(ValueError, match="--ignore #000000: the masks hold indices"):
         read_masked(tmp_path, options=MaskOptions(ignore=("#000000",)))
-    with pytest.raises(ValueError, match="none of the codes in --colours"):
+    with pytest.raises(ValueError, match="none of the codes in --colors"):
         read_masked(tmp_path, options=MaskOptions({77: "x", 78: "y"}))
-    with pytest.raises(ValueError, match="more than 255 classes; are they photographs"):
+    with pytest.raises(ValueError, match="more than 255 classes; are they images"):
         read_masked(tmp_path / "images", tmp_path / "images")
-    Image.fromarray(COLOURS[np.zeros((64, 96), int)]).save(tmp_path / "masks" / "1.png")
-    with pytest.raises(ValueError, match=r"1\.png is in colour and .*0\.png holds indices"):
+    Image.fromarray(COLORS[np.zeros((64, 96), int)]).save(tmp_path / "masks" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png is in color and .*0\.png holds indices"):
         read_masked(tmp_path)
     (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "other.png")
-    with pytest.raises(ValueError, match="one photograph with a mask can't be split"):
+    with pytest.raises(ValueError, match="one image with a mask can't be split"):
         read_masked(tmp_path)
     (tmp_path / "masks" / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"no photograph in .* has a mask of its name"):
+    with pytest.raises(ValueError, match=r"no image in .* has a mask of its name"):
         read_masked(tmp_path)
 
 
@@ -394,7 +394,7 @@ def test_wrong_sets_are_said(tmp_path: Path) -> None:
         ("a.csv", "name,r,g,b\nx,1,2"),
     ],
 )
-def test_a_wrong_table_of_colours_is_said(name: str, content: str, tmp_path: Path) -> None:
+def test_a_wrong_table_of_colors_is_said(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=r"a\.(json|csv)"):
         read_options(tmp_path / name, [])
@@ -405,7 +405,7 @@ def test_binary_masks_of_0_and_255_can_be_named(tmp_path: Path) -> None:
     for index in range(2):
         mask = write_scene(tmp_path, f"{index}", rng)
         Image.fromarray(((mask > 0) * 255).astype(np.uint8)).save(tmp_path / "masks" / f"{index}.png")
-    with pytest.raises(ValueError, match="index 255 is void unless --colours names it"):
+    with pytest.raises(ValueError, match="index 255 is void unless --colors names it"):
         read_masked(tmp_path)
     assert read_masked(tmp_path, options=MaskOptions({0: "ground", 255: "thing"})).classes == ("ground", "thing")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.fake_models import colours, constant, fake, noise, odd_ones
+from helpers.fake_models import colors, constant, fake, noise, odd_ones
 
 from gtsa_kit.evaluation.scenes import Scenes, encode
 from gtsa_kit.evaluation.sensitivity import Settings, draw, sensitivity
@@ -54,16 +54,16 @@ def test_against_a_slow_loop(paths: list[Path]) -> None:
 
 
 def test_scale_and_offset_of_features_do_not_count(paths: list[Path]) -> None:
-    models = [fake(colours, "a"), fake(lambda patches: 7 * patches + 100, "b")]
+    models = [fake(colors, "a"), fake(lambda patches: 7 * patches + 100, "b")]
     a, b = sensitivity(models, paths, SMALL).rows
     for name in SMALL.transformations:
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
-    assert b["variance_photographs"] == pytest.approx(49 * a["variance_photographs"], rel=1e-4)
+    assert b["variance_images"] == pytest.approx(49 * a["variance_images"], rel=1e-4)
 
 
-def test_what_a_mean_colour_can_and_cannot_see(paths: list[Path]) -> None:
-    row = sensitivity([fake(colours)], paths, SMALL).rows[0]
-    assert row["turn"] < 1e-6 < 1 < row["colour"]  # a turn moves pixels and changes none
+def test_what_a_mean_color_can_and_cannot_see(paths: list[Path]) -> None:
+    row = sensitivity([fake(colors)], paths, SMALL).rows[0]
+    assert row["turn"] < 1e-6 < 1 < row["color"]  # a turn moves pixels and changes none
     assert row["crop"] > 1
 
 
@@ -77,7 +77,7 @@ def test_a_constant_model_does_not_move_and_has_nothing_to_compare_with(paths: l
 def test_all_models_see_the_same_views_and_each_seed_others(paths: list[Path]) -> None:
     seen = {}
     for seed in (0, 0, 1):
-        models = [fake(colours, "a"), fake(constant, "b")]
+        models = [fake(colors, "a"), fake(constant, "b")]
         sensitivity(models, paths, SMALL, [seed])
         first, second = (np.stack(model.runner.seen) for model in models)
         np.testing.assert_array_equal(first, second)
@@ -87,7 +87,7 @@ def test_all_models_see_the_same_views_and_each_seed_others(paths: list[Path]) -
     assert not np.array_equal(seen[0], seen[1])
 
 
-def test_the_views_of_a_photograph_do_not_depend_on_broken_neighbours(paths: list[Path], tmp_path: Path) -> None:
+def test_the_views_of_a_image_do_not_depend_on_broken_neighbors(paths: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no")
     after = {scene.place: draw(scene, SMALL, 32) for scene in Scenes([paths[0], broken, paths[2]], 0)}
@@ -97,7 +97,7 @@ def test_the_views_of_a_photograph_do_not_depend_on_broken_neighbours(paths: lis
 
 
 def test_one_transformation_at_a_time(paths: list[Path]) -> None:
-    settings = Settings(("turn", "colour", "blur"), views=6, size=32)
+    settings = Settings(("turn", "color", "blur"), views=6, size=32)
     scene = next(iter(Scenes(paths, 0)))
     views = draw(scene, settings, 32)
     whole = next(
@@ -106,7 +106,7 @@ def test_one_transformation_at_a_time(paths: list[Path]) -> None:
     turns = [torch.rot90(whole, turn, (1, 2)) for turn in range(4)]
     assert all(any(torch.equal(view, turn) for turn in turns) for view in views[:6])
     assert len({bytes(view.numpy().tobytes()) for view in views[6:12]}) == 6
-    for view in views[12:]:  # blurred: the same colours on the whole, less detail
+    for view in views[12:]:  # blurred: the same colors on the whole, less detail
         assert abs(view.float().mean() - whole.float().mean()) < 2
         assert _detail(view) <= _detail(whole) + 0.1
 
@@ -120,19 +120,19 @@ def _detail(view: torch.Tensor) -> float:
     return float(view.float().diff(dim=1).abs().mean())
 
 
-def test_odd_photographs_are_taken_and_broken_ones_counted(tmp_path: Path) -> None:
-    report = sensitivity([fake(colours)], odd_ones(tmp_path), SMALL)
-    assert report.settings["photographs"] == 3
-    assert [Path(item["path"]).name for item in report.settings["left_out"]] == ["empty.jpg", "torn.png"]
+def test_odd_images_are_taken_and_broken_ones_counted(tmp_path: Path) -> None:
+    report = sensitivity([fake(colors)], odd_ones(tmp_path), SMALL)
+    assert report.settings["images"] == 3
+    assert [Path(item["path"]).name for item in report.settings["skipped"]] == ["empty.jpg", "torn.png"]
     assert all(report.rows[0][name] >= 0 for name in SMALL.transformations)
 
 
-def test_too_few_photographs_are_said(paths: list[Path], tmp_path: Path) -> None:
+def test_too_few_images_are_said(paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two"):
-        sensitivity([fake(colours)], paths[:1], SMALL)
+        sensitivity([fake(colors)], paths[:1], SMALL)
     (tmp_path / "no.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 1 photographs can be read, first .*no\.jpg"):
-        sensitivity([fake(colours)], [tmp_path / "no.jpg"], SMALL)
+    with pytest.raises(ValueError, match=r"none of the 1 images can be read, first .*no\.jpg"):
+        sensitivity([fake(colors)], [tmp_path / "no.jpg"], SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"views": 1}, {"transformations": ("shear",)}, {"transformations": ()}])

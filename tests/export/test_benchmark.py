@@ -78,8 +78,8 @@ class Refuses(Fake):
 
 
 @pytest.fixture
-def few(photographs: Path) -> ParityImages:
-    return parity_images(photographs)
+def few(images: Path) -> ParityImages:
+    return parity_images(images)
 
 
 @pytest.fixture
@@ -162,16 +162,16 @@ def test_few_calls_are_enough_where_each_is_long(few: ParityImages, log: Path, f
     assert row.p50 == pytest.approx(300, rel=0.1)
 
 
-def test_the_command_on_files_of_ours(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_on_files_of_ours(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.manual_seed(0)
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     options = Options(batch=Range(1, 1), height=Range(64, 64), width=Range(96, 96))
     one = tmp_path / "one.onnx"
-    export_artifact(open_source(tmp_path), "onnx", one, options, parity_images(photographs))
+    export_artifact(open_source(tmp_path), "onnx", one, options, parity_images(images))
     app = typer.Typer()
     app.command()(bench)
-    args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", photographs, "--json"]
+    args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", images, "--json"]
     done = CliRunner().invoke(app, list(map(str, args)))
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)

@@ -37,7 +37,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built as docs/consumers.md says, less the optimisation."""
+    """The program, built as docs/consumers.md says, less the optimization."""
     program = tmp_path_factory.mktemp("build") / "torchscript"
     include, lib = TORCH / "include", TORCH / "lib"
     command = ["g++", "-std=c++20", "-O0", "-isystem", include, CONSUMERS / "torchscript.cpp", "-o", program]
@@ -82,7 +82,7 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def numbers_of(artifact: Path) -> list[str]:
-    """Mean and std as the programs in C++ take them; none for an artifact that normalises by itself."""
+    """Mean and std as the programs in C++ take them; none for an artifact that normalizes by itself."""
     manifest = read_manifest(artifact)
     if manifest.inputs[0].dtype == "uint8":
         return []

@@ -365,7 +365,7 @@ def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Pat
     torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "epoch_3.pth")
     opened = open_weights(tmp_path / "epoch_3.pth")
     assert opened.layout == "mmseg"
-    assert opened.left_out == (
+    assert opened.skipped == (
         "state_dict.auxiliary_head.conv_seg.bias",
         "state_dict.decode_head.conv_seg.weight",
     )

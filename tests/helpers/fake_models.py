@@ -1,4 +1,4 @@
-"""Models whose features are known, and photographs to go with them."""
+"""Models whose features are known, and images to go with them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from gtsa_kit.models.encoder import MEAN, STD
 
 
 class Fake(Runner):
-    """`tokens` makes (D, h, w) of the (3, h, w) mean colours of the patches, 0 to 255; the embedding is their mean."""
+    """`tokens` makes (D, h, w) of the (3, h, w) mean colors of the patches, 0 to 255; the embedding is their mean."""
 
     provider = "fake"
 
@@ -24,8 +24,8 @@ class Fake(Runner):
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         self.seen.extend(images)
         b, _, height, width = images.shape
-        colours = 255 * (images * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None])
-        patches = colours.reshape(b, 3, height // 16, 16, width // 16, 16).mean(axis=(3, 5))
+        colors = 255 * (images * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None])
+        patches = colors.reshape(b, 3, height // 16, 16, width // 16, 16).mean(axis=(3, 5))
         maps = np.stack([self.tokens(one) for one in patches]).astype(np.float32)
         return [maps.mean(axis=(2, 3)), maps]
 
@@ -34,7 +34,7 @@ def fake(tokens: Callable[[np.ndarray], np.ndarray], name: str = "fake") -> Mode
     return Model(name, Fake(tokens), None)
 
 
-def colours(patches: np.ndarray) -> np.ndarray:
+def colors(patches: np.ndarray) -> np.ndarray:
     return patches
 
 
@@ -43,7 +43,7 @@ def constant(patches: np.ndarray) -> np.ndarray:
 
 
 def ramp(path: Path, width: int = 240, height: int = 180) -> Path:
-    """Red says how far to the right, green how far down: the direction of a colour names its place."""
+    """Red says how far to the right, green how far down: the direction of a color names its place."""
     y, x = np.mgrid[:height, :width]
     channels = [255 * x / (width - 1), 255 * y / (height - 1), np.full((height, width), 200.0)]
     Image.fromarray(np.stack(channels, -1).round().astype(np.uint8)).save(path)
@@ -57,7 +57,7 @@ def noise(path: Path, seed: int, width: int = 90, height: int = 70) -> Path:
 
 
 def odd_ones(folder: Path) -> list[Path]:
-    """Photographs of one pixel, of a line, of ten by ten, and two that are none."""
+    """Images of one pixel, of a line, of ten by ten, and two that are none."""
     sizes = {"one.png": (1, 1), "line.png": (40, 1), "ten.png": (10, 10)}
     for seed, (name, (width, height)) in enumerate(sizes.items()):
         noise(folder / name, seed, width, height)

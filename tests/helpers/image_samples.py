@@ -32,17 +32,17 @@ def jpeg(path: Path, picture: np.ndarray | None = None, **options: Any) -> Path:
 
 
 def png_by_hand(samples: np.ndarray, more: bytes = b"", size: tuple[int, int] | None = None) -> bytes:
-    """A PNG of (H, W) or (H, W, 2 | 3 | 4) samples, 8 or 16 bits: Pillow can't write colour of 16 bits.
+    """A PNG of (H, W) or (H, W, 2 | 3 | 4) samples, 8 or 16 bits: Pillow can't write color of 16 bits.
 
     `more` are chunks that go before the pixels; `size` is (width, height) to claim in place of the truth.
     """
     samples = samples[..., None] if samples.ndim == 2 else samples
     height, width, channels = samples.shape
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     bits = 8 * samples.dtype.itemsize
     rows = samples.astype(f">u{samples.dtype.itemsize}").reshape(height, -1).view(np.uint8)
     raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()  # filter 0 before each row
-    header = struct.pack(">IIBBBBB", *(size or (width, height)), bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", *(size or (width, height)), bits, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 

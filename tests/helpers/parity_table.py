@@ -35,7 +35,7 @@ def row_of(graph: str, manifest: "Manifest") -> list[str]:
         f"{max(d.max_abs for d in found):.1e}",
         f"{max(d.mean_abs for d in found):.1e}",
         f"{min(d.min_cosine for d in found):.7f}",
-        f"{min(d.neighbours for d in found if d.neighbours is not None):.3f}",
+        f"{min(d.neighbors for d in found if d.neighbors is not None):.3f}",
         " ".join(f"{b}x{h}x{w}" for b, h, w in sorted(shapes)),
         "ok" if manifest.parity.passed else "FAILED",
     ]

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-# Real photographs, where they lie beside the checkout; the gate brings a sample of its own where they do not.
+# Real images, where they lie beside the checkout; the gate brings a sample of its own where they do not.
 ROOT = Path(__file__).parents[2]
 SCENES = ROOT.parent / "shared" / "data" / "scenes" / "coco"

@@ -9,7 +9,7 @@ from torch import Tensor
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views
 from gtsa_kit.training.run import train
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.trainer import TrainerCallback
 
 SMALL = {
     "model.arch": "vit_test",
@@ -41,7 +41,7 @@ def settings() -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def views() -> Views:
-    """Noise: 4 photographs, 2 global views and 2 local ones."""
+    """Noise: 4 images, 2 global views and 2 local ones."""
     generator = torch.Generator().manual_seed(5)
 
     def noise(side: int) -> Tensor:
@@ -50,7 +50,7 @@ def views() -> Views:
     return Views(noise(48), noise(32), torch.zeros(4, 4, 4), torch.zeros(4, 4, dtype=torch.int64))
 
 
-class StopAfter(Watcher):
+class StopAfter(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0
 
@@ -62,11 +62,11 @@ class StopAfter(Watcher):
 
 
 @pytest.fixture
-def train_here(photographs: Path) -> Callable[..., bool]:
+def train_here(images: Path) -> Callable[..., bool]:
     """Train in this process; `stop` after that many steps."""
 
     def run(config: RunConfig, out: Path, resume: bool = False, stop: int | None = None) -> bool:
-        config = config.model_copy(update={"data": str(photographs)})
-        return train(config, out, resume, Watcher() if stop is None else StopAfter(stop))
+        config = config.model_copy(update={"data": str(images)})
+        return train(config, out, resume, TrainerCallback() if stop is None else StopAfter(stop))
 
     return run

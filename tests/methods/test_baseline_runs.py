@@ -20,7 +20,7 @@ from gtsa_kit.training.checkpoint import load_checkpoint
 BASELINES = ["dino", "mocov3"]
 STEPS = 8
 EPOCH = 5
-"""Steps of one: 20 photographs by 4."""
+"""Steps of one: 20 images by 4."""
 
 
 def run_settings(settings, method: str, **more: object):
@@ -142,7 +142,7 @@ def share_of_two(rank: int, folder: Path, queries, keys, config) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_see_all_keys_and_share_a_centre(settings, tmp_path: Path) -> None:
+def test_two_processes_see_all_keys_and_share_a_center(settings, tmp_path: Path) -> None:
     from gtsa_kit.methods.dino import DINOOutputs
     from gtsa_kit.methods.mocov3 import contrast
 
@@ -171,35 +171,42 @@ def test_two_processes_see_all_keys_and_share_a_centre(settings, tmp_path: Path)
 
 def test_a_method_brings_its_settings_and_the_user_has_the_last_word(tmp_path: Path) -> None:
     moco = load_config(overrides={"method": "mocov3"})
-    assert (moco.optim.momentum, moco.optim.lr, moco.model.drop_path) == (0.99, 1.5e-4, 0.0)
-    assert (moco.views.flip_p, moco.views.quarter_turns) == (0.5, False)
+    assert (moco.optim.teacher_momentum, moco.optim.lr, moco.model.drop_path) == (0.99, 1.5e-4, 0.0)
+    assert (moco.views.hflip_p, moco.views.rotate) == (0.5, False)
     dino = load_config(overrides={"method": "dino"})
-    assert (dino.optim.momentum, dino.optim.final_momentum, dino.dino.prototypes) == (0.996, 1.0, 65_536)
-    assert load_config(overrides={"method": "dino", "views.quarter_turns": True}).views.quarter_turns
-    (tmp_path / "run.yaml").write_text("method: dino\nviews: {flip_p: 0.25}\n")
-    assert load_config(file=tmp_path / "run.yaml").views.flip_p == 0.25
+    assert (dino.optim.teacher_momentum, dino.optim.final_teacher_momentum, dino.dino.prototypes) == (
+        0.996,
+        1.0,
+        65_536,
+    )
+    assert load_config(overrides={"method": "dino", "views.rotate": True}).views.rotate
+    (tmp_path / "run.yaml").write_text("method: dino\nviews: {hflip_p: 0.25}\n")
+    assert load_config(file=tmp_path / "run.yaml").views.hflip_p == 0.25
     # How large a run is, the preset says, whatever the method.
-    assert load_config("quick", overrides={"method": "mocov3"}).optim.momentum == load_config("quick").optim.momentum
+    assert (
+        load_config("quick", overrides={"method": "mocov3"}).optim.teacher_momentum
+        == load_config("quick").optim.teacher_momentum
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_methods_have_the_same_crops_and_colours(method: str) -> None:
+def test_all_methods_have_the_same_crops_and_colors(method: str) -> None:
     ours, theirs = load_config().views, load_config(overrides={"method": method}).views
-    same = {"quarter_turns": True, "flip_p": 0.0}
+    same = {"rotate": True, "hflip_p": 0.0}
     assert theirs.model_copy(update=same) == ours
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"views.flip_p": 0.5}, "views.flip_p must be 0 for the method gtsa"),
-        ({"views.quarter_turns": False}, "loss.rotation must be 0 where views.quarter_turns is false"),
+        ({"views.hflip_p": 0.5}, "views.hflip_p must be 0 for the method gtsa"),
+        ({"views.rotate": False}, "loss.rotation_weight must be 0 where views.rotate is false"),
         ({"method": "nonsense"}, "unknown method 'nonsense': choose one of gtsa, dino, mocov3"),
         ({"method": ["dino"]}, "unknown method"),
         ({"method": "mocov3", "train.batch_size": 1}, "train.batch_size must be 2 or more"),
         ({"method": "dino", "views.global_crops": 1, "views.local_crops": 0}, "views.local_crops must be 1 or more"),
         ({"method": "dino", "dino.teacher_temperature": 0}, "dino.teacher_temperature"),
-        ({"method": "dino", "dino.center_momentum": 0.9}, "did you mean dino.centre_momentum"),
+        ({"method": "dino", "dino.center_momentun": 0.9}, "did you mean dino.center_momentum"),
         ({"method": "mocov3", "mocov3.temperature": -1}, "mocov3.temperature"),
     ],
 )
@@ -209,8 +216,8 @@ def test_what_does_not_go_together_is_refused(overrides: dict[str, object], word
 
 
 def test_gtsa_without_turns_is_gtsa_without_their_loss() -> None:
-    config = load_config(overrides={"views.quarter_turns": False, "loss.rotation": 0})
-    assert config.loss.correspondence == 0.5
+    config = load_config(overrides={"views.rotate": False, "loss.rotation_weight": 0})
+    assert config.loss.correspondence_weight == 0.5
 
 
 def test_without_the_library_nothing_is_begun(
@@ -238,8 +245,8 @@ def test_a_run_goes_on_with_its_method_alone(gtsa_here, finished) -> None:
     assert "method: " not in done.stderr
 
 
-def test_the_command_names_methods(gtsa_here, photographs: Path, tmp_path: Path) -> None:
-    done = gtsa_here("train", photographs, "--method", "nonsense", "--out", tmp_path / "run")
+def test_the_command_names_methods(gtsa_here, images: Path, tmp_path: Path) -> None:
+    done = gtsa_here("train", images, "--method", "nonsense", "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "unknown method 'nonsense'" in done.stderr
     said = gtsa_here("train", "--help").stdout

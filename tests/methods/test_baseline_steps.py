@@ -16,7 +16,7 @@ METHODS = ["dino", "mocov3"]
 
 
 def make(config, spread: float = 0.02) -> Method:
-    """Student and teacher apart, every parameter with variance, a centre that is not zero."""
+    """Student and teacher apart, every parameter with variance, a center that is not zero."""
     torch.manual_seed(3)
     model = make_method(config)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def make(config, spread: float = 0.02) -> Method:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"views__local_crops": 0}, {"dino__norm_last_layer": True, "mocov3__freeze_patches": False}]
+    "changes", [{}, {"views__local_crops": 0}, {"dino__norm_last_layer": True, "mocov3__freeze_patch_embed": False}]
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_the_librarys(method: str, changes: dict[str, object], settings, views) -> None:
@@ -51,10 +51,10 @@ def test_a_step_is_the_librarys(method: str, changes: dict[str, object], setting
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     patches = {name for name in gradients if "patch_embed" in name}
     assert len(patches) == 2
-    frozen = patches if method == "mocov3" and config.mocov3.freeze_patches else set()
+    frozen = patches if method == "mocov3" and config.mocov3.freeze_patch_embed else set()
     assert set(trained) == set(gradients) - frozen
     for name, parameter in trained.items():
-        # Of norms up to 5: batch norms over four photographs magnify what rounding does in the encoder, to 1e-5 of it.
+        # Of norms up to 5: batch norms over four images magnify what rounding does in the encoder, to 1e-5 of it.
         error = float((parameter.grad - gradients[name]).norm())
         assert error < 1e-5 + 5e-5 * float(gradients[name].norm()), name
 
@@ -99,8 +99,8 @@ def test_heads_may_read_tokens_before_the_final_norm(method: str, settings, view
 # --- DINO -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_centre_moves_by_its_formula(settings, views) -> None:
-    model = make(settings("dino", dino__centre_momentum=0.7))
+def test_the_center_moves_by_its_formula(settings, views) -> None:
+    model = make(settings("dino", dino__center_momentum=0.7))
     before = model.criterion.center.double().clone()
     outputs = model(views)
     model.loss(outputs, views, NOW)
@@ -109,16 +109,16 @@ def test_the_centre_moves_by_its_formula(settings, views) -> None:
     torch.testing.assert_close(model.criterion.center.double(), expected, rtol=0, atol=1e-6)
 
 
-def test_the_centre_is_in_the_state(settings) -> None:
+def test_the_center_is_in_the_state(settings) -> None:
     assert make_method(settings("dino")).state_dict()["criterion.center"].shape == (1, 1, 40)
 
 
 def test_entropy_and_divergence_are_the_loss(settings, views) -> None:
     model = make(settings("dino"), spread=0.3)
-    centre = model.criterion.center.double().clone()
+    center = model.criterion.center.double().clone()
     outputs = model(views)
     total, terms = model.loss(outputs, views, NOW)
-    p = ((outputs.teacher.double() - centre) / 0.05).softmax(-1)
+    p = ((outputs.teacher.double() - center) / 0.05).softmax(-1)
     q = (outputs.student.double() / 0.1).log_softmax(-1)
     entropy = [-(p[g, b] * p[g, b].log()).sum() for g in range(2) for b in range(4)]
     divergence = [
@@ -131,7 +131,7 @@ def test_entropy_and_divergence_are_the_loss(settings, views) -> None:
 
 def test_the_temperature_rises_and_stays(settings) -> None:
     # 10 steps an epoch: 3 epochs to rise.
-    values = make_method(settings("dino")).schedules(Plan(photographs=40, batch=4, steps=100, warmup=0))
+    values = make_method(settings("dino")).schedules(Plan(images=40, batch=4, steps=100, warmup=0))
     temperature = values["teacher_temperature"].tolist()
     assert temperature[:30] == pytest.approx([0.04 + 0.03 * step / 30 for step in range(30)])
     assert temperature[30:] == [0.07] * 70
@@ -139,7 +139,7 @@ def test_the_temperature_rises_and_stays(settings) -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (7, 3)])
 def test_the_temperature_of_a_short_run(settings, steps: int, warmup: int) -> None:
-    values = make_method(settings("dino")).schedules(Plan(photographs=1000, batch=4, steps=steps, warmup=0))
+    values = make_method(settings("dino")).schedules(Plan(images=1000, batch=4, steps=steps, warmup=0))
     temperature = values["teacher_temperature"]
     assert len(temperature) == steps
     assert (temperature == 0.07).sum() == steps - warmup
@@ -182,7 +182,7 @@ def test_contrast_of_two_views_is_the_published_sum() -> None:
     assert float(loss) == pytest.approx(2 * 2 * 0.2 * math.log(5), abs=1e-6)
 
 
-def test_batch_norms_are_over_photographs_not_over_views(settings, views) -> None:
+def test_batch_norms_are_over_images_not_over_views(settings, views) -> None:
     # As published, each view meets the norms alone: another local view changes no query but its own.
     model = make(settings("mocov3"))
     before = model(views).queries

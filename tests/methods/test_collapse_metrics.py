@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std, turn_accuracy
+from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std, rotation_accuracy
 
 
 def noise(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -85,7 +85,7 @@ def test_rank_of_constant_tokens_is_one(rows: int) -> None:
 
 
 def test_rank_of_many_tokens_takes_an_even_sample() -> None:
-    # Tokens of a batch lie photograph by photograph: a sample of the first rows would see one photograph.
+    # Tokens of a batch lie image by image: a sample of the first rows would see one image.
     tokens = torch.zeros(4 * MOST_TOKENS, 4)
     for quarter in range(4):
         tokens[quarter * MOST_TOKENS : (quarter + 1) * MOST_TOKENS, quarter] = 1.0
@@ -106,5 +106,5 @@ def test_turn_accuracy_counts_views() -> None:
     turns = torch.tensor([[0, 1, 2], [3, 3, 0]])
     named = torch.tensor([[0, 1, 3], [3, 2, 0]])
     logits = torch.nn.functional.one_hot(named, 4) * 5.0 - 9.0
-    assert float(turn_accuracy(logits, turns)) == pytest.approx(4 / 6)
-    assert float(turn_accuracy(logits, named)) == 1.0
+    assert float(rotation_accuracy(logits, turns)) == pytest.approx(4 / 6)
+    assert float(rotation_accuracy(logits, named)) == 1.0

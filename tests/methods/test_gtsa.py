@@ -12,7 +12,7 @@ from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_heads import ConvBlock, Predictor, Projector, RotationPredictor
 from gtsa_kit.methods.gtsa_losses import Losses, gtsa_loss
-from gtsa_kit.models.encoder import Encoder, normalise
+from gtsa_kit.models.encoder import Encoder, normalize
 
 SIGNS = torch.tensor([-1, -1, 1, 1])
 TINY = ModelConfig(arch="vit_test", projector_dim=24)
@@ -59,7 +59,7 @@ def test_output_shapes(n_local: int) -> None:
 @pytest.mark.parametrize("final_norm", [True, False])
 @torch.no_grad()
 def test_each_output_is_that_of_its_view(final_norm: bool) -> None:
-    # View by view, one image at a time, from the parts: no reshaping that could mix photographs with views.
+    # View by view, one image at a time, from the parts: no reshaping that could mix images with views.
     model = make_model(norm_before_heads=final_norm).eval()
     for parameter in model.parameters():  # a norm that does something, and a teacher that is not the student
         parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -69,14 +69,14 @@ def test_each_output_is_that_of_its_view(final_norm: bool) -> None:
     for b in range(2):
         for v in range(5):
             pixels = views.global_images[b, v] if v < 2 else views.local_images[b, v - 2]
-            features = student.encoder(normalise(pixels[None]), final_norm=final_norm)
+            features = student.encoder(normalize(pixels[None]), final_norm=final_norm)
             maps = student.predictor(student.projector(features.feature_map))[0]
             ours = outputs.global_maps[b, v] if v < 2 else outputs.local_maps[b, v - 2]
             torch.testing.assert_close(ours, maps, rtol=0, atol=1e-5)
             logits = student.rotation(features.embedding)[0]
             torch.testing.assert_close(outputs.turn_logits[b, v], logits, rtol=0, atol=1e-5)
             if v < 2:
-                target = teacher.projector(teacher.encoder(normalise(pixels[None]), final_norm=final_norm).feature_map)
+                target = teacher.projector(teacher.encoder(normalize(pixels[None]), final_norm=final_norm).feature_map)
                 torch.testing.assert_close(outputs.targets[b, v], target[0], rtol=0, atol=1e-5)
                 torch.testing.assert_close(outputs.tokens[b, v], features.feature_map[0], rtol=0, atol=1e-5)
 

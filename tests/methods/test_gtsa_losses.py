@@ -12,7 +12,7 @@ from gtsa_kit.config import LossConfig
 from gtsa_kit.methods.gtsa import Outputs
 from gtsa_kit.methods.gtsa_losses import (
     Losses,
-    constant_loss,
+    constant_baseline_loss,
     correspondence_loss,
     gtsa_loss,
     region_loss,
@@ -22,10 +22,10 @@ from gtsa_kit.methods.gtsa_losses import (
 # Both sides compute in float64, in another order: a few thousand roundings of 1e-16 relative to terms of size 1.
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 CELLS = (10, 4)
-# What a run has, and the odd ends: no local view, one global view, one photograph.
+# What a run has, and the odd ends: no local view, one global view, one image.
 CASES = [
     pytest.param((2, 2, 8), id="paper"),
-    pytest.param((1, 2, 8), id="one-photograph"),
+    pytest.param((1, 2, 8), id="one-image"),
     pytest.param((2, 3, 0), id="no-local"),
     pytest.param((2, 1, 3), id="one-global"),
     pytest.param((1, 1, 1), id="one-pair"),
@@ -44,8 +44,8 @@ def draw(
     views = n_global + n_local
     # Every box holds the point (50, 40), so that every pair overlaps, as the views' rule has it.
     corners = torch.rand(batch, views, 4, generator=g, dtype=torch.float64)
-    centre = torch.tensor([50.0, 40.0, 50.0, 40.0], dtype=torch.float64)
-    boxes = centre + (5 + 40 * corners) * torch.tensor([-1, -1, 1, 1])
+    center = torch.tensor([50.0, 40.0, 50.0, 40.0], dtype=torch.float64)
+    boxes = center + (5 + 40 * corners) * torch.tensor([-1, -1, 1, 1])
     turns = torch.randint(4, (batch, views), generator=g)
     outputs = Outputs(
         global_maps=maps(n_global, sides[0]).requires_grad_(),
@@ -86,7 +86,7 @@ def overlap_of(a: list[float], b: list[float]) -> list[float]:
 
 
 def box_on_map(box: list[float], crop: list[float], turn: int, side: int) -> list[float]:
-    """Where a box of the photograph lies on the map of a view that was cropped, then turned counter-clockwise."""
+    """Where a box of the image lies on the map of a view that was cropped, then turned counter-clockwise."""
     (cx0, cy0, cx1, cy1), corners = crop, []
     for x, y in ((box[0], box[1]), (box[2], box[3])):
         x, y = (x - cx0) / (cx1 - cx0), (y - cy0) / (cy1 - cy0)
@@ -198,9 +198,9 @@ def test_constant_loss_is_the_best_that_a_constant_student_reaches() -> None:
         return loss
 
     searching.step(closure)
-    best = constant_loss(targets, boxes, turns, CELLS[0])
+    best = constant_baseline_loss(targets, boxes, turns, CELLS[0])
     torch.testing.assert_close(best, said(direction.detach()), rtol=0, atol=1e-9)
-    assert constant_loss(outputs.targets[:, :1], boxes[:, :1], turns[:, :1], CELLS[0]) == 0  # no pair
+    assert constant_baseline_loss(outputs.targets[:, :1], boxes[:, :1], turns[:, :1], CELLS[0]) == 0  # no pair
 
 
 def test_perfect_student_has_region_loss_minus_one() -> None:
@@ -269,7 +269,9 @@ def test_correspondence_keeps_the_papers_k(side: int, k: int) -> None:
     local = torch.stack([shuffled.cos(), shuffled.sin()]).reshape(1, 1, 2, side, side)
     teacher = torch.tensor([1.0, 0.0], dtype=torch.float64).reshape(1, 1, 2, 1, 1).expand(1, 1, 2, 14, 14)
     expected = -(angles.cos()[:k].mean() + math.cos(0.1)) / 2
-    torch.testing.assert_close(correspondence_loss(teacher, local, teacher, LossConfig().matched), expected, **CLOSE)
+    torch.testing.assert_close(
+        correspondence_loss(teacher, local, teacher, LossConfig().match_fraction), expected, **CLOSE
+    )
 
 
 def test_correspondence_loss_does_not_see_where_patches_lie() -> None:
@@ -314,7 +316,7 @@ def test_rotation_loss_of_a_student_that_knows_nothing() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_total_is_the_weighted_sum(alpha: float) -> None:
     outputs, boxes, turns = draw(2, 2, 3, sides=(4, 2, 4))
-    config = LossConfig(rotation=0.25, global_region=5, local_region=3)
+    config = LossConfig(rotation_weight=0.25, roi_size_global=5, roi_size_local=3)
     ours = gtsa_loss(outputs, boxes, turns, config, alpha)
     region = slow_region(outputs, boxes, turns, cells=(5, 3))
     correspondence = slow_correspondence(outputs, k_global=8, k_local=2)
@@ -355,7 +357,7 @@ def take(outputs: Outputs, boxes: Tensor, turns: Tensor, rows: Any) -> tuple[Out
     return Outputs(*(tensor[rows] for tensor in outputs)), boxes[rows], turns[rows]
 
 
-def test_losses_do_not_see_the_order_of_photographs() -> None:
+def test_losses_do_not_see_the_order_of_images() -> None:
     drawn = draw(4, 2, 3)
     for a, b in zip(all_losses(*drawn), all_losses(*take(*drawn, [2, 0, 3, 1])), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
@@ -370,7 +372,7 @@ def test_a_batch_is_the_mean_of_its_halves() -> None:
         torch.testing.assert_close(a, (b[0] + b[1]) / 2, **CLOSE)
 
 
-def test_photographs_are_compared_with_themselves_only() -> None:
+def test_images_are_compared_with_themselves_only() -> None:
     outputs, boxes, turns = draw(2, 2, 3)
     losses = all_losses(*take(outputs, boxes, turns, [0]))
     for tensor in gradients(losses.total, outputs.global_maps, outputs.local_maps, outputs.turn_logits):

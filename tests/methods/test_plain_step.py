@@ -9,17 +9,17 @@ from plain.step import plain_optimizer, plain_update  # type: ignore[import-not-
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views, collate
-from gtsa_kit.data.multicrop import Presentations
+from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import gtsa_loss
-from gtsa_kit.training.optim import clip_each, make_optimizer, set_hyperparameters
+from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
 
 
 @pytest.fixture(scope="module")
-def drawn(photographs: Path) -> tuple[RunConfig, Views]:
+def drawn(images: Path) -> tuple[RunConfig, Views]:
     tiny = {"model.arch": "vit_test", "model.projector_dim": 48, "model.drop_path": 0.0, "views.local_crops": 3}
-    config = load_config("coco", None, {**tiny, "data": str(photographs)})
-    shown = Presentations(sorted(photographs.iterdir()), config.views, seed=0)
+    config = load_config("coco", None, {**tiny, "data": str(images)})
+    shown = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
     return config, collate([shown[t].views for t in range(3)])
 
 
@@ -47,7 +47,7 @@ def test_an_update_agrees(drawn: tuple[RunConfig, Views]) -> None:
         gtsa_loss(model(views), views.boxes, views.turns, config.loss, 0.5).total.mul(
             100
         ).backward()  # so that it clips
-    clip_each(ours, config.optim.clip)
+    clip_grad_norm_per_parameter(ours, config.optim.clip_grad_norm)
     set_hyperparameters(optimizers[0], 1e-4, 0.04)
     optimizers[0].step()
     ours.update_teacher(0.996)

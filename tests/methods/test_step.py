@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views
-from gtsa_kit.data.batched_augment import Photographs, render_batch
-from gtsa_kit.data.multicrop import Presentations, stack
+from gtsa_kit.data.batched_augment import DecodedBatch, render_batch
+from gtsa_kit.data.multicrop import MultiCropDataset, stack
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.registry import make_method
-from gtsa_kit.training.optim import clip_each
+from gtsa_kit.training.optim import clip_grad_norm_per_parameter
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.trainer import TrainerCallback
 
 SCHEDULES = {"alpha": 0.5, "teacher_temperature": 0.04}
 SMALL_HEADS = {
@@ -36,8 +36,8 @@ def settings(**more: Any) -> RunConfig:
     return load_config(overrides={**TINY, **SMALL_HEADS, "model.drop_path": 0.2, **more})
 
 
-def views_of(photographs: Path, config: RunConfig, on_device: bool = False) -> Any:
-    shown = Presentations(sorted(photographs.iterdir()), config.views, seed=0, on_device=on_device)
+def views_of(images: Path, config: RunConfig, on_device: bool = False) -> Any:
+    shown = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0, on_device=on_device)
     return stack([shown[t] for t in range(4)]).views
 
 
@@ -85,23 +85,23 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", ["gtsa", "dino", "mocov3"])
-def test_no_step_waits_for_the_accelerator(method: str, photographs: Path) -> None:
+def test_no_step_waits_for_the_accelerator(method: str, images: Path) -> None:
     config = settings(method=method)
-    views = views_of(photographs, config)
+    views = views_of(images, config)
     model = built(config).to("meta")
     there = Views(*(tensor.to("meta") for tensor in views))
     backward(model, there)  # constants are made once
     with Waits() as waits:
         backward(model, there)
-        clip_each(model, 3.0)
+        clip_grad_norm_per_parameter(model, 3.0)
         model.update_teacher(0.99)
     assert not waits.found
 
 
-def test_views_on_the_device_wait_for_nothing(photographs: Path) -> None:
-    config = settings(**{"views.jitter_p": 1.0, "views.blur_p": 1.0, "views.grey_p": 0.5})
-    batch = views_of(photographs, config, on_device=True)
-    assert isinstance(batch, Photographs)
+def test_views_on_the_device_wait_for_nothing(images: Path) -> None:
+    config = settings(**{"views.jitter_p": 1.0, "views.blur_p": 1.0, "views.grayscale_p": 0.5})
+    batch = views_of(images, config, on_device=True)
+    assert isinstance(batch, DecodedBatch)
     with Waits() as waits:
         made = render_batch(batch, config.views, torch.device("meta"))
     assert made.global_images.device.type == "meta"
@@ -118,7 +118,7 @@ def test_waits_are_seen() -> None:
     assert len(waits.found) == 2
 
 
-class Strict(Watcher):
+class Strict(TrainerCallback):
     """Any wait of steps 3 to 7 is an error."""
 
     def stepped(self, step: int, metrics: StepMetrics | None) -> None:
@@ -127,9 +127,9 @@ class Strict(Watcher):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("views", ["workers", "device"])
-def test_no_step_waits_for_a_gpu(views: str, photographs: Path, tmp_path: Path) -> None:
-    over = {**TINY, "data": str(photographs), "train.steps": 8, "train.log_every": 8, "train.views": views}
+@pytest.mark.parametrize("views", ["cpu", "device"])
+def test_no_step_waits_for_a_gpu(views: str, images: Path, tmp_path: Path) -> None:
+    over = {**TINY, "data": str(images), "train.steps": 8, "train.log_every": 8, "train.augment_on": views}
     assert train(load_config(overrides=over), tmp_path / "run", False, Strict())
 
 
@@ -146,9 +146,9 @@ def fresh_compiler() -> Iterator[Any]:
     torch._dynamo.reset()
 
 
-def test_compiled_parts_are_whole_graphs_and_few(photographs: Path, fresh_compiler: Any) -> None:
+def test_compiled_parts_are_whole_graphs_and_few(images: Path, fresh_compiler: Any) -> None:
     config = settings(**{"views.local_crops": 3})  # other shapes than the two global ones, in pooled outputs too
-    views = views_of(photographs, config)
+    views = views_of(images, config)
     plain, compiled = built(config), built(config)
     compiled.compile_branches("aot_eager")
     assert plain.state_dict().keys() == compiled.state_dict().keys()
@@ -171,11 +171,11 @@ def test_compiled_parts_are_whole_graphs_and_few(photographs: Path, fresh_compil
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_recomputed_blocks_train_the_same_in_less_memory(photographs: Path) -> None:
+def test_recomputed_blocks_train_the_same_in_less_memory(images: Path) -> None:
     config = settings()
-    views = views_of(photographs, config)
+    views = views_of(images, config)
     plain, lean = built(config), built(config)
-    lean.student.encoder.recompute = True
+    lean.student.encoder.activation_checkpointing = True
     assert torch.equal(backward(plain, views), backward(lean, views))
     for name, gradient in gradients(plain).items():
         assert torch.equal(gradients(lean)[name], gradient), name

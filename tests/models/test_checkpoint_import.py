@@ -83,7 +83,7 @@ def check_same(opened: ForeignEncoder, model: Any, size: int = 224, tolerance: f
 def test_timm_under_any_name(name: str, vit: Any, tmp_path: Path) -> None:
     opened = open_weights(saved(tmp_path, vit.state_dict(), name))
     check_same(opened, vit)
-    assert (opened.layout, opened.left_out) == ("timm", ())
+    assert (opened.layout, opened.skipped) == ("timm", ())
     assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet"
     assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
@@ -111,7 +111,7 @@ CONTAINERS: dict[str, Callable[[StateDict], Any]] = {
     "compiled": lambda w: {"model": prefixed("_orig_mod.module.", w)},
     "vit": lambda w: prefixed("vit.", w),
     "lightning": lambda w: {"state_dict": prefixed("model.encoder.", w)},
-    "with optimiser": lambda w: {
+    "with optimizer": lambda w: {
         "state_dict": w,
         "optimizer": {"state": {i: {"exp_avg": v} for i, v in enumerate(w.values())}, "param_groups": [{"lr": 1.0}]},
     },
@@ -122,7 +122,7 @@ CONTAINERS: dict[str, Callable[[StateDict], Any]] = {
 def test_containers_and_prefixes(container: str, vit: Any, tmp_path: Path) -> None:
     opened = open_weights(saved(tmp_path, CONTAINERS[container](vit.state_dict())))
     check_same(opened, vit)
-    assert opened.left_out == ()
+    assert opened.skipped == ()
 
 
 def test_a_classifier_is_left_out_by_name(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_classifier_is_left_out_by_name(tmp_path: Path) -> None:
     weights = {**model.state_dict(), "pre_logits.fc.weight": torch.zeros(2, 2)}
     opened = open_weights(saved(tmp_path, weights))
     check_same(opened, model)
-    assert opened.left_out == ("head.bias", "head.weight", "pre_logits.fc.weight")
+    assert opened.skipped == ("head.bias", "head.weight", "pre_logits.fc.weight")
     assert "left out 3 keys of heads" in opened.note
 
 
@@ -212,7 +212,7 @@ def test_our_own_run(vit: Any, tmp_path: Path) -> None:
     for source in (tmp_path, path):
         opened = open_weights(source)
         check_same(opened, vit)
-        assert (opened.layout, opened.left_out, opened.note) == ("gtsa-kit", (), "the only encoder")
+        assert (opened.layout, opened.skipped, opened.note) == ("gtsa-kit", (), "the only encoder")
         assert opened.file == path
         assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     path.with_suffix(".json").unlink()
@@ -259,7 +259,7 @@ def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
 
 
 def dino(teacher: StateDict, student: StateDict) -> dict[str, Any]:
-    """What main_dino.py saves: heads, options, numpy's numbers among the optimiser's."""
+    """What main_dino.py saves: heads, options, numpy's numbers among the optimizer's."""
     head = prefixed("head.", {"mlp.0.weight": torch.zeros(8, 64), "last_layer.weight_v": torch.zeros(9, 8)})
     return {
         "student": prefixed("module.", {**prefixed("backbone.", student), **head}),
@@ -277,11 +277,11 @@ def test_dino(vit: Any, other: Any, tmp_path: Path) -> None:
     opened = open_weights(path)
     check_same(opened, vit)
     assert opened.layout == "dino"
-    assert "teacher.head.mlp.0.weight" in opened.left_out
-    assert "student.module.backbone.cls_token" in opened.left_out
-    assert opened.left_out == tuple(sorted(opened.left_out))
+    assert "teacher.head.mlp.0.weight" in opened.skipped
+    assert "student.module.backbone.cls_token" in opened.skipped
+    assert opened.skipped == tuple(sorted(opened.skipped))
     count = len(vit.state_dict())
-    assert len(opened.left_out) == count + 4
+    assert len(opened.skipped) == count + 4
     left = f"left out 2 keys of heads and {count + 2} keys of the other branch"
     assert opened.note == f"teacher (teacher.backbone); {left}; assumed: 2 heads, mean and std of ImageNet"
     check_same(open_weights(path, branch="student"), other)
@@ -317,8 +317,8 @@ def test_moco_v3_has_twelve_heads(tmp_path: Path) -> None:
     assert opened.encoder.architecture.timm_kwargs == {"num_heads": 12}
     assert opened.note.startswith("student (state_dict.module.base_encoder); left out")
     assert "12 heads" in opened.note
-    assert "state_dict.module.predictor.1.running_mean" in opened.left_out
-    assert "state_dict.module.base_encoder.head.1.running_var" in opened.left_out
+    assert "state_dict.module.predictor.1.running_mean" in opened.skipped
+    assert "state_dict.module.base_encoder.head.1.running_var" in opened.skipped
     check_same(open_weights(path, branch="teacher"), momentum)
 
 
@@ -335,7 +335,7 @@ def test_the_authors_files(wrapped: bool, tmp_path: Path) -> None:
     assert opened.layout == "authors"
     assert opened.encoder.architecture == ARCHITECTURES["vit_small"]
     assert opened.note.startswith("teacher (")
-    assert any("rot_predictor" in name for name in opened.left_out)
+    assert any("rot_predictor" in name for name in opened.skipped)
     check_same(open_weights(path, branch="student"), base)
 
 
@@ -393,7 +393,7 @@ def test_a_folder_that_transformers_wrote(kind: str, changes: dict[str, Any], tm
     assert opened.encoder.vit.norm.eps == changes.get("layer_norm_eps", 1e-12)
     assert opened.encoder.preprocessing.mean == (0.5, 0.5, 0.5)
     assert opened.note.endswith("assumed: mean and std 0.5")
-    left = {name.split(".")[0 if kind == "ViTModel" else -2] for name in opened.left_out}
+    left = {name.split(".")[0 if kind == "ViTModel" else -2] for name in opened.skipped}
     assert (
         left
         == {
@@ -473,7 +473,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(zipped: bool, vit: 
 
 def test_an_unknown_class_is_named(vit: Any, tmp_path: Path) -> None:
     path = saved(tmp_path, {"model": vit.state_dict(), "x": Harmless()})
-    with pytest.raises(ValueError, match=r"asks for \S*test_foreign\.Harmless, and"):
+    with pytest.raises(ValueError, match=r"asks for \S*test_checkpoint_import\.Harmless, and"):
         open_weights(path)
 
 
@@ -559,9 +559,9 @@ MISFITS: dict[str, tuple[Callable[[StateDict], Any], str]] = {
     "registers": (lambda w: w.update(reg_token=torch.zeros(1, 4, 64)), r"no place here \(reg_token\)"),
     "patch": (
         lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}),
-        r"patch kernel of \(64, 3, 14, 14\); encoders here take 3 colours in patches of 16",
+        r"patch kernel of \(64, 3, 14, 14\); encoders here take 3 colors in patches of 16",
     ),
-    "grey": (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 1, 16, 16)}), "3 colours"),
+    "gray": (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 1, 16, 16)}), "3 colors"),
     "grid": (lambda w: w.update(pos_embed=torch.zeros(1, 1 + 14 * 15, 64)), r"positions of \(1, 211, 64\); "),
     "no positions": (lambda w: w.update(pos_embed=torch.tensor(1.0)), r"positions of \(\); "),
     "MLP": (

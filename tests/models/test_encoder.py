@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from gtsa_kit.config import Arch
-from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, DropPath, Encoder, Preprocessing, check_size, normalise
+from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, DropPath, Encoder, Preprocessing, check_size, normalize
 from gtsa_kit.models.positions import resample_positions, resample_weights
 
 # (height, width): the usual one, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.
@@ -204,8 +204,8 @@ def test_check_size_names_the_nearest(size: tuple[int, int], message: str) -> No
 # --- preprocessing --------------------------------------------------------------------------------------------------
 
 
-def photograph(height: int, width: int) -> Image.Image:
-    """Colours that vary slowly and quickly, so that an interpolation without antialiasing would show."""
+def sample_image(height: int, width: int) -> Image.Image:
+    """Colors that vary slowly and quickly, so that an interpolation without antialiasing would show."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3))
     ramp = np.linspace(0, 255, width)[None, :, None]
     return Image.fromarray(((noise + ramp) / 2).astype(np.uint8))
@@ -214,7 +214,7 @@ def photograph(height: int, width: int) -> Image.Image:
 @pytest.mark.parametrize("source", [(480, 640), (100, 60), (224, 224)])
 @pytest.mark.parametrize("size", [None, (96, 160)])
 def test_preprocessing_equals_torchvision(source: tuple[int, int], size: tuple[int, int] | None) -> None:
-    image = photograph(*source)
+    image = sample_image(*source)
     independent = v2.Compose(
         [
             v2.Resize(size or (224, 224), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
@@ -257,10 +257,10 @@ def test_constants_and_manifest() -> None:
     assert (data["mean"], data["std"]) != (MEAN, STD)  # timm's ViTs expect 0.5: the manifest must carry ours
 
 
-def test_normalise_agrees_with_preprocessing() -> None:
-    image = photograph(64, 48)
+def test_normalize_agrees_with_preprocessing() -> None:
+    image = sample_image(64, 48)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    ours = normalise(pixels.expand(2, 5, 3, 64, 48))
+    ours = normalize(pixels.expand(2, 5, 3, 64, 48))
     assert ours.shape == (2, 5, 3, 64, 48)
     np.testing.assert_allclose(ours[1, 4].numpy(), Preprocessing()(image, (64, 48)), rtol=0, atol=1e-6)
 
@@ -322,7 +322,7 @@ def test_spelled_attention_gives_the_same_features_and_gradients() -> None:
     for spelled in (False, True):
         encoder, _ = pair("vit_test")
         if spelled:
-            encoder.spell_attention()
+            encoder.use_unfused_attention()
         features = encoder(images)
         features.feature_map.pow(2).mean().backward()
         found.append((features.feature_map.detach(), {n: p.grad for n, p in encoder.named_parameters()}))

@@ -20,7 +20,7 @@ from gtsa_kit.export import load
 from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
-from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
+from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, Options, Range
 from gtsa_kit.files import sha256_of
@@ -57,19 +57,19 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def normalised(pixels: np.ndarray) -> np.ndarray:
+def normalized(pixels: np.ndarray) -> np.ndarray:
     p = Preprocessing()
     return ((pixels / 255 - p.mean) / p.std).transpose(0, 3, 1, 2).astype(np.float32)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_layers_equal_timm(form: str, made, tiny_run: Path, pixels: np.ndarray, normalised: np.ndarray) -> None:
+def test_layers_equal_timm(form: str, made, tiny_run: Path, pixels: np.ndarray, normalized: np.ndarray) -> None:
     """timm's own forward, at the size where its positions need no resampling."""
     about = load_encoder(tiny_run)
     model = timm.create_model(about.architecture.timm_model, num_classes=0, **about.architecture.timm_kwargs).eval()
     model.load_state_dict(about.vit.state_dict())
     with torch.no_grad():
-        images = torch.from_numpy(normalised)
+        images = torch.from_numpy(normalized)
         wanted = model.forward_intermediates(images, indices=[0, 1], norm=True, intermediates_only=True)
     got = load(made(form, **BOUNDED), "cpu")(pixels)
     assert list(got.layers) == [1, 0]
@@ -79,10 +79,10 @@ def test_layers_equal_timm(form: str, made, tiny_run: Path, pixels: np.ndarray, 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_bytes_are_normalised_inside(form: str, made, pixels: np.ndarray, normalised: np.ndarray) -> None:
-    """Equal to normalising outside, so that a service may send a quarter of the bytes."""
+def test_bytes_are_normalized_inside(form: str, made, pixels: np.ndarray, normalized: np.ndarray) -> None:
+    """Equal to normalizing outside, so that a service may send a quarter of the bytes."""
     inside = load(made(form, **BOUNDED), "cpu")(pixels[:, :64, :96])
-    outside = load(made(form), "cpu")(normalised[:, :, :64, :96])
+    outside = load(made(form), "cpu")(normalized[:, :, :64, :96])
     np.testing.assert_allclose(inside.feature_map, outside.feature_map, atol=1e-4)
     assert read_manifest(made(form, **BOUNDED)).inputs[0].shape == ("batch", "height", "width", 3)
 
@@ -115,7 +115,7 @@ def test_every_opset_gives_equal_results(opset: int, made) -> None:
     np.testing.assert_allclose(load(path)(images).feature_map, load(made("onnx"))(images).feature_map, atol=2e-5)
 
 
-def test_every_optimisation_level_gives_equal_results(made) -> None:
+def test_every_optimization_level_gives_equal_results(made) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 80, 112), dtype=np.float32)
     exact = load(made("onnx"), "cpu")(images).feature_map
     for precision in ("fp32", "fp16", "int8"):
@@ -151,13 +151,13 @@ def test_int8_is_symmetric_and_per_channel(made) -> None:
     """What TensorRT asks for: int8 on both sides, zero points 0."""
     model = onnx.load(made("onnx", precision="int8"))
     values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    quantisers = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert Counter(n.op_type for n in quantisers) == {"QuantizeLinear": 8, "DequantizeLinear": 16}
-    for node in quantisers:
+    quantizers = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert Counter(n.op_type for n in quantizers) == {"QuantizeLinear": 8, "DequantizeLinear": 16}
+    for node in quantizers:
         zero = values[node.input[2]]
         assert zero.dtype == np.int8
         assert not zero.any()
-    weights = [n for n in quantisers if n.input[0] in values]
+    weights = [n for n in quantizers if n.input[0] in values]
     assert len(weights) == 8
     for node in weights:
         stored, scale = values[node.input[0]], values[node.input[1]]
@@ -311,9 +311,9 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="the source itself"):
         artifact_path(open_source(made("onnx")), "onnx", None, force=True)
     with pytest.raises(ValueError, match="choose onnx, openvino"):
-        check_offer("torchscript", Options(precision="int8"), calibrated=True)
+        check_supported("torchscript", Options(precision="int8"), calibrated=True)
     with pytest.raises(ValueError, match="--calibrate"):
-        check_offer("onnx", Options(precision="int8"), calibrated=False)
+        check_supported("onnx", Options(precision="int8"), calibrated=False)
 
 
 @pytest.mark.parametrize(

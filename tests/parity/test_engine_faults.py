@@ -66,7 +66,7 @@ def test_a_resize_put_back_is_named(engine: Path, capsys: pytest.CaptureFixture[
     assert "gtsa export writes a graph without" in said
 
 
-def test_dynamic_quantisation_is_named_with_its_layer(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dynamic_quantization_is_named_with_its_layer(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = plain(engine)
     at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Softmax")
     softmax = model.graph.node[at]
@@ -161,7 +161,7 @@ def test_anybodys_vit_of_a_fixed_size_builds_as_it_is(
         export(graph, form="trt", size="96", dry_run=True)
 
 
-def test_what_is_no_graph_of_photographs_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_graph_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.onnx").write_bytes(b"\x08\x0a nothing")
     with pytest.raises(ValueError, match="not a"):
         export(tmp_path / "half.onnx", form="trt", dry_run=True)
@@ -171,7 +171,7 @@ def test_what_is_no_graph_of_photographs_is_refused(tmp_path: Path) -> None:
         *("g", [value("x", onnx.TensorProto.FLOAT, [1, 8])], [value("y", onnx.TensorProto.FLOAT, [1, 8])]),
     )
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="does not take a batch of photographs"):
+    with pytest.raises(ValueError, match="does not take a batch of images"):
         export(tmp_path / "other.onnx", form="trt", dry_run=True)
 
 
@@ -181,7 +181,7 @@ EDITS: dict[str, tuple[Callable[[dict], None], str]] = {
     "usual shape": (lambda m: m["engine"]["profile"][1].__setitem__(2, 32), "profile"),
     "range": (lambda m: m["axes"]["height"].__setitem__("max", 512), "height"),
     "version": (lambda m: m["engine"].__setitem__("version", "1.2.3.4"), "1.2.3.4"),
-    "flavour": (lambda m: m["engine"].__setitem__("flavour", "tensorrt"), "tensorrt"),
+    "variant": (lambda m: m["engine"].__setitem__("variant", "tensorrt"), "tensorrt"),
     "GPUs": (lambda m: m["engine"].__setitem__("capabilities", ["8.9", "9.0"]), "9.0"),
     "output": (lambda m: m["outputs"][0].__setitem__("name", "pooled"), "pooled"),
     "type": (lambda m: m["outputs"][1].__setitem__("dtype", "float16"), "tensors"),

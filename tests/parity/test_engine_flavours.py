@@ -1,4 +1,4 @@
-"""Which flavour is taken, what each can build, and that the names we call exist in both."""
+"""Which variant is taken, what each can build, and that the names we call exist in both."""
 
 import ast
 import importlib.util
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gtsa_kit.export.runtime import tensorrt_variant as flavours
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour, check_capabilities, choose_flavour, import_flavour
+from gtsa_kit.export.runtime import tensorrt_variant as variants
+from gtsa_kit.export.runtime.tensorrt_variant import Variant, check_capabilities, choose_variant, import_variant
 from gtsa_kit.export.tensorrt.build import Settings, check_settings
 
-EXPORT = Path(flavours.__file__).parents[1]
+EXPORT = Path(variants.__file__).parents[1]
 RTX_ONLY = {
     *("ComputeCapability", "num_compute_capabilities", "set_compute_capability"),
     *("create_runtime_config", "CudaGraphStrategy", "cuda_graph_strategy"),
@@ -36,10 +36,10 @@ CLASSES = (
 def choice(
     monkeypatch: pytest.MonkeyPatch, gpu: str | None, installed: set[str], runtime: str = "auto"
 ) -> tuple[str, str]:
-    monkeypatch.setattr(flavours, "gpu_capability", lambda: gpu)
-    monkeypatch.setattr(flavours, "is_installed", lambda name: name in installed)
-    monkeypatch.setattr(flavours, "import_flavour", lambda name: Flavour(name, None))
-    found, why = choose_flavour(runtime)
+    monkeypatch.setattr(variants, "gpu_capability", lambda: gpu)
+    monkeypatch.setattr(variants, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(variants, "import_variant", lambda name: Variant(name, None))
+    found, why = choose_variant(runtime)
     return found.name, why
 
 
@@ -69,13 +69,13 @@ def test_where_none_can_build_the_command_that_installs_one_is_said(monkeypatch:
         choice(monkeypatch, None, BOTH, "tensorrt")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="--runtime takes auto"):
-        choose_flavour("trtexec")
+        choose_variant("trtexec")
 
 
-@pytest.mark.skipif(flavours.is_installed("tensorrt"), reason="tensorrt is installed here")
+@pytest.mark.skipif(variants.is_installed("tensorrt"), reason="tensorrt is installed here")
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match=r"tensorrt is not installed; pip install 'gtsa-kit\[tensorrt\]'"):
-        import_flavour("tensorrt")
+        import_variant("tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_what_can_not_be_built_is_refused_with_the_way_out(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
     with pytest.raises(ValueError, match=word):
-        check_capabilities(import_flavour("tensorrt-rtx"), wanted, precision, dynamic)
+        check_capabilities(import_variant("tensorrt-rtx"), wanted, precision, dynamic)
 
 
-def test_the_other_flavour_builds_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flavours, "gpu_capability", lambda: "9.0")
-    full = Flavour("tensorrt", None)
+def test_the_other_variant_builds_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "gpu_capability", lambda: "9.0")
+    full = Variant("tensorrt", None)
     assert check_capabilities(full, (), "fp8", True) == ("9.0",)
     with pytest.raises(ValueError, match=r"the GPU at hand, 9.0, not for 8.9; leave out --gpu"):
         check_capabilities(full, ("8.9",), "fp16", True)
@@ -116,9 +116,9 @@ def test_the_other_flavour_builds_for_the_gpu_at_hand(monkeypatch: pytest.Monkey
         (Settings(timing_cache=Path("x")), "leave it out"),
     ],
 )
-def test_settings_that_a_flavour_does_not_have(settings: Settings, word: str) -> None:
+def test_settings_that_a_variant_does_not_have(settings: Settings, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        check_settings(Flavour("tensorrt-rtx", None), settings)
+        check_settings(Variant("tensorrt-rtx", None), settings)
 
 
 def names_called() -> set[str]:
@@ -177,7 +177,7 @@ for path in sys.argv[1:]:
     ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
 sys.path.insert(0, {tests!r})
 import tensorrt_bindings.tensorrt as library
-from parity.test_engine_flavours import names_of
+from parity.test_engine_variants import names_of
 flags = [*library.NetworkDefinitionCreationFlag.__members__, *library.BuilderFlag.__members__,
          *library.MemoryPoolType.__members__]
 print(json.dumps([sorted(names_of(library)), flags]))

@@ -1,7 +1,7 @@
 """The runner of engines without a device: a stand-in library reads and writes raw addresses, as TensorRT does.
 
 What computes behind the stand-in is ONNX Runtime on the engine's own graph, so a wrong shape, type, order or address
-gives wrong numbers. The library's own classes are checked for the same names in test_engine_flavours.
+gives wrong numbers. The library's own classes are checked for the same names in test_engine_variants.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path, read_manifest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour, import_flavour
+from gtsa_kit.export.runtime.tensorrt_variant import Variant, import_variant
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 
@@ -97,8 +97,8 @@ def write(address: int, value: np.ndarray) -> None:
     ctypes.memmove(address, np.ascontiguousarray(value).ctypes.data, value.nbytes)
 
 
-def stand_in(engine: Engine) -> Flavour:
-    real = import_flavour("tensorrt-rtx").library
+def stand_in(engine: Engine) -> Variant:
+    real = import_variant("tensorrt-rtx").library
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine)
     library = SimpleNamespace(
         Runtime=lambda logger: runtime,
@@ -106,7 +106,7 @@ def stand_in(engine: Engine) -> Flavour:
         CudaGraphStrategy=real.CudaGraphStrategy,
         __version__=real.__version__,
     )
-    return Flavour("tensorrt-rtx", library)
+    return Variant("tensorrt-rtx", library)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_the_real_library_says_why_it_does_not_open_a_plan(built: Path) -> None:
     runner = EngineRunner.__new__(EngineRunner)
     runner.manifest = read_manifest(built)
     with pytest.raises(ValueError, match=r"can't be opened by tensorrt-rtx: .+; build it for this machine"):
-        runner._open(built, import_flavour("tensorrt-rtx"), torch.device("cpu"))
+        runner._open(built, import_variant("tensorrt-rtx"), torch.device("cpu"))
 
 
 def test_the_command_that_rebuilds_is_one(built: Path, tiny_run: Path, few: Path, tmp_path: Path) -> None:

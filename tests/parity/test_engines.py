@@ -15,7 +15,7 @@ from gtsa_kit.cli.export import export
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
 from gtsa_kit.export.runtime.engine_header import read_header
-from gtsa_kit.export.runtime.tensorrt_variant import import_flavour
+from gtsa_kit.export.runtime.tensorrt_variant import import_variant
 from gtsa_kit.export.spec import PRECISIONS, Range
 from gtsa_kit.export.tensorrt.build import Profile, Settings, build_plan
 from gtsa_kit.export.tensorrt.graphs import read_graph_file
@@ -33,11 +33,11 @@ def words(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def build(source: Path, out: Path, photographs: Path, **options: object) -> tuple[Path, Manifest]:
+def build(source: Path, out: Path, images: Path, **options: object) -> tuple[Path, Manifest]:
     """By the command, in this process."""
     engine = out / "encoder.engine"
-    quantised = {"calibrate": photographs} if options.get("precision") in ("int8", "fp8") else {}
-    export(source, form="trt", runtime="tensorrt-rtx", out=engine, images=photographs, **options, **quantised)
+    quantized = {"calibrate": images} if options.get("precision") in ("int8", "fp8") else {}
+    export(source, form="trt", runtime="tensorrt-rtx", out=engine, images=images, **options, **quantized)
     return engine, read_manifest(engine)
 
 
@@ -56,9 +56,9 @@ def test_an_engine_says_what_it_is(
     assert record is not None
     assert (manifest.format, manifest.precision) == ("trt", precision)
     header = read_header(engine)
-    assert (header.flavour, header.version) == ("tensorrt-rtx", import_flavour("tensorrt-rtx").version)
-    assert (record.flavour, record.version, record.capabilities) == (
-        header.flavour,
+    assert (header.variant, header.version) == ("tensorrt-rtx", import_variant("tensorrt-rtx").version)
+    assert (record.variant, record.version, record.capabilities) == (
+        header.variant,
         header.version,
         header.capabilities,
     )
@@ -166,10 +166,10 @@ def test_its_own_batch_lies_within_the_graphs(graph: Path, few: Path, tmp_path: 
 
 
 def building(graph: Path, tmp_path: Path, on_step: Callable[[str, int, int], None], **settings: object) -> object:
-    flavour = import_flavour("tensorrt-rtx")
+    variant = import_variant("tensorrt-rtx")
     profile = Profile((1, 3, 16, 16), (2, 3, 64, 64), (4, 3, 64, 64))
     model = read_graph_file(graph).model
-    return build_plan(flavour, model, graph.name, profile, Settings(**settings), tmp_path / "log", on_step)
+    return build_plan(variant, model, graph.name, profile, Settings(**settings), tmp_path / "log", on_step)
 
 
 def test_progress_is_told(graph: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_engines_hold_parity_on_a_gpu(precision: str, small_run: Path, few: Path
             small_run, form="trt", precision=precision, out=tmp_path / "e.engine", images=few, **DYNAMIC, **calibrate
         )
     except ValueError as error:
-        pytest.skip(f"no flavour of TensorRT builds for this GPU: {error}")
+        pytest.skip(f"no variant of TensorRT builds for this GPU: {error}")
     manifest = read_manifest(tmp_path / "e.engine")
     assert manifest.engine.parity == "run", manifest.engine.parity
     assert manifest.parity.passed

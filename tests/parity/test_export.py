@@ -70,7 +70,7 @@ def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
 
 def test_int8_that_does_not_hold_names_the_layers(
     tiny_run: Path,
-    photographs: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -79,12 +79,12 @@ def test_int8_that_does_not_hold_names_the_layers(
         export(tiny_run, form="onnx", precision="int8", out=tmp_path)
     monkeypatch.setitem(parity.TOLERANCES, "int8", Tolerance(1e-6, 1e-6, 1, 1))
     with pytest.raises(SystemExit) as stopped:
-        export(tiny_run, form="onnx", precision="int8", calibrate=photographs, size="64x96", out=tmp_path)
+        export(tiny_run, form="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
     assert stopped.value.code == 1
     said = words(capsys)
     for word in ("blocks.0.qkv", "blocks.1.fc2", "differs from the encoder", "worst on"):
         assert word in said
-    assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 photographs of photographs0"
+    assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 images of images0"
 
 
 def test_a_foreign_checkpoint_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
-from gtsa_kit.export.parity import ParityImages, check_parity, compare_output, neighbour_agreement, parity_images
+from gtsa_kit.export.parity import ParityImages, check_parity, compare_output, neighbor_agreement, parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import TOLERANCES, Case, Options
@@ -118,7 +118,7 @@ def test_an_unknown_interpolation_is_refused() -> None:
         Preprocessing(interpolation="lanczos")
 
 
-def test_neighbour_agreement_against_scikit_like_loops() -> None:
+def test_neighbor_agreement_against_scikit_like_loops() -> None:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((40, 8))
     b = a + 0.4 * rng.standard_normal((40, 8))
@@ -131,8 +131,8 @@ def test_neighbour_agreement_against_scikit_like_loops() -> None:
 
     slow = np.mean([nearest(a, i) == nearest(b, i) for i in range(40)])
     assert 0 < slow < 1
-    assert neighbour_agreement(a, b) == pytest.approx(slow)
-    assert neighbour_agreement(a[:2], b[:2]) is None
+    assert neighbor_agreement(a, b) == pytest.approx(slow)
+    assert neighbor_agreement(a[:2], b[:2]) is None
 
 
 def test_compare_output_measures_what_it_says() -> None:
@@ -148,12 +148,12 @@ def test_compare_output_measures_what_it_says() -> None:
     assert d.image == "second"
 
 
-def test_gate_prefers_photographs_and_survives_broken_ones(photographs: Path, tmp_path: Path) -> None:
-    for path in list(photographs.iterdir())[:3]:
+def test_gate_prefers_images_and_survives_broken_ones(images: Path, tmp_path: Path) -> None:
+    for path in list(images.iterdir())[:3]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "broken.jpg").write_bytes(b"")
     assert len(parity_images(tmp_path).images) == 3
-    assert len(parity_images(photographs).images) == 7
+    assert len(parity_images(images).images) == 7
     assert "matplotlib" in parity_images(None).origin
 
 

@@ -1,4 +1,4 @@
-"""Every format in every precision, dynamic, fixed and bounded, against the float32 encoder on photographs."""
+"""Every format in every precision, dynamic, fixed and bounded, against the float32 encoder on images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,12 @@ from gtsa_kit.export.manifest import Manifest, read_manifest
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import OFFERED, SUFFIX, TOLERANCES, Options
+from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, TOLERANCES, Options
 
 # Engines, which are built for a GPU, have tests of their own.
-OFFERS = [(form, precision) for form, precisions in OFFERED.items() if form != "trt" for precision in precisions]
+OFFERS = [
+    (form, precision) for form, precisions in SUPPORTED_PRECISIONS.items() if form != "trt" for precision in precisions
+]
 # Every pair at every size and batch; the graphs that are made otherwise, for every format and every ONNX precision.
 CASES = [("any size", *offer) for offer in OFFERS]
 CASES += [(graph, *offer) for graph in list(GRAPHS)[1:] for offer in OFFERS if "onnx" in offer or "fp32" in offer]

@@ -25,7 +25,7 @@ from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.runtime import onnx_sessions
-from gtsa_kit.export.runtime.providers import FallbackWarning, Unavailable, Wanted, provider_options, remedy
+from gtsa_kit.export.runtime.providers import FallbackWarning, ProviderRequest, Unavailable, provider_options, remedy
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options, Range
 from gtsa_kit.models.encoder import Encoder
@@ -183,12 +183,12 @@ def test_falling_back_gives_equal_numbers_and_says_so(tiny_onnx: Path, batch: np
 
 
 @NO_GPU
-def test_commands_show_the_way_down(tiny_onnx: Path, photographs: Path, tmp_path: Path) -> None:
+def test_commands_show_the_way_down(tiny_onnx: Path, images: Path, tmp_path: Path) -> None:
     shown = Console(file=io.StringIO(), width=300)
     open_runner(tiny_onnx, "auto", "tensorrt", None, True, shown)
     said = shown.file.getvalue()  # type: ignore[attr-defined]
     assert [line.rpartition(" ")[2] for line in said.splitlines()] == ["cuda", "cpu"]
-    arguments = ["embed", photographs, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
+    arguments = ["embed", images, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
     assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, Unavailable)
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
     with pytest.raises(Unavailable):
@@ -246,11 +246,11 @@ def test_onnx_runtime_tells_where_operators_go(tiny_onnx: Path) -> None:
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = REAL(str(tiny_onnx), settings, providers=["CPUExecutionProvider"])
-    counted = onnx_sessions.left_to_others(session, "CUDAExecutionProvider")
+    counted = onnx_sessions.unassigned_ops(session, "CUDAExecutionProvider")
     operators = [node.op_type for node in onnx.load(tiny_onnx).graph.node]
     assert counted["Softmax"] == operators.count("Softmax") == 2
     assert counted["Conv"] == operators.count("Conv") == 1
-    assert not onnx_sessions.left_to_others(session, "CPUExecutionProvider")
+    assert not onnx_sessions.unassigned_ops(session, "CPUExecutionProvider")
 
 
 def test_rtx_comes_as_a_plugin_too(
@@ -319,10 +319,10 @@ def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     for provider, device, target in (("cpu", "cuda", gpu), ("cuda", "cpu", cpu), ("tensorrt", "cpu", cpu)):
         with pytest.raises(ValueError, match="does not run on --device"):
-            Wanted(provider).order(device, target)
-    assert Wanted("cpu").order("auto", gpu) == ("cpu",)
-    assert Wanted().order("cuda", gpu) == ("cuda",)
-    assert Wanted(fallback=True).order("cuda", gpu) == ("cuda", "cpu")
+            ProviderRequest(provider).order(device, target)
+    assert ProviderRequest("cpu").order("auto", gpu) == ("cpu",)
+    assert ProviderRequest().order("cuda", gpu) == ("cuda",)
+    assert ProviderRequest(fallback=True).order("cuda", gpu) == ("cuda", "cpu")
     with pytest.raises(ValueError, match="takes auto, cpu, cuda, tensorrt, tensorrt-rtx, got 'rocm'"):
         load(tiny_onnx, provider="rocm")
     for provider in ("auto", "cpu", "cuda"):

@@ -66,8 +66,8 @@ def test_fixed_axes_say_so(tiny_run: Path, tmp_path: Path, scenes: ParityImages)
     path = tmp_path / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, fixed, scenes)
     runner = load(path)
-    photograph = Image.new("RGB", (300, 100))
-    batch = np.stack([runner.prepare(photograph)] * 2)
+    image = Image.new("RGB", (300, 100))
+    batch = np.stack([runner.prepare(image)] * 2)
     assert (batch.shape, batch.dtype) == ((2, 64, 96, 3), np.uint8)
     assert runner(batch).feature_map.shape == (2, 64, 4, 6)
     for wrong, word in [(batch[:1], "batch is fixed at 2"), (batch[:, :48], "height is fixed at 64")]:
@@ -110,7 +110,7 @@ def test_features_stay_when_the_runner_goes_on(runners: dict[str, Runner]) -> No
         np.testing.assert_array_equal(found.feature_map, kept)
 
 
-def test_preprocessing_of_a_photograph_is_one_and_the_same(
+def test_preprocessing_of_a_image_is_one_and_the_same(
     runners: dict[str, Runner], tiny_run: Path, tmp_path: Path, scenes: ParityImages
 ) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))

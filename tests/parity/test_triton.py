@@ -80,13 +80,13 @@ def module_of(path: Path) -> Any:
     return module
 
 
-def engine_of(graph: Path, folder: Path, flavour: str = "tensorrt", fixed: bool = False) -> Path:
-    """A file that an engine's manifest describes; no machine without a GPU builds a real one of this flavour."""
+def engine_of(graph: Path, folder: Path, variant: str = "tensorrt", fixed: bool = False) -> Path:
+    """A file that an engine's manifest describes; no machine without a GPU builds a real one of this variant."""
     path = folder / "encoder.engine"
     path.write_bytes(b"a plan")
     own = read_manifest(graph)
     record = EngineRecord(
-        flavour=flavour,
+        variant=variant,
         version="11.0.0",
         capabilities=("9.0",),
         profile=() if fixed else ((1, 3, 32, 32), (4, 3, 96, 64), (12, 3, 128, 256)),
@@ -216,7 +216,7 @@ def test_what_triton_cannot_run_is_refused(tiny_onnx: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.1, 0.5, 0.9)])
-def test_bytes_are_normalised_as_the_runner_does(tiny_onnx: Path, scenes: ParityImages, mean: Any) -> None:
+def test_bytes_are_normalized_as_the_runner_does(tiny_onnx: Path, scenes: ParityImages, mean: Any) -> None:
     own = read_manifest(tiny_onnx)
     manifest = own.model_copy(update={"preprocessing": own.preprocessing | {"mean": mean}})
     session = onnxruntime.InferenceSession(
@@ -246,8 +246,8 @@ def test_preprocessing_keeps_fixed_sizes(single: Path, tmp_path: Path) -> None:
 def test_the_client_gets_what_the_runner_gives(
     tiny_onnx: Path, halved: Path, single: Path, scenes: ParityImages, tmp_path: Path
 ) -> None:
-    photographs = [tmp_path / f"{index}.png" for index in range(3)]
-    for path, image in zip(photographs, scenes.images, strict=False):
+    images = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, image in zip(images, scenes.images, strict=False):
         image.save(path)
     models = tmp_path / "models"
     write(tiny_onnx, models, name="floats")
@@ -264,16 +264,16 @@ def test_the_client_gets_what_the_runner_gives(
         ):
             beside = models / name / "1" / "model.onnx.json"
             said = json.loads(beside.read_text()) if beside.exists() else None
-            found = ask(server, name, photographs[:count], said)
+            found = ask(server, name, images[:count], said)
             runner = load(artifact, "cpu")
             expected = runner(np.stack([runner.prepare(image) for image in scenes.images[:count]]))
             np.testing.assert_allclose(found["embedding"], expected.embedding, atol=1e-4)
             np.testing.assert_allclose(found["feature_map"], expected.feature_map, atol=1e-4)
             assert {f"feature_map_{layer}" for layer in expected.layers} == set(found) - {"embedding", "feature_map"}
         with pytest.raises(client.InferenceServerException, match="is not"):
-            ask(server, "single", photographs[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text()))
+            ask(server, "single", images[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text()))
         ran = subprocess.run(
-            [sys.executable, CLIENT, "bytes", photographs[0], "--url", url], capture_output=True, text=True, timeout=120
+            [sys.executable, CLIENT, "bytes", images[0], "--url", url], capture_output=True, text=True, timeout=120
         )
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.startswith("embedding [1, 64] ")
@@ -354,10 +354,10 @@ def test_a_mounted_repository_is_written_from_within(
 
 
 def test_the_command_writes_a_run_through_the_gate(
-    tiny_run: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = tmp_path / "models"
-    asked = [tiny_run, "--out", models, "--size", "32", "--batch", "1:2", "--input", "uint8", "--images", photographs]
+    asked = [tiny_run, "--out", models, "--size", "32", "--batch", "1:2", "--input", "uint8", "--images", images]
     done = invoke(*asked, "--name", "tiny", "--instances", "cpu:2")
     assert done.exit_code == 0, done.output
     config = read_config(models / "tiny")

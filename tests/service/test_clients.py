@@ -80,7 +80,7 @@ def test_our_client_takes_what_people_have_and_gives_arrays(served: Served, runn
         np.testing.assert_array_equal(several[0]["feature_map"], several[2]["feature_map"])
         found = client.similarity(path, picture, point=(37.5, 20), size=(48, 64))
         assert found["similarity"].shape == (3, 4)
-        assert found["similarity"][1, 2] > 0.9999  # the point is that cell's centre
+        assert found["similarity"][1, 2] > 0.9999  # the point is that cell's center
         assert (found.about["best"]["x"], found.about["best"]["y"]) == pytest.approx((37.5, 20))
         with pytest.raises(ServiceError, match="size") as caught:
             client.features(path, size=33)

@@ -79,7 +79,7 @@ def test_boxes_and_points_are_in_pixels_of_the_file_however_the_camera_was_held(
     exif = Image.Exif()
     exif[0x0112] = orientation
     body = encoded(picture, "JPEG", quality=95, subsampling=0, exif=exif)
-    boxes = [(5, 3, 35, 27), (40, 20, 60, 40), (0, 0, 50, 30)]  # the second leaves the photograph: it is cut
+    boxes = [(5, 3, 35, 27), (40, 20, 60, 40), (0, 0, 50, 30)]  # the second leaves the image: it is cut
     points = [(0, 0), (49.5, 29.5), (20.25, 11)]
     arrays, about = read(
         post(

@@ -141,7 +141,7 @@ def click_at(browser: webdriver.Chrome, index: int, u: float, v: float) -> None:
 
 
 def lit(browser: webdriver.Chrome, index: int, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w) brightness at the centres of the cells."""
+    """(h, w) brightness at the centers of the cells."""
     h, w = grid
     target = canvas(browser, index)
     found = [[browser.execute_script(PIXEL, target, (c + 0.5) / w, (r + 0.5) / h) for c in range(w)] for r in range(h)]
@@ -161,7 +161,7 @@ def test_dropped_clicked_and_the_right_cells_light_up(
     first, second = blocks(7), np.roll(blocks(7), 64, axis=1)
     drop(browser, 0, first, "dropped.png")
     drop(browser, 1, second, "rolled.png")
-    browser.save_screenshot(str(screenshots / "colours.png"))
+    browser.save_screenshot(str(screenshots / "colors.png"))
     set_strength(browser, 100)
     grid, row, column = (9, 14), 4, 3
     click_at(browser, 0, (column + 0.5) / grid[1], (row + 0.5) / grid[0])
@@ -233,7 +233,7 @@ def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Se
     assert_clean(browser)
 
 
-def test_what_is_no_photograph_is_said(browser: webdriver.Chrome, shown: Served) -> None:
+def test_what_is_no_image_is_said(browser: webdriver.Chrome, shown: Served) -> None:
     open_page(browser, shown)
     browser.execute_script(DROP, slot(browser, 0), "aGVsbG8=", "letter.png")
     wait(browser, lambda: "letter.png" in status(browser))
@@ -241,7 +241,7 @@ def test_what_is_no_photograph_is_said(browser: webdriver.Chrome, shown: Served)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_and_the_colours_follow_the_system(
+def test_on_a_phone_nothing_is_cut_and_the_colors_follow_the_system(
     browser: webdriver.Chrome, shown: Served, screenshots: Path, scheme: str
 ) -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.running_service import Served
 
-# What the document can't say, that a box lies in the photograph and that bytes are one, is refused with 422.
+# What the document can't say, that a box lies in the image and that bytes are one, is refused with 422.
 LEFT_OUT = "positive_data_acceptance"
 
 

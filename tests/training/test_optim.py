@@ -13,7 +13,7 @@ from gtsa_kit.methods.base import Plan
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.registry import GTSAMethod
 from gtsa_kit.training.optim import (
-    clip_each,
+    clip_grad_norm_per_parameter,
     cosine,
     make_optimizer,
     make_schedules,
@@ -86,14 +86,14 @@ def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) ->
 def test_alpha_is_zero_in_warm_up() -> None:
     def alpha(steps: int, warmup: int) -> list[float]:
         model = GTSAMethod(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
-        return model.schedules(Plan(photographs=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
+        return model.schedules(Plan(images=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
 
     assert alpha(STEPS, WARMUP) == [0.0] * WARMUP + [0.5] * (STEPS - WARMUP)
     assert alpha(STEPS, 0) == [0.5] * STEPS
     assert alpha(1, 0) == [0.5]
 
 
-def test_a_step_has_the_optimisers_numbers_and_the_methods() -> None:
+def test_a_step_has_the_optimizers_numbers_and_the_methods() -> None:
     made = make_schedules(OptimConfig(), steps=3, warmup=0, batch=256, more={"alpha": np.array([0.0, 0.25, 1.0])})
     now = made.at(1)
     assert list(now) == ["lr", "weight_decay", "momentum", "alpha"]
@@ -119,7 +119,13 @@ def test_cosine_falls_as_it_rises() -> None:
 
 def test_settings_reach_their_schedules() -> None:
     made = schedules(
-        lr=1e-2, final_lr=1e-3, weight_decay=0.1, final_weight_decay=0.2, momentum=0.5, final_momentum=0.9, batch=256
+        lr=1e-2,
+        final_lr=1e-3,
+        weight_decay=0.1,
+        final_weight_decay=0.2,
+        teacher_momentum=0.5,
+        final_teacher_momentum=0.9,
+        batch=256,
     )
     ends = [(v[0], v[-1]) for v in (made.lr[WARMUP:], made.weight_decay, made.momentum)]
     assert np.array(ends).flatten() == pytest.approx([1e-2, 1e-3, 0.1, 0.2, 0.5, 0.9])
@@ -156,8 +162,8 @@ def test_weights_decay_and_biases_and_norms_do_not() -> None:
 
 def test_teacher_is_in_no_group() -> None:
     model = tiny()
-    optimised = set().union(*(names_of(model, group) for group in make_optimizer(model, OptimConfig()).param_groups))
-    assert not [name for name in optimised if name.startswith("teacher.")]
+    optimized = set().union(*(names_of(model, group) for group in make_optimizer(model, OptimConfig()).param_groups))
+    assert not [name for name in optimized if name.startswith("teacher.")]
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
@@ -213,7 +219,7 @@ def test_clipping_equals_a_loop(scale: float) -> None:
             norm = float(gradient.square().sum().sqrt())
             clipped += norm > 3.0
             expected[name] = gradient * min(1.0, 3.0 / norm) if norm else gradient
-    clip_each(model, 3.0)
+    clip_grad_norm_per_parameter(model, 3.0)
     assert (clipped > 0) == (scale > 0.001)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -226,16 +232,16 @@ def test_clipping_equals_a_loop(scale: float) -> None:
 def test_short_gradients_are_left_bit_for_bit() -> None:
     model = with_gradients(1e-4)
     before = [p.grad.clone() for p in model.student.parameters() if p.grad is not None]
-    clip_each(model, 3.0)
+    clip_grad_norm_per_parameter(model, 3.0)
     assert all(torch.equal(p.grad, old) for p, old in zip(model.student.parameters(), before, strict=True))
 
 
 def test_limit_zero_switches_clipping_off() -> None:
     model = with_gradients(10.0)
     before = [p.grad.clone() for p in model.student.parameters() if p.grad is not None]
-    clip_each(model, 0.0)
+    clip_grad_norm_per_parameter(model, 0.0)
     assert all(torch.equal(p.grad, old) for p, old in zip(model.student.parameters(), before, strict=True))
 
 
 def test_clipping_without_gradients_does_nothing() -> None:
-    clip_each(tiny(), 3.0)
+    clip_grad_norm_per_parameter(tiny(), 3.0)

@@ -10,12 +10,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import collate
-from gtsa_kit.data.multicrop import Presentations
+from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods.registry import make_method
 from gtsa_kit.training import precision
-from gtsa_kit.training.run import settle_precision, train
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.run import resolve_precision, train
+from gtsa_kit.training.trainer import TrainerCallback
 
 
 @pytest.mark.parametrize(("has", "ratio", "pays"), [(True, 2.0, True), (True, 1.1, False), (False, 9.0, False)])
@@ -24,7 +24,7 @@ def test_bf16_is_taken_where_it_is_there_and_faster(
 ) -> None:
     monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: has)
     monkeypatch.setattr(precision, "measured_ratio", lambda: ratio)
-    assert precision.bf16_pays(torch.device("cpu")) is pays
+    assert precision.should_use_bf16(torch.device("cpu")) is pays
 
 
 def test_what_is_measured_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,28 +34,28 @@ def test_what_is_measured_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_auto_is_settled_and_a_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: True)
-    assert settle_precision(load_config()).train.precision == "bf16"
-    assert settle_precision(load_config(overrides={"train.precision": "fp32"})).train.precision == "fp32"
-    monkeypatch.setattr("gtsa_kit.training.run.bf16_pays", lambda device: False)
-    assert settle_precision(load_config()).train.precision == "fp32"
+    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: True)
+    assert resolve_precision(load_config()).train.precision == "bf16"
+    assert resolve_precision(load_config(overrides={"train.precision": "fp32"})).train.precision == "fp32"
+    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: False)
+    assert resolve_precision(load_config()).train.precision == "fp32"
 
 
-def settings(photographs: Path, tiny: dict[str, object], **more: object) -> RunConfig:
-    return load_config("quick", None, {**tiny, "data": str(photographs), "model.drop_path": 0.0, **more})
+def settings(images: Path, tiny: dict[str, object], **more: object) -> RunConfig:
+    return load_config("quick", None, {**tiny, "data": str(images), "model.drop_path": 0.0, **more})
 
 
-def test_gradients_of_bf16_point_where_those_of_float32_do(photographs: Path, tiny: dict[str, object]) -> None:
-    config = settings(photographs, tiny)
+def test_gradients_of_bf16_point_where_those_of_float32_do(images: Path, tiny: dict[str, object]) -> None:
+    config = settings(images, tiny)
     torch.manual_seed(0)
     method = make_method(config)
-    shown = Presentations(sorted(photographs.iterdir()), config.views, seed=0)
+    shown = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
     views = collate([shown[t].views for t in range(8)])
     gradients = []
     for half in (False, True):
         method.zero_grad()
         if half:
-            method.spell_attention()
+            method.use_unfused_attention()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             outputs = method(views)
         loss, _ = method.loss(outputs, views, {"alpha": 0.5})
@@ -74,21 +74,21 @@ def test_gradients_of_bf16_point_where_those_of_float32_do(photographs: Path, ti
 
 @pytest.mark.parametrize(("said", "fused"), [("fp32", True), ("bf16", False)])
 def test_bf16_on_a_cpu_trains_without_the_fused_attention(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path, said: str, fused: bool
+    images: Path, tiny: dict[str, object], tmp_path: Path, said: str, fused: bool
 ) -> None:
-    config = settings(photographs, tiny, **{"train.steps": 1, "train.precision": said, "train.workers": 0})
+    config = settings(images, tiny, **{"train.steps": 1, "train.precision": said, "train.workers": 0})
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        assert train(config, tmp_path, False, Watcher())
+        assert train(config, tmp_path, False, TrainerCallback())
     kernels = {event.key for event in profiler.key_averages()}
     assert any("scaled_dot_product_flash_attention" in kernel for kernel in kernels) is fused
 
 
-def test_bf16_learns_as_float32_does(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+def test_bf16_learns_as_float32_does(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     steps = 120 if precision._cpu_has_bf16() else 12  # emulated, it is forty times as slow
     curves = []
     for name in ("fp32", "bf16"):
-        config = settings(photographs, tiny, **{"train.steps": steps, "train.precision": name, "train.log_every": 1})
-        assert train(config, tmp_path / name, False, Watcher())
+        config = settings(images, tiny, **{"train.steps": steps, "train.precision": name, "train.log_every": 1})
+        assert train(config, tmp_path / name, False, TrainerCallback())
         curves.append([row["loss"] for row in read_json_lines(tmp_path / name / "metrics.jsonl")])
     wide, narrow = (torch.tensor(curve).unflatten(0, (6, steps // 6)).mean(dim=1) for curve in curves)
     assert wide[-1] < wide[0] - 0.1, "it learns at all"

@@ -22,12 +22,12 @@ from gtsa_kit.models.weights import load_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import Meter
-from gtsa_kit.training.trainer import RunFailedError, Watcher
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
 
 STEPS = 12
 
 
-def settings_for(photographs: Path, tiny: dict[str, object], **more: object) -> dict[str, object]:
+def settings_for(images: Path, tiny: dict[str, object], **more: object) -> dict[str, object]:
     return {
         **tiny,
         "train.steps": STEPS,
@@ -37,9 +37,9 @@ def settings_for(photographs: Path, tiny: dict[str, object], **more: object) -> 
 
 
 def run_here(
-    photographs: Path, out: Path, settings: dict[str, object], resume: bool = False, watcher: Watcher | None = None
+    images: Path, out: Path, settings: dict[str, object], resume: bool = False, watcher: TrainerCallback | None = None
 ):
-    return train(load_config(overrides={"data": str(photographs), **settings}), out, resume, watcher or Watcher())
+    return train(load_config(overrides={"data": str(images), **settings}), out, resume, watcher or TrainerCallback())
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -47,7 +47,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Bit for bit: student, teacher, optimiser, encoder, losses of every step, each once."""
+    """Bit for bit: student, teacher, optimizer, encoder, losses of every step, each once."""
     one, other = load_checkpoint(a), load_checkpoint(b)
     assert one["step"] == other["step"]
     assert one["model"].keys() == other["model"].keys()
@@ -62,21 +62,21 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run, by the command line, with a worker process."""
     from helpers.commands import TINY
 
     out = tmp_path_factory.mktemp("reference") / "run"
     done = subprocess.run(
-        command(photographs, out, dict(TINY)), env=one_thread(), capture_output=True, text=True, timeout=800
+        command(images, out, dict(TINY)), env=one_thread(), capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stderr
     return out
 
 
-def command(photographs: Path, out: Path, tiny: dict[str, object]) -> list[str]:
-    settings = settings_for(photographs, tiny, train__workers=1)
-    return [*GTSA, "train", str(photographs), "--out", str(out), *sets(settings)]
+def command(images: Path, out: Path, tiny: dict[str, object]) -> list[str]:
+    settings = settings_for(images, tiny, train__workers=1)
+    return [*GTSA, "train", str(images), "--out", str(out), *sets(settings)]
 
 
 def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
@@ -115,20 +115,18 @@ def test_encoder_is_the_teacher_and_loads_in_plain_timm(reference: Path) -> None
         assert torch.equal(tensor, teacher[f"teacher.encoder.vit.{name}"])
 
 
-def test_small_encoder_has_the_key_names_of_vit_small(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
-    settings = {**settings_for(photographs, tiny), "model.arch": "vit_small", "train.steps": 1, "train.batch_size": 2}
-    assert run_here(photographs, tmp_path / "run", settings)
+def test_small_encoder_has_the_key_names_of_vit_small(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    settings = {**settings_for(images, tiny), "model.arch": "vit_small", "train.steps": 1, "train.batch_size": 2}
+    assert run_here(images, tmp_path / "run", settings)
     weights = safetensors.torch.load_file(tmp_path / "run" / "encoder.safetensors")
     timm.create_model("vit_small_patch16_224", num_classes=0).load_state_dict(weights, strict=True)
 
 
 def test_killed_at_random_and_resumed_is_bit_equal(
-    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    base = command(photographs, out, tiny)
+    base = command(images, out, tiny)
     rng = random.Random(7)
     for kill in range(3):
         before = len(losses(out))
@@ -148,7 +146,7 @@ def test_killed_at_random_and_resumed_is_bit_equal(
 
 
 def test_killed_while_a_checkpoint_is_written(
-    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     # The second checkpoint is half on disk when the process kills itself, the hard way.
@@ -172,7 +170,7 @@ def test_killed_while_a_checkpoint_is_written(
         main()
         """
     )
-    base = command(photographs, out, tiny)
+    base = command(images, out, tiny)
     killed = subprocess.run(
         [sys.executable, "-c", killer, *base[3:]], env=one_thread(), capture_output=True, timeout=800
     )
@@ -186,10 +184,10 @@ def test_killed_while_a_checkpoint_is_written(
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    gtsa_here, photographs: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    base = command(photographs, out, tiny)
+    base = command(images, out, tiny)
     process = subprocess.Popen(base, env=one_thread(), stderr=subprocess.PIPE, text=True)
     while len(losses(out)) < 4:
         assert process.poll() is None
@@ -206,14 +204,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert_same_run(reference, out)
 
 
-def test_resuming_a_finished_run_changes_nothing(reference: Path, photographs: Path, tiny: dict[str, object]) -> None:
+def test_resuming_a_finished_run_changes_nothing(reference: Path, images: Path, tiny: dict[str, object]) -> None:
     before = (reference / "encoder.safetensors").read_bytes()
-    assert run_here(photographs, reference, settings_for(photographs, tiny), resume=True)
+    assert run_here(images, reference, settings_for(images, tiny), resume=True)
     assert (reference / "encoder.safetensors").read_bytes() == before
     assert [step for step, _ in losses(reference)] == list(range(1, STEPS + 1))
 
 
-class StopAtFive(Watcher):
+class StopAtFive(TrainerCallback):
     """Asks to stop during step 5."""
 
     steps = 0
@@ -225,12 +223,10 @@ class StopAtFive(Watcher):
         return self.steps == 4
 
 
-def test_resumed_order_ignores_photographs_added_since(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
-    folder = tmp_path / "photographs"
+def test_resumed_order_ignores_images_added_since(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
-    for path in photographs.iterdir():
+    for path in images.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     whole = settings_for(folder, tiny)
     run_here(folder, tmp_path / "a", whole)
@@ -241,25 +237,25 @@ def test_resumed_order_ignores_photographs_added_since(
 
 
 def test_views_made_on_the_device_train_as_those_of_workers(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    whole = settings_for(photographs, tiny)
-    run_here(photographs, tmp_path / "workers", whole)
-    on_device = whole | {"train.views": "device", "train.workers": 1}
-    assert not run_here(photographs, tmp_path / "device", on_device, watcher=StopAtFive())
-    assert run_here(photographs, tmp_path / "device", on_device, resume=True)
+    whole = settings_for(images, tiny)
+    run_here(images, tmp_path / "workers", whole)
+    on_device = whole | {"train.augment_on": "device", "train.workers": 1}
+    assert not run_here(images, tmp_path / "device", on_device, watcher=StopAtFive())
+    assert run_here(images, tmp_path / "device", on_device, resume=True)
     # The same draws: what differs are single levels of pixels, which training magnifies slowly.
     for (step, a), (_, b) in zip(losses(tmp_path / "workers"), losses(tmp_path / "device"), strict=True):
         assert a == pytest.approx(b, abs=0.02), step
 
 
 @pytest.fixture(scope="module")
-def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes are to train."""
     from helpers.commands import TINY
 
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_here(photographs, out, {**TINY, **FOR_TWO, "train.batch_size": 4})
+    run_here(images, out, {**TINY, **FOR_TWO, "train.batch_size": 4})
     return out
 
 
@@ -269,7 +265,7 @@ FOR_TWO = {"train.precision": "fp32", "train.steps": 4, "train.accumulate": 2, "
 
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
 def test_two_processes_train_as_one_with_the_doubled_batch(
-    launcher: str, photographs: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
+    launcher: str, images: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
     """With drop path, whose draws do not depend on how the batch is split, and with gradients that are exchanged once
     for two micro-steps."""
@@ -281,7 +277,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
         "2",
         *(["--devices", "2"] if launcher == "--devices" else []),
     ]
-    two = [*two, "train", str(photographs), *options, "--out", str(tmp_path / "two")]
+    two = [*two, "train", str(images), *options, "--out", str(tmp_path / "two")]
     done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     for (step, a), (_, b) in zip(losses(alone), losses(tmp_path / "two"), strict=True):
@@ -292,26 +288,26 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
 
 
 def test_accumulated_micro_steps_train_as_the_whole_batch(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     shared = {**tiny, "train.precision": "fp32", "train.steps": 6, "model.drop_path": 0.0}
-    run_here(photographs, tmp_path / "whole", {**shared, "train.batch_size": 8})
-    run_here(photographs, tmp_path / "parts", {**shared, "train.batch_size": 4, "train.accumulate": 2})
+    run_here(images, tmp_path / "whole", {**shared, "train.batch_size": 8})
+    run_here(images, tmp_path / "parts", {**shared, "train.batch_size": 4, "train.accumulate": 2})
     for (step, a), (_, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
         assert a == pytest.approx(b, abs=2e-5), step
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     settings = {
-        **settings_for(photographs, tiny),
+        **settings_for(images, tiny),
         "optim.lr": 1e30,
         "optim.warmup_epochs": 0,
         "train.checkpoint_every": 1,
     }
     with pytest.raises(RunFailedError, match="not finite"):
-        run_here(photographs, tmp_path / "run", settings)
+        run_here(images, tmp_path / "run", settings)
     state = load_checkpoint(tmp_path / "run")
     if state is not None:
         assert all(tensor.isfinite().all() for tensor in state["model"].values())
@@ -319,31 +315,31 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_non_finite_by_command_line_is_exit_1_with_a_hint(
-    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    settings = {**settings_for(photographs, tiny), "optim.lr": 1e30, "optim.warmup_epochs": 0}
-    done = gtsa_here("train", photographs, "--out", tmp_path / "run", *sets(settings))
+    settings = {**settings_for(images, tiny), "optim.lr": 1e30, "optim.warmup_epochs": 0}
+    done = gtsa_here("train", images, "--out", tmp_path / "run", *sets(settings))
     assert done.returncode == 1
     assert "not finite" in done.stderr
     assert "optim.lr" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def with_broken(photographs: Path, folder: Path, broken: int) -> Path:
+def with_broken(images: Path, folder: Path, broken: int) -> Path:
     folder.mkdir()
-    for path in photographs.iterdir():
+    for path in images.iterdir():
         content = path.read_bytes()
         for copy in range(2):
             (folder / f"{copy}{path.name}").write_bytes(content)
     for index in range(broken):
-        (folder / f"broken{index}.jpg").write_bytes((photographs / "p1.jpg").read_bytes()[: 300 * index])
+        (folder / f"broken{index}.jpg").write_bytes((images / "p1.jpg").read_bytes()[: 300 * index])
     return folder
 
 
-def test_few_broken_photographs_are_skipped_counted_and_listed(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+def test_few_broken_images_are_skipped_counted_and_listed(
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    folder = with_broken(photographs, tmp_path / "photographs", 2)
+    folder = with_broken(images, tmp_path / "images", 2)
     assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 2})
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
     assert [row["path"] for row in rows] == ["broken0.jpg", "broken1.jpg"]
@@ -352,12 +348,12 @@ def test_few_broken_photographs_are_skipped_counted_and_listed(
 
 
 def test_more_than_five_percent_broken_stops_with_a_clear_word(
-    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    folder = with_broken(photographs, tmp_path / "photographs", 3)
+    folder = with_broken(images, tmp_path / "images", 3)
     done = gtsa_here("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
     assert done.returncode == 1
-    assert "3 of 43 photographs are broken, more than 5%" in done.stderr
+    assert "3 of 43 images are broken, more than 5%" in done.stderr
     assert len(read_json_lines(tmp_path / "run" / "errors.jsonl")) == 3
     # Nothing was begun that would stand in the way: mended, the same command works.
     for path in folder.glob("broken*"):
@@ -365,17 +361,17 @@ def test_more_than_five_percent_broken_stops_with_a_clear_word(
     assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 1})
 
 
-def test_photographs_that_break_during_the_run_are_listed_and_too_many_stop_it(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+def test_images_that_break_during_the_run_are_listed_and_too_many_stop_it(
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    folder = with_broken(photographs, tmp_path / "photographs", 0)
+    folder = with_broken(images, tmp_path / "images", 0)
 
-    class Vandal(Watcher):
+    class Vandal(TrainerCallback):
         def starting(self, plan: Plan, config: object, step: int, device: str) -> None:
             for path in sorted(folder.iterdir())[:10]:
                 path.unlink()
 
-    with pytest.raises(RunFailedError, match="of 40 photographs are broken"):
+    with pytest.raises(RunFailedError, match="of 40 images are broken"):
         run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, watcher=Vandal())
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
     assert 3 <= len(rows) <= 10  # the third of 40 is more than 5%; a batch may bring several at once
@@ -383,13 +379,13 @@ def test_photographs_that_break_during_the_run_are_listed_and_too_many_stop_it(
 
 
 def test_a_disk_that_fills_up_is_said_and_loses_nothing(
-    gtsa_here, photographs: Path, tiny: dict[str, object], tmp_path: Path
+    gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     """A limit on file size stands for the full disk: writing fails in the same place, in the same way."""
     import resource
 
     out = tmp_path / "run"
-    base = [*GTSA, "train", str(photographs), "--out", str(out), *sets(settings_for(photographs, tiny))]
+    base = [*GTSA, "train", str(images), "--out", str(out), *sets(settings_for(images, tiny))]
     limit = 1_000_000
     done = subprocess.run(
         base,
@@ -407,36 +403,34 @@ def test_a_disk_that_fills_up_is_said_and_loses_nothing(
     assert done.returncode == 0, done.stderr
 
 
-def test_an_existing_run_is_not_overwritten(
-    gtsa_here, reference: Path, photographs: Path, tiny: dict[str, object]
-) -> None:
-    done = gtsa_here("train", photographs, "--out", reference, *sets(settings_for(photographs, tiny)))
+def test_an_existing_run_is_not_overwritten(gtsa_here, reference: Path, images: Path, tiny: dict[str, object]) -> None:
+    done = gtsa_here("train", images, "--out", reference, *sets(settings_for(images, tiny)))
     assert done.returncode == 2
     assert "--resume" in done.stderr
 
 
-def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: Path, photographs: Path) -> None:
-    done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation=0.1")
+def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: Path, images: Path) -> None:
+    done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation_weight=0.1")
     assert done.returncode == 2
-    assert "loss.rotation: 0.5, 0.1" in done.stderr
+    assert "loss.rotation_weight: 0.5, 0.1" in done.stderr
 
 
-def test_resuming_with_another_batch_is_refused(reference: Path, photographs: Path, tiny: dict[str, object]) -> None:
-    settings = {**settings_for(photographs, tiny), "train.batch_size": 8}
+def test_resuming_with_another_batch_is_refused(reference: Path, images: Path, tiny: dict[str, object]) -> None:
+    settings = {**settings_for(images, tiny), "train.batch_size": 8}
     with pytest.raises(ValueError, match="must be the same"):
-        run_here(photographs, reference, settings, resume=True)
+        run_here(images, reference, settings, resume=True)
 
 
 def test_a_folder_with_other_things_in_it_is_not_written_to(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="not empty"):
-        run_here(photographs, tmp_path, tiny)
+        run_here(images, tmp_path, tiny)
 
 
-def test_unfinished_run_says_how_to_finish_it(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
-    class Stop(Watcher):
+def test_unfinished_run_says_how_to_finish_it(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
         def __init__(self) -> None:
             self.begun = False
 
@@ -446,30 +440,30 @@ def test_unfinished_run_says_how_to_finish_it(photographs: Path, tiny: dict[str,
         def stop(self) -> bool:
             return self.begun
 
-    assert not run_here(photographs, tmp_path / "run", settings_for(photographs, tiny), watcher=Stop())
+    assert not run_here(images, tmp_path / "run", settings_for(images, tiny), watcher=Stop())
     with pytest.raises(ValueError, match="gtsa train --resume"):
         load_encoder(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
-    photographs: Path, tiny: dict[str, object], tmp_path: Path
+    images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    run, settings = tmp_path / "run", settings_for(photographs, tiny)
-    run_here(photographs, run, settings)
+    run, settings = tmp_path / "run", settings_for(images, tiny)
+    run_here(images, run, settings)
     newest = run / "checkpoints" / "step_00000012.ckpt"
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"step_00000012.ckpt is damaged; delete it") as raised:
-        run_here(photographs, run, settings, resume=True)
+        run_here(images, run, settings, resume=True)
     assert "weights_only" not in str(raised.value)
     newest.unlink()
     wanted = (run / "encoder.safetensors").read_bytes()
-    assert run_here(photographs, run, settings, resume=True)
+    assert run_here(images, run, settings, resume=True)
     assert (run / "encoder.safetensors").read_bytes() == wanted
 
 
 def test_plan_turns_epochs_into_steps() -> None:
     config = load_config(overrides={"train.batch_size": 8, "train.accumulate": 2})
-    plan = Plan.make(config, photographs=1000, world=4)
+    plan = Plan.make(config, images=1000, world=4)
     assert plan.batch == 64
     assert plan.steps == round(100 * 1000 / 64)
     assert plan.warmup == round(10 * 1000 / 64)
@@ -478,9 +472,9 @@ def test_plan_turns_epochs_into_steps() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_trains_on_a_gpu_in_bf16(photographs: Path, tiny: dict[str, object], tmp_path: Path) -> None:
-    settings = {**settings_for(photographs, tiny), "train.precision": "bf16"}
-    assert run_here(photographs, tmp_path / "run", settings)
+def test_trains_on_a_gpu_in_bf16(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    settings = {**settings_for(images, tiny), "train.precision": "bf16"}
+    assert run_here(images, tmp_path / "run", settings)
 
 
 def test_meter_counts_from_where_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

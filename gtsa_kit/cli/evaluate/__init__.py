@@ -8,7 +8,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Look at what an encoder has learnt, on your own data."
 )
 app.command()(pictures.pca)
-app.command()(pictures.neighbours)
+app.command()(pictures.neighbors)
 app.command()(pictures.attention)
 app.command()(pictures.matches)
 app.command()(probes.knn)

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 def ablation(
     folder: Annotated[
-        Path, typer.Argument(help="Photographs to train on: a folder, or a text file of paths.", metavar="FOLDER")
+        Path, typer.Argument(help="Images to train on: a folder, or a text file of paths.", metavar="FOLDER")
     ],
     out: Out,
-    labelled: Annotated[
-        Path | None, typer.Option(help="Photographs with classes: a folder for each, or a CSV.", metavar="DIR")
+    labeled: Annotated[
+        Path | None, typer.Option(help="Images with classes: a folder for each, or a CSV.", metavar="DIR")
     ] = None,
     masked: Annotated[
         Path | None,
-        typer.Option(help="Photographs with masks: images/ and masks/, perhaps in train/ and val/.", metavar="DIR"),
+        typer.Option(help="Images with masks: images/ and masks/, perhaps in train/ and val/.", metavar="DIR"),
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Void class of the masks; repeatable.", metavar="CLASS")
     ] = None,
-    tiles: Annotated[int | None, typer.Option(min=16, help="Cut photographs with masks into such squares.")] = None,
+    tiles: Annotated[int | None, typer.Option(min=16, help="Cut images with masks into such squares.")] = None,
     size: Size = None,
     preset: Annotated[str, typer.Option(help="Settings of the three runs: coco, ade20k or quick.")] = "coco",
     set_: Annotated[
@@ -47,12 +47,12 @@ def ablation(
 
     [bold]Example[/bold]
 
-      gtsa eval ablation photos/ --labelled scenes/ --masked camvid/ --ignore 11 --preset quick --out looks/
+      gtsa eval ablation photos/ --labeled scenes/ --masked camvid/ --ignore 11 --preset quick --out looks/
     """
-    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import progress_bar, warn
     from gtsa_kit.config import load_config, parse_overrides
     from gtsa_kit.data.label_map import read_options
-    from gtsa_kit.data.labeled import read_labelled
+    from gtsa_kit.data.labeled import read_labeled
     from gtsa_kit.data.labeled_masks import read_masked
     from gtsa_kit.evaluation.ablation import FOLDERS, ablation_runs, probe_table
     from gtsa_kit.evaluation.dense_tokens import Framing
@@ -61,12 +61,12 @@ def ablation(
     from gtsa_kit.evaluation.segment import SegmentOptions
     from gtsa_kit.evaluation.support.bar_charts import bar_chart
 
-    if labelled is None and masked is None:
-        raise ValueError("nothing to probe on; name photographs with classes (--labelled) or with masks (--masked)")
+    if labeled is None and masked is None:
+        raise ValueError("nothing to probe on; name images with classes (--labeled) or with masks (--masked)")
     data = {"data": str(require(folder).absolute())}
     config = load_config(preset, None, parse_overrides(set_ or []) | data)
-    with telling() as tell:
-        classes = read_labelled(require(labelled)) if labelled else None
+    with progress_bar() as tell:
+        classes = read_labeled(require(labeled)) if labeled else None
         masks = read_masked(require(masked), None, read_options(None, ignore or []), tell) if masked else None
     runs = train_here(ablation_runs(config), out)
     rows = {folder: row for row, folder in FOLDERS.items()}
@@ -75,7 +75,7 @@ def ablation(
     if random:
         models.append(Model("random", random_runner(config.model.arch, config.train.seed, device), None))
     options = ProbeOptions(seeds, size=size), SegmentOptions(Framing(size, tiles), ("linear",), seeds)
-    with telling() as tell:
+    with progress_bar() as tell:
         report = probe_table(models, classes, masks, options, tell)
     warn(report)
     bar_chart(report, next(iter(report.measures)), out / "ablation.png")

@@ -1,4 +1,4 @@
-"""gtsa eval pca, attention, matches, neighbours: pictures to judge by eye."""
+"""gtsa eval pca, attention, matches, neighbors: pictures to judge by eye."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size, show
 
 Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
-Count = Annotated[int, typer.Option(min=1, help="Photographs, evenly spread over the folder.")]
+Count = Annotated[int, typer.Option(min=1, help="Images, evenly spread over the folder.")]
 
 
 def pca(
@@ -23,9 +23,9 @@ def pca(
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Draw photographs above their feature maps, coloured by principal components, a row for each model.
+    """Draw images above their feature maps, colored by principal components, a row for each model.
 
-    Writes pca.png, and pca.json with the share of the variance that the colours show: near 100% means features of few
+    Writes pca.png, and pca.json with the share of the variance that the colors show: near 100% means features of few
     dimensions.
 
     [bold]Examples[/bold]
@@ -64,7 +64,7 @@ def attention(
 
       gtsa eval attention runs/street --random vit_small --images photos/ --out looks/ --count 2 --size 448
     """
-    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import progress_bar, warn
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import attention as measure
     from gtsa_kit.evaluation.models import open_encoders
@@ -72,7 +72,7 @@ def attention(
 
     paths = spread(find_images(require(images)).paths, count)
     encoders = open_encoders(models or [], random or [])
-    with telling() as tell:
+    with progress_bar() as tell:
         report = measure.attention(encoders, paths, out / "attention.png", size, tell)
     warn(report)
     show(report, out, as_json)
@@ -81,15 +81,15 @@ def attention(
 def matches(
     out: Out,
     models: Models = None,
-    images: Annotated[Path | None, typer.Option(help="Photographs, two views of each.", metavar="FOLDER")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images, two views of each.", metavar="FOLDER")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="In place of it, pairs of photographs: a text file, two paths a line, a tab between.", metavar="FILE"
+            help="In place of it, pairs of images: a text file, two paths a line, a tab between.", metavar="FILE"
         ),
     ] = None,
     random: Random = None,
-    count: Annotated[int, typer.Option(min=1, help="Photographs or pairs that are measured.")] = 50,
+    count: Annotated[int, typer.Option(min=1, help="Images or pairs that are measured.")] = 50,
     draw: Annotated[int, typer.Option(min=1, help="Of them, how many are drawn.")] = 4,
     lines: Annotated[int, typer.Option(min=1, help="Matches drawn of each.")] = 24,
     seeds: Seeds = 1,
@@ -99,7 +99,7 @@ def matches(
 ) -> None:
     """Draw the pairs of patches that the correspondence loss pulls together, the paper's figure 3.
 
-    Between two views (crop and turn) of a photograph it also says how far they lie from the true place. Writes
+    Between two views (crop and turn) of an image it also says how far they lie from the true place. Writes
     matches.png and matches.json.
 
     [bold]Examples[/bold]
@@ -108,7 +108,7 @@ def matches(
 
       gtsa eval matches runs/street --pairs pairs.txt --out looks/ --lines 40
     """
-    from gtsa_kit.cli.support.evaluate_progress import telling, warn
+    from gtsa_kit.cli.support.evaluate_progress import progress_bar, warn
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import matches as measure
     from gtsa_kit.evaluation.match_lines import draw_matches
@@ -116,41 +116,41 @@ def matches(
     from gtsa_kit.evaluation.scenes import spread
 
     if (images is None) == (pairs is None):
-        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each photograph")
+        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
     found: Sequence[Path | tuple[Path, Path]]
     found = measure.read_pairs(require(pairs)) if pairs else find_images(require(images or Path())).paths
     opened, settings = open_models(models or [], random or [], device=device), measure.Settings(size=size)
-    with telling() as tell:
+    with progress_bar() as tell:
         report = measure.matches(opened, spread(found, count), settings, range(seeds), tell)
     draw_matches(opened, spread(found, draw), out / "matches.png", settings, lines=lines)
     warn(report)
     show(report, out, as_json)
 
 
-def neighbours(
+def neighbors(
     model: Model,
     images: Images,
-    out: Annotated[Path, typer.Option(help="Folder for neighbours.png.", metavar="DIR")],
-    count: Annotated[int, typer.Option(min=1, help="Photographs to ask for, evenly spread over the folder.")] = 6,
-    top: Annotated[int, typer.Option(min=1, help="Neighbours of each.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for neighbors.png.", metavar="DIR")],
+    count: Annotated[int, typer.Option(min=1, help="Images to ask for, evenly spread over the folder.")] = 6,
+    top: Annotated[int, typer.Option(min=1, help="Neighbors of each.")] = 5,
 ) -> None:
-    """Draw the nearest neighbours of some photographs, by cosine of their embeddings.
+    """Draw the nearest neighbors of some images, by cosine of their embeddings.
 
     [bold]Example[/bold]
 
-      gtsa eval neighbours runs/street --images photos/ --out looks/
+      gtsa eval neighbors runs/street --images photos/ --out looks/
     """
     import numpy as np
 
     from gtsa_kit.cli.support.progress import console
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding.iterate import embed
-    from gtsa_kit.evaluation.neighbors import neighbours_picture
+    from gtsa_kit.evaluation.neighbors import neighbors_picture
 
     found = find_images(images)
     by_name = {found.name(path): path for path in found.paths}
     vectors = {item.path: item.features.embedding for item in embed(images, model, on_broken=lambda *_: None)}
     paths = [by_name[name] for name in vectors]
     out.mkdir(parents=True, exist_ok=True)
-    neighbours_picture(np.stack(list(vectors.values())), paths, out / "neighbours.png", count, top)
-    console().print(f"wrote {out / 'neighbours.png'}")
+    neighbors_picture(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
+    console().print(f"wrote {out / 'neighbors.png'}")

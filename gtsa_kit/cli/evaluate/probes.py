@@ -11,33 +11,33 @@ from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Ran
 if TYPE_CHECKING:
     from gtsa_kit.evaluation.support.report import Report
 
-Labelled = Annotated[
+ClassificationDataset = Annotated[
     Path,
     typer.Option(
-        help="Photographs with classes: a folder with a sub-folder for each class (perhaps below train/ and val/), or "
+        help="Images with classes: a folder with a sub-folder for each class (perhaps below train/ and val/), or "
         "a CSV with columns path, label and perhaps split (train or val).",
         metavar="FOLDER|CSV",
     ),
 ]
-Share = Annotated[
+DistributedBatchSampler = Annotated[
     float, typer.Option(min=0.01, max=0.99, help="Of each class for validation, where no split is given.")
 ]
 
 
 def knn(
-    images: Labelled,
+    images: ClassificationDataset,
     out: Out,
     models: Models = None,
     random: Random = None,
-    k: Annotated[list[int] | None, typer.Option(min=1, help="Neighbours, repeatable. Default 20.")] = None,
+    k: Annotated[list[int] | None, typer.Option(min=1, help="Neighbors, repeatable. Default 20.")] = None,
     temperature: Annotated[float, typer.Option(help="Of the weights exp(cosine / temperature).")] = 0.07,
     seeds: Seeds = 5,
-    val_share: Share = 0.2,
+    val_share: DistributedBatchSampler = 0.2,
     size: Size = None,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Classify photographs by their nearest neighbours: no training, so it shows the features alone.
+    """Classify images by their nearest neighbors: no training, so it shows the features alone.
 
     Weighted cosine as in DINO. Writes knn.json and knn.png. Exported files are models too, so that what fp16 or int8
     cost is seen beside the original.
@@ -48,33 +48,33 @@ def knn(
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out looks/ --k 10 --k 20 --json
     """
-    from gtsa_kit.cli.support.evaluate_progress import telling
-    from gtsa_kit.data.labeled import read_labelled
+    from gtsa_kit.cli.support.evaluate_progress import progress_bar
+    from gtsa_kit.data.labeled import read_labeled
     from gtsa_kit.evaluation import image_probes
     from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    data = read_labelled(require(images))
+    data = read_labeled(require(images))
     opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
+    with progress_bar() as tell:
         report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, tell)
     _finish(report, out, as_json)
 
 
 def linear(
-    images: Labelled,
+    images: ClassificationDataset,
     out: Out,
     models: Models = None,
     random: Random = None,
     seeds: Seeds = 5,
-    val_share: Share = 0.2,
+    val_share: DistributedBatchSampler = 0.2,
     size: Size = None,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Classify photographs by a linear classifier on frozen embeddings.
+    """Classify images by a linear classifier on frozen embeddings.
 
-    Logistic regression; its regularisation is chosen on a part of the training photographs. Writes linear.json and
+    Logistic regression; its regularisation is chosen on a part of the training images. Writes linear.json and
     linear.png.
 
     [bold]Examples[/bold]
@@ -83,15 +83,15 @@ def linear(
 
       gtsa eval linear runs/a runs/b --images labels.csv --out looks/ --seeds 3 --size 96
     """
-    from gtsa_kit.cli.support.evaluate_progress import telling
-    from gtsa_kit.data.labeled import read_labelled
+    from gtsa_kit.cli.support.evaluate_progress import progress_bar
+    from gtsa_kit.data.labeled import read_labeled
     from gtsa_kit.evaluation import image_probes
     from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    data = read_labelled(require(images))
+    data = read_labeled(require(images))
     opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
+    with progress_bar() as tell:
         report = image_probes.linear(opened, data, options, tell=tell)
     _finish(report, out, as_json)
 

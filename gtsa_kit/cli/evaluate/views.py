@@ -11,7 +11,7 @@ from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, 
 if TYPE_CHECKING:
     from gtsa_kit.evaluation.support.report import Report
 
-Count = Annotated[int, typer.Option(min=2, help="Photographs, evenly spread over the folder.")]
+Count = Annotated[int, typer.Option(min=2, help="Images, evenly spread over the folder.")]
 
 
 def sensitivity(
@@ -20,19 +20,19 @@ def sensitivity(
     models: Models = None,
     random: Random = None,
     transform: Annotated[
-        list[str] | None, typer.Option(help="colour, turn, crop or blur; repeatable. Default: the first three.")
+        list[str] | None, typer.Option(help="color, turn, crop or blur; repeatable. Default: the first three.")
     ] = None,
-    views: Annotated[int, typer.Option(min=2, help="Of each photograph under each of them.")] = 10,
+    views: Annotated[int, typer.Option(min=2, help="Of each image under each of them.")] = 10,
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Measure how far the embedding moves when a photograph is recoloured, turned or cropped.
+    """Measure how far the embedding moves when an image is recolored, turned or cropped.
 
-    Variance over the views of a photograph, as a share of the variance from one photograph to another: 0% does not
-    move, at 100% the view matters as much as the photograph. All models see the same views. Writes sensitivity.json
+    Variance over the views of an image, as a share of the variance from one image to another: 0% does not
+    move, at 100% the view matters as much as the image. All models see the same views. Writes sensitivity.json
     and sensitivity.png, the paper's figure 2.
 
     [bold]Examples[/bold]
@@ -44,13 +44,13 @@ def sensitivity(
     from gtsa_kit.cli.support.evaluate_progress import measured
     from gtsa_kit.evaluation import sensitivity as measure
 
-    settings = measure.Settings(tuple(dict.fromkeys(transform or ("colour", "turn", "crop"))), views, size)
+    settings = measure.Settings(tuple(dict.fromkeys(transform or ("color", "turn", "crop"))), views, size)
     report = measured(
         *(images, count, models, random, device),
         lambda opened, paths, tell: measure.sensitivity(opened, paths, settings, range(seeds), tell),
     )
     bars = {name: name for name in settings.transformations}
-    _finish(report, out, as_json, bars, "% of the variance over photographs", log=True)
+    _finish(report, out, as_json, bars, "% of the variance over images", log=True)
 
 
 def correspondence(
@@ -59,7 +59,7 @@ def correspondence(
     models: Models = None,
     random: Random = None,
     within: Annotated[float, typer.Option(min=0.1, help="Patches off that still count as found.")] = 1.0,
-    photometric: Annotated[bool, typer.Option("--photometric", help="Views have training's colour noise too.")] = False,
+    photometric: Annotated[bool, typer.Option("--photometric", help="Views have training's color noise too.")] = False,
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
@@ -68,7 +68,7 @@ def correspondence(
 ) -> None:
     """Measure whether the nearest patch in another view is that of the same place.
 
-    Two views of a photograph, apart by a crop, a quarter turn, or both: of the places that both show, the share whose
+    Two views of an image, apart by a crop, a quarter turn, or both: of the places that both show, the share whose
     nearest token by cosine lies where it should, beside what guessing would reach. Writes correspondence.json (also
     within 0.5 and 2 patches) and correspondence.png.
 
@@ -95,7 +95,7 @@ def rotation(
     models: Models = None,
     random: Random = None,
     held_out: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of the photographs to judge the probe on.")
+        float, typer.Option(min=0.01, max=0.99, help="Share of the images to judge the probe on.")
     ] = 0.3,
     count: Count = 200,
     seeds: Seeds = 3,
@@ -103,9 +103,9 @@ def rotation(
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Measure how plainly the embedding tells a photograph's turn, and whether features have collapsed.
+    """Measure how plainly the embedding tells an image's turn, and whether features have collapsed.
 
-    A linear probe names the quarter turn of photographs that it was not fitted on; chance is 25%. Beside it effective
+    A linear probe names the quarter turn of images that it was not fitted on; chance is 25%. Beside it effective
     ranks and the spread of tokens, which fall when features become alike. Writes rotation.json and rotation.png. Needs
     scikit-learn, which the extra `eval` brings.
 

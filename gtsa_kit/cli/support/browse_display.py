@@ -36,11 +36,11 @@ def write_hits(data: "Vectors", hits: "list[Hit]", image: Path | None, name: str
     from gtsa_kit.cli.support.progress import console
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, write_sheet
-    from gtsa_kit.embedding.browse.thumbnails import Photographs, small
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages, small
 
-    photographs = Photographs(data.source)
-    first = small(lambda: photographs.open(name) if image is None else open_image(image), TILE)
-    others = photographs.thumbnails([hit.row.path for hit in hits], TILE)
+    images = SourceImages(data.source)
+    first = small(lambda: images.open(name) if image is None else open_image(image), TILE)
+    others = images.thumbnails([hit.row.path for hit in hits], TILE)
     tiles = [Tile(first, "query", name)]
     for rank, (hit, picture) in enumerate(zip(hits, others, strict=True), 1):
         tiles.append(Tile(picture, f"{rank}   {hit.cosine:.4f}", hit.row.path))
@@ -77,11 +77,11 @@ def show_duplicates(found: "Duplicates", threshold: float, as_json: bool) -> Non
 
 
 def _summary(found: "Duplicates", threshold: float) -> str:
-    said = f"no two photographs have a cosine of {threshold:g} or more"
+    said = f"no two images have a cosine of {threshold:g} or more"
     if found.groups:
         inside = sum(len(group) for group in found.groups)
         said = (
-            f"{len(found.groups)} groups of {inside} photographs; {found.droppable} could be dropped, each for one "
+            f"{len(found.groups)} groups of {inside} images; {found.droppable} could be dropped, each for one "
             f"that is kept at a cosine of {threshold:g} or more"
         )
     return said + (f"; {found.unsound} rows have no direction (zeros, NaN or infinity)" if found.unsound else "")
@@ -96,12 +96,12 @@ def _advice(place: int, member: "Member") -> str:
 def write_groups(data: "Vectors", groups: "list[list[Member]]", sheet: Path) -> None:
     """A contact sheet with a row for each of the first groups."""
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, in_rows, write_sheet
-    from gtsa_kit.embedding.browse.thumbnails import Photographs
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
 
-    columns, photographs = 6, Photographs(data.source)
+    columns, images = 6, SourceImages(data.source)
     rows: list[list[Tile]] = []
     for group in groups[:SHEET_GROUPS]:
-        pictures = photographs.thumbnails([member.row.path for member in group[:columns]], TILE)
+        pictures = images.thumbnails([member.row.path for member in group[:columns]], TILE)
         titles = (f"{_advice(i, m)}   {m.cosine:.4f}" if i else "keep" for i, m in enumerate(group))
         tiles = [Tile(p, t, m.row.path) for p, t, m in zip(pictures, titles, group, strict=False)]
         rows.append(tiles + [Tile(None, "", "")] * (len(group) - len(tiles)))

@@ -18,7 +18,7 @@ Random = Annotated[
     list[str] | None,
     typer.Option("--random", help="Also random weights of this architecture; repeatable.", metavar="ARCH"),
 ]
-Images = Annotated[Path, typer.Option(help="Photographs: a folder, or a text file of paths.", metavar="FOLDER")]
+Images = Annotated[Path, typer.Option(help="Images: a folder, or a text file of paths.", metavar="FOLDER")]
 Out = Annotated[Path, typer.Option(help="Folder for the report and its pictures.", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 Size = Annotated[

@@ -10,11 +10,11 @@ from gtsa_kit.data.image_files import find_images
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.progress import Tell
+from gtsa_kit.progress import ProgressCallback
 
 
 @contextmanager
-def telling() -> Iterator[Tell]:
+def progress_bar() -> Iterator[ProgressCallback]:
     """A bar on standard error while the block runs, one kind of work after the other."""
     with Steps(console()) as steps:
 
@@ -28,11 +28,11 @@ def telling() -> Iterator[Tell]:
 
 def warn(report: Report) -> None:
     """Say how many files an evaluation went without, and whether models saw inputs of different sizes."""
-    left_out = report.settings["left_out"]
-    if left_out:
-        first = left_out[0]
+    skipped = report.settings["skipped"]
+    if skipped:
+        first = skipped[0]
         console().print(
-            f"{len(left_out)} files left out, first {first['path']}: {first['reason']}; the report lists them",
+            f"{len(skipped)} files left out, first {first['path']}: {first['reason']}; the report lists them",
             markup=False,
             soft_wrap=True,
         )
@@ -48,10 +48,10 @@ def measured(
     models: list[Path] | None,
     random: list[str] | None,
     device: str,
-    work: Callable[[Sequence[Model], Sequence[Path], Tell], Report],
+    work: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
 ) -> Report:
-    """Open what the command line names, and let `work` report on these models and some of the photographs."""
+    """Open what the command line names, and let `work` report on these models and some of the images."""
     paths = spread(find_images(require(images)).paths, count)
     opened = open_models(models or [], random or [], device=device)
-    with telling() as tell:
+    with progress_bar() as tell:
         return work(opened, paths, tell)

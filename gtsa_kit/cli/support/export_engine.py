@@ -14,14 +14,14 @@ from gtsa_kit.cli.support.progress import Steps, console
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity import ParityImages, parity_images
-from gtsa_kit.export.pipeline import artifact_path, check_offer, read_calibration
+from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
 from gtsa_kit.export.runtime.profile import Ranges, Usual
-from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_flavour
-from gtsa_kit.export.source import Hints, Source, find_reference
+from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
+from gtsa_kit.export.source import ImportOptions, Source, find_reference
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, Options
 from gtsa_kit.export.tensorrt.build import OnStep, Settings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
-    Order,
+    EngineRequest,
     build_engine,
     copy_graph,
     export_graph,
@@ -31,12 +31,12 @@ from gtsa_kit.export.tensorrt.engine import (
 )
 from gtsa_kit.export.tensorrt.graphs import Graph, read_graph_file
 from gtsa_kit.export.tensorrt.lint import Lint, lint
-from gtsa_kit.export.tensorrt.network import Problem, Unbuildable
+from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem
 from gtsa_kit.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineOptions:
     """What the command line asks of an engine."""
 
     runtime: str
@@ -49,8 +49,8 @@ class Asked:
 
 def export_engine(
     path: Path,
-    hints: Hints,
-    asked: Asked,
+    hints: ImportOptions,
+    asked: EngineOptions,
     calibrate: Path | None,
     images: Path | None,
     out: Path | None,
@@ -65,25 +65,25 @@ def export_engine(
     if dry_run:
         _dry_run(opened, asked, order, calibration, shown)
         return
-    photographs = parity_images(require(images) if images else _photographs(opened))
+    parity_set = parity_images(require(images) if images else _images(opened))
     if isinstance(opened, Graph) and out is None:
         out = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", out, force)
-    graph = _graph(opened, engine, asked.options, photographs, calibration, shown)
+    graph = _graph(opened, engine, asked.options, parity_set, calibration, shown)
     shown.print(f"building {engine}, for {_shapes(order.ranges)}", soft_wrap=True)
     try:
         with Steps(shown) as steps:
             manifest = build_engine(graph, engine, order, _building(steps))
-    except Unbuildable as error:
+    except EngineBuildError as error:
         shown.print(problem_table(error.problems))
         fail(f"{error}. The builder's own words are in {log_path(engine).name}", 1)
     with Steps(shown) as steps:
         encoder = _reference(opened)
-        manifest = prove_engine(encoder, engine, manifest, photographs, counting(steps, "parity of the engine"))
+        manifest = prove_engine(encoder, engine, manifest, parity_set, counting(steps, "parity of the engine"))
     _show_engine(engine, manifest, shown)
 
 
-def open_for_engine(path: Path, hints: Hints, asked: Asked, shown: Console) -> Source | Graph:
+def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, shown: Console) -> Source | Graph:
     """An ONNX file as it is, if that is what is asked for; else weights, of which a graph is to be written.
 
     Raises:
@@ -107,11 +107,11 @@ def open_for_engine(path: Path, hints: Hints, asked: Asked, shown: Console) -> S
     return open_noted(path, hints, shown)
 
 
-def make_order(opened: Source | Graph, asked: Asked, shown: Console) -> Order:
+def make_order(opened: Source | Graph, asked: EngineOptions, shown: Console) -> EngineRequest:
     """Everything that can be refused before anything is written."""
-    flavour, why = choose_flavour(asked.runtime)
-    shown.print(f"{flavour.name} {flavour.version}: {why}")
-    check_settings(flavour, asked.settings)
+    variant, why = choose_variant(asked.runtime)
+    shown.print(f"{variant.name} {variant.version}: {why}")
+    check_settings(variant, asked.settings)
     ranges = Ranges(asked.options.batch, asked.options.height, asked.options.width, asked.options.input == "uint8")
     if isinstance(opened, Graph):
         own = opened.ranges()
@@ -124,9 +124,9 @@ def make_order(opened: Source | Graph, asked: Asked, shown: Console) -> Order:
     precision = asked.options.precision
     if isinstance(opened, Graph) and precision != "tf32":
         precision = opened.manifest.precision if opened.manifest else "fp32"  # type: ignore[assignment]
-    gpus = check_capabilities(flavour, asked.gpus, precision, dynamic=not ranges.height.fixed)
+    gpus = check_capabilities(variant, asked.gpus, precision, dynamic=not ranges.height.fixed)
     settings = replace(asked.settings, capabilities=gpus, tf32=precision == "tf32")
-    return Order(flavour, settings, ranges.bounded(asked.usual), asked.usual, precision)
+    return EngineRequest(variant, settings, ranges.bounded(asked.usual), asked.usual, precision)
 
 
 def problem_table(problems: list[Problem]) -> Table:
@@ -147,15 +147,15 @@ def _reference(opened: Source | Graph) -> Encoder | None:
     return opened.encoder
 
 
-def _photographs(opened: Source | Graph) -> Path | None:
-    return opened.photographs if isinstance(opened, Source) else None
+def _images(opened: Source | Graph) -> Path | None:
+    return opened.images if isinstance(opened, Source) else None
 
 
 def _graph(
     opened: Source | Graph,
     engine: Path,
     options: Options,
-    photographs: ParityImages,
+    parity_set: ParityImages,
     calibration: Calibration | None,
     shown: Console,
 ) -> Graph:
@@ -163,11 +163,11 @@ def _graph(
     if isinstance(opened, Graph):
         graph = copy_graph(opened, engine)
     else:
-        check_offer("trt", options, calibration is not None)
+        check_supported("trt", options, calibration is not None)
         shown.print(f"writing the graph of {engine}", soft_wrap=True)
         with Steps(shown) as steps:
             on_case = counting(steps, "parity of the graph")
-            graph = export_graph(opened, engine, options, photographs, calibration, on_case)
+            graph = export_graph(opened, engine, options, parity_set, calibration, on_case)
     if graph.manifest is None:
         shown.print(
             f"{graph.path.name} is another tool's: there is no float32 encoder to compare it with", soft_wrap=True
@@ -183,21 +183,21 @@ def _graph(
 
 def _dry_run(
     opened: Source | Graph,
-    asked: Asked,
-    order: Order,
+    asked: EngineOptions,
+    order: EngineRequest,
     calibration: Calibration | None,
     shown: Console,
 ) -> None:
     """Whether TensorRT takes it; no parity, and nothing is kept."""
     with tempfile.TemporaryDirectory(prefix="gtsa-dry-") as folder:
         if isinstance(opened, Source):
-            check_offer("trt", asked.options, calibration is not None)
+            check_supported("trt", asked.options, calibration is not None)
             opened = write_graph(opened, Path(folder, "encoder.onnx"), asked.options, calibration)
         with Steps(shown) as steps:
             found = lint(opened, order, _building(steps))
     if found.problems:
         shown.print(problem_table(list(found.problems)))
-        fail(str(Unbuildable(opened.path.name, list(found.problems))), 1)
+        fail(str(EngineBuildError(opened.path.name, list(found.problems))), 1)
     shown.print(_lint_table(found))
     shown.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
 
@@ -230,7 +230,7 @@ def _show_engine(engine: Path, manifest: Manifest, shown: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("engine", f"{engine}, {megabytes(engine):.1f} MB in {record.seconds:.1f} s")
-    table.add_row("for", f"{record.flavour} {record.version}, compute capabilities {', '.join(record.capabilities)}")
+    table.add_row("for", f"{record.variant} {record.version}, compute capabilities {', '.join(record.capabilities)}")
     table.add_row("parity of the engine", held)
     table.add_row("beside it", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
     shown.print(table)

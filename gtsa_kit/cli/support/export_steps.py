@@ -15,12 +15,12 @@ from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.parity import ParityImages
-from gtsa_kit.export.pipeline import artifact_path, check_offer, export_artifact
-from gtsa_kit.export.source import Hints, Source, open_source
-from gtsa_kit.export.spec import FORMATS, OFFERED, QUANTIZED, Options
+from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
+from gtsa_kit.export.source import ImportOptions, Source, open_source
+from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUPPORTED_PRECISIONS, Options
 
 
-def open_noted(path: Path, hints: Hints, shown: Console) -> Source:
+def open_noted(path: Path, hints: ImportOptions, shown: Console) -> Source:
     """Open a source, and show what was taken out of a foreign one."""
     opened = open_source(path, hints)
     if opened.note:
@@ -30,7 +30,7 @@ def open_noted(path: Path, hints: Hints, shown: Console) -> Source:
 
 def all_formats(options: Options, shown: Console) -> list[str]:
     """Every format that has the precision and whose library is here."""
-    forms = [name for name in FORMATS if options.precision in OFFERED[name]]
+    forms = [name for name in FORMATS if options.precision in SUPPORTED_PRECISIONS[name]]
     for name in set(FORMATS) - set(forms):
         shown.print(f"{name} is left out: it is not offered in {options.precision}")
     if "openvino" in forms and importlib.util.find_spec("openvino") is None:
@@ -46,7 +46,7 @@ def export_each(
     opened: Source,
     forms: list[str],
     options: Options,
-    photographs: ParityImages,
+    images: ParityImages,
     calibration: Calibration | None,
     out: Path | None,
     force: bool,
@@ -54,14 +54,14 @@ def export_each(
 ) -> None:
     """Formats by name: all of it is refused before any is written; exits with 1 if one does not hold parity."""
     for name in forms:
-        check_offer(name, options, calibration is not None)
+        check_supported(name, options, calibration is not None)
     paths = [artifact_path(opened, name, out, force) for name in forms]
     failures = []
     for name, path in zip(forms, paths, strict=True):
         shown.print(f"writing {path}", soft_wrap=True)
         with Steps(shown) as steps:
             on_case = counting(steps)
-            manifest = export_artifact(opened, name, path, options, photographs, calibration, on_case)
+            manifest = export_artifact(opened, name, path, options, images, calibration, on_case)
         assert manifest.parity is not None
         shown.print(parity_table(manifest.parity))
         if manifest.parity.passed:
@@ -80,7 +80,7 @@ def export_the_fastest(
     opened: Source,
     precision: str | None,
     options: Options,
-    photographs: ParityImages,
+    images: ParityImages,
     calibration: Calibration | None,
     out: Path,
     force: bool,
@@ -91,7 +91,7 @@ def export_the_fastest(
         raise ValueError(f"{out} ends in no format's suffix; name a folder, or a format with --format")
     rounds = candidates(precision)  # type: ignore[arg-type]
     for candidate in (one for of in rounds for one in of):
-        check_offer(candidate.form, options, calibration is not None)
+        check_supported(candidate.form, options, calibration is not None)
         artifact_path(opened, candidate.form, out, force)
     with Steps(shown) as steps:
 
@@ -100,7 +100,7 @@ def export_the_fastest(
                 steps.begin("looking for the fastest", total)
             steps.update(done, what)
 
-        choice = export_fastest(opened, out, options, rounds, photographs, calibration, on_step)
+        choice = export_fastest(opened, out, options, rounds, images, calibration, on_step)
     if choice is None:
         fail("no format held parity; export one by name with --format to see how it differs", 1)
     _show_choice(choice, shown)
@@ -128,10 +128,10 @@ def _show_choice(choice: Choice, shown: Console) -> None:
 
 
 def export_for_framework(
-    opened: Source, form: str, folder: Path, photographs: ParityImages, force: bool, shown: Console
+    opened: Source, form: str, folder: Path, images: ParityImages, force: bool, shown: Console
 ) -> None:
     """A folder for another framework, read back and compared."""
-    report = export_framework(opened.encoder, form, folder, photographs, force)
+    report = export_framework(opened.encoder, form, folder, images, force)
     shown.print(parity_table(report.parity))
     if not report.parity.passed:
         fail(f"{verdict(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)

@@ -13,8 +13,8 @@ from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps, console
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity import parity_images
-from gtsa_kit.export.pipeline import check_offer, export_artifact, read_calibration
-from gtsa_kit.export.source import Hints, Source
+from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
+from gtsa_kit.export.source import ImportOptions, Source
 from gtsa_kit.export.spec import SUFFIX, Options
 from gtsa_kit.export.triton.config import Serving, check_serving
 from gtsa_kit.export.triton.models import open_artifact, plan_models
@@ -40,7 +40,7 @@ def parse_serving(name: str | None, instances: str | None, max_batch: int | None
 
 def export_triton(
     path: Path,
-    hints: Hints,
+    hints: ImportOptions,
     serving: Serving,
     precision: str | None,
     options: Options,
@@ -57,7 +57,7 @@ def export_triton(
         _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, shown)
         return
     check_serving("onnx", options.precision, options.batch, serving)
-    check_offer("onnx", options, calibrate is not None)
+    check_supported("onnx", options, calibrate is not None)
     opened = open_noted(path, hints, shown)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
@@ -83,11 +83,11 @@ def _check_as_it_is(
 def _export(
     opened: Source, graph: Path, options: Options, calibrate: Path | None, images: Path | None, shown: Console
 ) -> Manifest:
-    photographs = parity_images(require(images) if images else opened.photographs)
+    parity_set = parity_images(require(images) if images else opened.images)
     calibration = read_calibration(require(calibrate)) if calibrate else None
     shown.print("writing the graph")
     with Steps(shown) as steps:
-        manifest = export_artifact(opened, "onnx", graph, options, photographs, calibration, counting(steps))
+        manifest = export_artifact(opened, "onnx", graph, options, parity_set, calibration, counting(steps))
     assert manifest.parity is not None
     shown.print(parity_table(manifest.parity))
     if not manifest.parity.passed:

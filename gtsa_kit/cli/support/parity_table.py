@@ -18,7 +18,7 @@ def parity_table(report: "ParityReport") -> "Table":
         table.add_column(name, justify="left" if name in ("output", "") else "right", no_wrap=True)
     for d in report.differences:
         numbers = (f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.min_cosine:.7f}")
-        same = "" if d.neighbours is None else f"{d.neighbours:.4f}"
+        same = "" if d.neighbors is None else f"{d.neighbors:.4f}"
         shape = f"{d.batch}x{d.height}x{d.width}"
         table.add_row(d.output, shape, *numbers, same, "ok" if d.passed else "FAILED")
     return table

@@ -58,7 +58,7 @@ def parse_layers(text: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def parse_colour(text: str | None, option: str) -> tuple[float, float, float] | None:
+def parse_color(text: str | None, option: str) -> tuple[float, float, float] | None:
     """`0.5,0.5,0.5` to three numbers."""
     if text is None:
         return None

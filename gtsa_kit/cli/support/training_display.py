@@ -18,14 +18,14 @@ from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import Plan
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics, describe, describe_terms
-from gtsa_kit.training.trainer import Watcher
+from gtsa_kit.training.trainer import TrainerCallback
 
 ROWS_OF_WAITING = 5
 """Rows of metrics after which it is said that the step waits for its data; the first of them warms up."""
 MOST_WAITING = 0.1
 
 
-class TrainingDisplay(Watcher):
+class TrainingDisplay(TrainerCallback):
     """Shows a run, and hears Ctrl-C."""
 
     def __init__(self, out: Console) -> None:
@@ -37,16 +37,16 @@ class TrainingDisplay(Watcher):
         self._on_cpu = True
 
     def checking(self, done: int, total: int) -> None:
-        """First look at the photographs."""
+        """First look at the images."""
         if done == 1:
-            self.steps.begin("checking photographs", total)
+            self.steps.begin("checking images", total)
         self.steps.update(done)
 
     def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
         """What is going to happen."""
         what = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
         self.out.print(
-            f"{what}: {plan.photographs} photographs, {plan.steps} steps of {plan.batch}"
+            f"{what}: {plan.images} images, {plan.steps} steps of {plan.batch}"
             + (f", going on from step {step}" if step else "")
         )
         self.steps.begin("training", plan.steps, done=step)
@@ -102,19 +102,19 @@ def summary(run: Path) -> Table:
     table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm as it is")
     table.add_row("curves", str(run / "curves.png"), f"or: tensorboard --logdir {run / 'tensorboard'}")
     if broken := len(read_json_lines(run / "errors.jsonl")):
-        table.add_row(f"{broken} broken photographs", str(run / "errors.jsonl"), "left out")
+        table.add_row(f"{broken} broken images", str(run / "errors.jsonl"), "left out")
     table.add_row("next", f"gtsa export {run} --format onnx", "")
     return table
 
 
 def waiting_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
-    """What to change when the step waits for photographs this share of the time."""
-    said = f"the step waits {share:.0%} of the time for photographs. "
+    """What to change when the step waits for images this share of the time."""
+    said = f"the step waits {share:.0%} of the time for images. "
     if workers < (cores if on_cpu else cores - 1):
         return said + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
-    way_out = "" if on_cpu else "let the GPU make the views (--views device), "
+    way_out = "" if on_cpu else "let the GPU make the views (--augment-on device), "
     return said + (
-        f"All {cores} cores load photographs: {way_out}keep photographs smaller (a longer side of 512 pixels is "
+        f"All {cores} cores load images: {way_out}keep images smaller (a longer side of 512 pixels is "
         "enough for views of 224), on a local disk, or take fewer views (--set views.local_crops=6)"
     )
 

@@ -26,9 +26,9 @@ def verify_artifact(
 ) -> None:
     """The gate, again; exits with 1 if it does not hold."""
     source = _reference(file, runner.manifest, against, shown)
-    photographs = parity_images(require(images) if images else source.photographs)
+    parity_set = parity_images(require(images) if images else source.images)
     with Steps(shown) as steps:
-        report = check_parity(source.encoder, runner, photographs, counting(steps))
+        report = check_parity(source.encoder, runner, parity_set, counting(steps))
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -45,14 +45,14 @@ def verify_engine(
     manifest = read_manifest(file)
     foreign = manifest.architecture.get("name") == FOREIGN
     source = None if foreign else _reference(file, manifest, against, shown)
-    photographs = parity_images(require(images) if images else source.photographs if source else None)
+    parity_set = parity_images(require(images) if images else source.images if source else None)
     with Steps(shown) as steps:
-        found = check_engine(file, manifest, source, photographs, counting(steps, "parity of the graph"))
+        found = check_engine(file, manifest, source, parity_set, counting(steps, "parity of the graph"))
     report = None
     if not found.left and source and device != "cpu":
         with Steps(shown) as steps:
             runner = load(file, device)
-            report = check_parity(source.encoder, runner, photographs, counting(steps, "parity of the engine"))
+            report = check_parity(source.encoder, runner, parity_set, counting(steps, "parity of the engine"))
     if as_json:
         print(json.dumps(_as_data(found, report), indent=2))
     else:

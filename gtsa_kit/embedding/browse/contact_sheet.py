@@ -1,4 +1,4 @@
-"""A contact sheet: photographs in a grid, a few words below each."""
+"""A contact sheet: images in a grid, a few words below each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from gtsa_kit.files import atomic_write
 
 TILE = 200
-"""Pixels, of a photograph's square."""
+"""Pixels, of an image's square."""
 
 _MARGIN, _LINE, _FONT = 10, 17, 13
-_PAPER, _INK, _GREY, _FAINT = "#ffffff", "#1a1a1a", "#d4d4d4", "#6b6b6b"
+_PAPER, _INK, _GRAY, _FAINT = "#ffffff", "#1a1a1a", "#d4d4d4", "#6b6b6b"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tile:
     """One square of a sheet."""
 
     image: Image.Image | None
-    """None of a photograph that is missing or broken: a grey square."""
+    """None of an image that is missing or broken: a gray square."""
     title: str
     name: str
 
@@ -68,7 +68,7 @@ def _paste(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
 ) -> None:
     if tile.image is None:
-        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _GREY)
+        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _GRAY)
         draw.text((x + TILE // 2, y + TILE // 2), _fit(tile.name, draw, font), _INK, font, anchor="mm")
         return
     image = tile.image

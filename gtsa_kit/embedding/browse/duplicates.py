@@ -1,4 +1,4 @@
-"""Photographs that are nearly the same: all pairs, a tile of cosines at a time."""
+"""Images that are nearly the same: all pairs, a tile of cosines at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ PAIRS = 1 << 16
 
 @dataclass(frozen=True)
 class Member:
-    """One photograph of a group."""
+    """One image of a group."""
 
     row: Row
     cosine: float
@@ -34,13 +34,13 @@ class Duplicates:
     """What `find_duplicates` found."""
 
     groups: list[list[Member]]
-    """Each with the photograph to keep first, then the others in the order of the rows."""
+    """Each with the image to keep first, then the others in the order of the rows."""
     unsound: int
     """Rows without a direction, which are nobody's duplicate."""
 
     @property
     def droppable(self) -> int:
-        """Photographs that could go: each has one that is kept at or above the threshold."""
+        """Images that could go: each has one that is kept at or above the threshold."""
         return sum(member.drop for group in self.groups for member in group)
 
 
@@ -50,9 +50,9 @@ def find_duplicates(
     device: torch.device,
     on_pairs: Callable[[int, int], None] = lambda *_: None,
 ) -> Duplicates:
-    """Groups of photographs that chains of pairs with a cosine of at least `threshold` join.
+    """Groups of images that chains of pairs with a cosine of at least `threshold` join.
 
-    float32 chooses the pairs, float64 decides on those near the threshold. Of a group the photograph with the most
+    float32 chooses the pairs, float64 decides on those near the threshold. Of a group the image with the most
     pixels is kept, among equals the first. The two ends of a chain may be less alike than its links: only what is near
     enough to the one kept counts as droppable.
 
@@ -121,7 +121,7 @@ def _shelves(data: Vectors) -> Iterator[tuple[int, list[Block]]]:
 def _join_near(ours: Block, theirs: Block, threshold: float, device: torch.device, groups: Groups) -> None:
     """Join all pairs of one of `ours` and a later one of `theirs` that are near enough."""
     roots = groups.root(np.concatenate([ours.numbers, theirs.numbers]))
-    if (roots == roots[0]).all():  # many copies of one photograph
+    if (roots == roots[0]).all():  # many copies of one image
         return
     rough = torch.from_numpy(ours.unit).to(device) @ torch.from_numpy(theirs.unit).to(device).T
     i, j = (side.cpu().numpy() for side in (rough >= threshold - SLACK).nonzero(as_tuple=True))

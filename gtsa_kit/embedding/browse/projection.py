@@ -1,4 +1,4 @@
-"""A dataset as points on a plane: like photographs lie together."""
+"""A dataset as points on a plane: like images lie together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MOST_FOR_TSNE = 5_000
 
 LAYOUTS = ("pca", "tsne")
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 _ROWS = 512
 
@@ -52,7 +52,7 @@ def make_atlas(
         layout: "pca", two principal components; "tsne", by scikit-learn, for up to `MOST_FOR_TSNE` points.
         most: Points.
         device: What multiplies.
-        on_points: Told (points whose neighbours are found, of how many).
+        on_points: Told (points whose neighbors are found, of how many).
 
     Raises:
         ValueError: An unknown layout, too many points for t-SNE, no scikit-learn, or no row with a direction.
@@ -73,11 +73,11 @@ def make_atlas(
 def pca(vectors: np.ndarray, count: int) -> np.ndarray:
     """(n, count) float64 scores on the first principal components; the largest weight of each component is positive."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = vectors - mean
-    _, basis = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    centered = vectors - mean
+    _, basis = np.linalg.eigh((centered.T @ centered).astype(np.float64))
     basis = basis[:, ::-1][:, :count]
     basis = basis * np.sign(np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0))
-    scores = centred @ basis
+    scores = centered @ basis
     return np.pad(scores, ((0, 0), (0, count - scores.shape[1])))
 
 
@@ -97,7 +97,7 @@ def _nearest(
     unit: np.ndarray, device: torch.device, on_points: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) int32 numbers and float32 cosines of the nearest others; equal ones in the order of the rows."""
-    count, k = len(unit), min(NEIGHBOURS, len(unit) - 1)
+    count, k = len(unit), min(NEIGHBORS, len(unit) - 1)
     near, cosine = np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32)
     everything = torch.from_numpy(unit).to(device)
     for start in range(0, count if k else 0, _ROWS):

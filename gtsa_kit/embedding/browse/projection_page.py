@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from gtsa_kit.embedding.browse.projection import Atlas
-from gtsa_kit.embedding.browse.thumbnails import Photographs
+from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.files import write_text
 
 MOST_THUMBNAILS = 2_000
@@ -27,7 +27,7 @@ SIDE = 128
 
 def write_page(
     atlas: Atlas,
-    photographs: Photographs,
+    images: SourceImages,
     out: Path,
     title: str,
     thumbnails: int = MOST_THUMBNAILS,
@@ -35,12 +35,12 @@ def write_page(
 ) -> None:
     """Write the page, all at once.
 
-    Of `thumbnails` photographs, evenly spread, a small picture goes into the file; of the others a link relative to
-    `out`, which works while page and photographs stay where they are.
+    Of `thumbnails` images, evenly spread, a small picture goes into the file; of the others a link relative to
+    `out`, which works while page and images stay where they are.
 
     Args:
         atlas: What to show.
-        photographs: Opens them; those that are missing are shown by name.
+        images: Opens them; those that are missing are shown by name.
         out: An .html file; its folder is made if missing.
         title: Of the page.
         thumbnails: 0 and more.
@@ -48,8 +48,8 @@ def write_page(
     """
     names = [row.path for row in atlas.rows]
     inside = np.unique(np.linspace(0, len(names) - 1, min(thumbnails, len(names))).round().astype(int)).tolist()
-    pictures: list[str | None] = [photographs.link(name, out) for name in names]
-    small = photographs.thumbnails((names[i] for i in inside), SIDE)
+    pictures: list[str | None] = [images.link(name, out) for name in names]
+    small = images.thumbnails((names[i] for i in inside), SIDE)
     for done, (index, image) in enumerate(zip(inside, small, strict=True), 1):
         pictures[index] = None if image is None else _data_uri(image)
         on_done(done, len(inside))
@@ -105,7 +105,7 @@ def _data_uri(image: Image.Image) -> str:
 
 def _note(atlas: Atlas) -> str:
     shown = len(atlas.rows)
-    note = f"{shown:,} photographs"
+    note = f"{shown:,} images"
     if shown + atlas.unsound < atlas.total:
         note += f", evenly spread over {atlas.total:,}"
     if atlas.unsound:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from gtsa_kit.embedding.browse.vectors import SLACK, Row, Vectors, cosines
-from gtsa_kit.embedding.resize_policy import SizeRule
+from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.models.encoder import Preprocessing
 
@@ -103,12 +103,12 @@ def open_model(data: Vectors, model: Path | None = None, device: str = "auto") -
 
 
 def embed_query(runner: Runner, image: Image.Image, sizes: Mapping[str, Any] | None = None) -> np.ndarray:
-    """(D,) float32 vector of one photograph, made as the rows were.
+    """(D,) float32 vector of one image, made as the rows were.
 
     Args:
         runner: Their model.
         image: Upright RGB.
-        sizes: What job.json says of them: the fields of a `SizeRule`; None for the model's own size.
+        sizes: What job.json says of them: the fields of a `ResizePolicy`; None for the model's own size.
     """
-    size = SizeRule(**sizes)(*image.size) if sizes else None
+    size = ResizePolicy(**sizes)(*image.size) if sizes else None
     return np.asarray(runner(runner.prepare(image, size)[None]).embedding[0])

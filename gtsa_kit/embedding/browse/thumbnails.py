@@ -1,4 +1,4 @@
-"""The photographs that a dataset was made from, opened again by the paths in its rows."""
+"""The images that a dataset was made from, opened again by the paths in its rows."""
 
 import glob
 import os
@@ -16,17 +16,17 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
-from gtsa_kit.data.image_files import windowed_map
-from gtsa_kit.data.image_io import BrokenImage, open_bytes, open_image
+from gtsa_kit.data.image_files import bounded_map
+from gtsa_kit.data.image_io import ImageError, open_bytes, open_image
 
 MAX_MEMBER_BYTES = 1 << 30
-"""Of one photograph in an archive."""
+"""Of one image in an archive."""
 
 
-class Photographs:
+class SourceImages:
     """Opens rows by path. `source` is what was embedded: a folder, glob, list of paths, tar or zip; None if unknown.
 
-    Of other sources (a glob of archives, a store behind a URL) no photograph is opened: looking asks no network.
+    Of other sources (a glob of archives, a store behind a URL) no image is opened: looking asks no network.
     """
 
     def __init__(self, source: str | None) -> None:
@@ -37,23 +37,23 @@ class Photographs:
         """Upright 8-bit RGB.
 
         Raises:
-            BrokenImage: It is gone, or was damaged since.
+            ImageError: It is gone, or was damaged since.
         """
         if self._in_archive:
             return self._open_member(path)
         file = self.file(path)
         if file is None:
-            raise BrokenImage(Path(path), "not known where it lies")
+            raise ImageError(Path(path), "not known where it lies")
         return open_image(file)
 
     def file(self, path: str) -> Path | None:
-        """Where the photograph of a row lies; None in an archive, behind a URL, and where the source is unknown."""
+        """Where the image of a row lies; None in an archive, behind a URL, and where the source is unknown."""
         if self.source is None or self._in_archive or "://" in path:
             return None
         return self._root / path
 
     def link(self, path: str, page: Path) -> str | None:
-        """A relative address of the photograph for a page, None where `file` is."""
+        """A relative address of the image for a page, None where `file` is."""
         file = self.file(path)
         if file is None:
             return None
@@ -64,7 +64,7 @@ class Photographs:
         """In the order of `paths`, at most `side` pixels high and wide; None of what can't be opened."""
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            yield from windowed_map(pool, lambda path: small(lambda: self.open(path), side), paths, window=4 * threads)
+            yield from bounded_map(pool, lambda path: small(lambda: self.open(path), side), paths, window=4 * threads)
 
     @cached_property
     def _in_archive(self) -> bool:
@@ -94,14 +94,14 @@ class Photographs:
         return open_bytes(self._read_member(path), Path(path))
 
     def _read_member(self, path: str) -> bytes:
-        """The bytes of a member, else `BrokenImage`."""
+        """The bytes of a member, else `ImageError`."""
         try:
             with self._lock, self._member(path) as stream:
                 content = stream.read(MAX_MEMBER_BYTES + 1)
         except (KeyError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-            raise BrokenImage(Path(path), f"can't be read from {self.source}: {error}") from error
+            raise ImageError(Path(path), f"can't be read from {self.source}: {error}") from error
         if len(content) > MAX_MEMBER_BYTES:
-            raise BrokenImage(Path(path), f"more than {MAX_MEMBER_BYTES >> 20} MiB")
+            raise ImageError(Path(path), f"more than {MAX_MEMBER_BYTES >> 20} MiB")
         return content
 
     def _member(self, path: str) -> IO[bytes]:
@@ -117,5 +117,5 @@ def small(opening: Callable[[], Image.Image], side: int) -> Image.Image | None:
     """What is opened, at most `side` pixels high and wide; None if it can't be."""
     try:
         return ImageOps.contain(opening(), (side, side), Image.Resampling.BICUBIC)
-    except BrokenImage:
+    except ImageError:
         return None

@@ -27,7 +27,7 @@ JOB, JOURNAL = "job.json", "journal.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph of a dataset."""
+    """One image of a dataset."""
 
     index: int
     path: str
@@ -82,7 +82,7 @@ class Vectors:
     job: dict[str, Any]
     """What job.json holds: how the folder was made; {} where it is missing."""
     finished: bool
-    """Whether all photographs are there."""
+    """Whether all images are there."""
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -187,14 +187,14 @@ def open_vectors(folder: Path) -> Vectors:
     dims = {_dim(part, schema) for part, schema in zip(parts, schemas, strict=True)}
     manifests = {(schema.metadata or {}).get(METADATA_KEY.encode()) for schema in schemas}
     if len(dims) > 1 or len(manifests) > 1:
-        raise ValueError(f"the parts in {folder} come from several models; embed the photographs again, with one")
+        raise ValueError(f"the parts in {folder} come from several models; embed the images again, with one")
     text = manifests.pop()
     if text is None:
         raise ValueError(f"{parts[0]} does not say which model made it; make it with gtsa embed")
     manifest = parse_manifest(text.decode(), str(parts[0]))
     lengths = tuple(found.num_rows for found in metadata)
     if not sum(lengths):
-        raise ValueError(f"{folder} holds no rows: no photograph was embedded; its errors.jsonl says why")
+        raise ValueError(f"{folder} holds no rows: no image was embedded; its errors.jsonl says why")
     job, finished = _read_json(folder / JOB), bool(journal.get("complete", True))
     return Vectors(folder, parts, lengths, dims.pop(), manifest, job, finished)
 

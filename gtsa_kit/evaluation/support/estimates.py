@@ -1,4 +1,4 @@
-"""Means over photographs, and how far they may be from what more photographs would show."""
+"""Means over images, and how far they may be from what more images would show."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import numpy as np
 from gtsa_kit.evaluation.support.intervals import Z95
 
 
-def mean_row(key: str, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """Entries of a row: the mean, and as `<key>_low` and `<key>_high` its 95% interval over photographs (normal).
+def mean_with_ci(key: str, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Entries of a row: the mean, and as `<key>_low` and `<key>_high` its 95% interval over images (normal).
 
-    NaN stands for a photograph that shows nothing; of fewer than two others there is no interval, of none no mean.
+    NaN stands for an image that shows nothing; of fewer than two others there is no interval, of none no mean.
     """
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]

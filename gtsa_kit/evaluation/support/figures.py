@@ -1,4 +1,4 @@
-"""What all pictures share: a grid of axes, a photograph on one of them, the file."""
+"""What all pictures share: a grid of axes, an image on one of them, the file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ def grid(columns: int, rows: int, width: float = 2.2, height: float = 1.6) -> "F
 
 
 def show(axis: "Axes", image: Image.Image, title: str = "") -> None:
-    """Draw a photograph."""
+    """Draw an image."""
     axis.imshow(np.asarray(image), interpolation="nearest")
     axis.set_title(title, fontsize=8)
 

@@ -1,4 +1,4 @@
-"""How far a measure may be from what more photographs would show: 95% confidence intervals."""
+"""How far a measure may be from what more images would show: 95% confidence intervals."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def bootstrap(
 
     Args:
         measure: Of the sum of the drawn items.
-        items: (N, ...), anything that adds up, such as counts of each photograph.
+        items: (N, ...), anything that adds up, such as counts of each image.
         seed: Of the draws.
         draws: How many.
     """

@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours, weighted by their cosine: what the k-NN probes of images and of patches share."""
+"""Votes of the nearest neighbors, weighted by their cosine: what the k-NN probes of images and of patches share."""
 
 import numpy as np
 import torch
@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 2**25
-"""Cosines in memory at a time, 128 MB, or labels of neighbours."""
+"""Cosines in memory at a time, 128 MB, or labels of neighbors."""
 
 
-class Bank:
-    """Features that neighbours are looked for among, and what is known of each."""
+class KNNClassifier:
+    """Features that neighbors are looked for among, and what is known of each."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Keep (N, D) features, scaled to length 1, and their (N, C) shares of classes."""
@@ -18,15 +18,15 @@ class Bank:
         self._labels = torch.from_numpy(np.ascontiguousarray(labels))
 
     def vote(self, queries: np.ndarray, ks: tuple[int, ...], temperature: float) -> np.ndarray:
-        """Sums of the neighbours' labels, each times exp(cosine / temperature).
+        """Sums of the neighbors' labels, each times exp(cosine / temperature).
 
         Args:
             queries: (Q, D).
-            ks: Numbers of neighbours; more than N are N.
+            ks: Numbers of neighbors; more than N are N.
             temperature: 0.07 in DINO, 0.02 in Hummingbird; the lower, the more the nearest ones count.
 
         Returns:
-            (len(ks), Q, C) float64, each query's up to a factor of its own: the first neighbour's weight is 1.
+            (len(ks), Q, C) float64, each query's up to a factor of its own: the first neighbor's weight is 1.
         """
         votes = torch.zeros(len(ks), len(queries), self._labels.shape[1], dtype=torch.float64)
         most = min(max(ks), len(self._unit))

@@ -11,14 +11,14 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return similarity
 
 
-def cell_centres(height: int, width: int) -> torch.Tensor:
+def cell_centers(height: int, width: int) -> torch.Tensor:
     """(h * w, 2) float64, x and y in the unit square, row by row."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centres = torch.stack([columns, rows], -1).reshape(-1, 2).double() + 0.5
-    return centres / torch.tensor([width, height], dtype=torch.float64)
+    centers = torch.stack([columns, rows], -1).reshape(-1, 2).double() + 0.5
+    return centers / torch.tensor([width, height], dtype=torch.float64)
 
 
-def patches_apart(a: np.ndarray, b: np.ndarray, height: int, width: int) -> np.ndarray:
+def patch_distance(a: np.ndarray, b: np.ndarray, height: int, width: int) -> np.ndarray:
     """(...,) distance of (..., 2) points of the unit square, in cells of a map: the larger of across and down.
 
     By it, half a patch is the very cell that a point lies in, and one patch reaches no further than the next.

@@ -16,7 +16,7 @@ from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.runtime.backends import import_openvino, skills
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import OFFERED, SUFFIX, Options, Precision
+from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, Options, Precision
 
 BATCH, SECONDS = 8, 2.0
 
@@ -47,7 +47,7 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
     """What may be the fastest here, in rounds: another round is for when nothing of the one before holds parity.
 
     Without a precision: first the halved one that the hardware computes in, then float32. int8 is never taken unasked:
-    it needs photographs, and is less exact.
+    it needs images, and is less exact.
     """
     vino = importlib.util.find_spec("openvino") is not None
     if torch.cuda.is_available():
@@ -58,7 +58,7 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
             rounds.insert(0, [*[("openvino", "bf16")] * vino, ("torchscript", "bf16")])
     if precision:
         forms = dict.fromkeys(form for some in rounds for form, _ in some)
-        rounds = [[(form, precision) for form in forms if precision in OFFERED[form]]]
+        rounds = [[(form, precision) for form in forms if precision in SUPPORTED_PRECISIONS[form]]]
     return [[Candidate(form, kind) for form, kind in some] for some in rounds]  # type: ignore[arg-type]
 
 
@@ -78,8 +78,8 @@ def export_fastest(
         folder: Gets `encoder` plus the suffix of the format that was taken.
         options: Their precision is each candidate's.
         rounds: See `candidates`.
-        images: Photographs for the gate and the measurement.
-        calibration: Photographs for int8.
+        images: Images for the gate and the measurement.
+        calibration: Images for int8.
         on_step: Told what is being done, how many steps of the round are done, and how many there are.
 
     Returns:

@@ -99,7 +99,7 @@ def compare_speed(
     Args:
         openers: By the name to report under.
         shapes: Measured one after the other.
-        images: Photographs, prepared as each artifact says, outside the measured time; they repeat in larger batches.
+        images: Images, prepared as each artifact says, outside the measured time; they repeat in larger batches.
         seconds: Of measured calls for each artifact and shape, of which there are at least `LEAST_CALLS`.
         reference: In float32 on the CPU; by default the first artifact that takes the shape.
         on_refusal: Told name, shape and reason of an artifact that does not take a shape; it has no row then.
@@ -171,10 +171,10 @@ def _speed(worker: Worker, shape: Shape, begun: Begun, spans: list[float], expec
     )
 
 
-def _encode(reference: Encoder, photographs: list[Image.Image], shape: Shape) -> np.ndarray:
-    """Feature maps (N, D, h, w) of the photographs of a batch, each once."""
+def _encode(reference: Encoder, images: list[Image.Image], shape: Shape) -> np.ndarray:
+    """Feature maps (N, D, h, w) of the images of a batch, each once."""
     prepare = reference.preprocessing
-    prepared = [prepare(image, (shape.height, shape.width)) for image in photographs[: shape.batch]]
+    prepared = [prepare(image, (shape.height, shape.width)) for image in images[: shape.batch]]
     with torch.inference_mode():
         encoded = reference.eval()(torch.from_numpy(np.stack(prepared)))
     return np.asarray(encoded.feature_map)

@@ -113,7 +113,7 @@ class Begun(NamedTuple):
     load_seconds: float
     first_seconds: float
     feature_map: np.ndarray
-    """(N, D, h, w) of the photographs of the batch, each once."""
+    """(N, D, h, w) of the images of the batch, each once."""
 
 
 def _serve(connection: Connection, opener: Opener) -> None:
@@ -141,9 +141,9 @@ class Turns:
     def __init__(self, opener: Opener) -> None:
         self.opener = opener
 
-    def meet(self, photographs: list[Image.Image]) -> None:
+    def meet(self, images: list[Image.Image]) -> None:
         """Take what everything is measured on; answered when all imports are done."""
-        self.photographs = photographs
+        self.images = images
 
     def open(self) -> None:
         """Open the artifact."""
@@ -155,7 +155,7 @@ class Turns:
     def begin(self, batch: int, size: tuple[int, int]) -> Begun | str:
         """Get ready for a shape, or say why not."""
         try:
-            prepared = [self.runner.prepare(image, size) for image in self.photographs[:batch]]
+            prepared = [self.runner.prepare(image, size) for image in self.images[:batch]]
             self.batch = np.stack(list(islice(cycle(prepared), batch)))
             begin = time.perf_counter()
             found = self.runner(self.batch)

@@ -26,7 +26,7 @@ from gtsa_kit.models.weights import describe_encoder
 
 SCHEMA: Final = 1
 BATCH: Final = 2
-"""Photographs of the comparison."""
+"""Images of the comparison."""
 
 BARE: Final = ", without class token and final norm, which detectron2's ViT lacks, and brought to unit scale"
 
@@ -56,7 +56,7 @@ def export_framework(
         encoder: In float32.
         form: One of `FRAMEWORKS`.
         folder: Made if it is missing.
-        images: Photographs to compare on, at the size that the position embeddings are stored for.
+        images: Images to compare on, at the size that the position embeddings are stored for.
         force: Replace files that are there.
 
     Raises:
@@ -90,8 +90,8 @@ def _check(encoder: Encoder, form: str, folder: Path, images: ParityImages) -> P
     """Compare what is on the disk with the encoder, or with that part of it which the framework has."""
     size, tolerance, bare = native_size(encoder), TOLERANCES["fp32"], form == "detectron2"
     case = Case(BATCH, size, size)
-    photographs, names = list(islice(cycle(images.images), BATCH)), list(islice(cycle(images.names), BATCH))
-    batch = torch.from_numpy(np.stack([encoder.preprocessing(image, (size, size)) for image in photographs]))
+    samples, names = list(islice(cycle(images.images), BATCH)), list(islice(cycle(images.names), BATCH))
+    batch = torch.from_numpy(np.stack([encoder.preprocessing(image, (size, size)) for image in samples]))
     runtime, network = READERS[form](folder, encoder.architecture)
     with torch.inference_mode():
         expected = without_class_token(encoder, batch) if bare else encoder(batch)

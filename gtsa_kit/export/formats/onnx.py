@@ -32,7 +32,7 @@ def export_onnx(
         encoder: In float32.
         options: What to write.
         path: Where to.
-        calibration: Photographs that give int8 and fp8 their ranges; these alone need them.
+        calibration: Images that give int8 and fp8 their ranges; these alone need them.
 
     Returns:
         The manifest's target.

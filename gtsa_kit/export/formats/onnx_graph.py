@@ -97,9 +97,9 @@ def _remarks_on_nodes(nodes: "list[NodeProto]") -> Iterator[str]:
         yield f"{len(resizes)} Resize, none of them antialiased, which TensorRT takes"
     dynamic = sorted(DYNAMIC_QUANTIZATION.intersection(node.op_type for node in nodes))
     if dynamic:
-        yield f"quantised as it runs ({', '.join(dynamic)}), which TensorRT refuses"
+        yield f"quantized as it runs ({', '.join(dynamic)}), which TensorRT refuses"
     elif any(node.op_type == "DequantizeLinear" for node in nodes):
-        yield "quantised with Q/DQ nodes"
+        yield "quantized with Q/DQ nodes"
     others = sorted({node.domain for node in nodes}.difference(OWN_DOMAINS))
     if others:
         yield f"operators of {', '.join(others)}, which are not of ONNX itself"

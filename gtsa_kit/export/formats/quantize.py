@@ -1,4 +1,4 @@
-"""Static int8 and fp8: explicit Q/DQ nodes that ONNX Runtime and TensorRT take; ranges from the user's photographs."""
+"""Static int8 and fp8: explicit Q/DQ nodes that ONNX Runtime and TensorRT take; ranges from the user's images."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ GRIDS: Final = {"int8": Grid(127, np.int8), "fp8": Grid(448, ml_dtypes.float8_e4
 
 @dataclass(frozen=True)
 class Calibration:
-    """Photographs whose activations set the ranges."""
+    """Images whose activations set the ranges."""
 
     images: list[Image.Image]
     origin: str
@@ -105,7 +105,7 @@ def calibration_batches(
 ) -> Iterator[np.ndarray]:
     """Inputs of the graph, of its base size, of half and of one and a half times that, or of the nearest that it takes.
 
-    Activations depend on how much of a photograph a patch shows, so one size would not give the range of others.
+    Activations depend on how much of an image a patch shows, so one size would not give the range of others.
     """
     step, base = options.batch.clamp(BATCH), preprocessing.size
     prepare = preprocessing.resized if options.input == "uint8" else preprocessing

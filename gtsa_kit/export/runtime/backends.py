@@ -36,7 +36,7 @@ class TorchRunner(Runner):
         return [output.cpu().numpy() for output in outputs]
 
 
-class SplittingRunner(Runner):
+class BatchParallelRunner(Runner):
     """A runner on the CPU that gives each core some images of a batch.
 
     That is faster than all cores on each operator: nothing waits at the end of an operator, and what one core works on
@@ -66,7 +66,7 @@ class SplittingRunner(Runner):
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-class OnnxRunner(SplittingRunner):
+class OnnxRunner(BatchParallelRunner):
     """ONNX Runtime."""
 
     chunk = 2
@@ -74,7 +74,7 @@ class OnnxRunner(SplittingRunner):
     def __init__(
         self, path: Path, device: torch.device, order: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
     ) -> None:
-        """Open a file with the first provider of `order` (see `providers.Wanted`) that runs here."""
+        """Open a file with the first provider of `order` (see `providers.ProviderRequest`) that runs here."""
         self.manifest = read_onnx_manifest(path)
         names = [spec.name for spec in self.manifest.outputs]
         on_gpu = open_on_gpu(path, self.manifest, order, device, engine_cache)
@@ -95,7 +95,7 @@ class OnnxRunner(SplittingRunner):
         self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
 
 
-class OpenVinoRunner(SplittingRunner):
+class OpenVinoRunner(BatchParallelRunner):
     """OpenVINO, in the precision that the manifest names."""
 
     chunk = 4

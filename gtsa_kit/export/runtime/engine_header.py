@@ -1,6 +1,6 @@
 """What a plan says of itself in its first bytes, read without TensorRT and without a GPU.
 
-Both flavours begin with a tag, the version of the serialisation (0) and, at byte 24, the four numbers of the library's
+Both variants begin with a tag, the version of the serialization (0) and, at byte 24, the four numbers of the library's
 version. TensorRT-RTX also holds the length of the whole plan and a bit for each compute capability.
 """
 
@@ -26,7 +26,7 @@ MOST_APART: Final = 256
 class Header:
     """The head of a plan."""
 
-    flavour: Name
+    variant: Name
     version: str
     capabilities: tuple[str, ...]
     """What it runs on, "later" for GPUs to come; () of TensorRT, whose plans do not say."""
@@ -38,7 +38,7 @@ def read_header(path: Path) -> Header:
     """Read the head of an engine file.
 
     Raises:
-        ValueError: Not a plan of either flavour, cut off, or of a form that is not known here.
+        ValueError: Not a plan of either variant, cut off, or of a form that is not known here.
     """
     with open(path, "rb") as file:
         head = file.read(max(SHORTEST.values()))
@@ -47,28 +47,28 @@ def read_header(path: Path) -> Header:
 
 def parse_header(head: bytes, size: int, path: Path) -> Header:
     """The first 64 bytes of a file of `size` bytes; see `read_header`."""
-    flavour = TAGS.get(head[:4])
-    if flavour is None or len(head) < SHORTEST[flavour]:
+    variant = TAGS.get(head[:4])
+    if variant is None or len(head) < SHORTEST[variant]:
         raise ValueError(f"{path} is not a TensorRT engine, or only the beginning of one; export it or copy it again")
-    (serialisation,) = struct.unpack_from("<I", head, 4)
-    if serialisation != 0:
-        raise ValueError(f"{path} is a {flavour} engine of a form that is not known here ({serialisation})")
+    (serialization,) = struct.unpack_from("<I", head, 4)
+    if serialization != 0:
+        raise ValueError(f"{path} is a {variant} engine of a form that is not known here ({serialization})")
     version = ".".join(str(number) for number in head[VERSION_AT : VERSION_AT + 4])
-    if flavour == "tensorrt":
-        return Header(flavour, version, (), None)
+    if variant == "tensorrt":
+        return Header(variant, version, (), None)
     (length,) = struct.unpack_from("<Q", head, LENGTH_AT)
     (bits,) = struct.unpack_from("<I", head, CAPABILITIES_AT)
     if size != length:
         raise ValueError(f"{path} holds {size:,} bytes, and its header says {length:,}; export it or copy it again")
     named = tuple(name for bit, name in enumerate(CAPABILITIES) if bits >> bit & 1)
     later = (AND_LATER,) if bits >> len(CAPABILITIES) else ()
-    return Header(flavour, version, named + later, length)
+    return Header(variant, version, named + later, length)
 
 
 def missing_from_plan(plan: bytes, tensors: tuple[TensorSpec, ...], profile: tuple[tuple[int, ...], ...]) -> list[str]:
     """What a manifest says that is not to be found in a plan: names of tensors, and the shapes of the profile.
 
-    A plan can be deserialised on a GPU only, but its names are plain text and the three shapes of a profile are whole
+    A plan can be deserialized on a GPU only, but its names are plain text and the three shapes of a profile are whole
     numbers of 64 bits at equal distances, so another profile or another name shows.
     """
     missing = [spec.name for spec in tensors if spec.name.encode() not in plan]

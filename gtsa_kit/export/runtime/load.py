@@ -8,7 +8,7 @@ from gtsa_kit.export.build_manifest import describe
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.runtime.backends import OnnxRunner, OpenVinoRunner, TorchRunner, load_program, load_torchscript
-from gtsa_kit.export.runtime.providers import Wanted
+from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
 from gtsa_kit.export.source import open_source
@@ -40,7 +40,7 @@ def load(
         ValueError: Nothing there, no such device or provider, or not something of ours; the message says what would be.
     """
     path = Path(path)
-    wanted = Wanted(provider, Path(engine_cache) if engine_cache else None, fallback)
+    wanted = ProviderRequest(provider, Path(engine_cache) if engine_cache else None, fallback)
     target = pick_device(device)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
@@ -58,7 +58,7 @@ def load(
     return runner
 
 
-def _open_file(path: Path, device: str, target: torch.device, wanted: Wanted) -> Runner:
+def _open_file(path: Path, device: str, target: torch.device, wanted: ProviderRequest) -> Runner:
     if path.suffix == SUFFIX["onnx"]:
         return OnnxRunner(path, target, wanted.order(device, target), wanted.engine_cache)
     if path.suffix == SUFFIX["openvino"]:

@@ -65,9 +65,9 @@ def open_on_gpu(
     Args:
         path: The ONNX file.
         manifest: Its manifest.
-        order: See `Wanted.order`.
+        order: See `ProviderRequest.order`.
         device: The GPU; without an index the first.
-        engine_cache: See `Wanted`.
+        engine_cache: See `ProviderRequest`.
 
     Raises:
         Unavailable: The last of the order can't run here.
@@ -106,7 +106,7 @@ def _open_provider(
     if name not in session.get_providers():
         why = _reason(provider, f"it went to {session.get_providers()[0]} without a word")
         raise Unavailable(_sentence(path, provider, why))
-    astray = left_to_others(session, name)
+    astray = unassigned_ops(session, name)
     if astray and not others:
         raise Unavailable(_sentence(path, provider, f"it does not take {_list(astray)}; this is a matter of the graph"))
     left = f", {_list(astray)} elsewhere" if astray else ""
@@ -125,7 +125,7 @@ def find_obstacle(provider: str) -> str:
     return ""
 
 
-def left_to_others(session: Any, name: str) -> Counter[str]:
+def unassigned_ops(session: Any, name: str) -> Counter[str]:
     """Costly operators of a graph that run elsewhere than on a provider, by how many there are."""
     ask = getattr(session, "get_provider_graph_assignment_info", None)  # builds with TensorRT-RTX inside lack it
     parts = ask() if ask else []

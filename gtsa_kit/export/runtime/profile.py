@@ -51,7 +51,7 @@ def make_profile(ranges: Ranges, usual: Usual, base: int) -> Profile:
     Args:
         ranges: See `Ranges.bounded`.
         usual: What to be best at.
-        base: Side that the encoder's photographs have, which is usual unless told otherwise.
+        base: Side that the encoder's images have, which is usual unless told otherwise.
 
     Raises:
         ValueError: What is usual lies outside the ranges.

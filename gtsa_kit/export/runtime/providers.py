@@ -45,7 +45,7 @@ class FallbackWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ProviderRequest:
     """What is to run an ONNX file."""
 
     provider: str = "auto"
@@ -68,7 +68,7 @@ class Wanted:
     @property
     def told(self) -> bool:
         """Whether anything was asked for."""
-        return self != Wanted()
+        return self != ProviderRequest()
 
     def order(self, device: str, target: torch.device) -> tuple[str, ...]:
         """Providers to try, the best first.

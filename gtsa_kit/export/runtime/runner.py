@@ -23,7 +23,7 @@ class Runner(ABC):
 
         Args:
             images: As the manifest's input says: (B, 3, H, W) float32, preprocessed; or (B, H, W, 3) uint8, RGB, of an
-                artifact that normalises by itself. `prepare` makes one from a photograph.
+                artifact that normalizes by itself. `prepare` makes one from an image.
 
         Returns:
             numpy float32: embedding (B, D), feature_map (B, D, H/16, W/16), and `layers` of that shape by block.
@@ -38,11 +38,11 @@ class Runner(ABC):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How photographs become inputs of this artifact."""
+        """How images become inputs of this artifact."""
         return Preprocessing.from_dict(self.manifest.preprocessing)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """One upright RGB photograph as an element of a batch.
+        """One upright RGB image as an element of a batch.
 
         Args:
             image: Of any size; it is resized.

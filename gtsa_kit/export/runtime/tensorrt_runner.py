@@ -1,4 +1,4 @@
-"""Engines on a GPU, through either flavour: no copy of what lies there already, output memory by shape, CUDA graphs."""
+"""Engines on a GPU, through either variant: no copy of what lies there already, output memory by shape, CUDA graphs."""
 
 import threading
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from gtsa_kit.export.manifest import EngineRecord, Manifest, read_manifest
 from gtsa_kit.export.runtime.engine_header import read_header
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour, cannot_run, import_flavour
+from gtsa_kit.export.runtime.tensorrt_variant import Variant, cannot_run, import_variant
 from gtsa_kit.export.tensorrt.build import make_logger
 from gtsa_kit.export.tensorrt.graphs import FOREIGN
 from gtsa_kit.files import sha256_of
@@ -43,29 +43,29 @@ class EngineRunner(Runner):
             )
         if why := cannot_run(record):
             raise ValueError(f"{path} can't run here: {why.removeprefix('not run: ')}; {rebuild(self.manifest)}")
-        flavour = import_flavour(record.flavour)
-        self._open(path, flavour, device)
-        self.provider = f"{record.flavour} {record.version} on {torch.cuda.get_device_name(device)}"
+        variant = import_variant(record.variant)
+        self._open(path, variant, device)
+        self.provider = f"{record.variant} {record.version} on {torch.cuda.get_device_name(device)}"
 
-    def _open(self, path: Path, flavour: Flavour, device: torch.device) -> None:
-        self.device, self.library = device, flavour.library
+    def _open(self, path: Path, variant: Variant, device: torch.device) -> None:
+        self.device, self.library = device, variant.library
         self._lock = threading.Lock()
         self._captured: Captured | None = None
-        self._logger = make_logger(flavour)
+        self._logger = make_logger(variant)
         self._runtime = self.library.Runtime(self._logger)  # it must outlive the engine
         self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             said = self._logger.errors[0].splitlines()[0] if self._logger.errors else "it gave no reason"
-            raise ValueError(f"{path} can't be opened by {flavour.name}: {said}; {rebuild(self.manifest)}")
-        self.context = self._make_context(flavour)
+            raise ValueError(f"{path} can't be opened by {variant.name}: {said}; {rebuild(self.manifest)}")
+        self.context = self._make_context(variant)
         self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.dtypes = {
             spec.name: getattr(torch, spec.dtype) for spec in (*self.manifest.inputs, *self.manifest.outputs)
         }
 
-    def _make_context(self, flavour: Flavour) -> Any:
+    def _make_context(self, variant: Variant) -> Any:
         """TensorRT-RTX captures CUDA graphs by itself where the shape is fixed; TensorRT leaves that to us."""
-        if flavour.name == "tensorrt" or self._dynamic:
+        if variant.name == "tensorrt" or self._dynamic:
             return self.engine.create_execution_context()
         config = self.engine.create_runtime_config()
         config.cuda_graph_strategy = self.library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -110,7 +110,7 @@ class EngineRunner(Runner):
 
     @property
     def _captures(self) -> bool:
-        return self.stream is not None and not self._dynamic and self.manifest.target["flavour"] == "tensorrt"
+        return self.stream is not None and not self._dynamic and self.manifest.target["variant"] == "tensorrt"
 
     def _on_stream(self, images: Tensor) -> AbstractContextManager[Any]:
         """Within it, work follows what the caller has queued; what the caller queues next follows it."""
@@ -192,17 +192,17 @@ def check_file(path: Path, manifest: Manifest) -> EngineRecord:
     if record is None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
     header = read_header(path)
-    if (header.flavour, header.version) != (record.flavour, record.version) or sha256_of(path) != record.sha256:
+    if (header.variant, header.version) != (record.variant, record.version) or sha256_of(path) != record.sha256:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
     if manifest.architecture["name"] == FOREIGN:
         raise ValueError(
             f"{path} was built from another tool's graph, so its outputs have no names that are known here; run it "
             "with TensorRT itself, or export the model's weights with gtsa export"
         )
-    flavour = import_flavour(record.flavour)
-    if flavour.version != record.version:
+    variant = import_variant(record.variant)
+    if variant.version != record.version:
         raise ValueError(
-            f"{path} was built by {record.flavour} {record.version}, and {flavour.version} is installed, which can't "
+            f"{path} was built by {record.variant} {record.version}, and {variant.version} is installed, which can't "
             f"open it; {rebuild(manifest)}"
         )
     return record
@@ -213,7 +213,7 @@ def rebuild(manifest: Manifest) -> str:
     assert manifest.engine is not None
     words = [
         "gtsa export SOURCE --format trt",
-        f"--runtime {manifest.engine.flavour}",
+        f"--runtime {manifest.engine.variant}",
         f"--precision {manifest.precision}",
     ]
     words += [f"--layers {','.join(map(str, manifest.layers))}"] if manifest.layers else []

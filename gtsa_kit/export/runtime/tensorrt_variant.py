@@ -1,4 +1,4 @@
-"""TensorRT comes in two flavours with one API: which is here, which to take, and what each can build for."""
+"""TensorRT comes in two variants with one API: which is here, which to take, and what each can build for."""
 
 import importlib
 import importlib.util
@@ -24,7 +24,7 @@ NO_GPU: Final = "not run: no GPU"
 
 
 @dataclass(frozen=True)
-class Flavour:
+class Variant:
     """One of the two libraries, imported."""
 
     name: Name
@@ -65,12 +65,12 @@ def cannot_run(engine: EngineRecord) -> str:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a flavour could be imported."""
+    """Whether a variant could be imported."""
     return importlib.util.find_spec(MODULES[name]) is not None
 
 
-def import_flavour(name: str) -> Flavour:
-    """A flavour by name.
+def import_variant(name: str) -> Variant:
+    """A variant by name.
 
     Raises:
         ValueError: It is not installed, or its libraries can't be loaded.
@@ -83,11 +83,11 @@ def import_flavour(name: str) -> Flavour:
         if not is_installed(name):
             raise ValueError(f"{name} is not installed; {INSTALL[name]}") from error
         raise ValueError(f"{name} is installed and can't be loaded: {error}; {INSTALL[name]}") from error
-    return Flavour(name, library)  # type: ignore[arg-type]
+    return Variant(name, library)  # type: ignore[arg-type]
 
 
-def choose_flavour(runtime: str = "auto") -> tuple[Flavour, str]:
-    """The flavour to build with, and why.
+def choose_variant(runtime: str = "auto") -> tuple[Variant, str]:
+    """The variant to build with, and why.
 
     Args:
         runtime: "tensorrt", "tensorrt-rtx", or "auto": TensorRT itself where it and a GPU are, else TensorRT-RTX.
@@ -102,44 +102,44 @@ def choose_flavour(runtime: str = "auto") -> tuple[Flavour, str]:
             "builds without, or run this on the machine that will run the engine"
         )
     if runtime != "auto":
-        return import_flavour(runtime), "as asked"
+        return import_variant(runtime), "as asked"
     if gpu is not None and is_installed("tensorrt"):
-        return import_flavour("tensorrt"), f"it is installed and there is a GPU of compute capability {gpu}"
+        return import_variant("tensorrt"), f"it is installed and there is a GPU of compute capability {gpu}"
     if is_installed("tensorrt-rtx"):
         why = "there is no GPU, and it needs none to build" if gpu is None else "tensorrt is not installed"
-        return import_flavour("tensorrt-rtx"), why
+        return import_variant("tensorrt-rtx"), why
     raise ValueError(
-        f"neither flavour of TensorRT is installed; {INSTALL['tensorrt-rtx']} (builds without a GPU), or, with a "
-        f"data-centre GPU, {INSTALL['tensorrt']}"
+        f"neither variant of TensorRT is installed; {INSTALL['tensorrt-rtx']} (builds without a GPU), or, with a "
+        f"data-center GPU, {INSTALL['tensorrt']}"
     )
 
 
-def check_capabilities(flavour: Flavour, wanted: tuple[str, ...], precision: str, dynamic: bool) -> tuple[str, ...]:
-    """What to build for: `wanted`, or the flavour's default for that precision as ().
+def check_capabilities(variant: Variant, wanted: tuple[str, ...], precision: str, dynamic: bool) -> tuple[str, ...]:
+    """What to build for: `wanted`, or the variant's default for that precision as ().
 
     Args:
-        flavour: What builds.
-        wanted: Such as ("8.9", "12.0"); () leaves it to the flavour.
+        variant: What builds.
+        wanted: Such as ("8.9", "12.0"); () leaves it to the variant.
         precision: Of the graph.
         dynamic: Whether the size is, so that positions are resampled by float32 products inside the graph.
 
     Raises:
-        ValueError: The flavour can't build for one of them, or not in this precision; the message says the way out.
+        ValueError: The variant can't build for one of them, or not in this precision; the message says the way out.
     """
-    able = flavour.capabilities
+    able = variant.capabilities
     for one in wanted:
         if one in able:
             continue
-        if flavour.name == "tensorrt":
+        if variant.name == "tensorrt":
             raise ValueError(
                 f"tensorrt builds for the GPU at hand, {able[0]}, not for {one}; leave out --gpu, or take --runtime "
                 "tensorrt-rtx"
             )
         raise ValueError(
-            f"TensorRT-RTX {flavour.version} does not build for compute capability {one}, only for {', '.join(able)}; "
-            "for other GPUs (9.0 is Hopper, 10.0 data-centre Blackwell) take --runtime tensorrt on a machine with one"
+            f"TensorRT-RTX {variant.version} does not build for compute capability {one}, only for {', '.join(able)}; "
+            "for other GPUs (9.0 is Hopper, 10.0 data-center Blackwell) take --runtime tensorrt on a machine with one"
         )
-    if flavour.name == "tensorrt":
+    if variant.name == "tensorrt":
         return able
     if TURING in wanted:
         _check_turing(wanted, precision, dynamic)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gtsa_kit.export.formats.onnx_graph import layer_of
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour
-from gtsa_kit.export.tensorrt.network import Problem, Unbuildable, parse_network, tensors_of
+from gtsa_kit.export.runtime.tensorrt_variant import Variant
+from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem, parse_network, tensors_of
 from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -65,20 +65,20 @@ class Plan:
     seconds: float
 
 
-def check_settings(flavour: Flavour, settings: Settings) -> None:
-    """Raise `ValueError` for what a flavour does not have."""
+def check_settings(variant: Variant, settings: Settings) -> None:
+    """Raise `ValueError` for what a variant does not have."""
     if settings.level is not None and settings.level not in LEVELS:
         raise ValueError(f"--optimization-level lies between 0 and {LEVELS[-1]}, got {settings.level}")
     if settings.workspace is not None and settings.workspace <= 0:
         raise ValueError(f"--workspace is a number of GiB above 0, got {settings.workspace}")
-    if settings.timing_cache and flavour.name == "tensorrt-rtx":
+    if settings.timing_cache and variant.name == "tensorrt-rtx":
         raise ValueError(
             "TensorRT-RTX measures nothing while it builds, so it has no use for --timing-cache; leave it out"
         )
 
 
 def build_plan(
-    flavour: Flavour,
+    variant: Variant,
     model: "ModelProto",
     name: str,
     profile: Profile,
@@ -89,7 +89,7 @@ def build_plan(
     """Build in a thread, so that Ctrl-C is heard meanwhile and ends it at the next step.
 
     Args:
-        flavour: What builds.
+        variant: What builds.
         model: The graph, with its weights inside and one input.
         name: Of the graph, for messages.
         profile: Of the input; not used where the graph's own shape is fixed.
@@ -103,7 +103,7 @@ def build_plan(
     """
     stop = threading.Event()
     with open(log, "w", encoding="utf-8") as lines, ThreadPoolExecutor(1, "gtsa-builder") as pool:
-        future = pool.submit(_build, flavour, model, name, profile, settings, lines, on_step, stop)
+        future = pool.submit(_build, variant, model, name, profile, settings, lines, on_step, stop)
         try:
             return _wait(future)
         except BaseException:
@@ -119,7 +119,7 @@ def _wait(future: "Future[Plan]") -> Plan:
 
 
 def _build(
-    flavour: Flavour,
+    variant: Variant,
     model: "ModelProto",
     name: str,
     profile: Profile,
@@ -129,12 +129,12 @@ def _build(
     stop: threading.Event,
 ) -> Plan:
     began = time.perf_counter()
-    logger, monitor = make_logger(flavour, lines), _make_monitor(flavour, on_step, stop)
-    builder = flavour.library.Builder(logger)
-    network = parse_network(flavour, builder, logger, model, name)
+    logger, monitor = make_logger(variant, lines), _make_monitor(variant, on_step, stop)
+    builder = variant.library.Builder(logger)
+    network = parse_network(variant, builder, logger, model, name)
     config = builder.create_builder_config()
     config.progress_monitor = monitor
-    _configure(flavour, config, settings)
+    _configure(variant, config, settings)
     if any(-1 in shape for _, _, shape in tensors_of(network)):
         shapes = builder.create_optimization_profile()
         shapes.set_shape(network.get_input(0).name, profile.smallest, profile.usual, profile.largest)
@@ -150,9 +150,9 @@ def _build(
     return Plan(bytes(content), tensors, time.perf_counter() - began)
 
 
-def make_logger(flavour: Flavour, lines: IO[str] | None = None) -> Any:
-    """A logger of the flavour that writes to a file, if there is one, and keeps some errors, the first one first."""
-    library = flavour.library
+def make_logger(variant: Variant, lines: IO[str] | None = None) -> Any:
+    """A logger of the variant that writes to a file, if there is one, and keeps some errors, the first one first."""
+    library = variant.library
 
     class Log(library.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -168,8 +168,8 @@ def make_logger(flavour: Flavour, lines: IO[str] | None = None) -> Any:
     return Log()
 
 
-def _make_monitor(flavour: Flavour, on_step: OnStep, stop: threading.Event) -> Any:
-    library = flavour.library
+def _make_monitor(variant: Variant, on_step: OnStep, stop: threading.Event) -> Any:
+    library = variant.library
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
         """Counts the steps of the outermost phase and names the innermost."""
@@ -201,8 +201,8 @@ def _make_monitor(flavour: Flavour, on_step: OnStep, stop: threading.Event) -> A
     return Monitor()
 
 
-def _configure(flavour: Flavour, config: Any, settings: Settings) -> None:
-    library = flavour.library
+def _configure(variant: Variant, config: Any, settings: Settings) -> None:
+    library = variant.library
     if settings.tf32:
         config.set_flag(library.BuilderFlag.TF32)
     else:
@@ -211,7 +211,7 @@ def _configure(flavour: Flavour, config: Any, settings: Settings) -> None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(settings.workspace * 2**30))
     if settings.level is not None:
         config.builder_optimization_level = settings.level
-    if settings.capabilities and flavour.name == "tensorrt-rtx":
+    if settings.capabilities and variant.name == "tensorrt-rtx":
         config.num_compute_capabilities = len(settings.capabilities)
         for index, one in enumerate(settings.capabilities):
             member = getattr(library.ComputeCapability, "SM" + one.replace(".", ""))
@@ -227,15 +227,15 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _failure(model: "ModelProto", name: str, errors: list[str]) -> Unbuildable:
+def _failure(model: "ModelProto", name: str, errors: list[str]) -> EngineBuildError:
     """The builder's first error, with the node that it names."""
     said = errors[0] if errors else "it gave no reason"
     said = re.sub(r"^\S+: Error Code \d+: ", "", said).splitlines()[0]
     nodes = {node.name: node for node in model.graph.node}
     named = next((nodes[word] for word in re.findall(r"[\w./:-]+", said) if word in nodes), None)
     if named is None:
-        return Unbuildable(name, [Problem("", "the graph", "", said, _way_out(said))])
-    return Unbuildable(name, [Problem(named.name, named.op_type, layer_of(named), said, _way_out(said))])
+        return EngineBuildError(name, [Problem("", "the graph", "", said, _way_out(said))])
+    return EngineBuildError(name, [Problem(named.name, named.op_type, layer_of(named), said, _way_out(said))])
 
 
 def _way_out(said: str) -> str:

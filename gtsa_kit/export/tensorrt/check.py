@@ -8,7 +8,7 @@ from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport, graph
 from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.runtime.engine_header import Header, missing_from_plan, read_header
 from gtsa_kit.export.runtime.load import load
-from gtsa_kit.export.runtime.tensorrt_variant import INSTALL, cannot_run, import_flavour, is_installed
+from gtsa_kit.export.runtime.tensorrt_variant import INSTALL, cannot_run, import_variant, is_installed
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.tensorrt.graphs import Graph, read_graph_file
 from gtsa_kit.files import sha256_of
@@ -51,7 +51,7 @@ def check_engine(
         path: Of the plan.
         manifest: Its own.
         source: The float32 encoder; None for a graph of another tool, which has none to compare with.
-        images: Photographs for the gate.
+        images: Images for the gate.
         on_case: Told (cases done, cases in all) by the gate.
 
     Raises:
@@ -71,9 +71,9 @@ def check_engine(
 
 
 def _of_the_plan(path: Path, header: Header, manifest: Manifest, engine: EngineRecord) -> Iterator[Finding]:
-    same = (header.flavour, header.version) == (engine.flavour, engine.version)
-    said = f"{header.flavour} {header.version}"
-    yield Finding("header", same, said if same else f"{said}, and the manifest says {engine.flavour} {engine.version}")
+    same = (header.variant, header.version) == (engine.variant, engine.version)
+    said = f"{header.variant} {header.version}"
+    yield Finding("header", same, said if same else f"{said}, and the manifest says {engine.variant} {engine.version}")
     yield _installed(header)
     intact = sha256_of(path) == engine.sha256
     yield Finding(
@@ -91,15 +91,15 @@ def _of_the_plan(path: Path, header: Header, manifest: Manifest, engine: EngineR
 
 
 def _installed(header: Header) -> Finding:
-    if not is_installed(header.flavour):
+    if not is_installed(header.variant):
         return Finding(
-            "installed", True, f"{header.flavour} is not, so nothing here could run it; {INSTALL[header.flavour]}"
+            "installed", True, f"{header.variant} is not, so nothing here could run it; {INSTALL[header.variant]}"
         )
-    here = import_flavour(header.flavour).version
+    here = import_variant(header.variant).version
     if here == header.version:
-        return Finding("installed", True, f"{header.flavour} {here}, the same")
+        return Finding("installed", True, f"{header.variant} {here}, the same")
     return Finding(
-        "installed", False, f"{header.flavour} {here}, which runs engines of that version alone; export it again"
+        "installed", False, f"{header.variant} {here}, which runs engines of that version alone; export it again"
     )
 
 

@@ -13,7 +13,7 @@ from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.runtime.engine_header import Header, parse_header
 from gtsa_kit.export.runtime.profile import Ranges, Usual, make_profile
-from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, Flavour, cannot_run
+from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, Variant, cannot_run
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import Options, Precision
 from gtsa_kit.export.tensorrt.build import OnStep, Plan, Profile, Settings, build_plan
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
+class EngineRequest:
     """What is asked of an engine."""
 
-    flavour: Flavour
+    variant: Variant
     settings: Settings
     ranges: Ranges
     """With ends."""
@@ -80,7 +80,7 @@ def copy_graph(graph: Graph, engine: Path) -> Graph:
     return read_graph_file(path)
 
 
-def build_engine(graph: Graph, engine: Path, order: Order, on_step: OnStep = lambda *_: None) -> Manifest:
+def build_engine(graph: Graph, engine: Path, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Manifest:
     """Build the plan of a graph that lies beside it, and write both the plan and its manifest.
 
     Raises:
@@ -89,7 +89,7 @@ def build_engine(graph: Graph, engine: Path, order: Order, on_step: OnStep = lam
     """
     profile = make_profile(order.ranges, order.usual, graph.base)
     graph.check_profile(profile)
-    plan = build_plan(order.flavour, graph.model, graph.path.name, profile, order.settings, log_path(engine), on_step)
+    plan = build_plan(order.variant, graph.model, graph.path.name, profile, order.settings, log_path(engine), on_step)
     header = parse_header(plan.content[:64], len(plan.content), engine)
     with atomic_write(engine) as file:
         file.write(plan.content)
@@ -122,12 +122,12 @@ def prove_engine(
     return manifest
 
 
-def _manifest(graph: Graph, plan: Plan, header: Header, order: Order, profile: Profile) -> Manifest:
-    flavour, settings = order.flavour, order.settings
+def _manifest(graph: Graph, plan: Plan, header: Header, order: EngineRequest, profile: Profile) -> Manifest:
+    variant, settings = order.variant, order.settings
     capabilities = header.capabilities or settings.capabilities
     opset = next(entry.version for entry in graph.model.opset_import if not entry.domain)
     record = EngineRecord(
-        flavour=flavour.name,
+        variant=variant.name,
         version=header.version,
         capabilities=capabilities,
         profile=() if profile.fixed or not graph.dynamic else (profile.smallest, profile.usual, profile.largest),
@@ -149,7 +149,7 @@ def _manifest(graph: Graph, plan: Plan, header: Header, order: Order, profile: P
         update={
             "format": "trt",
             "target": {
-                "flavour": flavour.name,
+                "variant": variant.name,
                 "version": header.version,
                 "compute_capabilities": " ".join(capabilities),
                 "opset": str(opset),

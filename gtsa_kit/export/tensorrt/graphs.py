@@ -40,7 +40,7 @@ class Graph:
 
     @property
     def base(self) -> int:
-        """Side of the photographs that it was trained on."""
+        """Side of the images that it was trained on."""
         return int(self.manifest.preprocessing["size"]) if self.manifest else BASE
 
     @property
@@ -107,7 +107,7 @@ def read_graph_file(path: Path) -> Graph:
     """Read an ONNX file whole, with weights that lie beside it.
 
     Raises:
-        ValueError: Not an ONNX file, larger than one file can be, or with other inputs than one of photographs.
+        ValueError: Not an ONNX file, larger than one file can be, or with other inputs than one of images.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -131,7 +131,7 @@ def _check_input(path: Path, inputs: tuple[TensorSpec, ...]) -> None:
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or 3 not in (inputs[0].shape[1], inputs[0].shape[-1]):
         said = ", ".join(f"{spec.name} ({_words(spec.shape)})" for spec in inputs) or "none"
         raise ValueError(
-            f"{path} does not take a batch of photographs: its inputs are {said}; a ViT has one, of (batch, 3, height, "
+            f"{path} does not take a batch of images: its inputs are {said}; a ViT has one, of (batch, 3, height, "
             "width) or (batch, height, width, 3)"
         )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from gtsa_kit.export.runtime.engine_header import parse_header
 from gtsa_kit.export.runtime.profile import make_profile
 from gtsa_kit.export.tensorrt.build import OnStep, build_plan
-from gtsa_kit.export.tensorrt.engine import Order
+from gtsa_kit.export.tensorrt.engine import EngineRequest
 from gtsa_kit.export.tensorrt.graphs import Graph
-from gtsa_kit.export.tensorrt.network import Problem, Unbuildable
+from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Lint:
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 
 
-def lint(graph: Graph, order: Order, on_step: OnStep = lambda *_: None) -> Lint:
+def lint(graph: Graph, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Lint:
     """Parse and build a graph, and forget the plan.
 
     Raises:
@@ -36,8 +36,8 @@ def lint(graph: Graph, order: Order, on_step: OnStep = lambda *_: None) -> Lint:
     with tempfile.TemporaryDirectory(prefix="gtsa-lint-") as folder:
         log = Path(folder, "log")
         try:
-            plan = build_plan(order.flavour, graph.model, graph.path.name, profile, order.settings, log, on_step)
-        except Unbuildable as error:
+            plan = build_plan(order.variant, graph.model, graph.path.name, profile, order.settings, log, on_step)
+        except EngineBuildError as error:
             return Lint(tuple(error.problems))
     header = parse_header(plan.content[:64], len(plan.content), graph.path)
     capabilities = header.capabilities or order.settings.capabilities

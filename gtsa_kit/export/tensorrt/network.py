@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from gtsa_kit.export.formats.onnx_graph import DYNAMIC_QUANTIZATION, OWN_DOMAINS, layer_of
-from gtsa_kit.export.runtime.tensorrt_variant import Flavour
+from gtsa_kit.export.runtime.tensorrt_variant import Variant
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 OUT_OF_RESIZE: Final = "gtsa export writes a graph without Resize from the same weights; name them as SOURCE"
-OUT_OF_DYNAMIC: Final = "quantise with ranges set beforehand: gtsa export --precision int8 --calibrate PHOTOGRAPHS"
+OUT_OF_DYNAMIC: Final = "quantize with ranges set beforehand: gtsa export --precision int8 --calibrate IMAGES"
 OUT_OF_ASYMMETRIC: Final = (
-    "quantise symmetrically, int8 with zero points 0: gtsa export --precision int8 --calibrate PHOTOGRAPHS"
+    "quantize symmetrically, int8 with zero points 0: gtsa export --precision int8 --calibrate IMAGES"
 )
 
 
@@ -35,7 +35,7 @@ class Problem:
         return f"{self.operator} {self.node!r}{where}: {self.said}"
 
 
-class Unbuildable(RuntimeError):
+class EngineBuildError(RuntimeError):
     """A graph that TensorRT does not take, with every node that is to blame."""
 
     def __init__(self, name: str, problems: list[Problem]) -> None:
@@ -45,24 +45,24 @@ class Unbuildable(RuntimeError):
         self.problems = problems
 
 
-def parse_network(flavour: Flavour, builder: Any, logger: Any, model: "ModelProto", name: str) -> Any:
+def parse_network(variant: Variant, builder: Any, logger: Any, model: "ModelProto", name: str) -> Any:
     """The network of a graph.
 
     Args:
-        flavour: What parses.
-        builder: Of the flavour; it must outlive the network.
-        logger: Of the flavour.
+        variant: What parses.
+        builder: Of the variant; it must outlive the network.
+        logger: Of the variant.
         model: Whole, with its weights inside.
         name: For messages.
 
     Raises:
         Unbuildable: With every node that TensorRT refuses.
     """
-    network = builder.create_network(1 << int(flavour.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = flavour.library.OnnxParser(network, logger)
+    network = builder.create_network(1 << int(variant.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = variant.library.OnnxParser(network, logger)
     if parser.parse(model.SerializeToString()):
         return network
-    raise Unbuildable(name, find_problems(model, [parser.get_error(i) for i in range(parser.num_errors)]))
+    raise EngineBuildError(name, find_problems(model, [parser.get_error(i) for i in range(parser.num_errors)]))
 
 
 def find_problems(model: "ModelProto", errors: list[Any]) -> list[Problem]:
@@ -89,7 +89,7 @@ def _in_our_words(node: "NodeProto") -> Problem | None:
     if node.op_type == "Resize" and any(said.name == "antialias" and said.i for said in node.attribute):
         return _problem(node, "an antialiased Resize, which TensorRT does not have", OUT_OF_RESIZE)
     if node.op_type in DYNAMIC_QUANTIZATION:
-        return _problem(node, "quantised with ranges found as it runs, which TensorRT does not do", OUT_OF_DYNAMIC)
+        return _problem(node, "quantized with ranges found as it runs, which TensorRT does not do", OUT_OF_DYNAMIC)
     if node.domain not in OWN_DOMAINS:
         return _problem(node, f"an operator of {node.domain}, which TensorRT does not know")
     return None

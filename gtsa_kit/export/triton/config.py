@@ -27,7 +27,7 @@ TYPES: Final = {
 }
 BACKENDS: Final = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "trt": ("tensorrt_plan", "tensorrt")}
 """Platform and backend, by format of the artifact."""
-NORMALISED: Final = "normalised"
+NORMALIZED: Final = "normalized"
 """What the preprocessing hands to the encoder."""
 
 
@@ -142,8 +142,8 @@ def ensemble_config(manifest: Manifest, encoder: Manifest, serving: Serving, ste
         "output": [_tensor(spec, most) for spec in encoder.outputs],
         "ensemble_scheduling": {
             "step": [
-                _step(steps[0], {INPUT: INPUT}, {NORMALISED: NORMALISED}),
-                _step(steps[1], {encoder.inputs[0].name: NORMALISED}, same),
+                _step(steps[0], {INPUT: INPUT}, {NORMALIZED: NORMALIZED}),
+                _step(steps[1], {encoder.inputs[0].name: NORMALIZED}, same),
             ]
         },
         "parameters": _mark(),

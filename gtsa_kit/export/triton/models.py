@@ -9,7 +9,7 @@ from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
 from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
-    NORMALISED,
+    NORMALIZED,
     Serving,
     check_serving,
     encoder_config,
@@ -49,9 +49,9 @@ def _check_engine(path: Path, manifest: Manifest) -> None:
     record = manifest.engine
     if record is None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
-    if record.flavour != "tensorrt":
+    if record.variant != "tensorrt":
         raise ValueError(
-            f"{path} is an engine of {record.flavour}, and Triton runs engines of TensorRT itself; build one with gtsa "
+            f"{path} is an engine of {record.variant}, and Triton runs engines of TensorRT itself; build one with gtsa "
             f"export --format trt --runtime tensorrt, or serve {record.graph.file}, the same graph"
         )
     if sha256_of(path) != record.sha256:
@@ -66,7 +66,7 @@ def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: 
         manifest: Its manifest.
         serving: How.
         bytes_in: Whether clients send (H, W, 3) bytes. An artifact that takes floats then gets a graph before it that
-            normalises, and an ensemble of the two under the model's name.
+            normalizes, and an ensemble of the two under the model's name.
 
     Raises:
         ValueError: The artifact does not go with what is asked.
@@ -86,20 +86,20 @@ def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: 
 
 
 def byte_manifest(encoder: Manifest) -> Manifest:
-    """Of the graph that normalises: the encoder's ranges and batch, bytes in, the encoder's input out."""
+    """Of the graph that normalizes: the encoder's ranges and batch, bytes in, the encoder's input out."""
     images = encoder.inputs[0]
     batch, _, height, width = images.shape
     return encoder.model_copy(
         update={
             "format": "onnx",
             "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=(batch, height, width, 3)),),
-            "outputs": (images.model_copy(update={"name": NORMALISED}),),
+            "outputs": (images.model_copy(update={"name": NORMALIZED}),),
         }
     )
 
 
 def preprocess_graph(manifest: Manifest) -> bytes:
-    """An ONNX graph from (B, H, W, 3) bytes to (B, 3, H, W) floats, as the manifest's preprocessing normalises them."""
+    """An ONNX graph from (B, H, W, 3) bytes to (B, 3, H, W) floats, as the manifest's preprocessing normalizes them."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -110,8 +110,8 @@ def preprocess_graph(manifest: Manifest) -> bytes:
         helper.make_node("Cast", [INPUT], ["numbers"], to=onnx.TensorProto.FLOAT),
         helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Div", ["planes", "scale"], ["shares"]),
-        helper.make_node("Sub", ["shares", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], [NORMALISED]),
+        helper.make_node("Sub", ["shares", "mean"], ["centered"]),
+        helper.make_node("Div", ["centered", "std"], [NORMALIZED]),
     ]
     graph = helper.make_graph(
         nodes,

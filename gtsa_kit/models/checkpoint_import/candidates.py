@@ -157,7 +157,7 @@ def _sort_rest(
 ) -> tuple[list[str], list[str], list[str]]:
     """Full names of what is not used: of heads, of the other branch, unknown."""
     heads, other_branch, unknown = [], [], []
-    for place in {one.place: None for one in found}:  # the rest is an optimiser's and the like
+    for place in {one.place: None for one in found}:  # the rest is an optimizer's and the like
         others = tuple(one.prefix for one in found if one is not chosen and one.place == place)
         for name in dicts[place].keys() - (used if place == chosen.place else set()):
             full = f"{place}.{name}".lstrip(".")

@@ -17,7 +17,7 @@ HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 EXPORT_FILE: Final = "gtsa.json"
 """What `gtsa export` writes into a folder for another framework."""
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -31,8 +31,8 @@ class Sidecar:
     norm_eps: float | None = None
     qkv_bias: bool = True
     size: int | None = None
-    mean: Colour | None = None
-    std: Colour | None = None
+    mean: Color | None = None
+    std: Color | None = None
     interpolation: str | None = None
     """In our words."""
 
@@ -58,8 +58,8 @@ class _HubConfig(_Lenient):
 
 
 class _HubProcessor(_Lenient):
-    image_mean: Colour | None = None
-    image_std: Colour | None = None
+    image_mean: Color | None = None
+    image_std: Color | None = None
     resample: int | None = None
 
 
@@ -69,8 +69,8 @@ class _TimmArgs(_Lenient):
 
 
 class _TimmPretrained(_Lenient):
-    mean: Colour | None = None
-    std: Colour | None = None
+    mean: Color | None = None
+    std: Color | None = None
     interpolation: str | None = None
 
 

@@ -17,7 +17,7 @@ from gtsa_kit.models.checkpoint_import.candidates import (
     take,
 )
 from gtsa_kit.models.checkpoint_import.key_maps import LAYOUTS, library
-from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, Colour, Sidecar, read_sidecar
+from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, Color, Sidecar, read_sidecar
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
 from gtsa_kit.models.encoder import ARCHITECTURES, BASE_GRID, MEAN, STD, Architecture, Encoder, Preprocessing
 from gtsa_kit.models.weights import find_weights, guess_architecture
@@ -40,7 +40,7 @@ class ForeignEncoder:
     """In evaluation mode, float32, on the CPU; its architecture and preprocessing are those of the weights."""
     layout: str
     """gtsa-kit, timm, hf, dino, mocov3, authors, mmseg or mmpretrain."""
-    left_out: tuple[str, ...]
+    skipped: tuple[str, ...]
     """Keys that are known not to belong to the encoder: heads, and the other branch; sorted."""
     note: str
     """One line for people: what was taken, what was left, what had to be assumed."""
@@ -52,8 +52,8 @@ def open_weights(
     path: Path,
     branch: Branch | None = None,
     heads: int | None = None,
-    mean: Colour | None = None,
-    std: Colour | None = None,
+    mean: Color | None = None,
+    std: Color | None = None,
 ) -> ForeignEncoder:
     """Open a checkpoint of another framework, or of ours.
 
@@ -111,7 +111,7 @@ def _grid_side(weights: StateDict, file: Path) -> int:
     """Side of the grid of positions; `ValueError` for other patches than ours, or no such grid."""
     patches, positions = (tuple(weights[name].shape) for name in ("patch_embed.proj.weight", "pos_embed"))
     if patches[1:] != (3, PATCH, PATCH):
-        raise ValueError(f"{file} has a patch kernel of {patches}; encoders here take 3 colours in patches of {PATCH}")
+        raise ValueError(f"{file} has a patch kernel of {patches}; encoders here take 3 colors in patches of {PATCH}")
     side = math.isqrt(max(math.prod(positions[:-1]) - 1, 1))
     if len(positions) != 3 or positions[:2] != (1, 1 + side * side):
         raise ValueError(f"{file} has positions of {positions}; (1, 1 + side x side, width) is what fits")
@@ -144,7 +144,7 @@ def _architecture(weights: StateDict, side: int, said: Sidecar, layout: str, fil
 def _preprocessing(side: int, said: Sidecar, layout: str) -> Preprocessing:
     mean, std = said.mean or (HALF if layout == "hf" else MEAN), said.std or (HALF if layout == "hf" else STD)
     if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        raise ValueError(f"mean {mean} and std {std} are not for colours of 0 to 1; divide those for 0 to 255 by 255")
+        raise ValueError(f"mean {mean} and std {std} are not for colors of 0 to 1; divide those for 0 to 255 by 255")
     ours = Preprocessing(size=said.size or side * PATCH, mean=mean, std=std)
     return replace(ours, interpolation=said.interpolation) if said.interpolation else ours
 

@@ -15,7 +15,7 @@ from torch import Tensor
 StateDict = dict[str, Tensor]
 
 DEEPEST: Final = 2
-"""Mappings inside mappings that are searched for tensors; an optimiser's states lie deeper."""
+"""Mappings inside mappings that are searched for tensors; an optimizer's states lie deeper."""
 
 # Training scripts store their options and numpy's numbers beside the weights. Nothing here reads them.
 IGNORED: Final = (

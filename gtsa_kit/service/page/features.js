@@ -28,24 +28,24 @@ const dot = (a, b) => { let sum = 0; for (let i = 0; i < a.length; i++) sum += a
 export function principalAxes(rows) {
   const dim = rows[0].length, mean = new Float64Array(dim);
   for (const row of rows) for (let i = 0; i < dim; i++) mean[i] += row[i] / rows.length;
-  const centred = rows.map((row) => Float64Array.from(row, (value, i) => value - mean[i]));
+  const centered = rows.map((row) => Float64Array.from(row, (value, i) => value - mean[i]));
   const axes = [];
   for (let k = 0; k < 3; k++) {
     let axis = Float64Array.from({ length: dim }, (_, i) => Math.sin(1 + i * (k + 1.7)));
-    for (let step = 0; step < 60; step++) axis = unit(iterate(centred, axis, axes));
+    for (let step = 0; step < 60; step++) axis = unit(iterate(centered, axis, axes));
     axes.push(axis);
   }
   const ranges = axes.map((axis) => {
-    const scores = centred.map((row) => dot(row, axis)).sort((a, b) => a - b);
+    const scores = centered.map((row) => dot(row, axis)).sort((a, b) => a - b);
     return [scores[Math.floor(0.02 * (scores.length - 1))], scores[Math.ceil(0.98 * (scores.length - 1))]];
   });
   return { mean, axes, ranges };
 }
 
 // One step of the power method on the covariance, away from the axes that are found.
-function iterate(centred, axis, found) {
+function iterate(centered, axis, found) {
   const next = new Float64Array(axis.length);
-  for (const row of centred) {
+  for (const row of centered) {
     const score = dot(row, axis);
     for (let i = 0; i < next.length; i++) next[i] += score * row[i];
   }
@@ -62,7 +62,7 @@ function unit(vector) {
 }
 
 // Red, green, blue, 0 to 255, of each cell.
-export function coloursOf(map, basis) {
+export function colorsOf(map, basis) {
   return rowsOf(map).map((row) => basis.axes.map((axis, k) => {
     let score = 0;
     for (let i = 0; i < row.length; i++) score += (row[i] - basis.mean[i]) * axis[i];

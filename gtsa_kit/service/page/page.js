@@ -1,4 +1,4 @@
-import { agreement, coloursOf, cosines, heat, principalAxes, readSafetensors, rowsOf, turned, vectorAt } from "./features.js";
+import { agreement, colorsOf, cosines, heat, principalAxes, readSafetensors, rowsOf, turned, vectorAt } from "./features.js";
 
 const PATCH = 16, LONGEST = 1024, SHORTEST = 512, SIZES = [224, 336, 448, 672, 896];
 const NAMES = ["First", "Second"];
@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((room, index) => ({
   index, room,
   canvas: room.querySelector("canvas"), stage: room.querySelector(".stage"), facts: room.querySelector(".facts"),
-  photograph: null, name: "", turn: 0, map: null, upright: null, asked: 0,
+  image: null, name: "", turn: 0, map: null, upright: null, asked: 0,
 }));
 let basis = null, point = null, ranges = null;
 
@@ -38,7 +38,7 @@ async function checked(response) {
   throw new Error(message);
 }
 
-// Height and width of the input for a photograph: its shape, as near as the model takes it.
+// Height and width of the input for an image: its shape, as near as the model takes it.
 function inputSize(width, height) {
   const scale = Number(byId("size").value) / Math.max(width, height);
   const fit = (length, range) => {
@@ -48,13 +48,13 @@ function inputSize(width, height) {
   return [fit(height, ranges.height), fit(width, ranges.width)];
 }
 
-// Photographs
+// Images
 
 async function take(slot, blob, name) {
   try {
-    slot.photograph = await createImageBitmap(blob);
+    slot.image = await createImageBitmap(blob);
   } catch {
-    return say(`${name}: this browser can't show it as a photograph`, true);
+    return say(`${name}: this browser can't show it as an image`, true);
   }
   Object.assign(slot, { name, turn: 0, map: null, upright: null });
   point = null;
@@ -63,7 +63,7 @@ async function take(slot, blob, name) {
 
 // Features of some slots; a new basis unless only the turn is new.
 async function compute(some, fresh) {
-  const ready = some.filter((slot) => slot.photograph);
+  const ready = some.filter((slot) => slot.image);
   if (!ready.length) return;
   say("Computing");
   const asked = ready.map((slot) => (slot.asked += 1));
@@ -71,13 +71,13 @@ async function compute(some, fresh) {
   try {
     const found = await Promise.all(ready.map((slot) => features(slot)));
     ready.forEach((slot, i) => {
-      if (slot.asked !== asked[i]) return; // another photograph or turn has come meanwhile
+      if (slot.asked !== asked[i]) return; // another image or turn has come meanwhile
       slot.map = found[i];
       if (slot.turn % 4 === 0) slot.upright = found[i];
       slot.stage.classList.remove("busy");
     });
     if (fresh || !basis) basis = principalAxes(slots.filter((slot) => slot.map).flatMap((slot) => rowsOf(slot.map)));
-    say(point ? "" : "Click a point, or focus a photograph and use the arrow keys.");
+    say(point ? "" : "Click a point, or focus an image and use the arrow keys.");
   } catch (error) {
     ready.forEach((slot) => slot.stage.classList.remove("busy"));
     say(error.message, true);
@@ -88,7 +88,7 @@ async function compute(some, fresh) {
 async function asFile(slot) {
   const plain = document.createElement("canvas");
   [plain.width, plain.height] = turnedSides(slot, Math.min(1, LONGEST / longSide(slot)));
-  drawPhotograph(plain.getContext("2d"), slot);
+  drawImage(plain.getContext("2d"), slot);
   return new Promise((resolve) => plain.toBlob(resolve, "image/png"));
 }
 
@@ -106,11 +106,11 @@ async function features(slot) {
   return { values: arrays[layer].values, dim, height, width };
 }
 
-const longSide = (slot) => Math.max(slot.photograph.width, slot.photograph.height);
+const longSide = (slot) => Math.max(slot.image.width, slot.image.height);
 
-// Width and height of the photograph as it is turned.
+// Width and height of the image as it is turned.
 function turnedSides(slot, scale) {
-  const sides = [slot.photograph.width, slot.photograph.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const sides = [slot.image.width, slot.image.height].map((side) => Math.max(1, Math.round(side * scale)));
   return slot.turn % 2 ? sides.reverse() : sides;
 }
 
@@ -120,19 +120,19 @@ function sized(slot) {
   slot.canvas.hidden = false;
   slot.room.querySelector(".drop").hidden = true;
   slot.room.querySelectorAll("button").forEach((button) => { button.disabled = false; });
-  drawPhotograph(slot.canvas.getContext("2d"), slot);
+  drawImage(slot.canvas.getContext("2d"), slot);
 }
 
 // Drawing
 
-function drawPhotograph(context, slot) {
+function drawImage(context, slot) {
   const { width, height } = context.canvas;
   context.save();
   context.translate(width / 2, height / 2);
   context.rotate((-slot.turn * Math.PI) / 2);
   const [w, h] = slot.turn % 2 ? [height, width] : [width, height];
   context.imageSmoothingQuality = "high";
-  context.drawImage(slot.photograph, -w / 2, -h / 2, w, h);
+  context.drawImage(slot.image, -w / 2, -h / 2, w, h);
   context.restore();
 }
 
@@ -146,23 +146,23 @@ function draw() {
   }
   for (const slot of shown) {
     const context = slot.canvas.getContext("2d");
-    drawPhotograph(context, slot);
-    if (mode() === "colours" && basis) cover(slot, coloursOf(slot.map, basis));
+    drawImage(context, slot);
+    if (mode() === "colors" && basis) cover(slot, colorsOf(slot.map, basis));
     if (mode() === "similarity" && vector) {
       cover(slot, Array.from(all.get(slot), (value) => heat((value - low) / Math.max(1 - low, 1e-6))));
     }
     if (mode() === "similarity" && vector) marks(slot, all.get(slot));
     slot.facts.textContent = facts(slot);
-    slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} photograph: ${slot.name}. ${facts(slot)}`);
+    slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} image: ${slot.name}. ${facts(slot)}`);
   }
   if (vector && mode() === "similarity") announce(all);
 }
 
-function cover(slot, colours) {
+function cover(slot, colors) {
   const { width, height } = slot.map, small = document.createElement("canvas");
   [small.width, small.height] = [width, height];
   const image = new ImageData(width, height);
-  colours.forEach((colour, cell) => image.data.set([...colour, 255], 4 * cell));
+  colors.forEach((color, cell) => image.data.set([...color, 255], 4 * cell));
   small.getContext("2d").putImageData(image, 0, 0);
   const context = slot.canvas.getContext("2d");
   context.save();
@@ -179,8 +179,8 @@ function marks(slot, values) {
   const cell = chosen ? [point.column, point.row] : [best % slot.map.width, Math.floor(best / slot.map.width)];
   const context = slot.canvas.getContext("2d");
   const w = slot.canvas.width / slot.map.width, h = slot.canvas.height / slot.map.height;
-  for (const [colour, line] of [["#000", 6], ["#fff", 3]]) {
-    context.strokeStyle = colour;
+  for (const [color, line] of [["#000", 6], ["#fff", 3]]) {
+    context.strokeStyle = color;
     context.lineWidth = (line * slot.canvas.width) / Math.max(300, slot.canvas.clientWidth);
     context.setLineDash(chosen ? [] : [w / 3, w / 6]);
     context.strokeRect(cell[0] * w, cell[1] * h, w, h);
@@ -203,7 +203,7 @@ function facts(slot) {
 
 function announce(all) {
   const other = slots[1 - point.slot];
-  const here = `Row ${point.row + 1}, column ${point.column + 1} of the ${NAMES[point.slot].toLowerCase()} photograph.`;
+  const here = `Row ${point.row + 1}, column ${point.column + 1} of the ${NAMES[point.slot].toLowerCase()} image.`;
   if (!all.has(other)) return say(here);
   const values = all.get(other), best = values.indexOf(Math.max(...values));
   const where = `row ${Math.floor(best / other.map.width) + 1}, column ${(best % other.map.width) + 1}`;
@@ -223,7 +223,7 @@ function choose(slot, row, column) {
 function turn(slot, by) {
   slot.turn = (slot.turn + by + 4) % 4;
   point = null;
-  if (mode() === "similarity") document.querySelector("input[value=colours]").checked = true;
+  if (mode() === "similarity") document.querySelector("input[value=colors]").checked = true;
   compute([slot], false);
 }
 
@@ -234,7 +234,7 @@ async function save(slot, kind) {
       : await new Promise((resolve) => slot.canvas.toBlob(resolve, "image/png"));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(content);
-    link.download = `${slot.name.replace(/\.[^.]*$/, "") || "photograph"}.${kind}`;
+    link.download = `${slot.name.replace(/\.[^.]*$/, "") || "image"}.${kind}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   } catch (error) {
@@ -246,7 +246,7 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 function move(slot, event) {
   if (event.key === "Escape") {
     point = null;
-    document.querySelector("input[value=colours]").checked = true;
+    document.querySelector("input[value=colors]").checked = true;
     return draw();
   }
   if (!STEPS[event.key] || !slot.map) return undefined;
@@ -288,7 +288,7 @@ for (const slot of slots) {
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
-  if (input.value === "similarity" && !point) say("Click a point, or focus a photograph and use the arrow keys.");
+  if (input.value === "similarity" && !point) say("Click a point, or focus an image and use the arrow keys.");
   draw();
 }));
 byId("strength").addEventListener("input", draw);
@@ -308,7 +308,7 @@ async function showSamples() {
     button.addEventListener("click", () => pick(slots[Number(byId("target").value)], index, name));
     return button;
   }));
-  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].photograph ? null : pick(slots[index], index, name))));
+  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].image ? null : pick(slots[index], index, name))));
 }
 
 async function pick(slot, index, name) {

@@ -16,12 +16,12 @@
   const screenX = (i) => points[2 * i] * view.scale + view.x;
   const screenY = (i) => -points[2 * i + 1] * view.scale + view.y;
 
-  // --- colours: one for each folder at the top, where there are two to eight
+  // --- colors: one for each folder at the top, where there are two to eight
   const folders = new Map();
   const folderOf = data.names.map((name) => (name.includes("/") ? name.slice(0, name.indexOf("/")) : ""));
   for (const folder of folderOf) if (folders.size <= palette.length && !folders.has(folder)) folders.set(folder, folders.size);
-  const coloured = folders.size >= 2 && folders.size <= palette.length;
-  if (coloured) {
+  const colored = folders.size >= 2 && folders.size <= palette.length;
+  if (colored) {
     for (const [folder, index] of folders) {
       const dot = document.createElement("span"), item = document.createElement("li");
       dot.style.background = palette[index];
@@ -49,20 +49,20 @@
         if (matched && Boolean(matched[i]) !== wanted) continue;
         const x = screenX(i), y = screenY(i);
         if (x < -side || y < -side || x > width + side || y > height + side) continue;
-        if (coloured) ctx.fillStyle = palette[folders.get(folderOf[i])];
+        if (colored) ctx.fillStyle = palette[folders.get(folderOf[i])];
         ctx.fillRect(x - side / 2, y - side / 2, side, side);
       }
     }
     ctx.globalAlpha = 1;
-    drawNeighbours(current(), side, ink);
+    drawNeighbors(current(), side, ink);
   }
 
-  function drawNeighbours(point, side, ink) {
+  function drawNeighbors(point, side, ink) {
     if (point < 0) return;
     ctx.strokeStyle = ink("--mark");
     ctx.lineWidth = 1;
     ctx.beginPath();
-    for (const other of neighbours(point)) {
+    for (const other of neighbors(point)) {
       ctx.moveTo(screenX(point), screenY(point));
       ctx.lineTo(screenX(other), screenY(other));
     }
@@ -74,7 +74,7 @@
   }
 
   const current = () => (hovered >= 0 ? hovered : chosen);
-  const neighbours = (i) => near.subarray(i * data.each, (i + 1) * data.each);
+  const neighbors = (i) => near.subarray(i * data.each, (i + 1) * data.each);
   const fitScale = () => Math.max(1, Math.min(width, height) / 2 - 24);
 
   function showAll() {
@@ -99,7 +99,7 @@
     }
     const image = new Image();
     image.alt = alt;
-    image.onerror = () => image.replaceWith("photograph not found");
+    image.onerror = () => image.replaceWith("image not found");
     image.src = data.pictures[i];
     place.append(image);
     return place;
@@ -116,10 +116,10 @@
     $("picture").replaceChildren(...picture(i, data.names[i]).childNodes);
     $("name").textContent = data.names[i];
     $("size").textContent = data.sizes[i].join(" × ");
-    $("near").replaceChildren(...Array.from(neighbours(i), (other, k) => neighbour(other, cosines[i * data.each + k])));
+    $("near").replaceChildren(...Array.from(neighbors(i), (other, k) => neighbor(other, cosines[i * data.each + k])));
   }
 
-  function neighbour(i, cosine) {
+  function neighbor(i, cosine) {
     const item = document.createElement("li"), button = document.createElement("button");
     const small = picture(i, ""), words = document.createElement("span"), value = document.createElement("b");
     small.className = "small";
