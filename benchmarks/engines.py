@@ -25,13 +25,13 @@ from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path
 from gtsa_kit.export.parity import parity_images
 from gtsa_kit.export.pipeline import read_calibration
-from gtsa_kit.export.runtime.profile import Ranges, Usual
+from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
-from gtsa_kit.export.runtime.tensorrt_variant import Variant, check_capabilities, choose_variant
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, check_capabilities, choose_variant
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import QUANTIZED, Options, Range
-from gtsa_kit.export.tensorrt.build import Settings
-from gtsa_kit.export.tensorrt.engine import EngineRequest, build_engine, export_graph
+from gtsa_kit.export.tensorrt.build import BuildSettings
+from gtsa_kit.export.tensorrt.engine import EngineRequest, export_graph, write_engine
 
 SIDE = 224
 LAYERS = (2, 5, 8, 11)
@@ -57,7 +57,7 @@ class Built:
 
 
 def build(
-    source: Source, variant: Variant, precision: str, graph: str, batch: int, images: Path, folder: Path
+    source: Source, variant: TensorRTVariant, precision: str, graph: str, batch: int, images: Path, folder: Path
 ) -> Built:
     """A graph through its gate at one small shape (the tests try the others), and an engine of it."""
     sides, layers = GRAPHS[graph]
@@ -66,11 +66,11 @@ def build(
     calibration = read_calibration(images) if precision in QUANTIZED else None
     found = export_graph(source, path, options, parity_images(images), calibration)
     gpus = check_capabilities(variant, (), precision, dynamic=not sides.fixed)
-    ranges = Ranges(options.batch, sides, sides)
+    ranges = InputRanges(options.batch, sides, sides)
     order = EngineRequest(
-        variant, Settings(gpus, tf32=precision == "tf32"), ranges, Usual(batch, (SIDE, SIDE)), precision
+        variant, BuildSettings(gpus, tf32=precision == "tf32"), ranges, OptimalShape(batch, (SIDE, SIDE)), precision
     )
-    record = build_engine(found, path, order).engine
+    record = write_engine(found, path, order).engine
     assert record is not None
     size = path.stat().st_size / 1e6
     return Built(

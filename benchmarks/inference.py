@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.export.benchmark.compare import OpenFile, Shape, Speed, compare_speed
+from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
 from gtsa_kit.export.benchmark.workers import Opener
 from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
@@ -153,7 +153,7 @@ def without_those_that_fail(openers: dict[str, Opener], images: ParityImages) ->
     for name, opener in openers.items():
         try:
             if isinstance(opener, OpenModule) and opener.compiled:
-                compare_speed({name: opener}, [Shape(1, SIDE, SIDE)], images, seconds=0)
+                compare_speed({name: opener}, [BatchShape(1, SIDE, SIDE)], images, seconds=0)
             good[name] = opener
         except RuntimeError as error:
             console.print(f"{name} is left out: {str(error).splitlines()[0]}")
@@ -226,7 +226,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(args.source or random_run(Path(folder)))
         openers = without_those_that_fail(contenders(source, Path(folder), names, args.images), images)
-        shapes = [Shape(batch, SIDE, SIDE) for batch in batches]
+        shapes = [BatchShape(batch, SIDE, SIDE) for batch in batches]
         rows = compare_speed(openers, shapes, images, args.seconds, source.encoder)
     console.print(show(rows, batches), f"cosines on {images.origin}, to the float32 encoder")
     if args.json:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from gtsa_kit.export.benchmark.compare import OpenFile, Shape, Speed
+    from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed
     from gtsa_kit.export.manifest import Manifest
     from gtsa_kit.export.parity import ParityImages
     from gtsa_kit.export.source import Source
 
-    Refusal = tuple[str, Shape, str]
+    Refusal = tuple[str, BatchShape, str]
     """Name, shape, and why it is not taken."""
 
 
@@ -66,7 +66,7 @@ def bench(
         require(file)
     batches, sizes = parse_batches(batch), parse_sides(size)
     from gtsa_kit.cli.support.progress import console
-    from gtsa_kit.export.benchmark.compare import Shape
+    from gtsa_kit.export.benchmark.compare import BatchShape
     from gtsa_kit.export.parity import parity_images
     from gtsa_kit.export.source import open_source
 
@@ -74,7 +74,7 @@ def bench(
     manifests = {name: manifest_of(file) for name, file in zip(names, files, strict=True)}
     source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
     parity_set = parity_images(require(images) if images else source.images if source else None)
-    shapes = [Shape(number, *side) for side in sizes for number in batches]
+    shapes = [BatchShape(number, *side) for side in sizes for number in batches]
     asked = provider, engine_cache, fallback
     openers = {name: _opener(file, device, *asked) for name, file in zip(names, files, strict=True)}
     shown = console()
@@ -103,7 +103,7 @@ def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, f
 
 def _measure(
     openers: "dict[str, OpenFile]",
-    shapes: "list[Shape]",
+    shapes: "list[BatchShape]",
     parity_set: "ParityImages",
     seconds: float,
     source: "Source | None",

@@ -194,11 +194,11 @@ def export(
         _dispatch(source, hints, form, precision, options, calibrate, images, out, force)
         return
     from gtsa_kit.cli.support.export_engine import EngineOptions, export_engine
-    from gtsa_kit.export.runtime.profile import Usual
-    from gtsa_kit.export.tensorrt.build import Settings
+    from gtsa_kit.export.runtime.profile import OptimalShape
+    from gtsa_kit.export.tensorrt.build import BuildSettings
 
-    usual = Usual(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
-    settings = Settings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
+    usual = OptimalShape(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
+    settings = BuildSettings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
     asked = EngineOptions(runtime, precision, options, usual, parse_capabilities(gpu), settings)
     export_engine(source, hints, asked, calibrate, images, out, force, dry_run)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gtsa_kit.export.formats.onnx_graph import Graph
     from gtsa_kit.export.inspection import Inspection
     from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, ParityReport, TensorSpec
-    from gtsa_kit.export.runtime.engine_header import Header
+    from gtsa_kit.export.runtime.engine_header import EngineHeader
 
 Row = tuple[str, str]
 OPERATORS = 12
@@ -104,7 +104,7 @@ def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
         yield from _parity_rows(manifest.parity, "of the engine" if manifest.engine else "")
 
 
-def _header_rows(header: "Header") -> Iterator[Row]:
+def _header_rows(header: "EngineHeader") -> Iterator[Row]:
     yield "runs with", f"{header.variant} {header.version}"
     if header.capabilities:
         yield "GPUs", f"compute capabilities {', '.join(header.capabilities)}"

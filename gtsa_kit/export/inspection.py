@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtsa_kit.export.formats.onnx_graph import Graph, read_graph
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
-from gtsa_kit.export.runtime.engine_header import Header, read_header
+from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 
@@ -36,7 +36,7 @@ class Inspection:
     """Bytes, with the files that belong to it."""
     manifest: Manifest | None = None
     graph: Graph | None = None
-    header: Header | None = None
+    header: EngineHeader | None = None
     """Of a TensorRT engine."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """encoder.json of a run, and the sha256 and the `parameters` of its weights."""

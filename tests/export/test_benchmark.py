@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
 from gtsa_kit.export.benchmark import workers as bench_processes
-from gtsa_kit.export.benchmark.compare import Shape, Speed, compare_speed
+from gtsa_kit.export.benchmark.compare import BatchShape, Speed, compare_speed
 from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
@@ -102,7 +102,7 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
     refused, progress = [], []
     rows = compare_speed(
         openers,
-        [Shape(1, 32, 48), Shape(4, 32, 48)],
+        [BatchShape(1, 32, 48), BatchShape(4, 32, 48)],
         few,
         seconds=0.9,
         on_refusal=lambda *what: refused.append(what),
@@ -123,7 +123,7 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
     assert (slow.min_cosine, slow.max_abs) == (pytest.approx(1), 0)
     assert wrong.min_cosine < 0.999
     assert wrong.max_abs > 1
-    assert refused == [("wrong", Shape(4, 32, 48), "batch must be 1 to 1")]
+    assert refused == [("wrong", BatchShape(4, 32, 48), "batch must be 1 to 1")]
     assert progress == sorted(progress)
     assert progress[-1] == 1
 
@@ -143,7 +143,7 @@ def test_what_goes_wrong_is_said_with_its_name(
     kind: type[Fake], error: type[Exception], text: str, few: ParityImages, log: Path, forked: None
 ) -> None:
     with pytest.raises(error, match=text):
-        compare_speed({"good": Fake("good", log), "bad": kind("bad", log)}, [Shape(1, 32, 32)], few, 0.1)
+        compare_speed({"good": Fake("good", log), "bad": kind("bad", log)}, [BatchShape(1, 32, 32)], few, 0.1)
     assert multiprocessing.active_children() == []
 
 
@@ -152,12 +152,12 @@ def test_an_interrupt_leaves_no_process_behind(few: ParityImages, log: Path, for
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare_speed({"one": Fake("one", log)}, [Shape(1, 32, 32)], few, 60, on_progress=interrupt)
+        compare_speed({"one": Fake("one", log)}, [BatchShape(1, 32, 32)], few, 60, on_progress=interrupt)
     assert multiprocessing.active_children() == []
 
 
 def test_few_calls_are_enough_where_each_is_long(few: ParityImages, log: Path, forked: None) -> None:
-    row = compare_speed({"long": Fake("long", log, milliseconds=300)}, [Shape(2, 32, 32)], few, 0.1)[0]
+    row = compare_speed({"long": Fake("long", log, milliseconds=300)}, [BatchShape(2, 32, 32)], few, 0.1)[0]
     assert row.calls == 5
     assert row.p50 == pytest.approx(300, rel=0.1)
 
@@ -192,7 +192,7 @@ def test_the_command_on_files_of_ours(images: Path, tmp_path: Path, monkeypatch:
 
 
 def test_the_table_has_blanks_for_what_is_not_known() -> None:
-    shape = Shape(2, 32, 48)
+    shape = BatchShape(2, 32, 48)
     known = Speed("known", "fake", shape, 100.0, 20.0, 21.0, 22.0, 9, 0.5, 0.6, 34.4, 0.9876543, 0.1)
     blank = replace(known, name="blank", images_per_second=50.0, memory_mb=None, min_cosine=None, max_abs=None)
     gates = {"known": "held", "blank": "none"}

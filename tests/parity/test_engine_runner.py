@@ -21,7 +21,7 @@ from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path, read_manifest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild
-from gtsa_kit.export.runtime.tensorrt_variant import Variant, import_variant
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, import_variant
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 
@@ -97,7 +97,7 @@ def write(address: int, value: np.ndarray) -> None:
     ctypes.memmove(address, np.ascontiguousarray(value).ctypes.data, value.nbytes)
 
 
-def stand_in(engine: Engine) -> Variant:
+def stand_in(engine: Engine) -> TensorRTVariant:
     real = import_variant("tensorrt-rtx").library
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine)
     library = SimpleNamespace(
@@ -106,7 +106,7 @@ def stand_in(engine: Engine) -> Variant:
         CudaGraphStrategy=real.CudaGraphStrategy,
         __version__=real.__version__,
     )
-    return Variant("tensorrt-rtx", library)
+    return TensorRTVariant("tensorrt-rtx", library)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ from gtsa_kit.cli.export import export
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
 from gtsa_kit.export.runtime.engine_header import read_header
+from gtsa_kit.export.runtime.profile import Profile
 from gtsa_kit.export.runtime.tensorrt_variant import import_variant
 from gtsa_kit.export.spec import PRECISIONS, Range
-from gtsa_kit.export.tensorrt.build import Profile, Settings, build_plan
-from gtsa_kit.export.tensorrt.graphs import read_graph_file
+from gtsa_kit.export.tensorrt.build import BuildSettings, build_engine
+from gtsa_kit.export.tensorrt.source_graph import read_graph_file
 from gtsa_kit.files import sha256_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
@@ -161,7 +162,7 @@ def test_a_graph_of_ours_is_taken_as_it_is(graph: Path, few: Path, tmp_path: Pat
 def test_its_own_batch_lies_within_the_graphs(graph: Path, few: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch must be 1 to 4"):
         build(graph, tmp_path, few, precision="fp32", batch="1:2:8")
-    with pytest.raises(ValueError, match=r"--opt-size: what is usual, 96, does not lie within 16 to 64"):
+    with pytest.raises(ValueError, match=r"--opt-size: the optimal value 96 is not within 16 to 64"):
         build(graph, tmp_path, few, precision="fp32", opt_size="96")
 
 
@@ -169,7 +170,7 @@ def building(graph: Path, tmp_path: Path, on_step: Callable[[str, int, int], Non
     variant = import_variant("tensorrt-rtx")
     profile = Profile((1, 3, 16, 16), (2, 3, 64, 64), (4, 3, 64, 64))
     model = read_graph_file(graph).model
-    return build_plan(variant, model, graph.name, profile, Settings(**settings), tmp_path / "log", on_step)
+    return build_engine(variant, model, graph.name, profile, BuildSettings(**settings), tmp_path / "log", on_step)
 
 
 def test_progress_is_told(graph: Path, tmp_path: Path) -> None:

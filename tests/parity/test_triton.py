@@ -29,9 +29,9 @@ from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import Options, Range
 from gtsa_kit.export.triton import repository as triton_repository
-from gtsa_kit.export.triton.config import Serving, check_serving, max_batch_size
-from gtsa_kit.export.triton.models import byte_manifest, open_artifact, plan_models, preprocess_graph
-from gtsa_kit.export.triton.pbtxt import Word, render
+from gtsa_kit.export.triton.config import ServingOptions, check_serving, max_batch_size
+from gtsa_kit.export.triton.models import byte_manifest, open_artifact, preprocess_graph, repository_models
+from gtsa_kit.export.triton.pbtxt import EnumValue, render
 from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder
@@ -62,8 +62,8 @@ def single(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPa
     return path
 
 
-def write(artifact: Path, repository: Path, bytes_in: bool = False, force: bool = False, **how: Any) -> list[Path]:
-    models = plan_models(artifact, open_artifact(artifact), Serving(**how), bytes_in)
+def write(artifact: Path, repository: Path, uint8_input: bool = False, force: bool = False, **how: Any) -> list[Path]:
+    models = repository_models(artifact, open_artifact(artifact), ServingOptions(**how), uint8_input)
     return write_repository(repository, models, force)
 
 
@@ -181,7 +181,7 @@ def test_engines_are_plans_with_their_profile(tiny_onnx: Path, tmp_path: Path) -
     for bad, says in (({"max_batch": 13}, "largest batch of the graph"), ({"kind": "cpu"}, "runs on a GPU")):
         with pytest.raises(ValueError, match=says):
             write(tmp_path / "encoder.engine", tmp_path / "models", name="x", **bad)
-    three = write(tmp_path / "encoder.engine", tmp_path / "models", bytes_in=True, name="bytes")
+    three = write(tmp_path / "encoder.engine", tmp_path / "models", uint8_input=True, name="bytes")
     assert [read_config(path).platform for path in three] == ["onnxruntime_onnx", "tensorrt_plan", "ensemble"]
 
 
@@ -201,18 +201,18 @@ def test_what_triton_cannot_run_is_refused(tiny_onnx: Path, tmp_path: Path) -> N
         with pytest.raises(ValueError, match=says):
             open_artifact(graph)
     for form, precision, batch, how, says in (
-        ("onnx", "fp8", Range(1, None), Serving(), "fp8 only if it is told so"),
-        ("onnx", "bf16", Range(1, None), Serving(kind="cpu"), "bf16 runs on a GPU"),
-        ("onnx", "fp32", Range(4, 4), Serving(max_batch=2), "batches of 4; export it with --batch 1:2"),
-        ("onnx", "fp32", Range(2, None), Serving(max_batch=2), "batches of 2 or more"),
-        ("onnx", "fp32", Range(1, 8), Serving(max_batch=9), "above 8"),
+        ("onnx", "fp8", Range(1, None), ServingOptions(), "fp8 only if it is told so"),
+        ("onnx", "bf16", Range(1, None), ServingOptions(kind="cpu"), "bf16 runs on a GPU"),
+        ("onnx", "fp32", Range(4, 4), ServingOptions(max_batch=2), "batches of 4; export it with --batch 1:2"),
+        ("onnx", "fp32", Range(2, None), ServingOptions(max_batch=2), "batches of 2 or more"),
+        ("onnx", "fp32", Range(1, 8), ServingOptions(max_batch=9), "above 8"),
     ):
         with pytest.raises(ValueError, match=says):
             check_serving(form, precision, batch, how)
     assert max_batch_size(Range(2, None), None) == max_batch_size(Range(4, 4), None) == 0
     for how in ({"name": "../x"}, {"name": ""}, {"name": "a b"}, {"instances": 0}, {"queue_delay_ms": -1.0}):
         with pytest.raises(ValueError, match=r"takes|names a folder"):
-            Serving(**how)  # type: ignore[arg-type]
+            ServingOptions(**how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.1, 0.5, 0.9)])
@@ -234,7 +234,7 @@ def test_bytes_are_normalized_as_the_runner_does(tiny_onnx: Path, scenes: Parity
 
 
 def test_preprocessing_keeps_fixed_sizes(single: Path, tmp_path: Path) -> None:
-    folders = write(single, tmp_path, bytes_in=True, name="one")
+    folders = write(single, tmp_path, uint8_input=True, name="one")
     configs = {path.name: read_config(path) for path in folders}
     assert list(configs) == ["one_preprocess", "one_floats", "one"]
     for name in ("one_preprocess", "one_floats"):
@@ -251,8 +251,8 @@ def test_the_client_gets_what_the_runner_gives(
         image.save(path)
     models = tmp_path / "models"
     write(tiny_onnx, models, name="floats")
-    write(tiny_onnx, models, bytes_in=True, name="bytes")
-    write(halved, models, bytes_in=True, name="halved")
+    write(tiny_onnx, models, uint8_input=True, name="bytes")
+    write(halved, models, uint8_input=True, name="halved")
     write(single, models, name="single")
     ask = module_of(CLIENT).features
     with serving(models) as url, client.InferenceServerClient(url) as server:
@@ -285,12 +285,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_writing_again_replaces_or_refuses(tiny_onnx: Path, single: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
-    write(tiny_onnx, models, bytes_in=True, name="a")
+    write(tiny_onnx, models, uint8_input=True, name="a")
     before = tree(models)
     with pytest.raises(ValueError, match="a_preprocess exists; add --force"):
-        write(tiny_onnx, models, bytes_in=True, name="a", max_batch=2)
+        write(tiny_onnx, models, uint8_input=True, name="a", max_batch=2)
     assert tree(models) == before
-    write(tiny_onnx, models, bytes_in=True, force=True, name="a", max_batch=2)
+    write(tiny_onnx, models, uint8_input=True, force=True, name="a", max_batch=2)
     assert {read_config(path).max_batch_size for path in models.iterdir()} == {2}
     (models / "theirs").mkdir()
     (models / "theirs" / "config.pbtxt").write_text('name: "theirs"')
@@ -395,13 +395,17 @@ def test_the_command_refuses_before_it_works(tiny_onnx: Path, tiny_run: Path, tm
     plain = CliRunner().invoke(app, ["export", str(tiny_onnx), "--format", "onnx", "--max-batch", "3"])
     assert "add --format triton" in str(plain.exception)
     assert not any(tmp_path.iterdir())
-    assert parse_serving("a", "gpu:2", None, None) == Serving("a", 2, "gpu")
-    assert parse_serving(None, None, None, None) == Serving()
+    assert parse_serving("a", "gpu:2", None, None) == ServingOptions("a", 2, "gpu")
+    assert parse_serving(None, None, None, None) == ServingOptions()
 
 
 @pytest.mark.parametrize("text", ['a "quoted" \\ name', "line\nbreak", "ünï ✓"])
 def test_text_survives_the_text_format(text: str) -> None:
-    message = {"name": text, "max_batch_size": 3, "input": [{"name": text, "data_type": Word("TYPE_FP16"), "dims": []}]}
+    message = {
+        "name": text,
+        "max_batch_size": 3,
+        "input": [{"name": text, "data_type": EnumValue("TYPE_FP16"), "dims": []}],
+    }
     config = text_format.Parse(render(message), schema.ModelConfig())
     assert (config.name, config.input[0].name, config.input[0].data_type) == (text, text, schema.TYPE_FP16)
 
@@ -413,7 +417,7 @@ def test_floats_of_half_size_are_known() -> None:
         changed = manifest.model_copy(update={"inputs": (images.model_copy(update={"dtype": dtype}),)})
         if dtype == "uint8":
             changed = byte_manifest(manifest)
-        (model,) = plan_models(Path("x"), changed, Serving(), bytes_in=False)
+        (model,) = repository_models(Path("x"), changed, ServingOptions(), uint8_input=False)
         config = text_format.Parse(render(model.config), schema.ModelConfig())
         assert config.input[0].data_type == kind
         assert config.model_warmup[0].inputs["images"].data_type == kind

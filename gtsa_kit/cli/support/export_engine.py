@@ -15,23 +15,23 @@ from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity import ParityImages, parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
-from gtsa_kit.export.runtime.profile import Ranges, Usual
+from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
 from gtsa_kit.export.source import ImportOptions, Source, find_reference
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, Options
-from gtsa_kit.export.tensorrt.build import OnStep, Settings, check_settings
+from gtsa_kit.export.tensorrt.build import BuildSettings, OnStep, check_settings
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
-    build_engine,
+    check_engine_parity,
     copy_graph,
     export_graph,
     log_path,
-    prove_engine,
+    write_engine,
     write_graph,
 )
-from gtsa_kit.export.tensorrt.graphs import Graph, read_graph_file
 from gtsa_kit.export.tensorrt.lint import Lint, lint
-from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem
+from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem
+from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.models.encoder import Encoder
 
 
@@ -42,9 +42,9 @@ class EngineOptions:
     runtime: str
     precision: str | None
     options: Options
-    usual: Usual
+    usual: OptimalShape
     gpus: tuple[str, ...]
-    settings: Settings
+    settings: BuildSettings
 
 
 def export_engine(
@@ -66,24 +66,24 @@ def export_engine(
         _dry_run(opened, asked, order, calibration, shown)
         return
     parity_set = parity_images(require(images) if images else _images(opened))
-    if isinstance(opened, Graph) and out is None:
+    if isinstance(opened, SourceGraph) and out is None:
         out = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", out, force)
     graph = _graph(opened, engine, asked.options, parity_set, calibration, shown)
     shown.print(f"building {engine}, for {_shapes(order.ranges)}", soft_wrap=True)
     try:
         with Steps(shown) as steps:
-            manifest = build_engine(graph, engine, order, _building(steps))
+            manifest = write_engine(graph, engine, order, _building(steps))
     except EngineBuildError as error:
         shown.print(problem_table(error.problems))
         fail(f"{error}. The builder's own words are in {log_path(engine).name}", 1)
     with Steps(shown) as steps:
         encoder = _reference(opened)
-        manifest = prove_engine(encoder, engine, manifest, parity_set, counting(steps, "parity of the engine"))
+        manifest = check_engine_parity(encoder, engine, manifest, parity_set, counting(steps, "parity of the engine"))
     _show_engine(engine, manifest, shown)
 
 
-def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, shown: Console) -> Source | Graph:
+def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, shown: Console) -> Source | SourceGraph:
     """An ONNX file as it is, if that is what is asked for; else weights, of which a graph is to be written.
 
     Raises:
@@ -107,29 +107,29 @@ def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, show
     return open_noted(path, hints, shown)
 
 
-def make_order(opened: Source | Graph, asked: EngineOptions, shown: Console) -> EngineRequest:
+def make_order(opened: Source | SourceGraph, asked: EngineOptions, shown: Console) -> EngineRequest:
     """Everything that can be refused before anything is written."""
     variant, why = choose_variant(asked.runtime)
     shown.print(f"{variant.name} {variant.version}: {why}")
     check_settings(variant, asked.settings)
-    ranges = Ranges(asked.options.batch, asked.options.height, asked.options.width, asked.options.input == "uint8")
-    if isinstance(opened, Graph):
+    ranges = InputRanges(asked.options.batch, asked.options.height, asked.options.width, asked.options.input == "uint8")
+    if isinstance(opened, SourceGraph):
         own = opened.ranges()
-        ranges = Ranges(
+        ranges = InputRanges(
             own.batch if asked.options.batch == ANY_BATCH else asked.options.batch,
             own.height if asked.options.height == ANY_SIZE else asked.options.height,
             own.width if asked.options.width == ANY_SIZE else asked.options.width,
-            own.bytes_in,
+            own.uint8_input,
         )
     precision = asked.options.precision
-    if isinstance(opened, Graph) and precision != "tf32":
+    if isinstance(opened, SourceGraph) and precision != "tf32":
         precision = opened.manifest.precision if opened.manifest else "fp32"  # type: ignore[assignment]
     gpus = check_capabilities(variant, asked.gpus, precision, dynamic=not ranges.height.fixed)
     settings = replace(asked.settings, capabilities=gpus, tf32=precision == "tf32")
     return EngineRequest(variant, settings, ranges.bounded(asked.usual), asked.usual, precision)
 
 
-def problem_table(problems: list[Problem]) -> Table:
+def problem_table(problems: list[ParseProblem]) -> Table:
     """Every node that TensorRT refuses."""
     table = Table(title="TensorRT does not take", title_justify="left", box=None)
     for name in ("node", "operator", "layer", "since"):
@@ -139,28 +139,28 @@ def problem_table(problems: list[Problem]) -> Table:
     return table
 
 
-def _reference(opened: Source | Graph) -> Encoder | None:
+def _reference(opened: Source | SourceGraph) -> Encoder | None:
     """The float32 encoder, if it is at hand."""
-    if isinstance(opened, Graph):
+    if isinstance(opened, SourceGraph):
         source = find_reference(opened.path, opened.manifest) if opened.manifest else None
         return source.encoder if source else None
     return opened.encoder
 
 
-def _images(opened: Source | Graph) -> Path | None:
+def _images(opened: Source | SourceGraph) -> Path | None:
     return opened.images if isinstance(opened, Source) else None
 
 
 def _graph(
-    opened: Source | Graph,
+    opened: Source | SourceGraph,
     engine: Path,
     options: Options,
     parity_set: ParityImages,
     calibration: Calibration | None,
     shown: Console,
-) -> Graph:
+) -> SourceGraph:
     """The graph beside the engine, past its gate."""
-    if isinstance(opened, Graph):
+    if isinstance(opened, SourceGraph):
         graph = copy_graph(opened, engine)
     else:
         check_supported("trt", options, calibration is not None)
@@ -182,7 +182,7 @@ def _graph(
 
 
 def _dry_run(
-    opened: Source | Graph,
+    opened: Source | SourceGraph,
     asked: EngineOptions,
     order: EngineRequest,
     calibration: Calibration | None,
@@ -238,7 +238,7 @@ def _show_engine(engine: Path, manifest: Manifest, shown: Console) -> None:
         fail(f"{verdict(engine, parity)}; do not use it, its report is beside it", 1)
 
 
-def _shapes(ranges: Ranges) -> str:
+def _shapes(ranges: InputRanges) -> str:
     batch, height, width = (
         str(one.min) if one.fixed else f"{one.min} to {one.max}" for one in (ranges.batch, ranges.height, ranges.width)
     )

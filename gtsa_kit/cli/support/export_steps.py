@@ -10,7 +10,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import fail
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps
-from gtsa_kit.export.benchmark.autoselect import Choice, candidates, export_fastest
+from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
 from gtsa_kit.export.graph import ExportGraph
@@ -100,13 +100,13 @@ def export_the_fastest(
                 steps.begin("looking for the fastest", total)
             steps.update(done, what)
 
-        choice = export_fastest(opened, out, options, rounds, images, calibration, on_step)
+        choice = autoselect(opened, out, options, rounds, images, calibration, on_step)
     if choice is None:
         fail("no format held parity; export one by name with --format to see how it differs", 1)
     _show_choice(choice, shown)
 
 
-def _show_choice(choice: Choice, shown: Console) -> None:
+def _show_choice(choice: Autoselection, shown: Console) -> None:
     assert choice.manifest.parity is not None
     shown.print(parity_table(choice.manifest.parity))
     table = Table(title="images per second", title_justify="left", box=None)

@@ -16,20 +16,22 @@ from gtsa_kit.export.parity import parity_images
 from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
 from gtsa_kit.export.source import ImportOptions, Source
 from gtsa_kit.export.spec import SUFFIX, Options
-from gtsa_kit.export.triton.config import Serving, check_serving
-from gtsa_kit.export.triton.models import open_artifact, plan_models
-from gtsa_kit.export.triton.repository import Model, check_targets, write_repository
+from gtsa_kit.export.triton.config import ServingOptions, check_serving
+from gtsa_kit.export.triton.models import open_artifact, repository_models
+from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
 
 SERVED = (SUFFIX["onnx"], SUFFIX["trt"])
 
 
-def parse_serving(name: str | None, instances: str | None, max_batch: int | None, delay_ms: float | None) -> Serving:
+def parse_serving(
+    name: str | None, instances: str | None, max_batch: int | None, delay_ms: float | None
+) -> ServingOptions:
     """--name, --instances, --max-batch and --queue-delay-ms; None leaves one to us."""
     kind, _, count = (instances or "1").rpartition(":")
     if not count.isdecimal() or kind not in ("", "gpu", "cpu"):
         raise ValueError(f"--instances takes N, gpu:N or cpu:N, got {instances!r}")
-    standard = Serving()
-    return Serving(
+    standard = ServingOptions()
+    return ServingOptions(
         name=standard.name if name is None else name,
         instances=int(count),
         kind=kind or "auto",  # type: ignore[arg-type]
@@ -41,7 +43,7 @@ def parse_serving(name: str | None, instances: str | None, max_batch: int | None
 def export_triton(
     path: Path,
     hints: ImportOptions,
-    serving: Serving,
+    serving: ServingOptions,
     precision: str | None,
     options: Options,
     calibrate: Path | None,
@@ -98,13 +100,13 @@ def _export(
 def _write(
     artifact: Path,
     manifest: Manifest,
-    serving: Serving,
-    bytes_in: bool,
+    serving: ServingOptions,
+    uint8_input: bool,
     repository: Path,
     force: bool,
     shown: Console,
 ) -> None:
-    models = plan_models(artifact, manifest, serving, bytes_in)
+    models = repository_models(artifact, manifest, serving, uint8_input)
     size = megabytes(artifact)
     write_repository(repository, models, force)
     shown.print(_models_table(models))
@@ -114,7 +116,7 @@ def _write(
     shown.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
 
 
-def _models_table(models: list[Model]) -> Table:
+def _models_table(models: list[RepositoryModel]) -> Table:
     """A row for each input and output."""
     table = Table(box=None, pad_edge=False)
     for name in ("model", "", "tensor", "type", "dims", "batch"):

@@ -12,11 +12,11 @@ from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
 from gtsa_kit.export.parity import check_parity, parity_images
+from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.source import Source, find_reference, open_source
-from gtsa_kit.export.tensorrt.check import Verdict, check_engine
-from gtsa_kit.export.tensorrt.graphs import FOREIGN
+from gtsa_kit.export.tensorrt.check import CheckReport, check_engine
 
 AGAIN = "export it again, or see what changed since"
 
@@ -43,7 +43,7 @@ def verify_engine(
 ) -> None:
     """What can be checked of an engine without a GPU, then the gate on one if it is here; exits with 1 if not good."""
     manifest = read_manifest(file)
-    foreign = manifest.architecture.get("name") == FOREIGN
+    foreign = manifest.architecture.get("name") == FOREIGN_GRAPH
     source = None if foreign else _reference(file, manifest, against, shown)
     parity_set = parity_images(require(images) if images else source.images if source else None)
     with Steps(shown) as steps:
@@ -79,7 +79,7 @@ def _reference(file: Path, manifest: Manifest, against: Path | None, shown: Cons
     return source
 
 
-def _as_data(found: Verdict, report: ParityReport | None) -> dict[str, object]:
+def _as_data(found: CheckReport, report: ParityReport | None) -> dict[str, object]:
     return {
         "passed": found.passed and (report is None or report.passed),
         "findings": [{"what": one.what, "good": one.good, "said": one.said} for one in found.findings],
@@ -89,7 +89,7 @@ def _as_data(found: Verdict, report: ParityReport | None) -> dict[str, object]:
     }
 
 
-def _show(found: Verdict, report: ParityReport | None, foreign: bool, shown: Console) -> None:
+def _show(found: CheckReport, report: ParityReport | None, foreign: bool, shown: Console) -> None:
     table = Table(title="what can be checked without a GPU", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")

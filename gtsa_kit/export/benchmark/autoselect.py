@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gtsa_kit.export.benchmark.compare import OpenFile, Shape, Speed, compare_speed
+from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity import ParityImages
@@ -33,7 +33,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Autoselection:
     """What was taken, and what it was chosen from."""
 
     path: Path
@@ -62,7 +62,7 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
     return [[Candidate(form, kind) for form, kind in some] for some in rounds]  # type: ignore[arg-type]
 
 
-def export_fastest(
+def autoselect(
     source: Source,
     folder: Path,
     options: Options,
@@ -70,7 +70,7 @@ def export_fastest(
     images: ParityImages,
     calibration: Calibration | None = None,
     on_step: Callable[[str, int, int], None] = lambda *_: None,
-) -> Choice | None:
+) -> Autoselection | None:
     """Export the candidates of a round, measure those that hold parity at batch 8, and keep the fastest in `folder`.
 
     Args:
@@ -103,14 +103,14 @@ def export_fastest(
                 best = max(speeds, key=lambda speed: speed.images_per_second).name if speeds else ""
                 taken = next(candidate for candidate in good if best in ("", str(candidate)))
                 failed = tuple(candidate for candidate in made if candidate not in good)
-                return Choice(_move(good[taken], folder), made[taken][1], tuple(speeds), failed)
+                return Autoselection(_move(good[taken], folder), made[taken][1], tuple(speeds), failed)
         return None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _measure(paths: dict[Candidate, Path], options: Options, images: ParityImages) -> list[Speed]:
-    shape = Shape(options.batch.clamp(BATCH), options.height.clamp(224), options.width.clamp(224))
+    shape = BatchShape(options.batch.clamp(BATCH), options.height.clamp(224), options.width.clamp(224))
     return compare_speed({str(c): OpenFile(path) for c, path in paths.items()}, [shape], images, SECONDS)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gtsa_kit.export.benchmark.workers import Begun, Opener, Worker, processes
+from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, processes
 from gtsa_kit.export.parity import ParityImages
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
@@ -48,7 +48,7 @@ class OpenFile:
 
 
 @dataclass(frozen=True)
-class Shape:
+class BatchShape:
     """Of a batch; height and width in pixels."""
 
     batch: int
@@ -65,7 +65,7 @@ class Speed:
 
     name: str
     provider: str
-    shape: Shape
+    shape: BatchShape
     images_per_second: float
     """The batch by the median latency."""
     p50: float
@@ -87,11 +87,11 @@ class Speed:
 
 def compare_speed(
     openers: Mapping[str, Opener],
-    shapes: Sequence[Shape],
+    shapes: Sequence[BatchShape],
     images: ParityImages,
     seconds: float = 3.0,
     reference: Encoder | None = None,
-    on_refusal: Callable[[str, Shape, str], None] = lambda *_: None,
+    on_refusal: Callable[[str, BatchShape, str], None] = lambda *_: None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> list[Speed]:
     """Measure artifacts by turns, each in a process that has all cores while the others sleep.
@@ -126,18 +126,22 @@ def compare_speed(
     return rows
 
 
-def _begin(workers: list[Worker], shape: Shape, on_refusal: Callable[[str, Shape, str], None]) -> dict[Worker, Begun]:
+def _begin(
+    workers: list[WorkerProcess], shape: BatchShape, on_refusal: Callable[[str, BatchShape, str], None]
+) -> dict[WorkerProcess, WarmupResult]:
     """First calls, of those that take the shape."""
     answers = {worker: worker.ask("begin", shape.batch, (shape.height, shape.width)) for worker in workers}
     for worker, answer in answers.items():
-        if not isinstance(answer, Begun):
+        if not isinstance(answer, WarmupResult):
             on_refusal(worker.name, shape, answer)
-    return {worker: answer for worker, answer in answers.items() if isinstance(answer, Begun)}
+    return {worker: answer for worker, answer in answers.items() if isinstance(answer, WarmupResult)}
 
 
-def _take_turns(workers: list[Worker], seconds: float, on_share: Callable[[float], None]) -> dict[Worker, list[float]]:
+def _take_turns(
+    workers: list[WorkerProcess], seconds: float, on_share: Callable[[float], None]
+) -> dict[WorkerProcess, list[float]]:
     """Latencies in seconds."""
-    spans: dict[Worker, list[float]] = {worker: [] for worker in workers}
+    spans: dict[WorkerProcess, list[float]] = {worker: [] for worker in workers}
     while waiting := [w for w, found in spans.items() if sum(found) < seconds or len(found) < LEAST_CALLS]:
         for worker in waiting:
             spans[worker] += worker.ask("turn")
@@ -150,7 +154,9 @@ def _report(on_progress: Callable[[float], None], done: int, of: int, share: flo
     on_progress((done + share) / of)
 
 
-def _speed(worker: Worker, shape: Shape, begun: Begun, spans: list[float], expected: np.ndarray) -> Speed:
+def _speed(
+    worker: WorkerProcess, shape: BatchShape, begun: WarmupResult, spans: list[float], expected: np.ndarray
+) -> Speed:
     p50, p95, p99 = (float(1e3 * np.percentile(spans, percent)) for percent in (50, 95, 99))
     compared = expected is not begun.feature_map
     min_cosine, max_abs = _difference(expected, begun.feature_map) if compared else (None, None)
@@ -171,7 +177,7 @@ def _speed(worker: Worker, shape: Shape, begun: Begun, spans: list[float], expec
     )
 
 
-def _encode(reference: Encoder, images: list[Image.Image], shape: Shape) -> np.ndarray:
+def _encode(reference: Encoder, images: list[Image.Image], shape: BatchShape) -> np.ndarray:
     """Feature maps (N, D, h, w) of the images of a batch, each once."""
     prepare = reference.preprocessing
     prepared = [prepare(image, (shape.height, shape.width)) for image in images[: shape.batch]]

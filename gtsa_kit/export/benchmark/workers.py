@@ -28,7 +28,7 @@ Opener = Callable[[], Any]
 its attribute `libraries` names, if it has one, is imported before, so that imports do not count as opening."""
 
 
-class Worker:
+class WorkerProcess:
     """The parent's end of one artifact's process."""
 
     def __init__(self, name: str, opener: Opener) -> None:
@@ -40,7 +40,7 @@ class Worker:
         theirs.close()  # else its death would not be heard
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of its `Turns`.
+        """Call a method of its `BenchmarkWorker`.
 
         Raises:
             ValueError: It was refused.
@@ -67,13 +67,13 @@ class Worker:
 
 
 @contextmanager
-def processes(openers: Mapping[str, Opener]) -> Iterator[list[Worker]]:
+def processes(openers: Mapping[str, Opener]) -> Iterator[list[WorkerProcess]]:
     """They import their libraries at the same time; all that is asked of them later is done by one at a time."""
-    workers: list[Worker] = []
+    workers: list[WorkerProcess] = []
     try:
         with _ignoring_interrupts():
             for name, opener in openers.items():
-                workers.append(Worker(name, opener))
+                workers.append(WorkerProcess(name, opener))
         yield workers
         for worker in workers:
             with suppress(OSError):  # it ended before
@@ -106,7 +106,7 @@ class Failure(NamedTuple):
     text: str
 
 
-class Begun(NamedTuple):
+class WarmupResult(NamedTuple):
     """What a worker knows after its first call at a shape."""
 
     provider: str
@@ -122,7 +122,7 @@ def _serve(connection: Connection, opener: Opener) -> None:
     for library in getattr(opener, "libraries", ()):
         with suppress(ImportError):  # the opener says it better
             importlib.import_module(library)
-    turns = Turns(opener)
+    turns = BenchmarkWorker(opener)
     with suppress(EOFError, OSError):  # who asked is gone
         for method, args in iter(connection.recv, None):
             connection.send(_answer(getattr(turns, method), args))
@@ -135,13 +135,13 @@ def _answer(work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return Failure(isinstance(error, ValueError), str(error) or type(error).__name__)
 
 
-class Turns:
+class BenchmarkWorker:
     """What a worker does when it is asked to."""
 
     def __init__(self, opener: Opener) -> None:
         self.opener = opener
 
-    def meet(self, images: list[Image.Image]) -> None:
+    def set_inputs(self, images: list[Image.Image]) -> None:
         """Take what everything is measured on; answered when all imports are done."""
         self.images = images
 
@@ -152,7 +152,7 @@ class Turns:
         self.runner = self.opener()
         self.load_seconds = time.perf_counter() - begin
 
-    def begin(self, batch: int, size: tuple[int, int]) -> Begun | str:
+    def begin(self, batch: int, size: tuple[int, int]) -> WarmupResult | str:
         """Get ready for a shape, or say why not."""
         try:
             prepared = [self.runner.prepare(image, size) for image in self.images[:batch]]
@@ -162,7 +162,9 @@ class Turns:
         except ValueError as error:
             return str(error)
         first = time.perf_counter() - begin
-        return Begun(self.runner.provider, self.load_seconds, first, np.array(found.feature_map[: len(prepared)]))
+        return WarmupResult(
+            self.runner.provider, self.load_seconds, first, np.array(found.feature_map[: len(prepared)])
+        )
 
     def turn(self) -> list[float]:
         """Latencies in seconds; one call goes before them, which finds caches and clock as others left them."""

@@ -12,6 +12,8 @@ from typing import Final, Literal
 from gtsa_kit.export.manifest import TensorSpec
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
+FOREIGN_GRAPH: Final = "graph of another tool"
+"""Architecture name in the manifest of an engine that was built from the ONNX file of another tool."""
 AND_LATER: Final = "later"
 TAGS: Final[dict[bytes, Name]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 SHORTEST: Final = {"tensorrt": 28, "tensorrt-rtx": 64}
@@ -23,7 +25,7 @@ MOST_APART: Final = 256
 
 
 @dataclass(frozen=True)
-class Header:
+class EngineHeader:
     """The head of a plan."""
 
     variant: Name
@@ -34,7 +36,7 @@ class Header:
     """Bytes that the plan should have; None of TensorRT, whose plans do not say."""
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> EngineHeader:
     """Read the head of an engine file.
 
     Raises:
@@ -45,7 +47,7 @@ def read_header(path: Path) -> Header:
     return parse_header(head, path.stat().st_size, path)
 
 
-def parse_header(head: bytes, size: int, path: Path) -> Header:
+def parse_header(head: bytes, size: int, path: Path) -> EngineHeader:
     """The first 64 bytes of a file of `size` bytes; see `read_header`."""
     variant = TAGS.get(head[:4])
     if variant is None or len(head) < SHORTEST[variant]:
@@ -55,17 +57,19 @@ def parse_header(head: bytes, size: int, path: Path) -> Header:
         raise ValueError(f"{path} is a {variant} engine of a form that is not known here ({serialization})")
     version = ".".join(str(number) for number in head[VERSION_AT : VERSION_AT + 4])
     if variant == "tensorrt":
-        return Header(variant, version, (), None)
+        return EngineHeader(variant, version, (), None)
     (length,) = struct.unpack_from("<Q", head, LENGTH_AT)
     (bits,) = struct.unpack_from("<I", head, CAPABILITIES_AT)
     if size != length:
         raise ValueError(f"{path} holds {size:,} bytes, and its header says {length:,}; export it or copy it again")
     named = tuple(name for bit, name in enumerate(CAPABILITIES) if bits >> bit & 1)
     later = (AND_LATER,) if bits >> len(CAPABILITIES) else ()
-    return Header(variant, version, named + later, length)
+    return EngineHeader(variant, version, named + later, length)
 
 
-def missing_from_plan(plan: bytes, tensors: tuple[TensorSpec, ...], profile: tuple[tuple[int, ...], ...]) -> list[str]:
+def missing_from_engine(
+    plan: bytes, tensors: tuple[TensorSpec, ...], profile: tuple[tuple[int, ...], ...]
+) -> list[str]:
     """What a manifest says that is not to be found in a plan: names of tensors, and the shapes of the profile.
 
     A plan can be deserialized on a GPU only, but its names are plain text and the three shapes of a profile are whole

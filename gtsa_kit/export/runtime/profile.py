@@ -1,80 +1,97 @@
-"""The ranges that an engine is built for: every dynamic axis of a TensorRT engine has an end."""
+"""Shapes that a TensorRT engine is built for: every dynamic axis of an engine has a maximum."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from gtsa_kit.export.spec import Range
-from gtsa_kit.export.tensorrt.build import Profile, Shape
 
-LARGEST_SIDE: Final = 512
-LARGEST_BATCH: Final = 16
-USUAL_BATCH: Final = 8
+Shape = tuple[int, ...]
+MAX_SIDE: Final = 512
+"""Default maximum of height and width, in pixels."""
+MAX_BATCH: Final = 16
+"""Default maximum of the batch size."""
+OPTIMAL_BATCH: Final = 8
+"""Default batch size that an engine is optimized for."""
 
 
 @dataclass(frozen=True)
-class Usual:
-    """What an engine is to be best at; None leaves it to us."""
+class Profile:
+    """Optimization profile of the input: the minimum, optimal and maximum shape, as in TensorRT."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    @property
+    def fixed(self) -> bool:
+        """Return whether the profile holds a single shape."""
+        return self.min == self.opt == self.max
+
+
+@dataclass(frozen=True)
+class OptimalShape:
+    """Batch size and image size that an engine is optimized for; None takes the default."""
 
     batch: int | None = None
     size: tuple[int, int] | None = None
-    """(height, width)."""
+    """(height, width) in pixels."""
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """What an engine takes."""
+class InputRanges:
+    """Ranges of batch size, height and width that an engine accepts."""
 
     batch: Range
     height: Range
     width: Range
-    bytes_in: bool = False
-    """Whether images are (B, H, W, 3) bytes, not (B, 3, H, W) floats."""
+    uint8_input: bool = False
+    """Whether images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
 
-    def bounded(self, usual: Usual) -> "Ranges":
-        """The same with an end to every range, which lies no lower than what is usual."""
-        height, width = usual.size or (0, 0)
-        return Ranges(
-            _with_end(self.batch, max(LARGEST_BATCH, usual.batch or 0)),
-            _with_end(self.height, max(LARGEST_SIDE, height)),
-            _with_end(self.width, max(LARGEST_SIDE, width)),
-            self.bytes_in,
+    def bounded(self, optimal: OptimalShape) -> "InputRanges":
+        """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape."""
+        height, width = optimal.size or (0, 0)
+        return InputRanges(
+            _bounded(self.batch, max(MAX_BATCH, optimal.batch or 0)),
+            _bounded(self.height, max(MAX_SIDE, height)),
+            _bounded(self.width, max(MAX_SIDE, width)),
+            self.uint8_input,
         )
 
     def shape(self, batch: int, height: int, width: int) -> Shape:
-        """Of the input."""
-        return (batch, height, width, 3) if self.bytes_in else (batch, 3, height, width)
+        """Return the shape of the input tensor."""
+        return (batch, height, width, 3) if self.uint8_input else (batch, 3, height, width)
 
 
-def make_profile(ranges: Ranges, usual: Usual, base: int) -> Profile:
-    """The profile of the input for bounded ranges.
+def make_profile(ranges: InputRanges, optimal: OptimalShape, default_side: int) -> Profile:
+    """Build the optimization profile of the input.
 
     Args:
-        ranges: See `Ranges.bounded`.
-        usual: What to be best at.
-        base: Side that the encoder's images have, which is usual unless told otherwise.
+        ranges: Bounded ranges (`InputRanges.bounded`).
+        optimal: Shape to optimize for.
+        default_side: Height and width to optimize for where `optimal` has no size, in pixels.
 
     Raises:
-        ValueError: What is usual lies outside the ranges.
+        ValueError: The optimal shape lies outside the ranges.
     """
-    batch = _within(ranges.batch, usual.batch, USUAL_BATCH, "--batch")
-    height = _within(ranges.height, usual.size and usual.size[0], base, "--opt-size")
-    width = _within(ranges.width, usual.size and usual.size[1], base, "--opt-size")
-    ends = ranges.batch.max, ranges.height.max, ranges.width.max
-    assert None not in ends, "a profile has ends"
+    batch = _optimal(ranges.batch, optimal.batch, OPTIMAL_BATCH, "--batch")
+    height = _optimal(ranges.height, optimal.size and optimal.size[0], default_side, "--opt-size")
+    width = _optimal(ranges.width, optimal.size and optimal.size[1], default_side, "--opt-size")
+    maxima = ranges.batch.max, ranges.height.max, ranges.width.max
+    assert None not in maxima, "the ranges of a profile are bounded"
     return Profile(
         ranges.shape(ranges.batch.min, ranges.height.min, ranges.width.min),
         ranges.shape(batch, height, width),
-        ranges.shape(*ends),  # type: ignore[arg-type]
+        ranges.shape(*maxima),  # type: ignore[arg-type]
     )
 
 
-def _with_end(allowed: Range, end: int) -> Range:
-    return allowed if allowed.max is not None else Range(allowed.min, max(allowed.min, end))
+def _bounded(allowed: Range, maximum: int) -> Range:
+    return allowed if allowed.max is not None else Range(allowed.min, max(allowed.min, maximum))
 
 
-def _within(allowed: Range, wanted: int | None, default: int, option: str) -> int:
-    if wanted is None:
+def _optimal(allowed: Range, requested: int | None, default: int, option: str) -> int:
+    if requested is None:
         return allowed.clamp(default)
-    if wanted != allowed.clamp(wanted):
-        raise ValueError(f"{option}: what is usual, {wanted}, does not lie within {allowed.min} to {allowed.max}")
-    return wanted
+    if requested != allowed.clamp(requested):
+        raise ValueError(f"{option}: the optimal value {requested} is not within {allowed.min} to {allowed.max}")
+    return requested

@@ -11,8 +11,7 @@ from typing import Final
 import torch
 
 from gtsa_kit.export.manifest import AxisRange, Manifest
-from gtsa_kit.export.runtime.profile import Ranges, Usual, make_profile
-from gtsa_kit.export.tensorrt.build import Profile
+from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 
 NAMES: Final[Mapping[str, str]] = {
     "cpu": "CPUExecutionProvider",
@@ -107,7 +106,7 @@ def provider_options(provider: str, manifest: Manifest, index: int, cache: Path 
     prefix = PREFIXES[provider]
     if manifest.axes:
         name, profile = manifest.inputs[0].name, profile_of(manifest)
-        for end, shape in (("min", profile.smallest), ("opt", profile.usual), ("max", profile.largest)):
+        for end, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
             options[f"{prefix}_profile_{end}_shapes"] = f"{name}:{'x'.join(map(str, shape))}"
     if provider == "tensorrt":
         return options | _precision_of_tensorrt(manifest.precision) | _cache_of_tensorrt(cache)
@@ -140,15 +139,15 @@ def _cache_of_tensorrt(cache: Path | None) -> dict[str, str]:
 def profile_of(manifest: Manifest) -> Profile:
     """Smallest, usual and largest input; where the manifest sets no end, the one that engines have."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
-    ranges = Ranges(batch, height, width, manifest.inputs[0].dtype == "uint8")
-    return make_profile(ranges.bounded(Usual()), Usual(), int(manifest.preprocessing["size"]))
+    ranges = InputRanges(batch, height, width, manifest.inputs[0].dtype == "uint8")
+    return make_profile(ranges.bounded(OptimalShape()), OptimalShape(), int(manifest.preprocessing["size"]))
 
 
 def within_profile(provider: str, manifest: Manifest) -> Manifest:
     """The manifest with the ends of its profile, so that what lies beyond is refused in words."""
     if provider not in PREFIXES:
         return manifest
-    largest = dict(zip(manifest.input_layout, profile_of(manifest).largest, strict=True))
+    largest = dict(zip(manifest.input_layout, profile_of(manifest).max, strict=True))
     axes = {
         name: AxisRange(min=allowed.min, max=largest[name], multiple_of=allowed.multiple_of)
         for name, allowed in manifest.axes.items()

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.export.manifest import EngineRecord, Manifest, read_manifest
-from gtsa_kit.export.runtime.engine_header import read_header
+from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH, read_header
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.runtime.tensorrt_variant import Variant, cannot_run, import_variant
-from gtsa_kit.export.tensorrt.build import make_logger
-from gtsa_kit.export.tensorrt.graphs import FOREIGN
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, cannot_run, import_variant, make_logger
 from gtsa_kit.files import sha256_of
 
 Captured = tuple[Any, Tensor, list[Tensor]]
@@ -47,7 +45,7 @@ class EngineRunner(Runner):
         self._open(path, variant, device)
         self.provider = f"{record.variant} {record.version} on {torch.cuda.get_device_name(device)}"
 
-    def _open(self, path: Path, variant: Variant, device: torch.device) -> None:
+    def _open(self, path: Path, variant: TensorRTVariant, device: torch.device) -> None:
         self.device, self.library = device, variant.library
         self._lock = threading.Lock()
         self._captured: Captured | None = None
@@ -63,7 +61,7 @@ class EngineRunner(Runner):
             spec.name: getattr(torch, spec.dtype) for spec in (*self.manifest.inputs, *self.manifest.outputs)
         }
 
-    def _make_context(self, variant: Variant) -> Any:
+    def _make_context(self, variant: TensorRTVariant) -> Any:
         """TensorRT-RTX captures CUDA graphs by itself where the shape is fixed; TensorRT leaves that to us."""
         if variant.name == "tensorrt" or self._dynamic:
             return self.engine.create_execution_context()
@@ -194,7 +192,7 @@ def check_file(path: Path, manifest: Manifest) -> EngineRecord:
     header = read_header(path)
     if (header.variant, header.version) != (record.variant, record.version) or sha256_of(path) != record.sha256:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
-    if manifest.architecture["name"] == FOREIGN:
+    if manifest.architecture["name"] == FOREIGN_GRAPH:
         raise ValueError(
             f"{path} was built from another tool's graph, so its outputs have no names that are known here; run it "
             "with TensorRT itself, or export the model's weights with gtsa export"

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import torch
 
@@ -20,11 +20,13 @@ EIGHT_BIT_FLOATS: Final = (8, 9)
 """The first compute capability with fp8."""
 LAST: Final = (12, 1)
 """The last compute capability that TensorRT-RTX names; it can also build for those to come."""
+MAX_ERRORS: Final = 10
+"""Number of further error messages that a logger keeps after the first one."""
 NO_GPU: Final = "not run: no GPU"
 
 
 @dataclass(frozen=True)
-class Variant:
+class TensorRTVariant:
     """One of the two libraries, imported."""
 
     name: Name
@@ -69,7 +71,7 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(MODULES[name]) is not None
 
 
-def import_variant(name: str) -> Variant:
+def import_variant(name: str) -> TensorRTVariant:
     """A variant by name.
 
     Raises:
@@ -83,10 +85,10 @@ def import_variant(name: str) -> Variant:
         if not is_installed(name):
             raise ValueError(f"{name} is not installed; {INSTALL[name]}") from error
         raise ValueError(f"{name} is installed and can't be loaded: {error}; {INSTALL[name]}") from error
-    return Variant(name, library)  # type: ignore[arg-type]
+    return TensorRTVariant(name, library)  # type: ignore[arg-type]
 
 
-def choose_variant(runtime: str = "auto") -> tuple[Variant, str]:
+def choose_variant(runtime: str = "auto") -> tuple[TensorRTVariant, str]:
     """The variant to build with, and why.
 
     Args:
@@ -114,7 +116,32 @@ def choose_variant(runtime: str = "auto") -> tuple[Variant, str]:
     )
 
 
-def check_capabilities(variant: Variant, wanted: tuple[str, ...], precision: str, dynamic: bool) -> tuple[str, ...]:
+def make_logger(variant: TensorRTVariant, lines: IO[str] | None = None) -> Any:
+    """Return a logger of the library that keeps the first errors in `errors`.
+
+    Args:
+        variant: The library.
+        lines: Text file that every message is written to, if given.
+    """
+    library = variant.library
+
+    class Log(library.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)  # pybind11 requires an explicit call of the base class
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= library.ILogger.Severity.ERROR:
+                self.errors = [*self.errors[:MAX_ERRORS], message]
+            if lines:
+                lines.write(f"{severity.name} {message}\n")
+
+    return Log()
+
+
+def check_capabilities(
+    variant: TensorRTVariant, wanted: tuple[str, ...], precision: str, dynamic: bool
+) -> tuple[str, ...]:
     """What to build for: `wanted`, or the variant's default for that precision as ().
 
     Args:

@@ -11,36 +11,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gtsa_kit.export.formats.onnx_graph import layer_of
-from gtsa_kit.export.runtime.tensorrt_variant import Variant
-from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem, parse_network, tensors_of
+from gtsa_kit.export.runtime.profile import Profile, Shape
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, make_logger
+from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem, parse_network, tensors_of
 from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Shape = tuple[int, ...]
 OnStep = Callable[[str, int, int], None]
 """Told what is being done, steps done, and steps in all."""
 LEVELS: Final = range(6)
-MOST_ERRORS: Final = 10
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Shapes of the input: the smallest and the largest that the engine takes, and the one that it is best at."""
-
-    smallest: Shape
-    usual: Shape
-    largest: Shape
-
-    @property
-    def fixed(self) -> bool:
-        """Whether there is but one shape."""
-        return self.smallest == self.usual == self.largest
-
-
-@dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """How to build."""
 
     capabilities: tuple[str, ...] = ()
@@ -56,7 +41,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SerializedEngine:
     """What was built."""
 
     content: bytes
@@ -65,7 +50,7 @@ class Plan:
     seconds: float
 
 
-def check_settings(variant: Variant, settings: Settings) -> None:
+def check_settings(variant: TensorRTVariant, settings: BuildSettings) -> None:
     """Raise `ValueError` for what a variant does not have."""
     if settings.level is not None and settings.level not in LEVELS:
         raise ValueError(f"--optimization-level lies between 0 and {LEVELS[-1]}, got {settings.level}")
@@ -77,15 +62,15 @@ def check_settings(variant: Variant, settings: Settings) -> None:
         )
 
 
-def build_plan(
-    variant: Variant,
+def build_engine(
+    variant: TensorRTVariant,
     model: "ModelProto",
     name: str,
     profile: Profile,
-    settings: Settings,
+    settings: BuildSettings,
     log: Path,
     on_step: OnStep = lambda *_: None,
-) -> Plan:
+) -> SerializedEngine:
     """Build in a thread, so that Ctrl-C is heard meanwhile and ends it at the next step.
 
     Args:
@@ -111,7 +96,7 @@ def build_plan(
             raise
 
 
-def _wait(future: "Future[Plan]") -> Plan:
+def _wait(future: "Future[SerializedEngine]") -> SerializedEngine:
     while not future.done():
         with suppress(TimeoutError):
             future.result(timeout=0.1)
@@ -119,15 +104,15 @@ def _wait(future: "Future[Plan]") -> Plan:
 
 
 def _build(
-    variant: Variant,
+    variant: TensorRTVariant,
     model: "ModelProto",
     name: str,
     profile: Profile,
-    settings: Settings,
+    settings: BuildSettings,
     lines: IO[str],
     on_step: OnStep,
     stop: threading.Event,
-) -> Plan:
+) -> SerializedEngine:
     began = time.perf_counter()
     logger, monitor = make_logger(variant, lines), _make_monitor(variant, on_step, stop)
     builder = variant.library.Builder(logger)
@@ -137,7 +122,7 @@ def _build(
     _configure(variant, config, settings)
     if any(-1 in shape for _, _, shape in tensors_of(network)):
         shapes = builder.create_optimization_profile()
-        shapes.set_shape(network.get_input(0).name, profile.smallest, profile.usual, profile.largest)
+        shapes.set_shape(network.get_input(0).name, profile.min, profile.opt, profile.max)
         config.add_optimization_profile(shapes)
     cache = _timing_cache(config, settings.timing_cache)
     content = builder.build_serialized_network(network, config)
@@ -147,28 +132,10 @@ def _build(
         with atomic_write(settings.timing_cache) as file:
             file.write(bytes(cache.serialize()))
     tensors = tuple((tensor, dtype.name.lower(), shape) for tensor, dtype, shape in tensors_of(network))
-    return Plan(bytes(content), tensors, time.perf_counter() - began)
+    return SerializedEngine(bytes(content), tensors, time.perf_counter() - began)
 
 
-def make_logger(variant: Variant, lines: IO[str] | None = None) -> Any:
-    """A logger of the variant that writes to a file, if there is one, and keeps some errors, the first one first."""
-    library = variant.library
-
-    class Log(library.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)  # pybind11 asks for its own constructor by name
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= library.ILogger.Severity.ERROR:
-                self.errors = [*self.errors[:MOST_ERRORS], message]
-            if lines:
-                lines.write(f"{severity.name} {message}\n")
-
-    return Log()
-
-
-def _make_monitor(variant: Variant, on_step: OnStep, stop: threading.Event) -> Any:
+def _make_monitor(variant: TensorRTVariant, on_step: OnStep, stop: threading.Event) -> Any:
     library = variant.library
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -201,7 +168,7 @@ def _make_monitor(variant: Variant, on_step: OnStep, stop: threading.Event) -> A
     return Monitor()
 
 
-def _configure(variant: Variant, config: Any, settings: Settings) -> None:
+def _configure(variant: TensorRTVariant, config: Any, settings: BuildSettings) -> None:
     library = variant.library
     if settings.tf32:
         config.set_flag(library.BuilderFlag.TF32)
@@ -234,8 +201,8 @@ def _failure(model: "ModelProto", name: str, errors: list[str]) -> EngineBuildEr
     nodes = {node.name: node for node in model.graph.node}
     named = next((nodes[word] for word in re.findall(r"[\w./:-]+", said) if word in nodes), None)
     if named is None:
-        return EngineBuildError(name, [Problem("", "the graph", "", said, _way_out(said))])
-    return EngineBuildError(name, [Problem(named.name, named.op_type, layer_of(named), said, _way_out(said))])
+        return EngineBuildError(name, [ParseProblem("", "the graph", "", said, _way_out(said))])
+    return EngineBuildError(name, [ParseProblem(named.name, named.op_type, layer_of(named), said, _way_out(said))])
 
 
 def _way_out(said: str) -> str:

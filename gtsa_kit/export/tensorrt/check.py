@@ -6,16 +6,16 @@ from pathlib import Path
 
 from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport, graph_path
 from gtsa_kit.export.parity import ParityImages, check_parity
-from gtsa_kit.export.runtime.engine_header import Header, missing_from_plan, read_header
+from gtsa_kit.export.runtime.engine_header import EngineHeader, missing_from_engine, read_header
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.tensorrt_variant import INSTALL, cannot_run, import_variant, is_installed
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.tensorrt.graphs import Graph, read_graph_file
+from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at."""
 
     what: str
@@ -24,10 +24,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckReport:
     """All that was looked at; `parity` is of the graph, in ONNX Runtime."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Check, ...]
     parity: ParityReport | None
     left: str
     """What a GPU would add; "" where nothing is left."""
@@ -44,7 +44,7 @@ def check_engine(
     source: Source | None,
     images: ParityImages,
     on_case: Callable[[int, int], None] = lambda *_: None,
-) -> Verdict:
+) -> CheckReport:
     """Look at everything that needs no GPU, and run the gate of the graph anew.
 
     Args:
@@ -67,38 +67,38 @@ def check_engine(
     parity = None
     if graph.exists() and source is not None:
         parity = check_parity(source.encoder, load(graph, "cpu"), images, on_case)
-    return Verdict(tuple(findings), parity, _left(engine))
+    return CheckReport(tuple(findings), parity, _left(engine))
 
 
-def _of_the_plan(path: Path, header: Header, manifest: Manifest, engine: EngineRecord) -> Iterator[Finding]:
+def _of_the_plan(path: Path, header: EngineHeader, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
     same = (header.variant, header.version) == (engine.variant, engine.version)
     said = f"{header.variant} {header.version}"
-    yield Finding("header", same, said if same else f"{said}, and the manifest says {engine.variant} {engine.version}")
+    yield Check("header", same, said if same else f"{said}, and the manifest says {engine.variant} {engine.version}")
     yield _installed(header)
     intact = sha256_of(path) == engine.sha256
-    yield Finding(
+    yield Check(
         "plan", intact, "is the one of the manifest" if intact else "is another than the manifest's: its sha256 differs"
     )
     able = header.capabilities or engine.capabilities
     same = set(able) == set(engine.capabilities)
     said = f"for compute capabilities {', '.join(able)}"
-    yield Finding("GPUs", same, said if same else f"{said}, and the manifest says {', '.join(engine.capabilities)}")
-    missing = missing_from_plan(path.read_bytes(), (*manifest.inputs, *manifest.outputs), engine.profile)
+    yield Check("GPUs", same, said if same else f"{said}, and the manifest says {', '.join(engine.capabilities)}")
+    missing = missing_from_engine(path.read_bytes(), (*manifest.inputs, *manifest.outputs), engine.profile)
     missing += _against_axes(manifest, engine)
     shapes = " / ".join("x".join(map(str, shape)) for shape in engine.profile)
     good = f"{len(manifest.outputs)} outputs" + (f"; profile {shapes}" if shapes else "; one shape")
-    yield Finding("tensors", not missing, good if not missing else f"not as the manifest says: {', '.join(missing)}")
+    yield Check("tensors", not missing, good if not missing else f"not as the manifest says: {', '.join(missing)}")
 
 
-def _installed(header: Header) -> Finding:
+def _installed(header: EngineHeader) -> Check:
     if not is_installed(header.variant):
-        return Finding(
+        return Check(
             "installed", True, f"{header.variant} is not, so nothing here could run it; {INSTALL[header.variant]}"
         )
     here = import_variant(header.variant).version
     if here == header.version:
-        return Finding("installed", True, f"{header.variant} {here}, the same")
-    return Finding(
+        return Check("installed", True, f"{header.variant} {here}, the same")
+    return Check(
         "installed", False, f"{header.variant} {here}, which runs engines of that version alone; export it again"
     )
 
@@ -118,23 +118,23 @@ def _against_axes(manifest: Manifest, engine: EngineRecord) -> list[str]:
     return wrong
 
 
-def _of_the_graph(path: Path, manifest: Manifest, engine: EngineRecord) -> Iterator[Finding]:
+def _of_the_graph(path: Path, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
     if not path.exists():
-        yield Finding("graph", False, f"{path.name} is not beside it; copy it too, or export it again")
+        yield Check("graph", False, f"{path.name} is not beside it; copy it too, or export it again")
         return
     graph = read_graph_file(path)
     same = graph.sha256 == engine.graph.sha256
-    yield Finding(
+    yield Check(
         "graph",
         same,
         f"{path.name} is the one that it was built from" if same else f"{path.name} is another than it was built from",
     )
     wrong = [*_against_graph(manifest, graph)]
     said = "agree with the graph" if not wrong else f"disagree with the graph: {', '.join(wrong)}"
-    yield Finding("manifest", not wrong, f"its tensors, model and preprocessing {said}")
+    yield Check("manifest", not wrong, f"its tensors, model and preprocessing {said}")
 
 
-def _against_graph(manifest: Manifest, graph: Graph) -> Iterator[str]:
+def _against_graph(manifest: Manifest, graph: SourceGraph) -> Iterator[str]:
     """What an engine's manifest says otherwise than its graph does."""
     ours = [(spec.name, spec.dtype, _numbers(spec.shape)) for spec in (*manifest.inputs, *manifest.outputs)]
     theirs = [(spec.name, spec.dtype, _numbers(spec.shape)) for spec in (*graph.inputs, *graph.outputs)]

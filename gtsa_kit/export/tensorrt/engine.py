@@ -11,13 +11,13 @@ from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import AxisRange, EngineRecord, GraphRecord, Manifest, graph_path, write_manifest
 from gtsa_kit.export.parity import ParityImages, check_parity
 from gtsa_kit.export.pipeline import export_artifact
-from gtsa_kit.export.runtime.engine_header import Header, parse_header
-from gtsa_kit.export.runtime.profile import Ranges, Usual, make_profile
-from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, Variant, cannot_run
+from gtsa_kit.export.runtime.engine_header import EngineHeader, parse_header
+from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
+from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, TensorRTVariant, cannot_run
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import Options, Precision
-from gtsa_kit.export.tensorrt.build import OnStep, Plan, Profile, Settings, build_plan
-from gtsa_kit.export.tensorrt.graphs import Graph, read_graph_file
+from gtsa_kit.export.tensorrt.build import BuildSettings, OnStep, SerializedEngine, build_engine
+from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 class EngineRequest:
     """What is asked of an engine."""
 
-    variant: Variant
-    settings: Settings
-    ranges: Ranges
+    variant: TensorRTVariant
+    settings: BuildSettings
+    ranges: InputRanges
     """With ends."""
-    usual: Usual
+    usual: OptimalShape
     precision: Precision
 
 
@@ -48,14 +48,14 @@ def export_graph(
     images: ParityImages,
     calibration: Calibration | None,
     on_case: Callable[[int, int], None] = lambda *_: None,
-) -> Graph:
+) -> SourceGraph:
     """Write the graph of an engine beside it, through its gate in ONNX Runtime."""
     path = graph_path(engine)
     export_artifact(source, "onnx", path, _of_the_graph(options), images, calibration, on_case)
     return read_graph_file(path)
 
 
-def write_graph(source: Source, path: Path, options: Options, calibration: Calibration | None) -> Graph:
+def write_graph(source: Source, path: Path, options: Options, calibration: Calibration | None) -> SourceGraph:
     """Write the graph alone, for a dry run: no gate, no manifest."""
     export_onnx(source.encoder, _of_the_graph(options), path, calibration)
     return read_graph_file(path)
@@ -66,7 +66,7 @@ def _of_the_graph(options: Options) -> Options:
     return replace(options, precision="fp32") if options.precision == "tf32" else options
 
 
-def copy_graph(graph: Graph, engine: Path) -> Graph:
+def copy_graph(graph: SourceGraph, engine: Path) -> SourceGraph:
     """Put a graph beside its engine, in one file whatever it was before."""
     path = graph_path(engine)
     if path.exists() and path.samefile(graph.path):
@@ -80,7 +80,7 @@ def copy_graph(graph: Graph, engine: Path) -> Graph:
     return read_graph_file(path)
 
 
-def build_engine(graph: Graph, engine: Path, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Manifest:
+def write_engine(graph: SourceGraph, engine: Path, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Manifest:
     """Build the plan of a graph that lies beside it, and write both the plan and its manifest.
 
     Raises:
@@ -89,7 +89,7 @@ def build_engine(graph: Graph, engine: Path, order: EngineRequest, on_step: OnSt
     """
     profile = make_profile(order.ranges, order.usual, graph.base)
     graph.check_profile(profile)
-    plan = build_plan(order.variant, graph.model, graph.path.name, profile, order.settings, log_path(engine), on_step)
+    plan = build_engine(order.variant, graph.model, graph.path.name, profile, order.settings, log_path(engine), on_step)
     header = parse_header(plan.content[:64], len(plan.content), engine)
     with atomic_write(engine) as file:
         file.write(plan.content)
@@ -98,7 +98,7 @@ def build_engine(graph: Graph, engine: Path, order: EngineRequest, on_step: OnSt
     return manifest
 
 
-def prove_engine(
+def check_engine_parity(
     encoder: "Encoder | None",
     engine: Path,
     manifest: Manifest,
@@ -122,7 +122,9 @@ def prove_engine(
     return manifest
 
 
-def _manifest(graph: Graph, plan: Plan, header: Header, order: EngineRequest, profile: Profile) -> Manifest:
+def _manifest(
+    graph: SourceGraph, plan: SerializedEngine, header: EngineHeader, order: EngineRequest, profile: Profile
+) -> Manifest:
     variant, settings = order.variant, order.settings
     capabilities = header.capabilities or settings.capabilities
     opset = next(entry.version for entry in graph.model.opset_import if not entry.domain)
@@ -130,7 +132,7 @@ def _manifest(graph: Graph, plan: Plan, header: Header, order: EngineRequest, pr
         variant=variant.name,
         version=header.version,
         capabilities=capabilities,
-        profile=() if profile.fixed or not graph.dynamic else (profile.smallest, profile.usual, profile.largest),
+        profile=() if profile.fixed or not graph.dynamic else (profile.min, profile.opt, profile.max),
         sha256=hashlib.sha256(plan.content).hexdigest(),
         graph=GraphRecord(
             file=graph.path.name,

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from gtsa_kit.export.runtime.engine_header import parse_header
 from gtsa_kit.export.runtime.profile import make_profile
-from gtsa_kit.export.tensorrt.build import OnStep, build_plan
+from gtsa_kit.export.tensorrt.build import OnStep, build_engine
 from gtsa_kit.export.tensorrt.engine import EngineRequest
-from gtsa_kit.export.tensorrt.graphs import Graph
-from gtsa_kit.export.tensorrt.network import EngineBuildError, Problem
+from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem
+from gtsa_kit.export.tensorrt.source_graph import SourceGraph
 
 
 @dataclass(frozen=True)
 class Lint:
     """What a dry run found."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[ParseProblem, ...]
     """Every node that TensorRT refuses; () if it built."""
     size: int = 0
     """Bytes of the plan."""
@@ -25,7 +25,7 @@ class Lint:
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 
 
-def lint(graph: Graph, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Lint:
+def lint(graph: SourceGraph, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Lint:
     """Parse and build a graph, and forget the plan.
 
     Raises:
@@ -36,7 +36,7 @@ def lint(graph: Graph, order: EngineRequest, on_step: OnStep = lambda *_: None) 
     with tempfile.TemporaryDirectory(prefix="gtsa-lint-") as folder:
         log = Path(folder, "log")
         try:
-            plan = build_plan(order.variant, graph.model, graph.path.name, profile, order.settings, log, on_step)
+            plan = build_engine(order.variant, graph.model, graph.path.name, profile, order.settings, log, on_step)
         except EngineBuildError as error:
             return Lint(tuple(error.problems))
     header = parse_header(plan.content[:64], len(plan.content), graph.path)

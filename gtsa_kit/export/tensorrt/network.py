@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from gtsa_kit.export.formats.onnx_graph import DYNAMIC_QUANTIZATION, OWN_DOMAINS, layer_of
-from gtsa_kit.export.runtime.tensorrt_variant import Variant
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -18,7 +18,7 @@ OUT_OF_ASYMMETRIC: Final = (
 
 
 @dataclass(frozen=True)
-class Problem:
+class ParseProblem:
     """A node that TensorRT does not take."""
 
     node: str
@@ -38,14 +38,14 @@ class Problem:
 class EngineBuildError(RuntimeError):
     """A graph that TensorRT does not take, with every node that is to blame."""
 
-    def __init__(self, name: str, problems: list[Problem]) -> None:
+    def __init__(self, name: str, problems: list[ParseProblem]) -> None:
         first = problems[0]
         more = f" (and {len(problems) - 1} nodes more)" if len(problems) > 1 else ""
         super().__init__(f"TensorRT does not take {name}: {first}{more}" + (f"; {first.way_out}" * bool(first.way_out)))
         self.problems = problems
 
 
-def parse_network(variant: Variant, builder: Any, logger: Any, model: "ModelProto", name: str) -> Any:
+def parse_network(variant: TensorRTVariant, builder: Any, logger: Any, model: "ModelProto", name: str) -> Any:
     """The network of a graph.
 
     Args:
@@ -65,7 +65,7 @@ def parse_network(variant: Variant, builder: Any, logger: Any, model: "ModelProt
     raise EngineBuildError(name, find_problems(model, [parser.get_error(i) for i in range(parser.num_errors)]))
 
 
-def find_problems(model: "ModelProto", errors: list[Any]) -> list[Problem]:
+def find_problems(model: "ModelProto", errors: list[Any]) -> list[ParseProblem]:
     """What the parser said, in our words where we have some, and what it would have said next; in the graph's order.
 
     The parser stops at the first node that it can't build, so nodes of the kinds known to be refused are added.
@@ -79,13 +79,13 @@ def find_problems(model: "ModelProto", errors: list[Any]) -> list[Problem]:
         problems[index] = _problem(model.graph.node[index], _plain(error.desc()))
     if not problems:
         said = _plain(errors[0].desc()) if errors else "it gave no reason"
-        return [Problem("", "the file", "", said, "see what it is with gtsa info")]
+        return [ParseProblem("", "the file", "", said, "see what it is with gtsa info")]
     asymmetric = {index: _asymmetric(model, node) for index, node in enumerate(model.graph.node)}
     problems |= {index: problem for index, problem in asymmetric.items() if problem}
     return [problems[index] for index in sorted(problems)]
 
 
-def _in_our_words(node: "NodeProto") -> Problem | None:
+def _in_our_words(node: "NodeProto") -> ParseProblem | None:
     if node.op_type == "Resize" and any(said.name == "antialias" and said.i for said in node.attribute):
         return _problem(node, "an antialiased Resize, which TensorRT does not have", OUT_OF_RESIZE)
     if node.op_type in DYNAMIC_QUANTIZATION:
@@ -95,7 +95,7 @@ def _in_our_words(node: "NodeProto") -> Problem | None:
     return None
 
 
-def _asymmetric(model: "ModelProto", node: "NodeProto") -> Problem | None:
+def _asymmetric(model: "ModelProto", node: "NodeProto") -> ParseProblem | None:
     from onnx import numpy_helper
 
     if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
@@ -106,8 +106,10 @@ def _asymmetric(model: "ModelProto", node: "NodeProto") -> Problem | None:
     return _problem(node, "a zero point that is not 0", OUT_OF_ASYMMETRIC)
 
 
-def _problem(node: "NodeProto", said: str, way_out: str = "") -> Problem:
-    return Problem(node.name or (node.output[0] if node.output else ""), node.op_type, layer_of(node), said, way_out)
+def _problem(node: "NodeProto", said: str, way_out: str = "") -> ParseProblem:
+    return ParseProblem(
+        node.name or (node.output[0] if node.output else ""), node.op_type, layer_of(node), said, way_out
+    )
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from gtsa_kit import __version__
 from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.spec import INPUT, Range
-from gtsa_kit.export.triton.pbtxt import Message, Word
+from gtsa_kit.export.triton.pbtxt import EnumValue, Message
 
 Kind = Literal["auto", "gpu", "cpu"]
 MOST: Final = 16
@@ -32,7 +32,7 @@ NORMALIZED: Final = "normalized"
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingOptions:
     """How a model is to be served."""
 
     name: str = "encoder"
@@ -58,7 +58,7 @@ class Serving:
             raise ValueError(f"--queue-delay-ms takes 0 to 60000, got {self.queue_delay_ms}")
 
 
-def check_serving(form: str, precision: str, batch: Range, serving: Serving) -> None:
+def check_serving(form: str, precision: str, batch: Range, serving: ServingOptions) -> None:
     """Raise `ValueError` unless an artifact can be served as is asked.
 
     Args:
@@ -102,7 +102,7 @@ def max_batch_size(allowed: Range, wanted: int | None) -> int:
     return wanted
 
 
-def encoder_config(manifest: Manifest, serving: Serving, name: str) -> Message:
+def encoder_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
     """Of the encoder itself."""
     if _needs_gpu(manifest.format, manifest.precision):
         serving = replace(serving, kind="gpu")
@@ -110,7 +110,7 @@ def encoder_config(manifest: Manifest, serving: Serving, name: str) -> Message:
     return _model(manifest, serving, name, {"platform": platform, "backend": backend}, manifest.outputs)
 
 
-def preprocess_config(manifest: Manifest, serving: Serving, name: str) -> Message:
+def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
     """Of the graph that makes bytes into what the encoder takes.
 
     Args:
@@ -123,7 +123,7 @@ def preprocess_config(manifest: Manifest, serving: Serving, name: str) -> Messag
     return _model(manifest, at_once, name, {"platform": platform, "backend": backend}, manifest.outputs)
 
 
-def ensemble_config(manifest: Manifest, encoder: Manifest, serving: Serving, steps: tuple[str, str]) -> Message:
+def ensemble_config(manifest: Manifest, encoder: Manifest, serving: ServingOptions, steps: tuple[str, str]) -> Message:
     """Of the two in a row, which takes bytes and gives features.
 
     Args:
@@ -150,7 +150,7 @@ def ensemble_config(manifest: Manifest, encoder: Manifest, serving: Serving, ste
     }
 
 
-def usual_size(manifest: Manifest) -> tuple[int, int]:
+def optimal_size(manifest: Manifest) -> tuple[int, int]:
     """Height and width of most images: those that an engine is best at, else those of training, or nearest to them."""
     if manifest.engine and manifest.engine.profile:
         usual = dict(zip(manifest.input_layout, manifest.engine.profile[1], strict=True))
@@ -164,7 +164,7 @@ def _needs_gpu(form: str, precision: str) -> bool:
 
 
 def _model(
-    manifest: Manifest, serving: Serving, name: str, backend: Message, outputs: tuple[TensorSpec, ...]
+    manifest: Manifest, serving: ServingOptions, name: str, backend: Message, outputs: tuple[TensorSpec, ...]
 ) -> Message:
     most = max_batch_size(manifest.range_of("batch"), serving.max_batch)
     kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
@@ -175,7 +175,7 @@ def _model(
         "input": [_tensor(spec, most) for spec in manifest.inputs],
         "output": [_tensor(spec, most) for spec in outputs],
         "version_policy": {"latest": {"num_versions": 1}},
-        "instance_group": [{"count": serving.instances, "kind": Word(kind)}],
+        "instance_group": [{"count": serving.instances, "kind": EnumValue(kind)}],
         **_batching(manifest, most, serving.queue_delay_ms),
         "model_warmup": list(_warmups(manifest, most)),
         "parameters": _mark(),
@@ -202,7 +202,7 @@ def _usual_batch(manifest: Manifest) -> int:
 
 def _warmups(manifest: Manifest, most: int) -> Iterator[Message]:
     """Requests before the first: one image, and a full batch. Triton repeats the image as often as the batch says."""
-    height, width = usual_size(manifest)
+    height, width = optimal_size(manifest)
     lengths: dict[str, int] = {
         "batch": manifest.range_of("batch").clamp(1),
         "3": 3,
@@ -212,7 +212,7 @@ def _warmups(manifest: Manifest, most: int) -> Iterator[Message]:
     spec = manifest.inputs[0]
     shape = [lengths[axis] for axis in manifest.input_layout]
     for batch in sorted({1, most or 1}):
-        zeros = {"data_type": Word(TYPES[spec.dtype]), "dims": shape[1:] if most else shape, "zero_data": True}
+        zeros = {"data_type": EnumValue(TYPES[spec.dtype]), "dims": shape[1:] if most else shape, "zero_data": True}
         yield {
             "name": f"{batch if most else lengths['batch']} x {height} x {width}",
             "batch_size": batch,
@@ -223,7 +223,7 @@ def _warmups(manifest: Manifest, most: int) -> Iterator[Message]:
 def _tensor(spec: TensorSpec, most: int) -> Message:
     """Dimensions without the batch where Triton makes batches; -1 is any length."""
     dims = [length if isinstance(length, int) else -1 for length in spec.shape]
-    return {"name": spec.name, "data_type": Word(TYPES[spec.dtype]), "dims": dims[1:] if most else dims}
+    return {"name": spec.name, "data_type": EnumValue(TYPES[spec.dtype]), "dims": dims[1:] if most else dims}
 
 
 def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Message:

@@ -10,13 +10,13 @@ from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
     NORMALIZED,
-    Serving,
+    ServingOptions,
     check_serving,
     encoder_config,
     ensemble_config,
     preprocess_config,
 )
-from gtsa_kit.export.triton.repository import Model
+from gtsa_kit.export.triton.repository import RepositoryModel
 from gtsa_kit.files import sha256_of
 
 OPSET: Final = 18
@@ -58,31 +58,33 @@ def _check_engine(path: Path, manifest: Manifest) -> None:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
 
 
-def plan_models(artifact: Path, manifest: Manifest, serving: Serving, bytes_in: bool) -> list[Model]:
+def repository_models(
+    artifact: Path, manifest: Manifest, serving: ServingOptions, uint8_input: bool
+) -> list[RepositoryModel]:
     """What the repository will hold, in the order in which it may appear.
 
     Args:
         artifact: The file to serve.
         manifest: Its manifest.
         serving: How.
-        bytes_in: Whether clients send (H, W, 3) bytes. An artifact that takes floats then gets a graph before it that
+        uint8_input: Whether clients send (H, W, 3) bytes. An artifact of float input then gets a graph before it that
             normalizes, and an ensemble of the two under the model's name.
 
     Raises:
         ValueError: The artifact does not go with what is asked.
     """
     check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
-    ensemble = bytes_in and manifest.inputs[0].dtype != "uint8"
+    ensemble = uint8_input and manifest.inputs[0].dtype != "uint8"
     name = f"{serving.name}_floats" if ensemble else serving.name
-    encoder = Model(encoder_config(manifest, serving, name), manifest, artifact)
+    encoder = RepositoryModel(encoder_config(manifest, serving, name), manifest, artifact)
     if not ensemble:
         return [encoder]
     before = byte_manifest(manifest)
-    preprocess = Model(
+    preprocess = RepositoryModel(
         preprocess_config(before, serving, f"{serving.name}_preprocess"), content=preprocess_graph(before)
     )
     steps = preprocess.name, encoder.name
-    return [preprocess, encoder, Model(ensemble_config(before, manifest, serving, steps))]
+    return [preprocess, encoder, RepositoryModel(ensemble_config(before, manifest, serving, steps))]
 
 
 def byte_manifest(encoder: Manifest) -> Manifest:

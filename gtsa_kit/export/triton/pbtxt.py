@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Message = dict[str, Any]
-"""Fields by name: messages are mappings, repeated fields lists, enums `Word`s."""
+"""Fields by name: messages are mappings, repeated fields lists, enums `EnumValue`s."""
 
 
-class Word(str):
+class EnumValue(str):
     """An enum's value, which stands without quotes."""
 
 
@@ -34,4 +34,4 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
+    return json.dumps(value) if isinstance(value, str) and not isinstance(value, EnumValue) else str(value)

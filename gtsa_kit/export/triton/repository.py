@@ -20,7 +20,7 @@ VERSION: Final = "1"
 
 
 @dataclass(frozen=True)
-class Model:
+class RepositoryModel:
     """One folder of the repository."""
 
     config: Message
@@ -56,12 +56,12 @@ def _is_ours(model: Path) -> bool:
         return False
 
 
-def write_repository(repository: Path, models: list[Model], force: bool = False) -> list[Path]:
+def write_repository(repository: Path, models: list[RepositoryModel], force: bool = False) -> list[Path]:
     """Write models into a repository; each appears, or replaces the one before, whole.
 
     Args:
         repository: Folder; others' models in it stay as they are.
-        models: See `triton.plan_models`.
+        models: See `triton.repository_models`.
         force: Whether to replace what was written before.
 
     Returns:
@@ -81,7 +81,7 @@ def write_repository(repository: Path, models: list[Model], force: bool = False)
     return [repository / model.name for model in models]
 
 
-def _write_model(folder: Path, model: Model) -> None:
+def _write_model(folder: Path, model: RepositoryModel) -> None:
     version = folder / VERSION
     version.mkdir(parents=True)
     if model.file:

@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 from gtsa_kit.export.formats.onnx_graph import read_graph
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
 from gtsa_kit.export.runtime.backends import read_onnx_manifest
-from gtsa_kit.export.runtime.profile import Ranges
+from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
+from gtsa_kit.export.runtime.profile import InputRanges, Profile
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Precision, Range
-from gtsa_kit.export.tensorrt.build import Profile
 from gtsa_kit.files import sha256_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FOREIGN = "graph of another tool"
 BASE = 224
-LARGEST_FILE = 2**31 - 1
+MAX_FILE_BYTES = 2**31 - 1
 """Of what protobuf can write."""
 
 
 @dataclass(frozen=True)
-class Graph:
+class SourceGraph:
     """A graph with its weights inside, and its manifest if it is one of ours."""
 
     path: Path
@@ -49,16 +48,16 @@ class Graph:
         return any(isinstance(length, str) for length in self.inputs[0].shape)
 
     @property
-    def bytes_in(self) -> bool:
+    def uint8_input(self) -> bool:
         """Whether it takes (B, H, W, 3) bytes."""
         return self.inputs[0].dtype == "uint8"
 
-    def ranges(self) -> Ranges:
+    def ranges(self) -> InputRanges:
         """What it takes; None as an end where it says none."""
         if self.manifest:
             batch, height, width = (self.manifest.range_of(axis) for axis in ("batch", "height", "width"))
-            return Ranges(batch, height, width, self.bytes_in)
-        first = 1 if self.bytes_in else 2
+            return InputRanges(batch, height, width, self.uint8_input)
+        first = 1 if self.uint8_input else 2
         shape = self.inputs[0].shape
         batch, height, width = (
             Range(length, length) if isinstance(length, int) else any_length
@@ -66,12 +65,12 @@ class Graph:
                 (shape[0], shape[first], shape[first + 1]), (ANY_BATCH, ANY_SIZE, ANY_SIZE), strict=True
             )
         )
-        return Ranges(batch, height, width, self.bytes_in)
+        return InputRanges(batch, height, width, self.uint8_input)
 
     def check_profile(self, profile: Profile) -> None:
         """Raise `ValueError` unless the graph takes every shape of a profile."""
         shape = self.inputs[0].shape
-        for name, wanted in (("smallest", profile.smallest), ("usual", profile.usual), ("largest", profile.largest)):
+        for name, wanted in (("smallest", profile.min), ("usual", profile.opt), ("largest", profile.max)):
             for given, length in zip(shape, wanted, strict=True):
                 if isinstance(given, int) and given != length:
                     raise ValueError(
@@ -87,14 +86,14 @@ class Graph:
         """What its engine's manifest says of the model: its own manifest, or the little that a foreign file says."""
         if self.manifest:
             return self.manifest.model_copy(update={"precision": precision})
-        names = ("batch", "height", "width") if self.bytes_in else ("batch", "3", "height", "width")
+        names = ("batch", "height", "width") if self.uint8_input else ("batch", "3", "height", "width")
         dynamic = [name for name, length in zip(names, self.inputs[0].shape, strict=False) if isinstance(length, str)]
         return Manifest(
             format="trt",
             precision="as the graph",
             target={},
             source_sha256=self.sha256,
-            architecture={"name": FOREIGN},
+            architecture={"name": FOREIGN_GRAPH},
             dim=0,
             preprocessing={},
             inputs=self.inputs,
@@ -103,7 +102,7 @@ class Graph:
         )
 
 
-def read_graph_file(path: Path) -> Graph:
+def read_graph_file(path: Path) -> SourceGraph:
     """Read an ONNX file whole, with weights that lie beside it.
 
     Raises:
@@ -118,13 +117,13 @@ def read_graph_file(path: Path) -> Graph:
         raise ValueError(f"{path} is not a readable ONNX file: {error}") from error
     if not model.graph.node:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph")
-    if model.ByteSize() > LARGEST_FILE:
+    if model.ByteSize() > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than 2 GB with its weights, more than one ONNX file holds")
     facts = read_graph(model, path.parent)
     _check_input(path, facts.inputs)
     ours = any(entry.key == METADATA_KEY for entry in model.metadata_props)
     manifest = read_onnx_manifest(path) if ours else None
-    return Graph(path, model, sha256_of(path), manifest, facts.inputs, facts.outputs)
+    return SourceGraph(path, model, sha256_of(path), manifest, facts.inputs, facts.outputs)
 
 
 def _check_input(path: Path, inputs: tuple[TensorSpec, ...]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gtsa_kit.export.runtime import tensorrt_variant as variants
-from gtsa_kit.export.runtime.tensorrt_variant import Variant, check_capabilities, choose_variant, import_variant
-from gtsa_kit.export.tensorrt.build import Settings, check_settings
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, check_capabilities, choose_variant, import_variant
+from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 
 EXPORT = Path(variants.__file__).parents[1]
 RTX_ONLY = {
@@ -38,7 +38,7 @@ def choice(
 ) -> tuple[str, str]:
     monkeypatch.setattr(variants, "gpu_capability", lambda: gpu)
     monkeypatch.setattr(variants, "is_installed", lambda name: name in installed)
-    monkeypatch.setattr(variants, "import_variant", lambda name: Variant(name, None))
+    monkeypatch.setattr(variants, "import_variant", lambda name: TensorRTVariant(name, None))
     found, why = choose_variant(runtime)
     return found.name, why
 
@@ -102,7 +102,7 @@ def test_what_can_not_be_built_is_refused_with_the_way_out(
 
 def test_the_other_variant_builds_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "gpu_capability", lambda: "9.0")
-    full = Variant("tensorrt", None)
+    full = TensorRTVariant("tensorrt", None)
     assert check_capabilities(full, (), "fp8", True) == ("9.0",)
     with pytest.raises(ValueError, match=r"the GPU at hand, 9.0, not for 8.9; leave out --gpu"):
         check_capabilities(full, ("8.9",), "fp16", True)
@@ -111,14 +111,14 @@ def test_the_other_variant_builds_for_the_gpu_at_hand(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        (Settings(level=6), "between 0 and 5"),
-        (Settings(workspace=0), "above 0"),
-        (Settings(timing_cache=Path("x")), "leave it out"),
+        (BuildSettings(level=6), "between 0 and 5"),
+        (BuildSettings(workspace=0), "above 0"),
+        (BuildSettings(timing_cache=Path("x")), "leave it out"),
     ],
 )
-def test_settings_that_a_variant_does_not_have(settings: Settings, word: str) -> None:
+def test_settings_that_a_variant_does_not_have(settings: BuildSettings, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        check_settings(Variant("tensorrt-rtx", None), settings)
+        check_settings(TensorRTVariant("tensorrt-rtx", None), settings)
 
 
 def names_called() -> set[str]:
