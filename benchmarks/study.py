@@ -242,7 +242,7 @@ def what_region_learnt(run: Path, images: Sequence[Path], seed: int = 100) -> di
     cells = (config.loss.roi_size_global, config.loss.roi_size_local)
 
     def region(targets: torch.Tensor) -> float:
-        return float(region_loss(outputs.global_maps, outputs.local_maps, targets, views.boxes, views.turns, cells))
+        return float(region_loss(outputs.global_maps, outputs.local_maps, targets, views.boxes, views.rotations, cells))
 
     targets = outputs.targets
     pairs = correspondence_loss(outputs.global_maps, outputs.local_maps, targets, config.loss.match_fraction)
@@ -250,7 +250,7 @@ def what_region_learnt(run: Path, images: Sequence[Path], seed: int = 100) -> di
         "region": region(targets),
         "turned": region(torch.rot90(targets, 2, (-2, -1))),
         "other": region(targets.roll(1, 0)),
-        "constant": float(constant_baseline_loss(targets, views.boxes, views.turns, cells[0])),
+        "constant": float(constant_baseline_loss(targets, views.boxes, views.rotations, cells[0])),
         "correspondence": float(pairs),
     }
 

@@ -35,7 +35,7 @@ from plain.views import plain_views
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views, collate, make_views
-from gtsa_kit.data.augmentation_params import draw
+from gtsa_kit.data.augmentation_params import sample_augmentation
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
@@ -108,7 +108,7 @@ def ours(pixels: torch.Tensor, index: int, config: RunConfig) -> Views:
 
 def plainly(image: Image.Image, index: int, config: RunConfig) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
-    drawn = draw(image.height, image.width, config.views, generator)
+    drawn = sample_augmentation(image.height, image.width, config.views, generator)
     return [torch.tensor(view).permute(2, 0, 1).contiguous() for view in plain_views(image, drawn, config.views)]
 
 
@@ -138,7 +138,7 @@ class Side:
         def losses() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
             alpha = config.loss.correspondence_weight
             if self.name == OURS:
-                loss = gtsa_loss(held, views.boxes, views.turns, config.loss, alpha).total
+                loss = gtsa_loss(held, views.boxes, views.rotations, config.loss, alpha).total
             else:
                 loss = plain_loss(held, views, config.loss, alpha)
             return loss, torch.autograd.grad(loss, inputs)
@@ -193,7 +193,7 @@ def products(views: Views, config: RunConfig) -> float:
     side = make_side(PLAIN, config, views.boxes.device, half=False)
     with FlopCounterMode(display=False) as counter:
         outputs = side.model(views)
-        gtsa_loss(outputs, views.boxes, views.turns, config.loss, 0.5).total.backward()
+        gtsa_loss(outputs, views.boxes, views.rotations, config.loss, 0.5).total.backward()
     return float(counter.get_total_flops())
 
 
@@ -221,7 +221,7 @@ def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str
     held = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
     cells = (config.loss.roi_size_global, config.loss.roi_size_local)
     losses = {
-        "region loss": lambda: region_loss(*held, outputs.targets, views.boxes, views.turns, cells),
+        "region loss": lambda: region_loss(*held, outputs.targets, views.boxes, views.rotations, cells),
         "patch correspondence": lambda: correspondence_loss(*held, outputs.targets, config.loss.match_fraction),
     }
     rows += [{"part": name, OURS: kept_bytes(model, work) / count / 1e6} for name, work in losses.items()]

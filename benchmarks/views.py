@@ -23,8 +23,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig, load_config
 from gtsa_kit.data import color as colors
-from gtsa_kit.data.augment import crop_and_turn, render
-from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, draw
+from gtsa_kit.data.augment import apply_augmentations, crop_and_rotate
+from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, sample_augmentation
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
@@ -38,22 +38,24 @@ class Sample:
     path: Path
     image: Image.Image
     pixels: Tensor
-    draws: AugmentationParams
+    params: AugmentationParams
     config: ViewsConfig
 
     @property
     def crops(self) -> list[tuple[list[int], int, int]]:
         """Box, turn and size of every view."""
         sizes = [self.config.global_size] * self.config.global_crops
-        sizes += [self.config.local_size] * (len(self.draws.boxes) - len(sizes))
-        return list(zip(self.draws.boxes.tolist(), self.draws.turns.tolist(), sizes, strict=True))
+        sizes += [self.config.local_size] * (len(self.params.boxes) - len(sizes))
+        return list(zip(self.params.boxes.tolist(), self.params.rotations.tolist(), sizes, strict=True))
 
 
 def load(path: Path, index: int, config: ViewsConfig) -> Sample:
     image = open_image(path)
-    draws = draw(image.height, image.width, config, torch.Generator().manual_seed(derive_seed(0, 0, index)))
+    params = sample_augmentation(
+        image.height, image.width, config, torch.Generator().manual_seed(derive_seed(0, 0, index))
+    )
     pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(2, 0, 1)  # as the workers have it
-    return Sample(path, image, pixels, draws, config)
+    return Sample(path, image, pixels, params, config)
 
 
 def of_each(work: Callable[[Sample], object]) -> Callable[[list[Sample]], float]:
@@ -76,7 +78,7 @@ def of_views(work: Callable[[object, float], object], ours: bool, which: int) ->
         for sample in samples[:4]:
             views = [plain_crop(sample.image, *crop) for crop in sample.crops]
             given = [np.ascontiguousarray(np.asarray(v).transpose(2, 0, 1)) if ours else v for v in views]
-            factors = sample.draws.colors.factors[:, which].tolist() if which < len(STEPS) else [1.05] * len(views)
+            factors = sample.params.colors.factors[:, which].tolist() if which < len(STEPS) else [1.05] * len(views)
             begin = time.perf_counter()
             for view, factor in zip(given, factors, strict=True):
                 work(view, factor)
@@ -88,39 +90,39 @@ def of_views(work: Callable[[object, float], object], ours: bool, which: int) ->
 
 def parts() -> dict[str, tuple[Callable[[list[Sample]], float], Callable[[list[Sample]], float]]]:
     """Name to ours and the plain way."""
-    ours = (colors.brighten, colors.contrast, colors.saturate, colors.turn_hue)
+    ours = (colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation, colors.adjust_hue)
 
     def both(sample: Sample) -> object:
         pixels, _ = decode(sample.path.read_bytes())
-        draws = draw(*pixels.shape[:2], sample.config, torch.Generator().manual_seed(0))
-        return render(torch.from_numpy(pixels).permute(2, 0, 1), sample.draws, sample.config), draws
+        params = sample_augmentation(*pixels.shape[:2], sample.config, torch.Generator().manual_seed(0))
+        return apply_augmentations(torch.from_numpy(pixels).permute(2, 0, 1), sample.params, sample.config), params
 
     def both_plain(sample: Sample) -> object:
-        draws = draw(sample.image.height, sample.image.width, sample.config, torch.Generator())
-        return plain_views(open_image(sample.path), sample.draws, sample.config), draws
+        params = sample_augmentation(sample.image.height, sample.image.width, sample.config, torch.Generator())
+        return plain_views(open_image(sample.path), sample.params, sample.config), params
 
-    drawing = of_each(lambda p: draw(*p.pixels.shape[-2:], p.config, torch.Generator().manual_seed(0)))
+    drawing = of_each(lambda p: sample_augmentation(*p.pixels.shape[-2:], p.config, torch.Generator().manual_seed(0)))
     table = {
         "decode": (of_each(lambda p: decode(p.path.read_bytes())), of_each(lambda p: open_image(p.path))),
         "draw": (drawing, drawing),
         "crop, resize, turn": (
-            of_each(lambda p: [crop_and_turn(p.pixels, *crop) for crop in p.crops]),
+            of_each(lambda p: [crop_and_rotate(p.pixels, *crop) for crop in p.crops]),
             of_each(lambda p: [plain_crop(p.image, *crop) for crop in p.crops]),
         ),
     }
     for index, name in enumerate(STEPS):
         table[f"{name} of all views"] = of_views(ours[index], True, index), of_views(JITTER[index], False, index)
     table["gray of all views"] = (
-        of_views(lambda v, _: colors.to_gray(v), True, 4),
+        of_views(lambda v, _: colors.to_grayscale(v), True, 4),
         of_views(lambda v, _: tv.rgb_to_grayscale(v, 3), False, 4),
     )
     table["blur of all views"] = (
-        of_views(lambda v, sigma: colors.blur(v, sigma), True, 5),
+        of_views(lambda v, sigma: colors.gaussian_blur(v, sigma), True, 5),
         of_views(lambda v, sigma: v.filter(ImageFilter.GaussianBlur(sigma)), False, 5),
     )
     table["views, as drawn"] = (
-        of_each(lambda p: render(p.pixels, p.draws, p.config)),
-        of_each(lambda p: plain_views(p.image, p.draws, p.config)),
+        of_each(lambda p: apply_augmentations(p.pixels, p.params, p.config)),
+        of_each(lambda p: plain_views(p.image, p.params, p.config)),
     )
     table["decode, draw, views"] = of_each(both), of_each(both_plain)
     return table

@@ -1,7 +1,7 @@
 """Where the cells of a feature map lie on the image, as its file stores it: points, boxes and masks, both ways.
 
 A cell is the unit square [u, u + 1] x [v, v + 1], u counted along the map's width and v along its height; a pixel
-likewise, x to the right and y down. Between them stands one affine, `cell_to_pixel` (2, 3): (x, y) = A @ (u, v, 1). It
+likewise, x to the right and y down. Between them stands one affine, `grid_to_pixel` (2, 3): (x, y) = A @ (u, v, 1). It
 holds the resize (a stretch of the upright image onto the input) and the EXIF orientation, undone: cameras and
 annotation tools count pixels in the file, viewers and the encoder look at it upright.
 """
@@ -22,7 +22,7 @@ _STORED = {
 }
 
 
-def cell_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: int = 1) -> np.ndarray:
+def grid_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: int = 1) -> np.ndarray:
     """The affine (2, 3), float64, from cells to pixels of the file.
 
     Args:
@@ -37,33 +37,33 @@ def cell_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: i
     return np.column_stack([rows[:, :2] * scale, rows[:, 2:] @ np.array([width, height], np.float64)])
 
 
-def cells_to_points(matrix: np.ndarray, cells: np.ndarray) -> np.ndarray:
+def grid_to_points(matrix: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """(..., 2) positions (u, v) on the map to (..., 2) positions (x, y) on the image."""
     points: np.ndarray = np.asarray(cells, np.float64) @ matrix[:, :2].T + matrix[:, 2]
     return points
 
 
-def points_to_cells(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def points_to_grid(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(..., 2) positions (x, y) on the image to (..., 2) positions (u, v) on the map; floor them for an index."""
     cells: np.ndarray = (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     return cells
 
 
-def cells_to_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def grid_to_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(..., 4) boxes (u0, v0, u1, v1) on the map to (..., 4) boxes (x0, y0, x1, y1) on the image."""
-    return _sorted(cells_to_points(matrix, _corners(boxes)))
+    return _sorted(grid_to_points(matrix, _corners(boxes)))
 
 
-def boxes_to_cells(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def boxes_to_grid(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(..., 4) boxes (x0, y0, x1, y1) on the image to (..., 4) boxes (u0, v0, u1, v1) on the map, not rounded."""
-    return _sorted(points_to_cells(matrix, _corners(boxes)))
+    return _sorted(points_to_grid(matrix, _corners(boxes)))
 
 
-def mask_to_cells(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def mask_to_grid(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """A mask (H, W) over the file's pixels to the share (h, w) of each cell that it covers, 0 to 1, exact.
 
     Args:
-        matrix: `cell_to_pixel` of the image.
+        matrix: `grid_to_pixel` of the image.
         mask: bool, or weights of the pixels.
         grid: (h, w) of the map.
     """
@@ -77,17 +77,17 @@ def mask_to_cells(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -
     return cells.T if lying else cells
 
 
-def cells_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def grid_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Values (h, w, ...) of cells to (H, W, ...) of the file's pixels: each takes the cell that its center lies in.
 
     Args:
-        matrix: `cell_to_pixel` of the image.
+        matrix: `grid_to_pixel` of the image.
         values: bool, class numbers, scores.
         size: (H, W) of the image as its file stores it.
     """
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
-    along = points_to_cells(matrix, np.stack([x, np.full_like(x, 0.5)], -1))
-    down = points_to_cells(matrix, np.stack([np.full_like(y, 0.5), y], -1))
+    along = points_to_grid(matrix, np.stack([x, np.full_like(x, 0.5)], -1))
+    down = points_to_grid(matrix, np.stack([np.full_like(y, 0.5), y], -1))
     if matrix[0, 0] == 0:
         u, v = down[:, 0][:, None], along[:, 1][None, :]
     else:

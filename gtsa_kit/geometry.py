@@ -19,14 +19,14 @@ def intersect(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
 
 
-def within(boxes: Tensor, crops: Tensor) -> Tensor:
+def to_crop_coordinates(boxes: Tensor, crops: Tensor) -> Tensor:
     """Where (..., 4) boxes of the image lie in the unit squares of (..., 4) crops that have not been turned."""
     origin, size = crops[..., :2], crops[..., 2:] - crops[..., :2]
     return (boxes - torch.cat([origin, origin], -1)) / torch.cat([size, size], -1)
 
 
-def rotate_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
-    """Turn (..., 4) boxes with the unit square that they lie in, each by its own number in `turns` (...,).
+def rotate_boxes(boxes: Tensor, rotations: Tensor) -> Tensor:
+    """Turn (..., 4) boxes with the unit square that they lie in, each by its own number in `rotations` (...,).
 
     One turn counter-clockwise takes the point (x, y) to (y, 1 - x).
     """
@@ -40,33 +40,33 @@ def rotate_boxes(boxes: Tensor, turns: Tensor) -> Tensor:
         ],
         dim=-2,
     )  # (..., 4 turns, 4)
-    index = (turns % 4)[..., None, None].expand(*turns.shape, 1, 4)
+    index = (rotations % 4)[..., None, None].expand(*rotations.shape, 1, 4)
     return four.gather(-2, index).squeeze(-2)
 
 
-def map_points_between_views(points: Tensor, crop: Tensor, turn: int, crop_to: Tensor, turn_to: int) -> Tensor:
+def map_points_between_views(points: Tensor, crop: Tensor, rotation: int, crop_to: Tensor, rotation_to: int) -> Tensor:
     """Where points of one view of an image lie in another view of it.
 
     Args:
         points: (..., 2) x and y in the unit square of the view.
         crop, turn: (4,) box in pixels of the image, and quarter turns, of that view.
-        crop_to, turn_to: Of the other.
+        crop_to, rotation_to: Of the other.
 
     Returns:
         (..., 2) in the other's unit square, and outside of it where it does not show them.
     """
-    upright = _turn_points(points, -turn)
+    upright = _rotate_points(points, -rotation)
     pixels = crop[:2] + upright * (crop[2:] - crop[:2])
-    return _turn_points(within(torch.cat([pixels, pixels], -1), crop_to)[..., :2], turn_to)
+    return _rotate_points(to_crop_coordinates(torch.cat([pixels, pixels], -1), crop_to)[..., :2], rotation_to)
 
 
-def _turn_points(points: Tensor, turn: int) -> Tensor:
-    turns = torch.full(points.shape[:-1], turn % 4, device=points.device)
-    return rotate_boxes(torch.cat([points, points], -1), turns)[..., :2]
+def _rotate_points(points: Tensor, rotation: int) -> Tensor:
+    rotations = torch.full(points.shape[:-1], rotation % 4, device=points.device)
+    return rotate_boxes(torch.cat([points, points], -1), rotations)[..., :2]
 
 
-def rotate_maps(maps: Tensor, turns: Tensor) -> Tensor:
-    """Turn square maps (..., C, S, S), each by its own number in `turns` (...,): a permutation of cells, bit for bit.
+def rotate_maps(maps: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate square maps (..., C, S, S), each by its own `rotations` (...,): an exact permutation of grid positions.
 
     Raises:
         ValueError: The maps are not square.
@@ -76,7 +76,7 @@ def rotate_maps(maps: Tensor, turns: Tensor) -> Tensor:
         raise ValueError(f"only square maps can be turned in a batch, got {tuple(maps.shape[-2:])}")
     cells = torch.arange(side * side, device=maps.device).reshape(side, side)
     order = torch.stack([torch.rot90(cells, k).flatten() for k in range(4)])  # (4, S*S)
-    index = order[turns % 4].unsqueeze(-2).expand(*maps.shape[:-2], side * side)
+    index = order[rotations % 4].unsqueeze(-2).expand(*maps.shape[:-2], side * side)
     return maps.flatten(-2).gather(-1, index).reshape(maps.shape)
 
 

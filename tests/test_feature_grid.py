@@ -7,13 +7,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from gtsa_kit.feature_grid import (
-    boxes_to_cells,
-    cell_to_pixel,
-    cells_to_boxes,
-    cells_to_mask,
-    cells_to_points,
-    mask_to_cells,
-    points_to_cells,
+    boxes_to_grid,
+    grid_to_boxes,
+    grid_to_mask,
+    grid_to_pixel,
+    grid_to_points,
+    mask_to_grid,
+    points_to_grid,
 )
 
 ORIENTATIONS = range(1, 9)
@@ -36,29 +36,29 @@ def stored_and_upright(orientation: int, height: int, width: int) -> tuple[np.nd
 def test_a_pixel_of_the_upright_image_is_found_in_the_file(orientation: int) -> None:
     stored, upright = stored_and_upright(orientation, 11, 17)
     height, width = upright.shape
-    matrix = cell_to_pixel(width, height, (height, width), orientation)  # a cell for each pixel
+    matrix = grid_to_pixel(width, height, (height, width), orientation)  # a cell for each pixel
     rows, columns = np.indices(upright.shape)
-    found = np.floor(cells_to_points(matrix, np.stack([columns + 0.5, rows + 0.5], -1))).astype(int)
+    found = np.floor(grid_to_points(matrix, np.stack([columns + 0.5, rows + 0.5], -1))).astype(int)
     assert np.array_equal(stored[found[..., 1], found[..., 0]], upright)
-    assert np.array_equal(cells_to_mask(matrix, upright, stored.shape), stored)
+    assert np.array_equal(grid_to_mask(matrix, upright, stored.shape), stored)
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("grid", [(2, 3), (5, 4), (1, 1)])
 def test_points_and_boxes_come_back(orientation: int, grid: tuple[int, int]) -> None:
     rng = np.random.default_rng(orientation)
-    matrix = cell_to_pixel(101, 67, grid, orientation)
+    matrix = grid_to_pixel(101, 67, grid, orientation)
     points = rng.uniform(0, 60, (50, 2))
-    np.testing.assert_allclose(cells_to_points(matrix, points_to_cells(matrix, points)), points, atol=1e-9)
+    np.testing.assert_allclose(grid_to_points(matrix, points_to_grid(matrix, points)), points, atol=1e-9)
     boxes = np.concatenate([low := rng.uniform(0, 30, (50, 2)), low + rng.uniform(0, 30, (50, 2))], -1)
-    np.testing.assert_allclose(cells_to_boxes(matrix, boxes_to_cells(matrix, boxes)), boxes, atol=1e-9)
+    np.testing.assert_allclose(grid_to_boxes(matrix, boxes_to_grid(matrix, boxes)), boxes, atol=1e-9)
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_the_whole_map_is_the_whole_file(orientation: int) -> None:
-    matrix = cell_to_pixel(90, 60, (4, 6), orientation)
+    matrix = grid_to_pixel(90, 60, (4, 6), orientation)
     stored = (60, 90) if orientation < 5 else (90, 60)  # height, width
-    assert cells_to_boxes(matrix, np.array([0, 0, 6, 4])).tolist() == [0, 0, stored[1], stored[0]]
+    assert grid_to_boxes(matrix, np.array([0, 0, 6, 4])).tolist() == [0, 0, stored[1], stored[0]]
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -67,26 +67,26 @@ def test_a_mask_covers_what_fine_sampling_says(orientation: int, grid: tuple[int
     stored, upright = stored_and_upright(orientation, 10, 16)
     mask = np.random.default_rng(0).random(stored.shape) < 0.4
     upright_mask = mask.flatten()[upright]  # the same pixels, turned by Pillow
-    matrix = cell_to_pixel(upright.shape[1], upright.shape[0], grid, orientation)
+    matrix = grid_to_pixel(upright.shape[1], upright.shape[0], grid, orientation)
     # Each pixel in pieces so fine that no piece is cut by a cell's edge: then the share is a plain mean.
     pieces = np.kron(upright_mask, np.ones(grid))  # (H * h, W * w)
     wanted = pieces.reshape(grid[0], upright.shape[0], grid[1], upright.shape[1]).mean((1, 3))
-    np.testing.assert_allclose(mask_to_cells(matrix, mask, grid), wanted, atol=1e-12)
+    np.testing.assert_allclose(mask_to_grid(matrix, mask, grid), wanted, atol=1e-12)
 
 
 def test_a_box_as_a_mask_fills_the_same_cells() -> None:
-    matrix = cell_to_pixel(64, 48, (3, 4), 6)
+    matrix = grid_to_pixel(64, 48, (3, 4), 6)
     mask = np.zeros((64, 48), bool)  # turned by the orientation: the file stands
-    x0, y0, x1, y1 = cells_to_boxes(matrix, np.array([1, 1, 3, 2])).astype(int)
+    x0, y0, x1, y1 = grid_to_boxes(matrix, np.array([1, 1, 3, 2])).astype(int)
     mask[y0:y1, x0:x1] = True
     wanted = np.zeros((3, 4))
     wanted[1:2, 1:3] = 1
-    assert np.array_equal(mask_to_cells(matrix, mask, (3, 4)), wanted)
-    assert np.array_equal(cells_to_mask(matrix, wanted > 0, (64, 48)), mask)
+    assert np.array_equal(mask_to_grid(matrix, mask, (3, 4)), wanted)
+    assert np.array_equal(grid_to_mask(matrix, wanted > 0, (64, 48)), mask)
 
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        cell_to_pixel(0, 5, (1, 1))
+        grid_to_pixel(0, 5, (1, 1))
     with pytest.raises(ValueError, match="height, width"):
-        mask_to_cells(cell_to_pixel(4, 4, (1, 1)), np.zeros((4, 4, 3)), (1, 1))
+        mask_to_grid(grid_to_pixel(4, 4, (1, 1)), np.zeros((4, 4, 3)), (1, 1))

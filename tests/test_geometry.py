@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_boxes, rotate_maps, within
+from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_boxes, rotate_maps, to_crop_coordinates
 
 SIDE = 12
 
@@ -58,75 +58,78 @@ def test_within_maps_the_crop_to_the_unit_square():
     crop = torch.tensor([10.0, 20.0, 50.0, 100.0])
     inside = torch.tensor([[10.0, 20.0, 50.0, 100.0], [20.0, 20.0, 30.0, 60.0], [50.0, 100.0, 50.0, 100.0]])
     expected = torch.tensor([[0.0, 0, 1, 1], [0.25, 0, 0.5, 0.5], [1, 1, 1, 1]])
-    assert torch.equal(within(inside, crop), expected)
+    assert torch.equal(to_crop_coordinates(inside, crop), expected)
 
 
 def test_within_can_be_undone():
     boxes, crops = some_boxes(50, 3, 200).double(), some_boxes(50, 4, 200).double()
     size = (crops[:, 2:] - crops[:, :2]).repeat(1, 2)
-    torch.testing.assert_close(within(boxes, crops) * size + crops[:, :2].repeat(1, 2), boxes)
+    torch.testing.assert_close(to_crop_coordinates(boxes, crops) * size + crops[:, :2].repeat(1, 2), boxes)
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("turn", range(4))
-def test_turned_box_covers_the_turned_mask(turn):
+@pytest.mark.parametrize("rotation", range(4))
+def test_rotated_box_covers_the_rotated_mask(rotation):
     boxes = some_boxes(100, 5)
-    turned = rotate_boxes(boxes / SIDE, torch.full((100,), turn)) * SIDE
-    for box, now in zip(boxes, turned, strict=True):
-        assert torch.equal(painted(now.round().long()), torch.rot90(painted(box), turn))
-    torch.testing.assert_close(turned, turned.round(), atol=1e-5, rtol=0)
+    rotated = rotate_boxes(boxes / SIDE, torch.full((100,), rotation)) * SIDE
+    for box, now in zip(boxes, rotated, strict=True):
+        assert torch.equal(painted(now.round().long()), torch.rot90(painted(box), rotation))
+    torch.testing.assert_close(rotated, rotated.round(), atol=1e-5, rtol=0)
 
 
-def test_each_box_has_its_own_turn():
-    boxes, turns = torch.rand(3, 5, 4, dtype=torch.float64), torch.randint(-7, 8, (3, 5))
-    turned = rotate_boxes(boxes, turns)
+def test_each_box_has_its_own_rotation():
+    boxes, rotations = torch.rand(3, 5, 4, dtype=torch.float64), torch.randint(-7, 8, (3, 5))
+    rotated = rotate_boxes(boxes, rotations)
     for i in range(3):
         for j in range(5):
-            assert torch.equal(turned[i, j], rotate_boxes(boxes[i, j], turns[i, j] % 4))
-    torch.testing.assert_close(rotate_boxes(turned, -turns), boxes)
+            assert torch.equal(rotated[i, j], rotate_boxes(boxes[i, j], rotations[i, j] % 4))
+    torch.testing.assert_close(rotate_boxes(rotated, -rotations), boxes)
 
 
-def test_turned_boxes_stay_boxes():
+def test_rotated_boxes_stay_boxes():
     boxes = (some_boxes(100, 6) / SIDE).double()
-    for turn in range(4):
-        turned = rotate_boxes(boxes, torch.full((100,), turn))
-        assert (turned[:, :2] < turned[:, 2:]).all()
-        torch.testing.assert_close(box_area(turned), box_area(boxes))
+    for rotation in range(4):
+        rotated = rotate_boxes(boxes, torch.full((100,), rotation))
+        assert (rotated[:, :2] < rotated[:, 2:]).all()
+        torch.testing.assert_close(box_area(rotated), box_area(boxes))
 
 
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3), (2, 3, 4)])
 @pytest.mark.parametrize("side", [1, 4, 7, 10])
-def test_turned_maps_are_rot90_bit_for_bit(batch, side):
+def test_rotated_maps_are_rot90_bit_for_bit(batch, side):
     maps = torch.randn(*batch, 3, side, side)
     maps.view(-1)[0] = float("nan")  # moved as it is, like any other value
     for offset in range(-4, 8):
-        turns = (torch.arange(math.prod(batch)) + offset).view(batch)
-        turned = rotate_maps(maps, turns)
-        assert turned.shape == maps.shape
-        for one, now, turn in zip(
-            maps.reshape(-1, 3, side, side), turned.reshape(-1, 3, side, side), turns.flatten().tolist(), strict=True
+        rotations = (torch.arange(math.prod(batch)) + offset).view(batch)
+        rotated = rotate_maps(maps, rotations)
+        assert rotated.shape == maps.shape
+        for one, now, rotation in zip(
+            maps.reshape(-1, 3, side, side),
+            rotated.reshape(-1, 3, side, side),
+            rotations.flatten().tolist(),
+            strict=True,
         ):
-            expected = torch.rot90(one, turn, dims=(-2, -1))
+            expected = torch.rot90(one, rotation, dims=(-2, -1))
             assert torch.equal(now.view(torch.int32), expected.contiguous().view(torch.int32))
 
 
-def test_turned_maps_pass_gradients_back_to_their_cells():
+def test_rotated_maps_pass_gradients_back_to_their_cells():
     maps = torch.randn(4, 2, 3, 3, requires_grad=True)
     weights = torch.randn(4, 2, 3, 3)
-    turns = torch.arange(4)
-    (rotate_maps(maps, turns) * weights).sum().backward()
-    assert torch.equal(maps.grad, rotate_maps(weights, -turns))
+    rotations = torch.arange(4)
+    (rotate_maps(maps, rotations) * weights).sum().backward()
+    assert torch.equal(maps.grad, rotate_maps(weights, -rotations))
 
 
-def test_turned_boxes_and_turned_maps_agree():
+def test_rotated_boxes_and_rotated_maps_agree():
     # Two conventions that must be one: painting then turning is turning then painting.
     boxes = some_boxes(40, 7)
-    turns = torch.arange(40) % 4
+    rotations = torch.arange(40) % 4
     masks = torch.stack([painted(box) for box in boxes])[:, None]
-    now = (rotate_boxes(boxes / SIDE, turns) * SIDE).round().long()
-    assert torch.equal(rotate_maps(masks, turns)[:, 0], torch.stack([painted(box) for box in now]))
+    now = (rotate_boxes(boxes / SIDE, rotations) * SIDE).round().long()
+    assert torch.equal(rotate_maps(masks, rotations)[:, 0], torch.stack([painted(box) for box in now]))
 
 
 def test_maps_that_are_not_square_are_refused():

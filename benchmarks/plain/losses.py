@@ -26,14 +26,14 @@ def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float)
                 continue
             cells = config.roi_size_global if v < len(targets) else config.roi_size_local
             for b in range(len(target)):
-                boxes, turns = views.boxes[b], views.turns[b]
+                boxes, turns = views.boxes[b], views.rotations[b]
                 overlap = intersection(boxes[v], boxes[g])
                 seen = region_of(student[b], overlap, boxes[v], int(turns[v]), cells)
                 wanted = region_of(target[b], overlap, boxes[g], int(turns[g]), cells)
                 wanted = torch.rot90(wanted, int(turns[v] - turns[g]), (1, 2))
                 region.append(-F.cosine_similarity(seen, wanted, dim=0).mean())
                 correspondence.append(-matches(student[b], target[b], config.match_fraction))
-    rotation = F.cross_entropy(outputs.turn_logits.float().flatten(0, 1), views.turns.flatten())
+    rotation = F.cross_entropy(outputs.turn_logits.float().flatten(0, 1), views.rotations.flatten())
     return torch.stack(region).mean() + alpha * torch.stack(correspondence).mean() + config.rotation_weight * rotation
 
 

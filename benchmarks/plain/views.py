@@ -14,31 +14,31 @@ from gtsa_kit.data.augmentation_params import AugmentationParams
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
 
-def plain_crop(image: Image.Image, box: list[int], turn: int, size: int) -> Image.Image:
+def plain_crop(image: Image.Image, box: list[int], rotation: int, size: int) -> Image.Image:
     """A crop, resized, then turned counter-clockwise."""
     view = image.crop(tuple(box)).resize((size, size), Image.Resampling.BICUBIC)
-    return view.transpose(getattr(Image.Transpose, f"ROTATE_{90 * turn}")) if turn else view
+    return view.transpose(getattr(Image.Transpose, f"ROTATE_{90 * rotation}")) if rotation else view
 
 
-def plain_views(image: Image.Image, draws: AugmentationParams, config: ViewsConfig) -> list[np.ndarray]:
+def plain_views(image: Image.Image, params: AugmentationParams, config: ViewsConfig) -> list[np.ndarray]:
     """(S, S, 3) uint8 views, globals first."""
     views = []
-    for index, (box, turn) in enumerate(zip(draws.boxes.tolist(), draws.turns.tolist(), strict=True)):
+    for index, (box, rotation) in enumerate(zip(params.boxes.tolist(), params.rotations.tolist(), strict=True)):
         size = config.global_size if index < config.global_crops else config.local_size
-        view = plain_colors(plain_crop(image, box, turn, size), draws, index)
+        view = plain_colors(plain_crop(image, box, rotation, size), params, index)
         if config.noise_std:
-            generator = torch.Generator().manual_seed(int(draws.colors.noise_seeds[index]))
+            generator = torch.Generator().manual_seed(int(params.colors.noise_seeds[index]))
             noise = torch.randn(3, size, size, generator=generator).permute(1, 2, 0).numpy() * (255 * config.noise_std)
             view = Image.fromarray((np.asarray(view) + noise).round().clip(0, 255).astype(np.uint8))
-        if draws.flips[index]:
+        if params.flips[index]:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         views.append(np.asarray(view))
     return views
 
 
-def plain_colors(view: Image.Image, draws: AugmentationParams, index: int) -> Image.Image:
+def plain_colors(view: Image.Image, params: AugmentationParams, index: int) -> Image.Image:
     """Jitter, gray and blur of one view."""
-    colors = draws.colors
+    colors = params.colors
     if colors.jittered[index]:
         for step in colors.orders[index].tolist():
             view = JITTER[step](view, float(colors.factors[index, step]))

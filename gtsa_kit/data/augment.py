@@ -1,4 +1,4 @@
-"""One image to its views: crops, turns or mirrors, photometric noise, as `draws` says.
+"""One image to its views: crops, turns or mirrors, photometric noise, as `params` says.
 
 All randomness comes from the generator that the caller passes, so the views of an image depend on nothing else: not
 on the worker that made them, nor on what was made before. What is drawn is done as Pillow would do it, only faster.
@@ -13,11 +13,27 @@ from torch.nn import functional as F
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import color as colors
-from gtsa_kit.data.augmentation_params import AugmentationParams, Color, draw, draw_box, draw_boxes, draw_colors
+from gtsa_kit.data.augmentation_params import (
+    AugmentationParams,
+    ViewColorParams,
+    sample_augmentation,
+    sample_box,
+    sample_boxes,
+    sample_color_params,
+)
 
-__all__ = ["Views", "collate", "crop_and_turn", "draw_box", "draw_boxes", "make_views", "photometric", "render"]
+__all__ = [
+    "Views",
+    "apply_augmentations",
+    "augment_color",
+    "collate",
+    "crop_and_rotate",
+    "make_views",
+    "sample_box",
+    "sample_boxes",
+]
 
-_STEPS = colors.brighten, colors.contrast, colors.saturate, colors.turn_hue
+_STEPS = colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation, colors.adjust_hue
 
 
 class Views(NamedTuple):
@@ -29,7 +45,7 @@ class Views(NamedTuple):
     """(L, 3, s, s) uint8."""
     boxes: Tensor
     """(G + L, 4) float32: the crops, globals first, in pixels of the image."""
-    turns: Tensor
+    rotations: Tensor
     """(G + L,) int64: counter-clockwise quarter turns of each view."""
 
     def to(self, device: torch.device) -> "Views":
@@ -44,21 +60,23 @@ class Views(NamedTuple):
 def make_views(image: Tensor, config: ViewsConfig, generator: Generator) -> Views:
     """Draw and render the views of a (3, H, W) uint8 image."""
     height, width = image.shape[-2:]
-    return render(image, draw(height, width, config, generator), config)
+    return apply_augmentations(image, sample_augmentation(height, width, config, generator), config)
 
 
-def render(image: Tensor, draws: AugmentationParams, config: ViewsConfig) -> Views:
+def apply_augmentations(image: Tensor, params: AugmentationParams, config: ViewsConfig) -> Views:
     """The views of a (3, H, W) uint8 image that were drawn; fastest where its colors lie side by side."""
     image = image[None].contiguous(memory_format=torch.channels_last)[0]
-    n_local = len(draws.boxes) - config.global_crops
+    n_local = len(params.boxes) - config.global_crops
     global_images = np.empty((config.global_crops, 3, config.global_size, config.global_size), np.uint8)
     local_images = np.empty((n_local, 3, config.local_size, config.local_size), np.uint8)
-    plan = zip(draws.boxes.tolist(), draws.turns.tolist(), draws.flips.tolist(), draws.colors.rows(), strict=True)
-    for out, (box, turn, flip, color) in zip([*global_images, *local_images], plan, strict=True):
-        view = _recolor(crop_and_turn(image, box, turn, out.shape[-1]).numpy(), color, config.noise_std)
+    plan = zip(
+        params.boxes.tolist(), params.rotations.tolist(), params.flips.tolist(), params.colors.rows(), strict=True
+    )
+    for out, (box, rotation, flip, color) in zip([*global_images, *local_images], plan, strict=True):
+        view = _augment_color(crop_and_rotate(image, box, rotation, out.shape[-1]).numpy(), color, config.noise_std)
         out[:] = view[..., ::-1] if flip else view
     images = torch.from_numpy(global_images), torch.from_numpy(local_images)
-    return Views(*images, draws.boxes.float(), draws.turns)
+    return Views(*images, params.boxes.float(), params.rotations)
 
 
 def collate(views: list[Views]) -> Views:
@@ -66,7 +84,7 @@ def collate(views: list[Views]) -> Views:
     return Views(*(torch.stack(tensors) for tensors in zip(*views, strict=True)))
 
 
-def crop_and_turn(image: Tensor, box: list[int], turn: int, size: int) -> Tensor:
+def crop_and_rotate(image: Tensor, box: list[int], rotation: int, size: int) -> Tensor:
     """The (3, size, size) view of a box: antialiased bicubic resize, then quarter turns, which move pixels exactly.
 
     Within a level of Pillow's resize. torch's weights have 16 bits, so that where two roundings meet a value can be two
@@ -77,8 +95,8 @@ def crop_and_turn(image: Tensor, box: list[int], turn: int, size: int) -> Tensor
     by_columns = columns_first(y1 - y0, x1 - x0, size)
     crop = (crop.mT if by_columns else crop).contiguous(memory_format=torch.channels_last)
     view = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
-    turned = np.rot90((view.mT if by_columns else view).numpy(), turn, axes=(-2, -1))
-    return torch.from_numpy(np.ascontiguousarray(turned))  # torch itself takes twice as long for this copy
+    rotated = np.rot90((view.mT if by_columns else view).numpy(), rotation, axes=(-2, -1))
+    return torch.from_numpy(np.ascontiguousarray(rotated))  # torch itself takes twice as long for this copy
 
 
 def columns_first(height: int, width: int, size: int) -> bool:
@@ -90,20 +108,20 @@ def columns_first(height: int, width: int, size: int) -> bool:
     return height > size and height - size > 2 * (width - size)
 
 
-def photometric(view: Tensor, config: ViewsConfig, generator: Generator) -> Tensor:
+def augment_color(view: Tensor, config: ViewsConfig, generator: Generator) -> Tensor:
     """Color jitter in random order, gray, blur, noise, each with its own probability; (3, S, S) uint8 both ways."""
-    [color] = draw_colors(1, config, generator).rows()
-    return torch.from_numpy(_recolor(view.contiguous().numpy(), color, config.noise_std))
+    [color] = sample_color_params(1, config, generator).rows()
+    return torch.from_numpy(_augment_color(view.contiguous().numpy(), color, config.noise_std))
 
 
-def _recolor(pixels: colors.Image, color: Color, noise_std: float) -> colors.Image:
+def _augment_color(pixels: colors.Image, color: ViewColorParams, noise_std: float) -> colors.Image:
     """(3, S, S) both ways; what is passed stays as it was."""
     for step in color.order:
         pixels = _STEPS[step](pixels, color.factors[step])
     if color.gray:
-        pixels = colors.to_gray(pixels)
+        pixels = colors.to_grayscale(pixels)
     if color.sigma > 0:
-        pixels = colors.blur(pixels, color.sigma)
+        pixels = colors.gaussian_blur(pixels, color.sigma)
     if noise_std > 0:
         noise = torch.randn(pixels.shape, generator=Generator().manual_seed(color.noise_seed)).numpy()
         pixels = (pixels + noise * np.float32(255 * noise_std)).round().clip(0, 255).astype(np.uint8)

@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Color:
+class ViewColorParams:
     """What is done to the pixels of one view."""
 
     order: list[int]
@@ -56,11 +56,11 @@ class ColorParams(NamedTuple):
     noise_seeds: Tensor
     """(V,) int64."""
 
-    def rows(self) -> list[Color]:
+    def rows(self) -> list[ViewColorParams]:
         """View by view."""
         jittered, factors, orders, *rest = (tensor.tolist() for tensor in self)
         orders = [order if any_ else [] for order, any_ in zip(orders, jittered, strict=True)]
-        return list(map(Color, orders, factors, *rest))
+        return list(map(ViewColorParams, orders, factors, *rest))
 
 
 class AugmentationParams(NamedTuple):
@@ -68,22 +68,24 @@ class AugmentationParams(NamedTuple):
 
     boxes: Tensor
     """(V, 4) int64: crops, in pixels of the image."""
-    turns: Tensor
+    rotations: Tensor
     """(V,) int64: counter-clockwise quarter turns."""
     flips: Tensor
     """(V,) bool: whether the finished view is mirrored left to right."""
     colors: ColorParams
 
 
-def draw(height: int, width: int, config: ViewsConfig, generator: Generator) -> AugmentationParams:
+def sample_augmentation(height: int, width: int, config: ViewsConfig, generator: Generator) -> AugmentationParams:
     """All that is random about the views of an image of this size."""
-    boxes = draw_boxes(height, width, config, generator)
+    boxes = sample_boxes(height, width, config, generator)
     chances = torch.rand(2, len(boxes), generator=generator, dtype=torch.float64)
-    turns = (chances[0] * 4).long() if config.rotate else torch.zeros(len(boxes), dtype=torch.long)
-    return AugmentationParams(boxes, turns, chances[1] < config.hflip_p, draw_colors(len(boxes), config, generator))
+    rotations = (chances[0] * 4).long() if config.rotate else torch.zeros(len(boxes), dtype=torch.long)
+    return AugmentationParams(
+        boxes, rotations, chances[1] < config.hflip_p, sample_color_params(len(boxes), config, generator)
+    )
 
 
-def draw_colors(count: int, config: ViewsConfig, generator: Generator) -> ColorParams:
+def sample_color_params(count: int, config: ViewsConfig, generator: Generator) -> ColorParams:
     """What is done to the pixels of so many views: jitter in random order, gray, blur, each at its own rate."""
     u = torch.rand(10, count, generator=generator, dtype=torch.float64).numpy()
     jittered = (u[0] < config.jitter_p) & (config.jitter_strength > 0)
@@ -98,7 +100,7 @@ def draw_colors(count: int, config: ViewsConfig, generator: Generator) -> ColorP
     return ColorParams(*map(torch.from_numpy, drawn))
 
 
-def draw_boxes(height: int, width: int, config: ViewsConfig, generator: Generator) -> Tensor:
+def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Generator) -> Tensor:
     """Crops (G + L, 4), whole pixels, that keep the overlap rule: all pairs of globals, each local with each global.
 
     Drawn by rejection. After `ATTEMPTS` the whole image is taken: it overlaps every global crop in all of that
@@ -112,7 +114,7 @@ def draw_boxes(height: int, width: int, config: ViewsConfig, generator: Generato
     for crops, area, overlap in plan:
         least = overlap * width * height
         for _ in range(ATTEMPTS):
-            box = _draw_box(height, width, area, config.aspect, uniforms)
+            box = _sample_box(height, width, area, config.aspect, uniforms)
             if all(_shared(box, other) >= least for other in globals_):
                 break
         else:
@@ -121,7 +123,7 @@ def draw_boxes(height: int, width: int, config: ViewsConfig, generator: Generato
     return torch.tensor(globals_ + locals_)
 
 
-def draw_box(
+def sample_box(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
 ) -> Tensor:
     """One crop (4,): share of the image uniform in `area`, aspect log-uniform, place uniform.
@@ -129,7 +131,7 @@ def draw_box(
     Where no crop of that aspect fits (a thin image), the aspect gives way and the area stays, since the overlap
     rule is about area.
     """
-    return torch.tensor(_draw_box(height, width, area, aspect, _Uniforms(generator)))
+    return torch.tensor(_sample_box(height, width, area, aspect, _Uniforms(generator)))
 
 
 class _Uniforms:
@@ -145,7 +147,7 @@ class _Uniforms:
         return self._left.pop()
 
 
-def _draw_box(
+def _sample_box(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], uniforms: _Uniforms
 ) -> Box:
     low, high = math.log(aspect[0]), math.log(aspect[1])

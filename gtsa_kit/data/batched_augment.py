@@ -1,6 +1,6 @@
-"""The views of a batch of images at once, by tensor arithmetic, where the model is: `views.render` for many.
+"""Views of a batch of images at once on the device of the model: `augment.apply_augmentations` for many images.
 
-Processes that load images then only decode, shrink and draw. The draws are those of `views`, and what is made of
+Data-loading processes then only decode, shrink and sample. Parameters are those of `augment`, and what is made of
 them is the same within a level, hue and blur within three. B images, V = G + L views of each; N = B * G or B * L.
 """
 
@@ -13,12 +13,17 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data import batched_color as device_colors
+from gtsa_kit.data import batched_color
 from gtsa_kit.data.augment import Views, columns_first
-from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, ColorParams, draw
+from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, ColorParams, sample_augmentation
 from gtsa_kit.geometry import cubic
 
-_STEPS = device_colors.brighten, device_colors.contrast, device_colors.saturate, device_colors.turn_hue
+_STEPS = (
+    batched_color.adjust_brightness,
+    batched_color.adjust_contrast,
+    batched_color.adjust_saturation,
+    batched_color.adjust_hue,
+)
 
 
 class DecodedBatch(NamedTuple):
@@ -26,9 +31,9 @@ class DecodedBatch(NamedTuple):
 
     pixels: Tensor
     """(B, 3, H, W) uint8: each fills the upper left corner, the rest is nothing."""
-    shrunk: Tensor
+    scale: Tensor
     """(B, 2) float64: by how much, down and across; boxes are in pixels of the image before that."""
-    draws: AugmentationParams
+    params: AugmentationParams
     """With B in front of every shape; stays in the host's memory, where it is decided what is to be launched."""
 
     def pin_memory(self) -> "DecodedBatch":
@@ -36,13 +41,13 @@ class DecodedBatch(NamedTuple):
         return self._replace(pixels=self.pixels.pin_memory())
 
 
-def load(image: Tensor, config: ViewsConfig, generator: Generator) -> DecodedBatch:
+def prepare_for_device(image: Tensor, config: ViewsConfig, generator: Generator) -> DecodedBatch:
     """A (3, H, W) uint8 image, no larger than its views need, with its draws; as a batch of one."""
     height, width = image.shape[-2:]
-    drawn = draw(height, width, config, generator)
+    drawn = sample_augmentation(height, width, config, generator)
     pixels = shrink(image, largest_side(config))
-    shrunk = torch.tensor([[pixels.shape[1] / height, pixels.shape[2] / width]], dtype=torch.float64)
-    return DecodedBatch(pixels[None], shrunk, _map(lambda tensor: tensor[None], drawn))
+    scale = torch.tensor([[pixels.shape[1] / height, pixels.shape[2] / width]], dtype=torch.float64)
+    return DecodedBatch(pixels[None], scale, _map(lambda tensor: tensor[None], drawn))
 
 
 def largest_side(config: ViewsConfig) -> int:
@@ -71,32 +76,34 @@ def collate_decoded(parts: list[DecodedBatch]) -> DecodedBatch:
         b, _, h, w = part.pixels.shape
         pixels[first : first + b, :, :h, :w] = part.pixels
         first += b
-    draws = _map(lambda *tensors: torch.cat(tensors), *(part.draws for part in parts))
-    return DecodedBatch(pixels, torch.cat([part.shrunk for part in parts]), draws)
+    params = _map(lambda *tensors: torch.cat(tensors), *(part.params for part in parts))
+    return DecodedBatch(pixels, torch.cat([part.scale for part in parts]), params)
 
 
 @torch.no_grad()
-def render_batch(decoded: DecodedBatch, config: ViewsConfig, device: torch.device) -> Views:
+def apply_augmentations_batched(decoded: DecodedBatch, config: ViewsConfig, device: torch.device) -> Views:
     """The views that were drawn, made on the device; nothing there is waited for."""
     pixels = decoded.pixels.to(device, non_blocking=True)
-    draws, n_global, batch = decoded.draws, config.global_crops, len(pixels)
+    params, n_global, batch = decoded.params, config.global_crops, len(pixels)
     images = []
     for kind, size in ((slice(None, n_global), config.global_size), (slice(n_global, None), config.local_size)):
-        boxes, turns, flips = (tensor[:, kind].flatten(0, 1) for tensor in draws[:3])
+        boxes, rotations, flips = (tensor[:, kind].flatten(0, 1) for tensor in params[:3])
         count = len(boxes) // batch
         if not count:
             images.append(pixels.new_zeros((batch, 0, 3, size, size)))
             continue
         owners = torch.arange(batch).repeat_interleave(count)
-        boxes = boxes * decoded.shrunk[owners].flip(-1).repeat(1, 2)
-        views = crop_and_turn_many(pixels, owners, boxes, turns, size)
-        views = recolor(views, ColorParams(*(tensor[:, kind].flatten(0, 1) for tensor in draws.colors)), config)
+        boxes = boxes * decoded.scale[owners].flip(-1).repeat(1, 2)
+        views = crop_and_rotate_batched(pixels, owners, boxes, rotations, size)
+        views = augment_color_batched(
+            views, ColorParams(*(tensor[:, kind].flatten(0, 1) for tensor in params.colors)), config
+        )
         views = torch.where(_there(flips, device)[:, None, None, None], views.flip(-1), views)
         images.append(views.to(torch.uint8).reshape(batch, count, *views.shape[1:]))
-    return Views(images[0], images[1], _there(draws.boxes.float(), device), _there(draws.turns, device))
+    return Views(images[0], images[1], _there(params.boxes.float(), device), _there(params.rotations, device))
 
 
-def crop_and_turn_many(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Tensor, size: int) -> Tensor:
+def crop_and_rotate_batched(pixels: Tensor, owners: Tensor, boxes: Tensor, rotations: Tensor, size: int) -> Tensor:
     """(N, 3, size, size) float32 whole numbers: antialiased bicubic views of boxes, turned.
 
     Args:
@@ -111,17 +118,17 @@ def crop_and_turn_many(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Ten
         chosen = torch.nonzero(by_columns == first).squeeze(1)
         if not len(chosen):
             continue
-        made = _resample(pixels, owners[chosen], boxes[chosen], turns[chosen], size, first)
+        made = _resample(pixels, owners[chosen], boxes[chosen], rotations[chosen], size, first)
         views.index_copy_(0, _there(chosen, pixels.device), made)
     return views
 
 
-def _resample(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Tensor, size: int, by_columns: bool) -> Tensor:
-    """As `crop_and_turn_many`, with one order of the two passes, between which values are rounded and cut."""
+def _resample(pixels: Tensor, owners: Tensor, boxes: Tensor, rotations: Tensor, size: int, by_columns: bool) -> Tensor:
+    """As `crop_and_rotate_batched`, with one order of the two passes, between which values are rounded and cut."""
     device = pixels.device
     # A quarter turn is a mirror of the weights and, if odd, a transposition.
-    rows, from_rows = _weights(boxes[:, 1], boxes[:, 3], (turns == 2) | (turns == 3), size, device)
-    columns, from_columns = _weights(boxes[:, 0], boxes[:, 2], (turns == 1) | (turns == 2), size, device)
+    rows, from_rows = _weights(boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, device)
+    columns, from_columns = _weights(boxes[:, 0], boxes[:, 2], (rotations == 1) | (rotations == 2), size, device)
     from_rows.clamp_(max=pixels.shape[2] - 1)
     from_columns.clamp_(max=pixels.shape[3] - 1)
     of = _there(owners, device)[:, None, None]
@@ -132,7 +139,7 @@ def _resample(pixels: Tensor, owners: Tensor, boxes: Tensor, turns: Tensor, size
     else:
         views = _to_levels(torch.einsum("njw,nhwc->nhjc", columns, crops))
         views = _to_levels(torch.einsum("nih,nhjc->ncij", rows, views))
-    return torch.where(_there(turns % 2 == 1, device)[:, None, None, None], views.mT, views)
+    return torch.where(_there(rotations % 2 == 1, device)[:, None, None, None], views.mT, views)
 
 
 def _weights(low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -161,15 +168,15 @@ def _to_levels(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
-def recolor(views: Tensor, colors: ColorParams, config: ViewsConfig) -> Tensor:
+def augment_color_batched(views: Tensor, colors: ColorParams, config: ViewsConfig) -> Tensor:
     """Color jitter, gray, blur and noise of (N, 3, S, S) float32 whole numbers, each view its own."""
     factors, sigmas = _there(colors.factors, views.device), _there(colors.sigmas, views.device)
     for place in range(len(STEPS)):
         step_of = colors.orders[:, place].where(colors.jittered, torch.tensor(len(STEPS)))
         for step, work in enumerate(_STEPS):
             views = _some(views, step_of == step, work, factors[:, step])
-    views = _some(views, colors.gray, lambda some, _: device_colors.to_gray(some), sigmas)
-    views = _some(views, colors.sigmas > 0, device_colors.blur, sigmas)
+    views = _some(views, colors.gray, lambda some, _: batched_color.to_grayscale(some), sigmas)
+    views = _some(views, colors.sigmas > 0, batched_color.gaussian_blur, sigmas)
     return _with_noise(views, colors.noise_seeds, config.noise_std) if config.noise_std > 0 else views
 
 
@@ -194,7 +201,7 @@ def _there(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _map(work: Callable[..., Tensor], *draws: AugmentationParams) -> AugmentationParams:
+def _map(work: Callable[..., Tensor], *params: AugmentationParams) -> AugmentationParams:
     """Draws of which each tensor is made of the same tensors of others."""
-    boxes, turns, flips, colors = zip(*draws, strict=True)
-    return AugmentationParams(work(*boxes), work(*turns), work(*flips), ColorParams(*map(work, *colors)))
+    boxes, rotations, flips, colors = zip(*params, strict=True)
+    return AugmentationParams(work(*boxes), work(*rotations), work(*flips), ColorParams(*map(work, *colors)))

@@ -14,28 +14,28 @@ _LUMA = 19595 / 65536, 38470 / 65536, 7471 / 65536
 _CENTERS = 765, 510, 1020
 
 
-def brighten(views: Tensor, factors: Tensor) -> Tensor:
+def adjust_brightness(views: Tensor, factors: Tensor) -> Tensor:
     """All values times a factor."""
     return _cut(views * _each(factors))
 
 
-def contrast(views: Tensor, factors: Tensor) -> Tensor:
+def adjust_contrast(views: Tensor, factors: Tensor) -> Tensor:
     """Away from the mean gray by a factor."""
     means = _gray(views).mean((-2, -1), keepdim=True, dtype=torch.float64)
     return _stretch(views, (means + 0.5).floor().float(), factors)
 
 
-def saturate(views: Tensor, factors: Tensor) -> Tensor:
+def adjust_saturation(views: Tensor, factors: Tensor) -> Tensor:
     """Away from each pixel's gray by a factor."""
     return _stretch(views, _gray(views), factors)
 
 
-def to_gray(views: Tensor) -> Tensor:
+def to_grayscale(views: Tensor) -> Tensor:
     """Three equal channels."""
     return _gray(views).expand_as(views)
 
 
-def turn_hue(views: Tensor, factors: Tensor) -> Tensor:
+def adjust_hue(views: Tensor, factors: Tensor) -> Tensor:
     """Hue on by a part of the circle, [-0.5, 0.5], in the 256 hues of Pillow."""
     colors = views.int()
     red, green, blue = colors.unbind(1)
@@ -59,7 +59,7 @@ def _hues(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(hue_table()).to(device, non_blocking=True), centers.to(device, non_blocking=True)
 
 
-def blur(views: Tensor, sigmas: Tensor) -> Tensor:
+def gaussian_blur(views: Tensor, sigmas: Tensor) -> Tensor:
     """By Pillow's approximate Gaussian: three box blurs that share the variance, borders repeated."""
     weights = torch.linalg.matrix_power(_one_pass(views.shape[-1], sigmas), 3).float()[:, None]  # (N, 1, S, S)
     blurred: Tensor = weights @ views @ weights.mT

@@ -20,19 +20,19 @@ _CENTERS = np.array([[765], [510], [1020]], np.int16)  # red is missing about cy
 _BLOCK = 16  # rows and columns that the blur makes at a time
 
 
-def brighten(image: Image, factor: float) -> Image:
+def adjust_brightness(image: Image, factor: float) -> Image:
     """All values times a factor."""
     return _stretch(image.astype(np.float32), None, factor)
 
 
-def contrast(image: Image, factor: float) -> Image:
+def adjust_contrast(image: Image, factor: float) -> Image:
     """Away from the mean gray by a factor."""
     pixels = image.astype(np.float32)
     mean = _gray(pixels).sum(-1).sum(dtype=np.float64) / (image.size // 3)
     return _stretch(pixels, np.float32(math.floor(mean + 0.5)), factor)
 
 
-def saturate(image: Image, factor: float) -> Image:
+def adjust_saturation(image: Image, factor: float) -> Image:
     """Away from each pixel's gray by a factor."""
     pixels = image.astype(np.float32)
     return _stretch(pixels, _gray(pixels), factor)
@@ -50,12 +50,12 @@ def _stretch(pixels: Floats, middle: Floats | np.float32 | None, factor: float) 
     return pixels.astype(np.uint8)
 
 
-def to_gray(image: Image) -> Image:
+def to_grayscale(image: Image) -> Image:
     """Three equal channels."""
     return np.repeat(_gray(image.astype(np.float32)).astype(np.uint8), 3, axis=0)
 
 
-def turn_hue(image: Image, factor: float) -> Image:
+def adjust_hue(image: Image, factor: float) -> Image:
     """Hue on by a part of the circle, [-0.5, 0.5].
 
     Pillow keeps hue in 8 bits, which can be six levels of a color: so the same 256 hues are used here.
@@ -121,7 +121,7 @@ def _gray(pixels: Floats) -> Floats:
     return np.floor(gray, out=gray)
 
 
-def blur(image: Image, sigma: float) -> Image:
+def gaussian_blur(image: Image, sigma: float) -> Image:
     """(3, S, S) by Pillow's approximate Gaussian: three box blurs that share the variance, borders repeated."""
     size = image.shape[-1]
     weights, reach = _blur_weights(size, sigma)

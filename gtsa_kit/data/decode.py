@@ -11,7 +11,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
 
-LARGE = 24_000_000
+LARGE_IMAGE_PIXELS = 24_000_000
 """Pixels; images above are decoded one at a time, so that memory holds one of them and not one for each core."""
 
 _one_large = threading.Lock()
@@ -25,7 +25,7 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     """
     path = Path(name)
     header = read_header(content, path, max_pixels)
-    with _one_large if header.width * header.height > LARGE else nullcontext():
+    with _one_large if header.width * header.height > LARGE_IMAGE_PIXELS else nullcontext():
         if header.kind == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1:
             pixels = _decode_jpeg(content)
             if pixels is not None and pixels.shape == (header.height, header.width, 3):

@@ -20,7 +20,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def find_images(source: Path) -> ImageList:
     broken: list[ImageError] = []
     if source.is_dir():
         root, paths = source, list(_walk(source, broken))
-    elif source.suffix.lower() in SUFFIXES:
+    elif source.suffix.lower() in IMAGE_SUFFIXES:
         root, paths = source.parent, [source]
     else:
         root, paths = source.parent, list(dict.fromkeys(_read_list(source)))
     if not paths:
         why = f"; {len(broken)} folders could not be read, first {broken[0]}" if broken else ""
-        raise ValueError(f"no images in {source} (looked for {' '.join(sorted(SUFFIXES))}){why}")
+        raise ValueError(f"no images in {source} (looked for {' '.join(sorted(IMAGE_SUFFIXES))}){why}")
     return ImageList(root, sorted(paths, key=natural_key), broken)
 
 
@@ -73,7 +73,7 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
 
 
-def readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
+def iter_readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """Decode one after the other, leaving out what is broken: for looking at a few, where others list the failures."""
     for path in paths:
         with suppress(ImageError):
@@ -89,7 +89,7 @@ def sample_images(folder: Path, count: int) -> tuple[list[Image.Image], list[str
     paths = find_images(folder).paths
     stride = max(1, len(paths) // count)
     in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
-    found = list(islice(readable(in_turn), count))
+    found = list(islice(iter_readable(in_turn), count))
     if not found:
         raise ValueError(f"no image in {folder} can be read")
     return [image for _, image in found], [path.name for path, _ in found]
@@ -146,7 +146,7 @@ def _walk(folder: Path, broken: list[ImageError]) -> Iterator[Path]:
         seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(here, name)
 
 

@@ -195,8 +195,8 @@ def _decode(file: IO[bytes], path: Path, max_pixels: int) -> DecodedImage:
 
 
 def _upright(rgb: Image.Image, orientation: int) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    return rgb if turn is None else rgb.transpose(turn)
+    rotation = _UPRIGHT.get(orientation)
+    return rgb if rotation is None else rgb.transpose(rotation)
 
 
 def _orientation(image: Image.Image) -> int:

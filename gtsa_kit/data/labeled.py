@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gtsa_kit.data.image_files import find_images, natural_key
-from gtsa_kit.data.sources import show_name
+from gtsa_kit.data.sources import display_name
 
 SPLITS = ("train", "val")
 
@@ -112,7 +112,7 @@ def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
         elif len(own) < depth + 2:
             skipped.append(SkippedImage(found.name(path), "in no folder of a class"))
         else:
-            rows.append(_Row(path, found.name(path), show_name(own[depth]), own[0] if given else None))
+            rows.append(_Row(path, found.name(path), display_name(own[depth]), own[0] if given else None))
     return rows, skipped
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import Views, collate, make_views
-from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, load
+from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, prepare_for_device
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, read_file
 from gtsa_kit.hardware import available_cores
@@ -92,7 +92,7 @@ class MultiCropDataset(Dataset[Batch]):
                 broken.append(error)
                 continue
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
-            make = load if self.on_device else make_views
+            make = prepare_for_device if self.on_device else make_views
             return Batch(make(image, self.views, generator), broken)
         return Batch(None, broken)
 

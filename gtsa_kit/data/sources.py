@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from gtsa_kit.data.image_files import SUFFIXES
+from gtsa_kit.data.image_files import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import ImageError
 
 MOST_BYTES = 2**30
@@ -61,7 +61,7 @@ def open_source(where: str) -> Source:
         return _archive(path)
     if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         raise ValueError(f"{path} is compressed as a whole, so nothing in it can be reached; unpack it to a .tar")
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return FileSource(path.parent, [path])
     return ListSource(path)
 
@@ -76,7 +76,7 @@ def _open_glob(where: str) -> Source:
     if found.lower().endswith((".tar", ".zip")):
         return ManyArchives(fixed, [Path(name) for name in sorted(glob.glob(where, recursive=True))])
     paths = (Path(name) for name in glob.iglob(where, recursive=True))
-    return FileSource(fixed, (path for path in paths if path.suffix.lower() in SUFFIXES))
+    return FileSource(fixed, (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES))
 
 
 def _until_magic(parts: Iterable[str]) -> Iterator[str]:
@@ -170,9 +170,9 @@ class TarSource:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
                     if member.isreg() and is_image(member.name):
-                        yield Entry(show_name(member.name), f"{member.offset_data}:{member.size}", stamp)
+                        yield Entry(display_name(member.name), f"{member.offset_data}:{member.size}", stamp)
         except (tarfile.TarError, OSError) as error:
-            yield Entry(show_name(self.path.name), "", stamp, f"the archive is damaged here: {error}")
+            yield Entry(display_name(self.path.name), "", stamp, f"the archive is damaged here: {error}")
 
     def read(self, locator: str) -> bytes:
         """Bytes from where the member lies."""
@@ -197,7 +197,7 @@ class ZipSource:
         """Its members that are called like images."""
         for info in self.zip.infolist():
             if not info.is_dir() and is_image(info.filename):
-                yield Entry(show_name(info.filename), info.filename, f"{info.file_size} {info.CRC:08x}")
+                yield Entry(display_name(info.filename), info.filename, f"{info.file_size} {info.CRC:08x}")
 
     def read(self, locator: str) -> bytes:
         """Unpacked, if its checksum holds."""
@@ -248,9 +248,9 @@ class UrlSource:
         for path, info in self._found():
             found = True
             name = path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]
-            yield Entry(show_name(name), path, remote_stamp(info))
+            yield Entry(display_name(name), path, remote_stamp(info))
         if not found:
-            raise ValueError(f"no images at {self.url} (looked for {' '.join(sorted(SUFFIXES))})")
+            raise ValueError(f"no images at {self.url} (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
 
     def read(self, locator: str) -> bytes:
         """The whole object."""
@@ -324,15 +324,15 @@ def remote_stamp(info: dict[str, Any]) -> str:
 def is_image(name: str) -> bool:
     """By its suffix; hidden names are passed over, and so is what lies in hidden folders."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not any(part.startswith(".") for part in parts)
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in parts)
 
 
 def show(root: Path, path: Path) -> str:
     """A path as tables show it: relative to the root where it lies below it."""
-    return show_name((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
+    return display_name((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
 
 
-def show_name(name: str) -> str:
+def display_name(name: str) -> str:
     """Valid UTF-8, whatever the bytes of the name."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -359,7 +359,7 @@ def _scan(folder: Path) -> Iterator[Path | ImageError]:
                         continue
                     if item.is_dir():
                         folders.append(Path(item.path))
-                    elif os.path.splitext(item.name)[1].lower() in SUFFIXES:
+                    elif os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES:
                         yield Path(item.path)
             waiting += sorted(folders, reverse=True)  # the same way in wins whatever order the disk tells
         except OSError as error:

@@ -57,7 +57,7 @@ class Dataset:
         row = {name: table[name][at] for name in table.schema.names}
         digest = row["sha256"].as_py() if "sha256" in row else ""
         embedding = row["embedding"].values.to_numpy(zero_copy_only=False)
-        matrix = self.maps["cell_to_pixel"][index] if self.maps else np.full((2, 3), np.nan)
+        matrix = self.maps["grid_to_pixel"][index] if self.maps else np.full((2, 3), np.nan)
         width, height = row["width"].as_py(), row["height"].as_py()
         return Row(index, row["path"].as_py(), digest, width, height, embedding, matrix, self._maps_of(index))
 

@@ -67,7 +67,7 @@ class DenseStore:
                     [row.maps[name].astype(self.spec.dtype, copy=False) for row in rows]
                 )
                 self._sync(name, first, first + len(rows))
-        self.arrays["cell_to_pixel"][first : first + len(rows)] = np.stack([row.cell_to_pixel for row in rows])
+        self.arrays["grid_to_pixel"][first : first + len(rows)] = np.stack([row.grid_to_pixel for row in rows])
         self.rows = first + len(rows)
         for name in self._side_arrays():
             self._sync(name, first, self.rows)
@@ -87,7 +87,7 @@ class DenseStore:
         return shapes | self._side_arrays()
 
     def _side_arrays(self) -> dict[str, dict[str, Any]]:
-        sides = {"cell_to_pixel": ((2, 3), "float64")}
+        sides = {"grid_to_pixel": ((2, 3), "float64")}
         if self.spec.grid is None:
             sides |= {"offsets": ((), "int64"), "grid_hw": ((2,), "int32")}  # type: ignore[dict-item]
         return {

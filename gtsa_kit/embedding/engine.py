@@ -18,7 +18,7 @@ from gtsa_kit.embedding.preprocess import Decoder, PreparedImage
 from gtsa_kit.embedding.rows import Failure, Row, ShardFill, ShardRule
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
-from gtsa_kit.feature_grid import cell_to_pixel
+from gtsa_kit.feature_grid import grid_to_pixel
 
 AHEAD = 3
 """Batches decoded ahead of the model, at most."""
@@ -152,7 +152,7 @@ def _embed(places: list[int], ready: dict[int, PreparedImage], runner: Runner, p
             item.width,
             item.height,
             np.array(features.embedding[i]),
-            cell_to_pixel(item.width, item.height, grid, item.orientation),
+            grid_to_pixel(item.width, item.height, grid, item.orientation),
             {name: maps[name][i].astype(plan.dtype) for name in plan.outputs},
         )
     return rows

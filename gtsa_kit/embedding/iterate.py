@@ -87,4 +87,4 @@ def embed(
                 continue
             found = {layer: row.maps[name] for layer, name in named.items()}
             features = Features(row.embedding, row.maps[FEATURE_MAP], found)
-            yield Embedded(row.name, features, row.cell_to_pixel, row.width, row.height)
+            yield Embedded(row.name, features, row.grid_to_pixel, row.width, row.height)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from gtsa_kit.data.decode import LARGE, decode
+from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS, decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
@@ -81,7 +81,7 @@ def pass_order(height: int, width: int, to_height: int, to_width: int, interpola
     Between the passes it rounds and cuts to 0..255, so the order shows, by up to ten levels at sharp edges. Its rule
     changes between versions: therefore noise is sent through, once for each shape.
     """
-    if height < SHRINK * to_height or width < SHRINK * to_width or height * width > LARGE:
+    if height < SHRINK * to_height or width < SHRINK * to_width or height * width > LARGE_IMAGE_PIXELS:
         return None
     noise = np.random.default_rng(0).integers(0, 2, (height, width), dtype=np.uint8) * 255
     by_pillow = Image.fromarray(noise).resize((to_width, to_height), INTERPOLATIONS[interpolation])

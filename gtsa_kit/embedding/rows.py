@@ -19,7 +19,7 @@ class Row:
     """Of the upright image."""
     embedding: np.ndarray
     """(D,)"""
-    cell_to_pixel: np.ndarray
+    grid_to_pixel: np.ndarray
     """(2, 3), float64: see gtsa_kit.feature_grid."""
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(D, h, w) by the name of the output; empty unless maps are asked for."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.augment import crop_and_turn, draw_boxes, photometric
+from gtsa_kit.data.augment import augment_color, crop_and_rotate, sample_boxes
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
 from gtsa_kit.evaluation.support.bar_charts import CHANCE
@@ -107,12 +107,12 @@ def draw(scene: Scene, settings: Settings, size: int) -> tuple[list[View], Mappi
     """The views of an image, and for each condition the places in them of its first and second view."""
     noise = ViewsConfig()
     config = ViewsConfig(global_crops=2, local_crops=0, min_global_overlap=settings.min_overlap)
-    first, second = draw_boxes(scene.pixels.shape[1], scene.pixels.shape[2], config, scene.generator)
+    first, second = sample_boxes(scene.pixels.shape[1], scene.pixels.shape[2], config, scene.generator)
     turn = 1 + int(torch.randint(3, (), generator=scene.generator))
     views = []
     for box, turns in ((first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, turn)):
-        image = crop_and_turn(scene.pixels, box.tolist(), turns, size)
-        image = photometric(image, noise, scene.generator) if settings.photometric else image
+        image = crop_and_rotate(scene.pixels, box.tolist(), turns, size)
+        image = augment_color(image, noise, scene.generator) if settings.photometric else image
         views.append(View(box.double(), turns, image))
     return views, {"crop": (0, 4), "turn_90": (0, 1), "turn_180": (0, 2), "turn_270": (0, 3), "crop_turn": (0, 5)}
 

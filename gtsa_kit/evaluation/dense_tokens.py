@@ -22,7 +22,7 @@ from gtsa_kit.embedding.rows import Failure, ShardRule
 from gtsa_kit.evaluation.pca import fit_size
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
-from gtsa_kit.feature_grid import cell_to_pixel, cells_to_mask
+from gtsa_kit.feature_grid import grid_to_mask, grid_to_pixel
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.progress import ProgressCallback
 
@@ -129,7 +129,7 @@ def cell_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.n
 def _cell_of_pixel(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """(H, W) int64."""
     order = np.arange(grid[0] * grid[1]).reshape(grid)
-    return cells_to_mask(cell_to_pixel(size[1], size[0], grid), order, size)
+    return grid_to_mask(grid_to_pixel(size[1], size[0], grid), order, size)
 
 
 def _places(runner: Runner, pairs: Sequence[Pair], framing: Framing) -> Iterator[tuple[Place, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.data.labeled import ClassificationDataset, SkippedImage
-from gtsa_kit.data.sources import Entry, FileSource, show_name
+from gtsa_kit.data.sources import Entry, FileSource, display_name
 from gtsa_kit.embedding.engine import LocalEngine, Plan
 from gtsa_kit.embedding.job import batch_for
 from gtsa_kit.embedding.preprocess import Decoder
@@ -56,7 +56,7 @@ def embed_paths(
     engine = LocalEngine(FileSource(Path(), ()), runner, decoder, plan)
     for done, row in enumerate(engine(enumerate(entries)), start=1):
         if isinstance(row, Failure):
-            skipped.append(SkippedImage(show_name(row.name), row.reason))
+            skipped.append(SkippedImage(display_name(row.name), row.reason))
         else:
             vectors.append(row.embedding)
             kept.append(row.place)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.data.augment import crop_and_turn
+from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.evaluation import correspondence as views_of
 from gtsa_kit.evaluation.correspondence import View
 from gtsa_kit.evaluation.models import Model
@@ -113,7 +113,7 @@ class Pairs:
         waiting: tuple[int, View] | None = None
         count = 0
         for scene in self.scenes:
-            view = View(torch.tensor(scene.whole).double(), 0, crop_and_turn(scene.pixels, scene.whole, 0, self.size))
+            view = View(torch.tensor(scene.whole).double(), 0, crop_and_rotate(scene.pixels, scene.whole, 0, self.size))
             if scene.place % 2 == 0:
                 waiting = scene.place, view
             elif waiting and waiting[0] == scene.place - 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtsa_kit.data.augment import crop_and_turn
+from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
@@ -105,7 +105,7 @@ def rotation(
 
 def turned(scene: Scene, size: int) -> list[torch.Tensor]:
     """The whole image at 0, 1, 2 and 3 quarter turns, (3, size, size) uint8."""
-    return [crop_and_turn(scene.pixels, scene.whole, turn, size) for turn in range(4)]
+    return [crop_and_rotate(scene.pixels, scene.whole, turn, size) for turn in range(4)]
 
 
 def probe(vectors: np.ndarray, settings: Settings, seed: int) -> dict[str, Any]:

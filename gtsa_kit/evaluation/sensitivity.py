@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.augment import crop_and_turn, draw_box, photometric
+from gtsa_kit.data.augment import augment_color, crop_and_rotate, sample_box
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
 from gtsa_kit.evaluation.support.estimates import mean_with_ci
@@ -22,22 +22,22 @@ ONLY_BLUR = ViewsConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, noise_std=0.0
 
 
 def _recolored(scene: Scene, size: int, generator: Generator) -> Tensor:
-    return photometric(crop_and_turn(scene.pixels, scene.whole, 0, size), ONLY_COLOR, generator)
+    return augment_color(crop_and_rotate(scene.pixels, scene.whole, 0, size), ONLY_COLOR, generator)
 
 
 def _blurred(scene: Scene, size: int, generator: Generator) -> Tensor:
-    return photometric(crop_and_turn(scene.pixels, scene.whole, 0, size), ONLY_BLUR, generator)
+    return augment_color(crop_and_rotate(scene.pixels, scene.whole, 0, size), ONLY_BLUR, generator)
 
 
 def _turned(scene: Scene, size: int, generator: Generator) -> Tensor:
     turn = int(torch.randint(4, (), generator=generator))
-    return crop_and_turn(scene.pixels, scene.whole, turn, size)
+    return crop_and_rotate(scene.pixels, scene.whole, turn, size)
 
 
 def _cropped(scene: Scene, size: int, generator: Generator) -> Tensor:
     config = ViewsConfig()
-    box = draw_box(scene.pixels.shape[1], scene.pixels.shape[2], config.global_area, config.aspect, generator)
-    return crop_and_turn(scene.pixels, box.tolist(), 0, size)
+    box = sample_box(scene.pixels.shape[1], scene.pixels.shape[2], config.global_area, config.aspect, generator)
+    return crop_and_rotate(scene.pixels, box.tolist(), 0, size)
 
 
 TRANSFORMATIONS: Mapping[str, Callable[[Scene, int, Generator], Tensor]] = {
@@ -101,7 +101,7 @@ def sensitivity(
         for scene in scenes:
             views = draw(scene, settings, size)
             for model in models:
-                vectors = encode(model.runner, [crop_and_turn(scene.pixels, scene.whole, 0, size), *views]).embedding
+                vectors = encode(model.runner, [crop_and_rotate(scene.pixels, scene.whole, 0, size), *views]).embedding
                 plain[model.name].append(vectors[0])
                 sets = vectors[1:].reshape(-1, settings.views, vectors.shape[1])
                 moved[model.name].append(sets.var(axis=1, ddof=1).sum(axis=1).tolist())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.geometry import intersect, roi_weights, rotate_boxes, rotate_maps, within
+from gtsa_kit.geometry import intersect, roi_weights, rotate_boxes, rotate_maps, to_crop_coordinates
 from gtsa_kit.methods.gtsa import Outputs
 
 
@@ -126,9 +126,9 @@ def roi_align_pairs(
     overlap = intersect(crops, crops_g)  # (B, V, P, 4) pixels of the image
     spin_g = turns_g[:, partners]
     spin = turns[:, :, None].expand_as(spin_g)
-    weights = _roi_matrices(rotate_boxes(within(overlap, crops), spin), cells, student.shape[-2:])
+    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, crops), spin), cells, student.shape[-2:])
     seen = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
-    weights = _roi_matrices(rotate_boxes(within(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
+    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
     tokens = weights.shape[-1]
     weights = rotate_maps(weights.mT.reshape(*spin.shape, tokens, cells, cells), spin - spin_g).flatten(-2).mT
     by_teacher = partners.flatten().argsort(stable=True)  # pairs, so that those of a teacher follow each other

@@ -29,8 +29,8 @@ class GTSAMethod(GTSA):
 
     def loss(self, outputs: Outputs, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Equation 4 and its terms."""
-        total, *terms = gtsa_loss(outputs, views.boxes, views.turns, self.weights, now["alpha"])
-        accuracy = rotation_accuracy(outputs.turn_logits, views.turns)
+        total, *terms = gtsa_loss(outputs, views.boxes, views.rotations, self.weights, now["alpha"])
+        accuracy = rotation_accuracy(outputs.turn_logits, views.rotations)
         names = ("region", "correspondence", "rotation", "rotation_accuracy")
         return total, dict(zip(names, [*terms, accuracy], strict=True))
 
@@ -38,7 +38,7 @@ class GTSAMethod(GTSA):
     def signals(self, outputs: Outputs, views: Views) -> dict[str, float]:
         """What the region loss of this batch would be for a student that says the same of every place."""
         cells = self.weights.roi_size_global
-        return {"constant": float(constant_baseline_loss(outputs.targets, views.boxes, views.turns, cells))}
+        return {"constant": float(constant_baseline_loss(outputs.targets, views.boxes, views.rotations, cells))}
 
     def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
         """Weight of the patch correspondence: 0 while the learning rate warms up."""

@@ -30,7 +30,7 @@ class ServiceError(Exception):
 class Answer:
     """Features of one image.
 
-    `answer["feature_map"]` is (D, h, w); `about` has grid, stride, `cell_to_pixel`, and the model's hash.
+    `answer["feature_map"]` is (D, h, w); `about` has grid, stride, `grid_to_pixel`, and the model's hash.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -41,9 +41,9 @@ class Answer:
         return self.arrays[name]
 
     @property
-    def cell_to_pixel(self) -> np.ndarray:
+    def grid_to_pixel(self) -> np.ndarray:
         """(2, 3): (u, v, 1) on the map, in cells, to (x, y) in pixels of the image as its file stores it."""
-        return np.array(self.about["cell_to_pixel"])
+        return np.array(self.about["grid_to_pixel"])
 
 
 @dataclass(frozen=True)

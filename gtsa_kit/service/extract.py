@@ -19,7 +19,7 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import normalize
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
-from gtsa_kit.feature_grid import cell_to_pixel
+from gtsa_kit.feature_grid import grid_to_pixel
 from gtsa_kit.service.batcher import Batcher, Result
 from gtsa_kit.service.errors import Refusal, invalid
 from gtsa_kit.service.metrics import Metrics
@@ -63,7 +63,7 @@ class Prepared:
             "input": list(ask.size),
             "grid": [side // PATCH for side in ask.size],
             "stride": PATCH,
-            "cell_to_pixel": self.matrix.tolist(),
+            "grid_to_pixel": self.matrix.tolist(),
         }
 
 
@@ -164,7 +164,7 @@ class Extractor:
         image = preprocessing.resized(Image.fromarray(pixels), ask.size)
         if self.runner.manifest.inputs[0].dtype != "uint8":
             image = normalize(image, preprocessing)
-        matrix = cell_to_pixel(width, height, (ask.size[0] // PATCH, ask.size[1] // PATCH), orientation)
+        matrix = grid_to_pixel(width, height, (ask.size[0] // PATCH, ask.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width
         seconds = time.monotonic() - started

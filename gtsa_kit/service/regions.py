@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from gtsa_kit.feature_grid import boxes_to_cells, points_to_cells
+from gtsa_kit.feature_grid import boxes_to_grid, points_to_grid
 from gtsa_kit.geometry import roi_weights
 
 
@@ -11,7 +11,7 @@ def boxes_in_cells(matrix: np.ndarray, boxes: np.ndarray, grid: tuple[int, int])
     """(N, 4) boxes on the image to boxes on its map, cut to it.
 
     Args:
-        matrix: `cell_to_pixel` of the image.
+        matrix: `grid_to_pixel` of the image.
         boxes: x1, y1, x2, y2 in pixels of the file.
         grid: (h, w) of the map.
 
@@ -19,7 +19,7 @@ def boxes_in_cells(matrix: np.ndarray, boxes: np.ndarray, grid: tuple[int, int])
         ValueError: A box that lies outside the image.
     """
     most = np.array([grid[1], grid[0], grid[1], grid[0]], np.float64)
-    cells = np.asarray(np.clip(boxes_to_cells(matrix, boxes), 0, most))
+    cells = np.asarray(np.clip(boxes_to_grid(matrix, boxes), 0, most))
     outside = np.flatnonzero((cells[:, 2] <= cells[:, 0]) | (cells[:, 3] <= cells[:, 1]))
     if outside.size:
         raise ValueError(f"box {outside[0]} lies outside the image")
@@ -32,7 +32,7 @@ def points_in_cells(matrix: np.ndarray, points: np.ndarray, grid: tuple[int, int
     Raises:
         ValueError: A point that lies outside the image.
     """
-    cells = points_to_cells(matrix, points)
+    cells = points_to_grid(matrix, points)
     slack = 1e-9
     outside = np.flatnonzero(((cells < -slack) | (cells > np.array([grid[1], grid[0]]) + slack)).any(-1))
     if outside.size:

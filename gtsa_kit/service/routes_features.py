@@ -58,7 +58,7 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
 
     Arrays are `embedding` (D), `feature_map` (D, h, w), `feature_map.boxes` (N, D, roi_size, roi_size) and
     `feature_map.points` (N, D); of several images each name begins with `{index}.`, and an image that can't be used has
-    an `error` in `items` while the others are answered. `cell_to_pixel` (2, 3) takes a position (u, v, 1) on the map,
+    an `error` in `items` while the others are answered. `grid_to_pixel` (2, 3) takes a position (u, v, 1) on the map,
     in cells, to (x, y) in pixels of the image as its file stores it.
     """
     service = service_of(request)
@@ -127,7 +127,7 @@ def compare(first: Item, second: Item, query: SimilarityQuery) -> Item:
     )
     cosines = cosine_map(vector, second.arrays[query.output])
     row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    x, y = np.array(second.about["cell_to_pixel"]) @ [column + 0.5, row + 0.5, 1]
+    x, y = np.array(second.about["grid_to_pixel"]) @ [column + 0.5, row + 0.5, 1]
     about = {name: value for name, value in second.about.items() if name not in ("name", "status")}
     best = {"x": float(x), "y": float(y), "cosine": float(cosines[row, column])}
     return Item({**about, "best": best}, {"similarity": cosines.astype(query.dtype)})

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gtsa_kit.data.image_files import find_images, readable
+from gtsa_kit.data.image_files import find_images, iter_readable
 
 MOST: Final = 8
 LONG_SIDE: Final = 1024
@@ -29,7 +29,7 @@ def load_samples(folder: Path | None) -> list[Sample]:
     paths = find_images(folder).paths if folder else installed()
     spread = paths[:: max(1, len(paths) // MOST)]
     found = []
-    for path, image in readable(spread):
+    for path, image in iter_readable(spread):
         image.thumbnail((LONG_SIDE, LONG_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.data.batched_augment import DecodedBatch, render_batch
+from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.multicrop import (
@@ -180,7 +180,7 @@ def next_views(job: Job, batches: TimedBatches) -> Views:
     if batch is None:
         raise RunFailedError(f"no image can be read any more; is the folder there? {batches.broken[-1]}")
     if isinstance(batch, DecodedBatch):
-        return render_batch(batch, job.config.views, job.fabric.device)
+        return apply_augmentations_batched(batch, job.config.views, job.fabric.device)
     return batch.to(job.fabric.device)
 
 

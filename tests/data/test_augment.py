@@ -45,7 +45,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import augment as views
-from gtsa_kit.data.augment import Views, collate, crop_and_turn, draw_box, draw_boxes, make_views, photometric
+from gtsa_kit.data.augment import Views, augment_color, collate, crop_and_rotate, make_views, sample_box, sample_boxes
 from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_maps
 from gtsa_kit.methods import gtsa_losses as losses
 
@@ -55,7 +55,7 @@ INNER = ROUNDING + FIXED + KERNEL
 IMAGES = 150
 SIZES = [(256, 256), (190, 256), (256, 170)]
 STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
-TURNS = list(product(range(4), range(4)))
+ROTATIONS = list(product(range(4), range(4)))
 
 
 def places(height: int, width: int) -> Tensor:
@@ -73,22 +73,22 @@ class Pairs:
     teacher: Tensor
     """(B, G, 2, H, W)."""
     boxes: Tensor
-    turns: Tensor
+    rotations: Tensor
     boxes_g: Tensor
-    turns_g: Tensor
+    rotations_g: Tensor
     cells: int
     kept: np.ndarray
     """(B, V, G) bool: not a view with itself."""
 
 
-def draw(config: ViewsConfig, count: int = IMAGES) -> Views:
+def sample_views(config: ViewsConfig, count: int = IMAGES) -> Views:
     images = [places(*SIZES[i % len(SIZES)]) for i in range(count)]
     return collate([make_views(p, config, torch.Generator().manual_seed(i)) for i, p in enumerate(images)])
 
 
 def make_pairs(kind: str) -> Pairs:
     crops = {"global": (4, 0), "local": (2, 8)}[kind]
-    drawn = draw(ViewsConfig(global_crops=crops[0], local_crops=crops[1], **STILL))
+    drawn = sample_views(ViewsConfig(global_crops=crops[0], local_crops=crops[1], **STILL))
     globals_ = patch_means(drawn.global_images)
     g = slice(0, crops[0])
     v = g if kind == "global" else slice(crops[0], None)
@@ -97,8 +97,8 @@ def make_pairs(kind: str) -> Pairs:
     if kind == "global":
         kept[:] = ~np.eye(crops[0], dtype=bool)
     cells = {"global": 10, "local": 4}[kind]
-    boxes, turns = drawn.boxes, drawn.turns
-    return Pairs(student, globals_, boxes[:, v], turns[:, v], boxes[:, g], turns[:, g], cells, kept)
+    boxes, rotations = drawn.boxes, drawn.rotations
+    return Pairs(student, globals_, boxes[:, v], rotations[:, v], boxes[:, g], rotations[:, g], cells, kept)
 
 
 sound_pairs = cache(make_pairs)
@@ -111,7 +111,7 @@ def patch_means(images: Tensor) -> Tensor:
 
 def align(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Student's and teacher's places, (B, V, G, 2, p, p), by the region loss's own code."""
-    args = (pairs.boxes, pairs.turns, pairs.boxes_g, pairs.turns_g)
+    args = (pairs.boxes, pairs.rotations, pairs.boxes_g, pairs.rotations_g)
     seen, target = losses.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.cells)
     return seen.numpy(), target.numpy()
 
@@ -153,8 +153,8 @@ def truth(kind: str) -> Truth:
     )
 
 
-def as_imageed(regions: np.ndarray, turn: int) -> np.ndarray:
-    return np.rot90(regions, -turn, axes=(-2, -1))
+def as_imageed(regions: np.ndarray, rotation: int) -> np.ndarray:
+    return np.rot90(regions, -rotation, axes=(-2, -1))
 
 
 def effective(ids: np.ndarray) -> float:
@@ -163,17 +163,21 @@ def effective(ids: np.ndarray) -> float:
     return times.sum() ** 2 / (times**2).sum()
 
 
-def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], turn: int, turn_g: int) -> list[str]:
+def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], rotation: int, rotation_g: int) -> list[str]:
     """What is wrong with the aligned regions of the pairs of views that were truly turned so."""
     pairs, true, (seen, target) = sound_pairs(kind), truth(kind), regions
-    which = (pairs.turns.numpy()[:, :, None] == turn) & (pairs.turns_g.numpy()[:, None] == turn_g) & pairs.kept
+    which = (
+        (pairs.rotations.numpy()[:, :, None] == rotation)
+        & (pairs.rotations_g.numpy()[:, None] == rotation_g)
+        & pairs.kept
+    )
     place, inner, slack = true.place[which], true.inner[which], true.slack[which]
     counts = inner.any((1, 2))  # some overlaps are all border
     image, view, view_g = (index[counts] for index in np.nonzero(which))
     n = effective(image * 1000 + view), effective(image * 1000 + view_g)
     assert min(n) > 30, "too few views for the statistics"
     # Both lie as the student's view does.
-    a, b = as_imageed(seen[which], turn), as_imageed(target[which], turn)
+    a, b = as_imageed(seen[which], rotation), as_imageed(target[which], rotation)
     found = []
     for name, error, parts, variance in (
         ("student", a - place, 1, 1 / 12 / n[0]),
@@ -194,10 +198,10 @@ def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], turn: int, turn_g:
 # --- the region loss compares the same places ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("turn", "turn_g"), TURNS)
+@pytest.mark.parametrize(("rotation", "rotation_g"), ROTATIONS)
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_regions_show_the_same_places(kind, turn, turn_g):
-    assert faults(kind, align(sound_pairs(kind)), turn, turn_g) == []
+def test_regions_show_the_same_places(kind, rotation, rotation_g):
+    assert faults(kind, align(sound_pairs(kind)), rotation, rotation_g) == []
 
 
 # Deliberate mistakes, and the pairs of turns for which each is none. Everywhere else the proof above must fail.
@@ -225,15 +229,15 @@ def shift(x: float, y: float) -> Callable[[Tensor], Tensor]:
     return lambda boxes: boxes + torch.tensor([x, y, x, y])
 
 
-def never(_turn: int, _turn_g: int) -> bool:
+def never(_rotation: int, _rotation_g: int) -> bool:
     return False
 
 
 WRONG_INPUTS = {
-    "student's turn the other way": (of_student(torch.neg, "turns"), lambda t, _: t % 2 == 0),
-    "teacher's turn the other way": (of_teacher(torch.neg, "turns"), lambda _, g: g % 2 == 0),
-    "all turns the other way": (of_both(torch.neg, "turns"), lambda t, g: t % 2 == g % 2 == 0),
-    "student's turn ignored": (of_student(torch.zeros_like, "turns"), lambda t, _: t == 0),
+    "student's rotation reversed": (of_student(torch.neg, "rotations"), lambda t, _: t % 2 == 0),
+    "teacher's rotation reversed": (of_teacher(torch.neg, "rotations"), lambda _, g: g % 2 == 0),
+    "all rotations the other way": (of_both(torch.neg, "rotations"), lambda t, g: t % 2 == g % 2 == 0),
+    "student's rotation ignored": (of_student(torch.zeros_like, "rotations"), lambda t, _: t == 0),
     "x and y swapped in the student's boxes": (of_student(swap_axes, "boxes"), never),
     "x and y swapped in the teacher's boxes": (of_teacher(swap_axes, "boxes"), never),
     "x and y swapped in all boxes": (of_both(swap_axes, "boxes"), never),
@@ -256,7 +260,7 @@ WRONG_CODE = {
     "teacher's region not turned": ("rotate_maps", lambda maps, _: maps, lambda t, g: t == g),
     "teacher's region turned back": (
         "rotate_maps",
-        lambda m, turns: rotate_maps(m, -turns),
+        lambda m, rotations: rotate_maps(m, -rotations),
         lambda t, g: t % 2 == g % 2,
     ),
     "the student's crop for the overlap": (
@@ -271,8 +275,8 @@ WRONG_CODE = {
 }
 
 
-def wrong_turns(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
-    return {pair for pair in TURNS if faults(kind, regions, *pair)}
+def wrong_rotations(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
+    return {pair for pair in ROTATIONS if faults(kind, regions, *pair)}
 
 
 @pytest.mark.parametrize("mistake", WRONG_INPUTS)
@@ -280,7 +284,7 @@ def wrong_turns(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tuple[
 def test_wrong_inputs_are_noticed(kind, mistake):
     change, harmless = WRONG_INPUTS[mistake]
     regions = align(change(sound_pairs(kind)))
-    assert wrong_turns(kind, regions) == {pair for pair in TURNS if not harmless(*pair)}
+    assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
 
 
 @pytest.mark.parametrize("mistake", WRONG_CODE)
@@ -289,7 +293,7 @@ def test_wrong_code_is_noticed(kind, mistake, monkeypatch):
     name, wrong, harmless = WRONG_CODE[mistake]
     monkeypatch.setattr(losses, name, wrong)
     regions = align(sound_pairs(kind))
-    assert wrong_turns(kind, regions) == {pair for pair in TURNS if not harmless(*pair)}
+    assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
 
 
 # --- a view shows its box --------------------------------------------------------------------------------------------
@@ -300,49 +304,49 @@ def view_faults(drawn: Views) -> list[str]:
     found = []
     for images, part in ((drawn.global_images, slice(0, 2)), (drawn.local_images, slice(2, None))):
         size = images.shape[-1]
-        boxes, turns = drawn.boxes[:, part].flatten(0, 1).numpy(), drawn.turns[:, part].flatten().tolist()
+        boxes, rotations = drawn.boxes[:, part].flatten(0, 1).numpy(), drawn.rotations[:, part].flatten().tolist()
         means = []
-        for view, box, turn in zip(images.flatten(0, 1).numpy(), boxes, turns, strict=True):
-            view = as_imageed(view.astype(float), turn)
+        for view, box, rotation in zip(images.flatten(0, 1).numpy(), boxes, rotations, strict=True):
+            view = as_imageed(view.astype(float), rotation)
             scale = (box[2:] - box[:2]) / size
             x, y = (box[:2, None] + (np.arange(size) + 0.5) * scale[:, None]) - 0.5
             error = view[:2] - np.stack(np.broadcast_arrays(x[None], y[:, None]))
             means.append(error.mean((1, 2)))
             if np.abs(error[:, 8:-8, 8:-8]).max() > INNER or np.abs(error).max() > INNER - KERNEL + CUT_KERNEL:
-                found.append(f"view of {box} turned {turn}: {np.abs(error).max():.2f} px off")
+                found.append(f"view of {box} turned {rotation}: {np.abs(error).max():.2f} px off")
         if (np.abs(np.mean(means, 0)) > 4 * math.sqrt(1 / 12 / len(means))).any():
             found.append(f"{size}: biased by {np.mean(means, 0).round(3)} px")
     return found
 
 
 def test_views_show_their_boxes():
-    assert view_faults(draw(ViewsConfig(**STILL), 24)) == []
+    assert view_faults(sample_views(ViewsConfig(**STILL), 24)) == []
 
 
-def half_a_pixel_off(image: Tensor, box: list[int], turn: int, size: int) -> Tensor:
-    double = crop_and_turn(image, box, 0, 2 * size).float()
+def half_a_pixel_off(image: Tensor, box: list[int], rotation: int, size: int) -> Tensor:
+    double = crop_and_rotate(image, box, 0, 2 * size).float()
     double = torch.cat([double, double[..., -1:]], -1)
     view = (
         double[..., ::2, 1:-1:2] + double[..., ::2, 2::2]
     ) / 2  # pixel centers at (j + 1) / size, not (j + 0.5) / size
-    return torch.rot90(view.round().to(torch.uint8), turn, dims=(-2, -1))
+    return torch.rot90(view.round().to(torch.uint8), rotation, dims=(-2, -1))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda p, box, turn, size: crop_and_turn(p, [max(0, box[0] - 1), *box[1:]], turn, size),
-        lambda p, box, turn, size: crop_and_turn(p.roll(1, -1), box, turn, size),
-        lambda p, box, turn, size: crop_and_turn(p.roll(-1, -2), box, turn, size),
-        lambda p, box, turn, size: crop_and_turn(p, box, -turn, size),
-        lambda p, box, turn, size: crop_and_turn(p, box, turn, size).mT,
+        lambda p, box, rotation, size: crop_and_rotate(p, [max(0, box[0] - 1), *box[1:]], rotation, size),
+        lambda p, box, rotation, size: crop_and_rotate(p.roll(1, -1), box, rotation, size),
+        lambda p, box, rotation, size: crop_and_rotate(p.roll(-1, -2), box, rotation, size),
+        lambda p, box, rotation, size: crop_and_rotate(p, box, -rotation, size),
+        lambda p, box, rotation, size: crop_and_rotate(p, box, rotation, size).mT,
         half_a_pixel_off,
     ],
     ids=["one more column", "a pixel right", "a pixel up", "clockwise", "transposed", "half a view pixel"],
 )
 def test_views_of_other_boxes_are_noticed(wrong, monkeypatch):
-    monkeypatch.setattr(views, "crop_and_turn", wrong)
-    assert view_faults(draw(ViewsConfig(**STILL), 24))
+    monkeypatch.setattr(views, "crop_and_rotate", wrong)
+    assert view_faults(sample_views(ViewsConfig(**STILL), 24))
 
 
 def test_kernel_keeps_straight_lines():
@@ -361,27 +365,27 @@ def test_kernel_keeps_straight_lines():
             assert reach / (crop / size) < PATCH  # a cut kernel spoils no more than the outer patch
 
 
-def test_turns_move_pixels_exactly():
+def test_rotations_move_pixels_exactly():
     image = torch.randint(256, (3, 50, 70), dtype=torch.uint8)
-    still = crop_and_turn(image, [10, 5, 60, 45], 0, 96)
-    for turn in range(4):
-        assert torch.equal(crop_and_turn(image, [10, 5, 60, 45], turn, 96), torch.rot90(still, turn, (1, 2)))
+    still = crop_and_rotate(image, [10, 5, 60, 45], 0, 96)
+    for rotation in range(4):
+        assert torch.equal(crop_and_rotate(image, [10, 5, 60, 45], rotation, 96), torch.rot90(still, rotation, (1, 2)))
 
 
 def test_fine_patterns_are_averaged_not_sampled():
     y, x = torch.meshgrid(torch.arange(600), torch.arange(600), indexing="ij")
     checks = (((x + y) % 2) * 255).to(torch.uint8).expand(3, 600, 600)
-    view = crop_and_turn(checks, [0, 0, 590, 580], 0, 96)[:, 2:-2, 2:-2].float()
+    view = crop_and_rotate(checks, [0, 0, 590, 580], 0, 96)[:, 2:-2, 2:-2].float()
     assert (view - 127.5).abs().max() < 10
 
 
-def test_drawn_views_are_their_boxes_turned():
+def test_drawn_views_are_their_boxes_rotated():
     image = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
     drawn = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
-    assert drawn.turns.unique().numel() > 2
+    assert drawn.rotations.unique().numel() > 2
     both = [*drawn.global_images, *drawn.local_images]
-    for view, box, turn in zip(both, drawn.boxes.int().tolist(), drawn.turns.tolist(), strict=True):
-        assert torch.equal(view, torch.rot90(crop_and_turn(image, box, 0, view.shape[-1]), turn, (1, 2)))
+    for view, box, rotation in zip(both, drawn.boxes.int().tolist(), drawn.rotations.tolist(), strict=True):
+        assert torch.equal(view, torch.rot90(crop_and_rotate(image, box, 0, view.shape[-1]), rotation, (1, 2)))
 
 
 # --- boxes -----------------------------------------------------------------------------------------------------------
@@ -403,7 +407,7 @@ def inside(boxes: Tensor, height: int, width: int) -> bool:
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (300, 300), (200, 1000), (1000, 200), (37, 53)])
 def test_overlap_rule(size):
     config, generator = ViewsConfig(), torch.Generator().manual_seed(0)
-    boxes = torch.stack([draw_boxes(*size, config, generator) for _ in range(350)])
+    boxes = torch.stack([sample_boxes(*size, config, generator) for _ in range(350)])
     assert boxes.shape == (350, 10, 4)
     assert boxes.dtype == torch.int64
     assert inside(boxes, *size)
@@ -414,14 +418,14 @@ def test_overlap_rule_holds_where_no_draw_keeps_it():
     # Locals that must share a quarter of the image with both globals: now and then 50 draws don't find one.
     config = ViewsConfig(local_area=(0.25, 0.3), min_overlap=0.25, min_global_overlap=0.25)
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(15)])
+    boxes = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(15)])
     assert rule_holds(boxes, 480, 640, config)
     assert (boxes[:, 2:] == torch.tensor([0, 0, 640, 480])).all(-1).any()
 
 
 def test_every_place_is_as_likely():
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([draw_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
+    drawn = torch.stack([sample_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
     assert (drawn[:, 2:] - drawn[:, :2] == 1).all()
     counts = torch.bincount(drawn[:, 0] + 3 * drawn[:, 1], minlength=6)
     assert (counts - 100).abs().max() < 4 * math.sqrt(600 * 5 / 36)
@@ -429,7 +433,7 @@ def test_every_place_is_as_likely():
 
 def test_areas_and_aspects_of_ordinary_images():
     config, generator = ViewsConfig(), torch.Generator().manual_seed(1)
-    drawn = torch.stack([draw_boxes(480, 640, config, generator) for _ in range(300)]).double()
+    drawn = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(300)]).double()
     width, height = (drawn[..., 2:] - drawn[..., :2]).unbind(-1)
     whole = box_area(drawn) == 480 * 640
     assert whole.double().mean() < 0.01  # the way out is rarely taken
@@ -451,7 +455,7 @@ def test_areas_and_aspects_of_ordinary_images():
 
 def test_crops_lie_all_over():
     generator = torch.Generator().manual_seed(2)
-    drawn = torch.stack([draw_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
+    drawn = torch.stack([sample_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
     assert drawn[:, :2].amin(0).tolist() <= [10, 10]
     assert drawn[:, 2].max() >= 630
     assert drawn[:, 3].max() >= 470
@@ -511,10 +515,10 @@ def test_image_is_left_as_it_was():
     assert torch.equal(image, before)
 
 
-def test_turns_are_uniform():
+def test_rotations_are_uniform():
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     config = ViewsConfig(global_size=16, local_size=16, **STILL)
-    drawn = [make_views(image, config, torch.Generator().manual_seed(i)).turns for i in range(100)]
+    drawn = [make_views(image, config, torch.Generator().manual_seed(i)).rotations for i in range(100)]
     counts = torch.bincount(torch.stack(drawn).flatten(), minlength=4)
     assert len(counts) == 4
     assert (counts - 250).abs().max() < 4 * math.sqrt(1000 * 0.25 * 0.75)
@@ -525,15 +529,15 @@ def noise_of(seed: int, **changes: object) -> Views:
     return make_views(places(90, 70), config, torch.Generator().manual_seed(seed))
 
 
-def test_without_turns_the_crops_and_colors_stay():
+def test_without_rotations_the_crops_and_colors_stay():
     drawn = make_views(places(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
     upright = make_views(places(90, 70), ViewsConfig(**STILL, rotate=False), torch.Generator().manual_seed(2))
     assert torch.equal(upright.boxes, drawn.boxes)
-    assert drawn.turns.any()
-    assert not upright.turns.any()
-    for part, turns in (("global_images", drawn.turns[:2]), ("local_images", drawn.turns[2:])):
-        pairs = zip(getattr(drawn, part), getattr(upright, part), turns.tolist(), strict=True)
-        assert all(torch.equal(torch.rot90(a, -turn, dims=(-2, -1)), b) for a, b, turn in pairs)
+    assert drawn.rotations.any()
+    assert not upright.rotations.any()
+    for part, rotations in (("global_images", drawn.rotations[:2]), ("local_images", drawn.rotations[2:])):
+        pairs = zip(getattr(drawn, part), getattr(upright, part), rotations.tolist(), strict=True)
+        assert all(torch.equal(torch.rot90(a, -rotation, dims=(-2, -1)), b) for a, b, rotation in pairs)
 
 
 def test_mirrored_views_are_mirrors_of_what_they_were():
@@ -542,7 +546,7 @@ def test_mirrored_views_are_mirrors_of_what_they_were():
         assert torch.equal(mirrored.global_images, drawn.global_images.flip(-1))
         assert torch.equal(mirrored.local_images, drawn.local_images.flip(-1))
         assert torch.equal(mirrored.boxes, drawn.boxes)
-        assert torch.equal(mirrored.turns, drawn.turns)
+        assert torch.equal(mirrored.rotations, drawn.rotations)
 
 
 def test_views_are_mirrored_at_their_rate_each_by_itself():
@@ -562,12 +566,12 @@ def test_types_and_shapes():
     assert (drawn.global_images.shape, drawn.global_images.dtype) == ((2, 3, 224, 224), torch.uint8)
     assert (drawn.local_images.shape, drawn.local_images.dtype) == ((8, 3, 96, 96), torch.uint8)
     assert (drawn.boxes.shape, drawn.boxes.dtype) == ((10, 4), torch.float32)
-    assert (drawn.turns.shape, drawn.turns.dtype) == ((10,), torch.int64)
+    assert (drawn.rotations.shape, drawn.rotations.dtype) == ((10,), torch.int64)
     assert torch.equal(drawn.boxes, drawn.boxes.round())
     assert same(drawn.to(torch.device("cpu")), drawn)
     both = collate([drawn, drawn])
     assert both.local_images.shape == (2, 8, 3, 96, 96)
-    assert both.turns.shape == (2, 10)
+    assert both.rotations.shape == (2, 10)
 
 
 @pytest.mark.parametrize("global_crops", [1, 2, 3])
@@ -588,7 +592,7 @@ def colors() -> Tensor:
 
 def changed_share(config: ViewsConfig, count: int = 400) -> float:
     generator, view = torch.Generator().manual_seed(0), colors()
-    return sum(not torch.equal(photometric(view, config, generator), view) for _ in range(count)) / count
+    return sum(not torch.equal(augment_color(view, config, generator), view) for _ in range(count)) / count
 
 
 def test_photometric_off_leaves_views_untouched():
@@ -608,13 +612,13 @@ def test_photometric_draws_are_independent():
     config, generator = ViewsConfig(jitter_p=0.0, grayscale_p=0.5, blur_p=0.5, blur_sigma=(1.5, 2.0)), torch.Generator()
     table = torch.zeros(2, 2)
     for _ in range(400):
-        view = photometric(colors(), config, generator).float()
+        view = augment_color(colors(), config, generator).float()
         table[int(torch.equal(view[0], view[1])), int(view.std(dim=(1, 2)).mean() < 40)] += 1
     assert ((table / 400 - 0.25).abs() < 4 * math.sqrt(0.25 * 0.75 / 400)).all()
 
 
 def test_gray_has_equal_channels():
-    view = photometric(colors(), ViewsConfig(**STILL | {"grayscale_p": 1.0}), torch.Generator())
+    view = augment_color(colors(), ViewsConfig(**STILL | {"grayscale_p": 1.0}), torch.Generator())
     assert view.shape == (3, 32, 32)
     assert torch.equal(view[0], view[1])
     assert torch.equal(view[0], view[2])
@@ -627,7 +631,7 @@ def test_jitter_keeps_within_its_range():
     view = torch.full((3, 16, 16), 100, dtype=torch.uint8)
     for strength, most in ((1.0, 0.8), (0.25, 0.2)):
         config, generator = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=strength), torch.Generator()
-        ratios = torch.tensor([photometric(view, config, generator).float().mean() / 100 for _ in range(200)])
+        ratios = torch.tensor([augment_color(view, config, generator).float().mean() / 100 for _ in range(200)])
         assert ratios.min() >= 1 - most - 0.03
         assert ratios.max() <= 1 + most + 0.03
         assert ratios.min() < 1 - 0.85 * most
@@ -637,13 +641,13 @@ def test_jitter_keeps_within_its_range():
 def test_strongest_jitter_is_allowed():
     config = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=2.5)
     for seed in range(20):
-        assert photometric(colors(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
+        assert augment_color(colors(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
 
 
 def test_blur_spreads_a_point_by_its_sigma():
     view = torch.zeros(3, 49, 49, dtype=torch.uint8)
     view[:, 24, 24] = 255
-    view = photometric(
+    view = augment_color(
         view * 1, ViewsConfig(**STILL | {"blur_p": 1.0}, blur_sigma=(1.5, 1.5)), torch.Generator()
     ).double()
     place = torch.arange(49.0) - 24
@@ -655,10 +659,10 @@ def test_blur_spreads_a_point_by_its_sigma():
 def test_noise_is_off_by_default_and_has_its_strength():
     assert ViewsConfig().noise_std == 0
     view = torch.full((3, 64, 64), 128, dtype=torch.uint8)
-    noisy = photometric(view, ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
+    noisy = augment_color(view, ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
     assert noisy.dtype == torch.uint8
     assert abs(noisy.float().mean() - 128) < 0.5
     assert abs(noisy.float().std() / 255 - 0.05) < 0.002
     # At the ends of the range it is cut, not wrapped round.
-    dark = photometric(torch.zeros_like(view), ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
+    dark = augment_color(torch.zeros_like(view), ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
     assert dark.max() < 80

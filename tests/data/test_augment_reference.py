@@ -11,8 +11,8 @@ from plain.views import JITTER, plain_crop, plain_views
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import color as colors
-from gtsa_kit.data.augment import crop_and_turn, make_views, render
-from gtsa_kit.data.augmentation_params import draw
+from gtsa_kit.data.augment import apply_augmentations, crop_and_rotate, make_views
+from gtsa_kit.data.augmentation_params import sample_augmentation
 from gtsa_kit.data.image_io import open_image
 
 STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
@@ -52,9 +52,9 @@ def test_crops_are_pillows(kind):
     for index in range(60):
         w, h = rng.integers(20, 260), rng.integers(20, 200)
         x, y = rng.integers(260 - w + 1), rng.integers(200 - h + 1)
-        box, turn, size = [int(x), int(y), int(x + w), int(y + h)], index % 4, (32, 64, 96)[index % 3]
-        ours = crop_and_turn(torch.from_numpy(planar(image)), box, turn, size).numpy()
-        off = np.abs(ours.astype(int) - planar(plain_crop(Image.fromarray(image), box, turn, size)))
+        box, rotation, size = [int(x), int(y), int(x + w), int(y + h)], index % 4, (32, 64, 96)[index % 3]
+        ours = crop_and_rotate(torch.from_numpy(planar(image)), box, rotation, size).numpy()
+        off = np.abs(ours.astype(int) - planar(plain_crop(Image.fromarray(image), box, rotation, size)))
         # torch's weights have 16 bits: where a crop is hardly shrunk, two roundings in a hundred thousand fall together
         assert off.max() <= (1 if min(w, h) >= 1.5 * size else 2)
         assert (off > 1).mean() < 1e-3
@@ -66,10 +66,10 @@ def test_extreme_images(size):
     config = ViewsConfig(global_size=32, local_size=16, **STILL)
     image = picture("noise", *size)
     for seed in range(3):
-        draws = draw(*size, config, torch.Generator().manual_seed(seed))
-        views = render(torch.from_numpy(planar(image)), draws, config)
+        params = sample_augmentation(*size, config, torch.Generator().manual_seed(seed))
+        views = apply_augmentations(torch.from_numpy(planar(image)), params, config)
         both = [*views.global_images.numpy(), *views.local_images.numpy()]
-        assert max(map(furthest, both, map(planar, plain_views(Image.fromarray(image), draws, config)))) <= 2
+        assert max(map(furthest, both, map(planar, plain_views(Image.fromarray(image), params, config)))) <= 2
 
 
 # --- colors ---------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_extreme_images(size):
 @pytest.mark.parametrize("step", range(3))
 def test_brightness_contrast_and_saturation_are_pillows_to_the_bit(kind, step):
     image = picture(kind)
-    ours = (colors.brighten, colors.contrast, colors.saturate)[step]
+    ours = (colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation)[step]
     for factor in (0.0, 0.2, 0.613, 1.0, 1.37, 1.8, 3.0):
         assert furthest(ours(planar(image), factor), planar(JITTER[step](Image.fromarray(image), factor))) == 0
 
@@ -97,15 +97,15 @@ def test_every_hue_is_pillows():
 
 
 @pytest.mark.parametrize("factor", [-0.5, -0.2, -0.0731, 0.0, 0.1, 0.2, 0.5])
-def test_turned_hues_are_within_a_level_of_pillows(factor):
+def test_shifted_hues_are_within_a_level_of_pillows(factor):
     some = every_color()[::101][None]
-    assert furthest(colors.turn_hue(planar(some), factor), planar(JITTER[3](Image.fromarray(some), factor))) <= 1
+    assert furthest(colors.adjust_hue(planar(some), factor), planar(JITTER[3](Image.fromarray(some), factor))) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gray_is_pillows_to_the_bit(kind):
     wanted = Image.fromarray(picture(kind)).convert("L").convert("RGB")
-    assert furthest(colors.to_gray(planar(picture(kind))), planar(wanted)) == 0
+    assert furthest(colors.to_grayscale(planar(picture(kind))), planar(wanted)) == 0
 
 
 @pytest.mark.parametrize(("kind", "size"), list(product(KINDS, [16, 32, 96, 200])))
@@ -113,7 +113,7 @@ def test_blur_is_within_three_levels_of_pillows(kind, size):
     image = picture(kind)[:size, :size]
     for sigma in (0.1, 0.3, 0.7, 1.1, 2**0.5, 1.9, 2.0, 3.5):
         wanted = planar(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-        off = colors.blur(planar(image), sigma).astype(int) - wanted
+        off = colors.gaussian_blur(planar(image), sigma).astype(int) - wanted
         assert np.abs(off).max() <= 3  # Pillow rounds six times on the way
         assert np.abs(off.mean()) < 0.3
 
@@ -125,10 +125,10 @@ def differences(images: list[Image.Image], config: ViewsConfig) -> np.ndarray:
     """(values,) of all views of all images."""
     found = []
     for seed, image in enumerate(images):
-        draws = draw(image.height, image.width, config, torch.Generator().manual_seed(seed))
-        views = render(torch.from_numpy(planar(image)), draws, config)
+        params = sample_augmentation(image.height, image.width, config, torch.Generator().manual_seed(seed))
+        views = apply_augmentations(torch.from_numpy(planar(image)), params, config)
         made = [*views.global_images.numpy(), *views.local_images.numpy()]
-        for ours, wanted in zip(made, plain_views(image, draws, config), strict=True):
+        for ours, wanted in zip(made, plain_views(image, params, config), strict=True):
             found.append(np.abs(ours.astype(int) - planar(wanted)).ravel())
     return np.concatenate(found)
 

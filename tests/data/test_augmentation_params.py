@@ -8,7 +8,14 @@ import torch
 from scipy import stats
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, draw, draw_box, draw_boxes, draw_colors
+from gtsa_kit.data.augmentation_params import (
+    STEPS,
+    AugmentationParams,
+    sample_augmentation,
+    sample_box,
+    sample_boxes,
+    sample_color_params,
+)
 from gtsa_kit.geometry import box_area
 
 LEAST_P = 0.001
@@ -34,7 +41,7 @@ def same(a: AugmentationParams, b: AugmentationParams) -> bool:
 @pytest.fixture(scope="module")
 def free() -> np.ndarray:
     """Crops of an image so large that whole pixels do not show, in units of its sides: (n, 4)."""
-    drawn = [draw_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
+    drawn = [sample_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
     return torch.stack(drawn).numpy() / [80_000, 60_000, 80_000, 60_000]
 
 
@@ -76,7 +83,7 @@ def test_boxes_are_those_of_the_rule_and_no_others():
         return np.stack(found)
 
     wanted = np.stack([crops() for _ in range(700)])
-    drawn = torch.stack([draw_boxes(480, 640, config, generator(i)) for i in range(700)]).numpy()
+    drawn = torch.stack([sample_boxes(480, 640, config, generator(i)) for i in range(700)]).numpy()
     for view in (0, 1, 3):
         for side in range(4):
             assert stats.ks_2samp(wanted[:, view, side], drawn[:, view, side]).pvalue > LEAST_P
@@ -84,18 +91,18 @@ def test_boxes_are_those_of_the_rule_and_no_others():
     assert stats.ks_2samp(*areas).pvalue > LEAST_P
 
 
-def test_turns_and_mirrors():
-    drawn = [draw(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
-    turns = torch.stack([one.turns for one in drawn])
-    assert as_often(turns.flatten().numpy(), 4)
-    assert as_often((turns[:, 0] * 4 + turns[:, 1]).numpy(), 16)  # of one view and of the next, independently
+def test_rotations_and_mirrors():
+    drawn = [sample_augmentation(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
+    rotations = torch.stack([one.rotations for one in drawn])
+    assert as_often(rotations.flatten().numpy(), 4)
+    assert as_often((rotations[:, 0] * 4 + rotations[:, 1]).numpy(), 16)  # of one view and of the next, independently
     flips = torch.stack([one.flips for one in drawn]).flatten()
     assert stats.binomtest(int(flips.sum()), len(flips), 0.3).pvalue > LEAST_P
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5, 2.5])
 def test_factors(strength):
-    factors = draw_colors(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
+    factors = sample_color_params(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
     most = 0.8 * strength
     for values in factors[:3]:
         assert follows_uniform(values, max(0, 1 - most), 1 + most)
@@ -104,7 +111,7 @@ def test_factors(strength):
 
 
 def test_orders():
-    orders = draw_colors(MANY, ViewsConfig(), generator(2)).orders
+    orders = sample_color_params(MANY, ViewsConfig(), generator(2)).orders
     assert (orders.sort(-1).values == torch.arange(len(STEPS))).all()
     _, which = torch.unique(orders, dim=0, return_inverse=True)
     assert as_often(which.numpy(), 24)
@@ -112,7 +119,7 @@ def test_orders():
 
 def test_rates_and_blur():
     config = ViewsConfig(jitter_p=0.8, grayscale_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
-    drawn = draw_colors(MANY, config, generator(3))
+    drawn = sample_color_params(MANY, config, generator(3))
     events = torch.stack([drawn.jittered, drawn.gray, drawn.sigmas > 0]).numpy()
     for happened, p in zip(events, (0.8, 0.2, 0.35), strict=True):
         assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > LEAST_P
@@ -121,17 +128,17 @@ def test_rates_and_blur():
 
 
 def test_noise_seeds_differ():
-    seeds = draw_colors(MANY, ViewsConfig(), generator(4)).noise_seeds
+    seeds = sample_color_params(MANY, ViewsConfig(), generator(4)).noise_seeds
     assert len(seeds.unique()) == MANY
     assert (seeds >= 0).all()
 
 
 def test_what_is_switched_off_changes_nothing_else():
-    draws = draw(48, 64, ViewsConfig(), generator(5))
-    still = draw(48, 64, ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=0, rotate=False), generator(5))
-    assert torch.equal(draws.boxes, still.boxes)
-    assert torch.equal(draws.colors.factors, still.colors.factors)
-    assert not still.turns.any()
+    params = sample_augmentation(48, 64, ViewsConfig(), generator(5))
+    still = sample_augmentation(48, 64, ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=0, rotate=False), generator(5))
+    assert torch.equal(params.boxes, still.boxes)
+    assert torch.equal(params.colors.factors, still.colors.factors)
+    assert not still.rotations.any()
     assert [row.order for row in still.colors.rows()] == [[]] * 10
-    assert same(draw(48, 64, ViewsConfig(), generator(5)), draws)
-    assert not same(draw(48, 64, ViewsConfig(), generator(6)), draws)
+    assert same(sample_augmentation(48, 64, ViewsConfig(), generator(5)), params)
+    assert not same(sample_augmentation(48, 64, ViewsConfig(), generator(6)), params)

@@ -8,11 +8,17 @@ from plain.views import JITTER, plain_views
 from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data import batched_augment as device_views
-from gtsa_kit.data import batched_color as device_colors
+from gtsa_kit.data import batched_augment, batched_color
 from gtsa_kit.data.augment import Views, collate, make_views
-from gtsa_kit.data.augmentation_params import draw
-from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, largest_side, load, render_batch, shrink
+from gtsa_kit.data.augmentation_params import sample_augmentation
+from gtsa_kit.data.batched_augment import (
+    DecodedBatch,
+    apply_augmentations_batched,
+    collate_decoded,
+    largest_side,
+    prepare_for_device,
+    shrink,
+)
 from gtsa_kit.data.multicrop import MultiCropDataset, stack
 
 STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
@@ -41,8 +47,8 @@ def generator(index: int) -> torch.Generator:
 
 
 def batched(config: ViewsConfig, device: str = "cpu") -> Views:
-    batch = collate_decoded([load(p, config, generator(i)) for i, p in enumerate(sample_images())])
-    return render_batch(batch, config, torch.device(device)).to(torch.device("cpu"))
+    batch = collate_decoded([prepare_for_device(p, config, generator(i)) for i, p in enumerate(sample_images())])
+    return apply_augmentations_batched(batch, config, torch.device(device)).to(torch.device("cpu"))
 
 
 def one_by_one(config: ViewsConfig) -> Views:
@@ -50,7 +56,7 @@ def one_by_one(config: ViewsConfig) -> Views:
 
 
 def by_pillow(config: ViewsConfig) -> list[list[np.ndarray]]:
-    drawn = [draw(*p.shape[-2:], config, generator(i)) for i, p in enumerate(sample_images())]
+    drawn = [sample_augmentation(*p.shape[-2:], config, generator(i)) for i, p in enumerate(sample_images())]
     images = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in sample_images()]
     return [plain_views(image, d, config) for image, d in zip(images, drawn, strict=True)]
 
@@ -72,7 +78,7 @@ def differences(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
 def unbounded(request, monkeypatch):
     """DecodedBatch as they are, but where a test is about their being shrunk."""
     if "shrunk" not in request.node.name:
-        monkeypatch.setattr(device_views, "largest_side", lambda config: 10_000)
+        monkeypatch.setattr(batched_augment, "largest_side", lambda config: 10_000)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -86,7 +92,7 @@ def unbounded(request, monkeypatch):
         (STILL | {"jitter_p": 1.0, "jitter_strength": 0.2}, 12),
         (STILL | {"blur_p": 1.0}, 3),
     ],
-    ids=["crop and turn", "mirror", "gray", "jitter", "blur"],
+    ids=["crop and rotation", "mirror", "gray", "jitter", "blur"],
 )
 def test_views_are_pillows(settings, levels, device):
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **settings)
@@ -100,7 +106,7 @@ def test_views_with_everything_on_are_those_made_one_by_one():
     config = ViewsConfig(global_size=96, local_size=48, local_crops=4)
     ours, theirs = batched(config), one_by_one(config)
     assert torch.equal(ours.boxes, theirs.boxes)
-    assert torch.equal(ours.turns, theirs.turns)
+    assert torch.equal(ours.rotations, theirs.rotations)
     apart = differences(flat(ours), flat(theirs))
     assert (apart > 1).mean() < 0.003
     assert (apart > 3).mean() < 0.0005
@@ -112,7 +118,12 @@ def test_jitter_is_pillows_to_the_bit(step):
     images = rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     index = ["brightness", "contrast", "saturation", "hue"].index(step)
     factors = rng.uniform(-0.5, 0.5, 6) if step == "hue" else rng.uniform(0, 2, 6)
-    work = [device_colors.brighten, device_colors.contrast, device_colors.saturate, device_colors.turn_hue][index]
+    work = [
+        batched_color.adjust_brightness,
+        batched_color.adjust_contrast,
+        batched_color.adjust_saturation,
+        batched_color.adjust_hue,
+    ][index]
     ours = work(torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.from_numpy(factors))
     for image, factor, made in zip(images, factors, ours, strict=True):
         pillows = np.asarray(JITTER[index](Image.fromarray(image), factor))
@@ -123,17 +134,19 @@ def test_jitter_is_pillows_to_the_bit(step):
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 1.3, 2.0])
 def test_blur_is_pillows(sigma):
     image = np.random.default_rng(4).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    ours = device_colors.blur(torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor([sigma]).double())
+    ours = batched_color.gaussian_blur(
+        torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor([sigma]).double()
+    )
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))).astype(int)
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - pillows).max() <= 3
 
 
 def test_a_view_does_not_depend_on_its_neighbors():
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
-    parts = [load(p, config, generator(i)) for i, p in enumerate(sample_images())]
-    together = render_batch(collate_decoded(parts), config, torch.device("cpu"))
+    parts = [prepare_for_device(p, config, generator(i)) for i, p in enumerate(sample_images())]
+    together = apply_augmentations_batched(collate_decoded(parts), config, torch.device("cpu"))
     for i, part in enumerate(parts):
-        alone = render_batch(part, config, torch.device("cpu"))
+        alone = apply_augmentations_batched(part, config, torch.device("cpu"))
         # Matrix products over other sizes round otherwise; what colors make of that level is small.
         apart = (alone.global_images[0].int() - together.global_images[i].int()).abs()
         assert (apart > 1).float().mean() < 0.003
@@ -149,7 +162,9 @@ def test_noise_is_of_the_asked_strength():
     config = ViewsConfig(global_size=96, local_crops=0, **STILL)
     gray = torch.full((3, 96, 96), 128, dtype=torch.uint8)
     still, noisy = (
-        render_batch(load(gray, c, generator(0)), c, torch.device("cpu")).global_images.float()
+        apply_augmentations_batched(
+            prepare_for_device(gray, c, generator(0)), c, torch.device("cpu")
+        ).global_images.float()
         for c in (config, config.model_copy(update={"noise_std": 0.05}))
     )
     assert (noisy - still).std() == pytest.approx(0.05 * 255, rel=0.03)
@@ -175,9 +190,9 @@ def test_views_of_shrunk_images_show_the_same():
     image = torch.from_numpy(waves.astype(np.uint8))
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **STILL)
     full = make_views(image, config, generator(0))
-    loaded = load(image, config, generator(0))
+    loaded = prepare_for_device(image, config, generator(0))
     assert max(loaded.pixels.shape) < 300
-    views = render_batch(loaded, config, torch.device("cpu"))
+    views = apply_augmentations_batched(loaded, config, torch.device("cpu"))
     assert torch.equal(views.boxes[0], full.boxes)  # in pixels of the image, not of what was made of it
     assert (views.global_images[0].int() - full.global_images.int()).abs().float().mean() < 1.0
     assert (views.local_images[0].int() - full.local_images.int()).abs().float().mean() < 1.5
@@ -191,9 +206,9 @@ def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
     here = stack([MultiCropDataset(paths, config, seed=5)[t] for t in range(4)]).views
     there = stack([MultiCropDataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
     assert isinstance(there, DecodedBatch)
-    made = render_batch(there, config, torch.device("cpu"))
+    made = apply_augmentations_batched(there, config, torch.device("cpu"))
     assert torch.equal(made.boxes, here.boxes)
-    assert torch.equal(made.turns, here.turns)
+    assert torch.equal(made.rotations, here.rotations)
     assert (differences(flat(made), flat(here)) > 1).mean() < 0.005
 
 
@@ -201,10 +216,12 @@ def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_nothing_is_waited_for():
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3)
-    batch = collate_decoded([load(p, config, generator(i)) for i, p in enumerate(sample_images())]).pin_memory()
-    render_batch(batch, config, torch.device("cuda"))
+    batch = collate_decoded(
+        [prepare_for_device(p, config, generator(i)) for i, p in enumerate(sample_images())]
+    ).pin_memory()
+    apply_augmentations_batched(batch, config, torch.device("cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        render_batch(batch, config, torch.device("cuda"))
+        apply_augmentations_batched(batch, config, torch.device("cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -230,9 +230,9 @@ SIDES = {
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     sides = SIDES[orientation]
-    turned = stored.swapaxes(0, 1) if sides[0] in ("left", "right") else stored
-    turned = turned[::-1] if "bottom" in sides else turned
-    return turned[:, ::-1] if "right" in sides else turned
+    rotated = stored.swapaxes(0, 1) if sides[0] in ("left", "right") else stored
+    rotated = rotated[::-1] if "bottom" in sides else rotated
+    return rotated[:, ::-1] if "right" in sides else rotated
 
 
 @pytest.mark.parametrize("orientation", SIDES)
@@ -251,8 +251,8 @@ def test_every_orientation_comes_upright(tmp_path, kind, options, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     plain = opened(tmp_path / "plain.jpg", encoded(scene(), kind, **options))
-    turned = opened(tmp_path / "turned.jpg", encoded(scene(), kind, exif=exif, **options))
-    assert np.array_equal(turned, upright(plain, orientation))
+    rotated = opened(tmp_path / "turned.jpg", encoded(scene(), kind, exif=exif, **options))
+    assert np.array_equal(rotated, upright(plain, orientation))
 
 
 @pytest.mark.parametrize("orientation", SIDES)
@@ -265,8 +265,8 @@ def test_every_orientation_comes_upright(tmp_path, kind, options, orientation):
 def test_every_raw_tiff_comes_upright_once(tmp_path, stored, order, orientation):
     # Pillow turns TIFFs itself; those that it maps into memory, it turned wrongly.
     plain = opened(tmp_path / "plain.tif", tiff_by_hand(stored, order))
-    turned = opened(tmp_path / "turned.tif", tiff_by_hand(stored, order, orientation))
-    assert np.array_equal(turned, upright(plain, orientation))
+    rotated = opened(tmp_path / "turned.tif", tiff_by_hand(stored, order, orientation))
+    assert np.array_equal(rotated, upright(plain, orientation))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 700])
@@ -743,7 +743,7 @@ def test_text_list_falls_back_to_the_working_directory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_bytes_open_as_files_do_and_say_how_they_were_turned(tmp_path, kind, orientation):
+def test_bytes_open_as_files_do_and_say_how_they_were_rotated(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(scene(), kind, exif=exif)

@@ -219,7 +219,7 @@ def test_one_sample_without_views_spoils_its_batch(images):
     empty = Batch(None, [])
     assert stack([sound, empty]).views is None
     assert stack([empty, sound]).views is None
-    assert stack([sound, sound]).views.turns.shape == (2, 3)
+    assert stack([sound, sound]).views.rotations.shape == (2, 3)
 
 
 def test_limit_of_pixels_reaches_the_decoder(images):

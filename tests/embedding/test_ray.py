@@ -20,5 +20,5 @@ def test_two_ray_workers_give_the_same_rows_in_the_same_order(
         assert (a.name, a.width, a.height) == (b.name, b.width, b.height)
         np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-5)
         np.testing.assert_allclose(a.maps["feature_map"], b.maps["feature_map"], atol=1e-5)
-        np.testing.assert_array_equal(a.cell_to_pixel, b.cell_to_pixel)
+        np.testing.assert_array_equal(a.grid_to_pixel, b.grid_to_pixel)
     assert list(one.errors()) == list(many.errors())

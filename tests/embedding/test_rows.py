@@ -14,7 +14,7 @@ from gtsa_kit import embed
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.job import BadFile, Options, embed_folder
-from gtsa_kit.feature_grid import boxes_to_cells, cells_to_boxes
+from gtsa_kit.feature_grid import boxes_to_grid, grid_to_boxes
 from gtsa_kit.models.weights import load_encoder
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
@@ -65,7 +65,7 @@ def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
         assert embedding @ row.embedding / np.linalg.norm(embedding) / np.linalg.norm(row.embedding) > 0.9999
         np.testing.assert_allclose(row.maps["feature_map"], feature_map, atol=1e-1)
         whole = [0, 0, size[1] // 16, size[0] // 16]
-        np.testing.assert_allclose(cells_to_boxes(row.cell_to_pixel, np.array(whole)), [0, 0, *stored], atol=1e-9)
+        np.testing.assert_allclose(grid_to_boxes(row.grid_to_pixel, np.array(whole)), [0, 0, *stored], atol=1e-9)
     assert [error["path"] for error in dataset.errors()] == BROKEN
     assert all(error["reason"] for error in dataset.errors())
 
@@ -79,7 +79,7 @@ def test_a_box_on_a_turned_image_is_where_its_cells_are_bright(
     stored[16:48, 96:144] = 255  # x 96..144, y 16..48 of the file
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     row = next(iter(embed(tmp_path / "a.png", model, native=True)))
-    u0, v0, u1, v1 = boxes_to_cells(row.transform, np.array([96, 16, 144, 48])).round().astype(int)
+    u0, v0, u1, v1 = boxes_to_grid(row.transform, np.array([96, 16, 144, 48])).round().astype(int)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
     assert (upright[16 * v0 : 16 * v1, 16 * u0 : 16 * u1] == 255).all()
     assert upright.sum() == 255 * 3 * 256 * (v1 - v0) * (u1 - u0)

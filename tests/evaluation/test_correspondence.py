@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.fake_models import colors, constant, fake, noise, odd_ones, ramp
 
-from gtsa_kit.data.augment import crop_and_turn
+from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.evaluation.correspondence import CONDITIONS, Settings, View, chance, correspondence, draw, points
 from gtsa_kit.evaluation.scenes import Scenes
 from gtsa_kit.geometry import map_points_between_views
@@ -21,7 +21,7 @@ def test_carried_points_by_painting_a_marker_and_finding_it(turn_a: int, turn_b:
     boxes = torch.tensor([[100, 50, 220, 160], [80, 70, 180, 190]])
 
     def find(box: torch.Tensor, turn: int) -> torch.Tensor:
-        view = crop_and_turn(image, box.tolist(), turn, 160)[0].double()
+        view = crop_and_rotate(image, box.tolist(), turn, 160)[0].double()
         y, x = torch.meshgrid(*[(torch.arange(160) + 0.5) / 160] * 2, indexing="ij")
         return torch.stack([(view * x).sum(), (view * y).sum()]) / view.sum()
 

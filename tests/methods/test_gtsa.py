@@ -38,7 +38,7 @@ def make_model(**changes: Any) -> GTSA:
 
 
 def losses_of(model: GTSA, views: Views) -> Losses:
-    return gtsa_loss(model(views), views.boxes, views.turns, LossConfig(), alpha=0.5)
+    return gtsa_loss(model(views), views.boxes, views.rotations, LossConfig(), alpha=0.5)
 
 
 # --- the forward pass -----------------------------------------------------------------------------------------------

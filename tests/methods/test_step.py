@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views
-from gtsa_kit.data.batched_augment import DecodedBatch, render_batch
+from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.multicrop import MultiCropDataset, stack
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.registry import make_method
@@ -103,7 +103,7 @@ def test_views_on_the_device_wait_for_nothing(images: Path) -> None:
     batch = views_of(images, config, on_device=True)
     assert isinstance(batch, DecodedBatch)
     with Waits() as waits:
-        made = render_batch(batch, config.views, torch.device("meta"))
+        made = apply_augmentations_batched(batch, config.views, torch.device("meta"))
     assert made.global_images.device.type == "meta"
     assert not waits.found
 

@@ -73,7 +73,7 @@ def test_our_client_takes_what_people_have_and_gives_arrays(served: Served, runn
         assert regions["feature_map.boxes"].shape == (1, 64, 2, 2)
         assert regions["feature_map.points"].shape == (2, 64)
         assert regions["embedding"].dtype == np.float16
-        assert np.allclose(regions.cell_to_pixel @ [4, 3, 1], [60, 40])
+        assert np.allclose(regions.grid_to_pixel @ [4, 3, 1], [60, 40])
         several = client.features([path, b"rubbish", picture], size=32)
         assert isinstance(several[1], ServiceError)
         assert (several[1].status, several[1].code) == (422, "undecodable_image")

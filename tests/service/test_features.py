@@ -57,7 +57,7 @@ def test_each_format_holds_what_the_runner_computes(served: Served, runner: Runn
     assert answer["grid"] == about["grid"] == [3, 4]
     assert (about["width"], about["height"], about["stride"], about["input"]) == (60, 40, 16, [48, 64])
     assert about["model"]["sha256"] == runner.manifest.source_sha256
-    assert np.allclose(about["cell_to_pixel"], [[15, 0, 0], [0, 40 / 3, 0]])
+    assert np.allclose(about["grid_to_pixel"], [[15, 0, 0], [0, 40 / 3, 0]])
 
 
 def test_the_default_is_the_artifacts_own_size_and_timings_are_in_a_header(served: Served, runner: Runner) -> None:
@@ -120,7 +120,7 @@ def test_boxes_and_points_are_in_pixels_of_the_file_however_the_camera_was_held(
     for i, point in enumerate(points):
         at = np.array(turn(*point)) * scale
         np.testing.assert_allclose(arrays["feature_map.points"][i], bilinear(feature_map[0], *at), atol=3e-4)
-        assert np.allclose(np.array(about["cell_to_pixel"]) @ [*at, 1], point)
+        assert np.allclose(np.array(about["grid_to_pixel"]) @ [*at, 1], point)
     assert (about["width"], about["height"], about["orientation"]) == (50, 30, orientation)
 
 
