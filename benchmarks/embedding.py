@@ -30,11 +30,10 @@ from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.job import Job, Options, embed_folder
 from gtsa_kit.embedding.preprocess import Decoder
 from gtsa_kit.export import load
-from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.export.spec import Options as ExportOptions
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.weights import load_encoder
 
 NAIVE = 8
@@ -58,7 +57,7 @@ def export(run: Path, folder: Path, args: argparse.Namespace) -> Path:
     path = folder / f"encoder{SUFFIX[args.format]}"
     options = ExportOptions(precision=args.precision, input=args.input)
     calibration = read_calibration(args.images) if args.precision == "int8" else None
-    export_artifact(open_source(run), args.format, path, options, parity_images(args.images), calibration)
+    export_artifact(open_source(run), args.format, path, options, load_parity_images(args.images), calibration)
     return path
 
 

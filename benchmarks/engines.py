@@ -23,13 +23,13 @@ from rich.table import Table
 
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path
-from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import read_calibration
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, check_capabilities, choose_variant
 from gtsa_kit.export.source import Source, open_source
-from gtsa_kit.export.spec import QUANTIZED, Options, Range
+from gtsa_kit.export.spec import QUANTIZED, ExportOptions, Range
 from gtsa_kit.export.tensorrt.build import BuildSettings
 from gtsa_kit.export.tensorrt.engine import EngineRequest, export_graph, write_engine
 
@@ -61,10 +61,10 @@ def build(
 ) -> Built:
     """A graph through its gate at one small shape (the tests try the others), and an engine of it."""
     sides, layers = GRAPHS[graph]
-    options = Options(precision=precision, height=sides, width=sides, batch=Range(1, batch), layers=layers)
+    options = ExportOptions(precision=precision, height=sides, width=sides, batch=Range(1, batch), layers=layers)
     path = folder / f"{precision} {graph}.engine"
     calibration = read_calibration(images) if precision in QUANTIZED else None
-    found = export_graph(source, path, options, parity_images(images), calibration)
+    found = export_graph(source, path, options, load_parity_images(images), calibration)
     gpus = check_capabilities(variant, (), precision, dynamic=not sides.fixed)
     ranges = InputRanges(options.batch, sides, sides)
     order = EngineRequest(

@@ -25,10 +25,10 @@ from rich.table import Table
 
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
 from gtsa_kit.export.benchmark.workers import Opener
-from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import Source, open_source
-from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
@@ -129,7 +129,7 @@ def random_run(folder: Path) -> Path:
 def contenders(source: Source, folder: Path, names: list[str], folder_of_images: Path) -> dict[str, Opener]:
     """Openers by name; what has to be exported is."""
     openers: dict[str, Opener] = {}
-    images = parity_images(folder_of_images)
+    images = load_parity_images(folder_of_images)
     calibration = read_calibration(folder_of_images)
     for name in names:
         if name in MODULES:
@@ -141,7 +141,7 @@ def contenders(source: Source, folder: Path, names: list[str], folder_of_images:
             continue
         path = folder / f"{precision}{SUFFIX[form]}"
         if not path.exists():
-            report = export_artifact(source, form, path, Options(precision=precision), images, calibration).parity
+            report = export_artifact(source, form, path, ExportOptions(precision=precision), images, calibration).parity
             console.print(f"{form} {precision}: parity {'holds' if report and report.passed else 'FAILED'}")
         openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, "cpu")
     return openers
@@ -220,7 +220,7 @@ def main() -> None:
     args = arguments()
     names = [*MODULES, *EXPORTS] if args.only is None else [name.strip() for name in args.only.split(",")]
     batches = [int(batch) for batch in args.batches.split(",")]
-    images = parity_images(args.images)
+    images = load_parity_images(args.images)
     about = machine()
     console.print("\n".join(f"{name}: {value}" for name, value in about.items()))
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.export.runtime.backends import TorchRunner
+from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss

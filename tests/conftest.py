@@ -21,7 +21,7 @@ from PIL import Image
 
 if TYPE_CHECKING:  # loaded by the tests that need them; those of files and settings start at once
     from gtsa_kit.export.formats.quantize import Calibration
-    from gtsa_kit.export.parity import ParityImages
+    from gtsa_kit.export.parity_images import ParityImages
 
 pytest_plugins = ["helpers.parity_table"]
 
@@ -116,9 +116,9 @@ def small_run(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(images: Path) -> "ParityImages":
-    from gtsa_kit.export.parity import parity_images
+    from gtsa_kit.export.parity_images import load_parity_images
 
-    return parity_images(SCENES if SCENES.exists() else images)
+    return load_parity_images(SCENES if SCENES.exists() else images)
 
 
 @pytest.fixture(scope="session")
@@ -153,12 +153,12 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
     from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.pipeline import export_artifact
     from gtsa_kit.export.source import open_source
-    from gtsa_kit.export.spec import SUFFIX, Options
+    from gtsa_kit.export.spec import SUFFIX, ExportOptions
 
     def make(form: str, **choices: object) -> Path:
         if form == "openvino":
             pytest.importorskip("openvino")
-        options, name = Options(**choices), f"encoder{SUFFIX[form]}"
+        options, name = ExportOptions(**choices), f"encoder{SUFFIX[form]}"
 
         def fill(folder: Path) -> None:
             with two_cores():

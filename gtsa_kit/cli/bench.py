@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed
     from gtsa_kit.export.manifest import Manifest
-    from gtsa_kit.export.parity import ParityImages
+    from gtsa_kit.export.parity_images import ParityImages
     from gtsa_kit.export.source import Source
 
     Refusal = tuple[str, BatchShape, str]
@@ -67,13 +67,13 @@ def bench(
     batches, sizes = parse_batches(batch), parse_sides(size)
     from gtsa_kit.cli.support.progress import console
     from gtsa_kit.export.benchmark.compare import BatchShape
-    from gtsa_kit.export.parity import parity_images
+    from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.source import open_source
 
     names = distinct_names(files)
     manifests = {name: manifest_of(file) for name, file in zip(names, files, strict=True)}
     source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
-    parity_set = parity_images(require(images) if images else source.images if source else None)
+    parity_set = load_parity_images(require(images) if images else source.images if source else None)
     shapes = [BatchShape(number, *side) for side in sizes for number in batches]
     asked = provider, engine_cache, fallback
     openers = {name: _opener(file, device, *asked) for name, file in zip(names, files, strict=True)}
@@ -170,8 +170,8 @@ def distinct_names(files: list[Path]) -> list[str]:
 
 def manifest_of(file: Path) -> "Manifest | None":
     """Of an exported file; runs and weights have none."""
+    from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
     from gtsa_kit.export.manifest import read_manifest
-    from gtsa_kit.export.runtime.backends import read_onnx_manifest
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix not in SUFFIX.values():

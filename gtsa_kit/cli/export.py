@@ -17,7 +17,7 @@ from gtsa_kit.cli.support.parsing import (
 
 if TYPE_CHECKING:
     from gtsa_kit.export.source import ImportOptions
-    from gtsa_kit.export.spec import Options
+    from gtsa_kit.export.spec import ExportOptions
 
 Sides = "N, or HEIGHTxWIDTH; multiples of 16."
 ENGINES = "TensorRT (--format trt)"
@@ -146,12 +146,12 @@ def export(
     require(source)
     if branch not in (None, "teacher", "student"):
         raise ValueError(f"--branch takes teacher or student, got {branch!r}")
-    from gtsa_kit.export.spec import OPSET, Options
+    from gtsa_kit.export.spec import OPSET, ExportOptions
 
     form = _format(form, out)
     height, width = parse_sizes(size, min_size, max_size)
     allowed, usual_batch = parse_batch(batch)
-    options = Options(
+    options = ExportOptions(
         precision=precision or ("fp16" if form == "trt" else "fp32"),  # type: ignore[arg-type]
         height=height,
         width=width,
@@ -221,7 +221,7 @@ def _dispatch(
     hints: "ImportOptions",
     form: str,
     precision: str | None,
-    options: "Options",
+    options: "ExportOptions",
     calibrate: Path | None,
     images: Path | None,
     out: Path | None,
@@ -233,16 +233,16 @@ def _dispatch(
         export_each,
         export_for_framework,
         export_the_fastest,
-        open_noted,
+        open_source_with_note,
     )
     from gtsa_kit.cli.support.progress import console
-    from gtsa_kit.export.parity import parity_images
+    from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.pipeline import read_calibration
     from gtsa_kit.export.spec import FRAMEWORKS
 
     shown = console()
-    opened = open_noted(source, hints, shown)
-    parity_set = parity_images(require(images) if images else opened.images)
+    opened = open_source_with_note(source, hints, shown)
+    parity_set = load_parity_images(require(images) if images else opened.images)
     if form in FRAMEWORKS:
         return export_for_framework(opened, form, out or opened.folder / form, parity_set, force, shown)
     calibration = read_calibration(require(calibrate)) if calibrate else None

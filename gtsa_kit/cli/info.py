@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from gtsa_kit.export.formats.onnx_graph import Graph
-    from gtsa_kit.export.inspection import Inspection
+    from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
+    from gtsa_kit.export.inspect_file import FileInfo
     from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, ParityReport, TensorSpec
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 
@@ -36,9 +36,9 @@ def info(
 
       gtsa info model_of_others.onnx --json
     """
-    from gtsa_kit.export.inspection import inspect
+    from gtsa_kit.export.inspect_file import inspect_file
 
-    found = inspect(file)
+    found = inspect_file(file)
     if as_json:
         print(json.dumps(as_data(found), indent=2))
         return
@@ -53,7 +53,7 @@ def info(
     Console(highlight=False, markup=False).print(table)  # what was asked for, so it goes to standard output
 
 
-def as_data(found: "Inspection") -> dict[str, Any]:
+def as_data(found: "FileInfo") -> dict[str, Any]:
     """For JSON."""
     from dataclasses import asdict
 
@@ -72,7 +72,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
     }
 
 
-def rows(found: "Inspection") -> Iterator[Row]:
+def rows(found: "FileInfo") -> Iterator[Row]:
     """What there is to say, by name."""
     yield "file", str(found.path)
     yield "kind", found.kind
@@ -144,7 +144,7 @@ def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
         yield "training", _pairs(plain)
 
 
-def _graph_rows(graph: "Graph", foreign: bool) -> Iterator[Row]:
+def _graph_rows(graph: "OnnxGraphInfo", foreign: bool) -> Iterator[Row]:
     if foreign:  # of ours, the manifest says it, and with its ranges
         yield from _tensor_rows(graph.inputs, graph.outputs)
     yield "producer", graph.producer

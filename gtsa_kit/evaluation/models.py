@@ -9,13 +9,13 @@ import torch
 
 from gtsa_kit.config import Arch
 from gtsa_kit.export import Runner, load
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.runtime.backends import TorchRunner
 from gtsa_kit.export.runtime.load import pick_device
+from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
 
 NO_MODEL = "which model? name a run folder, weights or an exported file, or --random vit_small"
@@ -62,8 +62,8 @@ def open_models(
 
 def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int, ...] = ()) -> Runner:
     """A model with the weights that training starts from."""
-    encoder, options = random_encoder(arch, seed, layers), Options(layers=layers)
-    manifest = describe(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
+    encoder, options = random_encoder(arch, seed, layers), ExportOptions(layers=layers)
+    manifest = build_manifest(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
     return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
 
 

@@ -2,12 +2,14 @@
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, Options, layer_output
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, ExportOptions, layer_output
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import describe_encoder
 
 
-def describe(encoder: Encoder, form: str, options: Options, target: dict[str, str], source_sha256: str) -> Manifest:
+def build_manifest(
+    encoder: Encoder, form: str, options: ExportOptions, target: dict[str, str], source_sha256: str
+) -> Manifest:
     """The manifest of an artifact, before its parity is known."""
     about = encoder.architecture
     facts = describe_encoder(about, encoder.preprocessing)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtsa_kit.config import PATCH
-from gtsa_kit.export.spec import Options
+from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import resample_positions
 
@@ -27,7 +27,7 @@ class ExportGraph(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, options: Options, attention: Attention = "fused", split_qkv: bool = False
+        self, encoder: Encoder, options: ExportOptions, attention: Attention = "fused", split_qkv: bool = False
     ) -> None:
         """Copy the encoder's weights.
 
@@ -67,9 +67,9 @@ class ExportGraph(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.layers:
-                maps[index] = on_grid(self.norm(x)[:, 1:], h, w)
+                maps[index] = tokens_to_map(self.norm(x)[:, 1:], h, w)
         x = self.norm(x)[:, 1:]
-        return x.mean(dim=1), on_grid(x, h, w), *(maps[layer] for layer in self.layers)
+        return x.mean(dim=1), tokens_to_map(x, h, w), *(maps[layer] for layer in self.layers)
 
 
 class PatchProjection(nn.Module):
@@ -100,7 +100,7 @@ class PatchProjection(nn.Module):
 class Positions(nn.Module):
     """Position embeddings of the class token and the patches; a constant where the size is fixed."""
 
-    def __init__(self, pos_embed: Tensor, options: Options) -> None:
+    def __init__(self, pos_embed: Tensor, options: ExportOptions) -> None:
         super().__init__()
         class_position, patches = pos_embed[0, :1].clone(), pos_embed[0, 1:].clone()
         self.fixed = options.height.fixed
@@ -171,12 +171,12 @@ def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
     return result
 
 
-def on_grid(tokens: Tensor, height: int, width: int) -> Tensor:
+def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """(B, h*w, D) to (B, D, h, w)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
-def example_input(options: Options) -> Tensor:
+def example_input(options: ExportOptions) -> Tensor:
     """An input to trace with: no two of its dynamic sizes are equal, so that none is taken for another."""
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(96), options.width.clamp(64)
@@ -185,7 +185,7 @@ def example_input(options: Options) -> Tensor:
     return torch.zeros(batch, 3, height, width)
 
 
-def dynamic_shapes(options: Options) -> tuple[dict[int, Any]]:
+def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
     """What torch.export may not take for constant, by axis of the input; sizes as multiples of the patch."""
     axes: dict[int, Any] = {}
     first = 1 if options.input == "uint8" else 2
@@ -198,15 +198,15 @@ def dynamic_shapes(options: Options) -> tuple[dict[int, Any]]:
     return (axes,)
 
 
-def weight_parts(encoder: Encoder) -> dict[str, Tensor]:
+def split_position_embeddings(encoder: Encoder) -> dict[str, Tensor]:
     """The encoder's weights under timm's key names, as a dynamic graph holds them: position embeddings are two."""
     weights = dict(encoder.vit.state_dict())
     positions = weights.pop("pos_embed")
     return {**weights, CLASS_POSITION: positions[0, :1], PATCH_POSITIONS: positions[0, 1:]}
 
 
-def join_parts(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `weight_parts`."""
+def join_position_embeddings(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `split_position_embeddings`."""
     weights = dict(parts)
     first, rest = weights.pop(CLASS_POSITION), weights.pop(PATCH_POSITIONS)
     return {**weights, "pos_embed": torch.cat([first, rest])[None]}

@@ -4,26 +4,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gtsa_kit.data.image_files import sample_images
-from gtsa_kit.export.build_manifest import describe
-from gtsa_kit.export.formats.onnx import embed_manifest, export_onnx
+from gtsa_kit.export.build_manifest import build_manifest
+from gtsa_kit.export.formats.onnx import export_onnx
+from gtsa_kit.export.formats.onnx_file import embed_manifest
 from gtsa_kit.export.formats.openvino import export_openvino
 from gtsa_kit.export.formats.pt2 import export_pt2
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.formats.torchscript import export_torchscript
 from gtsa_kit.export.manifest import Manifest, write_manifest
-from gtsa_kit.export.parity import ParityImages, check_parity, parity_images
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.runtime.load import load
-from gtsa_kit.export.source import Origin, Source
-from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, Options
+from gtsa_kit.export.source import Source, SourceLocation
+from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 
-Writer = Callable[[Encoder, Options, Path], dict[str, str]]
+Writer = Callable[[Encoder, ExportOptions, Path], dict[str, str]]
 WRITERS: Mapping[str, Writer] = {"torchscript": export_torchscript, "pt2": export_pt2}
 CALIBRATED = {"onnx": export_onnx, "openvino": export_openvino}
 CALIBRATION_IMAGES = 24
 
 
-def artifact_path(source: Origin, form: str, out: Path | None, force: bool) -> Path:
+def artifact_path(source: SourceLocation, form: str, out: Path | None, force: bool) -> Path:
     """Where the artifact goes: `out` if it names a file, else `encoder` plus suffix in it or beside the source.
 
     Raises:
@@ -42,7 +44,7 @@ def artifact_path(source: Origin, form: str, out: Path | None, force: bool) -> P
     return path
 
 
-def check_supported(form: str, options: Options, calibrated: bool) -> None:
+def check_supported(form: str, options: ExportOptions, calibrated: bool) -> None:
     """Raise `ValueError` for a precision that a format does not have, or int8 without images."""
     if options.precision not in SUPPORTED_PRECISIONS[form]:
         others = ", ".join(other for other in FORMATS if options.precision in SUPPORTED_PRECISIONS[other])
@@ -63,7 +65,7 @@ def export_artifact(
     source: Source,
     form: str,
     path: Path,
-    options: Options | None = None,
+    options: ExportOptions | None = None,
     images: ParityImages | None = None,
     calibration: Calibration | None = None,
     on_case: Callable[[int, int], None] = lambda *_: None,
@@ -81,9 +83,9 @@ def export_artifact(
         calibration: Images for int8.
         on_case: Told (cases done, cases in all) by the gate.
     """
-    options = options or Options()
+    options = options or ExportOptions()
     check_supported(form, options, calibration is not None)
-    images = images or parity_images(source.images)  # before anything is written: it may be refused
+    images = images or load_parity_images(source.images)  # before anything is written: it may be refused
     path.parent.mkdir(parents=True, exist_ok=True)
     if form in CALIBRATED:
         target = CALIBRATED[form](source.encoder, options, path, calibration)
@@ -91,7 +93,7 @@ def export_artifact(
         target = WRITERS[form](source.encoder, options, path)
     if calibration and options.precision in QUANTIZED:
         target["calibration"] = calibration.origin
-    manifest = describe(source.encoder, form, options, target, source.sha256)
+    manifest = build_manifest(source.encoder, form, options, target, source.sha256)
     write_manifest(path, manifest)
     return prove(source, path, manifest, images, on_case)
 

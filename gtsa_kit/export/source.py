@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gtsa_kit.config import load_config
 from gtsa_kit.export.formats.onnx import has_weights, read_weights
+from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.manifest import Manifest, graph_path
-from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.checkpoint_import import Branch, open_weights
@@ -17,7 +17,7 @@ from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
 from gtsa_kit.models.weights import build_encoder, find_weights
 
 
-class Origin(Protocol):
+class SourceLocation(Protocol):
     """Something on the disk that artifacts are made from."""
 
     @property

@@ -67,7 +67,7 @@ ANY_BATCH: Final = Range(1, None)
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What is asked of one artifact."""
 
     precision: Precision = "fp32"
@@ -133,7 +133,7 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
 
 
 @dataclass(frozen=True)
-class Case:
+class ParityCase:
     """One input shape of the parity gate."""
 
     batch: int
@@ -141,21 +141,23 @@ class Case:
     width: int
 
 
-CASES: Final[tuple[Case, ...]] = (
-    Case(1, 224, 224),
-    Case(2, 224, 224),
-    Case(7, 96, 96),
-    Case(1, 160, 320),
-    Case(2, 336, 112),
-    Case(1, PATCH, PATCH),
+PARITY_CASES: Final[tuple[ParityCase, ...]] = (
+    ParityCase(1, 224, 224),
+    ParityCase(2, 224, 224),
+    ParityCase(7, 96, 96),
+    ParityCase(1, 160, 320),
+    ParityCase(2, 336, 112),
+    ParityCase(1, PATCH, PATCH),
 )
 """Square at the base size, a small one in a large batch, a wide and a tall one, and the smallest there is."""
 
 
-def cases_within(batch: Range, height: Range, width: Range) -> tuple[Case, ...]:
-    """`CASES` moved into the ranges, and the ranges' own ends; each once, in this order."""
-    ends = [Case(batch.min, height.min, width.min)]
+def parity_cases(batch: Range, height: Range, width: Range) -> tuple[ParityCase, ...]:
+    """`PARITY_CASES` moved into the ranges, and the ranges' own ends; each once, in this order."""
+    ends = [ParityCase(batch.min, height.min, width.min)]
     if height.max is not None and width.max is not None:
-        ends.append(Case(batch.clamp(1), height.max, width.max))
-    moved = (Case(batch.clamp(c.batch), height.clamp(c.height), width.clamp(c.width)) for c in (*CASES, *ends))
+        ends.append(ParityCase(batch.clamp(1), height.max, width.max))
+    moved = (
+        ParityCase(batch.clamp(c.batch), height.clamp(c.height), width.clamp(c.width)) for c in (*PARITY_CASES, *ends)
+    )
     return tuple(dict.fromkeys(moved))

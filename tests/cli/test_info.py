@@ -11,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from gtsa_kit.cli.info import info
-from gtsa_kit.export.inspection import inspect
+from gtsa_kit.export.inspect_file import inspect_file
 from gtsa_kit.export.manifest import manifest_path, read_manifest
-from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, Options, Range
+from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
@@ -36,8 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artifacts(run: Path, images: Path) -> dict[str, Path]:
     pytest.importorskip("openvino")
-    options = Options(height=Range(32, 64), width=Range(32, 64))
-    source, parity_set = open_source(run), parity_images(images)
+    options = ExportOptions(height=Range(32, 64), width=Range(32, 64))
+    source, parity_set = open_source(run), load_parity_images(images)
     paths = {form: run / f"encoder{SUFFIX[form]}" for form in FORMS}
     for form, path in paths.items():
         export_artifact(source, form, path, options, parity_set)
@@ -117,8 +117,8 @@ def test_a_run_and_its_weights(run: Path) -> None:
 def test_our_onnx_needs_no_file_beside_it(artifacts: dict[str, Path], tmp_path: Path) -> None:
     alone = tmp_path / "alone.onnx"
     shutil.copy(artifacts["onnx"], alone)
-    assert inspect(alone).manifest == read_manifest(artifacts["onnx"])
-    graph = inspect(alone).graph
+    assert inspect_file(alone).manifest == read_manifest(artifacts["onnx"])
+    graph = inspect_file(alone).graph
     assert graph.opsets == {"ai.onnx": 20}
     assert [(spec.name, spec.dtype, spec.shape) for spec in graph.inputs] == [
         ("images", "float32", ("batch", 3, "height", "width"))
@@ -127,7 +127,7 @@ def test_our_onnx_needs_no_file_beside_it(artifacts: dict[str, Path], tmp_path: 
 
 
 def test_a_foreign_graph(foreign: Path) -> None:
-    found = inspect(foreign)
+    found = inspect_file(foreign)
     assert (found.kind, found.manifest) == ("ONNX of another tool", None)
     graph = found.graph
     assert (graph.producer, graph.opsets) == ("theirs 2", {"ai.onnx": 18, "com.microsoft": 1})
@@ -155,12 +155,12 @@ def test_a_foreign_graph_with_weights_beside_it(foreign: Path) -> None:
     model = onnx.load(foreign)
     onnx.save(model, foreign, save_as_external_data=True, location="weights.bin", size_threshold=0)
     manifest_path(foreign).write_text('{"voice": "of another tool"}')
-    found = inspect(foreign)
+    found = inspect_file(foreign)
     assert found.graph.external == ("weights.bin",)
     assert found.manifest is None
     assert found.size == foreign.stat().st_size + (foreign.parent / "weights.bin").stat().st_size
     (foreign.parent / "weights.bin").unlink()
-    assert "weights.bin, which holds weights, is missing" in inspect(foreign).graph.remarks
+    assert "weights.bin, which holds weights, is missing" in inspect_file(foreign).graph.remarks
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "encoder.ts", "encoder.xml", "encoder.bin", "encoder.safetensors"])
@@ -171,10 +171,10 @@ def test_half_a_file_is_said_to_be_one(name: str, artifacts: dict[str, Path], ru
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"encoder\.(onnx|ts|xml|bin|safetensors) is .*; export it or copy it again"):
-        inspect(asked)
+        inspect_file(asked)
     damaged.write_bytes(b"")
     with pytest.raises(ValueError, match="; export it or copy it again"):
-        inspect(asked)
+        inspect_file(asked)
 
 
 def test_what_is_not_known_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -189,10 +189,10 @@ def test_what_is_not_known_is_refused_with_a_way_out(tmp_path: Path) -> None:
         ("unfinished", "gtsa train --resume"),
     ):
         with pytest.raises(ValueError, match=words):
-            inspect(tmp_path / name)
+            inspect_file(tmp_path / name)
 
 
 def test_weights_of_others_are_sent_to_export(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "encoder.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"no model\.json that says what it is; gtsa export opens"):
-        inspect(tmp_path / "model.safetensors")
+        inspect_file(tmp_path / "model.safetensors")

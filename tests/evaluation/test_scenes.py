@@ -9,23 +9,25 @@ from gtsa_kit.data.image_io import open_image
 from gtsa_kit.evaluation.models import Model, open_models, random_encoder, random_runner
 from gtsa_kit.evaluation.scenes import Scenes, common_size, encode, spread
 from gtsa_kit.export import Runner
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.runtime.backends import TorchRunner
-from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.export.runtime.torch_runner import TorchRunner
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.models.encoder import normalize
 
-FIXED = Options(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
+FIXED = ExportOptions(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
 
 
-def opened(options: Options) -> Runner:
+def opened(options: ExportOptions) -> Runner:
     encoder = random_encoder("vit_test", 0)
-    manifest = describe(encoder, "pytorch", options, {}, "")
+    manifest = build_manifest(encoder, "pytorch", options, {}, "")
     return TorchRunner(ExportGraph(encoder, options), manifest, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("options", [Options(), Options(input="uint8"), Options(batch=Range(2, 5)), FIXED])
-def test_views_go_in_as_images_do_whatever_the_model_takes(options: Options) -> None:
+@pytest.mark.parametrize(
+    "options", [ExportOptions(), ExportOptions(input="uint8"), ExportOptions(batch=Range(2, 5)), FIXED]
+)
+def test_views_go_in_as_images_do_whatever_the_model_takes(options: ExportOptions) -> None:
     views = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 3, 64, 64), dtype=np.uint8))
     found = encode(opened(options), list(views))
     assert (found.embedding.dtype, found.embedding.shape) == (np.float64, (11, 64))

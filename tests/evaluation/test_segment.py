@@ -287,13 +287,13 @@ def test_a_model_of_one_shape_gets_its_shape(blocks: Path, fixed: Model) -> None
 def fixed() -> Model:
     """Batches of 3, 48 x 80."""
     from gtsa_kit.evaluation.models import random_runner
-    from gtsa_kit.export.build_manifest import describe
-    from gtsa_kit.export.spec import Options, Range
+    from gtsa_kit.export.build_manifest import build_manifest
+    from gtsa_kit.export.spec import ExportOptions, Range
     from gtsa_kit.models.encoder import Encoder
 
     runner = random_runner("vit_test", 0, "cpu")
-    options = Options(height=Range(48, 48), width=Range(80, 80), batch=Range(3, 3))
-    runner.manifest = describe(Encoder("vit_test"), "pytorch", options, {"torch": "any"}, "random")
+    options = ExportOptions(height=Range(48, 48), width=Range(80, 80), batch=Range(3, 3))
+    runner.manifest = build_manifest(Encoder("vit_test"), "pytorch", options, {"torch": "any"}, "random")
     return Model("fixed", runner, None)
 
 

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
 from gtsa_kit.export.benchmark import workers as bench_processes
 from gtsa_kit.export.benchmark.compare import BatchShape, Speed, compare_speed
-from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.weights import save_encoder
 
@@ -79,7 +79,7 @@ class Refuses(Fake):
 
 @pytest.fixture
 def few(images: Path) -> ParityImages:
-    return parity_images(images)
+    return load_parity_images(images)
 
 
 @pytest.fixture
@@ -166,9 +166,9 @@ def test_the_command_on_files_of_ours(images: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.manual_seed(0)
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
-    options = Options(batch=Range(1, 1), height=Range(64, 64), width=Range(96, 96))
+    options = ExportOptions(batch=Range(1, 1), height=Range(64, 64), width=Range(96, 96))
     one = tmp_path / "one.onnx"
-    export_artifact(open_source(tmp_path), "onnx", one, options, parity_images(images))
+    export_artifact(open_source(tmp_path), "onnx", one, options, load_parity_images(images))
     app = typer.Typer()
     app.command()(bench)
     args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", images, "--json"]

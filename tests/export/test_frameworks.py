@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gtsa_kit.export.formats.frameworks import FrameworkReport, export_framework, without_class_token
-from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
@@ -47,7 +47,7 @@ def encoder_of(name: str) -> Encoder:
 
 @pytest.fixture(scope="module")
 def scenes() -> ParityImages:
-    return parity_images(None)
+    return load_parity_images(None)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_every_framework_computes_the_same(name: str, form: str, exported: Any) 
     assert {d.output for d in report.parity.differences} == {"embedding", "feature_map"}
     assert {(d.batch, d.height, d.width) for d in report.parity.differences} == {(2, 224, 224)}
     assert "matplotlib" in report.parity.images
-    assert all(d.image.startswith("piece at") for d in report.parity.differences)
+    assert all(d.image.startswith("crop at") for d in report.parity.differences)
     assert {path.name for path in folder.iterdir()} == FILES[form] | {"gtsa.json"}
     assert set(report.files) == FILES[form]
     assert json.loads((folder / "gtsa.json").read_text()) == report.model_dump(mode="json")

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from gtsa_kit.export import Runner
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.runtime.backends import TorchRunner
+from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import Options
+from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.service.admission import Pending
@@ -45,8 +45,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def runner(artifact: Path) -> Runner:
     """With maps of both blocks; for the services and as the oracle: calls don't know of each other."""
-    source, options = open_source(artifact), Options(layers=(0, 1))
-    manifest = describe(source.encoder, "pytorch", options, {}, source.sha256)
+    source, options = open_source(artifact), ExportOptions(layers=(0, 1))
+    manifest = build_manifest(source.encoder, "pytorch", options, {}, source.sha256)
     return TorchRunner(ExportGraph(source.encoder, options), manifest, torch.device("cpu"))
 
 

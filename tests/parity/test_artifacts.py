@@ -17,12 +17,12 @@ from helpers.graphs import BOUNDED, FIXED
 from onnx import TensorProto
 
 from gtsa_kit.export import load
-from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
+from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
 from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import OPSETS, SUFFIX, Options, Range
+from gtsa_kit.export.spec import OPSETS, SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.weights import load_encoder
@@ -105,7 +105,7 @@ def test_onnx_is_one_plain_file(made) -> None:
     assert json.loads(metadata["gtsa_kit"]) == json.loads(manifest_path(path).read_text())
 
 
-@pytest.mark.parametrize("opset", sorted({OPSETS[0], Options().opset, OPSETS[-1]}))
+@pytest.mark.parametrize("opset", sorted({OPSETS[0], ExportOptions().opset, OPSETS[-1]}))
 def test_every_opset_gives_equal_results(opset: int, made) -> None:
     path = made("onnx", opset=opset)
     model = onnx.load(path)
@@ -267,7 +267,7 @@ def test_an_onnx_file_can_be_exported_again(form: str, made, tiny_run: Path, tmp
         assert torch.equal(tensor, original[name]), name
     if form != "onnx":
         # The weights are the same and any graph of them would be; one of a fixed size is traced in a third of the time.
-        fixed = Options(height=Range(64, 64), width=Range(96, 96))
+        fixed = ExportOptions(height=Range(64, 64), width=Range(96, 96))
         manifest = export_artifact(source, form, tmp_path / f"encoder{SUFFIX[form]}", fixed)
         assert manifest.parity.passed
         assert manifest.source_sha256 == sha256_of(tiny_run / "encoder.safetensors")
@@ -286,11 +286,11 @@ def test_sensitivity_finds_the_layer_that_hurts(tiny_run: Path, calibration: Cal
         block.norm2.weight[3] *= 1000
         block.norm2.bias[3] *= 1000
         block.mlp.fc1.weight[:, 3] /= 1000
-    options = Options()
+    options = ExportOptions()
     batches = list(calibration_batches(calibration, encoder.preprocessing, options))[:2]
     graph = ExportGraph(encoder, options)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
-    found = sensitivity(graph, batches, GRIDS["int8"])
+    found = layer_sensitivity(graph, batches, QUANT_TYPES["int8"])
     assert len(found) == 8
     assert found[0][0] == "blocks.1.fc1"
     assert 1 - found[0][1] > 10 * (1 - found[1][1])
@@ -311,9 +311,9 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="the source itself"):
         artifact_path(open_source(made("onnx")), "onnx", None, force=True)
     with pytest.raises(ValueError, match="choose onnx, openvino"):
-        check_supported("torchscript", Options(precision="int8"), calibrated=True)
+        check_supported("torchscript", ExportOptions(precision="int8"), calibrated=True)
     with pytest.raises(ValueError, match="--calibrate"):
-        check_supported("onnx", Options(precision="int8"), calibrated=False)
+        check_supported("onnx", ExportOptions(precision="int8"), calibrated=False)
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
 )
 def test_options_say_what_is_allowed(wrong: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        Options(**wrong)
+        ExportOptions(**wrong)
 
 
 def test_a_layer_that_is_not_there_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", Options(layers=(2,)))
+        export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", ExportOptions(layers=(2,)))
     assert not list(tmp_path.iterdir())

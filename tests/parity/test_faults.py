@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from gtsa_kit.export import Runner, load
+from gtsa_kit.export.comparison import compare_output, neighbor_agreement
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
-from gtsa_kit.export.parity import ParityImages, check_parity, compare_output, neighbor_agreement, parity_images
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import TOLERANCES, Case, Options
+from gtsa_kit.export.spec import TOLERANCES, ExportOptions, ParityCase
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.models.weights import load_encoder, save_encoder
 
@@ -58,7 +60,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def layered(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages) -> Path:
     path = tmp_path_factory.mktemp("layered") / "encoder.ts"
-    export_artifact(open_source(tiny_run), "torchscript", path, Options(layers=LAYERS), scenes)
+    export_artifact(open_source(tiny_run), "torchscript", path, ExportOptions(layers=LAYERS), scenes)
     return path
 
 
@@ -140,7 +142,7 @@ def test_compare_output_measures_what_it_says() -> None:
     wanted = rng.standard_normal((2, 5, 3, 4)).astype(np.float32)
     got = wanted.copy()
     got[1, :, 2, 3] *= -1
-    d = compare_output("feature_map", wanted, got, Case(2, 48, 64), TOLERANCES["fp32"], ["first", "second"])
+    d = compare_output("feature_map", wanted, got, ParityCase(2, 48, 64), TOLERANCES["fp32"], ["first", "second"])
     assert d.min_cosine == pytest.approx(-1)
     assert d.mean_cosine == pytest.approx(1 - 2 / 24)
     assert d.max_abs == pytest.approx(2 * np.abs(wanted[1, :, 2, 3]).max())
@@ -152,9 +154,9 @@ def test_gate_prefers_images_and_survives_broken_ones(images: Path, tmp_path: Pa
     for path in list(images.iterdir())[:3]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "broken.jpg").write_bytes(b"")
-    assert len(parity_images(tmp_path).images) == 3
-    assert len(parity_images(images).images) == 7
-    assert "matplotlib" in parity_images(None).origin
+    assert len(load_parity_images(tmp_path).images) == 3
+    assert len(load_parity_images(images).images) == 7
+    assert "matplotlib" in load_parity_images(None).origin
 
 
 def spoil(encoder: Encoder) -> Encoder:
@@ -172,7 +174,7 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
     from gtsa_kit.cli.export import export
     from gtsa_kit.export import pipeline
 
-    def bad_writer(encoder: Encoder, options: Options, path: Path) -> dict[str, str]:
+    def bad_writer(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
         return pipeline.export_torchscript(spoil(encoder), options, path)
 
     monkeypatch.setitem(pipeline.WRITERS, "torchscript", bad_writer)
@@ -180,7 +182,7 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
         export(tiny_run, form="torchscript", out=tmp_path / "bad.ts")
     assert stopped.value.code == 1
     said = capsys.readouterr().err
-    for word in ("differs from the encoder", "cosine", "worst on piece at", " at "):
+    for word in ("differs from the encoder", "cosine", "worst on crop at", " at "):
         assert word in said
     assert not read_manifest(tmp_path / "bad.ts").parity.passed
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from gtsa_kit.cli.support.parity_table import parity_table
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, read_manifest
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, TOLERANCES, Options
+from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, TOLERANCES, ExportOptions
 
 # Engines, which are built for a GPU, have tests of their own.
 OFFERS = [
@@ -32,7 +32,7 @@ def test_every_graph_holds_parity(
     matrix(graph, manifest)
     report = manifest.parity
     assert report.passed, parity_table(report)
-    assert {d.output for d in report.differences} == set(Options(**GRAPHS[graph]).outputs)
+    assert {d.output for d in report.differences} == set(ExportOptions(**GRAPHS[graph]).outputs)
     shapes = {(d.batch, d.height, d.width) for d in report.differences}
     if graph == "any size":
         assert {b for b, _, _ in shapes} == {1, 2, 7}
@@ -62,7 +62,7 @@ def test_vit_small_holds_parity(
     if form == "openvino":
         pytest.importorskip("openvino")
     source, path = open_source(small_run), tmp_path / f"encoder{SUFFIX[form]}"
-    manifest = export_artifact(source, form, path, Options(precision=precision), scenes, calibration)
+    manifest = export_artifact(source, form, path, ExportOptions(precision=precision), scenes, calibration)
     matrix("any size", manifest)
     Console(width=140).print(parity_table(manifest.parity))
     assert manifest.parity.passed

@@ -21,13 +21,20 @@ from gtsa_kit.cli import app
 from gtsa_kit.cli.support.providers import open_runner
 from gtsa_kit.export import load
 from gtsa_kit.export.benchmark.compare import OpenFile
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.manifest import Manifest, manifest_path
-from gtsa_kit.export.parity import ParityImages, check_parity
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime import onnx_sessions
-from gtsa_kit.export.runtime.providers import FallbackWarning, ProviderRequest, Unavailable, provider_options, remedy
+from gtsa_kit.export.runtime.providers import (
+    FallbackWarning,
+    ProviderRequest,
+    ProviderUnavailable,
+    install_hint,
+    provider_options,
+)
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.models.encoder import Encoder
 
 REAL = onnxruntime.InferenceSession
@@ -84,7 +91,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
 
 
 def manifest_for(tiny: Encoder, **options: Any) -> Manifest:
-    return describe(tiny, "onnx", Options(**options), {}, "0" * 64)
+    return build_manifest(tiny, "onnx", ExportOptions(**options), {}, "0" * 64)
 
 
 def shapes(options: dict[str, str], prefix: str) -> list[tuple[int, ...]]:
@@ -151,7 +158,7 @@ def test_the_provider_itself_knows_the_options(tiny: Encoder, tmp_path: Path) ->
     ],
 )
 def test_what_is_missing_is_said(tiny_onnx: Path, provider: str, says: str) -> None:
-    with pytest.raises(Unavailable, match=says):
+    with pytest.raises(ProviderUnavailable, match=says):
         load(tiny_onnx, provider=provider)
 
 
@@ -160,8 +167,8 @@ def test_what_is_missing_is_said(tiny_onnx: Path, provider: str, says: str) -> N
 def test_a_session_that_went_to_the_processor_by_itself_is_noticed(
     tiny_onnx: Path, provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx_sessions, "find_obstacle", lambda provider: "")
-    with pytest.raises(Unavailable, match=rf"{provider} provider: lib\S+ can't be loaded; .*install"):
+    monkeypatch.setattr(onnx_sessions, "unavailable_reason", lambda provider: "")
+    with pytest.raises(ProviderUnavailable, match=rf"{provider} provider: lib\S+ can't be loaded; .*install"):
         load(tiny_onnx, provider=provider)
     assert capfd.readouterr() == ("", "")
 
@@ -189,9 +196,9 @@ def test_commands_show_the_way_down(tiny_onnx: Path, images: Path, tmp_path: Pat
     said = shown.file.getvalue()  # type: ignore[attr-defined]
     assert [line.rpartition(" ")[2] for line in said.splitlines()] == ["cuda", "cpu"]
     arguments = ["embed", images, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
-    assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, Unavailable)
+    assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, ProviderUnavailable)
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
-    with pytest.raises(Unavailable):
+    with pytest.raises(ProviderUnavailable):
         OpenFile(tiny_onnx, provider="cuda")()
 
 
@@ -229,13 +236,13 @@ def test_auto_says_when_a_gpu_is_left_idle(fake: type[FakeSession], tiny_onnx: P
     with pytest.warns(FallbackWarning, match="falling back to cpu"):
         assert "CPU" in load(tiny_onnx).provider
     for asked in ({"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt-rtx"}):
-        with pytest.raises(Unavailable, match="add --fallback"):
+        with pytest.raises(ProviderUnavailable, match="add --fallback"):
             load(tiny_onnx, **asked)
 
 
 def test_costly_operators_elsewhere_are_a_fallback_too(fake: type[FakeSession], tiny_onnx: Path) -> None:
     fake.astray = ("MatMul", "Shape", "MatMul", "Softmax")
-    with pytest.raises(Unavailable, match="does not take 2 MatMul, 1 Softmax"):
+    with pytest.raises(ProviderUnavailable, match="does not take 2 MatMul, 1 Softmax"):
         load(tiny_onnx, provider="tensorrt")
     assert load(tiny_onnx, provider="tensorrt", fallback=True).provider.endswith("2 MatMul, 1 Softmax elsewhere")
     fake.astray = ("Shape", "Gather")
@@ -279,7 +286,7 @@ def test_rtx_comes_as_a_plugin_too(
     assert (name, others) == ("Rtx", [])
     assert Path(options["nv_runtime_cache_path"]).parent == tmp_path
     assert "device_id" not in options
-    with pytest.raises(Unavailable, match="no GPU 2"):
+    with pytest.raises(ProviderUnavailable, match="no GPU 2"):
         load(tiny_onnx, "cuda:2", "tensorrt-rtx")
     onnx_sessions._register_plugin.cache_clear()
 
@@ -333,11 +340,11 @@ def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
 
 
 def test_remedies_name_the_version() -> None:
-    assert "tensorrt==10.*" in remedy("libnvinfer.so.10")
-    assert "tensorrt==11.*" in remedy("libnvonnxparser.so.11")
-    assert "tensorrt==10.*" in remedy("nvinfer_10.dll")
-    assert "driver" in remedy("libcuda.so.1")
-    assert "cuda,cudnn" in remedy("libcudnn.so.9")
+    assert "tensorrt==10.*" in install_hint("libnvinfer.so.10")
+    assert "tensorrt==11.*" in install_hint("libnvonnxparser.so.11")
+    assert "tensorrt==10.*" in install_hint("nvinfer_10.dll")
+    assert "driver" in install_hint("libcuda.so.1")
+    assert "cuda,cudnn" in install_hint("libcudnn.so.9")
 
 
 @pytest.mark.gpu
@@ -347,7 +354,7 @@ def test_parity_on_a_gpu(provider: str, tiny_onnx: Path, tiny_run: Path, scenes:
     kept = None if provider == "cuda" else tmp_path / "engines"
     try:
         runner = load(tiny_onnx, provider=provider, engine_cache=kept)
-    except Unavailable as error:
+    except ProviderUnavailable as error:
         pytest.skip(str(error))
     assert check_parity(open_source(tiny_run).encoder, runner, scenes).passed
     assert kept is None or any(path.is_file() for path in kept.rglob("*"))

@@ -10,10 +10,10 @@ from helpers.graphs import BOUNDED
 from PIL import Image
 
 from gtsa_kit.export import Runner, load
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, Options, Range
+from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 from gtsa_kit.models.encoder import Preprocessing
 
 FORMS = ["onnx", "torchscript", "pt2", "openvino"]
@@ -62,7 +62,7 @@ def test_runner_says_what_is_allowed(runners: dict[str, Runner], bounded: dict[s
 
 
 def test_fixed_axes_say_so(tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
-    fixed = Options(height=Range(64, 64), width=Range(96, 96), batch=Range(2, 2), input="uint8")
+    fixed = ExportOptions(height=Range(64, 64), width=Range(96, 96), batch=Range(2, 2), input="uint8")
     path = tmp_path / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, fixed, scenes)
     runner = load(path)
@@ -119,7 +119,7 @@ def test_preprocessing_of_a_image_is_one_and_the_same(
         np.testing.assert_array_equal(runner.preprocessing(image), Preprocessing()(image))
         np.testing.assert_array_equal(runner.prepare(image), Preprocessing()(image))
     # Sides that do not reach 224: the nearest. What a runner reads from its manifest is the same for all of them.
-    narrow = Options(height=Range(32, 96), width=Range(32, 128))
+    narrow = ExportOptions(height=Range(32, 96), width=Range(32, 128))
     export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", narrow, scenes)
     prepared = load(tmp_path / "encoder.ts", "cpu").prepare(image)
     np.testing.assert_array_equal(prepared, Preprocessing()(image, (96, 128)))

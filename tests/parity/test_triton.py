@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from gtsa_kit.cli import app
 from gtsa_kit.cli.support.export_triton import parse_serving
 from gtsa_kit.export import load
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.manifest import EngineRecord, GraphRecord, Manifest, read_manifest, write_manifest
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import Options, Range
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.triton import repository as triton_repository
 from gtsa_kit.export.triton.config import ServingOptions, check_serving, max_batch_size
 from gtsa_kit.export.triton.models import byte_manifest, open_artifact, preprocess_graph, repository_models
@@ -47,7 +47,7 @@ ONNX_TYPES = {
 @pytest.fixture(scope="module")
 def halved(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bytes in, fp16, two more maps, fixed size, batches up to 6."""
-    options = Options("fp16", Range(64, 64), Range(48, 48), Range(1, 6), (0, 1), input="uint8")
+    options = ExportOptions("fp16", Range(64, 64), Range(48, 48), Range(1, 6), (0, 1), input="uint8")
     path = tmp_path_factory.mktemp("halved") / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, options, scenes)
     return path
@@ -56,7 +56,7 @@ def halved(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def single(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One image of one size."""
-    options = Options("fp32", Range(32, 32), Range(64, 64), Range(1, 1))
+    options = ExportOptions("fp32", Range(32, 32), Range(64, 64), Range(1, 1))
     path = tmp_path_factory.mktemp("single") / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, options, scenes)
     return path
@@ -411,7 +411,7 @@ def test_text_survives_the_text_format(text: str) -> None:
 
 
 def test_floats_of_half_size_are_known() -> None:
-    manifest: Manifest = describe(Encoder("vit_test"), "onnx", Options(), {}, "0" * 64)
+    manifest: Manifest = build_manifest(Encoder("vit_test"), "onnx", ExportOptions(), {}, "0" * 64)
     (images,) = manifest.inputs
     for dtype, kind in (("float16", schema.TYPE_FP16), ("uint8", schema.TYPE_UINT8), ("bfloat16", schema.TYPE_BF16)):
         changed = manifest.model_copy(update={"inputs": (images.model_copy(update={"dtype": dtype}),)})

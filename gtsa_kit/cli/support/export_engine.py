@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import counting, megabytes, open_noted
+from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps, console
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.parity import ParityImages, parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
 from gtsa_kit.export.source import ImportOptions, Source, find_reference
-from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, Options
+from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, ExportOptions
 from gtsa_kit.export.tensorrt.build import BuildSettings, OnStep, check_settings
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
@@ -41,7 +41,7 @@ class EngineOptions:
 
     runtime: str
     precision: str | None
-    options: Options
+    options: ExportOptions
     usual: OptimalShape
     gpus: tuple[str, ...]
     settings: BuildSettings
@@ -65,7 +65,7 @@ def export_engine(
     if dry_run:
         _dry_run(opened, asked, order, calibration, shown)
         return
-    parity_set = parity_images(require(images) if images else _images(opened))
+    parity_set = load_parity_images(require(images) if images else _images(opened))
     if isinstance(opened, SourceGraph) and out is None:
         out = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", out, force)
@@ -90,7 +90,7 @@ def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, show
         ValueError: Nothing usable there, or a foreign graph with a precision or layers asked of it.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
-        return open_noted(path, hints, shown)
+        return open_source_with_note(path, hints, shown)
     graph = read_graph_file(path)
     options = asked.options
     if graph.manifest is None:
@@ -104,7 +104,7 @@ def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, show
     precision_fits = asked.precision in (None, own.precision) or (asked.precision, own.precision) == ("tf32", "fp32")
     if precision_fits and options.layers in ((), own.layers) and options.input in ("float32", own.inputs[0].dtype):
         return graph
-    return open_noted(path, hints, shown)
+    return open_source_with_note(path, hints, shown)
 
 
 def make_order(opened: Source | SourceGraph, asked: EngineOptions, shown: Console) -> EngineRequest:
@@ -154,7 +154,7 @@ def _images(opened: Source | SourceGraph) -> Path | None:
 def _graph(
     opened: Source | SourceGraph,
     engine: Path,
-    options: Options,
+    options: ExportOptions,
     parity_set: ParityImages,
     calibration: Calibration | None,
     shown: Console,

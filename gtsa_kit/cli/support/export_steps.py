@@ -12,15 +12,15 @@ from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.frameworks import export_framework
-from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, sensitivity
+from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
 from gtsa_kit.export.source import ImportOptions, Source, open_source
-from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUPPORTED_PRECISIONS, Options
+from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
 
 
-def open_noted(path: Path, hints: ImportOptions, shown: Console) -> Source:
+def open_source_with_note(path: Path, hints: ImportOptions, shown: Console) -> Source:
     """Open a source, and show what was taken out of a foreign one."""
     opened = open_source(path, hints)
     if opened.note:
@@ -28,7 +28,7 @@ def open_noted(path: Path, hints: ImportOptions, shown: Console) -> Source:
     return opened
 
 
-def all_formats(options: Options, shown: Console) -> list[str]:
+def all_formats(options: ExportOptions, shown: Console) -> list[str]:
     """Every format that has the precision and whose library is here."""
     forms = [name for name in FORMATS if options.precision in SUPPORTED_PRECISIONS[name]]
     for name in set(FORMATS) - set(forms):
@@ -45,7 +45,7 @@ def all_formats(options: Options, shown: Console) -> list[str]:
 def export_each(
     opened: Source,
     forms: list[str],
-    options: Options,
+    options: ExportOptions,
     images: ParityImages,
     calibration: Calibration | None,
     out: Path | None,
@@ -79,7 +79,7 @@ def export_each(
 def export_the_fastest(
     opened: Source,
     precision: str | None,
-    options: Options,
+    options: ExportOptions,
     images: ParityImages,
     calibration: Calibration | None,
     out: Path,
@@ -138,12 +138,14 @@ def export_for_framework(
     shown.print(f"{folder}  {', '.join(report.files)}; parity holds; how to use it: docs/frameworks.md", soft_wrap=True)
 
 
-def _sensitivity_table(opened: Source, calibration: Calibration, options: Options, shown: Console) -> Table:
+def _sensitivity_table(opened: Source, calibration: Calibration, options: ExportOptions, shown: Console) -> Table:
     """Which layers rounding hurts."""
     batches = list(calibration_batches(calibration, opened.encoder.preprocessing, options))
     with Steps(shown) as steps:
-        grid = GRIDS[options.precision]
-        found = sensitivity(ExportGraph(opened.encoder, options), batches, grid, counting(steps, "which layers hurt"))
+        grid = QUANT_TYPES[options.precision]
+        found = layer_sensitivity(
+            ExportGraph(opened.encoder, options), batches, grid, counting(steps, "which layers hurt")
+        )
     table = Table(
         title=f"worst patch cosine if this layer alone were {options.precision}", title_justify="left", box=None
     )

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import counting, megabytes, open_noted
+from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps, console
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.parity import parity_images
+from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
 from gtsa_kit.export.source import ImportOptions, Source
-from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.export.triton.config import ServingOptions, check_serving
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
@@ -45,7 +45,7 @@ def export_triton(
     hints: ImportOptions,
     serving: ServingOptions,
     precision: str | None,
-    options: Options,
+    options: ExportOptions,
     calibrate: Path | None,
     images: Path | None,
     out: Path | None,
@@ -60,7 +60,7 @@ def export_triton(
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
-    opened = open_noted(path, hints, shown)
+    opened = open_source_with_note(path, hints, shown)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
     repository.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +71,10 @@ def export_triton(
 
 
 def _check_as_it_is(
-    path: Path, manifest: Manifest, precision: str | None, options: Options, calibrate: Path | None
+    path: Path, manifest: Manifest, precision: str | None, options: ExportOptions, calibrate: Path | None
 ) -> None:
     """Refuse what would need another graph."""
-    as_it_is = Options(precision=options.precision, input=options.input)
+    as_it_is = ExportOptions(precision=options.precision, input=options.input)
     if precision not in (None, manifest.precision) or options != as_it_is or calibrate:
         raise ValueError(
             f"{path} is served as it is; leave out --precision, --calibrate, --size, --batch, --layers and --opset, or "
@@ -83,9 +83,9 @@ def _check_as_it_is(
 
 
 def _export(
-    opened: Source, graph: Path, options: Options, calibrate: Path | None, images: Path | None, shown: Console
+    opened: Source, graph: Path, options: ExportOptions, calibrate: Path | None, images: Path | None, shown: Console
 ) -> Manifest:
-    parity_set = parity_images(require(images) if images else opened.images)
+    parity_set = load_parity_images(require(images) if images else opened.images)
     calibration = read_calibration(require(calibrate)) if calibrate else None
     shown.print("writing the graph")
     with Steps(shown) as steps:

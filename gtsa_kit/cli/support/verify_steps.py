@@ -11,7 +11,8 @@ from gtsa_kit.cli.support.export_steps import counting
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
 from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
-from gtsa_kit.export.parity import check_parity, parity_images
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
@@ -26,7 +27,7 @@ def verify_artifact(
 ) -> None:
     """The gate, again; exits with 1 if it does not hold."""
     source = _reference(file, runner.manifest, against, shown)
-    parity_set = parity_images(require(images) if images else source.images)
+    parity_set = load_parity_images(require(images) if images else source.images)
     with Steps(shown) as steps:
         report = check_parity(source.encoder, runner, parity_set, counting(steps))
     if as_json:
@@ -45,7 +46,7 @@ def verify_engine(
     manifest = read_manifest(file)
     foreign = manifest.architecture.get("name") == FOREIGN_GRAPH
     source = None if foreign else _reference(file, manifest, against, shown)
-    parity_set = parity_images(require(images) if images else source.images if source else None)
+    parity_set = load_parity_images(require(images) if images else source.images if source else None)
     with Steps(shown) as steps:
         found = check_engine(file, manifest, source, parity_set, counting(steps, "parity of the graph"))
     report = None

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
+from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, manifest_path
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
-from gtsa_kit.export.runtime.backends import import_openvino, skills
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, Options, Precision
+from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions, Precision
 
 BATCH, SECONDS = 8, 2.0
 
@@ -54,7 +54,7 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
         rounds = [[("torchscript", "fp16"), ("onnx", "fp16")], [("torchscript", "fp32"), ("onnx", "fp32")]]
     else:
         rounds = [[*[("openvino", "fp32")] * vino, ("onnx", "fp32")]]
-        if "BF16" in skills(import_openvino()) if vino else torch.cpu._is_avx512_bf16_supported():
+        if "BF16" in cpu_capabilities(import_openvino()) if vino else torch.cpu._is_avx512_bf16_supported():
             rounds.insert(0, [*[("openvino", "bf16")] * vino, ("torchscript", "bf16")])
     if precision:
         forms = dict.fromkeys(form for some in rounds for form, _ in some)
@@ -65,7 +65,7 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
 def autoselect(
     source: Source,
     folder: Path,
-    options: Options,
+    options: ExportOptions,
     rounds: list[list[Candidate]],
     images: ParityImages,
     calibration: Calibration | None = None,
@@ -109,7 +109,7 @@ def autoselect(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _measure(paths: dict[Candidate, Path], options: Options, images: ParityImages) -> list[Speed]:
+def _measure(paths: dict[Candidate, Path], options: ExportOptions, images: ParityImages) -> list[Speed]:
     shape = BatchShape(options.batch.clamp(BATCH), options.height.clamp(224), options.width.clamp(224))
     return compare_speed({str(c): OpenFile(path) for c, path in paths.items()}, [shape], images, SECONDS)
 

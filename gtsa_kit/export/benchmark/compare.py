@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, processes
-from gtsa_kit.export.parity import ParityImages
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import SUFFIX

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.formats.reference_models import READERS
 from gtsa_kit.export.manifest import ParityReport, Record
-from gtsa_kit.export.parity import ParityImages, compare_output
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, Case
+from gtsa_kit.export.parity_images import ParityImages
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import EXPORT_FILE, HUB_FILES
@@ -89,7 +90,7 @@ def export_framework(
 def _check(encoder: Encoder, form: str, folder: Path, images: ParityImages) -> ParityReport:
     """Compare what is on the disk with the encoder, or with that part of it which the framework has."""
     size, tolerance, bare = native_size(encoder), TOLERANCES["fp32"], form == "detectron2"
-    case = Case(BATCH, size, size)
+    case = ParityCase(BATCH, size, size)
     samples, names = list(islice(cycle(images.images), BATCH)), list(islice(cycle(images.names), BATCH))
     batch = torch.from_numpy(np.stack([encoder.preprocessing(image, (size, size)) for image in samples]))
     runtime, network = READERS[form](folder, encoder.architecture)

@@ -1,44 +1,66 @@
-"""Encoder to ONNX."""
+"""ONNX export, and the encoder's weights inside exported ONNX files."""
 
 import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx.numpy_helper import to_array
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_model
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
-from gtsa_kit.export.formats.quantize import GRIDS, Calibration, calibration_batches, digest, quantize
-from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input, join_parts, weight_parts
-from gtsa_kit.export.manifest import METADATA_KEY, Manifest
-from gtsa_kit.export.spec import INPUT, QUANTIZED, Options
-from gtsa_kit.files import atomic_write
+from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, quantize, tensor_digest
+from gtsa_kit.export.graph import (
+    ExportGraph,
+    dynamic_shapes,
+    example_input,
+    join_position_embeddings,
+    split_position_embeddings,
+)
+from gtsa_kit.export.spec import INPUT, QUANTIZED, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 
-WEIGHTS_KEY = "gtsa_kit_weights"
+WEIGHTS_KEY: Final = "gtsa_kit_weights"
+"""Key of the model's metadata that holds `locate_weights` as JSON."""
 
 
 def export_onnx(
-    encoder: Encoder, options: Options, path: Path, calibration: Calibration | None = None
+    encoder: Encoder, options: ExportOptions, path: Path, calibration: Calibration | None = None
 ) -> dict[str, str]:
-    """Write one ONNX file without a Resize operator, dynamic where the options leave it so.
+    """Write one ONNX file without a Resize operator, with the dynamic axes that the options leave open.
 
     Args:
         encoder: In float32.
-        options: What to write.
-        path: Where to.
-        calibration: Images that give int8 and fp8 their ranges; these alone need them.
+        options: Precision, sizes, layers, opset and input type.
+        path: The file to write.
+        calibration: Images that give int8 and fp8 their ranges; required for these precisions alone.
 
     Returns:
-        The manifest's target.
+        The `target` of the manifest.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = ExportGraph(encoder, options, attention="explicit")
+    model = _trace(graph, options)
+    name_axes(model, options)
+    _reduce_node_metadata(model)
+    if options.precision in QUANTIZED:
+        assert calibration is not None
+        batches = list(calibration_batches(calibration, encoder.preprocessing, options))
+        quantize(model, graph, batches, QUANT_TYPES[options.precision])
+    else:
+        add_weight_locations(model, encoder)
+    onnx.checker.check_model(model, full_check=True)
+    write_model(model, path)
+    return {"opset": str(options.opset)}
+
+
+def _trace(graph: ExportGraph, options: ExportOptions) -> onnx.ModelProto:
+    """Convert the graph with torch's dynamo exporter."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -52,26 +74,11 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    name_axes(model, options)
-    for node in model.graph.node:
-        layer = layer_of(node)
-        del node.metadata_props[:]  # stack traces, with folders of the machine that exported
-        if layer:
-            node.metadata_props.add(key=LAYER_KEY, value=layer)
-    if options.precision in QUANTIZED:
-        assert calibration is not None
-        batches = list(calibration_batches(calibration, encoder.preprocessing, options))
-        quantize(model, graph, batches, GRIDS[options.precision])
-    else:
-        remember_weights(model, encoder)
-    onnx.checker.check_model(model, full_check=True)
-    _write(model, path)
-    return {"opset": str(options.opset)}
+    return program.model_proto
 
 
-def name_axes(model: onnx.ModelProto, options: Options) -> None:
-    """Call the dynamic axes by the names of the contract; torch.export calls them by what it computed with."""
+def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
+    """Name the dynamic axes batch, height and width; torch.export names them by its own expressions."""
     images = model.graph.input[0].type.tensor_type.shape.dim
     order = ("batch", "height", "width", None) if options.input == "uint8" else ("batch", None, "height", "width")
     for dim, name in zip(images, order, strict=True):
@@ -82,69 +89,64 @@ def name_axes(model: onnx.ModelProto, options: Options) -> None:
         for dim, name in zip(output.type.tensor_type.shape.dim, grid, strict=False):
             if name and dim.dim_param:
                 dim.dim_param = name
-    del model.graph.value_info[:]  # in terms of the old names; whoever needs them infers them
+    del model.graph.value_info[:]  # written with the old names; readers infer it again
 
 
-def remember_weights(model: onnx.ModelProto, encoder: Encoder) -> None:
-    """Note in the file where the encoder's weights are, if all are there as they were: then it can be a source."""
-    table = weight_table(model, weight_parts(encoder))
-    if table:
-        model.metadata_props.add(key=WEIGHTS_KEY, value=json.dumps(table))
+def _reduce_node_metadata(model: onnx.ModelProto) -> None:
+    """Keep the name of each node's layer; drop stack traces, which name folders of the exporting machine."""
+    for node in model.graph.node:
+        layer = layer_of(node)
+        del node.metadata_props[:]
+        if layer:
+            node.metadata_props.add(key=LAYER_KEY, value=layer)
 
 
-def weight_table(model: onnx.ModelProto, weights: dict[str, torch.Tensor]) -> dict[str, tuple[str, bool]]:
-    """Where each of the encoder's weights is in the graph: its initializer, and whether that holds the transpose.
+def add_weight_locations(model: onnx.ModelProto, encoder: Encoder) -> None:
+    """Store `locate_weights` in the model's metadata if the file holds every weight unchanged.
 
-    Found by content, since the exporter turns the weights of linear layers, renames them, and keeps only one of
-    several equal tensors. {} if one is not there: halved, or resampled for a fixed size.
+    Such a file can itself be the source of an export.
     """
-    places: dict[tuple[tuple[int, ...], bytes], tuple[str, bool]] = {}
+    locations = locate_weights(model, split_position_embeddings(encoder))
+    if locations:
+        model.metadata_props.add(key=WEIGHTS_KEY, value=json.dumps(locations))
+
+
+def locate_weights(model: onnx.ModelProto, weights: dict[str, torch.Tensor]) -> dict[str, tuple[str, bool]]:
+    """Find each of the encoder's weights in the graph: (initializer, whether it holds the transpose) by weight.
+
+    Weights are matched by content: the exporter transposes the weights of linear layers, renames them, and keeps only
+    one of several equal tensors. The result is {} if a weight is missing, because it was cast or resampled.
+    """
+    locations: dict[tuple[tuple[int, ...], bytes], tuple[str, bool]] = {}
     for tensor in model.graph.initializer:
         value = to_array(tensor)
-        places.setdefault(digest(value), (tensor.name, False))
+        locations.setdefault(tensor_digest(value), (tensor.name, False))
         if value.ndim == 2:
-            places.setdefault(digest(value.T), (tensor.name, True))
-    found = {name: places.get(digest(weight.numpy())) for name, weight in weights.items()}
-    return {} if None in found.values() else {name: place for name, place in found.items() if place}
+            locations.setdefault(tensor_digest(value.T), (tensor.name, True))
+    located = {name: locations.get(tensor_digest(weight.numpy())) for name, weight in weights.items()}
+    return {} if None in located.values() else {name: location for name, location in located.items() if location}
 
 
 def has_weights(path: Path) -> bool:
-    """Whether `read_weights` would find them."""
-    model = onnx.load(path, load_external_data=False)
-    return any(entry.key == WEIGHTS_KEY for entry in model.metadata_props)
+    """Return whether an ONNX file holds the encoder's weights for `read_weights`."""
+    return metadata_value(read_model(path, with_weights=False), WEIGHTS_KEY) is not None
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The encoder's weights under timm's key names, out of a file that `export_onnx` wrote.
+    """Read the encoder's weights (timm's key names) out of a file that `export_onnx` wrote.
 
     Raises:
-        ValueError: Not an ONNX file, or not one of ours.
+        ValueError: The file is not readable as ONNX, or holds no float32 weights of a gtsa-kit encoder.
     """
-    try:
-        model = onnx.load(path)
-    except (OSError, DecodeError) as error:
-        raise ValueError(f"{path} is not a readable ONNX file: {error}") from error
-    table = next((entry.value for entry in model.metadata_props if entry.key == WEIGHTS_KEY), None)
-    if table is None:
-        raise ValueError(f"{path} holds no float32 weights of ours; name the run or the weights that it came from")
+    model = read_model(path)
+    locations = metadata_value(model, WEIGHTS_KEY)
+    if locations is None:
+        raise ValueError(
+            f"{path} holds no float32 weights of a gtsa-kit encoder; name the run or the weights that it came from"
+        )
     stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
-    parts = {
-        name: torch.from_numpy(np.array(stored[place].T if turned else stored[place]))
-        for name, (place, turned) in json.loads(table).items()
+    weights = {
+        name: torch.from_numpy(np.array(stored[initializer].T if transposed else stored[initializer]))
+        for name, (initializer, transposed) in json.loads(locations).items()
     }
-    return join_parts(parts)
-
-
-def embed_manifest(path: Path, manifest: Manifest) -> None:
-    """Put the manifest into the file's own metadata, in place of an earlier one; the graph stays as it is."""
-    model = onnx.load(path)
-    kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    model.metadata_props.add(key=METADATA_KEY, value=manifest.model_dump_json())
-    _write(model, path)
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    with atomic_write(path) as file:
-        file.write(model.SerializeToString())
+    return join_position_embeddings(weights)

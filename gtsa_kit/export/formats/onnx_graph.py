@@ -21,7 +21,7 @@ LAYER_KEY = "gtsa_kit_layer"
 
 
 @dataclass(frozen=True)
-class Graph:
+class OnnxGraphInfo:
     """What an ONNX file holds."""
 
     producer: str
@@ -41,7 +41,7 @@ class Graph:
     """What matters to whoever wants to run it."""
 
 
-def read_graph(model: "ModelProto", folder: Path) -> Graph:
+def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:
     """Facts of a model that was read without its external data.
 
     Args:
@@ -57,7 +57,7 @@ def read_graph(model: "ModelProto", folder: Path) -> Graph:
     stored = {tensor.name for tensor in model.graph.initializer}  # which old files list among the inputs
     inputs = tuple(_tensor_spec(value) for value in model.graph.input if value.name not in stored)
     external = tuple(sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"}))
-    return Graph(
+    return OnnxGraphInfo(
         producer=f"{model.producer_name} {model.producer_version}".strip() or "unknown",
         ir_version=model.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},

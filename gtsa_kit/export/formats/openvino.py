@@ -1,4 +1,4 @@
-"""Encoder to OpenVINO."""
+"""OpenVINO export."""
 
 import logging
 import os
@@ -6,57 +6,61 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from gtsa_kit.export.formats.onnx import export_onnx
+from gtsa_kit.export.formats.openvino_library import import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input
-from gtsa_kit.export.runtime.backends import import_openvino
-from gtsa_kit.export.spec import INPUT, Options
+from gtsa_kit.export.spec import INPUT, ExportOptions
 from gtsa_kit.files import sync_folder
 from gtsa_kit.models.encoder import Encoder
 
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+INFERENCE_PRECISIONS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
+"""Precision that OpenVINO computes in, by the precision of the artifact."""
 
 
 def export_openvino(
-    encoder: Encoder, options: Options, path: Path, calibration: Calibration | None = None
+    encoder: Encoder, options: ExportOptions, path: Path, calibration: Calibration | None = None
 ) -> dict[str, str]:
     """Write `path` (.xml) and its weights beside it (.bin).
 
-    The graph is float32 and OpenVINO lowers it where it runs, as the manifest's `inference_precision` says: its own
-    kernels keep what needs float32, and are faster than a graph of casts. fp16 stores halved weights; bf16 has no such
-    storage in OpenVINO, so its file is as large as that of fp32.
+    The graph is float32. OpenVINO lowers it when it runs, as the manifest's `inference_precision` says: its own kernels
+    keep float32 where that is needed, and are faster than a graph of casts. fp16 stores weights in half precision;
+    OpenVINO has no such storage for bf16, so a bf16 file is as large as an fp32 file.
 
     Returns:
-        The manifest's target.
+        The `target` of the manifest.
     """
-    ov = import_openvino()
+    openvino = import_openvino()
     work = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         if options.precision == "int8":
             export_onnx(encoder, options, work / "int8.onnx", calibration)
-            model = ov.Core().read_model(str(work / "int8.onnx"))
+            model = openvino.Core().read_model(str(work / "int8.onnx"))
         else:
-            model = _convert(_program(encoder, replace(options, precision="fp32")))
-        _name(model, options)
-        ov.save_model(model, str(work / path.name), compress_to_fp16=options.precision == "fp16")
-        # The weights first: a description without them would be no model.
+            model = _convert(_export_program(encoder, replace(options, precision="fp32")))
+        _name_tensors(model, options)
+        openvino.save_model(model, str(work / path.name), compress_to_fp16=options.precision == "fp16")
+        # The weights first: an .xml without its .bin can't be opened.
         for suffix in (".bin", ".xml"):
-            made = work / path.with_suffix(suffix).name
-            _flush(made)
-            os.replace(made, path.with_suffix(suffix))
+            written = work / path.with_suffix(suffix).name
+            _fsync(written)
+            os.replace(written, path.with_suffix(suffix))
         sync_folder(path.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"openvino": ov.__version__.partition("-")[0], "inference_precision": HINTS[options.precision]}
+    return {
+        "openvino": openvino.__version__.partition("-")[0],
+        "inference_precision": INFERENCE_PRECISIONS[options.precision],
+    }
 
 
-def _program(encoder: Encoder, options: Options) -> torch.export.ExportedProgram:
+def _export_program(encoder: Encoder, options: ExportOptions) -> torch.export.ExportedProgram:
     graph = ExportGraph(encoder, options, split_qkv=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,7 +68,7 @@ def _program(encoder: Encoder, options: Options) -> torch.export.ExportedProgram
 
 
 def _convert(program: torch.export.ExportedProgram) -> Any:
-    """By the front end itself: `openvino.convert_model` also reports its use over the network."""
+    """Convert a program with OpenVINO's front end; `openvino.convert_model` would also send usage statistics."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -76,12 +80,12 @@ def _convert(program: torch.export.ExportedProgram) -> Any:
     return model
 
 
-def _name(model: Any, options: Options) -> None:
+def _name_tensors(model: Any, options: ExportOptions) -> None:
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, options.outputs, strict=True):
         output.get_tensor().set_names({name})
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

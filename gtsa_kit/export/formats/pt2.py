@@ -9,12 +9,12 @@ from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapesSpec, ShapeVar,
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.graph import ExportGraph, example_input
-from gtsa_kit.export.spec import INPUT, Options
+from gtsa_kit.export.spec import INPUT, ExportOptions
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.encoder import Encoder
 
 
-def export_pt2(encoder: Encoder, options: Options, path: Path) -> dict[str, str]:
+def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
     """Write the program; it runs where there is torch and nothing else, and is what AOTInductor and others take.
 
     Returns:
@@ -32,7 +32,7 @@ def export_pt2(encoder: Encoder, options: Options, path: Path) -> dict[str, str]
     return {"torch": torch.__version__}
 
 
-def shapes(options: Options) -> ShapesSpec:
+def shapes(options: ExportOptions) -> ShapesSpec:
     """What is dynamic, as symbols of which torch.export may assume nothing but this.
 
     With the older `Dim` it assumes that no dimension is 1, and the program refuses a single image or row of patches.

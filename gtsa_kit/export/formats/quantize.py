@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.spec import Options
+from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Preprocessing
 
 BATCH = 4
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantType:
     """Numbers that values are rounded to, symmetric about zero, which TensorRT asks for."""
 
     largest: float
@@ -37,7 +37,7 @@ class Grid:
         return np.asarray(np.clip(values, -self.largest, self.largest).astype(self.dtype))
 
 
-GRIDS: Final = {"int8": Grid(127, np.int8), "fp8": Grid(448, ml_dtypes.float8_e4m3fn)}
+QUANT_TYPES: Final = {"int8": QuantType(127, np.int8), "fp8": QuantType(448, ml_dtypes.float8_e4m3fn)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Calibration:
     origin: str
 
 
-def quantize(model: onnx.ModelProto, graph: ExportGraph, batches: list[np.ndarray], grid: Grid) -> None:
+def quantize(model: onnx.ModelProto, graph: ExportGraph, batches: list[np.ndarray], grid: QuantType) -> None:
     """Put Q/DQ around every matrix of weights in the blocks: weights per channel, activations per tensor, symmetric.
 
     Products of activations (attention), the patch embedding and everything between stay float32.
@@ -60,12 +60,14 @@ def quantize(model: onnx.ModelProto, graph: ExportGraph, batches: list[np.ndarra
         grid: What to round to.
     """
     scales = activation_scales(graph, batches, grid)
-    by_content = {digest(linear.weight.detach().numpy().T): name for name, linear in linears(graph).items()}
+    by_content = {
+        tensor_digest(linear.weight.detach().numpy().T): name for name, linear in linear_layers(graph).items()
+    }
     weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
     nodes, replaced = [], set()
     for node in model.graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        place = by_content.get(digest(_array(weights[name]))) if name in weights else None
+        place = by_content.get(tensor_digest(_array(weights[name]))) if name in weights else None
         if place:
             nodes += _quantized(node, _array(weights[name]), scales[place], grid, model.graph)
             replaced.add(name)
@@ -77,14 +79,14 @@ def quantize(model: onnx.ModelProto, graph: ExportGraph, batches: list[np.ndarra
     model.graph.initializer.extend(kept)
 
 
-def linears(graph: ExportGraph) -> dict[str, nn.Linear]:
+def linear_layers(graph: ExportGraph) -> dict[str, nn.Linear]:
     """The matrices of weights in the blocks, by name."""
     return {name: module for name, module in graph.blocks.named_modules() if isinstance(module, nn.Linear)}
 
 
-def activation_scales(graph: ExportGraph, batches: list[np.ndarray], grid: Grid) -> dict[str, float]:
+def activation_scales(graph: ExportGraph, batches: list[np.ndarray], grid: QuantType) -> dict[str, float]:
     """What 1 on the grid is worth at the input of each matrix of weights."""
-    largest: dict[str, float] = dict.fromkeys(linears(graph), 1e-12)
+    largest: dict[str, float] = dict.fromkeys(linear_layers(graph), 1e-12)
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -93,7 +95,7 @@ def activation_scales(graph: ExportGraph, batches: list[np.ndarray], grid: Grid)
         return look
 
     with ExitStack() as hooks, torch.inference_mode():
-        for name, linear in linears(graph).items():
+        for name, linear in linear_layers(graph).items():
             hooks.callback(linear.register_forward_pre_hook(watch(name)).remove)
         for batch in batches:
             graph(torch.from_numpy(batch))
@@ -101,7 +103,7 @@ def activation_scales(graph: ExportGraph, batches: list[np.ndarray], grid: Grid)
 
 
 def calibration_batches(
-    calibration: Calibration, preprocessing: Preprocessing, options: Options
+    calibration: Calibration, preprocessing: Preprocessing, options: ExportOptions
 ) -> Iterator[np.ndarray]:
     """Inputs of the graph, of its base size, of half and of one and a half times that, or of the nearest that it takes.
 
@@ -117,15 +119,18 @@ def calibration_batches(
         yield np.stack([prepare(image, sizes[number % len(sizes)]) for image in chosen])
 
 
-def sensitivity(
-    graph: ExportGraph, batches: list[np.ndarray], grid: Grid, on_layer: Callable[[int, int], None] = lambda *_: None
+def layer_sensitivity(
+    graph: ExportGraph,
+    batches: list[np.ndarray],
+    grid: QuantType,
+    on_layer: Callable[[int, int], None] = lambda *_: None,
 ) -> list[tuple[str, float]]:
     """Each matrix of weights, and the worst patch cosine if it alone were rounded; the worst first."""
     scales, images = activation_scales(graph, batches, grid), torch.from_numpy(batches[0])
     found = []
     with torch.inference_mode():
         expected = graph(images)[1]
-        for done, (name, linear) in enumerate(linears(graph).items(), 1):
+        for done, (name, linear) in enumerate(linear_layers(graph).items(), 1):
             with _rounded(linear, scales[name], grid):
                 cosine = torch.cosine_similarity(graph(images)[1], expected, dim=1).min()
             found.append((f"blocks.{name.removesuffix('.linear')}", float(cosine)))
@@ -133,7 +138,7 @@ def sensitivity(
     return sorted(found, key=lambda layer: layer[1])
 
 
-def _rounded(linear: nn.Linear, scale: float, grid: Grid) -> ExitStack:
+def _rounded(linear: nn.Linear, scale: float, grid: QuantType) -> ExitStack:
     """Within it, a Linear computes with rounded weights (per channel) and inputs (per tensor)."""
 
     def onto_grid(values: Tensor, steps: Tensor | float) -> Tensor:
@@ -149,7 +154,7 @@ def _rounded(linear: nn.Linear, scale: float, grid: Grid) -> ExitStack:
 
 
 def _quantized(
-    node: onnx.NodeProto, weight: np.ndarray, scale: float, grid: Grid, graph: onnx.GraphProto
+    node: onnx.NodeProto, weight: np.ndarray, scale: float, grid: QuantType, graph: onnx.GraphProto
 ) -> list[onnx.NodeProto]:
     """Q/DQ in front of a product (..., K) x (K, N), which is made to read from them."""
     name, activation = node.output[0], node.input[0]
@@ -176,6 +181,6 @@ def _array(tensor: TensorProto) -> np.ndarray:
     return np.asarray(numpy_helper.to_array(tensor))
 
 
-def digest(value: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+def tensor_digest(value: np.ndarray) -> tuple[tuple[int, ...], bytes]:
     """What tells one tensor from another by its content."""
     return value.shape, hashlib.sha256(value.tobytes()).digest()

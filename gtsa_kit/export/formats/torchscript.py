@@ -9,12 +9,12 @@ from typing import BinaryIO
 import torch
 
 from gtsa_kit.export.graph import ExportGraph, example_input
-from gtsa_kit.export.spec import Options
+from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.encoder import Encoder
 
 
-def export_torchscript(encoder: Encoder, options: Options, path: Path) -> dict[str, str]:
+def export_torchscript(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
     """Trace and freeze the encoder into `path`; the file runs where there is torch and nothing else.
 
     Returns:

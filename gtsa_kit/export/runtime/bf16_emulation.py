@@ -10,7 +10,7 @@ MOVES = {"Cast", "Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Co
 """Operators that compute nothing; ONNX Runtime's CPU provider has them for bf16."""
 
 
-def widen_bfloat16(path: Path) -> bytes:
+def emulate_bfloat16(path: Path) -> bytes:
     """A bf16 graph with every bf16 operator computed in float32 and its result rounded to bf16 again.
 
     Rounding stays where the graph has it, so what is checked on a processor is what other hardware computes, up to the

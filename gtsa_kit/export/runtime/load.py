@@ -4,15 +4,17 @@ from pathlib import Path
 
 import torch
 
-from gtsa_kit.export.build_manifest import describe
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import read_manifest
-from gtsa_kit.export.runtime.backends import OnnxRunner, OpenVinoRunner, TorchRunner, load_program, load_torchscript
+from gtsa_kit.export.runtime.onnx_runner import OnnxRunner
+from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
 from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
+from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, Options
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 
 __all__ = ["Runner", "load", "pick_device"]
 
@@ -47,9 +49,9 @@ def load(
     if wanted.told and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; leave out --provider, --engine-cache and --fallback")
     if path.is_dir() or path.suffix not in SUFFIX.values():
-        opened, options = open_source(path), Options(layers=layers)
+        opened, options = open_source(path), ExportOptions(layers=layers)
         graph = ExportGraph(opened.encoder, options)
-        manifest = describe(opened.encoder, "pytorch", options, {"torch": str(torch.__version__)}, opened.sha256)
+        manifest = build_manifest(opened.encoder, "pytorch", options, {"torch": str(torch.__version__)}, opened.sha256)
         return TorchRunner(graph, manifest, target)
     runner = _open_file(path, device, target, wanted)
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
@@ -64,7 +66,7 @@ def _open_file(path: Path, device: str, target: torch.device, wanted: ProviderRe
     if path.suffix == SUFFIX["openvino"]:
         if device not in ("auto", "cpu"):
             raise ValueError(f"{path} runs on the processor only; leave out --device {device}")
-        return OpenVinoRunner(path, torch.device("cpu"))
+        return OpenVinoRunner(path)
     if path.suffix == SUFFIX["trt"]:
         return EngineRunner(path, target)
     manifest = read_manifest(path)

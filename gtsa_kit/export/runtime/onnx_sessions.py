@@ -22,11 +22,11 @@ from gtsa_kit.export.runtime.providers import (
     PLUGIN,
     PREFIXES,
     FallbackWarning,
-    Unavailable,
+    ProviderUnavailable,
     cache_folder,
+    install_hint,
+    limit_to_profile,
     provider_options,
-    remedy,
-    within_profile,
 )
 from gtsa_kit.files import sha256_of
 
@@ -41,8 +41,8 @@ class GpuSession:
     session: Any
     manifest: Manifest
     """With the ranges that the provider takes."""
-    words: str
-    """What computes, in words for people."""
+    description: str
+    """ONNX Runtime, the provider, and the operators that run elsewhere; for people."""
 
 
 def open_session(model: str | bytes, path: Path, threads: int, fp8: bool = False) -> Any:
@@ -55,7 +55,7 @@ def open_session(model: str | bytes, path: Path, threads: int, fp8: bool = False
         raise ValueError(f"{path} can't be opened by ONNX Runtime: {_first_line(error)}") from error
 
 
-def open_on_gpu(
+def open_gpu_session(
     path: Path, manifest: Manifest, order: tuple[str, ...], device: torch.device, engine_cache: Path | None
 ) -> GpuSession | None:
     """A session of the first provider that runs here; None where it is the processor's turn.
@@ -78,7 +78,7 @@ def open_on_gpu(
             return None
         try:
             return _open_provider(path, manifest, order[order.index(provider) :], device.index or 0, engine_cache)
-        except Unavailable as error:
+        except ProviderUnavailable as error:
             if following is None:
                 raise
             reason = str(error).partition("; ")[0]
@@ -91,8 +91,8 @@ def _open_provider(
 ) -> GpuSession:
     """Open with the first of an order; what that does not take of the graph goes to the others."""
     provider, *others = order
-    if obstacle := find_obstacle(provider):
-        raise Unavailable(_sentence(path, provider, obstacle))
+    if obstacle := unavailable_reason(provider):
+        raise ProviderUnavailable(_sentence(path, provider, obstacle))
     options = provider_options(provider, manifest, index, None)
     if engine_cache and provider in PREFIXES:
         folder = cache_folder(engine_cache, sha256_of(path), options, _versions(provider))
@@ -102,18 +102,20 @@ def _open_provider(
     try:
         session, name = _start(path, provider, options, also, manifest.precision == "fp8")
     except failures as error:
-        raise Unavailable(_sentence(path, provider, _reason(provider, _first_line(error)))) from error
+        raise ProviderUnavailable(_sentence(path, provider, _reason(provider, _first_line(error)))) from error
     if name not in session.get_providers():
         why = _reason(provider, f"it went to {session.get_providers()[0]} without a word")
-        raise Unavailable(_sentence(path, provider, why))
+        raise ProviderUnavailable(_sentence(path, provider, why))
     astray = unassigned_ops(session, name)
     if astray and not others:
-        raise Unavailable(_sentence(path, provider, f"it does not take {_list(astray)}; this is a matter of the graph"))
+        raise ProviderUnavailable(
+            _sentence(path, provider, f"it does not take {_list(astray)}; this is a matter of the graph")
+        )
     left = f", {_list(astray)} elsewhere" if astray else ""
-    return GpuSession(session, within_profile(provider, manifest), f"ONNX Runtime, {name}{left}")
+    return GpuSession(session, limit_to_profile(provider, manifest), f"ONNX Runtime, {name}{left}")
 
 
-def find_obstacle(provider: str) -> str:
+def unavailable_reason(provider: str) -> str:
     """What keeps a provider from running here, as far as can be seen before it is tried; "" if nothing does."""
     import onnxruntime as ort
 
@@ -224,7 +226,7 @@ def _reason(provider: str, said: str) -> str:
             ctypes.CDLL(str(library))
         except OSError as error:
             lacking = str(error).partition(":")[0]
-            return f"{lacking} can't be loaded; {remedy(lacking)}"
+            return f"{lacking} can't be loaded; {install_hint(lacking)}"
     return said.replace(";", ",")
 
 

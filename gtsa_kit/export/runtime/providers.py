@@ -35,7 +35,7 @@ INSTALL: Final = {
 }
 
 
-class Unavailable(ValueError):
+class ProviderUnavailable(ValueError):
     """A provider can't run here; what is missing, and after a semicolon what to do."""
 
 
@@ -105,7 +105,7 @@ def provider_options(provider: str, manifest: Manifest, index: int, cache: Path 
         return options | {"use_tf32": "0"}  # it would round the matrices of a float32 graph to 10 bits
     prefix = PREFIXES[provider]
     if manifest.axes:
-        name, profile = manifest.inputs[0].name, profile_of(manifest)
+        name, profile = manifest.inputs[0].name, manifest_profile(manifest)
         for end, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
             options[f"{prefix}_profile_{end}_shapes"] = f"{name}:{'x'.join(map(str, shape))}"
     if provider == "tensorrt":
@@ -136,18 +136,18 @@ def _cache_of_tensorrt(cache: Path | None) -> dict[str, str]:
     }
 
 
-def profile_of(manifest: Manifest) -> Profile:
+def manifest_profile(manifest: Manifest) -> Profile:
     """Smallest, usual and largest input; where the manifest sets no end, the one that engines have."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
     ranges = InputRanges(batch, height, width, manifest.inputs[0].dtype == "uint8")
     return make_profile(ranges.bounded(OptimalShape()), OptimalShape(), int(manifest.preprocessing["size"]))
 
 
-def within_profile(provider: str, manifest: Manifest) -> Manifest:
+def limit_to_profile(provider: str, manifest: Manifest) -> Manifest:
     """The manifest with the ends of its profile, so that what lies beyond is refused in words."""
     if provider not in PREFIXES:
         return manifest
-    largest = dict(zip(manifest.input_layout, profile_of(manifest).max, strict=True))
+    largest = dict(zip(manifest.input_layout, manifest_profile(manifest).max, strict=True))
     axes = {
         name: AxisRange(min=allowed.min, max=largest[name], multiple_of=allowed.multiple_of)
         for name, allowed in manifest.axes.items()
@@ -184,7 +184,7 @@ def cache_folder(root: Path, graph_sha256: str, options: Mapping[str, str], vers
     return folder
 
 
-def remedy(library: str) -> str:
+def install_hint(library: str) -> str:
     """What to install for a shared library that can't be loaded."""
     if found := re.search(r"nv(?:infer|onnxparser)\w*?(?:\.so\.|_)(\d+)", library):
         version = int(found[1])

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport, graph_path
-from gtsa_kit.export.parity import ParityImages, check_parity
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.engine_header import EngineHeader, missing_from_engine, read_header
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.tensorrt_variant import INSTALL, cannot_run, import_variant, is_installed

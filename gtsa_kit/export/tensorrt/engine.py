@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from gtsa_kit.export.formats.onnx import export_onnx
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import AxisRange, EngineRecord, GraphRecord, Manifest, graph_path, write_manifest
-from gtsa_kit.export.parity import ParityImages, check_parity
+from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.runtime.engine_header import EngineHeader, parse_header
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, TensorRTVariant, cannot_run
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import Options, Precision
+from gtsa_kit.export.spec import ExportOptions, Precision
 from gtsa_kit.export.tensorrt.build import BuildSettings, OnStep, SerializedEngine, build_engine
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.files import atomic_write
@@ -44,7 +45,7 @@ def log_path(engine: Path) -> Path:
 def export_graph(
     source: Source,
     engine: Path,
-    options: Options,
+    options: ExportOptions,
     images: ParityImages,
     calibration: Calibration | None,
     on_case: Callable[[int, int], None] = lambda *_: None,
@@ -55,13 +56,13 @@ def export_graph(
     return read_graph_file(path)
 
 
-def write_graph(source: Source, path: Path, options: Options, calibration: Calibration | None) -> SourceGraph:
+def write_graph(source: Source, path: Path, options: ExportOptions, calibration: Calibration | None) -> SourceGraph:
     """Write the graph alone, for a dry run: no gate, no manifest."""
     export_onnx(source.encoder, _of_the_graph(options), path, calibration)
     return read_graph_file(path)
 
 
-def _of_the_graph(options: Options) -> Options:
+def _of_the_graph(options: ExportOptions) -> ExportOptions:
     """tf32 is a way to multiply the matrices of a float32 graph."""
     return replace(options, precision="fp32") if options.precision == "tf32" else options
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gtsa_kit.export.formats.onnx_graph import read_graph
+from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+from gtsa_kit.export.formats.onnx_graph import read_graph_info
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
-from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
 from gtsa_kit.export.runtime.profile import InputRanges, Profile
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Precision, Range
@@ -119,7 +119,7 @@ def read_graph_file(path: Path) -> SourceGraph:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph")
     if model.ByteSize() > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than 2 GB with its weights, more than one ONNX file holds")
-    facts = read_graph(model, path.parent)
+    facts = read_graph_info(model, path.parent)
     _check_input(path, facts.inputs)
     ours = any(entry.key == METADATA_KEY for entry in model.metadata_props)
     manifest = read_onnx_manifest(path) if ours else None

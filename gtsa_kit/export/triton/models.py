@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
-from gtsa_kit.export.runtime.backends import read_onnx_manifest
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
     NORMALIZED,

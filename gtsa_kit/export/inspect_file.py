@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gtsa_kit.export.formats.onnx_graph import Graph, read_graph
+from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo, read_graph_info
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
 from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
 from gtsa_kit.export.spec import SUFFIX
@@ -27,7 +27,7 @@ TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
-class Inspection:
+class FileInfo:
     """What is known of a file; what does not apply is None or empty."""
 
     path: Path
@@ -35,14 +35,14 @@ class Inspection:
     size: int
     """Bytes, with the files that belong to it."""
     manifest: Manifest | None = None
-    graph: Graph | None = None
+    graph: OnnxGraphInfo | None = None
     header: EngineHeader | None = None
     """Of a TensorRT engine."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """encoder.json of a run, and the sha256 and the `parameters` of its weights."""
 
 
-def inspect(path: Path) -> Inspection:
+def inspect_file(path: Path) -> FileInfo:
     """Look at a file.
 
     Raises:
@@ -68,10 +68,10 @@ def inspect(path: Path) -> Inspection:
         files.append(_openvino_weights(path))
     elif path.suffix in (SUFFIX["torchscript"], SUFFIX["pt2"]) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a whole {manifest.format} file; {AGAIN}")
-    return Inspection(path, f"gtsa-kit {manifest.format}", sum(file.stat().st_size for file in files), manifest)
+    return FileInfo(path, f"gtsa-kit {manifest.format}", sum(file.stat().st_size for file in files), manifest)
 
 
-def _run(folder: Path) -> Inspection:
+def _run(folder: Path) -> FileInfo:
     weights = folder / WEIGHTS
     if weights.exists():
         return _weights(weights, folder, "gtsa-kit run")
@@ -80,7 +80,7 @@ def _run(folder: Path) -> Inspection:
     raise ValueError(f"{folder} is not a run folder: it holds no {WEIGHTS}; {HINT}")
 
 
-def _weights(path: Path, named: Path, kind: str) -> Inspection:
+def _weights(path: Path, named: Path, kind: str) -> FileInfo:
     """Weights of a run: the file says names and shapes, encoder.json beside it all the rest."""
     import safetensors
 
@@ -100,15 +100,15 @@ def _weights(path: Path, named: Path, kind: str) -> Inspection:
             f"{path} has no {about.name} that says what it is; gtsa export opens weights of others"
         ) from error
     encoder = said | {"sha256": sha256_of(path), "parameters": dict(parameters)}
-    return Inspection(named, kind, path.stat().st_size, encoder=encoder)
+    return FileInfo(named, kind, path.stat().st_size, encoder=encoder)
 
 
-def _engine(path: Path) -> Inspection:
+def _engine(path: Path) -> FileInfo:
     """An engine of ours has a manifest beside it; of any, the head says what runs it."""
     header = read_header(path)
     manifest = read_manifest(path) if manifest_path(path).exists() else None
     kind = "gtsa-kit trt" if manifest else "TensorRT engine without a manifest"
-    return Inspection(path, kind, path.stat().st_size, manifest, header=header)
+    return FileInfo(path, kind, path.stat().st_size, manifest, header=header)
 
 
 def _openvino_weights(path: Path) -> Path:
@@ -125,7 +125,7 @@ def _openvino_weights(path: Path) -> Path:
     return weights
 
 
-def _onnx(path: Path) -> Inspection:
+def _onnx(path: Path) -> FileInfo:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -136,10 +136,10 @@ def _onnx(path: Path) -> Inspection:
     if not model.ir_version or not model.graph.node:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph; {AGAIN}")
     manifest = _manifest_in(path, model)
-    graph = read_graph(model, path.parent)
+    graph = read_graph_info(model, path.parent)
     beside = [path.parent / name for name in graph.external]
     size = sum(file.stat().st_size for file in [path, *beside] if file.exists())
-    return Inspection(path, "gtsa-kit onnx" if manifest else "ONNX of another tool", size, manifest, graph)
+    return FileInfo(path, "gtsa-kit onnx" if manifest else "ONNX of another tool", size, manifest, graph)
 
 
 def _manifest_in(path: Path, model: "onnx.ModelProto") -> Manifest | None:

@@ -1,0 +1,67 @@
+"""Reading and writing ONNX files, and the manifest inside them.
+
+The onnx package is imported when a file is opened: reading other artifacts needs none of it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.files import atomic_write
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def read_model(path: Path, with_weights: bool = True) -> "ModelProto":
+    """Parse an ONNX file.
+
+    Args:
+        path: The file.
+        with_weights: Whether to load weights that lie in files beside it.
+
+    Raises:
+        ValueError: The file can't be read or parsed.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(path, load_external_data=with_weights)
+    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        raise ValueError(
+            f"{path} is not a readable ONNX file, or only a part of one ({error}); export it or copy it again"
+        ) from error
+
+
+def write_model(model: "ModelProto", path: Path) -> None:
+    """Write a model with its weights into one file, atomically."""
+    with atomic_write(path) as file:
+        file.write(model.SerializeToString())
+
+
+def metadata_value(model: "ModelProto", key: str) -> str | None:
+    """Return the entry of a model's `metadata_props` under a key, or None."""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
+
+
+def read_onnx_manifest(path: Path) -> Manifest:
+    """Read the manifest beside an ONNX file, or the one inside it if there is none beside it.
+
+    Raises:
+        ValueError: The file is not readable as ONNX, or has no manifest of gtsa-kit.
+    """
+    embedded = metadata_value(read_model(path, with_weights=False), METADATA_KEY)
+    if embedded is None or manifest_path(path).exists():
+        return read_manifest(path)
+    return parse_manifest(embedded, str(path))
+
+
+def embed_manifest(path: Path, manifest: Manifest) -> None:
+    """Store a manifest in the file's `metadata_props`, in place of an earlier one; the graph does not change."""
+    model = read_model(path)
+    others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    model.metadata_props.add(key=METADATA_KEY, value=manifest.model_dump_json())
+    write_model(model, path)

@@ -1,0 +1,47 @@
+"""Images that parity is measured on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from gtsa_kit.data.image_files import sample_images
+from gtsa_kit.data.image_io import open_image
+
+MAX_IMAGES: Final = 7
+"""Number of images: that of the largest batch of `spec.PARITY_CASES`, so that no batch holds an image twice."""
+
+
+@dataclass(frozen=True)
+class ParityImages:
+    """Images to compare outputs on, with their names and a description of where they came from."""
+
+    images: list[Image.Image]
+    origin: str
+    names: list[str]
+
+
+def load_parity_images(folder: Path | None) -> ParityImages:
+    """Load up to `MAX_IMAGES` images, evenly spaced over a folder.
+
+    Args:
+        folder: Folder of images; None takes overlapping crops of a sample image that matplotlib contains.
+
+    Raises:
+        ValueError: No image in the folder can be read.
+    """
+    if folder is None:
+        return _sample_crops()
+    images, names = sample_images(folder, MAX_IMAGES)
+    return ParityImages(images, f"{len(images)} images of {folder.name}", names)
+
+
+def _sample_crops() -> ParityImages:
+    from matplotlib import cbook
+
+    image = open_image(Path(cbook._get_data_path("sample_data", "grace_hopper.jpg")))
+    side = min(image.size) // 2
+    corners = [(x * side // 2, y * side // 2) for y in range(3) for x in range(3)][:MAX_IMAGES]
+    crops = [image.crop((x, y, x + side, y + side)) for x, y in corners]
+    return ParityImages(crops, "crops of matplotlib's sample image", [f"crop at {x}, {y}" for x, y in corners])

@@ -1,0 +1,46 @@
+"""Runner of ONNX files in ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
+from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
+from gtsa_kit.export.runtime.onnx_sessions import open_gpu_session, open_session
+from gtsa_kit.export.spec import INPUT
+
+
+class OnnxRunner(BatchParallelRunner):
+    """Runner of an ONNX file in ONNX Runtime."""
+
+    chunk = 2
+
+    def __init__(
+        self, path: Path, device: torch.device, order: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
+    ) -> None:
+        """Open a file with the first provider of `order` (see `providers.ProviderRequest`) that runs here."""
+        self.manifest = read_onnx_manifest(path)
+        names = [spec.name for spec in self.manifest.outputs]
+        gpu_session = open_gpu_session(path, self.manifest, order, device, engine_cache)
+        if gpu_session:
+            self.manifest, self.provider = gpu_session.manifest, gpu_session.description
+            self._set_inference(infer_with_session(gpu_session.session, names), None)
+            return
+        # ONNX Runtime's CPU provider has no bf16 operators.
+        model = emulate_bfloat16(path) if self.manifest.precision == "bf16" else str(path)
+        fp8 = self.manifest.precision == "fp8"
+        session = open_session(model, path, torch.get_num_threads(), fp8)
+        divisible = not self.manifest.range_of("batch").fixed
+        # Neither function refers to this object: a reference cycle would keep the sessions until a later collection.
+        self._set_inference(
+            infer_with_session(session, names),
+            (lambda: infer_with_session(open_session(model, path, 1, fp8), names)) if divisible else None,
+        )
+        self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
+
+
+def infer_with_session(session: Any, names: list[str]) -> Infer:
+    """Return a function that runs an ONNX Runtime session; any thread may call it."""
+    return lambda images: session.run(names, {INPUT: images})
