@@ -1,7 +1,14 @@
-"""GTSA for your own images: train, export with proof, embed dense (arXiv 2304.08014).
+"""Adapt a vision transformer to images without labels, export it with a parity report, and run it dense.
 
-Nothing heavy is imported here, so that `gtsa --help` answers at once; import what you need from the modules,
-for example `gtsa_kit.export.load`. One name is at hand without that: `from gtsa_kit import embed`.
+The public API, in the order of its use:
+
+- `pretrain` trains an encoder on images without labels (GTSA, arXiv 2304.08014).
+- `export` writes it as ONNX, TorchScript, torch.export or OpenVINO and checks the file; `verify` checks a file again.
+- `load` opens any exported file, run folder or weights as a runner on numpy arrays; `load_encoder` as a torch module.
+- `embed` yields features of a folder, list, archive or URL, image by image.
+- `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
+
+Names are imported when they are used, so that `gtsa --help` answers at once. `__init__.pyi` names their types.
 """
 
 from importlib import import_module
@@ -9,9 +16,40 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "pretrain": "gtsa_kit.training.pretrain",
+    "verify": "gtsa_kit.export.api",
+    "load": "gtsa_kit.export.runtime.load",
+    "load_encoder": "gtsa_kit.export.api",
+    "embed": "gtsa_kit.embedding.iterate",
+    "open_image": "gtsa_kit.data.image_io",
+    "Features": "gtsa_kit.models.encoder",
+    "ParityError": "gtsa_kit.export.api",
+}
+
+__all__ = [
+    "Features",
+    "ParityError",
+    "__version__",
+    "embed",
+    "export",
+    "load",
+    "load_encoder",
+    "open_image",
+    "pretrain",
+    "verify",
+]
+
 
 def __getattr__(name: str) -> Any:
-    """`embed`, imported when it is asked for."""
-    if name == "embed":
-        return import_module("gtsa_kit.embedding.iterate").embed
+    """Import a public name on its first use."""
+    if name == "export":  # the package of that name is callable: see its __init__
+        return import_module("gtsa_kit.export")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

@@ -13,7 +13,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("exam
 
 
 def imported_packages(package: Path) -> Iterator[tuple[str, str]]:
-    """Pairs (package, imported package) of all imports between packages of gtsa_kit, those inside functions included."""
+    """Pairs (package, imported package) of all imports between packages of gtsa_kit, also inside functions."""
     for module in package.rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             names = []
@@ -62,7 +62,7 @@ def test_links_and_paths_exist(page: Path) -> None:
         for path in re.findall(
             r"\b(?:gtsa_kit|tests|benchmarks|docs|examples)/[\w./-]*\w\.(?:py|md|toml|png|json)\b", text
         )
-        if not (ROOT / path).exists()
+        if "NAME" not in path and not (ROOT / path).exists()
     ]
     assert not missing
 

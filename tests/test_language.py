@@ -43,7 +43,8 @@ RETIRED_NAMES = frozenset(
     # embedding, evaluation
     "sheet Ready take_up shelf Groups SizeRule Tell telling Looks looks Bank mean_row spread patches_apart "
     # service
-    "Labelled Masked Refusal refuse Pending Outer Exchange guard known bodies answers wire near PatientProtocol Ask".split()
+    "Labelled Masked Refusal refuse Pending Outer Exchange guard known bodies answers wire near PatientProtocol "
+    "Ask".split()
 )
 """Names of functions, classes, variables, arguments and attributes that have another name now."""
 

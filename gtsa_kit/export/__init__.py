@@ -1,9 +1,15 @@
-"""One encoder, many files: each with a manifest that describes it and a parity report that proves it.
+"""Export of one encoder to many file formats, each with a manifest that describes it and a parity report.
 
-`load` opens any of them, and the encoder itself, behind one interface.
+The module is callable, since the package and the function of the public API share this name: `gtsa_kit.export(source)`
+calls `gtsa_kit.export.api.export`. `load` opens any exported file and returns a `Runner`.
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+if __name__ != "gtsa_kit.export":
+    raise ImportError("import gtsa_kit.export; the link `export` beside the package is for finding files")
 
 if TYPE_CHECKING:
     from gtsa_kit.export.runtime.load import load
@@ -13,7 +19,7 @@ __all__ = ["Runner", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: reading a manifest needs no torch."""
+    """Import a name on its first use: reading a manifest needs no torch."""
     if name == "load":
         from gtsa_kit.export.runtime.load import load
 
@@ -23,3 +29,16 @@ def __getattr__(name: str) -> Any:
 
         return Runner
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _CallableModule(ModuleType):
+    """The type of this module, which makes it callable."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Export an encoder; see `gtsa_kit.export.api.export`."""
+        from gtsa_kit.export.api import export
+
+        return export(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,13 @@
+"""Types of the public API; `__init__.py` imports the names when they are used."""
+
+from gtsa_kit.data.image_io import open_image as open_image
+from gtsa_kit.embedding.iterate import embed as embed
+from gtsa_kit.export.api import ParityError as ParityError
+from gtsa_kit.export.api import export as export
+from gtsa_kit.export.api import load_encoder as load_encoder
+from gtsa_kit.export.api import verify as verify
+from gtsa_kit.export.runtime.load import load as load
+from gtsa_kit.models.encoder import Features as Features
+from gtsa_kit.training.pretrain import pretrain as pretrain
+
+__version__: str

@@ -1,0 +1,142 @@
+"""The public functions on exported files: write one, verify one, open an encoder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gtsa_kit.export.manifest import ParityReport
+    from gtsa_kit.models.encoder import Encoder
+
+__all__ = ["ParityError", "export", "load_encoder", "verify"]
+
+
+class ParityError(RuntimeError):
+    """Raised when an exported file differs from the float32 encoder by more than its precision may.
+
+    The file and its manifest stay on disk, so that the report can be read.
+    """
+
+    def __init__(self, path: Path, report: "ParityReport") -> None:
+        worst = max((one for one in report.differences if not one.passed), key=lambda one: one.max_abs, default=None)
+        detail = f": {worst.output} differs by {worst.max_abs:.2g}" if worst else f": {report.preprocessing}"
+        super().__init__(f"{path} does not hold parity with its source{detail}; do not use it")
+        self.path = path
+        self.report = report
+
+
+def export(
+    source: str | Path,
+    *,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    layers: tuple[int, ...] = (),
+    input: str = "float32",
+    images: str | Path | None = None,
+    calibrate: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Export an encoder to a file and compare the file with the float32 encoder, as `gtsa export` does.
+
+    Args:
+        source: Run folder, weights (.safetensors, .pth, a Hugging Face or timm folder), or a float32 ONNX file.
+        format: "onnx", "torchscript", "pt2" or "openvino".
+        out: File or folder; by default beside the weights, as encoder.onnx and so on.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8", as far as the format has it.
+        size: (height, width) in pixels to fix; by default any multiple of the patch size.
+        batch: Number of images to fix; by default any.
+        layers: Indices of blocks whose feature maps become outputs, from 0.
+        input: "float32" for normalized (B, 3, H, W), "uint8" for RGB (B, H, W, 3).
+        images: Folder of images for the comparison; by default those of the run, else a sample image.
+        calibrate: Folder of typical images; int8 and fp8 take their ranges from it.
+        overwrite: Replace an existing file.
+
+    Returns:
+        Path of the file. Its manifest, with the parity report, is beside it as FILE.json.
+
+    Raises:
+        ValueError: Wrong use; nothing was written.
+        ParityError: The file differs from the encoder by more than its precision may.
+    """
+    from gtsa_kit.export.parity import parity_images
+    from gtsa_kit.export.pipeline import artifact_path, export_artifact, read_calibration
+    from gtsa_kit.export.source import open_source
+    from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Options, Range
+
+    opened = open_source(Path(source))
+    height, width = (Range(side, side) for side in size) if size else (ANY_SIZE, ANY_SIZE)
+    options = Options(
+        precision=precision,  # type: ignore[arg-type]
+        height=height,
+        width=width,
+        batch=Range(batch, batch) if batch else ANY_BATCH,
+        layers=layers,
+        input=input,  # type: ignore[arg-type]
+    )
+    if format == "trt":
+        raise ValueError("engines have options of their own; build one with: gtsa export SOURCE --format trt")
+    path = artifact_path(opened, format, Path(out) if out else None, overwrite)
+    parity_set = parity_images(Path(images) if images else opened.images)
+    calibration = read_calibration(Path(calibrate)) if calibrate else None
+    manifest = export_artifact(opened, format, path, options, parity_set, calibration)
+    assert manifest.parity is not None
+    if not manifest.parity.passed:
+        raise ParityError(path, manifest.parity)
+    return path
+
+
+def verify(
+    artifact: str | Path,
+    against: str | Path | None = None,
+    images: str | Path | None = None,
+    device: str = "auto",
+) -> "ParityReport":
+    """Compare an exported file with the float32 encoder again, on this machine, as `gtsa verify` does.
+
+    Args:
+        artifact: .onnx, .ts, .pt2 or .xml; .engine where a GPU is present.
+        against: Run folder or weights that it came from; by default those beside it, else those inside an ONNX file.
+        images: Folder of images; by default those of the run, else a sample image.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        Report with `passed`, and the difference of every output at every input shape.
+
+    Raises:
+        ValueError: The file can't be opened, or the weights that it came from are not found.
+    """
+    from gtsa_kit.export.parity import check_parity, parity_images
+    from gtsa_kit.export.runtime.load import load
+    from gtsa_kit.export.source import find_reference, open_source
+
+    path = Path(artifact)
+    runner = load(path, device)
+    source = open_source(Path(against)) if against else find_reference(path, runner.manifest)
+    if source is None:
+        raise ValueError(f"the weights that {path} came from are not beside it; name them with `against`")
+    return check_parity(source.encoder, runner, parity_images(Path(images) if images else source.images))
+
+
+def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":
+    """Open an encoder as a torch module in evaluation mode, on the CPU.
+
+    Args:
+        source: Run folder, weights of ours or of other projects, or a float32 ONNX file that gtsa-kit wrote.
+        layers: Indices of blocks whose feature maps are returned too, from 0.
+
+    Returns:
+        Module that takes (B, 3, H, W) float32, normalized by its `preprocessing`, and returns `Features`.
+
+    Raises:
+        ValueError: Nothing usable is there, or a layer does not exist.
+    """
+    from gtsa_kit.export.source import open_source
+
+    encoder = open_source(Path(source)).encoder.eval()
+    depth = encoder.architecture.depth
+    if any(not 0 <= layer < depth for layer in layers):
+        raise ValueError(f"layers must lie between 0 and {depth - 1}, got {layers}")
+    encoder.layers = layers
+    return encoder
