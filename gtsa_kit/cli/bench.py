@@ -1,4 +1,4 @@
-"""gtsa bench."""
+"""Command `gtsa bench`."""
 
 import json
 import os
@@ -22,28 +22,33 @@ if TYPE_CHECKING:
     from gtsa_kit.export.parity_images import ParityImages
     from gtsa_kit.export.source import Source
 
-    Refusal = tuple[str, BatchShape, str]
-    """Name, shape, and why it is not taken."""
+    Skipped = tuple[str, BatchShape, str]
+    """Name of a file, shape that it does not accept, and the reason."""
 
 
 def bench(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Exported files, run folders or weights; ratios are to the first.", metavar="FILE..."),
+        typer.Argument(
+            help="Exported files, run folders or weights. Ratios are relative to the first.", metavar="FILE..."
+        ),
     ],
-    batch: Annotated[str, typer.Option(help="Batch sizes: 1,8,32.")] = "1,8",
-    size: Annotated[str, typer.Option(help="Sizes: N or HEIGHTxWIDTH, multiples of 16: 224,480x640.")] = "224",
-    seconds: Annotated[float, typer.Option(min=0.0, help="Of measured calls for each file and shape.")] = 3.0,
+    batch: Annotated[str, typer.Option(help="Batch sizes, for example 1,8,32.")] = "1,8",
+    size: Annotated[
+        str, typer.Option(help="Image sizes, N or HEIGHTxWIDTH, multiples of 16, for example 224,480x640.")
+    ] = "224",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Measured time for each file and shape, in seconds.")] = 3.0,
     against: Annotated[
         Path | None,
         typer.Option(
-            help="The run or weights that cosines are to. Default: what the first file came from, if that is beside it "
-            "or inside it; else the first file.",
+            help="Run or weights that the cosines compare with. Default: the source of the first file, if it is beside "
+            "that file or inside it; else the first file.",
             metavar="SOURCE",
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Images. Default: those of the run, else a sample of matplotlib's.")
+        Path | None,
+        typer.Option(help="Folder of images. Default: the images of the run, else a sample image of matplotlib."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     provider: ProviderOption = "auto",
@@ -51,10 +56,11 @@ def bench(
     fallback: FallbackOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
 ) -> None:
-    """Compare how fast files are on this machine, what they hold in memory, and how far they are from the encoder.
+    """Compare files on this machine: speed, memory use, and difference from the encoder.
 
-    Each file is opened in a process of its own and has all cores when it is its turn; turns of a quarter of a second
-    go round until each has had its time. Latencies are of a batch; the ratio is of images a second.
+    Each file is opened in a process of its own. The processes run one after the other on all cores, in time slices of
+    a quarter of a second, until each has run for --seconds. A latency is that of a batch; the ratio compares images
+    per second.
 
     [bold]Examples[/bold]
 
@@ -75,24 +81,25 @@ def bench(
     source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
     shapes = [BatchShape(number, *side) for side in sizes for number in batches]
-    asked = provider, engine_cache, fallback
-    openers = {name: _opener(file, device, *asked) for name, file in zip(names, files, strict=True)}
-    shown = console()
-    speeds, refused = _measure(openers, shapes, parity_set, seconds, source, shown)
+    openers = {
+        name: _opener(file, device, provider, engine_cache, fallback) for name, file in zip(names, files, strict=True)
+    }
+    out = console()
+    speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, out)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
     reference = str(source.path) if source else names[0]
     if as_json:
-        print(json.dumps(as_data(speeds, gates, refused, reference, parity_set.origin), indent=2))
+        print(json.dumps(as_data(speeds, gates, skipped, reference, parity_set.origin), indent=2))
         return
     for shape in dict.fromkeys(speed.shape for speed in speeds):
-        shown.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
-    for name, runs in {speed.name: speed.provider for speed in speeds}.items():
-        shown.print(f"{name}: {runs}", soft_wrap=True)
-    shown.print(f"cosines are of the worst patch token, to {reference}", soft_wrap=True)
+        out.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
+    for name, used in {speed.name: speed.provider for speed in speeds}.items():
+        out.print(f"{name}: {used}", soft_wrap=True)
+    out.print(f"cosine: worst patch token, compared with {reference}", soft_wrap=True)
 
 
 def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool) -> "OpenFile":
-    """What is said of ONNX Runtime's providers is for the ONNX files among the others."""
+    """Return the opener of a file; the options of ONNX Runtime apply to ONNX files only."""
     from gtsa_kit.export.benchmark.compare import OpenFile
     from gtsa_kit.export.spec import SUFFIX
 
@@ -107,46 +114,46 @@ def _measure(
     parity_set: "ParityImages",
     seconds: float,
     source: "Source | None",
-    shown: "Console",
-) -> "tuple[list[Speed], list[Refusal]]":
+    out: "Console",
+) -> "tuple[list[Speed], list[Skipped]]":
     from gtsa_kit.cli.support.progress import Steps
     from gtsa_kit.export.benchmark.compare import compare_speed
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-        shown.print(
-            f"the last minute's load was {load}: where others compute too, figures are low, PyTorch's most of all"
+        out.print(
+            f"the load average of the last minute is {load}; other programs lower the figures, those of PyTorch most"
         )
-    shown.print(f"opening {len(openers)}, each in a process of its own; measuring on {parity_set.origin}")
-    refused: list[Refusal] = []
-    with Steps(shown) as steps:
-        steps.begin("measuring, per cent", 100)
+    out.print(f"opening {len(openers)} files, each in a process of its own; measuring on {parity_set.origin}")
+    skipped: list[Skipped] = []
+    with Steps(out) as steps:
+        steps.begin("measuring, percent", 100)
         speeds = compare_speed(
             openers,
             shapes,
             parity_set,
             seconds,
             source.encoder if source else None,
-            lambda *what: refused.append(what),
+            lambda *entry: skipped.append(entry),
             lambda share: steps.update(round(100 * share)),
         )
-    for name, shape, why in refused:
-        shown.print(f"{name} does not take {shape}: {why}", soft_wrap=True)
+    for name, shape, reason in skipped:
+        out.print(f"{name} does not accept {shape}: {reason}", soft_wrap=True)
     if not speeds:
-        raise ValueError("nothing was measured: no file takes any of the shapes; choose others with --batch and --size")
-    return speeds, refused
+        raise ValueError("nothing was measured: no file accepts any of the shapes; change --batch and --size")
+    return speeds, skipped
 
 
 def parse_batches(text: str) -> list[int]:
-    """`1,8,32` to numbers, else `ValueError`."""
+    """Parse `1,8,32` into batch sizes; raise `ValueError` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--batch takes numbers from 1, like 1,8,32, got {text!r}")
+        raise ValueError(f"--batch takes numbers from 1, for example 1,8,32; got {text!r}")
     return [int(part) for part in dict.fromkeys(parts)]
 
 
 def parse_sides(text: str) -> list[tuple[int, int]]:
-    """`224,480x640` to (height, width) each, else `ValueError`."""
+    """Parse `224,480x640` into pairs (height, width) in pixels; raise `ValueError` for anything else."""
     from gtsa_kit.config import PATCH
 
     sides = [parse_side(part, "--size") for part in text.split(",")]
@@ -157,7 +164,7 @@ def parse_sides(text: str) -> list[tuple[int, int]]:
 
 
 def distinct_names(files: list[Path]) -> list[str]:
-    """File names; whole paths where two have the same, numbered where even these are."""
+    """Return file names: the whole path where two names are equal, with a number where two paths are equal."""
     short = [file.resolve().name for file in files]
     names = [str(file) if short.count(name) > 1 else name for file, name in zip(files, short, strict=True)]
     seen: Counter[str] = Counter()
@@ -169,9 +176,9 @@ def distinct_names(files: list[Path]) -> list[str]:
 
 
 def manifest_of(file: Path) -> "Manifest | None":
-    """Of an exported file; runs and weights have none."""
-    from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+    """Return the manifest of an exported file; runs and weights have none."""
     from gtsa_kit.export.manifest import read_manifest
+    from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix not in SUFFIX.values():
@@ -180,21 +187,21 @@ def manifest_of(file: Path) -> "Manifest | None":
 
 
 def origin_of(file: Path, manifest: "Manifest | None") -> "Source | None":
-    """The encoder that a file came from, or is; None if it is not to be found."""
+    """Return the encoder that a file was exported from, or the encoder that it holds; None if it is not available."""
     from gtsa_kit.export.source import find_reference, open_source
 
     return find_reference(file, manifest) if manifest else open_source(file)
 
 
 def gate(manifest: "Manifest | None") -> str:
-    """What the parity gate said when the file was written."""
+    """Return the result of the parity gate at the time of the export: "passed", "FAILED" or "none"."""
     if manifest is None or manifest.parity is None:
         return "none"
-    return "held" if manifest.parity.passed else "FAILED"
+    return "passed" if manifest.parity.passed else "FAILED"
 
 
 def speed_table(speeds: "list[Speed]", gates: dict[str, str], first: str) -> "Table":
-    """Speeds at one shape."""
+    """Build the table of speeds at one shape."""
     from rich.table import Table
 
     title = f"{speeds[0].shape}, latencies in ms"
@@ -218,7 +225,7 @@ def speed_table(speeds: "list[Speed]", gates: dict[str, str], first: str) -> "Ta
 
 
 def ratio(speed: "Speed", speeds: "list[Speed]", first: str) -> float | None:
-    """Images a second to those of the first file at that shape; None if that does not take it."""
+    """Return images per second relative to the first file at the same shape; None if that file has no such row."""
     base = next((one for one in speeds if (one.name, one.shape) == (first, speed.shape)), None)
     return speed.images_per_second / base.images_per_second if base else None
 
@@ -226,11 +233,11 @@ def ratio(speed: "Speed", speeds: "list[Speed]", first: str) -> float | None:
 def as_data(
     speeds: "list[Speed]",
     gates: dict[str, str],
-    refused: "list[Refusal]",
+    skipped: "list[Skipped]",
     reference: str,
     origin: str,
 ) -> dict[str, Any]:
-    """For JSON."""
+    """Return the measurements as JSON data."""
     first = next(iter(gates))
     return {
         "images": origin,
@@ -238,9 +245,9 @@ def as_data(
         "speeds": [
             asdict(speed) | {"ratio": ratio(speed, speeds, first), "gate": gates[speed.name]} for speed in speeds
         ],
-        "refused": [{"name": name, "shape": asdict(shape), "why": why} for name, shape, why in refused],
+        "skipped": [{"name": name, "shape": asdict(shape), "reason": reason} for name, shape, reason in skipped],
     }
 
 
-def _or_blank(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _or_blank(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)

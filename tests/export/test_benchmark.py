@@ -1,3 +1,5 @@
+"""Speed comparison in worker processes, and the `gtsa bench` command."""
+
 import io
 import json
 import multiprocessing
@@ -16,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
-from gtsa_kit.export.benchmark import workers as bench_processes
+from gtsa_kit.export.benchmark import workers
 from gtsa_kit.export.benchmark.compare import BatchShape, Speed, compare_speed
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
@@ -28,24 +30,24 @@ from gtsa_kit.models.weights import save_encoder
 
 @dataclass(frozen=True)
 class Fake:
-    """Opener and runner at once: every 16th pixel is the feature map, after a while."""
+    """Opener and runner in one: every 16th pixel is the feature map; a call takes `milliseconds`."""
 
     name: str
     log: Path
     milliseconds: float = 20.0
-    most: int = 8
+    max_batch: int = 8
     provider: str = "fake"
 
     def __call__(self, images: np.ndarray | None = None) -> object:
         if images is None:
             return self.opened()
-        if len(images) > self.most:
-            raise ValueError(f"batch must be 1 to {self.most}")
+        if len(images) > self.max_batch:
+            raise ValueError(f"batch must be 1 to {self.max_batch}")
         with open(self.log, "a") as file:
             file.write(f"{self.name} {len(images)}\n")
         time.sleep(self.milliseconds / 1e3)
-        found = self.encode(images)
-        return Features(found.mean((2, 3)), found)
+        feature_map = self.encode(images)
+        return Features(feature_map.mean((2, 3)), feature_map)
 
     def opened(self) -> "Fake":
         return self
@@ -72,7 +74,7 @@ class Breaks(Fake):
         raise OSError("no such engine")
 
 
-class Refuses(Fake):
+class Rejects(Fake):
     def opened(self) -> Fake:
         raise ValueError("written for another machine; export it here")
 
@@ -89,23 +91,23 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that begin at once; fakes need no torch. The command's own test starts real ones."""
-    monkeypatch.setattr(bench_processes, "START", "fork")
+    """Fork workers, which start at once: fakes need no torch. The test of the command spawns real workers."""
+    monkeypatch.setattr(workers, "START_METHOD", "fork")
 
 
-def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Path, forked: None) -> None:
+def test_artifacts_are_measured_alternately_and_compared(few: ParityImages, log: Path, forked: None) -> None:
     openers = {
         "fast": Fake("fast", log),
         "slow": Fake("slow", log, milliseconds=60),
-        "wrong": Wrong("wrong", log, most=1),
+        "wrong": Wrong("wrong", log, max_batch=1),
     }
-    refused, progress = [], []
+    skipped, progress = [], []
     rows = compare_speed(
         openers,
         [BatchShape(1, 32, 48), BatchShape(4, 32, 48)],
         few,
         seconds=0.9,
-        on_refusal=lambda *what: refused.append(what),
+        on_skip=lambda *entry: skipped.append(entry),
         on_progress=progress.append,
     )
     assert multiprocessing.active_children() == []
@@ -123,12 +125,12 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
     assert (slow.min_cosine, slow.max_abs) == (pytest.approx(1), 0)
     assert wrong.min_cosine < 0.999
     assert wrong.max_abs > 1
-    assert refused == [("wrong", BatchShape(4, 32, 48), "batch must be 1 to 1")]
+    assert skipped == [("wrong", BatchShape(4, 32, 48), "batch must be 1 to 1")]
     assert progress == sorted(progress)
     assert progress[-1] == 1
 
-    turns = [name for name, _ in groupby(line for line in log.read_text().splitlines() if line.endswith(" 1"))]
-    assert turns[:9] == ["fast 1", "slow 1", "wrong 1"] * 3  # the first calls, and two rounds of all
+    slices = [name for name, _ in groupby(line for line in log.read_text().splitlines() if line.endswith(" 1"))]
+    assert slices[:9] == ["fast 1", "slow 1", "wrong 1"] * 3  # the first calls, then two time slices of each
 
 
 @pytest.mark.parametrize(
@@ -136,10 +138,10 @@ def test_artifacts_are_measured_by_turns_and_compared(few: ParityImages, log: Pa
     [
         (Dies, RuntimeError, r"bad: its process died \(exit code 3\)"),
         (Breaks, RuntimeError, "bad: no such engine"),
-        (Refuses, ValueError, "bad: written for another machine; export it here"),
+        (Rejects, ValueError, "bad: written for another machine; export it here"),
     ],
 )
-def test_what_goes_wrong_is_said_with_its_name(
+def test_errors_begin_with_the_name_of_the_artifact(
     kind: type[Fake], error: type[Exception], text: str, few: ParityImages, log: Path, forked: None
 ) -> None:
     with pytest.raises(error, match=text):
@@ -156,13 +158,15 @@ def test_an_interrupt_leaves_no_process_behind(few: ParityImages, log: Path, for
     assert multiprocessing.active_children() == []
 
 
-def test_few_calls_are_enough_where_each_is_long(few: ParityImages, log: Path, forked: None) -> None:
+def test_slow_artifacts_are_measured_with_the_minimum_of_calls(few: ParityImages, log: Path, forked: None) -> None:
     row = compare_speed({"long": Fake("long", log, milliseconds=300)}, [BatchShape(2, 32, 32)], few, 0.1)[0]
     assert row.calls == 5
     assert row.p50 == pytest.approx(300, rel=0.1)
 
 
-def test_the_command_on_files_of_ours(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_a_run_and_an_onnx_file(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.manual_seed(0)
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
@@ -174,38 +178,38 @@ def test_the_command_on_files_of_ours(images: Path, tmp_path: Path, monkeypatch:
     args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", images, "--json"]
     done = CliRunner().invoke(app, list(map(str, args)))
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["reference"] == str(tmp_path)
-    assert [(s["name"], s["shape"]["batch"], s["gate"]) for s in said["speeds"]] == [
+    report = json.loads(done.stdout)
+    assert report["reference"] == str(tmp_path)
+    assert [(s["name"], s["shape"]["batch"], s["gate"]) for s in report["speeds"]] == [
         (tmp_path.name, 1, "none"),
-        ("one.onnx", 1, "held"),
+        ("one.onnx", 1, "passed"),
         (tmp_path.name, 2, "none"),
     ]
-    ours, onnx, _ = said["speeds"]
+    ours, onnx, _ = report["speeds"]
     assert min(ours["min_cosine"], onnx["min_cosine"]) > 0.999999
     assert ours["ratio"] == 1
     assert onnx["ratio"] == pytest.approx(onnx["images_per_second"] / ours["images_per_second"])
     assert onnx["provider"].startswith("ONNX Runtime")
     assert onnx["load_seconds"] > 0
-    assert [(r["name"], r["shape"]["batch"]) for r in said["refused"]] == [("one.onnx", 2)]
-    assert "one.onnx does not take 2 x 64 x 96: batch is fixed at 1" in done.stderr
+    assert [(r["name"], r["shape"]["batch"]) for r in report["skipped"]] == [("one.onnx", 2)]
+    assert "one.onnx does not accept 2 x 64 x 96: batch is fixed at 1" in done.stderr
 
 
-def test_the_table_has_blanks_for_what_is_not_known() -> None:
+def test_the_table_leaves_unknown_values_blank() -> None:
     shape = BatchShape(2, 32, 48)
-    known = Speed("known", "fake", shape, 100.0, 20.0, 21.0, 22.0, 9, 0.5, 0.6, 34.4, 0.9876543, 0.1)
-    blank = replace(known, name="blank", images_per_second=50.0, memory_mb=None, min_cosine=None, max_abs=None)
-    gates = {"known": "held", "blank": "none"}
+    full = Speed("full", "fake", shape, 100.0, 20.0, 21.0, 22.0, 9, 0.5, 0.6, 34.4, 0.9876543, 0.1)
+    blank = replace(full, name="blank", images_per_second=50.0, memory_mb=None, min_cosine=None, max_abs=None)
+    gates = {"full": "passed", "blank": "none"}
     console = Console(width=120, file=io.StringIO())
-    console.print(speed_table([known, blank], gates, "known"), speed_table([blank], gates, "known"))
+    console.print(speed_table([full, blank], gates, "full"), speed_table([blank], gates, "full"))
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert lines[0][:5] == ["2", "x", "32", "x", "48,"]
-    assert lines[2] == ["known", "100.0", "1.00", "20.0", "21.0", "22.0", "0.50", "34", "0.987654", "held"]
+    assert lines[2] == ["full", "100.0", "1.00", "20.0", "21.0", "22.0", "0.50", "34", "0.987654", "passed"]
     assert lines[3] == ["blank", "50.0", "0.50", "20.0", "21.0", "22.0", "0.50", "none"]
     assert lines[6] == ["blank", "50.0", "20.0", "21.0", "22.0", "0.50", "none"]  # the first has no such shape
 
 
-def test_options_say_what_they_take() -> None:
+def test_options_are_parsed_and_checked() -> None:
     assert parse_batches("1, 8,32") == [1, 8, 32]
     assert parse_sides("224,480x640,224") == [(224, 224), (480, 640)]
     for wrong in ("0", "", "1,x", "-1"):
@@ -217,6 +221,6 @@ def test_options_say_what_they_take() -> None:
         parse_sides("big")
 
 
-def test_files_of_one_name_are_told_apart() -> None:
+def test_equal_file_names_are_distinguished() -> None:
     files = [Path(name) for name in ("a/encoder.onnx", "b/encoder.onnx", "encoder.ts", "a/encoder.onnx")]
     assert distinct_names(files) == ["a/encoder.onnx", "b/encoder.onnx", "encoder.ts", "a/encoder.onnx (2)"]

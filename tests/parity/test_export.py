@@ -50,7 +50,7 @@ def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, mo
 
 def test_candidates_are_what_is_asked_for() -> None:
     assert {c.precision for c in candidates("fp16")[0]} == {"fp16"}
-    assert {c.form for c in candidates("int8")[0]} <= {"onnx", "openvino"}
+    assert {c.file_format for c in candidates("int8")[0]} <= {"onnx", "openvino"}
     assert {c.precision for some in candidates() for c in some} <= {"fp16", "bf16", "fp32"}
     assert {c.precision for c in candidates()[-1]} == {"fp32"}
 

@@ -91,8 +91,8 @@ def export_the_fastest(
         raise ValueError(f"{out} ends in no format's suffix; name a folder, or a format with --format")
     rounds = candidates(precision)  # type: ignore[arg-type]
     for candidate in (one for of in rounds for one in of):
-        check_supported(candidate.form, options, calibration is not None)
-        artifact_path(opened, candidate.form, out, force)
+        check_supported(candidate.file_format, options, calibration is not None)
+        artifact_path(opened, candidate.file_format, out, force)
     with Steps(shown) as steps:
 
         def on_step(what: str, done: int, total: int) -> None:

@@ -1,1 +1,1 @@
-"""Speed of artifacts side by side."""
+"""Speed comparison of artifacts, and the choice of the fastest format on this machine."""

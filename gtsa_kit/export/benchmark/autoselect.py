@@ -1,4 +1,4 @@
-"""Which artifact is the fastest here: export those that may be, keep those that hold parity, measure, take the best."""
+"""Automatic choice of a format: export the candidates, keep those that pass the parity gate, take the fastest."""
 
 import importlib.util
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
-from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
+from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions, Precision
 
@@ -23,43 +23,43 @@ BATCH, SECONDS = 8, 2.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A format and a precision that may be the fastest on this machine."""
+    """Format and precision that may be the fastest on this machine."""
 
-    form: str
+    file_format: str
     precision: Precision
 
     def __str__(self) -> str:
-        return f"{self.form} {self.precision}"
+        return f"{self.file_format} {self.precision}"
 
 
 @dataclass(frozen=True)
 class Autoselection:
-    """What was taken, and what it was chosen from."""
+    """Artifact that was chosen, and the measurements behind the choice."""
 
     path: Path
     manifest: Manifest
     speeds: tuple[Speed, ...]
     failed: tuple[Candidate, ...]
-    """Those that did not hold parity."""
+    """Candidates that did not pass the parity gate."""
 
 
 def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
-    """What may be the fastest here, in rounds: another round is for when nothing of the one before holds parity.
+    """Return the candidates for this machine in rounds; a round runs only if nothing of the previous one passed.
 
-    Without a precision: first the halved one that the hardware computes in, then float32. int8 is never taken unasked:
-    it needs images, and is less exact.
+    Without a precision, the first round is the half precision that the hardware computes in, the second is float32.
+    int8 is never chosen unless requested: it needs calibration images and is less exact.
     """
-    vino = importlib.util.find_spec("openvino") is not None
+    has_openvino = importlib.util.find_spec("openvino") is not None
     if torch.cuda.is_available():
         rounds = [[("torchscript", "fp16"), ("onnx", "fp16")], [("torchscript", "fp32"), ("onnx", "fp32")]]
     else:
-        rounds = [[*[("openvino", "fp32")] * vino, ("onnx", "fp32")]]
-        if "BF16" in cpu_capabilities(import_openvino()) if vino else torch.cpu._is_avx512_bf16_supported():
-            rounds.insert(0, [*[("openvino", "bf16")] * vino, ("torchscript", "bf16")])
+        rounds = [[*[("openvino", "fp32")] * has_openvino, ("onnx", "fp32")]]
+        if "BF16" in cpu_capabilities(import_openvino()) if has_openvino else torch.cpu._is_avx512_bf16_supported():
+            rounds.insert(0, [*[("openvino", "bf16")] * has_openvino, ("torchscript", "bf16")])
     if precision:
-        forms = dict.fromkeys(form for some in rounds for form, _ in some)
-        rounds = [[(form, precision) for form in forms if precision in SUPPORTED_PRECISIONS[form]]]
-    return [[Candidate(form, kind) for form, kind in some] for some in rounds]  # type: ignore[arg-type]
+        formats = dict.fromkeys(name for pairs in rounds for name, _ in pairs)
+        rounds = [[(name, precision) for name in formats if precision in SUPPORTED_PRECISIONS[name]]]
+    return [[Candidate(name, kind) for name, kind in pairs] for pairs in rounds]  # type: ignore[arg-type]
 
 
 def autoselect(
@@ -71,42 +71,53 @@ def autoselect(
     calibration: Calibration | None = None,
     on_step: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Autoselection | None:
-    """Export the candidates of a round, measure those that hold parity at batch 8, and keep the fastest in `folder`.
+    """Export the candidates of a round, measure those that pass the gate at batch 8, and keep the fastest in `folder`.
 
     Args:
-        source: What to export.
-        folder: Gets `encoder` plus the suffix of the format that was taken.
-        options: Their precision is each candidate's.
-        rounds: See `candidates`.
-        images: Images for the gate and the measurement.
+        source: Encoder to export.
+        folder: Output folder; it gets `encoder` plus the suffix of the chosen format.
+        options: Export options; the precision comes from each candidate.
+        rounds: Candidates (see `candidates`).
+        images: Images for the parity gate and the measurement.
         calibration: Images for int8.
-        on_step: Told what is being done, how many steps of the round are done, and how many there are.
+        on_step: Called with the current step, the steps of the round that are done, and their number.
 
     Returns:
-        None if no candidate held parity.
+        The choice, or None if no candidate passed the gate.
     """
-    work = folder / ".fastest.tmp"
+    work = folder / ".autoselect.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    made: dict[Candidate, tuple[Path, Manifest]] = {}
+    exported: dict[Candidate, tuple[Path, Manifest]] = {}
     try:
-        for of in rounds:
-            for done, candidate in enumerate(of):
-                on_step(f"exporting {candidate}", done, len(of) + 1)
-                path = work / str(candidate).replace(" ", "_") / f"encoder{SUFFIX[candidate.form]}"
-                asked = replace(options, precision=candidate.precision)
-                made[candidate] = path, export_artifact(source, candidate.form, path, asked, images, calibration)
-            good = {c: path for c, (path, manifest) in made.items() if manifest.parity and manifest.parity.passed}
-            if good:
-                on_step("measuring", len(of), len(of) + 1)
-                speeds = _measure(good, options, images) if len(good) > 1 else []
+        for group in rounds:
+            for done, candidate in enumerate(group):
+                on_step(f"exporting {candidate}", done, len(group) + 1)
+                exported[candidate] = _export(source, candidate, work, options, images, calibration)
+            passed = {c: path for c, (path, m) in exported.items() if m.parity and m.parity.passed}
+            if passed:
+                on_step("measuring", len(group), len(group) + 1)
+                speeds = _measure(passed, options, images) if len(passed) > 1 else []
                 best = max(speeds, key=lambda speed: speed.images_per_second).name if speeds else ""
-                taken = next(candidate for candidate in good if best in ("", str(candidate)))
-                failed = tuple(candidate for candidate in made if candidate not in good)
-                return Autoselection(_move(good[taken], folder), made[taken][1], tuple(speeds), failed)
+                chosen = next(candidate for candidate in passed if best in ("", str(candidate)))
+                failed = tuple(candidate for candidate in exported if candidate not in passed)
+                return Autoselection(_move(passed[chosen], folder), exported[chosen][1], tuple(speeds), failed)
         return None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _export(
+    source: Source,
+    candidate: Candidate,
+    folder: Path,
+    options: ExportOptions,
+    images: ParityImages,
+    calibration: Calibration | None,
+) -> tuple[Path, Manifest]:
+    path = folder / str(candidate).replace(" ", "_") / f"encoder{SUFFIX[candidate.file_format]}"
+    options = replace(options, precision=candidate.precision)
+    return path, export_artifact(source, candidate.file_format, path, options, images, calibration)
 
 
 def _measure(paths: dict[Candidate, Path], options: ExportOptions, images: ParityImages) -> list[Speed]:
@@ -115,7 +126,7 @@ def _measure(paths: dict[Candidate, Path], options: ExportOptions, images: Parit
 
 
 def _move(path: Path, folder: Path) -> Path:
-    """An artifact with all that belongs to it; the file that people open comes last."""
+    """Move an artifact and the files that belong to it; the file that users open moves last."""
     weights = path.with_suffix(".bin")
     for file in (weights, manifest_path(path), path):
         if file.exists():

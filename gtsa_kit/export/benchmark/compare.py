@@ -1,7 +1,8 @@
-"""Speed of artifacts side by side: each in a process of its own, by turns, with what it holds in memory and its parity.
+"""Speed of artifacts side by side: throughput, latency, memory and difference from the encoder.
 
-A process of its own, since runtimes in one process share threads and memory and slow each other down. By turns, since
-a machine's clock and its other work change over a minute: what they do to one artifact they do to all.
+Each artifact has a process of its own, since runtimes in one process share threads and memory and slow each other
+down. The processes are measured in short alternating time slices, since the clock rate and the load of a machine change
+over a minute: such a change then affects every artifact alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +14,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, processes
+from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, start_workers
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.models.encoder import Encoder
 
-LEAST_CALLS = 5
+MIN_CALLS = 5
+"""Measured calls of each artifact at each shape, at least."""
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     SUFFIX["onnx"]: ("onnx", "onnxruntime"),
     SUFFIX["openvino"]: ("openvino",),
 }
+"""Modules that `load` imports for a file, by suffix."""
 
 
 @dataclass(frozen=True)
 class OpenFile:
-    """Opens what `load` opens."""
+    """Picklable opener of a file, a run folder or weights by `load`."""
 
     path: Path
     device: str = "auto"
@@ -39,17 +42,17 @@ class OpenFile:
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """What `load` imports for this file and not for every file."""
+        """Modules that `load` imports for this file, and not for every file."""
         return LIBRARIES.get(self.path.suffix, ())
 
     def __call__(self) -> Runner:
-        """Open it."""
+        """Open the file."""
         return load(self.path, self.device, self.provider, self.engine_cache, self.fallback)
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Of a batch; height and width in pixels."""
+    """Batch size, and image height and width in pixels."""
 
     batch: int
     height: int
@@ -61,28 +64,28 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class Speed:
-    """One artifact at one shape; latencies in milliseconds a batch, from a numpy array to numpy arrays."""
+    """Speed of one artifact at one shape; a latency is that of a batch, numpy array to numpy arrays, in ms."""
 
     name: str
     provider: str
     shape: BatchShape
     images_per_second: float
-    """The batch by the median latency."""
+    """Batch size divided by the median latency."""
     p50: float
     p95: float
     p99: float
     calls: int
-    """Latencies that these are percentiles of."""
+    """Number of latencies that the percentiles are computed from."""
     load_seconds: float
-    """Opening it, its libraries imported before."""
+    """Time to open the artifact; its libraries were imported before."""
     first_seconds: float
-    """The first call at this shape, which may compile or allocate."""
+    """Time of the first call at this shape, which may compile or allocate."""
     memory_mb: float | None
-    """Growth of resident memory from before the opening to the peak so far; None where the system does not say."""
+    """Growth of resident memory from before opening to the peak so far; None where the system does not report it."""
     min_cosine: float | None
-    """Of the worst patch token against the reference; None if this artifact is the reference."""
+    """Cosine of the worst patch token to the reference; None if this artifact is the reference."""
     max_abs: float | None
-    """Of the feature map, likewise."""
+    """Largest absolute difference of the feature map from the reference; None if this artifact is the reference."""
 
 
 def compare_speed(
@@ -91,105 +94,107 @@ def compare_speed(
     images: ParityImages,
     seconds: float = 3.0,
     reference: Encoder | None = None,
-    on_refusal: Callable[[str, BatchShape, str], None] = lambda *_: None,
+    on_skip: Callable[[str, BatchShape, str], None] = lambda *_: None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> list[Speed]:
-    """Measure artifacts by turns, each in a process that has all cores while the others sleep.
+    """Measure artifacts in alternating time slices; while one runs on all cores, the others are idle.
 
     Args:
-        openers: By the name to report under.
-        shapes: Measured one after the other.
-        images: Images, prepared as each artifact says, outside the measured time; they repeat in larger batches.
-        seconds: Of measured calls for each artifact and shape, of which there are at least `LEAST_CALLS`.
-        reference: In float32 on the CPU; by default the first artifact that takes the shape.
-        on_refusal: Told name, shape and reason of an artifact that does not take a shape; it has no row then.
-        on_progress: Told the share of the work that is done, 0 to 1.
+        openers: Openers of the artifacts, by the name to report.
+        shapes: Shapes to measure, one after the other.
+        images: Images to measure on. Each artifact's preprocessing is applied outside of the measured time; images
+            repeat in larger batches.
+        seconds: Measured time of each artifact at each shape; there are at least `MIN_CALLS` calls.
+        reference: Float32 encoder on the CPU to compare with; by default the first artifact that accepts the shape.
+        on_skip: Called with (name, shape, reason) for an artifact that does not accept a shape and gets no row for it.
+        on_progress: Called with the finished share of the work, 0 to 1.
 
     Raises:
         ValueError: An artifact can't be opened; the message begins with its name.
-        RuntimeError: One failed while it ran, or its process died; likewise.
+        RuntimeError: An artifact failed while it ran, or its process died; the message begins with its name.
     """
     rows: list[Speed] = []
-    with processes(openers) as workers:
+    with start_workers(openers) as workers:
         for worker in workers:
-            worker.ask("meet", images.images)
-        for worker in workers:  # when all have met, so that nobody's imports fall into another's time
-            worker.ask("open")
+            worker.call("set_inputs", images.images)
+        for worker in workers:  # all imports are done by now, so none runs while another artifact is opened
+            worker.call("open")
         for done, shape in enumerate(shapes):
-            begun = _begin(workers, shape, on_refusal)
-            if not begun:
+            warm = _warm_up(workers, shape, on_skip)
+            if not warm:
                 continue
-            spans = _take_turns(list(begun), seconds, partial(_report, on_progress, done, len(shapes)))
-            first = next(iter(begun.values())).feature_map
+            report = partial(_report_progress, on_progress, done, len(shapes))
+            latencies = _measure_alternately(list(warm), seconds, report)
+            first = next(iter(warm.values())).feature_map
             expected = _encode(reference, images.images, shape) if reference else first
-            rows += [_speed(worker, shape, what, spans[worker], expected) for worker, what in begun.items()]
+            rows += [_speed(worker, shape, result, latencies[worker], expected) for worker, result in warm.items()]
     return rows
 
 
-def _begin(
-    workers: list[WorkerProcess], shape: BatchShape, on_refusal: Callable[[str, BatchShape, str], None]
+def _warm_up(
+    workers: list[WorkerProcess], shape: BatchShape, on_skip: Callable[[str, BatchShape, str], None]
 ) -> dict[WorkerProcess, WarmupResult]:
-    """First calls, of those that take the shape."""
-    answers = {worker: worker.ask("begin", shape.batch, (shape.height, shape.width)) for worker in workers}
-    for worker, answer in answers.items():
-        if not isinstance(answer, WarmupResult):
-            on_refusal(worker.name, shape, answer)
-    return {worker: answer for worker, answer in answers.items() if isinstance(answer, WarmupResult)}
+    """Run the first call of every worker, and return the results of those that accept the shape."""
+    results = {worker: worker.call("warm_up", shape.batch, (shape.height, shape.width)) for worker in workers}
+    for worker, result in results.items():
+        if not isinstance(result, WarmupResult):
+            on_skip(worker.name, shape, result)
+    return {worker: result for worker, result in results.items() if isinstance(result, WarmupResult)}
 
 
-def _take_turns(
-    workers: list[WorkerProcess], seconds: float, on_share: Callable[[float], None]
+def _measure_alternately(
+    workers: list[WorkerProcess], seconds: float, on_progress: Callable[[float], None]
 ) -> dict[WorkerProcess, list[float]]:
-    """Latencies in seconds."""
-    spans: dict[WorkerProcess, list[float]] = {worker: [] for worker in workers}
-    while waiting := [w for w, found in spans.items() if sum(found) < seconds or len(found) < LEAST_CALLS]:
-        for worker in waiting:
-            spans[worker] += worker.ask("turn")
-        shares = [min(sum(found) / seconds, 1.0) if seconds else 1.0 for found in spans.values()]
-        on_share(sum(shares) / len(shares))
-    return spans
+    """Return the latencies of each worker in seconds."""
+    latencies: dict[WorkerProcess, list[float]] = {worker: [] for worker in workers}
+    while unfinished := [w for w, spans in latencies.items() if sum(spans) < seconds or len(spans) < MIN_CALLS]:
+        for worker in unfinished:
+            latencies[worker] += worker.call("measure")
+        shares = [min(sum(spans) / seconds, 1.0) if seconds else 1.0 for spans in latencies.values()]
+        on_progress(sum(shares) / len(shares))
+    return latencies
 
 
-def _report(on_progress: Callable[[float], None], done: int, of: int, share: float) -> None:
-    on_progress((done + share) / of)
+def _report_progress(on_progress: Callable[[float], None], done: int, total: int, share: float) -> None:
+    on_progress((done + share) / total)
 
 
 def _speed(
-    worker: WorkerProcess, shape: BatchShape, begun: WarmupResult, spans: list[float], expected: np.ndarray
+    worker: WorkerProcess, shape: BatchShape, warm: WarmupResult, latencies: list[float], expected: np.ndarray
 ) -> Speed:
-    p50, p95, p99 = (float(1e3 * np.percentile(spans, percent)) for percent in (50, 95, 99))
-    compared = expected is not begun.feature_map
-    min_cosine, max_abs = _difference(expected, begun.feature_map) if compared else (None, None)
+    p50, p95, p99 = (float(1e3 * np.percentile(latencies, percent)) for percent in (50, 95, 99))
+    is_reference = expected is warm.feature_map
+    min_cosine, max_abs = (None, None) if is_reference else _difference(expected, warm.feature_map)
     return Speed(
         name=worker.name,
-        provider=begun.provider,
+        provider=warm.provider,
         shape=shape,
         images_per_second=1e3 * shape.batch / p50,
         p50=p50,
         p95=p95,
         p99=p99,
-        calls=len(spans),
-        load_seconds=begun.load_seconds,
-        first_seconds=begun.first_seconds,
-        memory_mb=worker.ask("memory"),
+        calls=len(latencies),
+        load_seconds=warm.load_seconds,
+        first_seconds=warm.first_seconds,
+        memory_mb=worker.call("memory"),
         min_cosine=min_cosine,
         max_abs=max_abs,
     )
 
 
 def _encode(reference: Encoder, images: list[Image.Image], shape: BatchShape) -> np.ndarray:
-    """Feature maps (N, D, h, w) of the images of a batch, each once."""
-    prepare = reference.preprocessing
-    prepared = [prepare(image, (shape.height, shape.width)) for image in images[: shape.batch]]
+    """Return the feature maps (N, D, h, w) of the images of a batch, each image once."""
+    preprocess = reference.preprocessing
+    prepared = [preprocess(image, (shape.height, shape.width)) for image in images[: shape.batch]]
     with torch.inference_mode():
-        encoded = reference.eval()(torch.from_numpy(np.stack(prepared)))
-    return np.asarray(encoded.feature_map)
+        features = reference.eval()(torch.from_numpy(np.stack(prepared)))
+    return np.asarray(features.feature_map)
 
 
-def _difference(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Cosine of the worst token, and the largest difference; a NaN or another shape is as wrong as can be."""
-    if expected.shape != found.shape:
+def _difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """Return the worst cosine of a token and the largest difference; NaN or another shape is the worst case."""
+    if expected.shape != actual.shape:
         return -1.0, 1e30
-    wanted, got = torch.from_numpy(expected).double(), torch.from_numpy(found).double()
-    cosine = torch.cosine_similarity(wanted, got, dim=1).min().nan_to_num(-1.0)
-    return float(cosine), float((wanted - got).abs().max().nan_to_num(1e30, posinf=1e30))
+    reference, artifact = torch.from_numpy(expected).double(), torch.from_numpy(actual).double()
+    cosine = torch.cosine_similarity(reference, artifact, dim=1).min().nan_to_num(-1.0)
+    return float(cosine), float((reference - artifact).abs().max().nan_to_num(1e30, posinf=1e30))

@@ -1,4 +1,4 @@
-"""The processes of `bench`: one for each artifact, asleep until it is asked for something."""
+"""Worker processes of `gtsa bench`: one process for each artifact, idle until the parent calls a method."""
 
 import importlib
 import multiprocessing
@@ -16,50 +16,68 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-START = "spawn"
-"""A forked torch can't start threads; tests fork what has no torch."""
-PATIENCE = 5.0
-"""Seconds that processes have to end by themselves when all is done."""
-SLICE = 0.25
-"""Seconds of one turn: long against one call, short against a change of the machine's clock."""
+START_METHOD = "spawn"
+"""A forked torch can't start threads; tests fork workers that hold no torch."""
+EXIT_TIMEOUT = 5.0
+"""Seconds that the workers have to exit by themselves at the end."""
+TIME_SLICE = 0.25
+"""Seconds of one measurement: long against one call, short against changes of the machine's clock rate."""
 
 Opener = Callable[[], Any]
-"""Picklable. Called in a process of its own, it returns what has a Runner's `__call__`, `prepare` and `provider`. What
-its attribute `libraries` names, if it has one, is imported before, so that imports do not count as opening."""
+"""Picklable function that opens an artifact. The worker process calls it; the result has the methods `__call__` and
+`prepare` and the attribute `provider` of a Runner. Modules named by its attribute `libraries`, if there is one, are
+imported before, so that imports do not count as load time."""
+
+
+class WorkerFailure(NamedTuple):
+    """Error of a worker as text: not every exception can be pickled."""
+
+    is_value_error: bool
+    message: str
+
+
+class WarmupResult(NamedTuple):
+    """Result of the first call at one input shape."""
+
+    provider: str
+    load_seconds: float
+    first_seconds: float
+    feature_map: np.ndarray
+    """Feature maps (N, D, h, w) of the images of the batch, each image once."""
 
 
 class WorkerProcess:
-    """The parent's end of one artifact's process."""
+    """Handle of one worker process in the parent process."""
 
     def __init__(self, name: str, opener: Opener) -> None:
         self.name = name
-        context: Any = multiprocessing.get_context(START)
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, opener), name=name, daemon=True)
+        context: Any = multiprocessing.get_context(START_METHOD)
+        self.connection, child_connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_connection, opener), name=name, daemon=True)
         self.process.start()
-        theirs.close()  # else its death would not be heard
+        child_connection.close()  # else the parent would not notice that the child has died
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of its `BenchmarkWorker`.
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the `BenchmarkWorker` in the process and return its result.
 
         Raises:
-            ValueError: It was refused.
-            RuntimeError: It failed, or the process died.
+            ValueError: The method raised a `ValueError`.
+            RuntimeError: The method failed, or the process died.
         """
         try:
             self.connection.send((method, args))
-            answer = self.connection.recv()
+            result = self.connection.recv()
         except (EOFError, OSError) as error:
             self.process.join(5)
             code = self.process.exitcode
-            how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
-            raise RuntimeError(f"{self.name}: its process died ({how}); what it said before stands above") from error
-        if isinstance(answer, Failure):
-            raise (ValueError if answer.of_user else RuntimeError)(f"{self.name}: {answer.text}")
-        return answer
+            reason = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+            raise RuntimeError(f"{self.name}: its process died ({reason}); its own output is above") from error
+        if isinstance(result, WorkerFailure):
+            raise (ValueError if result.is_value_error else RuntimeError)(f"{self.name}: {result.message}")
+        return result
 
-    def end(self) -> None:
-        """Leave no process behind, whatever it is doing."""
+    def close(self) -> None:
+        """Kill the process, whatever it is doing, and release its resources."""
         self.connection.close()
         self.process.kill()
         self.process.join()
@@ -67,123 +85,115 @@ class WorkerProcess:
 
 
 @contextmanager
-def processes(openers: Mapping[str, Opener]) -> Iterator[list[WorkerProcess]]:
-    """They import their libraries at the same time; all that is asked of them later is done by one at a time."""
+def start_workers(openers: Mapping[str, Opener]) -> Iterator[list[WorkerProcess]]:
+    """Start one worker for each opener, and end all of them when the block ends.
+
+    The workers import their libraries in parallel; every later call runs in one worker at a time.
+    """
     workers: list[WorkerProcess] = []
     try:
-        with _ignoring_interrupts():
+        with _ignore_interrupts():
             for name, opener in openers.items():
                 workers.append(WorkerProcess(name, opener))
         yield workers
         for worker in workers:
-            with suppress(OSError):  # it ended before
-                worker.connection.send(None)  # it ends by itself, and libraries clean up after themselves
-        deadline = time.monotonic() + PATIENCE
+            with suppress(OSError):  # the process has ended already
+                worker.connection.send(None)  # a worker that exits by itself lets its libraries clean up
+        deadline = time.monotonic() + EXIT_TIMEOUT
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
     finally:
         for worker in workers:
-            worker.end()
+            worker.close()
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started in it are deaf to Ctrl-C, which is for the one that started them and ends them."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Make processes that start in this block ignore Ctrl-C; the parent handles it and ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Failure(NamedTuple):
-    """What went wrong in a worker, in words: not every exception survives the way between processes."""
-
-    of_user: bool
-    text: str
-
-
-class WarmupResult(NamedTuple):
-    """What a worker knows after its first call at a shape."""
-
-    provider: str
-    load_seconds: float
-    first_seconds: float
-    feature_map: np.ndarray
-    """(N, D, h, w) of the images of the batch, each once."""
+        signal.signal(signal.SIGINT, previous)
 
 
 def _serve(connection: Connection, opener: Opener) -> None:
-    """A worker's life: wait, do what is asked, answer."""
-    os.dup2(2, 1)  # standard output is the caller's
+    """Run the loop of a worker process: receive a call, run it, send the result."""
+    os.dup2(2, 1)  # standard output belongs to the parent's command
     for library in getattr(opener, "libraries", ()):
-        with suppress(ImportError):  # the opener says it better
+        with suppress(ImportError):  # the opener raises an error with a hint
             importlib.import_module(library)
-    turns = BenchmarkWorker(opener)
-    with suppress(EOFError, OSError):  # who asked is gone
+    worker = BenchmarkWorker(opener)
+    with suppress(EOFError, OSError):  # the parent has ended
         for method, args in iter(connection.recv, None):
-            connection.send(_answer(getattr(turns, method), args))
+            connection.send(_call(getattr(worker, method), args))
 
 
-def _answer(work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _call(method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     try:
-        return work(*args)
+        return method(*args)
     except (ValueError, RuntimeError, OSError) as error:
-        return Failure(isinstance(error, ValueError), str(error) or type(error).__name__)
+        return WorkerFailure(isinstance(error, ValueError), str(error) or type(error).__name__)
 
 
 class BenchmarkWorker:
-    """What a worker does when it is asked to."""
+    """Measurements of one artifact, run inside its worker process."""
 
     def __init__(self, opener: Opener) -> None:
         self.opener = opener
 
     def set_inputs(self, images: list[Image.Image]) -> None:
-        """Take what everything is measured on; answered when all imports are done."""
+        """Set the images to measure on; it returns when all imports of the process are done."""
         self.images = images
 
     def open(self) -> None:
-        """Open the artifact."""
+        """Open the artifact and measure how long that takes."""
         self.memory_before = memory_mb("VmRSS")
-        begin = time.perf_counter()
+        start = time.perf_counter()
         self.runner = self.opener()
-        self.load_seconds = time.perf_counter() - begin
+        self.load_seconds = time.perf_counter() - start
 
-    def begin(self, batch: int, size: tuple[int, int]) -> WarmupResult | str:
-        """Get ready for a shape, or say why not."""
+    def warm_up(self, batch: int, size: tuple[int, int]) -> WarmupResult | str:
+        """Prepare a batch and run the first call; return the error message if the artifact rejects the shape."""
         try:
             prepared = [self.runner.prepare(image, size) for image in self.images[:batch]]
             self.batch = np.stack(list(islice(cycle(prepared), batch)))
-            begin = time.perf_counter()
-            found = self.runner(self.batch)
+            start = time.perf_counter()
+            features = self.runner(self.batch)
         except ValueError as error:
             return str(error)
-        first = time.perf_counter() - begin
-        return WarmupResult(
-            self.runner.provider, self.load_seconds, first, np.array(found.feature_map[: len(prepared)])
-        )
+        first = time.perf_counter() - start
+        feature_map = np.array(features.feature_map[: len(prepared)])
+        return WarmupResult(self.runner.provider, self.load_seconds, first, feature_map)
 
-    def turn(self) -> list[float]:
-        """Latencies in seconds; one call goes before them, which finds caches and clock as others left them."""
+    def measure(self) -> list[float]:
+        """Return the latencies of one time slice in seconds.
+
+        One call that is not counted comes first: it restores caches and clock rate after other workers ran.
+        """
         self.runner(self.batch)
-        spans: list[float] = []
-        while not spans or sum(spans) < SLICE:
-            begin = time.perf_counter()
+        latencies: list[float] = []
+        while not latencies or sum(latencies) < TIME_SLICE:
+            start = time.perf_counter()
             self.runner(self.batch)
-            spans.append(time.perf_counter() - begin)
-        return spans
+            latencies.append(time.perf_counter() - start)
+        return latencies
 
     def memory(self) -> float | None:
-        """Megabytes that came with the artifact, at most so far."""
+        """Return the growth of resident memory since before `open`, at its peak so far, in megabytes."""
         peak = memory_mb("VmHWM")
         return None if peak is None or self.memory_before is None else peak - self.memory_before
 
 
 def memory_mb(entry: str) -> float | None:
-    """Of this process: VmRSS is what is resident, VmHWM the most that ever was."""
+    """Return the memory of this process in megabytes, or None where the system has no `/proc`.
+
+    Args:
+        entry: "VmRSS", the resident memory now, or "VmHWM", its peak.
+    """
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{entry}:")), None)
