@@ -177,8 +177,8 @@ def distinct_names(files: list[Path]) -> list[str]:
 
 def manifest_of(file: Path) -> "Manifest | None":
     """Return the manifest of an exported file; runs and weights have none."""
-    from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+    from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix not in SUFFIX.values():

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
+from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
-from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions, Precision
 
