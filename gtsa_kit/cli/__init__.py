@@ -1,4 +1,4 @@
-"""The `gtsa` command: parse, one call, render. Nothing heavy is imported before a command needs it."""
+"""The `gtsa` command. Nothing heavy is imported before a command needs it."""
 
 import sys
 import warnings
@@ -25,12 +25,12 @@ app = typer.Typer(
     "gtsa embed photos/ --model runs/x/encoder.onnx --out vectors/"
 )
 def gtsa(
-    version: bool = typer.Option(False, "--version", help="Print the version and end.", is_eager=True),
-    debug: bool = typer.Option(False, "--debug", help="Show a traceback on errors (works after a command too)."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Print tracebacks of errors (also accepted after a command)."),
 ) -> None:
-    """Train a vision backbone on your own unlabeled scenes, export it with proof, run it dense.
+    """Adapt a vision transformer to your images without labels, and bring it into production.
 
-    Self-supervised ViT by GTSA (arXiv 2304.08014): features that know where things are and how they are turned.
+    Training is self-supervised (GTSA, arXiv 2304.08014). Every exported file carries a parity report.
     """
 
 
@@ -46,7 +46,7 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Entry point: runs a command and turns what goes wrong into one line, a hint and an exit code."""
+    """Run a command; errors become one line, a hint and an exit code."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--version"]:
         from gtsa_kit import __version__
@@ -54,7 +54,7 @@ def main() -> None:
         print(f"gtsa-kit {__version__}")
         return
     debug = "--debug" in arguments
-    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; what matters goes to errors.jsonl
+    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; unreadable images go to errors.jsonl
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="gtsa")
     except KeyboardInterrupt as error:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """One line of text for an error that a user can act on."""
+    """Return one line of text for an error that a user can act on."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"

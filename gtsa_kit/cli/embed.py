@@ -165,7 +165,7 @@ def run(folder: str, model: Path, out: Path, options: Any) -> None:
     with Steps(shown) as steps:
 
         def tell(progress: Progress) -> None:
-            if steps.what != "embedding":
+            if steps.stage != "embedding":
                 steps.begin("embedding", progress.total, progress.done, unit="images")
             steps.update(progress.done, f"{progress.errors} errors" if progress.errors else "")
 

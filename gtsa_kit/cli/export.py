@@ -52,7 +52,7 @@ def export(
     min_size: Annotated[str | None, typer.Option(help=f"Smallest input. {Sides}")] = None,
     max_size: Annotated[str | None, typer.Option(help=f"Largest input. {Sides} Default: no limit.")] = None,
     batch: Annotated[
-        str | None, typer.Option(help="N fixes it, MIN:MAX bounds it; for trt MIN:USUAL:MAX. Default: any.")
+        str | None, typer.Option(help="N fixes it, MIN:MAX bounds it; for trt MIN:OPT:MAX. Default: any.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks whose maps are outputs too: 2,5,8,11.")] = None,
     opset: Annotated[int | None, typer.Option(help="Of ONNX: 18 to 23. Default: 20.")] = None,

@@ -60,14 +60,14 @@ def export(
         ValueError: Wrong use; nothing was written.
         ParityError: The file differs from the encoder by more than its precision may.
     """
-    from gtsa_kit.export.parity import parity_images
+    from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.pipeline import artifact_path, export_artifact, read_calibration
     from gtsa_kit.export.source import open_source
-    from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Options, Range
+    from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, ExportOptions, Range
 
     opened = open_source(Path(source))
     height, width = (Range(side, side) for side in size) if size else (ANY_SIZE, ANY_SIZE)
-    options = Options(
+    options = ExportOptions(
         precision=precision,  # type: ignore[arg-type]
         height=height,
         width=width,
@@ -78,7 +78,7 @@ def export(
     if format == "trt":
         raise ValueError("engines have options of their own; build one with: gtsa export SOURCE --format trt")
     path = artifact_path(opened, format, Path(out) if out else None, overwrite)
-    parity_set = parity_images(Path(images) if images else opened.images)
+    parity_set = load_parity_images(Path(images) if images else opened.images)
     calibration = read_calibration(Path(calibrate)) if calibrate else None
     manifest = export_artifact(opened, format, path, options, parity_set, calibration)
     assert manifest.parity is not None
@@ -107,7 +107,8 @@ def verify(
     Raises:
         ValueError: The file can't be opened, or the weights that it came from are not found.
     """
-    from gtsa_kit.export.parity import check_parity, parity_images
+    from gtsa_kit.export.parity import check_parity
+    from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.runtime.load import load
     from gtsa_kit.export.source import find_reference, open_source
 
@@ -116,7 +117,7 @@ def verify(
     source = open_source(Path(against)) if against else find_reference(path, runner.manifest)
     if source is None:
         raise ValueError(f"the weights that {path} came from are not beside it; name them with `against`")
-    return check_parity(source.encoder, runner, parity_images(Path(images) if images else source.images))
+    return check_parity(source.encoder, runner, load_parity_images(Path(images) if images else source.images))
 
 
 def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":

@@ -1,4 +1,4 @@
-"""What the commands share: exits, signals, a first look at their arguments."""
+"""Exits, signals and a first check of arguments, for all commands."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import NoReturn
 def fail(message: str, code: int) -> NoReturn:
     """Print one line (and, after the first semicolon, a hint) to standard error and exit.
 
-    The helper processes of a multi-device run end as the first one does, which says why.
+    In a run on several devices only the first process prints; the others exit with the same code.
     """
     if is_first_process():
         what, _, hint = message.partition("; ")
@@ -24,16 +24,16 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def is_first_process() -> bool:
-    """Whether this process may speak: the others of a run on several devices have a rank above 0.
+    """Return whether this process may print: the others of a run on several devices have a rank above 0.
 
-    Fabric starts helpers with LOCAL_RANK; torchrun says RANK as well, and Slurm SLURM_PROCID, over all machines.
+    Fabric starts processes with LOCAL_RANK. torchrun also sets RANK, and Slurm SLURM_PROCID, counted over all machines.
     """
     rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
     return rank == "0"
 
 
 def require(path: Path) -> Path:
-    """The path if there is something there, else `ValueError`; asked before anything slow is imported."""
+    """Return the path if it exists, else raise `ValueError`. Commands call this before they import anything slow."""
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     return path
@@ -41,15 +41,15 @@ def require(path: Path) -> Path:
 
 @contextmanager
 def stop_on_signal(on_first: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `on_first`, once, in place of ending the block; a second Ctrl-C ends it at once."""
-    came = False
+    """Call `on_first` at the first Ctrl-C or SIGTERM in place of ending the block; a second Ctrl-C ends it at once."""
+    received = False
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came and number == signal.SIGINT:
+        nonlocal received
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not came:
-            came = True
+        if not received:
+            received = True
             on_first()
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

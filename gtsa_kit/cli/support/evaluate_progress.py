@@ -19,7 +19,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
     with Steps(console()) as steps:
 
         def tell(what: str, done: int, total: int) -> None:
-            if what != steps.what:
+            if what != steps.stage:
                 steps.begin(what, total, unit="")
             steps.update(done, f"{steps.rate:.1f} a second")
 

@@ -213,7 +213,7 @@ def _lint_table(found: Lint) -> Table:
 
 def _building(steps: Steps) -> OnStep:
     def tell(what: str, done: int, total: int) -> None:
-        if (steps.what, steps.total) != ("building", total):
+        if (steps.stage, steps.total) != ("building", total):
             steps.begin("building", total)
         steps.update(done, what)
 

@@ -1,4 +1,4 @@
-"""Option texts to values; `ValueError` says which option and what it takes."""
+"""Parsing of option values; a `ValueError` names the option and what it takes."""
 
 import re
 from typing import TYPE_CHECKING
@@ -8,62 +8,62 @@ if TYPE_CHECKING:
 
 
 def parse_side(text: str, option: str) -> tuple[int, int]:
-    """`N` or `HEIGHTxWIDTH` to (height, width)."""
+    """Parse `N` or `HEIGHTxWIDTH` to (height, width)."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"{option} takes N or HEIGHTxWIDTH, got {text!r}")
     return int(parts[0]), int(parts[-1])
 
 
-def parse_sizes(size: str | None, smallest: str | None, largest: str | None) -> "tuple[Range, Range]":
-    """--size, --min-size and --max-size to the ranges of height and width."""
+def parse_sizes(size: str | None, min_size: str | None, max_size: str | None) -> "tuple[Range, Range]":
+    """Parse --size, --min-size and --max-size to the ranges of height and width."""
     from gtsa_kit.config import PATCH
     from gtsa_kit.export.spec import Range
 
-    if size and (smallest or largest):
+    if size and (min_size or max_size):
         raise ValueError("--size fixes the size; leave out --min-size and --max-size")
     if size:
         height, width = parse_side(size, "--size")
         return Range(height, height), Range(width, width)
-    low = parse_side(smallest, "--min-size") if smallest else (PATCH, PATCH)
-    high = parse_side(largest, "--max-size") if largest else (None, None)
+    low = parse_side(min_size, "--min-size") if min_size else (PATCH, PATCH)
+    high = parse_side(max_size, "--max-size") if max_size else (None, None)
     return Range(low[0], high[0]), Range(low[1], high[1])
 
 
 def parse_batch(text: str | None) -> "tuple[Range, int | None]":
-    """`N`, `MIN:MAX` or `MIN:USUAL:MAX` to what is allowed, and what is usual if that is said."""
+    """Parse `N`, `MIN:MAX` or `MIN:OPT:MAX` to the range of the batch and the optimal size, if one is given."""
     from gtsa_kit.export.spec import ANY_BATCH, Range
 
     if text is None:
         return ANY_BATCH, None
     parts = text.split(":")
     if len(parts) > 3 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--batch takes N, MIN:MAX or MIN:USUAL:MAX, got {text!r}")
+        raise ValueError(f"--batch takes N, MIN:MAX or MIN:OPT:MAX, got {text!r}")
     return Range(int(parts[0]), int(parts[-1])), int(parts[1]) if len(parts) == 3 else None
 
 
 def parse_capabilities(text: str | None) -> tuple[str, ...]:
-    """`8.9,12.0` to compute capabilities."""
+    """Parse `8.9,12.0` to compute capabilities."""
     parts = [part.strip() for part in text.split(",")] if text else []
     if not all(re.fullmatch(r"\d+\.\d", part) for part in parts):
-        raise ValueError(f"--gpu takes compute capabilities, like 8.6,8.9,12.0, got {text!r}")
+        raise ValueError(f"--gpu takes compute capabilities, such as 8.6,8.9,12.0, got {text!r}")
     return tuple(dict.fromkeys(parts))
 
 
 def parse_layers(text: str | None) -> tuple[int, ...]:
-    """`2,5,8,11` to numbers, in the order given."""
+    """Parse `2,5,8,11` to block indices, in the order given."""
     parts = [part.strip() for part in text.split(",")] if text else []
     if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"--layers takes numbers of blocks, like 2,5,8,11, got {text!r}")
+        raise ValueError(f"--layers takes indices of blocks, such as 2,5,8,11, got {text!r}")
     return tuple(int(part) for part in parts)
 
 
 def parse_color(text: str | None, option: str) -> tuple[float, float, float] | None:
-    """`0.5,0.5,0.5` to three numbers."""
+    """Parse `0.5,0.5,0.5` to three numbers, one for each color channel."""
     if text is None:
         return None
     try:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"{option} takes three numbers, like 0.485,0.456,0.406, got {text!r}") from error
+        raise ValueError(f"{option} takes three numbers, such as 0.485,0.456,0.406, got {text!r}") from error
     return red, green, blue
