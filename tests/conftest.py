@@ -31,9 +31,9 @@ Made = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """A folder by name, filled by the first test that asks for it, in whichever worker; the others wait and share it.
+    """Return a function that gives a folder by name.
 
-    Nobody writes to it afterwards.
+    The first test that requests a name fills the folder, in whichever worker; other tests wait and share it read-only.
     """
     own = tmp_path_factory.getbasetemp()
     root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
@@ -83,7 +83,7 @@ def gtsa() -> Callable[..., subprocess.CompletedProcess[str]]:
 def gtsa_here(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command in this process, where torch is loaded already: for what ends before any work."""
+    """Run the command in this process, where torch is loaded already: for commands that end before any work."""
     from gtsa_kit.cli import main
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
@@ -123,7 +123,7 @@ def scenes(images: Path) -> "ParityImages":
 
 @pytest.fixture(scope="session")
 def few(once: Once, images: Path) -> Path:
-    """A folder of three images, for gates that are not themselves what is tested."""
+    """A folder of three images, for parity gates that are not themselves under test."""
 
     def fill(folder: Path) -> None:
         for path in sorted(SCENES.glob("*.jpg") if SCENES.exists() else images.iterdir())[:3]:
@@ -155,16 +155,18 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
     from gtsa_kit.export.source import open_source
     from gtsa_kit.export.spec import SUFFIX, ExportOptions
 
-    def make(form: str, **choices: object) -> Path:
-        if form == "openvino":
+    def make(format_name: str, **choices: object) -> Path:
+        if format_name == "openvino":
             pytest.importorskip("openvino")
-        options, name = ExportOptions(**choices), f"encoder{SUFFIX[form]}"
+        options, name = ExportOptions(**choices), f"encoder{SUFFIX[format_name]}"
 
         def fill(folder: Path) -> None:
             with two_cores():
-                manifest = export_artifact(open_source(tiny_run), form, folder / name, options, scenes, calibration)
+                manifest = export_artifact(
+                    open_source(tiny_run), format_name, folder / name, options, scenes, calibration
+                )
             assert manifest.parity == read_manifest(folder / name).parity
 
-        return once(f"{form}-{sha256(repr(options).encode()).hexdigest()[:12]}", fill) / name
+        return once(f"{format_name}-{sha256(repr(options).encode()).hexdigest()[:12]}", fill) / name
 
     return make

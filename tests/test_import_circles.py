@@ -20,7 +20,7 @@ def module_name(path: Path) -> str:
 def imports() -> dict[str, set[str]]:
     """Modules of gtsa_kit, each with those that it imports anywhere; a package's `__init__` re-exports lazily."""
     files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    found: dict[str, set[str]] = {}
+    graph: dict[str, set[str]] = {}
     for module, path in files.items():
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -29,8 +29,8 @@ def imports() -> dict[str, set[str]]:
                 names |= submodules or {node.module}
             elif isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
-        found[module] = (names & files.keys()) - {module, "gtsa_kit"}
-    return found
+        graph[module] = (names & files.keys()) - {module, "gtsa_kit"}
+    return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:

@@ -32,7 +32,7 @@ RETIRED_NAMES = frozenset(
     "place places spot cell cells turn turns turned found said told shown asked form usual sound wanted tell way_out "
     "flavour left_out remedy "
     # geometry, losses, data
-    "turn_boxes turn_maps carry_points within others align_regions constant_loss turn_accuracy _widen _lengths matched "
+    "turn_boxes turn_maps carry_points within align_regions constant_loss turn_accuracy _widen _lengths matched "
     "global_region local_region draws Draws draw Colours render Presentations Share Found broken_among windowed_map "
     # training
     "Watcher checking starting stepped Outcome panels signals settle_precision differing launched FREE_ON_RESUME "

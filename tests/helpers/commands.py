@@ -5,7 +5,7 @@ import sys
 
 GTSA = [sys.executable, "-m", "gtsa_kit"]
 
-# A run of seconds: the whole method, in small.
+# Settings of a run that takes seconds: the whole method, with small views and a small encoder.
 TINY = {
     "model.arch": "vit_test",
     "model.projector_dim": 32,

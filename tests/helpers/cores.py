@@ -1,4 +1,4 @@
-"""Runners as on a machine of two cores: they divide batches, whatever the machine and torch's own threads."""
+"""Runners as on a machine of two cores, on which they split batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def two_cores() -> Iterator[None]:
-    """Within it, a runner that is opened counts two."""
+    """Make runners that are opened inside count two cores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 2)
         yield

@@ -1,7 +1,7 @@
-"""Where tests look for what is not in the checkout."""
+"""Paths of the checkout and of the data beside it."""
 
 from pathlib import Path
 
-# Real images, where they lie beside the checkout; the gate brings a sample of its own where they do not.
+# Real images beside the checkout; where they are missing, the parity gate uses its own sample.
 ROOT = Path(__file__).parents[2]
 SCENES = ROOT.parent / "shared" / "data" / "scenes" / "coco"
