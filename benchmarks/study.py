@@ -48,7 +48,7 @@ from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss
-from gtsa_kit.methods.registry import make_method
+from gtsa_kit.methods import make_method
 from gtsa_kit.training.checkpoint import load_checkpoint
 
 ARCH = "vit_mini"

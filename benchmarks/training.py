@@ -45,7 +45,7 @@ from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
-from gtsa_kit.training.precision import should_use_bf16
+from gtsa_kit.hardware import should_use_bf16
 
 STAGES = (
     "student and teacher forward",
@@ -131,20 +131,20 @@ class Side:
         held = outputs._replace(
             global_maps=outputs.global_maps.detach().requires_grad_(),
             local_maps=outputs.local_maps.detach().requires_grad_(),
-            turn_logits=outputs.turn_logits.detach().requires_grad_(),
+            rotation_logits=outputs.rotation_logits.detach().requires_grad_(),
         )
-        inputs = (held.global_maps, held.local_maps, held.turn_logits)
+        inputs = (held.global_maps, held.local_maps, held.rotation_logits)
 
         def losses() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
             alpha = config.loss.correspondence_weight
             if self.name == OURS:
-                loss = gtsa_loss(held, views.boxes, views.rotations, config.loss, alpha).total
+                loss = gtsa_loss(*held[:4], views.boxes, views.rotations, config.loss, alpha).total
             else:
                 loss = plain_loss(held, views, config.loss, alpha)
             return loss, torch.autograd.grad(loss, inputs)
 
         loss, gradients = clock.time(self.name, STAGES[1], losses)
-        heads = [outputs.global_maps, outputs.local_maps, outputs.turn_logits]
+        heads = [outputs.global_maps, outputs.local_maps, outputs.rotation_logits]
         clock.time(self.name, STAGES[2], lambda: torch.autograd.backward(heads, list(gradients)))
         clock.time(self.name, STAGES[3], lambda: self.update(config))
         return float(loss.detach())
@@ -193,7 +193,7 @@ def products(views: Views, config: RunConfig) -> float:
     side = make_side(PLAIN, config, views.boxes.device, half=False)
     with FlopCounterMode(display=False) as counter:
         outputs = side.model(views)
-        gtsa_loss(outputs, views.boxes, views.rotations, config.loss, 0.5).total.backward()
+        gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total.backward()
     return float(counter.get_total_flops())
 
 

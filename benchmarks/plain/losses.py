@@ -11,10 +11,10 @@ from torchvision.ops import roi_align
 
 from gtsa_kit.config import LossConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.gtsa import Outputs
+from gtsa_kit.methods.gtsa import GTSAOutputs
 
 
-def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float) -> Tensor:
+def plain_loss(outputs: GTSAOutputs, views: Views, config: LossConfig, alpha: float) -> Tensor:
     """Region, patch correspondence and rotation, weighted."""
     maps = [view.float() for view in outputs.global_maps.unbind(1)]
     maps += [view.float() for view in outputs.local_maps.unbind(1)]
@@ -33,7 +33,7 @@ def plain_loss(outputs: Outputs, views: Views, config: LossConfig, alpha: float)
                 wanted = torch.rot90(wanted, int(turns[v] - turns[g]), (1, 2))
                 region.append(-F.cosine_similarity(seen, wanted, dim=0).mean())
                 correspondence.append(-matches(student[b], target[b], config.match_fraction))
-    rotation = F.cross_entropy(outputs.turn_logits.float().flatten(0, 1), views.rotations.flatten())
+    rotation = F.cross_entropy(outputs.rotation_logits.float().flatten(0, 1), views.rotations.flatten())
     return torch.stack(region).mean() + alpha * torch.stack(correspondence).mean() + config.rotation_weight * rotation
 
 

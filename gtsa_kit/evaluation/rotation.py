@@ -15,7 +15,7 @@ from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
 from gtsa_kit.evaluation.support.intervals import wilson
 from gtsa_kit.evaluation.support.lazy_imports import sklearn
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std
+from gtsa_kit.methods.collapse_metrics import MAX_TOKENS, effective_rank, feature_std
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {
@@ -83,7 +83,7 @@ def rotation(
     """
     sklearn()
     size = common_size(models, settings.size)
-    scenes, each = Scenes(paths, 0, tell), -(-MOST_TOKENS // len(paths)) if paths else 1
+    scenes, each = Scenes(paths, 0, tell), -(-MAX_TOKENS // len(paths)) if paths else 1
     seen = {model.name: _Seen([], []) for model in models}
     for scene in scenes:
         views = turned(scene, size)

@@ -1,7 +1,7 @@
-"""What the trainer asks of a method: a student, a teacher that follows it, and a loss over what both make of the views.
+"""Interface between the trainer and a method: a student, a teacher that averages it, and a loss over their outputs.
 
-GTSA and the baselines differ in what stands here and in nothing else: data, schedules, optimizer, checkpoints and the
-encoder that comes out are the trainer's.
+A method defines nothing else: data, schedules, optimizer, checkpoints and the saved encoder belong to the trainer and
+are the same for all methods.
 """
 
 from collections.abc import Mapping
@@ -16,99 +16,117 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.models.encoder import Encoder
 
-Panel = tuple[str, tuple[str, ...]]
-"""A title, and the columns of metrics.jsonl that are drawn below it."""
+PlotGroup = tuple[str, tuple[str, ...]]
+"""One plot of curves.png: its title, and the columns of metrics.jsonl that it shows."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The run in steps."""
+class TrainSchedule:
+    """Length of a run, counted in optimizer steps."""
 
     images: int
+    """Images of the data set."""
     batch: int
-    """Images a step, over all devices and micro-steps."""
+    """Images per optimizer step, summed over processes and micro-steps."""
     steps: int
+    """Optimizer steps of the run."""
     warmup: int
+    """Warm-up steps of the learning rate."""
 
     @classmethod
-    def make(cls, config: RunConfig, images: int, world: int) -> "Plan":
-        """Epochs to steps."""
+    def from_config(cls, config: RunConfig, images: int, world: int) -> "TrainSchedule":
+        """Convert the epochs of a config to steps for a data set of `images` images and `world` processes."""
         batch = config.train.batch_size * config.train.accumulate * world
         steps = config.train.steps or max(1, round(config.train.epochs * (images / batch)))
-        plan = cls(images, batch, steps, warmup=0)
-        return cls(images, batch, steps, plan.first(config.optim.warmup_epochs))
+        schedule = cls(images, batch, steps, warmup=0)
+        return cls(images, batch, steps, schedule.epochs_to_steps(config.optim.warmup_epochs))
 
-    def first(self, epochs: float) -> int:
-        """Steps of the first `epochs`; at most half of a run that is shorter than twice that."""
+    def fixed_on_resume(self) -> dict[str, int]:
+        """Return the values that a resumed run must share with its checkpoint."""
+        return {"batch": self.batch, "steps": self.steps, "images": self.images}
+
+    def epochs_to_steps(self, epochs: float) -> int:
+        """Return the number of steps in the first `epochs` epochs, limited to half of the run."""
         return min(round(epochs * (self.images / self.batch)), self.steps // 2)
 
 
 class Branch(nn.Module):
-    """A student or a teacher: an encoder, with heads of its own."""
+    """Student or teacher: an encoder followed by heads."""
 
     encoder: Encoder
 
+    def initialize_from(self, student: "Branch") -> None:
+        """Copy the student's weights of the same names and disable gradients: the initial state of a teacher."""
+        self.load_state_dict({k: v for k, v in student.state_dict().items() if k in self.state_dict()})
+        self.requires_grad_(False)
+
 
 class Method(nn.Module):
-    """Base of all methods.
+    """Base class of all methods.
 
-    Whatever a loss remembers from step to step is a registered buffer: checkpoints hold parameters and buffers, and
-    nothing else is there when a run goes on.
+    State that a loss keeps from step to step must be a registered buffer: a checkpoint stores parameters and buffers
+    only.
     """
 
-    panels: ClassVar[tuple[Panel, ...]] = ()
-    """Curves of the method's own terms and schedules."""
+    plot_groups: ClassVar[tuple[PlotGroup, ...]] = ()
+    """Plots of the method's own loss terms and schedules."""
     student: Branch
-    """What the optimizer trains."""
+    """Branch that the optimizer trains."""
     teacher: Branch
-    """Every parameter has the student's of the same name to follow; its encoder is what a run hands on."""
+    """Moving average of the student's parameters of the same names. Its encoder is the result of a run."""
 
     def forward(self, views: Views) -> Any:
-        """Outputs for `loss`: a NamedTuple that has the student's `tokens` (B, G, D, h, w), for the collapse signals.
+        """Run student and teacher; only this part runs in the run's precision.
 
-        This alone runs in the run's precision; it must call every trained parameter.
+        Every trained parameter must be used, because distributed training waits for its gradient.
+
+        Returns:
+            The argument `outputs` of `loss`: a NamedTuple whose field `tokens` (B, G, D, h, w) holds the student
+            encoder's feature maps of the global views, for the collapse metrics.
         """
         raise NotImplementedError
 
-    def loss(self, outputs: Any, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimize, and the scalars to log, by the name of their column; outside of autocast.
+    def loss(
+        self, outputs: Any, views: Views, schedule_values: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar to minimize and the scalars to log by column name; called outside of autocast.
 
         Args:
-            outputs: Of `forward`.
-            views: What they were made of.
-            now: Every schedule's value at this step.
+            outputs: Result of `forward`.
+            views: Argument of `forward`.
+            schedule_values: Value of every schedule at this step, by column name.
         """
         raise NotImplementedError
 
-    def signals(self, outputs: Any, views: Views) -> dict[str, float]:
-        """More to log, too dear to be taken at every step: by the name of its column."""
+    def extra_metrics(self, outputs: Any, views: Views) -> dict[str, float]:
+        """Return metrics that are too expensive for every step, by column name; called for logged steps only."""
         return {}
 
-    def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
-        """What changes from step to step beside the optimizer's numbers: (steps,) each, by the name of its column."""
+    def schedules(self, schedule: TrainSchedule) -> dict[str, np.ndarray]:
+        """Return the method's own schedules, (steps,) each, by column name."""
         return {}
 
     def compile_branches(self, backend: str = "inductor") -> None:
-        """Have torch compile encoders and heads, one graph for each shape of views; parameters keep their names.
+        """Compile encoders and heads with torch, one graph per view size; parameter names stay the same.
 
-        Random numbers stay those of an uncompiled run, so that compiling changes none of what is drawn.
+        Random numbers are those of an uncompiled run (`fallback_random`).
         """
         options = {"fallback_random": True} if backend == "inductor" else None
         for branch in (self.student, self.teacher):
-            for part in branch.children():
-                part.compile(backend=backend, dynamic=False, options=options)
+            for module in branch.children():
+                module.compile(backend=backend, dynamic=False, options=options)
 
     def use_unfused_attention(self) -> None:
-        """Of both encoders, for training in bf16 on a CPU (`Encoder.use_unfused_attention`)."""
+        """Switch both encoders to unfused attention, for bf16 on a CPU (`Encoder.use_unfused_attention`)."""
         for branch in (self.student, self.teacher):
             branch.encoder.use_unfused_attention()
 
-    def after_backward(self, step: int, plan: Plan) -> None:
-        """Called with the whole step's gradients, before they are clipped; `step` counts from 0."""
+    def after_backward(self, step: int, schedule: TrainSchedule) -> None:
+        """Change gradients before they are clipped; `step` counts from 0. Called once all gradients are summed."""
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """One step of the moving average: momentum * teacher + (1 - momentum) * student."""
+        """Update the moving average: teacher = momentum * teacher + (1 - momentum) * student."""
         student = dict(self.student.named_parameters())
-        ours = list(self.teacher.named_parameters())
-        torch._foreach_lerp_([p for _, p in ours], [student[name] for name, _ in ours], 1 - momentum)
+        teacher = list(self.teacher.named_parameters())
+        torch._foreach_lerp_([p for _, p in teacher], [student[name] for name, _ in teacher], 1 - momentum)

@@ -1,6 +1,6 @@
-"""DINO (Caron et al., 2021): the student names the prototypes that the teacher names in another view.
+"""DINO (Caron et al., 2021): the student predicts the teacher's distribution over prototypes in another view.
 
-Head and loss are lightly's. What differs from the published method is listed in docs/baselines.md.
+Head and loss are lightly's. docs/baselines.md lists the differences from the published method.
 """
 
 import warnings
@@ -13,89 +13,93 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import DINOConfig, RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.base import Method, Plan
-from gtsa_kit.methods.lightly_import import lightly
-from gtsa_kit.methods.pooled import Pooled
+from gtsa_kit.methods.base import Method, TrainSchedule
+from gtsa_kit.methods.baselines import PooledBranch, import_lightly
 
 
 class DINOOutputs(NamedTuple):
-    """B images, G global views of V in all, K prototypes."""
+    """Outputs of student and teacher: B images, G global views of V views in all, K prototypes."""
 
     student: Tensor
-    """(V, B, K), globals first."""
+    """Student logits, (V, B, K), global views first."""
     teacher: Tensor
-    """(G, B, K); no gradient."""
+    """Teacher logits, (G, B, K), without gradient."""
     tokens: Tensor
-    """(B, G, D, h, w); no gradient."""
+    """Student encoder's feature maps of the global views, (B, G, D, h, w), without gradient."""
 
 
 class DINO(Method):
-    """Student and teacher with the same head, and the loss with the center that it remembers."""
+    """DINO: student and teacher with the same head, and lightly's loss with its center buffer."""
 
-    panels = (
-        ("Loss = entropy of the teacher + divergence from it", ("teacher_entropy", "divergence")),
+    plot_groups = (
+        ("Loss = teacher entropy + KL divergence", ("teacher_entropy", "divergence")),
         ("Teacher temperature", ("teacher_temperature",)),
     )
-    student: Pooled
-    teacher: Pooled
+    student: PooledBranch
+    teacher: PooledBranch
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.settings = config.dino
-        self.student = Pooled(config.model, self._head, config.model.drop_path)
-        self.teacher = Pooled(config.model, self._head)
-        self.teacher.follow(self.student)
-        self.criterion = lightly("loss.dino_loss").DINOLoss(
-            self.settings.prototypes,
-            student_temp=self.settings.student_temperature,
-            center_momentum=self.settings.center_momentum,
+        self.dino_config = config.dino
+        self.student = PooledBranch(config.model, self._head, config.model.drop_path)
+        self.teacher = PooledBranch(config.model, self._head)
+        self.teacher.initialize_from(self.student)
+        self.criterion = import_lightly("loss.dino_loss").DINOLoss(
+            self.dino_config.prototypes,
+            student_temp=self.dino_config.student_temperature,
+            center_momentum=self.dino_config.center_momentum,
         )
 
     def _head(self, width: int) -> nn.Module:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)  # how lightly is written
-            return dino_head(width, self.settings)
+            warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)  # raised by lightly
+            return dino_head(width, self.dino_config)
 
     def forward(self, views: Views) -> DINOOutputs:
-        """The student sees every view, the teacher the global ones."""
+        """Run the student on all views and the teacher on the global views."""
         embeddings, tokens = self.student.embed_all(views)
         with torch.no_grad():
             targets = self.teacher.head(self.teacher.embed(views.global_images)[0])
         return DINOOutputs(self.student.head(embeddings), targets, tokens)
 
-    def loss(self, outputs: DINOOutputs, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over all pairs of g and view v != g, in the parts that tell collapse.
+    def loss(
+        self, outputs: DINOOutputs, views: Views, schedule_values: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the cross-entropy over all pairs of a global view g and a view v != g, and its two parts.
 
-        An entropy of 0 is one prototype for all, an entropy of ln K none for any; either ends with no divergence.
-        Moves the center; with several processes by the mean over all of them, with micro-steps once in each.
+        The parts are the teacher's entropy and the KL divergence. An entropy of 0 (one prototype for all images) or of
+        ln K (all prototypes equal) with a divergence of 0 is collapse.
+
+        The call also updates the center: with several processes by the mean over all of them, with micro-steps once
+        per micro-step.
         """
-        temperature = now["teacher_temperature"]
-        named = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)
-        entropy = -(named.exp() * named).sum(dim=-1).mean()
+        temperature = schedule_values["teacher_temperature"]
+        log_probabilities = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)
+        entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
         total = self.criterion(list(outputs.teacher), list(outputs.student), teacher_temp=temperature)
         return total, {"teacher_entropy": entropy, "divergence": total.detach() - entropy}
 
-    def schedules(self, plan: Plan) -> dict[str, np.ndarray]:
-        """The teacher's temperature rises linearly, then stays."""
-        first, final = self.settings.teacher_temperature, self.settings.final_teacher_temperature
-        warmup = plan.first(self.settings.temperature_warmup_epochs)
-        rising = np.linspace(first, final, warmup, endpoint=False)
-        return {"teacher_temperature": np.concatenate([rising, np.full(plan.steps - warmup, final)])}
+    def schedules(self, schedule: TrainSchedule) -> dict[str, np.ndarray]:
+        """Return the teacher temperature: a linear rise, then constant."""
+        first, final = self.dino_config.teacher_temperature, self.dino_config.final_teacher_temperature
+        warmup = schedule.epochs_to_steps(self.dino_config.temperature_warmup_epochs)
+        rise = np.linspace(first, final, warmup, endpoint=False)
+        return {"teacher_temperature": np.concatenate([rise, np.full(schedule.steps - warmup, final)])}
 
-    def after_backward(self, step: int, plan: Plan) -> None:
-        """Keep the prototypes where they are during the first epochs."""
-        if step < plan.first(self.settings.freeze_epochs):
+    def after_backward(self, step: int, schedule: TrainSchedule) -> None:
+        """Drop the prototypes' gradients during the first `freeze_epochs`."""
+        if step < schedule.epochs_to_steps(self.dino_config.freeze_epochs):
             for parameter in self.student.head.get_submodule("last_layer").parameters():
                 parameter.grad = None
 
 
-def dino_head(width: int, settings: DINOConfig) -> nn.Module:
-    """Three layers with GELU, unit length, then prototypes of unit length: (..., width) to (..., K)."""
-    head: nn.Module = lightly("models.modules.heads").DINOProjectionHead(
+def dino_head(width: int, config: DINOConfig) -> nn.Module:
+    """Build DINO's head, (..., width) to logits (..., K): three layers with GELU, L2 norm, L2-normalized prototypes."""
+    head: nn.Module = import_lightly("models.modules.heads").DINOProjectionHead(
         width,
-        settings.hidden,
-        settings.bottleneck,
-        settings.prototypes,
-        norm_last_layer=settings.norm_last_layer,
+        config.hidden,
+        config.bottleneck,
+        config.prototypes,
+        norm_last_layer=config.norm_last_layer,
     )
     return head

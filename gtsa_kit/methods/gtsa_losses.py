@@ -1,6 +1,10 @@
-"""The losses of GTSA: tensors in, scalar out. B images, G global and L local views, V = G + L, C channels.
+"""Losses of GTSA (arXiv 2304.08014, equations 1 to 4): tensors in, scalars out.
 
-All cosines are taken in float32 whatever the maps' precision; float64 stays float64.
+Shapes: B images, G global views, L local views, V = G + L, C channels, h x w patches of a map, p x p positions of a
+RoIAligned region, P teacher views paired with each student view. Global views come before local views. A box is
+(x0, y0, x1, y1) in pixels of the image, a rotation is k of `torch.rot90`.
+
+Cosines are computed in float32 for half-precision maps and in float64 for float64 maps.
 """
 
 from typing import NamedTuple
@@ -11,11 +15,73 @@ from torch.nn import functional as F
 
 from gtsa_kit.config import LossConfig
 from gtsa_kit.geometry import intersect, roi_weights, rotate_boxes, rotate_maps, to_crop_coordinates
-from gtsa_kit.methods.gtsa import Outputs
 
 
-class Losses(NamedTuple):
-    """Scalars."""
+def region_loss(
+    global_maps: Tensor,
+    local_maps: Tensor,
+    targets: Tensor,
+    boxes: Tensor,
+    rotations: Tensor,
+    roi_sizes: tuple[int, int],
+) -> Tensor:
+    """Return the region loss (equation 1): minus the cosine of student and teacher where their views overlap.
+
+    Student and teacher maps are RoIAligned over the overlap of their crops to the same p x p grid. The teacher's region
+    is then rotated by the difference of the two views' rotations. The mean is taken over all positions and over all
+    pairs of a teacher view g and a student view v != g.
+
+    Args:
+        global_maps: Student maps, (B, G, C, h, w).
+        local_maps: Student maps, (B, L, C, h', w').
+        targets: Teacher maps, (B, G, C, h, w).
+        boxes: Crops, (B, V, 4).
+        rotations: Rotations of the views, (B, V).
+        roi_sizes: p for a global and for a local student view.
+    """
+    n = global_maps.shape[1]
+    boxes_g, rotations_g = boxes[:, :n], rotations[:, :n]
+    pairs = other_view_indices(targets)
+    args = (boxes_g, rotations_g, boxes_g, rotations_g, roi_sizes[0], pairs)
+    terms = [_cosines(*roi_align_pairs(global_maps, targets, *args))]  # (B, G, G - 1, p, p)
+    if local_maps.shape[1]:
+        local_args = (boxes[:, n:], rotations[:, n:], boxes_g, rotations_g, roi_sizes[1])
+        terms.append(_cosines(*roi_align_pairs(local_maps, targets, *local_args)))  # (B, L, G, p, p)
+    return _negative_mean(torch.cat([term.mean((-2, -1)).flatten(1) for term in terms], dim=1))
+
+
+def rotation_loss(rotation_logits: Tensor, rotations: Tensor) -> Tensor:
+    """Return the rotation prediction loss (equation 2): cross-entropy over four rotations, mean over all views.
+
+    Args:
+        rotation_logits: (B, V, 4).
+        rotations: (B, V) int64.
+    """
+    return F.cross_entropy(promote_to_float32(rotation_logits).flatten(0, 1), rotations.flatten())
+
+
+def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor, match_fraction: float) -> Tensor:
+    """Return the patch correspondence loss (equation 3): minus the cosine of the best matching patches of two views.
+
+    Each student patch is matched with its cosine nearest neighbor among the teacher's patches and the other way
+    around. The best K matches of each direction count. The mean is taken over all pairs of a teacher view g and a
+    student view v != g.
+
+    Args:
+        global_maps: Student maps, (B, G, C, h, w).
+        local_maps: Student maps, (B, L, C, h', w').
+        targets: Teacher maps, (B, G, C, h, w).
+        match_fraction: K divided by the number of the student's patches.
+    """
+    paired_tokens = _tokens(targets)[:, other_view_indices(targets)]  # (B, G, G - 1, h * w, C)
+    terms = [_mean_best_cosine(global_maps, paired_tokens, match_fraction)]
+    if local_maps.shape[1]:
+        terms.append(_mean_best_cosine(local_maps, _tokens(targets)[:, None], match_fraction))
+    return _negative_mean(torch.cat([term.flatten(1) for term in terms], dim=1))
+
+
+class GTSALosses(NamedTuple):
+    """Total loss and its terms, scalars."""
 
     total: Tensor
     region: Tensor
@@ -23,77 +89,56 @@ class Losses(NamedTuple):
     rotation: Tensor
 
 
-def gtsa_loss(outputs: Outputs, boxes: Tensor, turns: Tensor, config: LossConfig, alpha: float) -> Losses:
-    """The whole: l + alpha * l_pc + beta * l_rp (eq. 4), with `boxes` (B, V, 4), `turns` (B, V), globals first.
-
-    `alpha` is an argument of its own since it is 0 during warm-up.
-    """
-    cells = (config.roi_size_global, config.roi_size_local)
-    region = region_loss(outputs.global_maps, outputs.local_maps, outputs.targets, boxes, turns, cells)
-    correspondence = correspondence_loss(
-        outputs.global_maps, outputs.local_maps, outputs.targets, config.match_fraction
-    )
-    rotation = rotation_loss(outputs.turn_logits, turns)
-    total = region + alpha * correspondence + config.rotation_weight * rotation
-    return Losses(total, region, correspondence, rotation)
-
-
-def region_loss(
-    global_maps: Tensor, local_maps: Tensor, targets: Tensor, boxes: Tensor, turns: Tensor, cells: tuple[int, int]
-) -> Tensor:
-    """Minus the cosine of student and teacher where their views overlap (eq. 1), over all pairs of g and view l != g.
-
-    Both maps are RoIAligned over the overlap, to the same grid; the teacher's region is turned by the difference of
-    the two views' turns, so that it lies as the student's does.
+def gtsa_loss(
+    global_maps: Tensor,
+    local_maps: Tensor,
+    rotation_logits: Tensor,
+    targets: Tensor,
+    boxes: Tensor,
+    rotations: Tensor,
+    config: LossConfig,
+    alpha: float,
+) -> GTSALosses:
+    """Return the total loss (equation 4): region + alpha * correspondence + beta * rotation.
 
     Args:
-        global_maps, local_maps: (B, G, C, h, w) and (B, L, C, h', w') of the student.
-        targets: (B, G, C, h, w) of the teacher.
-        boxes, turns: (B, V, 4) crops in pixels of the image, (B, V) quarter turns.
-        cells: Side of the grid for a global and for a local student view.
+        global_maps, local_maps, targets: Student and teacher maps, as for `region_loss`.
+        rotation_logits: (B, V, 4).
+        boxes, rotations: Crops (B, V, 4) and rotations (B, V) of the views.
+        config: Loss settings; beta is `config.rotation_weight`.
+        alpha: Weight of the patch correspondence loss at this step; 0 during warm-up.
     """
-    n = global_maps.shape[1]
-    crops, spins = boxes[:, :n], turns[:, :n]
-    terms = [_cosines(*roi_align_pairs(global_maps, targets, crops, spins, crops, spins, cells[0], others(targets)))]
-    if local_maps.shape[1]:
-        args = (boxes[:, n:], turns[:, n:], crops, spins, cells[1])
-        terms.append(_cosines(*roi_align_pairs(local_maps, targets, *args)))
-    return _minus_mean(torch.cat([term.mean((-2, -1)).flatten(1) for term in terms], dim=1))
+    roi_sizes = (config.roi_size_global, config.roi_size_local)
+    region = region_loss(global_maps, local_maps, targets, boxes, rotations, roi_sizes)
+    correspondence = correspondence_loss(global_maps, local_maps, targets, config.match_fraction)
+    rotation = rotation_loss(rotation_logits, rotations)
+    total = region + alpha * correspondence + config.rotation_weight * rotation
+    return GTSALosses(total, region, correspondence, rotation)
 
 
-def constant_baseline_loss(targets: Tensor, boxes: Tensor, turns: Tensor, cells: int) -> Tensor:
-    """What `region_loss` over global views would be if the student said the same, and that the best, of every place.
+def constant_baseline_loss(targets: Tensor, boxes: Tensor, rotations: Tensor, roi_size: int) -> Tensor:
+    """Return the lowest region loss over global views that a constant student output can reach.
 
-    Teachers come to agree on a direction that all their tokens share. A region loss that has fallen no lower than this
-    has learnt that direction, and nothing of the images.
+    All tokens of a teacher tend to share one direction. A region loss that is not below this baseline has learned that
+    direction only and nothing about the images.
+
+    Args:
+        targets: Teacher maps, (B, G, C, h, w).
+        boxes, rotations: Crops (B, V, 4) and rotations (B, V) of the views.
+        roi_size: p.
     """
     n = targets.shape[1]
-    seen = (boxes[:, :n], turns[:, :n])
-    _, aligned = roi_align_pairs(targets, targets, *seen, *seen, cells, others(targets))  # (B, G, G - 1, C, p, p)
+    views = (boxes[:, :n], rotations[:, :n])
+    _, aligned = roi_align_pairs(targets, targets, *views, *views, roi_size, other_view_indices(targets))
+    # The best constant is the mean direction of all (B, G, G - 1, C, p, p) targets; the mean's norm is its cosine.
     return -_unit(aligned, dim=3).mean((0, 1, 2, 4, 5)).norm() if aligned.numel() else aligned.sum()
 
 
-def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor, matched: float) -> Tensor:
-    """Pull similar patches of two views together, wherever they lie (eq. 2), over all pairs of g and view l != g.
+def other_view_indices(targets: Tensor) -> Tensor:
+    """Return the indices (G, G - 1) of the other global views of each global view, for targets (B, G, ...).
 
-    Each student patch finds its cosine nearest neighbor among the teacher's and each teacher patch among the
-    student's; the best K pairs each way count, minus their cosines, averaged.
-    K is `matched` times the student's patches.
+    Computed by arithmetic, because `nonzero` would make the host wait for a GPU.
     """
-    partners = _tokens(targets)[:, others(targets)]  # (B, G, G - 1, m, C)
-    terms = [_best_matches(global_maps, partners, matched)]
-    if local_maps.shape[1]:
-        terms.append(_best_matches(local_maps, _tokens(targets)[:, None], matched))
-    return _minus_mean(torch.cat([term.flatten(1) for term in terms], dim=1))
-
-
-def rotation_loss(turn_logits: Tensor, turns: Tensor) -> Tensor:
-    """Cross-entropy of the predicted quarter turns (eq. 3), mean over all views: (B, V, 4) logits, (B, V) turns."""
-    return F.cross_entropy(_widen(turn_logits).flatten(0, 1), turns.flatten())
-
-
-def others(targets: Tensor) -> Tensor:
-    """(G, G - 1) for (B, G, ...): to each global view the others. By arithmetic, since a search would stall a GPU."""
     n = targets.shape[1]
     views = torch.arange(n, device=targets.device)
     return (views[:, None] + 1 + views[: n - 1]) % n
@@ -102,97 +147,118 @@ def others(targets: Tensor) -> Tensor:
 def roi_align_pairs(
     student: Tensor,
     teacher: Tensor,
-    crops: Tensor,
-    turns: Tensor,
-    crops_g: Tensor,
-    turns_g: Tensor,
-    cells: int,
-    partners: Tensor | None = None,
+    boxes: Tensor,
+    rotations: Tensor,
+    boxes_g: Tensor,
+    rotations_g: Tensor,
+    roi_size: int,
+    pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What student and teacher make of each pair's overlap: two (B, V, P, C, p, p) that lie as the student's view does.
+    """RoIAlign the overlap of each pair of views in the student's and the teacher's map.
 
-    RoIAlign and the turn are linear: all regions of a map are one matrix product with its tokens.
+    RoIAlign and rotation are linear, so all regions of a map are one matrix product with its tokens.
 
     Args:
-        student, teacher: (B, V, C, h, w) and (B, G, C, H, W).
-        crops, turns: Of the student's views, (B, V, 4) and (B, V).
-        crops_g, turns_g: Of the teacher's, (B, G, 4) and (B, G).
-        cells: p.
-        partners: (V, P) of 0..G-1, each as often as the others: with whom a view is paired; None: with all.
+        student: Student maps, (B, V, C, h, w).
+        teacher: Teacher maps, (B, G, C, H, W).
+        boxes, rotations: Crops (B, V, 4) and rotations (B, V) of the student's views.
+        boxes_g, rotations_g: Crops (B, G, 4) and rotations (B, G) of the teacher's views.
+        roi_size: p.
+        pairs: Teacher views to pair with each student view, (V, P) in 0..G-1, each index equally often; None pairs
+            each student view with all teacher views.
+
+    Returns:
+        Regions of the student and of the teacher, both (B, V, P, C, p, p), both in the student view's orientation.
     """
-    if partners is None:
-        partners = torch.arange(teacher.shape[1], device=teacher.device).expand(student.shape[1], -1)
-    crops, crops_g = crops[:, :, None], crops_g[:, partners]
-    overlap = intersect(crops, crops_g)  # (B, V, P, 4) pixels of the image
-    spin_g = turns_g[:, partners]
-    spin = turns[:, :, None].expand_as(spin_g)
-    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, crops), spin), cells, student.shape[-2:])
-    seen = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
-    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, crops_g), spin_g), cells, teacher.shape[-2:])
-    tokens = weights.shape[-1]
-    weights = rotate_maps(weights.mT.reshape(*spin.shape, tokens, cells, cells), spin - spin_g).flatten(-2).mT
-    by_teacher = partners.flatten().argsort(stable=True)  # pairs, so that those of a teacher follow each other
-    per_teacher = len(by_teacher) // teacher.shape[1] * cells * cells
-    weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, tokens)
-    target = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
-    target = target.reshape(len(target), len(by_teacher), cells * cells, target.shape[-1])[:, by_teacher.argsort()]
-    shape = (*spin.shape, cells, cells, student.shape[2])
-    return seen.reshape(shape).movedim(-1, 3), target.reshape(shape).movedim(-1, 3)
+    if pairs is None:
+        pairs = torch.arange(teacher.shape[1], device=teacher.device).expand(student.shape[1], -1)
+    boxes, boxes_g = boxes[:, :, None], boxes_g[:, pairs]
+    overlap = intersect(boxes, boxes_g)  # (B, V, P, 4)
+    rotations_g = rotations_g[:, pairs]
+    rotations = rotations[:, :, None].expand_as(rotations_g)  # (B, V, P)
+
+    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, boxes), rotations), roi_size, student.shape[-2:])
+    student_regions = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
+
+    weights = _roi_matrices(
+        rotate_boxes(to_crop_coordinates(overlap, boxes_g), rotations_g), roi_size, teacher.shape[-2:]
+    )
+    n_tokens = weights.shape[-1]  # H * W
+    weights = weights.mT.reshape(*rotations.shape, n_tokens, roi_size, roi_size)  # (B, V, P, H * W, p, p)
+    weights = rotate_maps(weights, rotations - rotations_g).flatten(-2).mT  # (B, V, P, p * p, H * W)
+    by_teacher = pairs.flatten().argsort(stable=True)  # order of pairs in which those of one teacher view are adjacent
+    per_teacher = len(by_teacher) // teacher.shape[1] * roi_size * roi_size
+    weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, n_tokens)
+    teacher_regions = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
+    teacher_regions = teacher_regions.reshape(
+        len(teacher_regions), len(by_teacher), roi_size * roi_size, teacher_regions.shape[-1]
+    )[:, by_teacher.argsort()]  # (B, V * P, p * p, C)
+
+    shape = (*rotations.shape, roi_size, roi_size, student.shape[2])  # (B, V, P, p, p, C)
+    return student_regions.reshape(shape).movedim(-1, 3), teacher_regions.reshape(shape).movedim(-1, 3)
 
 
-def _roi_matrices(boxes: Tensor, cells: int, size: torch.Size) -> Tensor:
-    """(..., cells * cells, h * w) from a map's tokens to its RoIAlign over (..., 4) boxes in the unit square."""
+def _roi_matrices(boxes: Tensor, roi_size: int, map_size: torch.Size) -> Tensor:
+    """Return RoIAlign of boxes (..., 4) in the unit square as matrices (..., p * p, h * w) over a map's tokens."""
     x0, y0, x1, y1 = boxes.clamp(0, 1).unbind(-1)
-    rows, columns = roi_weights(y0, y1, cells, size[0]), roi_weights(x0, x1, cells, size[1])
-    both = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # (..., p, p, h, w)
-    return both.flatten(-2).flatten(-3, -2)
+    rows, columns = roi_weights(y0, y1, roi_size, map_size[0]), roi_weights(x0, x1, roi_size, map_size[1])
+    weights = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # (..., p, p, h, w)
+    return weights.flatten(-2).flatten(-3, -2)
 
 
 def _cosines(student: Tensor, teacher: Tensor) -> Tensor:
-    """(B, V, P, p, p) over the channels of (B, V, P, C, p, p); the teacher's have no gradient."""
-    cosines: Tensor = (student * _unit(teacher, dim=3)).sum(3) / _lengths(student, dim=3).squeeze(3)
+    """Return cosines (B, V, P, p, p) over the channels of regions (B, V, P, C, p, p)."""
+    cosines: Tensor = (student * _unit(teacher, dim=3)).sum(3) / safe_norm(student, dim=3).squeeze(3)
     return cosines
 
 
-def _best_matches(student: Tensor, partners: Tensor, matched: float) -> Tensor:
-    """(B, V, P): mean cosine of the best K pairs each way. The best similarity is the term: no gather is needed.
+def _mean_best_cosine(student: Tensor, teacher_tokens: Tensor, match_fraction: float) -> Tensor:
+    """Return the mean cosine (B, V, P) of the best K matches of each direction.
+
+    A match's cosine is the maximum of the similarity matrix, so no token has to be gathered.
 
     Args:
-        student: (B, V, C, h, w).
-        partners: (B, V, P, m, C) of the teacher, with 1 for V where they are the same for all views.
-        matched: K as a share of the student's patches.
+        student: Student maps, (B, V, C, h, w).
+        teacher_tokens: Tokens of the paired teacher views, (B, V, P, m, C), with 1 in place of V where all views have
+            the same pairs.
+        match_fraction: K divided by the number of the student's patches.
     """
     tokens = _tokens(student)  # (B, V, n, C)
-    views, n, m = *tokens.shape[1:3], partners.shape[3]
-    rows = tokens if partners.shape[1] == views else tokens.flatten(1, 2)[:, None]
-    similarity = rows @ _unit(partners, dim=-1).flatten(2, 3).mT
-    similarity = similarity.reshape(len(tokens), views, n, partners.shape[2], m) / _lengths(tokens, dim=-1)[..., None]
-    k = min(max(1, round(matched * n)), m)
-    to_teacher = similarity.amax(dim=-1).topk(k, dim=2).values.mean(2)
-    to_student = similarity.amax(dim=2).topk(k).values.mean(-1)
-    return (to_teacher + to_student) / 2
+    views, n, m = *tokens.shape[1:3], teacher_tokens.shape[3]
+    rows = tokens if teacher_tokens.shape[1] == views else tokens.flatten(1, 2)[:, None]
+    similarity = rows @ _unit(teacher_tokens, dim=-1).flatten(2, 3).mT  # (B, V, n, P * m) or (B, 1, V * n, P * m)
+    similarity = similarity.reshape(len(tokens), views, n, teacher_tokens.shape[2], m)  # (B, V, n, P, m)
+    similarity = similarity / safe_norm(tokens, dim=-1)[..., None]
+    k = min(max(1, round(match_fraction * n)), m)
+    student_to_teacher = similarity.amax(dim=-1).topk(k, dim=2).values.mean(2)  # (B, V, P)
+    teacher_to_student = similarity.amax(dim=2).topk(k).values.mean(-1)  # (B, V, P)
+    return (student_to_teacher + teacher_to_student) / 2
 
 
 def _tokens(maps: Tensor) -> Tensor:
-    """(B, V, C, h, w) to (B, V, h * w, C) in float32; a view of what heads give, whose channels lie side by side."""
-    return _widen(maps).movedim(2, -1).flatten(2, 3)
+    """Return maps (B, V, C, h, w) as tokens (B, V, h * w, C), in float32 at least.
+
+    It is a view without copy for the heads' outputs, whose memory layout is channels-last.
+    """
+    return promote_to_float32(maps).movedim(2, -1).flatten(2, 3)
 
 
 def _unit(vectors: Tensor, dim: int) -> Tensor:
-    return vectors / _lengths(vectors, dim)
+    """Return vectors scaled to length 1 along `dim`."""
+    return vectors / safe_norm(vectors, dim)
 
 
-def _lengths(vectors: Tensor, dim: int) -> Tensor:
-    """Kept above 0, so that a cosine with nothing is 0."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return lengths.clamp(min=1e-12)
+def safe_norm(vectors: Tensor, dim: int) -> Tensor:
+    """Return L2 norms along `dim` (kept as size 1), at least 1e-12, so that the cosine with a zero vector is 0."""
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return norms.clamp(min=1e-12)
 
 
-def _widen(maps: Tensor) -> Tensor:
-    """Half precision to float32, the rest as it is."""
+def promote_to_float32(maps: Tensor) -> Tensor:
+    """Convert half-precision tensors to float32; float32 and float64 stay as they are."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
-def _minus_mean(cosines: Tensor) -> Tensor:
-    """Minus the mean; 0, still in the graph, where there is no pair (one global view and no local one)."""
+def _negative_mean(cosines: Tensor) -> Tensor:
+    """Return minus the mean, or a 0 with gradient if there is no pair (one global view and no local view)."""
     return -cosines.mean() if cosines.numel() else cosines.sum()

@@ -1,7 +1,7 @@
-"""MoCo v3 (Chen, Xie and He, 2021): each view finds its image among those of the batch in another view's keys.
+"""MoCo v3 (Chen, Xie and He, 2021): each view's query is matched with its image's key among those of the batch.
 
-The heads are lightly's layers. lightly has no loss of this kind (queries against the other view's keys alone), so it
-stands here. What differs from the published method is listed in docs/baselines.md.
+The heads are built from lightly's layers. lightly has no loss that contrasts queries with the other view's keys only,
+so the loss is implemented here. docs/baselines.md lists the differences from the published method.
 """
 
 from collections.abc import Mapping
@@ -15,36 +15,36 @@ from torch.nn import functional as F
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Method
-from gtsa_kit.methods.lightly_import import lightly
-from gtsa_kit.methods.pooled import Pooled
+from gtsa_kit.methods.baselines import PooledBranch, import_lightly
 
 
 class MoCoOutputs(NamedTuple):
-    """B images, G global views of V in all, E channels; not yet of unit length."""
+    """Outputs of student and teacher, not L2-normalized: B images, G global views of V views in all, E channels."""
 
     queries: Tensor
-    """(V, B, E) of the student, globals first."""
+    """Student queries, (V, B, E), global views first."""
     keys: Tensor
-    """(G, B, E) of the teacher; no gradient."""
+    """Teacher keys, (G, B, E), without gradient."""
     tokens: Tensor
-    """(B, G, D, h, w); no gradient."""
+    """Student encoder's feature maps of the global views, (B, G, D, h, w), without gradient."""
 
 
-class Student(Pooled):
-    """Encoder, projector and predictor."""
+class MoCoStudent(PooledBranch):
+    """Encoder, projector (`head`) and predictor."""
 
     predictor: nn.Module
 
 
 class MoCoV3(Method):
-    """Student, and as its teacher the "momentum encoder" with a projector.
+    """MoCo v3: the paper's momentum encoder with its projector is the teacher.
 
-    The paper has two crops of one size; with local ones, these are queries too. `views.local_crops=0` is the paper's.
+    The paper has two crops of one size. Local crops, if there are any, are additional queries;
+    `views.local_crops=0` gives the paper's method.
     """
 
-    panels = (("Queries that find their own image", ("contrast_accuracy",)),)
-    student: Student
-    teacher: Pooled
+    plot_groups = (("Contrast accuracy", ("contrast_accuracy",)),)
+    student: MoCoStudent
+    teacher: PooledBranch
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
@@ -54,17 +54,17 @@ class MoCoV3(Method):
         def projector(width: int) -> nn.Module:
             return mlp(width, hidden, hidden, out)
 
-        self.student = Student(config.model, projector, config.model.drop_path)
+        self.student = MoCoStudent(config.model, projector, config.model.drop_path)
         self.student.predictor = mlp(out, hidden, out)
         if config.mocov3.freeze_patch_embed:
             self.student.encoder.vit.patch_embed.requires_grad_(False)
-        self.teacher = Pooled(config.model, projector)
-        self.teacher.follow(self.student)
+        self.teacher = PooledBranch(config.model, projector)
+        self.teacher.initialize_from(self.student)
 
     def forward(self, views: Views) -> MoCoOutputs:
-        """The student sees every view, the teacher the global ones.
+        """Run the student on all views and the teacher on the global views.
 
-        Heads take one view at a time: their batch norms are over images, as published, never over views.
+        Heads run once per view: their batch norms average over images and never over views, as published.
         """
         embeddings, tokens = self.student.embed_all(views)
         queries = torch.stack([self.student.predictor(self.student.head(view)) for view in embeddings])
@@ -73,39 +73,45 @@ class MoCoV3(Method):
             keys = torch.stack([self.teacher.head(view) for view in embeddings])
         return MoCoOutputs(queries, keys, tokens)
 
-    def loss(self, outputs: MoCoOutputs, views: Views, now: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `contrast`."""
+    def loss(
+        self, outputs: MoCoOutputs, views: Views, schedule_values: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the contrastive loss and the accuracy (see `contrast`)."""
         total, accuracy = contrast(outputs.queries, outputs.keys, self.temperature)
         return total, {"contrast_accuracy": accuracy}
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of each query among all images' keys, over all pairs of a key's view g and a query's view v != g.
+    """Compute InfoNCE of each query among all images' keys, over all pairs of a key's view g and a query's view v != g.
 
-    A pair counts 2 * temperature times its cross-entropy; the sum over both orders of two views, which the paper takes,
-    is written as twice the mean, so that more views make no larger loss.
+    The paper sums 2 * temperature * cross-entropy over both orders of two views. This is twice the mean over all pairs
+    instead, so that the loss does not grow with the number of views.
 
     Args:
-        queries: (V, B, E).
-        keys: (G, B, E); those of all processes are gathered.
-        temperature: Divides cosines.
+        queries: (V, B, E), global views first.
+        keys: (G, B, E); the keys of all processes are gathered.
+        temperature: Divisor of the cosines.
 
     Returns:
-        The loss, and the share of queries whose nearest key is their own image's (chance: 1 / images).
+        The loss, and the share of queries whose nearest key belongs to the same image (chance: 1 / images).
     """
-    everyone, first = gather_keys(keys)  # (G, N, E): N images, ours from `first` on
-    cosines = torch.einsum("vbe,gne->vgbn", F.normalize(queries, dim=-1), F.normalize(everyone, dim=-1))
+    all_keys, offset = gather_keys(keys)  # (G, N, E): N images, those of this process from `offset` on
+    cosines = torch.einsum("vbe,gne->vgbn", F.normalize(queries, dim=-1), F.normalize(all_keys, dim=-1))
     n = len(keys)
     pairs = torch.arange(len(queries) * n - n, device=keys.device)
-    pairs = torch.where(pairs < n * n - n, pairs + pairs // n + 1, pairs + n)  # without those of g and g
+    pairs = torch.where(pairs < n * n - n, pairs + pairs // n + 1, pairs + n)  # all pairs (v, g) with v != g
     logits = (cosines / temperature).flatten(0, 1)[pairs]  # (pairs, B, N)
-    own = first + torch.arange(logits.shape[1], device=keys.device).expand(len(logits), -1)
-    total = 4 * temperature * F.cross_entropy(logits.flatten(0, 1), own.flatten())
-    return total, (logits.argmax(dim=-1) == own).float().mean()
+    labels = offset + torch.arange(logits.shape[1], device=keys.device).expand(len(logits), -1)
+    total = 4 * temperature * F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return total, (logits.argmax(dim=-1) == labels).float().mean()
 
 
 def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
-    """(G, B, E) to (G, B * processes, E) in the order of processes, and the index of this one's first."""
+    """Gather keys (G, B, E) of all processes.
+
+    Returns:
+        Keys (G, B * processes, E) in the order of processes, and the index of this process's first image.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return keys, 0
     parts = [torch.empty_like(keys) for _ in range(torch.distributed.get_world_size())]
@@ -114,8 +120,8 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
 
 
 def mlp(*widths: int) -> nn.Module:
-    """Linear layers without biases, each with a batch norm, between them ReLU; the last norm has no affine."""
+    """Build linear layers without bias, each followed by batch norm, with ReLU between; the last norm is not affine."""
     hidden = [(a, b, nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(widths[:-1])]
     last = (widths[-2], widths[-1], nn.BatchNorm1d(widths[-1], affine=False), None)
-    head: nn.Module = lightly("models.modules.heads").ProjectionHead([*hidden, last])
+    head: nn.Module = import_lightly("models.modules.heads").ProjectionHead([*hidden, last])
     return head

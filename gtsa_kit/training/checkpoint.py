@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the encoder that comes out of it."""
+"""Checkpoints of a run folder: write, find, read."""
 
 import os
 import pickle
@@ -11,21 +11,21 @@ import torch
 from gtsa_kit.files import atomic_write, sync_folder
 
 
-def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoints/step_*.ckpt, point `last` at it, and drop all but the newest `keep`.
+def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int) -> Path:
+    """Write checkpoints/step_*.ckpt, point `last` to it, and delete all but the newest `keep` checkpoints.
 
-    `last` is a hard link: it needs no second copy and never dangles.
+    `last` is a hard link: it takes no space and stays valid when the other name is deleted.
 
     Raises:
-        OSError: The disk is full, or the folder can't be written; earlier checkpoints are as they were.
+        OSError: The disk is full or the folder is not writable; earlier checkpoints are unchanged.
     """
-    folder = run / "checkpoints"
+    folder = run_dir / "checkpoints"
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.ckpt"
     with atomic_write(path) as file:
         try:
-            torch.save({"step": step, **state}, file)
-        except RuntimeError as error:  # how torch reports that a write failed
+            torch.save({"step": step, **content}, file)
+        except RuntimeError as error:  # torch raises this when a write fails
             raise OSError(f"the checkpoint {path} could not be written (is the disk full?): {error}") from error
     link = folder / ".last.tmp"
     link.unlink(missing_ok=True)
@@ -40,24 +40,24 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> P
     return path
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run folder: one still being written has another name."""
-    folder = run / "checkpoints"
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run folder; an unfinished one still has a temporary name."""
+    folder = run_dir / "checkpoints"
     candidates = [*sorted(folder.glob("step_*.ckpt"), reverse=True), folder / "last"]
     return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
-def load_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The content of the newest checkpoint, on the CPU; None where there is none.
+def load_checkpoint(run_dir: Path) -> dict[str, Any] | None:
+    """Load the newest checkpoint to the CPU; return None if there is none.
 
     Raises:
         ValueError: The file is damaged.
     """
-    path = newest_checkpoint(run)
+    path = newest_checkpoint(run_dir)
     if path is None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        # Not torch's own words: they advise to load without weights_only, which runs whatever the file says.
-        raise ValueError(f"{path} is damaged; delete it to go on from the one before") from error
+        # torch's own message is not passed on: it recommends weights_only=False, which executes code from the file.
+        raise ValueError(f"{path} is damaged; delete it to resume from the checkpoint before it") from error

@@ -1,19 +1,60 @@
-"""Lightning Fabric, without what its import would drag in."""
+"""Lightning Fabric: devices, precision and processes of a run."""
 
+import os
 import sys
 
-_HIDDEN = "torchmetrics"
-"""Fabric learns its version by importing it where it is installed, which takes five seconds, and has no use for it."""
+import torch
 
-_present = _HIDDEN in sys.modules
-if not _present:
-    sys.modules[_HIDDEN] = None  # type: ignore[assignment]
+from gtsa_kit.config import RunConfig, TrainConfig
+from gtsa_kit.hardware import should_use_bf16
+
+_SKIPPED_IMPORT = "torchmetrics"
+"""Module that Fabric imports only to read its version, which takes five seconds; it is hidden during the import."""
+
+_was_imported = _SKIPPED_IMPORT in sys.modules
+if not _was_imported:
+    sys.modules[_SKIPPED_IMPORT] = None  # type: ignore[assignment]
 try:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 finally:
-    if not _present:
-        del sys.modules[_HIDDEN]
+    if not _was_imported:
+        del sys.modules[_SKIPPED_IMPORT]
 
-__all__ = ["Fabric", "SLURMEnvironment", "TorchElasticEnvironment"]
+__all__ = ["Fabric", "detect_launcher", "make_fabric", "resolve_precision"]
+
+
+def resolve_precision(config: RunConfig) -> RunConfig:
+    """Replace precision `auto` by bf16 or fp32 for this machine; the run folder keeps the result for `--resume`."""
+    if config.train.precision != "auto":
+        return config
+    bf16 = should_use_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    train = config.train.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
+    return config.model_copy(update={"train": train})
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Build the Fabric for the run's devices, its precision (not `auto`) and its processes."""
+    cuda = torch.cuda.is_available()
+    devices, nodes = detect_launcher() or (config.devices, 1)
+    if devices == "auto":
+        devices = torch.cuda.device_count() if cuda else 1
+    return Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
+
+
+def detect_launcher() -> tuple[int, int] | None:
+    """Return (processes per node, nodes) if torchrun or Slurm (srun) started this process, else None."""
+    if TorchElasticEnvironment.detect():
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        return per_node, int(os.environ["WORLD_SIZE"]) // per_node
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ["SLURM_NNODES"])
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return None

@@ -1,7 +1,6 @@
-"""One run from its folder's first file to the encoder that comes out."""
+"""A pretraining run: prepare its folder, train, save the encoder."""
 
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,17 +8,27 @@ from typing import Any, TypeVar
 
 import torch
 
-from gtsa_kit.config import RunConfig, TrainConfig, dump_config
+from gtsa_kit.config import RunConfig, dump_config
 from gtsa_kit.data.image_files import ImageList, find_images, validate_images
 from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.multicrop import (
+    DistributedBatchSampler,
+    MultiCropDataset,
+    TimedBatches,
+    make_batches,
+    resolve_workers,
+)
 from gtsa_kit.files import read_json_lines, write_text
-from gtsa_kit.methods.lightly_import import require_lightly
+from gtsa_kit.hardware import should_compile, should_use_fused_attention
+from gtsa_kit.methods import make_method
+from gtsa_kit.methods.base import TrainSchedule
+from gtsa_kit.methods.baselines import require_lightly
 from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint, newest_checkpoint
-from gtsa_kit.training.fabric import Fabric, SLURMEnvironment, TorchElasticEnvironment
-from gtsa_kit.training.precision import should_use_bf16
-from gtsa_kit.training.run_logger import RunLog
-from gtsa_kit.training.trainer import Job, RunFailedError, TrainerCallback, check_broken_share, fit, make_job
+from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
+from gtsa_kit.training.optim import make_optimizer
+from gtsa_kit.training.run_logger import RunLogger
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, TrainState, check_unreadable_share, fit
 
 T = TypeVar("T")
 
@@ -28,183 +37,204 @@ RESUME_MUTABLE_KEYS = {
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
     *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
 }
-"""Settings that may differ when a run goes on; batch_size, accumulate and devices as long as their product stays."""
+"""Settings that may change when a run is resumed; batch_size x accumulate x processes must stay the same."""
 
 
-def train(config: RunConfig, run: Path, resume: bool, watcher: TrainerCallback) -> bool:
-    """Train into the folder `run`; True when the run came to its end, False when the watcher stopped it.
+def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> bool:
+    """Train into the folder `run_dir`; return True if the run finished, False if the callback stopped it.
 
-    With more than one device every process calls this; the first one owns the folder.
+    With several processes every process calls this; only the first one writes to the folder.
 
     Raises:
-        ValueError: Settings, folder or images can't be used; nothing was started.
-        RunFailedError: It started and can't go on.
+        ValueError: Settings, folder or images cannot be used; training was not started.
+        RunFailedError: Training was started and cannot go on.
     """
     if config.method != "gtsa":
         require_lightly(config.method)
     config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
-    found = _first_only(fabric, lambda: prepare(config, run, resume, watcher))
-    state = load_checkpoint(run) if resume else None
-    job = make_job(config, run, found, fabric, state)
-    log = RunLog(run, job.step, job.model.panels) if fabric.is_global_zero else None
+    images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback))
+    checkpoint = load_checkpoint(run_dir) if resume else None
+    state = make_train_state(config, run_dir, images, fabric, checkpoint)
+    logger = RunLogger(run_dir, state.step, state.model.plot_groups) if fabric.is_global_zero else None
     try:
-        if log:
-            log.logger.info("start at step %d of %d on %s", job.step, job.plan.steps, fabric.device)
-        watcher.starting(job.plan, config, job.step, str(fabric.device))
-        ended = fit(job, log, watcher)
-        if log:
-            log.logger.info("the end" if ended else "stopped at step %d", *([] if ended else [job.step]))
-            if ended:
-                finish(job, log)
-        return ended
+        if logger:
+            logger.text_log.info("start at step %d of %d on %s", state.step, state.schedule.steps, fabric.device)
+        callback.on_train_start(state.schedule, config, state.step, str(fabric.device))
+        finished = fit(state, logger, callback)
+        if logger and finished:
+            logger.text_log.info("finished")
+            save_result(state, logger)
+        elif logger:
+            logger.text_log.info("stopped at step %d", state.step)
+        return finished
     except RunFailedError as error:
-        if log:
-            log.logger.info("failed: %s", error)
+        if logger:
+            logger.text_log.info("failed: %s", error)
         raise
     finally:
-        if log:
-            log.draw()
-            log.close()
+        if logger:
+            logger.draw_curves()
+            logger.close()
 
 
-def resolve_precision(config: RunConfig) -> RunConfig:
-    """`auto` to what it means on this machine; the run folder keeps that, so that a resumed run goes on in it."""
-    if config.train.precision != "auto":
-        return config
-    pays = should_use_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    settled = config.train.model_copy(update={"precision": "bf16" if pays else "fp32"})
-    return config.model_copy(update={"train": settled})
+def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> ImageList:
+    """Create the run folder or check that it can be resumed; list the images and decode them once.
 
+    A resumed run keeps its list of images, so that their order stays the same when files were added to the folder.
 
-def make_fabric(config: TrainConfig) -> Fabric:
-    """Device, precision (settled) and processes, by Lightning Fabric."""
-    cuda = torch.cuda.is_available()
-    devices, machines = detect_launcher() or (config.devices, 1)
-    if devices == "auto":
-        devices = torch.cuda.device_count() if cuda else 1
-    return Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=devices,
-        num_nodes=machines,
-        strategy="ddp" if devices * machines > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
-
-
-def detect_launcher() -> tuple[int, int] | None:
-    """Processes on a machine, and machines, where torchrun or Slurm (srun) started them; None where nobody did."""
-    if TorchElasticEnvironment.detect():
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return here, int(os.environ["WORLD_SIZE"]) // here
-    if SLURMEnvironment.detect():
-        machines = int(os.environ["SLURM_NNODES"])
-        return int(os.environ["SLURM_NTASKS"]) // machines, machines
-    return None
-
-
-def prepare(config: RunConfig, run: Path, resume: bool, watcher: TrainerCallback) -> ImageList:
-    """Make the run folder, or check that it can be resumed; list the images and decode them once.
-
-    A resumed run keeps the list that it began with, so that the order of images goes on whatever has been added
-    to the folder since.
+    Raises:
+        ValueError: The folder holds another run or other files, or there are no images.
+        RunFailedError: Too many images are unreadable.
     """
-    begun = newest_checkpoint(run) is not None
-    if begun and not resume:
-        raise ValueError(f"{run} already holds a run; add --resume to go on with it, or choose another --out")
-    if not begun and run.is_dir() and not (run / "config.yaml").exists() and any(run.iterdir()):
-        raise ValueError(f"{run} is not empty and holds no run; choose another --out")
-    if begun:
-        write_text(run / "config.yaml", dump_config(config))
-        return _load_list(run)
-    found = find_images(Path(config.data))
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.yaml", dump_config(config))
+    has_checkpoint = newest_checkpoint(run_dir) is not None
+    if has_checkpoint and not resume:
+        raise ValueError(f"{run_dir} already holds a run; add --resume to continue it, or choose another --out")
+    if not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
+    if has_checkpoint:
+        write_text(run_dir / "config.yaml", dump_config(config))
+        return _load_image_list(run_dir)
+    images = find_images(Path(config.data))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "config.yaml", dump_config(config))
     for stale in ("metrics.jsonl", "errors.jsonl"):
-        (run / stale).unlink(missing_ok=True)
-    found = _without_broken(found, config, run, watcher)
-    _save_list(run, found)
-    return found
+        (run_dir / stale).unlink(missing_ok=True)
+    images = _skip_unreadable(images, config, run_dir, callback)
+    _save_image_list(run_dir, images)
+    return images
 
 
-def finish(job: Job, log: RunLog) -> None:
-    """Write what a finished run hands on: the teacher's encoder, and its description."""
+def make_train_state(
+    config: RunConfig, run_dir: Path, images: ImageList, fabric: Fabric, checkpoint: dict[str, Any] | None
+) -> TrainState:
+    """Build model, optimizer and batches, and restore the checkpoint if there is one.
+
+    Raises:
+        ValueError: The checkpoint's run has another number of steps, images, or images per step.
+    """
+    schedule = TrainSchedule.from_config(config, len(images.paths), fabric.world_size)
+    torch.manual_seed(config.train.seed)
+    model = make_method(config)
+    if checkpoint is not None:
+        saved, current = checkpoint["schedule"], schedule.fixed_on_resume()
+        if saved != current:
+            raise ValueError(f"the run to resume has {saved}, these settings give {current}; they must be equal")
+        model.load_state_dict(checkpoint["model"])
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch implements it for CUDA only
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model.student.encoder.activation_checkpointing = config.train.activation_checkpointing
+    if not should_use_fused_attention(fabric.device, config.train.precision == "bf16"):
+        model.use_unfused_attention()
+    if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
+        model.compile_branches()
+    optimizer = make_optimizer(model, config.optim)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if checkpoint is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    step = checkpoint["step"] if checkpoint else 0
+    batches = open_batches(config, images, schedule, fabric, step)
+    return TrainState(config, run_dir, images, schedule, batches, fabric, model, wrapped, wrapped_optimizer, step)
+
+
+def open_batches(
+    config: RunConfig, images: ImageList, schedule: TrainSchedule, fabric: Fabric, step: int
+) -> TimedBatches:
+    """Open this process's micro-batches from `step` to the end."""
+    train = config.train
+    max_pixels = round(train.max_megapixels * 1e6)
+    dataset = MultiCropDataset(images.paths, config.views, train.seed, max_pixels, train.augment_on == "device")
+    sampler = DistributedBatchSampler(
+        batch=train.batch_size,
+        accumulate=train.accumulate,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        start=step,
+        stop=schedule.steps,
+    )
+    workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
+    return TimedBatches(make_batches(dataset, sampler, workers, pin=fabric.device.type == "cuda"))
+
+
+def save_result(state: TrainState, logger: RunLogger) -> None:
+    """Write the teacher's encoder and its description into the run folder."""
     summary = {
-        "method": job.config.method,
+        "method": state.config.method,
         "weights": "teacher",
-        "images": job.plan.images,
-        "broken": len(read_json_lines(job.run / "errors.jsonl")),
-        "steps": job.plan.steps,
-        "batch": job.plan.batch,
-        "last": log.rows[-1] if log.rows else None,
-        "settings": job.config.model_dump(mode="json"),
+        "images": state.schedule.images,
+        "unreadable": len(read_json_lines(state.run_dir / "errors.jsonl")),
+        "steps": state.schedule.steps,
+        "batch": state.schedule.batch,
+        "last": logger.rows[-1] if logger.rows else None,
+        "settings": state.config.model_dump(mode="json"),
     }
-    save_encoder(job.run, job.model.teacher.encoder.vit.state_dict(), job.config.model.arch, summary)
+    save_encoder(state.run_dir, state.model.teacher.encoder.vit.state_dict(), state.config.model.arch, summary)
 
 
 def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:
-    """Settings, as `key: of a, of b`, that differ and that a resumed run must keep."""
-    ours, theirs = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
-    keys = [key for key in ours if ours[key] != theirs[key] and key not in RESUME_MUTABLE_KEYS]
-    return [f"{key}: {ours[key]}, {theirs[key]}" for key in keys]
+    """Return the settings that differ although a resumed run must keep them, as `key: value in a, value in b`."""
+    flat_a, flat_b = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
+    keys = [key for key in flat_a if flat_a[key] != flat_b[key] and key not in RESUME_MUTABLE_KEYS]
+    return [f"{key}: {flat_a[key]}, {flat_b[key]}" for key in keys]
 
 
-def _without_broken(found: ImageList, config: RunConfig, run: Path, watcher: TrainerCallback) -> ImageList:
-    """Decode the images (a sample of a very large folder) and leave out, and list, what is broken."""
-    total = len(found.paths)
+def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callback: TrainerCallback) -> ImageList:
+    """Decode the images (a sample of a large folder), list unreadable ones in errors.jsonl, and skip them."""
+    total = len(images.paths)
     limit = config.train.validate_images
-    sample = found.paths if total <= limit else random.Random(config.train.seed).sample(found.paths, limit)
+    sample = images.paths if total <= limit else random.Random(config.train.seed).sample(images.paths, limit)
     done = 0
 
-    def checked() -> None:
+    def on_image() -> None:
         nonlocal done
         done += 1
-        if watcher.stop():
+        if callback.should_stop():
             raise KeyboardInterrupt
-        watcher.checking(done, len(sample))
+        callback.on_scan(done, len(sample))
 
-    broken = validate_images(sample, round(config.train.max_megapixels * 1e6), checked)
-    log = RunLog(run, 0)
-    log.add_broken(found, [*found.broken, *broken])
-    log.close()
-    if len(broken) == total:
-        raise RunFailedError(f"none of the {total} images can be read; see {run / 'errors.jsonl'}")
-    check_broken_share(len(broken), len(sample) or 1, config, run)
-    bad = {error.path for error in broken}
-    return ImageList(found.root, [path for path in found.paths if path not in bad], broken)
+    errors = validate_images(sample, round(config.train.max_megapixels * 1e6), on_image)
+    logger = RunLogger(run_dir, 0)
+    logger.add_unreadable(images, [*images.broken, *errors])
+    logger.close()
+    if len(errors) == total:
+        raise RunFailedError(f"none of the {total} images is readable; see {run_dir / 'errors.jsonl'}")
+    check_unreadable_share(len(errors), len(sample) or 1, config, run_dir)
+    unreadable = {error.path for error in errors}
+    return ImageList(images.root, [path for path in images.paths if path not in unreadable], errors)
 
 
-def _save_list(run: Path, found: ImageList) -> None:
+def _save_image_list(run_dir: Path, images: ImageList) -> None:
     content = {
-        "root": str(found.root),
-        "paths": [str(path) for path in found.paths],
-        "broken": [[str(error.path), error.reason] for error in found.broken],
+        "root": str(images.root),
+        "paths": [str(path) for path in images.paths],
+        "unreadable": [[str(error.path), error.reason] for error in images.broken],
     }
-    write_text(run / "images.json", json.dumps(content))
+    write_text(run_dir / "images.json", json.dumps(content))
 
 
-def _load_list(run: Path) -> ImageList:
-    content = json.loads((run / "images.json").read_text(encoding="utf-8"))
-    broken = [ImageError(Path(path), reason) for path, reason in content["broken"]]
-    return ImageList(Path(content["root"]), [Path(path) for path in content["paths"]], broken)
+def _load_image_list(run_dir: Path) -> ImageList:
+    content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
+    errors = [ImageError(Path(path), reason) for path, reason in content["unreadable"]]
+    return ImageList(Path(content["root"]), [Path(path) for path in content["paths"]], errors)
 
 
-def _first_only(fabric: Fabric, work: Callable[[], T]) -> T:
-    """Do it in the first process; all get the result, or raise the same error instead of waiting for ever."""
-    result: tuple[T | None, BaseException | None] = (None, None)
+def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Call `work` in the first process only; all processes return its result or raise its error."""
+    outcome: tuple[T | None, BaseException | None] = (None, None)
     if fabric.is_global_zero:
         try:
-            result = (work(), None)
+            outcome = (work(), None)
         except (ValueError, OSError, RunFailedError, KeyboardInterrupt) as error:
-            result = (None, error)
-    value, problem = fabric.broadcast(result)
-    if problem is not None:
-        raise problem
+            outcome = (None, error)
+    value, error = fabric.broadcast(outcome)
+    if error is not None:
+        raise error
     return value  # type: ignore[return-value]
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: metrics.jsonl, train.log, tensorboard/, curves.png, errors.jsonl."""
+"""Logs of a run folder: metrics.jsonl, train.log, tensorboard/, curves.png, errors.jsonl."""
 
 import json
 import logging
@@ -12,170 +12,179 @@ from typing import Any
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
-from gtsa_kit.methods.base import Panel
+from gtsa_kit.methods.base import PlotGroup
+
+SECONDS_BETWEEN_CURVES = 300
+"""Shortest time between two drawings of curves.png during a run; one drawing takes a second."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One row of metrics.jsonl: what the step `step` (counted from 1) did."""
+    """Metrics of one training step: one row of metrics.jsonl."""
 
     step: int
+    """Number of the step, counted from 1."""
     epoch: float
     loss: float
     terms: Mapping[str, float]
-    """The method's own, by name."""
+    """The method's own metrics by column name."""
     feature_std: float
     effective_rank: float
     schedules: Mapping[str, float]
-    """lr, weight_decay, momentum, and what else the method schedules."""
+    """Values of lr, weight_decay, teacher_momentum and the method's own schedules at this step."""
     images_per_second: float
     data_wait: float
-    """Share of the time since the last row that the step waited for images."""
+    """Share of the time since the last row in which the step waited for images."""
     seconds: float
-    """Since the start, or the latest resumption."""
+    """Seconds since the run was started or resumed."""
 
     def row(self) -> dict[str, float]:
-        """All numbers by column, those of `terms` and `schedules` in their place."""
+        """Return all values by column name, with `terms` and `schedules` flattened in place."""
         row: dict[str, float] = {}
         for name, value in vars(self).items():
             row |= value if isinstance(value, Mapping) else {name: value}
         return row
 
 
-class Meter:
-    """Images per second and the share of time spent waiting, since the last reading."""
+class ThroughputMeter:
+    """Measures images per second and the share of time spent waiting for images between two readings."""
 
     def __init__(self, batch: int, step: int) -> None:
         self.batch = batch
-        self.begin = self._mark = time.monotonic()
-        self._step = step
-        self._waited = 0.0
+        self._start = self._last_time = time.monotonic()
+        self._last_step = step
+        self._last_waited = 0.0
 
     @property
     def seconds(self) -> float:
-        """Since the loop began."""
-        return time.monotonic() - self.begin
+        """Seconds since the meter was created."""
+        return time.monotonic() - self._start
 
     def read(self, step: int, waited: float) -> tuple[float, float]:
-        """Rate and share of waiting up to `step` (`waited` seconds in all by then), and a new mark."""
+        """Return images per second and the waiting share since the last reading.
+
+        Args:
+            step: Number of finished steps.
+            waited: Seconds waited for images since the meter was created.
+        """
         now = time.monotonic()
-        span = max(now - self._mark, 1e-9)
-        rate = (step - self._step) * self.batch / span
-        wait = min(1.0, (waited - self._waited) / span)
-        self._mark, self._step, self._waited = now, step, waited
-        return rate, wait
+        elapsed = max(now - self._last_time, 1e-9)
+        images_per_second = (step - self._last_step) * self.batch / elapsed
+        data_wait = min(1.0, (waited - self._last_waited) / elapsed)
+        self._last_time, self._last_step, self._last_waited = now, step, waited
+        return images_per_second, data_wait
 
 
-class RunLog:
-    """Writers of one run folder. Opening one for a resumed run drops what lies beyond the checkpoint's step."""
+class RunLogger:
+    """Writes the logs of one run folder. Rows of metrics.jsonl after `step` are deleted when a run is resumed."""
 
-    def __init__(self, run: Path, step: int, panels: Sequence[Panel] = ()) -> None:
+    def __init__(self, run_dir: Path, step: int, plot_groups: Sequence[PlotGroup] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.run, self.panels = run, panels
-        self.rows = [row for row in read_json_lines(run / "metrics.jsonl") if row["step"] <= step]
-        write_json_lines(run / "metrics.jsonl", self.rows)
-        self._metrics = open(run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        listed = read_json_lines(run / "errors.jsonl")
-        write_json_lines(run / "errors.jsonl", listed)  # whole lines only, before more are added
-        self._broken = {row["path"] for row in listed}
-        self.logger = logging.getLogger(f"gtsa_kit.training.run.{run}")
-        self.logger.propagate = False
-        self.logger.setLevel(logging.INFO)
-        handler = logging.FileHandler(run / "train.log", encoding="utf-8")
+        self.run_dir, self.plot_groups = run_dir, plot_groups
+        self.rows = [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= step]
+        write_json_lines(run_dir / "metrics.jsonl", self.rows)
+        self._metrics_file = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        error_rows = read_json_lines(run_dir / "errors.jsonl")
+        write_json_lines(run_dir / "errors.jsonl", error_rows)  # drops a line that was cut off, before more follow
+        self._unreadable = {row["path"] for row in error_rows}
+        self.text_log = logging.getLogger(f"gtsa_kit.training.run.{run_dir}")
+        self.text_log.propagate = False
+        self.text_log.setLevel(logging.INFO)
+        handler = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self.logger.handlers = [handler]
-        self._drawn = time.monotonic()
+        self.text_log.handlers = [handler]
+        self._curves_time = time.monotonic()
 
-    def step(self, metrics: StepMetrics) -> None:
-        """Record one row everywhere."""
+    def log_step(self, metrics: StepMetrics) -> None:
+        """Write one row to metrics.jsonl, TensorBoard and train.log."""
         row = metrics.row()
         self.rows.append(row)
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        self._metrics_file.write(json.dumps(row) + "\n")
+        self._metrics_file.flush()
         for name, value in row.items():
-            self._board.add_scalar(name, value, metrics.step)
-        self.logger.info(describe(metrics))
+            self._tensorboard.add_scalar(name, value, metrics.step)
+        self.text_log.info(format_metrics(metrics))
 
     def sync(self) -> None:
-        """Have the rows on disk, so that a checkpoint written next never knows more than they do."""
-        os.fsync(self._metrics.fileno())
+        """Sync metrics.jsonl to disk, so that it is never behind the checkpoint that is written next."""
+        os.fsync(self._metrics_file.fileno())
 
-    def add_broken(self, found: ImageList, broken: Iterable[ImageError]) -> int:
-        """Add images to errors.jsonl, each once; returns how many there are now."""
-        with open(self.run / "errors.jsonl", "a", encoding="utf-8") as file:
-            for error in broken:
-                name = found.name(error.path)
-                if name not in self._broken:
-                    self._broken.add(name)
+    def add_unreadable(self, images: ImageList, errors: Iterable[ImageError]) -> int:
+        """Add images to errors.jsonl, each once, and return the number of its rows."""
+        with open(self.run_dir / "errors.jsonl", "a", encoding="utf-8") as file:
+            for error in errors:
+                name = images.name(error.path)
+                if name not in self._unreadable:
+                    self._unreadable.add(name)
                     file.write(json.dumps({"path": name, "reason": error.reason}) + "\n")
-                    self.logger.info("broken image: %s: %s", name, error.reason)
-        return len(self._broken)
+                    self.text_log.info("unreadable image: %s: %s", name, error.reason)
+        return len(self._unreadable)
 
-    def draw(self) -> None:
-        """Draw curves.png anew, if there is anything to draw."""
+    def draw_curves(self) -> None:
+        """Draw curves.png, if there are rows."""
         if self.rows:
-            draw_curves(self.rows, self.panels, self.run / "curves.png")
-            self._drawn = time.monotonic()
+            draw_curves(self.rows, self.plot_groups, self.run_dir / "curves.png")
+            self._curves_time = time.monotonic()
 
-    def draw_now_and_then(self) -> None:
-        """Draw if that was not done for five minutes: it costs a second."""
-        if time.monotonic() - self._drawn > 300:
-            self.draw()
+    def draw_curves_if_due(self) -> None:
+        """Draw curves.png if the last drawing is older than `SECONDS_BETWEEN_CURVES`."""
+        if time.monotonic() - self._curves_time > SECONDS_BETWEEN_CURVES:
+            self.draw_curves()
 
     def close(self) -> None:
-        """Flush and close; safe to call twice."""
-        self._metrics.close()
-        self._board.close()
-        for handler in self.logger.handlers:
+        """Flush and close all files; a second call does nothing."""
+        self._metrics_file.close()
+        self._tensorboard.close()
+        for handler in self.text_log.handlers:
             handler.close()
 
 
-def describe(metrics: StepMetrics) -> str:
-    """One line for a log or a terminal that shows no live display."""
+def format_metrics(metrics: StepMetrics) -> str:
+    """Format one row as a line for train.log, or for a terminal without live display."""
     m = metrics
     return (
-        f"step {m.step}  epoch {m.epoch:.2f}  loss {m.loss:.4f} ({describe_terms(m, digits=4)})  "
+        f"step {m.step}  epoch {m.epoch:.2f}  loss {m.loss:.4f} ({format_terms(m, digits=4)})  "
         f"std {m.feature_std:.3f}  rank {m.effective_rank:.1f}  "
-        f"lr {m.schedules['lr']:.2e}  momentum {m.schedules['momentum']:.4f}  "
+        f"lr {m.schedules['lr']:.2e}  momentum {m.schedules['teacher_momentum']:.4f}  "
         f"{m.images_per_second:.2f} images/s  data wait {m.data_wait:.0%}"
     )
 
 
-def describe_terms(metrics: StepMetrics, digits: int) -> str:
-    """The method's terms, for people."""
-    said = [
+def format_terms(metrics: StepMetrics, digits: int) -> str:
+    """Format the method's own metrics as text, accuracies in percent."""
+    texts = [
         f"{name.replace('_', ' ')} " + (f"{value:.0%}" if name.endswith("_accuracy") else f"{value:.{digits}f}")
         for name, value in metrics.terms.items()
     ]
-    return ", ".join(said)
+    return ", ".join(texts)
 
 
-_SHARED_PANELS: tuple[Panel, ...] = (
-    ("Collapse signals: 0 is collapse", ("feature_std",)),
-    ("Effective rank of patch tokens", ("effective_rank",)),
+_COMMON_PLOT_GROUPS: tuple[PlotGroup, ...] = (
+    ("Feature std of patch tokens (0: collapse)", ("feature_std",)),
+    ("Effective rank of patch tokens (1: collapse)", ("effective_rank",)),
     ("Learning rate", ("lr",)),
-    ("Teacher momentum", ("momentum",)),
+    ("Teacher momentum", ("teacher_momentum",)),
     ("Images per second", ("images_per_second",)),
 )
 
 
-def draw_curves(rows: list[dict[str, Any]], panels: Sequence[Panel], path: Path) -> None:
-    """Plot metrics rows over steps into a PNG: the loss, a method's own panels, and what all methods share."""
+def draw_curves(rows: list[dict[str, Any]], plot_groups: Sequence[PlotGroup], path: Path) -> None:
+    """Plot metrics over steps into a PNG: the loss, the method's plot groups, and those of all methods."""
     from matplotlib.figure import Figure
 
-    panels = (("Loss", ("loss",)), *panels, *_SHARED_PANELS)
-    lines = -(-len(panels) // 3)
+    plot_groups = (("Loss", ("loss",)), *plot_groups, *_COMMON_PLOT_GROUPS)
+    grid_rows = -(-len(plot_groups) // 3)
     figure = Figure(figsize=(15, 10))
     figure.subplots_adjust(left=0.05, right=0.98, top=0.95, bottom=0.07, hspace=0.25)
-    for place, (title, names) in enumerate(panels, start=1):
-        axis = figure.add_subplot(lines, 3, place)
-        for name in names:
-            axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1.2)
+    for position, (title, columns) in enumerate(plot_groups, start=1):
+        axis = figure.add_subplot(grid_rows, 3, position)
+        for column in columns:
+            axis.plot([row["step"] for row in rows], [row[column] for row in rows], label=column, linewidth=1.2)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(columns) > 1:
             axis.legend()
     figure.supxlabel("step")
     with atomic_write(path) as file:

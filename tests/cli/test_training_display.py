@@ -8,7 +8,7 @@ from rich.console import Console
 from gtsa_kit.cli.support import training_display as display
 from gtsa_kit.cli.support.training_display import TrainingDisplay, waiting_advice
 from gtsa_kit.config import load_config
-from gtsa_kit.methods.base import Plan
+from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.run_logger import StepMetrics
 
 
@@ -31,9 +31,9 @@ def said(waits: list[float], monkeypatch: pytest.MonkeyPatch, **changes: object)
     monkeypatch.setattr(display, "available_cores", lambda: 8)
     out = io.StringIO()
     shown = TrainingDisplay(Console(file=out, width=300))
-    shown.starting(Plan(10, 2, 100, 0), load_config(overrides=changes), 0, "cpu")
+    shown.on_train_start(TrainSchedule(10, 2, 100, 0), load_config(overrides=changes), 0, "cpu")
     for step, wait in enumerate(waits, start=1):
-        shown.stepped(step, row(step, wait))
+        shown.on_step_end(step, row(step, wait))
     return out.getvalue()
 
 

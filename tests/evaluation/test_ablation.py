@@ -65,11 +65,11 @@ def test_runs_go_on_after_a_stop_and_are_not_done_twice(images: Path, tiny: dict
         def __init__(self, name: str, after: int) -> None:
             self.name, self.after, self.done = name, after, 0
 
-        def stepped(self, step: int, metrics: object) -> None:
+        def on_step_end(self, step: int, metrics: object) -> None:
             seen.append((self.name, step))
             self.done += 1
 
-        def stop(self) -> bool:
+        def should_stop(self) -> bool:
             return self.done >= self.after
 
     with pytest.raises(StoppedError):
@@ -90,14 +90,14 @@ def test_a_run_that_goes_on_keeps_the_precision_it_settled_on(
     images: Path, tiny: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class StopAtOnce(TrainerCallback):
-        def stop(self) -> bool:
+        def should_stop(self) -> bool:
             return bool(list(tmp_path.glob("run/metrics.jsonl")))
 
     runs = {"run": settings(images, tiny, **{"train.precision": "auto"})}
-    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: False)
+    monkeypatch.setattr("gtsa_kit.training.fabric.should_use_bf16", lambda device: False)
     with pytest.raises(StoppedError):
         train_all(runs, tmp_path, lambda name: StopAtOnce())
-    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: pytest.fail("measured anew"))
+    monkeypatch.setattr("gtsa_kit.training.fabric.should_use_bf16", lambda device: pytest.fail("measured anew"))
     train_all(runs, tmp_path, lambda name: TrainerCallback())
     assert load_config(file=tmp_path / "run" / "config.yaml").train.precision == "fp32"
 

@@ -54,10 +54,10 @@ class StopAfter(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0
 
-    def stepped(self, step: int, metrics: object) -> None:
+    def on_step_end(self, step: int, metrics: object) -> None:
         self.done = step
 
-    def stop(self) -> bool:
+    def should_stop(self) -> bool:
         return self.done == self.steps - 1  # asked during the last of them
 
 

@@ -12,7 +12,7 @@ import torch
 
 from gtsa_kit.config import METHODS, load_config
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.methods.registry import make_method
+from gtsa_kit.methods import make_method
 from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.weights import load_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
@@ -227,7 +227,7 @@ def test_without_the_library_nothing_is_begun(
         return None if name == "lightly" else real(name, package)
 
     real = importlib.util.find_spec
-    monkeypatch.setattr("gtsa_kit.methods.lightly_import.find_spec", find)
+    monkeypatch.setattr("gtsa_kit.methods.baselines.find_spec", find)
     with pytest.raises(ValueError, match=r"pip install 'gtsa-kit\[baselines\]'"):
         train_here(settings("dino"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

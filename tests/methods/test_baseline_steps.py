@@ -7,9 +7,9 @@ import torch
 from helpers import lightly_reference as by_lightly
 from lightly.models.utils import update_momentum
 
-from gtsa_kit.methods.base import Method, Plan
+from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.mocov3 import contrast
-from gtsa_kit.methods.registry import make_method
+from gtsa_kit.methods import make_method
 
 NOW = {"teacher_temperature": 0.05}
 METHODS = ["dino", "mocov3"]
@@ -131,7 +131,7 @@ def test_entropy_and_divergence_are_the_loss(settings, views) -> None:
 
 def test_the_temperature_rises_and_stays(settings) -> None:
     # 10 steps an epoch: 3 epochs to rise.
-    values = make_method(settings("dino")).schedules(Plan(images=40, batch=4, steps=100, warmup=0))
+    values = make_method(settings("dino")).schedules(TrainSchedule(images=40, batch=4, steps=100, warmup=0))
     temperature = values["teacher_temperature"].tolist()
     assert temperature[:30] == pytest.approx([0.04 + 0.03 * step / 30 for step in range(30)])
     assert temperature[30:] == [0.07] * 70
@@ -139,7 +139,7 @@ def test_the_temperature_rises_and_stays(settings) -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (7, 3)])
 def test_the_temperature_of_a_short_run(settings, steps: int, warmup: int) -> None:
-    values = make_method(settings("dino")).schedules(Plan(images=1000, batch=4, steps=steps, warmup=0))
+    values = make_method(settings("dino")).schedules(TrainSchedule(images=1000, batch=4, steps=steps, warmup=0))
     temperature = values["teacher_temperature"]
     assert len(temperature) == steps
     assert (temperature == 0.07).sum() == steps - warmup

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gtsa_kit.methods.collapse_metrics import MOST_TOKENS, effective_rank, feature_std, rotation_accuracy
+from gtsa_kit.methods.collapse_metrics import MAX_TOKENS, effective_rank, feature_std, rotation_accuracy
 
 
 def noise(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -86,9 +86,9 @@ def test_rank_of_constant_tokens_is_one(rows: int) -> None:
 
 def test_rank_of_many_tokens_takes_an_even_sample() -> None:
     # Tokens of a batch lie image by image: a sample of the first rows would see one image.
-    tokens = torch.zeros(4 * MOST_TOKENS, 4)
+    tokens = torch.zeros(4 * MAX_TOKENS, 4)
     for quarter in range(4):
-        tokens[quarter * MOST_TOKENS : (quarter + 1) * MOST_TOKENS, quarter] = 1.0
+        tokens[quarter * MAX_TOKENS : (quarter + 1) * MAX_TOKENS, quarter] = 1.0
     assert effective_rank(tokens) == pytest.approx(3.0, rel=1e-9)  # four points span three directions
 
 

@@ -11,7 +11,7 @@ from gtsa_kit.config import LossConfig, ModelConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_heads import ConvBlock, Predictor, Projector, RotationPredictor
-from gtsa_kit.methods.gtsa_losses import Losses, gtsa_loss
+from gtsa_kit.methods.gtsa_losses import GTSALosses, gtsa_loss
 from gtsa_kit.models.encoder import Encoder, normalize
 
 SIGNS = torch.tensor([-1, -1, 1, 1])
@@ -37,8 +37,8 @@ def make_model(**changes: Any) -> GTSA:
     return GTSA(TINY.model_copy(update=changes))
 
 
-def losses_of(model: GTSA, views: Views) -> Losses:
-    return gtsa_loss(model(views), views.boxes, views.rotations, LossConfig(), alpha=0.5)
+def losses_of(model: GTSA, views: Views) -> GTSALosses:
+    return gtsa_loss(*model(views)[:4], views.boxes, views.rotations, LossConfig(), alpha=0.5)
 
 
 # --- the forward pass -----------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def test_output_shapes(n_local: int) -> None:
     assert outputs.global_maps.shape == (2, 2, 24, 3, 3)
     assert outputs.local_maps.shape[:3] == (2, n_local, 24)
     assert outputs.local_maps.shape[3:] == ((2, 2) if n_local else (3, 3))
-    assert outputs.turn_logits.shape == (2, 2 + n_local, 4)
+    assert outputs.rotation_logits.shape == (2, 2 + n_local, 4)
     assert outputs.targets.shape == (2, 2, 24, 3, 3)
     assert outputs.tokens.shape == (2, 2, 64, 3, 3)
     assert all(tensor.dtype == torch.float32 for tensor in outputs)
@@ -73,8 +73,8 @@ def test_each_output_is_that_of_its_view(final_norm: bool) -> None:
             maps = student.predictor(student.projector(features.feature_map))[0]
             ours = outputs.global_maps[b, v] if v < 2 else outputs.local_maps[b, v - 2]
             torch.testing.assert_close(ours, maps, rtol=0, atol=1e-5)
-            logits = student.rotation(features.embedding)[0]
-            torch.testing.assert_close(outputs.turn_logits[b, v], logits, rtol=0, atol=1e-5)
+            logits = student.rotation_predictor(features.embedding)[0]
+            torch.testing.assert_close(outputs.rotation_logits[b, v], logits, rtol=0, atol=1e-5)
             if v < 2:
                 target = teacher.projector(teacher.encoder(normalize(pixels[None]), final_norm=final_norm).feature_map)
                 torch.testing.assert_close(outputs.targets[b, v], target[0], rtol=0, atol=1e-5)

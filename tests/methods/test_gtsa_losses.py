@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.methods.gtsa import Outputs
+from gtsa_kit.methods.gtsa import GTSAOutputs
 from gtsa_kit.methods.gtsa_losses import (
-    Losses,
+    GTSALosses,
     constant_baseline_loss,
     correspondence_loss,
     gtsa_loss,
@@ -34,7 +34,7 @@ CASES = [
 
 def draw(
     batch: int, n_global: int, n_local: int, sides: tuple[int, int, int] = (7, 3, 7), channels: int = 5, seed: int = 0
-) -> tuple[Outputs, Tensor, Tensor]:
+) -> tuple[GTSAOutputs, Tensor, Tensor]:
     """Random outputs, boxes and turns; `sides` are those of global, local and teacher maps."""
     g = torch.Generator().manual_seed(seed)
 
@@ -47,23 +47,23 @@ def draw(
     center = torch.tensor([50.0, 40.0, 50.0, 40.0], dtype=torch.float64)
     boxes = center + (5 + 40 * corners) * torch.tensor([-1, -1, 1, 1])
     turns = torch.randint(4, (batch, views), generator=g)
-    outputs = Outputs(
+    outputs = GTSAOutputs(
         global_maps=maps(n_global, sides[0]).requires_grad_(),
         local_maps=maps(n_local, sides[1]).requires_grad_(),
-        turn_logits=torch.randn(batch, views, 4, generator=g, dtype=torch.float64, requires_grad=True),
+        rotation_logits=torch.randn(batch, views, 4, generator=g, dtype=torch.float64, requires_grad=True),
         targets=maps(n_global, sides[2]),
         tokens=torch.zeros(batch, n_global, 1, 1, 1),
     )
     return outputs, boxes, turns
 
 
-def student_map(outputs: Outputs, image: int, view: int) -> Tensor:
+def student_map(outputs: GTSAOutputs, image: int, view: int) -> Tensor:
     """(C, h, w) of a view by its number among all."""
     n_global = outputs.global_maps.shape[1]
     return outputs.global_maps[image, view] if view < n_global else outputs.local_maps[image, view - n_global]
 
 
-def pairs(outputs: Outputs) -> list[tuple[int, int, int]]:
+def pairs(outputs: GTSAOutputs) -> list[tuple[int, int, int]]:
     """(image, student view, teacher view) of every term."""
     batch, n_global = outputs.targets.shape[:2]
     views = n_global + outputs.local_maps.shape[1]
@@ -97,7 +97,7 @@ def box_on_map(box: list[float], crop: list[float], turn: int, side: int) -> lis
     return [min(xs), min(ys), max(xs), max(ys)]
 
 
-def slow_region(outputs: Outputs, boxes: Tensor, turns: Tensor, cells: tuple[int, int] = CELLS) -> Tensor:
+def slow_region(outputs: GTSAOutputs, boxes: Tensor, turns: Tensor, cells: tuple[int, int] = CELLS) -> Tensor:
     terms = []
     for b, v, g in pairs(outputs):
         size = cells[0] if v < outputs.targets.shape[1] else cells[1]
@@ -118,7 +118,7 @@ def slow_region(outputs: Outputs, boxes: Tensor, turns: Tensor, cells: tuple[int
     return mean_of(terms)
 
 
-def our_region(outputs: Outputs, boxes: Tensor, turns: Tensor, cells: tuple[int, int] = CELLS) -> Tensor:
+def our_region(outputs: GTSAOutputs, boxes: Tensor, turns: Tensor, cells: tuple[int, int] = CELLS) -> Tensor:
     return region_loss(outputs.global_maps, outputs.local_maps, outputs.targets, boxes, turns, cells)
 
 
@@ -127,7 +127,7 @@ def gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
-def assert_same(ours: Tensor, slow: Tensor, outputs: Outputs) -> None:
+def assert_same(ours: Tensor, slow: Tensor, outputs: GTSAOutputs) -> None:
     torch.testing.assert_close(ours, slow, **CLOSE)
     maps = (outputs.global_maps, outputs.local_maps)
     for a, b in zip(gradients(ours, *maps), gradients(slow, *maps), strict=True):
@@ -224,7 +224,7 @@ def test_perfect_student_has_region_loss_minus_one() -> None:
 # --- patch correspondence -------------------------------------------------------------------------------------------
 
 
-def slow_correspondence(outputs: Outputs, k_global: int, k_local: int) -> Tensor:
+def slow_correspondence(outputs: GTSAOutputs, k_global: int, k_local: int) -> Tensor:
     terms = []
     for b, v, g in pairs(outputs):
         k = k_global if v < outputs.targets.shape[1] else k_local
@@ -238,7 +238,7 @@ def slow_correspondence(outputs: Outputs, k_global: int, k_local: int) -> Tensor
     return mean_of(terms)
 
 
-def our_correspondence(outputs: Outputs, matched: float = 0.5) -> Tensor:
+def our_correspondence(outputs: GTSAOutputs, matched: float = 0.5) -> Tensor:
     return correspondence_loss(outputs.global_maps, outputs.local_maps, outputs.targets, matched)
 
 
@@ -302,9 +302,9 @@ def slow_rotation(logits: Tensor, turns: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", CASES)
 def test_rotation_loss_equals_the_loops(shape: tuple[int, int, int]) -> None:
     outputs, _, turns = draw(*shape)
-    ours, slow = rotation_loss(outputs.turn_logits, turns), slow_rotation(outputs.turn_logits, turns)
+    ours, slow = rotation_loss(outputs.rotation_logits, turns), slow_rotation(outputs.rotation_logits, turns)
     torch.testing.assert_close(ours, slow, **CLOSE)
-    both = (gradients(loss, outputs.turn_logits)[0] for loss in (ours, slow))
+    both = (gradients(loss, outputs.rotation_logits)[0] for loss in (ours, slow))
     torch.testing.assert_close(*both, **CLOSE)
 
 
@@ -317,20 +317,20 @@ def test_rotation_loss_of_a_student_that_knows_nothing() -> None:
 def test_total_is_the_weighted_sum(alpha: float) -> None:
     outputs, boxes, turns = draw(2, 2, 3, sides=(4, 2, 4))
     config = LossConfig(rotation_weight=0.25, roi_size_global=5, roi_size_local=3)
-    ours = gtsa_loss(outputs, boxes, turns, config, alpha)
+    ours = gtsa_loss(*outputs[:4], boxes, turns, config, alpha)
     region = slow_region(outputs, boxes, turns, cells=(5, 3))
     correspondence = slow_correspondence(outputs, k_global=8, k_local=2)
-    rotation = slow_rotation(outputs.turn_logits, turns)
+    rotation = slow_rotation(outputs.rotation_logits, turns)
     total = region + alpha * correspondence + 0.25 * rotation
     for a, b in zip(ours, (total, region, correspondence, rotation), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
-    inputs = (outputs.global_maps, outputs.local_maps, outputs.turn_logits)
+    inputs = (outputs.global_maps, outputs.local_maps, outputs.rotation_logits)
     for a, b in zip(gradients(ours.total, *inputs), gradients(total, *inputs), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
 
 
-def all_losses(outputs: Outputs, boxes: Tensor, turns: Tensor) -> Losses:
-    return gtsa_loss(outputs, boxes, turns, LossConfig(), alpha=0.5)
+def all_losses(outputs: GTSAOutputs, boxes: Tensor, turns: Tensor) -> GTSALosses:
+    return gtsa_loss(*outputs[:4], boxes, turns, LossConfig(), alpha=0.5)
 
 
 def test_one_global_view_alone_has_no_pairs() -> None:
@@ -338,23 +338,23 @@ def test_one_global_view_alone_has_no_pairs() -> None:
     losses = all_losses(outputs, boxes, turns)
     assert (value(losses.region), value(losses.correspondence)) == (0.0, 0.0)
     losses.total.backward()  # the two zeros are in the graph: nothing above needs to know
-    torch.testing.assert_close(losses.total, 0.5 * slow_rotation(outputs.turn_logits, turns), **CLOSE)
+    torch.testing.assert_close(losses.total, 0.5 * slow_rotation(outputs.rotation_logits, turns), **CLOSE)
     for tensor in (outputs.global_maps, outputs.local_maps):
         assert tensor.grad is None or bool((tensor.grad == 0).all())  # which says, too, that none is NaN
-    assert outputs.turn_logits.grad is not None
+    assert outputs.rotation_logits.grad is not None
 
 
 def test_targets_need_no_gradient() -> None:
     outputs, boxes, turns = draw(1, 2, 1)
     all_losses(outputs, boxes, turns).total.backward()
     assert outputs.targets.grad is None
-    for tensor in (outputs.global_maps, outputs.local_maps, outputs.turn_logits):
+    for tensor in (outputs.global_maps, outputs.local_maps, outputs.rotation_logits):
         assert tensor.grad is not None
         assert bool(tensor.grad.isfinite().all())
 
 
-def take(outputs: Outputs, boxes: Tensor, turns: Tensor, rows: Any) -> tuple[Outputs, Tensor, Tensor]:
-    return Outputs(*(tensor[rows] for tensor in outputs)), boxes[rows], turns[rows]
+def take(outputs: GTSAOutputs, boxes: Tensor, turns: Tensor, rows: Any) -> tuple[GTSAOutputs, Tensor, Tensor]:
+    return GTSAOutputs(*(tensor[rows] for tensor in outputs)), boxes[rows], turns[rows]
 
 
 def test_losses_do_not_see_the_order_of_images() -> None:
@@ -375,7 +375,7 @@ def test_a_batch_is_the_mean_of_its_halves() -> None:
 def test_images_are_compared_with_themselves_only() -> None:
     outputs, boxes, turns = draw(2, 2, 3)
     losses = all_losses(*take(outputs, boxes, turns, [0]))
-    for tensor in gradients(losses.total, outputs.global_maps, outputs.local_maps, outputs.turn_logits):
+    for tensor in gradients(losses.total, outputs.global_maps, outputs.local_maps, outputs.rotation_logits):
         assert float(tensor[0].abs().max()) > 0
         assert float(tensor[1].abs().max()) == 0
 
@@ -383,10 +383,10 @@ def test_images_are_compared_with_themselves_only() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_losses_are_float32_for_maps_of_any_lower_precision(dtype: torch.dtype) -> None:
     outputs, boxes, turns = draw(2, 2, 3)
-    lower = Outputs(*(tensor.detach().to(dtype) for tensor in outputs))
+    lower = GTSAOutputs(*(tensor.detach().to(dtype) for tensor in outputs))
     ours = all_losses(lower, boxes.float(), turns)
     assert {loss.dtype for loss in ours} == {torch.float32}
-    exact = all_losses(Outputs(*(tensor.double() for tensor in lower)), boxes.float().double(), turns)
+    exact = all_losses(GTSAOutputs(*(tensor.double() for tensor in lower)), boxes.float().double(), turns)
     # Some ten sums of a few numbers of size 1 stand before each cosine, each rounded by 6e-8; places on a map of 7
     # cells are rounded by 5e-7 and move a sample by as much. Cosines taken in bfloat16 would be off by 1e-3.
     for a, b in zip(ours, exact, strict=True):

@@ -28,8 +28,8 @@ def test_losses_and_gradients_agree_at_the_papers_sizes(drawn: tuple[RunConfig, 
     torch.manual_seed(0)
     model = GTSA(config.model)
     outputs = model(views)
-    inputs = (outputs.global_maps, outputs.local_maps, outputs.turn_logits)
-    ours = gtsa_loss(outputs, views.boxes, views.rotations, config.loss, 0.5).total
+    inputs = (outputs.global_maps, outputs.local_maps, outputs.rotation_logits)
+    ours = gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total
     plain = plain_loss(outputs, views, config.loss, 0.5)
     assert abs(float(ours.detach() - plain.detach())) < 1e-6
     found = torch.autograd.grad(ours, inputs, retain_graph=True)
@@ -44,7 +44,7 @@ def test_an_update_agrees(drawn: tuple[RunConfig, Views]) -> None:
     plain.load_state_dict(ours.state_dict())
     optimizers = make_optimizer(ours, config.optim), plain_optimizer(plain, config)
     for model in (ours, plain):
-        gtsa_loss(model(views), views.boxes, views.rotations, config.loss, 0.5).total.mul(
+        gtsa_loss(*model(views)[:4], views.boxes, views.rotations, config.loss, 0.5).total.mul(
             100
         ).backward()  # so that it clips
     clip_grad_norm_per_parameter(ours, config.optim.clip_grad_norm)

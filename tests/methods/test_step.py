@@ -16,7 +16,7 @@ from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.multicrop import MultiCropDataset, stack
 from gtsa_kit.methods.base import Method
-from gtsa_kit.methods.registry import make_method
+from gtsa_kit.methods import make_method
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics
@@ -121,7 +121,7 @@ def test_waits_are_seen() -> None:
 class Strict(TrainerCallback):
     """Any wait of steps 3 to 7 is an error."""
 
-    def stepped(self, step: int, metrics: StepMetrics | None) -> None:
+    def on_step_end(self, step: int, metrics: StepMetrics | None) -> None:
         torch.cuda.set_sync_debug_mode("error" if 2 <= step < 7 else "default")
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from gtsa_kit.config import ModelConfig, OptimConfig, RunConfig
-from gtsa_kit.methods.base import Plan
+from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
-from gtsa_kit.methods.registry import GTSAMethod
+from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.training.optim import (
     clip_grad_norm_per_parameter,
     cosine,
@@ -85,8 +85,8 @@ def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) ->
 
 def test_alpha_is_zero_in_warm_up() -> None:
     def alpha(steps: int, warmup: int) -> list[float]:
-        model = GTSAMethod(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
-        return model.schedules(Plan(images=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
+        model = GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
+        return model.schedules(TrainSchedule(images=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
 
     assert alpha(STEPS, WARMUP) == [0.0] * WARMUP + [0.5] * (STEPS - WARMUP)
     assert alpha(STEPS, 0) == [0.5] * STEPS
@@ -146,7 +146,7 @@ VIT_DECAYED = {"cls_token", "pos_embed", "patch_embed.proj.weight"} | {
 DECAYED = {f"student.encoder.vit.{name}" for name in VIT_DECAYED} | {
     *("student.projector.0.conv.weight", "student.projector.1.conv.weight", "student.projector.2.weight"),
     *("student.predictor.0.conv.weight", "student.predictor.1.weight"),
-    *(f"student.rotation.{index}.weight" for index in (0, 3, 6, 8)),
+    *(f"student.rotation_predictor.{index}.weight" for index in (0, 3, 6, 8)),
 }
 
 

@@ -12,7 +12,7 @@ from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import collate
 from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.methods.registry import make_method
+from gtsa_kit.methods import make_method
 from gtsa_kit.training import precision
 from gtsa_kit.training.run import resolve_precision, train
 from gtsa_kit.training.trainer import TrainerCallback
@@ -34,10 +34,10 @@ def test_what_is_measured_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_auto_is_settled_and_a_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: True)
+    monkeypatch.setattr("gtsa_kit.training.fabric.should_use_bf16", lambda device: True)
     assert resolve_precision(load_config()).train.precision == "bf16"
     assert resolve_precision(load_config(overrides={"train.precision": "fp32"})).train.precision == "fp32"
-    monkeypatch.setattr("gtsa_kit.training.run.should_use_bf16", lambda device: False)
+    monkeypatch.setattr("gtsa_kit.training.fabric.should_use_bf16", lambda device: False)
     assert resolve_precision(load_config()).train.precision == "fp32"
 
 

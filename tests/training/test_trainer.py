@@ -17,11 +17,11 @@ from helpers.commands import GTSA, one_thread, sets
 
 from gtsa_kit.config import load_config
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.methods.base import Plan
+from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.models.weights import load_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.run import train
-from gtsa_kit.training.run_logger import Meter
+from gtsa_kit.training.run_logger import ThroughputMeter
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
 
 STEPS = 12
@@ -216,10 +216,10 @@ class StopAtFive(TrainerCallback):
 
     steps = 0
 
-    def stepped(self, step: int, metrics: object) -> None:
+    def on_step_end(self, step: int, metrics: object) -> None:
         self.steps = step
 
-    def stop(self) -> bool:
+    def should_stop(self) -> bool:
         return self.steps == 4
 
 
@@ -367,7 +367,7 @@ def test_images_that_break_during_the_run_are_listed_and_too_many_stop_it(
     folder = with_broken(images, tmp_path / "images", 0)
 
     class Vandal(TrainerCallback):
-        def starting(self, plan: Plan, config: object, step: int, device: str) -> None:
+        def on_train_start(self, plan: TrainSchedule, config: object, step: int, device: str) -> None:
             for path in sorted(folder.iterdir())[:10]:
                 path.unlink()
 
@@ -434,10 +434,10 @@ def test_unfinished_run_says_how_to_finish_it(images: Path, tiny: dict[str, obje
         def __init__(self) -> None:
             self.begun = False
 
-        def starting(self, plan: Plan, config: object, step: int, device: str) -> None:
+        def on_train_start(self, plan: TrainSchedule, config: object, step: int, device: str) -> None:
             self.begun = True
 
-        def stop(self) -> bool:
+        def should_stop(self) -> bool:
             return self.begun
 
     assert not run_here(images, tmp_path / "run", settings_for(images, tiny), watcher=Stop())
@@ -463,11 +463,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
 
 def test_plan_turns_epochs_into_steps() -> None:
     config = load_config(overrides={"train.batch_size": 8, "train.accumulate": 2})
-    plan = Plan.make(config, images=1000, world=4)
+    plan = TrainSchedule.from_config(config, images=1000, world=4)
     assert plan.batch == 64
     assert plan.steps == round(100 * 1000 / 64)
     assert plan.warmup == round(10 * 1000 / 64)
-    assert Plan.make(load_config(overrides={"train.steps": 10}), 1000, 1).warmup == 5  # at most half of a short run
+    assert (
+        TrainSchedule.from_config(load_config(overrides={"train.steps": 10}), 1000, 1).warmup == 5
+    )  # at most half of a short run
 
 
 @pytest.mark.gpu
@@ -480,6 +482,6 @@ def test_trains_on_a_gpu_in_bf16(images: Path, tiny: dict[str, object], tmp_path
 def test_meter_counts_from_where_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 110.0, 115.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    meter = Meter(batch=8, step=15)
+    meter = ThroughputMeter(batch=8, step=15)
     assert meter.read(20, waited=2.0) == (5 * 8 / 10, 0.2)
     assert meter.read(21, waited=2.5) == (8 / 5, 0.1)

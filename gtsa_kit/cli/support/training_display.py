@@ -15,7 +15,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.multicrop import resolve_workers
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.methods.base import Plan
+from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics, describe, describe_terms
 from gtsa_kit.training.trainer import TrainerCallback
@@ -36,13 +36,13 @@ class TrainingDisplay(TrainerCallback):
         self._workers = 0
         self._on_cpu = True
 
-    def checking(self, done: int, total: int) -> None:
+    def on_scan(self, done: int, total: int) -> None:
         """First look at the images."""
         if done == 1:
             self.steps.begin("checking images", total)
         self.steps.update(done)
 
-    def starting(self, plan: Plan, config: RunConfig, step: int, device: str) -> None:
+    def on_train_start(self, plan: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
         """What is going to happen."""
         what = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
         self.out.print(
@@ -53,7 +53,7 @@ class TrainingDisplay(TrainerCallback):
         self._waits, self._on_cpu = [], device == "cpu"
         self._workers = resolve_workers(config.train.workers, device, config.train.devices)
 
-    def stepped(self, step: int, metrics: StepMetrics | None) -> None:
+    def on_step_end(self, step: int, metrics: StepMetrics | None) -> None:
         """One step further."""
         if metrics:
             self._waits.append(metrics.data_wait)
@@ -63,7 +63,7 @@ class TrainingDisplay(TrainerCallback):
         else:
             self.steps.update(step)
 
-    def stop(self) -> bool:
+    def should_stop(self) -> bool:
         """Set by Ctrl-C."""
         return self.stopped
 
