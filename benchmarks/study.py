@@ -46,9 +46,9 @@ from gtsa_kit.evaluation.sensitivity import sensitivity
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.files import read_json_lines, write_json
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss
-from gtsa_kit.methods import make_method
 from gtsa_kit.training.checkpoint import load_checkpoint
 
 ARCH = "vit_mini"
@@ -401,7 +401,7 @@ def draw_training(runs: Mapping[tuple[str, int], Path], out: Path) -> None:
                 continue
             [line] = axis.plot([row["step"] for row in log], [row[key] for row in log], label=name, linewidth=1)
             if key == "region":
-                constant = [row["constant"] for row in log]
+                constant = [row["region_loss_constant_baseline"] for row in log]
                 axis.plot([row["step"] for row in log], constant, color=line.get_color(), linewidth=0.7, linestyle=":")
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)

@@ -41,11 +41,10 @@ from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.export.benchmark.workers import memory_mb
-from gtsa_kit.hardware import should_compile, should_use_fused_attention
+from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_attention
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
-from gtsa_kit.hardware import should_use_bf16
 
 STAGES = (
     "student and teacher forward",
@@ -163,7 +162,8 @@ class Side:
 def make_side(name: str, config: RunConfig, device: torch.device, half: bool) -> Side:
     """As the trainer makes it, or plainly."""
     torch.manual_seed(0)
-    model = GTSA(config.model.model_copy(update={"drop_path": 0.0})).train().to(device)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})})
+    model = GTSA(config).train().to(device)
     if name == OURS and not should_use_fused_attention(device, half):
         model.use_unfused_attention()
     if name == OURS and should_compile(device):

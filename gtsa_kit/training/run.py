@@ -227,9 +227,9 @@ def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
             outcome = (work(), None)
         except (ValueError, OSError, RunFailedError, KeyboardInterrupt) as error:
             outcome = (None, error)
-    value, error = fabric.broadcast(outcome)
-    if error is not None:
-        raise error
+    value, raised = fabric.broadcast(outcome)
+    if raised is not None:
+        raise raised
     return value  # type: ignore[return-value]
 
 

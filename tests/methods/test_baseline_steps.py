@@ -7,9 +7,9 @@ import torch
 from helpers import lightly_reference as by_lightly
 from lightly.models.utils import update_momentum
 
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.mocov3 import contrast
-from gtsa_kit.methods import make_method
 
 NOW = {"teacher_temperature": 0.05}
 METHODS = ["dino", "mocov3"]

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gtsa_kit.config import LossConfig, ModelConfig
+from gtsa_kit.config import LossConfig, ModelConfig, RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.gtsa import GTSA
-from gtsa_kit.methods.gtsa_heads import ConvBlock, Predictor, Projector, RotationPredictor
+from gtsa_kit.methods.gtsa import GTSA, ConvBlock, Predictor, Projector, RotationPredictor
 from gtsa_kit.methods.gtsa_losses import GTSALosses, gtsa_loss
 from gtsa_kit.models.encoder import Encoder, normalize
 
@@ -34,7 +33,7 @@ def make_views(n_global: int = 2, n_local: int = 3, batch: int = 2) -> Views:
 
 def make_model(**changes: Any) -> GTSA:
     torch.manual_seed(0)
-    return GTSA(TINY.model_copy(update=changes))
+    return GTSA(RunConfig(model=TINY.model_copy(update=changes)))
 
 
 def losses_of(model: GTSA, views: Views) -> GTSALosses:
@@ -114,7 +113,7 @@ def test_gradients_reach_every_trained_parameter(final_norm: bool, n_local: int)
     [
         ("region", {"projector", "predictor"}),
         ("correspondence", {"projector", "predictor"}),
-        ("rotation", {"rotation"}),
+        ("rotation", {"rotation_predictor"}),
     ],
 )
 def test_each_loss_alone_teaches_the_encoder_and_its_heads(term: str, heads: set[str]) -> None:
@@ -288,7 +287,7 @@ def test_conv_block_equals_its_formula(residual: bool) -> None:
 
 def test_student_of_the_paper() -> None:
     with torch.device("meta"):
-        student = GTSA(ModelConfig()).student
+        student = GTSA(RunConfig()).student
     assert kinds(student) == ["Encoder", "Projector", "Predictor", "RotationPredictor"]
     vit = student.encoder.vit
     assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (384, 12, 6)
@@ -303,7 +302,7 @@ def test_student_of_the_paper() -> None:
 
 def test_vit_base_by_its_shapes() -> None:
     with torch.device("meta"):
-        model = GTSA(ModelConfig(arch="vit_base"))
+        model = GTSA(RunConfig(model=ModelConfig(arch="vit_base")))
         features = Encoder("vit_base", layers=(11,))(torch.empty(2, 3, 32, 64))
     assert features.feature_map.shape == features.layers[11].shape == (2, 768, 2, 4)
     assert features.embedding.shape == (2, 768)

@@ -26,7 +26,7 @@ def drawn(images: Path) -> tuple[RunConfig, Views]:
 def test_losses_and_gradients_agree_at_the_papers_sizes(drawn: tuple[RunConfig, Views]) -> None:
     config, views = drawn
     torch.manual_seed(0)
-    model = GTSA(config.model)
+    model = GTSA(config)
     outputs = model(views)
     inputs = (outputs.global_maps, outputs.local_maps, outputs.rotation_logits)
     ours = gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total
@@ -40,7 +40,7 @@ def test_losses_and_gradients_agree_at_the_papers_sizes(drawn: tuple[RunConfig, 
 def test_an_update_agrees(drawn: tuple[RunConfig, Views]) -> None:
     config, views = drawn
     torch.manual_seed(0)
-    ours, plain = GTSA(config.model), GTSA(config.model)
+    ours, plain = GTSA(config), GTSA(config)
     plain.load_state_dict(ours.state_dict())
     optimizers = make_optimizer(ours, config.optim), plain_optimizer(plain, config)
     for model in (ours, plain):

@@ -15,8 +15,8 @@ from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.multicrop import MultiCropDataset, stack
-from gtsa_kit.methods.base import Method
 from gtsa_kit.methods import make_method
+from gtsa_kit.methods.base import Method
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics

@@ -1,4 +1,4 @@
-"""Schedules against their formulas, parameter groups by name, clipping against a loop."""
+"""HyperparameterSchedules against their formulas, parameter groups by name, clipping against a loop."""
 
 import math
 from typing import Any
@@ -10,7 +10,6 @@ from torch import nn
 
 from gtsa_kit.config import ModelConfig, OptimConfig, RunConfig
 from gtsa_kit.methods.base import TrainSchedule
-from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.training.optim import (
     clip_grad_norm_per_parameter,
@@ -30,7 +29,7 @@ def schedules(steps: int = STEPS, warmup: int = WARMUP, batch: int = BATCH, **ch
 
 def tiny() -> GTSA:
     torch.manual_seed(0)
-    return GTSA(ModelConfig(arch="vit_test", projector_dim=16))
+    return GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
@@ -39,7 +38,7 @@ def tiny() -> GTSA:
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (100, 0), (7, 3), (2, 1), (1, 0), (5, 5)])
 def test_every_schedule_has_one_value_a_step(steps: int, warmup: int) -> None:
     made = schedules(steps, warmup)
-    for name in ("lr", "weight_decay", "momentum"):
+    for name in ("lr", "weight_decay", "teacher_momentum"):
         values = getattr(made, name)
         assert values.shape == (steps,), name
         assert np.isfinite(values).all(), name
@@ -68,11 +67,11 @@ def test_learning_rate_at_its_corners() -> None:
 def test_peak_learning_rate_grows_with_the_batch(batch: int) -> None:
     assert schedules(batch=batch).lr.max() == pytest.approx(5e-4 * batch / 256)
     # The other schedules know nothing of it.
-    assert np.array_equal(schedules(batch=batch).momentum, schedules().momentum)
+    assert np.array_equal(schedules(batch=batch).teacher_momentum, schedules().teacher_momentum)
     assert np.array_equal(schedules(batch=batch).weight_decay, schedules().weight_decay)
 
 
-@pytest.mark.parametrize(("name", "start", "end"), [("weight_decay", 0.04, 0.4), ("momentum", 0.996, 1.0)])
+@pytest.mark.parametrize(("name", "start", "end"), [("weight_decay", 0.04, 0.4), ("teacher_momentum", 0.996, 1.0)])
 def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) -> None:
     values = getattr(schedules(), name)  # over the whole run: warm-up is the learning rate's alone
     for step, value in enumerate(values):
@@ -94,9 +93,9 @@ def test_alpha_is_zero_in_warm_up() -> None:
 
 
 def test_a_step_has_the_optimizers_numbers_and_the_methods() -> None:
-    made = make_schedules(OptimConfig(), steps=3, warmup=0, batch=256, more={"alpha": np.array([0.0, 0.25, 1.0])})
+    made = make_schedules(OptimConfig(), steps=3, warmup=0, batch=256, method={"alpha": np.array([0.0, 0.25, 1.0])})
     now = made.at(1)
-    assert list(now) == ["lr", "weight_decay", "momentum", "alpha"]
+    assert list(now) == ["lr", "weight_decay", "teacher_momentum", "alpha"]
     assert now["alpha"] == 0.25
     assert all(type(value) is float for value in now.values())  # nothing of numpy's in a checkpoint
 
@@ -109,7 +108,7 @@ def test_without_warm_up_the_peak_is_first() -> None:
 
 def test_a_run_of_one_step() -> None:
     made = schedules(steps=1, warmup=0)
-    assert (made.lr[0], made.weight_decay[0], made.momentum[0]) == pytest.approx((1e-3, 0.04, 0.996))
+    assert (made.lr[0], made.weight_decay[0], made.teacher_momentum[0]) == pytest.approx((1e-3, 0.04, 0.996))
 
 
 def test_cosine_falls_as_it_rises() -> None:
@@ -127,7 +126,7 @@ def test_settings_reach_their_schedules() -> None:
         final_teacher_momentum=0.9,
         batch=256,
     )
-    ends = [(v[0], v[-1]) for v in (made.lr[WARMUP:], made.weight_decay, made.momentum)]
+    ends = [(v[0], v[-1]) for v in (made.lr[WARMUP:], made.weight_decay, made.teacher_momentum)]
     assert np.array(ends).flatten() == pytest.approx([1e-2, 1e-3, 0.1, 0.2, 0.5, 0.9])
 
 
@@ -168,7 +167,7 @@ def test_teacher_is_in_no_group() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     torch.manual_seed(0)
-    model = GTSA(ModelConfig(arch="vit_test", projector_dim=16, norm_before_heads=False))
+    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16, norm_before_heads=False)))
     names = set().union(*(names_of(model, group) for group in parameter_groups(model)))
     assert "student.encoder.vit.norm.weight" not in names
     assert "student.encoder.vit.blocks.0.norm1.weight" in names

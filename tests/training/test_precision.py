@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from gtsa_kit import hardware
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import collate
 from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods import make_method
-from gtsa_kit.training import precision
-from gtsa_kit.training.run import resolve_precision, train
+from gtsa_kit.training.fabric import resolve_precision
+from gtsa_kit.training.run import train
 from gtsa_kit.training.trainer import TrainerCallback
 
 
@@ -22,15 +23,15 @@ from gtsa_kit.training.trainer import TrainerCallback
 def test_bf16_is_taken_where_it_is_there_and_faster(
     has: bool, ratio: float, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: has)
-    monkeypatch.setattr(precision, "measured_ratio", lambda: ratio)
-    assert precision.should_use_bf16(torch.device("cpu")) is pays
+    monkeypatch.setattr(hardware, "_cpu_has_bf16", lambda: has)
+    monkeypatch.setattr(hardware, "bf16_speedup", lambda: ratio)
+    assert hardware.should_use_bf16(torch.device("cpu")) is pays
 
 
 def test_what_is_measured_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_SHAPE", (64, 32, 48))  # emulated, a large one takes seconds
-    assert math.isfinite(precision.measured_ratio())
-    assert precision.measured_ratio() > 0
+    monkeypatch.setattr(hardware, "_BENCHMARK_SHAPE", (64, 32, 48))  # emulated, a large one takes seconds
+    assert math.isfinite(hardware.bf16_speedup())
+    assert hardware.bf16_speedup() > 0
 
 
 def test_auto_is_settled_and_a_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +85,7 @@ def test_bf16_on_a_cpu_trains_without_the_fused_attention(
 
 
 def test_bf16_learns_as_float32_does(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
-    steps = 120 if precision._cpu_has_bf16() else 12  # emulated, it is forty times as slow
+    steps = 120 if hardware._cpu_has_bf16() else 12  # emulated, it is forty times as slow
     curves = []
     for name in ("fp32", "bf16"):
         config = settings(images, tiny, **{"train.steps": steps, "train.precision": name, "train.log_every": 1})

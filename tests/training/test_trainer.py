@@ -37,9 +37,9 @@ def settings_for(images: Path, tiny: dict[str, object], **more: object) -> dict[
 
 
 def run_here(
-    images: Path, out: Path, settings: dict[str, object], resume: bool = False, watcher: TrainerCallback | None = None
+    images: Path, out: Path, settings: dict[str, object], resume: bool = False, callback: TrainerCallback | None = None
 ):
-    return train(load_config(overrides={"data": str(images), **settings}), out, resume, watcher or TrainerCallback())
+    return train(load_config(overrides={"data": str(images), **settings}), out, resume, callback or TrainerCallback())
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -99,7 +99,8 @@ def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
     assert resolved.model.arch == "vit_test"
     row = read_json_lines(reference / "metrics.jsonl")[-1]
     wanted = (
-        "loss region correspondence rotation rotation_accuracy constant feature_std effective_rank lr momentum "
+        "loss region correspondence rotation rotation_accuracy region_loss_constant_baseline "
+        "feature_std effective_rank lr teacher_momentum "
         "images_per_second"
     )
     assert set(wanted.split()) <= row.keys()
@@ -230,7 +231,7 @@ def test_resumed_order_ignores_images_added_since(images: Path, tiny: dict[str, 
         (folder / path.name).write_bytes(path.read_bytes())
     whole = settings_for(folder, tiny)
     run_here(folder, tmp_path / "a", whole)
-    assert not run_here(folder, tmp_path / "b", whole, watcher=StopAtFive())
+    assert not run_here(folder, tmp_path / "b", whole, callback=StopAtFive())
     (folder / "a new one.jpg").write_bytes((folder / "p0.jpg").read_bytes())
     assert run_here(folder, tmp_path / "b", whole, resume=True)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
@@ -242,7 +243,7 @@ def test_views_made_on_the_device_train_as_those_of_workers(
     whole = settings_for(images, tiny)
     run_here(images, tmp_path / "workers", whole)
     on_device = whole | {"train.augment_on": "device", "train.workers": 1}
-    assert not run_here(images, tmp_path / "device", on_device, watcher=StopAtFive())
+    assert not run_here(images, tmp_path / "device", on_device, callback=StopAtFive())
     assert run_here(images, tmp_path / "device", on_device, resume=True)
     # The same draws: what differs are single levels of pixels, which training magnifies slowly.
     for (step, a), (_, b) in zip(losses(tmp_path / "workers"), losses(tmp_path / "device"), strict=True):
@@ -344,7 +345,7 @@ def test_few_broken_images_are_skipped_counted_and_listed(
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
     assert [row["path"] for row in rows] == ["broken0.jpg", "broken1.jpg"]
     assert rows[0]["reason"] == "empty file"
-    assert json.loads((tmp_path / "run" / "encoder.json").read_text())["training"]["broken"] == 2
+    assert json.loads((tmp_path / "run" / "encoder.json").read_text())["training"]["unreadable"] == 2
 
 
 def test_more_than_five_percent_broken_stops_with_a_clear_word(
@@ -353,7 +354,7 @@ def test_more_than_five_percent_broken_stops_with_a_clear_word(
     folder = with_broken(images, tmp_path / "images", 3)
     done = gtsa_here("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
     assert done.returncode == 1
-    assert "3 of 43 images are broken, more than 5%" in done.stderr
+    assert "3 of 43 images are unreadable, more than 5%" in done.stderr
     assert len(read_json_lines(tmp_path / "run" / "errors.jsonl")) == 3
     # Nothing was begun that would stand in the way: mended, the same command works.
     for path in folder.glob("broken*"):
@@ -367,12 +368,12 @@ def test_images_that_break_during_the_run_are_listed_and_too_many_stop_it(
     folder = with_broken(images, tmp_path / "images", 0)
 
     class Vandal(TrainerCallback):
-        def on_train_start(self, plan: TrainSchedule, config: object, step: int, device: str) -> None:
+        def on_train_start(self, schedule: TrainSchedule, config: object, step: int, device: str) -> None:
             for path in sorted(folder.iterdir())[:10]:
                 path.unlink()
 
-    with pytest.raises(RunFailedError, match="of 40 images are broken"):
-        run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, watcher=Vandal())
+    with pytest.raises(RunFailedError, match="of 40 images are unreadable"):
+        run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, callback=Vandal())
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
     assert 3 <= len(rows) <= 10  # the third of 40 is more than 5%; a batch may bring several at once
     assert rows[0]["reason"] == "no such file or directory"
@@ -417,7 +418,7 @@ def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: P
 
 def test_resuming_with_another_batch_is_refused(reference: Path, images: Path, tiny: dict[str, object]) -> None:
     settings = {**settings_for(images, tiny), "train.batch_size": 8}
-    with pytest.raises(ValueError, match="must be the same"):
+    with pytest.raises(ValueError, match="must be equal"):
         run_here(images, reference, settings, resume=True)
 
 
@@ -434,13 +435,13 @@ def test_unfinished_run_says_how_to_finish_it(images: Path, tiny: dict[str, obje
         def __init__(self) -> None:
             self.begun = False
 
-        def on_train_start(self, plan: TrainSchedule, config: object, step: int, device: str) -> None:
+        def on_train_start(self, schedule: TrainSchedule, config: object, step: int, device: str) -> None:
             self.begun = True
 
         def should_stop(self) -> bool:
             return self.begun
 
-    assert not run_here(images, tmp_path / "run", settings_for(images, tiny), watcher=Stop())
+    assert not run_here(images, tmp_path / "run", settings_for(images, tiny), callback=Stop())
     with pytest.raises(ValueError, match="gtsa train --resume"):
         load_encoder(tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""What `gtsa train` shows while it works. Imports torch; only the command itself imports this."""
+"""Progress display of `gtsa train`. This module imports torch, so only the command's body imports it."""
 
 import statistics
 import warnings
@@ -17,16 +17,17 @@ from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.run import train
-from gtsa_kit.training.run_logger import StepMetrics, describe, describe_terms
+from gtsa_kit.training.run_logger import StepMetrics, format_metrics, format_terms
 from gtsa_kit.training.trainer import TrainerCallback
 
-ROWS_OF_WAITING = 5
-"""Rows of metrics after which it is said that the step waits for its data; the first of them warms up."""
-MOST_WAITING = 0.1
+ROWS_BEFORE_ADVICE = 5
+"""Number of metrics rows whose median waiting share decides about the advice; the first row is a warm-up."""
+MAX_DATA_WAIT = 0.1
+"""Largest median share of waiting for images without advice."""
 
 
 class TrainingDisplay(TrainerCallback):
-    """Shows a run, and hears Ctrl-C."""
+    """Training callback that shows progress on the console and stops the run after Ctrl-C."""
 
     def __init__(self, out: Console) -> None:
         self.out = out
@@ -37,91 +38,92 @@ class TrainingDisplay(TrainerCallback):
         self._on_cpu = True
 
     def on_scan(self, done: int, total: int) -> None:
-        """First look at the images."""
+        """Show progress of the image check."""
         if done == 1:
             self.steps.begin("checking images", total)
         self.steps.update(done)
 
-    def on_train_start(self, plan: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
-        """What is going to happen."""
-        what = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
+    def on_train_start(self, schedule: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
+        """Print method, architecture, device and length of the run."""
+        summary = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
         self.out.print(
-            f"{what}: {plan.images} images, {plan.steps} steps of {plan.batch}"
-            + (f", going on from step {step}" if step else "")
+            f"{summary}: {schedule.images} images, {schedule.steps} steps of {schedule.batch}"
+            + (f", resuming from step {step}" if step else "")
         )
-        self.steps.begin("training", plan.steps, done=step)
+        self.steps.begin("training", schedule.steps, done=step)
         self._waits, self._on_cpu = [], device == "cpu"
         self._workers = resolve_workers(config.train.workers, device, config.train.devices)
 
     def on_step_end(self, step: int, metrics: StepMetrics | None) -> None:
-        """One step further."""
+        """Show the step's metrics; print advice once if the steps wait for images."""
         if metrics:
             self._waits.append(metrics.data_wait)
-            if len(self._waits) == ROWS_OF_WAITING and (share := statistics.median(self._waits)) > MOST_WAITING:
-                self.out.print(waiting_advice(share, self._workers, available_cores(), self._on_cpu))
-            self.steps.update(step, _short(metrics), describe(metrics))
+            if len(self._waits) == ROWS_BEFORE_ADVICE and (share := statistics.median(self._waits)) > MAX_DATA_WAIT:
+                self.out.print(data_wait_advice(share, self._workers, available_cores(), self._on_cpu))
+            self.steps.update(step, _format_short(metrics), format_metrics(metrics))
         else:
             self.steps.update(step)
 
     def should_stop(self) -> bool:
-        """Set by Ctrl-C."""
+        """Return whether Ctrl-C was pressed."""
         return self.stopped
 
 
-def run_training(config: RunConfig, run: Path, resume: bool) -> bool:
-    """Train with a display; True when the run came to its end."""
-    # DDP's advice on the memory layout of 1x1 convolutions; it changes no number.
+def run_training(config: RunConfig, run_dir: Path, resume: bool) -> bool:
+    """Train with a display; return True if the run finished and False if it was stopped."""
+    # DDP's advice on the memory layout of 1x1 convolutions; results do not depend on it.
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     out = console()
     out.quiet = not is_first_process()
-    with shown(out) as display:
-        ended = train(config, run, resume, display)
-    if ended:
-        out.print(summary(run))
-    return ended
+    with training_display(out) as display:
+        finished = train(config, run_dir, resume, display)
+    if finished:
+        out.print(summary_table(run_dir))
+    return finished
 
 
 @contextmanager
-def shown(out: Console) -> Iterator[TrainingDisplay]:
-    """A display of what is trained in the block; Ctrl-C asks it to save and stop."""
+def training_display(out: Console) -> Iterator[TrainingDisplay]:
+    """Open a display for the training inside the block; Ctrl-C makes it save a checkpoint and stop."""
     display = TrainingDisplay(out)
 
-    def stopping() -> None:
+    def on_interrupt() -> None:
         display.stopped = True
-        out.print("stopping after this step; Ctrl-C again ends at once, without saving")
+        out.print("stopping after this step; press Ctrl-C again to exit at once without saving")
 
-    with stop_on_signal(stopping), display.steps:
+    with stop_on_signal(on_interrupt), display.steps:
         yield display
 
 
-def summary(run: Path) -> Table:
-    """What a finished run left, and what to do with it."""
+def summary_table(run_dir: Path) -> Table:
+    """Build the table of a finished run: result files and the next command."""
     table = Table(title="done", title_justify="left", show_header=False, box=None)
     for _ in range(3):
         table.add_column(overflow="fold")
-    table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm as it is")
-    table.add_row("curves", str(run / "curves.png"), f"or: tensorboard --logdir {run / 'tensorboard'}")
-    if broken := len(read_json_lines(run / "errors.jsonl")):
-        table.add_row(f"{broken} broken images", str(run / "errors.jsonl"), "left out")
-    table.add_row("next", f"gtsa export {run} --format onnx", "")
+    table.add_row("encoder", str(run_dir / "encoder.safetensors"), "loads in timm as it is")
+    table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
+    if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
+        table.add_row(f"{unreadable} unreadable images", str(run_dir / "errors.jsonl"), "skipped")
+    table.add_row("next", f"gtsa export {run_dir} --format onnx", "")
     return table
 
 
-def waiting_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
-    """What to change when the step waits for images this share of the time."""
-    said = f"the step waits {share:.0%} of the time for images. "
+def data_wait_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
+    """Return advice for a run whose steps spend the fraction `share` of the time waiting for images."""
+    finding = f"the step waits {share:.0%} of the time for images. "
     if workers < (cores if on_cpu else cores - 1):
-        return said + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
-    way_out = "" if on_cpu else "let the GPU make the views (--augment-on device), "
-    return said + (
-        f"All {cores} cores load images: {way_out}keep images smaller (a longer side of 512 pixels is "
-        "enough for views of 224), on a local disk, or take fewer views (--set views.local_crops=6)"
+        return finding + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
+    gpu_hint = "" if on_cpu else "make the views on the GPU (--augment-on device), "
+    return finding + (
+        f"All {cores} cores load images already: {gpu_hint}store smaller images (a longer side of 512 pixels is "
+        "enough for views of 224) on a local disk, or make fewer views (--set views.local_crops=6)"
     )
 
 
-def _short(m: StepMetrics) -> str:
+def _format_short(m: StepMetrics) -> str:
+    """Format one metrics row for the line below the progress bar."""
     return (
         f"{m.images_per_second:.1f} img/s  data wait {m.data_wait:.0%}  "
-        f"loss {m.loss:.3f} = {describe_terms(m, digits=3)}  std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
-        f"lr {m.schedules['lr']:.1e}  m {m.schedules['momentum']:.3f}"
+        f"loss {m.loss:.3f} = {format_terms(m, digits=3)}  std {m.feature_std:.2f}  rank {m.effective_rank:.0f}  "
+        f"lr {m.schedules['lr']:.1e}  m {m.schedules['teacher_momentum']:.3f}"
     )
