@@ -1,4 +1,4 @@
-"""What an encoder and its options mean for the manifest. Apart from it, so that reading a manifest needs no torch."""
+"""Building the manifest of an encoder and export options; it needs torch, which reading a manifest does not."""
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
@@ -8,34 +8,42 @@ from gtsa_kit.models.weights import describe_encoder
 
 
 def build_manifest(
-    encoder: Encoder, form: str, options: ExportOptions, target: dict[str, str], source_sha256: str
+    encoder: Encoder, file_format: str, options: ExportOptions, target: dict[str, str], source_sha256: str
 ) -> Manifest:
-    """The manifest of an artifact, before its parity is known."""
-    about = encoder.architecture
-    facts = describe_encoder(about, encoder.preprocessing)
+    """Build the manifest of an artifact, without a parity report.
+
+    Args:
+        encoder: The encoder that is exported.
+        file_format: One of `FORMATS`, or "pytorch" for the encoder itself.
+        options: Precision, sizes, layers and input type.
+        target: Versions and settings of the runtime, by name.
+        source_sha256: SHA-256 of the source weights.
+    """
+    architecture = encoder.architecture
+    description = describe_encoder(architecture, encoder.preprocessing)
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes: dict[str, int | str] = {name: r.min if r.fixed else name for name, r in ranges.items()}
     grid = tuple(axes[n] // PATCH if isinstance(axes[n], int) else f"{n}/{PATCH}" for n in ("height", "width"))  # type: ignore[operator]
-    shape = (axes["batch"], 3, axes["height"], axes["width"])
+    batch, height, width = axes["batch"], axes["height"], axes["width"]
     maps = (FEATURE_MAP, *(layer_output(layer) for layer in options.layers))
     return Manifest(
-        format=form,
+        format=file_format,
         precision=options.precision,
         target=target,
         source_sha256=source_sha256,
-        architecture=facts["architecture"],
-        dim=about.width,
-        preprocessing=facts["preprocessing"],
+        architecture=description["architecture"],
+        dim=architecture.width,
+        preprocessing=description["preprocessing"],
         inputs=(
             TensorSpec(
                 name=INPUT,
                 dtype=options.input,
-                shape=(shape[0], *shape[2:], 3) if options.input == "uint8" else shape,
+                shape=(batch, height, width, 3) if options.input == "uint8" else (batch, 3, height, width),
             ),
         ),
         outputs=(
-            TensorSpec(name=EMBEDDING, dtype="float32", shape=(axes["batch"], about.width)),
-            *(TensorSpec(name=name, dtype="float32", shape=(axes["batch"], about.width, *grid)) for name in maps),
+            TensorSpec(name=EMBEDDING, dtype="float32", shape=(batch, architecture.width)),
+            *(TensorSpec(name=name, dtype="float32", shape=(batch, architecture.width, *grid)) for name in maps),
         ),
         axes={
             name: AxisRange(min=r.min, max=r.max, multiple_of=1 if name == "batch" else PATCH)

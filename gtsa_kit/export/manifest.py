@@ -1,4 +1,4 @@
-"""What an artifact says of itself: `<file>.json`, and in ONNX also the model's own metadata."""
+"""Manifest of an artifact: `<file>.json` beside it, and for ONNX also the `metadata_props` of the model."""
 
 import json
 from pathlib import Path
@@ -14,16 +14,17 @@ from gtsa_kit.files import write_text
 
 SCHEMA = 1
 METADATA_KEY = "gtsa_kit"
+"""Key of an ONNX model's metadata that holds the manifest."""
 
 
 class Record(BaseModel):
-    """Immutable, and strict about what it does not know."""
+    """Immutable model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TensorSpec(Record):
-    """One input or output; a dimension is a number or the name of a dynamic axis."""
+    """Name, dtype and shape of one input or output; a dimension is a number or the name of a dynamic axis."""
 
     name: str
     dtype: str
@@ -31,7 +32,7 @@ class TensorSpec(Record):
 
 
 class AxisRange(Record):
-    """Allowed values of a dynamic axis; `max` None is no bound."""
+    """Allowed values of a dynamic axis. A `max` of None is no bound."""
 
     min: int
     max: int | None
@@ -39,7 +40,7 @@ class AxisRange(Record):
 
 
 class Difference(Record):
-    """Reference against artifact for one output and one input shape."""
+    """Difference between reference and artifact for one output and one input shape."""
 
     output: str
     batch: int
@@ -50,100 +51,108 @@ class Difference(Record):
     min_cosine: float
     mean_cosine: float
     neighbors: float | None
-    """Share of tokens whose nearest neighbor is the same; None where there are fewer than three tokens."""
+    """Share of tokens with the same nearest neighbor, 0 to 1; None for fewer than three tokens."""
     image: str
-    """The image that holds the worst token."""
+    """Name of the image with the lowest cosine."""
     passed: bool
 
 
 class ParityReport(Record):
-    """The gate's verdict and everything that it measured."""
+    """Result and measurements of the parity gate."""
 
     reference: str = "gtsa-kit encoder, float32, PyTorch"
     runtime: str
+    """Runtime and device that ran the artifact, for people."""
     images: str
+    """Origin of the images, for people."""
     tolerance: dict[str, float]
     preprocessing: str = ""
-    """How the artifact's account of its preprocessing differs from the encoder's; "" if it does not."""
+    """Difference between the manifest's preprocessing and the encoder's; "" if they are equal."""
     passed: bool
     differences: tuple[Difference, ...]
 
     @property
     def worst(self) -> Difference:
-        """The difference with the lowest cosine; among equals the largest absolute one. A failed one comes first."""
+        """Difference with the lowest cosine, then the largest absolute difference; failed ones precede passed ones."""
         return min(self.differences, key=lambda d: (d.passed, d.min_cosine, -d.max_abs))
 
 
 class GraphRecord(Record):
-    """The ONNX graph that an engine was built from, which lies beside it."""
+    """ONNX graph beside an engine, from which the engine was built."""
 
     file: str
     sha256: str
     opset: int
     parity: ParityReport | None
-    """Of the graph in ONNX Runtime; None of a graph that is not ours, which has no float32 encoder to compare with."""
+    """Parity of the graph in ONNX Runtime; None for another tool's graph, which has no reference encoder."""
 
 
 class EngineRecord(Record):
-    """What a TensorRT plan was built from, with what, and for what."""
+    """Build record of a TensorRT engine."""
 
     variant: str
+    """"tensorrt" or "tensorrt-rtx"."""
     version: str
+    """Version of the library."""
     capabilities: tuple[str, ...]
-    """Compute capabilities that it runs on; "later" for GPUs to come."""
+    """Compute capabilities that the engine runs on; "later" stands for future GPUs."""
     profile: tuple[tuple[int, ...], ...]
-    """Smallest, usual and largest shape of the input; () where the graph has but one."""
+    """Minimum, optimal and maximum shape of the input; () for a graph with a fixed shape."""
     sha256: str
-    """Of the plan."""
+    """SHA-256 of the engine file."""
     graph: GraphRecord
     parity: str
-    """Whether the engine itself was compared: "run", or "not run: " and why."""
+    """Whether the engine itself was compared: "run", or "not run: " and the reason."""
     optimization_level: int | None
     workspace_gib: float | None
     seconds: float
-    """That the build took."""
+    """Duration of the build."""
 
 
 class Manifest(Record):
-    """Everything that another tool, or a person, must know to use the artifact."""
+    """Description of an artifact for other tools and for people."""
 
     schema_version: int = SCHEMA
     gtsa_kit: str = __version__
     format: str
     precision: str
     target: dict[str, str]
+    """Versions and settings of the runtime that the artifact is for."""
     source_sha256: str
+    """SHA-256 of the source weights."""
     architecture: dict[str, Any]
     dim: int
+    """Width of the embedding and of the feature maps."""
     preprocessing: dict[str, Any]
+    """See `models.encoder.Preprocessing`."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     axes: dict[str, AxisRange]
     parity: ParityReport | None = None
     engine: EngineRecord | None = None
-    """Of TensorRT engines only."""
+    """Build record, for TensorRT engines alone."""
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Blocks whose maps are outputs."""
+        """Indices of the blocks whose feature maps are outputs."""
         named = (spec.name.removeprefix(f"{FEATURE_MAP}_") for spec in self.outputs[2:])
         return tuple(int(name) for name in named)
 
     @property
     def input_layout(self) -> tuple[str, ...]:
-        """Meaning of the input's axes."""
-        byte_layout, layout = ("batch", "height", "width", "3"), ("batch", "3", "height", "width")
-        return byte_layout if self.inputs[0].dtype == "uint8" else layout
+        """Names of the input's axes; "3" are the color channels."""
+        channels_last = self.inputs[0].dtype == "uint8"
+        return ("batch", "height", "width", "3") if channels_last else ("batch", "3", "height", "width")
 
     def range_of(self, axis: str) -> Range:
-        """What "batch", "height" or "width" may be."""
+        """Return the allowed lengths of "batch", "height" or "width"."""
         if axis in self.axes:
             return Range(self.axes[axis].min, self.axes[axis].max)
         fixed = self.inputs[0].shape[self.input_layout.index(axis)]
         return Range(int(fixed), int(fixed))
 
     def check_axis(self, axis: str, value: int) -> None:
-        """Raise `ValueError` unless an input's axis may have this length."""
+        """Raise `ValueError` unless `value` is an allowed length of an input axis."""
         allowed = self.range_of(axis)
         if allowed.fixed and value != allowed.min:
             raise ValueError(f"{axis} is fixed at {allowed.min} in this artifact, got {value}")
@@ -156,25 +165,25 @@ class Manifest(Record):
 
 
 def manifest_path(artifact: Path) -> Path:
-    """`encoder.onnx` to `encoder.onnx.json`."""
+    """Return the path of an artifact's manifest: `encoder.onnx.json` for `encoder.onnx`."""
     return artifact.with_name(artifact.name + ".json")
 
 
 def graph_path(engine: Path) -> Path:
-    """`encoder.engine` to `encoder.engine.onnx`, the graph that it was built from."""
+    """Return the path of the graph that an engine was built from: `encoder.engine.onnx` for `encoder.engine`."""
     return engine.with_name(engine.name + ".onnx")
 
 
 def write_manifest(artifact: Path, manifest: Manifest) -> None:
-    """Write `<file>.json`, all at once."""
+    """Write `<file>.json`, atomically."""
     write_text(manifest_path(artifact), json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
 
 
 def read_manifest(artifact: Path) -> Manifest:
-    """Read `<file>.json`.
+    """Read the manifest beside an artifact, `<file>.json`.
 
     Raises:
-        ValueError: It is missing, or is not a manifest that this version knows.
+        ValueError: The manifest is missing, or is not valid in this version.
     """
     path = manifest_path(artifact)
     try:
@@ -184,7 +193,15 @@ def read_manifest(artifact: Path) -> Manifest:
 
 
 def parse_manifest(text: str, origin: str) -> Manifest:
-    """JSON text to a manifest, else `ValueError` naming `origin`."""
+    """Parse a manifest.
+
+    Args:
+        text: JSON.
+        origin: Name of the file, for the error.
+
+    Raises:
+        ValueError: The text is not a valid manifest.
+    """
     try:
         return Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:

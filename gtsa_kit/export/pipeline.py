@@ -1,7 +1,8 @@
-"""Source to artifact: write, open what was written, prove it, say so in the manifest."""
+"""Export pipeline: write an artifact, open it again, run the parity gate, and put the report into the manifest."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from gtsa_kit.data.image_files import sample_images
 from gtsa_kit.export.build_manifest import build_manifest
@@ -19,24 +20,30 @@ from gtsa_kit.export.source import Source, SourceLocation
 from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 
-Writer = Callable[[Encoder, ExportOptions, Path], dict[str, str]]
-WRITERS: Mapping[str, Writer] = {"torchscript": export_torchscript, "pt2": export_pt2}
-CALIBRATED = {"onnx": export_onnx, "openvino": export_openvino}
-CALIBRATION_IMAGES = 24
+Exporter = Callable[[Encoder, ExportOptions, Path, Calibration | None], dict[str, str]]
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    "torchscript": lambda encoder, options, path, _: export_torchscript(encoder, options, path),
+    "pt2": lambda encoder, options, path, _: export_pt2(encoder, options, path),
+    "onnx": export_onnx,
+    "openvino": export_openvino,
+}
+"""Functions that write an artifact and return the manifest's `target`, by format."""
+CALIBRATION_IMAGES: Final = 24
+"""Maximum number of calibration images."""
 
 
-def artifact_path(source: SourceLocation, form: str, out: Path | None, force: bool) -> Path:
-    """Where the artifact goes: `out` if it names a file, else `encoder` plus suffix in it or beside the source.
+def artifact_path(source: SourceLocation, file_format: str, out: Path | None, force: bool) -> Path:
+    """Return the path of the artifact: `out` if it names a file, else `encoder` plus suffix in `out` or in the source.
 
     Raises:
-        ValueError: An unknown format, a name that does not fit it, or a file that is there already.
+        ValueError: The format is unknown, `out` has another suffix, or the file exists and `force` is False.
     """
-    if form not in FORMATS:
-        raise ValueError(f"unknown format {form!r}; choose one of {', '.join(FORMATS)}")
-    suffix = SUFFIX[form]
+    if file_format not in FORMATS:
+        raise ValueError(f"unknown format {file_format!r}; choose one of {', '.join(FORMATS)}")
+    suffix = SUFFIX[file_format]
     path = (out or source.folder) / f"encoder{suffix}" if out is None or not out.suffix or out.is_dir() else out
     if path.suffix != suffix:
-        raise ValueError(f"{path} does not end in {suffix}, which {form} files do; choose another --out")
+        raise ValueError(f"{path} does not end in {suffix}, the suffix of {file_format} files; choose another --out")
     if path.exists() and path.resolve() == source.path.resolve():
         raise ValueError(f"{path} is the source itself; choose another --out")
     if path.exists() and not force:
@@ -44,64 +51,76 @@ def artifact_path(source: SourceLocation, form: str, out: Path | None, force: bo
     return path
 
 
-def check_supported(form: str, options: ExportOptions, calibrated: bool) -> None:
-    """Raise `ValueError` for a precision that a format does not have, or int8 without images."""
-    if options.precision not in SUPPORTED_PRECISIONS[form]:
+def check_supported(file_format: str, options: ExportOptions, calibrated: bool) -> None:
+    """Check that a format has the precision, and that int8 and fp8 have calibration images.
+
+    Raises:
+        ValueError: The precision is not supported, or calibration images are missing.
+    """
+    if options.precision not in SUPPORTED_PRECISIONS[file_format]:
         others = ", ".join(other for other in FORMATS if options.precision in SUPPORTED_PRECISIONS[other])
-        raise ValueError(f"{form} is not offered in {options.precision}; choose {others} for it")
+        raise ValueError(f"{file_format} does not support {options.precision}; choose {others}, or another --precision")
     if options.precision in QUANTIZED and not calibrated:
         raise ValueError(
-            f"{options.precision} needs images to set its ranges; name a folder of typical ones with --calibrate"
+            f"{options.precision} needs images to set the ranges of activations; name a folder of typical images with "
+            "--calibrate"
         )
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Images for int8 and fp8, spread over a folder, else `ValueError`."""
+    """Read calibration images for int8 and fp8, evenly spaced over a folder.
+
+    Raises:
+        ValueError: No image in the folder can be read.
+    """
     images, _ = sample_images(folder, CALIBRATION_IMAGES)
     return Calibration(images, f"{len(images)} images of {folder.name}")
 
 
 def export_artifact(
     source: Source,
-    form: str,
+    file_format: str,
     path: Path,
     options: ExportOptions | None = None,
     images: ParityImages | None = None,
     calibration: Calibration | None = None,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
-    """Export to `path` and run the parity gate on what was written; the report is in the manifest that is returned.
+    """Export to `path` and run the parity gate on the written file.
 
-    Nothing is deleted when the gate fails: the report says what is wrong with the file.
+    The file stays when the gate fails; the report in the manifest says what differs.
 
     Args:
-        source: What to export.
-        form: One of `FORMATS`.
-        path: See `artifact_path`.
-        options: Precision, sizes, layers and so on.
-        images: Images for the gate; by default those of the run.
-        calibration: Images for int8.
-        on_case: Told (cases done, cases in all) by the gate.
+        source: The encoder to export.
+        file_format: One of `EXPORTERS`.
+        path: The file to write, see `artifact_path`.
+        options: Precision, sizes, layers and input type; by default those of `ExportOptions`.
+        images: Images for the gate; by default the training images of the run.
+        calibration: Images for int8 and fp8.
+        on_case: Called by the gate with (cases done, all cases).
+
+    Returns:
+        The manifest with the parity report.
+
+    Raises:
+        ValueError: The options are not supported by the format, or the images can't be read.
     """
     options = options or ExportOptions()
-    check_supported(form, options, calibration is not None)
-    images = images or load_parity_images(source.images)  # before anything is written: it may be refused
+    check_supported(file_format, options, calibration is not None)
+    images = images or load_parity_images(source.images)  # before anything is written: it may raise
     path.parent.mkdir(parents=True, exist_ok=True)
-    if form in CALIBRATED:
-        target = CALIBRATED[form](source.encoder, options, path, calibration)
-    else:
-        target = WRITERS[form](source.encoder, options, path)
+    target = EXPORTERS[file_format](source.encoder, options, path, calibration)
     if calibration and options.precision in QUANTIZED:
         target["calibration"] = calibration.origin
-    manifest = build_manifest(source.encoder, form, options, target, source.sha256)
+    manifest = build_manifest(source.encoder, file_format, options, target, source.sha256)
     write_manifest(path, manifest)
-    return prove(source, path, manifest, images, on_case)
+    return run_parity_gate(source, path, manifest, images, on_case)
 
 
-def prove(
+def run_parity_gate(
     source: Source, path: Path, manifest: Manifest, images: ParityImages, on_case: Callable[[int, int], None]
 ) -> Manifest:
-    """Run the gate on the processor and put its report into the manifest, beside the file and in it."""
+    """Run the parity gate on the CPU and write its report into the manifest, beside the file and inside it."""
     report = check_parity(source.encoder, load(path, "cpu"), images, on_case)
     manifest = manifest.model_copy(update={"parity": report})
     if manifest.format == "onnx":

@@ -1,4 +1,4 @@
-"""What can be exported: a run, weights of ours or of others, or a float32 ONNX file that was exported before."""
+"""Source of an export: a run, weights of gtsa-kit or another tool, or a float32 ONNX file exported before."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,36 +18,36 @@ from gtsa_kit.models.weights import build_encoder, find_weights
 
 
 class SourceLocation(Protocol):
-    """Something on the disk that artifacts are made from."""
+    """Location of the file or folder that artifacts are made from."""
 
     @property
     def path(self) -> Path:
-        """The file or folder."""
+        """File or folder."""
 
     @property
     def folder(self) -> Path:
-        """Where artifacts go unless told otherwise."""
+        """Default folder of artifacts."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The float32 encoder to export, which is also the reference of the parity gate."""
+    """Float32 encoder to export, and reference of the parity gate."""
 
     path: Path
     encoder: Encoder
     sha256: str
-    """Of the file with the weights; an exported file hands on what its manifest says."""
+    """SHA-256 of the file with the weights; for an exported file, the one in its manifest."""
     note: str = ""
-    """What was taken out of a foreign checkpoint, and what was assumed."""
+    """Summary of an imported checkpoint: weights used, keys skipped, values assumed; "" for gtsa-kit's own."""
 
     @property
     def folder(self) -> Path:
-        """Where artifacts go unless told otherwise: beside the weights."""
+        """Default folder of artifacts: that of the weights."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def images(self) -> Path | None:
-        """What the run was trained on, if the folder still says so and it is still there."""
+        """Training images of the run, if its config.yaml names them and they exist."""
         settings = self.folder / "config.yaml"
         data = Path(load_config(file=settings).data) if settings.exists() else None
         return data if data and data.exists() else None
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a foreign checkpoint does not say of itself."""
+    """Facts that the checkpoint of another tool does not contain; None leaves one to `open_weights`."""
 
     branch: Branch | None = None
     heads: int | None = None
@@ -63,32 +63,44 @@ class ImportOptions:
     std: tuple[float, float, float] | None = None
 
 
-def open_source(path: Path, hints: ImportOptions | None = None) -> Source:
-    """Open a run folder, weights (`gtsa_kit.models.checkpoint_import`), or a float32 `.onnx` exported by us.
+def open_source(path: Path, import_options: ImportOptions | None = None) -> Source:
+    """Open a run folder, weights of any tool that `checkpoint_import` reads, or a float32 `.onnx` of gtsa-kit.
+
+    Args:
+        path: File or folder.
+        import_options: Facts that a checkpoint of another tool does not contain.
 
     Raises:
-        ValueError: Nothing usable there.
+        ValueError: The path holds no encoder that can be exported.
     """
     if path.is_file() and path.suffix == SUFFIX["onnx"]:
         manifest = read_onnx_manifest(path)
         return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
     if path.suffix in SUFFIX.values():
         raise ValueError(f"{path} holds no weights to export again; name the run or the weights that it came from")
-    hints = hints or ImportOptions()
+    given = import_options or ImportOptions()
     file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
-    opened = open_weights(file, hints.branch, hints.heads, hints.mean, hints.std)
-    return Source(path, opened.encoder, sha256_of(opened.file), "" if opened.layout == "gtsa-kit" else opened.note)
+    imported = open_weights(file, given.branch, given.heads, given.mean, given.std)
+    note = "" if imported.origin == "gtsa-kit" else imported.note
+    return Source(path, imported.encoder, sha256_of(imported.file), note)
 
 
 def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
-    """The encoder that an artifact came from: the weights beside it, else those inside it; None if neither is there."""
+    """Open the encoder that an artifact was exported from.
+
+    The weights are looked for beside the artifact, in the folder above, and inside the artifact (ONNX alone; for an
+    engine, inside the graph beside it).
+
+    Returns:
+        The source, or None if the weights are in none of these.
+    """
     for folder in (artifact.parent, artifact.parent.parent):
         weights = folder / "encoder.safetensors"
         if weights.exists() and sha256_of(weights) == manifest.source_sha256:
             return open_source(weights)
-    holder = graph_path(artifact) if manifest.format == "trt" else artifact
-    has_them = manifest.format in ("onnx", "trt") and holder.exists() and has_weights(holder)
-    return open_source(holder) if has_them else None
+    onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
+    usable = manifest.format in ("onnx", "trt") and onnx_file.exists() and has_weights(onnx_file)
+    return open_source(onnx_file) if usable else None
 
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:

@@ -1,4 +1,7 @@
-"""What may be exported, how close it must be, and where it is measured: every tolerance stands here, once."""
+"""Specification of artifacts: formats, precisions, options, and the tolerances and shapes of the parity gate.
+
+Every tolerance is defined here, and nowhere else.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,15 +28,16 @@ SUPPORTED_PRECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "openvino": ("fp32", "fp16", "bf16", "int8"),
     "trt": PRECISIONS,
 }
-"""Precisions by format. Quantized graphs are Q/DQ graphs, which are a matter of ONNX, OpenVINO and TensorRT; tf32 is a
-way to multiply float32 matrices, not a graph."""
+"""Precisions by format. int8 and fp8 are Q/DQ graphs, which ONNX, OpenVINO and TensorRT read; tf32 is a way to multiply
+float32 matrices and changes no graph, so TensorRT alone has it."""
 QUANTIZED: Final = ("int8", "fp8")
-"""Precisions whose ranges come from the user's images."""
+"""Precisions that need calibration images for the ranges of activations."""
 FRAMEWORKS: Final = ("timm", "hf", "mmseg", "mmdet", "detectron2")
-"""Whose checkpoints are written, a folder each."""
+"""Frameworks that `formats.frameworks` writes checkpoints for."""
 OPSET: Final = 20
-"""The first with native Gelu; LayerNormalization came with 17."""
+"""Default opset of ONNX: the first with a native Gelu (LayerNormalization came with 17)."""
 OPSETS: Final = range(18, 24)
+"""Supported opsets of ONNX."""
 
 INPUT: Final = "images"
 EMBEDDING: Final = "embedding"
@@ -41,24 +45,24 @@ FEATURE_MAP: Final = "feature_map"
 
 
 def layer_output(layer: int) -> str:
-    """The name of the map of one block."""
+    """Return the output name of one block's feature map, such as "feature_map_5"."""
     return f"{FEATURE_MAP}_{layer}"
 
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed values of a dimension: from `min` to `max` (None is no bound); equal ends fix it."""
+    """Allowed values of a dimension: `min` to `max`, both included. A `max` of None is no bound."""
 
     min: int
     max: int | None
 
     @property
     def fixed(self) -> bool:
-        """Whether there is but one value."""
+        """Whether one value alone is allowed."""
         return self.min == self.max
 
     def clamp(self, value: int) -> int:
-        """The nearest allowed value."""
+        """Return the nearest allowed value."""
         return max(self.min, value if self.max is None else min(value, self.max))
 
 
@@ -68,30 +72,35 @@ ANY_BATCH: Final = Range(1, None)
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is asked of one artifact."""
+    """Options of one artifact.
+
+    Raises:
+        ValueError: An option is invalid; the message names what is allowed.
+    """
 
     precision: Precision = "fp32"
     height: Range = ANY_SIZE
+    """Input height in pixels, multiples of the patch size."""
     width: Range = ANY_SIZE
+    """Input width in pixels, multiples of the patch size."""
     batch: Range = ANY_BATCH
     layers: tuple[int, ...] = ()
+    """Indices of blocks whose feature maps are outputs too."""
     opset: int = OPSET
+    """Opset of ONNX graphs."""
     input: InputType = "float32"
+    """float32: normalized (B, 3, H, W). uint8: RGB (B, H, W, 3), normalized inside the graph."""
 
     def __post_init__(self) -> None:
-        """Say what is wrong, and what would be right."""
+        """Check every option."""
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.input not in get_args(InputType):
             raise ValueError(f"--input takes float32 or uint8, got {self.input!r}")
         if self.opset not in OPSETS:
-            raise ValueError(f"opset {self.opset} is not offered; choose {OPSETS[0]} to {OPSETS[-1]}")
-        for name, size in (("height", self.height), ("width", self.width)):
-            ends = [end for end in (size.min, size.max) if end is not None]
-            if any(end < PATCH or end % PATCH for end in ends):
-                raise ValueError(f"sizes are multiples of {PATCH}, got {name} {' to '.join(map(str, ends))}")
-            if size.max is not None and size.max < size.min:
-                raise ValueError(f"the smallest {name} {size.min} is above the largest {size.max}")
+            raise ValueError(f"opset {self.opset} is not supported; choose {OPSETS[0]} to {OPSETS[-1]}")
+        _check_size("height", self.height)
+        _check_size("width", self.width)
         if self.batch.min < 1 or (self.batch.max is not None and self.batch.max < self.batch.min):
             raise ValueError(f"a batch is N, or MIN:MAX with 1 <= MIN <= MAX, got {self.batch.min}:{self.batch.max}")
         if len(set(self.layers)) != len(self.layers):
@@ -101,27 +110,37 @@ class ExportOptions:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names, in the graph's order."""
+        """Names of the outputs, in the graph's order."""
         return (EMBEDDING, FEATURE_MAP, *(layer_output(layer) for layer in self.layers))
+
+
+def _check_size(name: str, size: Range) -> None:
+    ends = [end for end in (size.min, size.max) if end is not None]
+    if any(end < PATCH or end % PATCH for end in ends):
+        raise ValueError(f"sizes are multiples of {PATCH}, got {name} {' to '.join(map(str, ends))}")
+    if size.max is not None and size.max < size.min:
+        raise ValueError(f"the minimum {name} {size.min} is above the maximum {size.max}")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds on the difference from the float32 PyTorch encoder; an artifact that breaks one does not pass."""
+    """Bounds on the difference from the float32 PyTorch encoder; an artifact passes if it keeps every bound."""
 
     max_abs: float
+    """Maximum absolute difference of one number."""
     mean_abs: float
+    """Maximum mean absolute difference of an output."""
     min_cosine: float
-    """Of the worst patch token (of the worst image, for embeddings)."""
+    """Minimum cosine of a patch token (of an image, for embeddings) with that of the reference."""
     neighbors: float
-    """Share of patch tokens whose nearest neighbor among all others is the same."""
+    """Minimum share of patch tokens with the same nearest neighbor among all others, 0 to 1."""
 
 
-# Measured by the gate over all cases and formats with random weights of real variance. Worst of ViT-S/16:
+# Worst values that the gate measured over all cases and formats with ViT-S/16 and random weights of realistic variance:
 # fp32 5e-6, 5e-7, 1 - 3e-13, all neighbors; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
-# int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. tf32 keeps as many bits as fp16, and needs a GPU.
-# The bounds leave room for features of larger scale and for other machines' arithmetic; 1% in one layer lies far above
-# those of fp32.
+# int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. tf32 has as many mantissa bits as fp16, and needs
+# a GPU. The bounds leave room for features of larger scale and for other machines' arithmetic. An error of 1% in one
+# layer lies far above those of fp32.
 TOLERANCES: Final[dict[str, Tolerance]] = {
     "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbors=0.995),
     "tf32": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbors=0.98),
@@ -149,15 +168,15 @@ PARITY_CASES: Final[tuple[ParityCase, ...]] = (
     ParityCase(2, 336, 112),
     ParityCase(1, PATCH, PATCH),
 )
-"""Square at the base size, a small one in a large batch, a wide and a tall one, and the smallest there is."""
+"""Squares of the base size, small squares in a large batch, wide and tall inputs, and the smallest possible input."""
 
 
 def parity_cases(batch: Range, height: Range, width: Range) -> tuple[ParityCase, ...]:
-    """`PARITY_CASES` moved into the ranges, and the ranges' own ends; each once, in this order."""
+    """Return `PARITY_CASES` clamped to the ranges, and the ends of the ranges; each case once, in this order."""
     ends = [ParityCase(batch.min, height.min, width.min)]
     if height.max is not None and width.max is not None:
         ends.append(ParityCase(batch.clamp(1), height.max, width.max))
-    moved = (
+    clamped = (
         ParityCase(batch.clamp(c.batch), height.clamp(c.height), width.clamp(c.width)) for c in (*PARITY_CASES, *ends)
     )
-    return tuple(dict.fromkeys(moved))
+    return tuple(dict.fromkeys(clamped))

@@ -350,7 +350,7 @@ def test_open_weights_reads_it_back(form: str, layout: str, tmp_path: Path, scen
     encoder = varied(about, seen)
     report = export_framework(encoder, form, tmp_path, scenes)
     opened = open_weights(tmp_path / report.files[0])
-    assert opened.layout == layout
+    assert opened.origin == layout
     assert opened.encoder.architecture == about
     assert opened.encoder.preprocessing == seen
     assert "assumed" not in opened.note
@@ -364,7 +364,7 @@ def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Pat
     state |= {"decode_head.conv_seg.weight": torch.zeros(3, 3, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
     torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "epoch_3.pth")
     opened = open_weights(tmp_path / "epoch_3.pth")
-    assert opened.layout == "mmseg"
+    assert opened.origin == "mmseg"
     assert opened.skipped == (
         "state_dict.auxiliary_head.conv_seg.bias",
         "state_dict.decode_head.conv_seg.weight",

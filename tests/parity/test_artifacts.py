@@ -323,7 +323,7 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
         ({"opset": 17}, "18 to 23"),
         ({"input": "int16"}, "uint8"),
         ({"height": Range(20, 40)}, "multiples of 16"),
-        ({"height": Range(64, 32)}, "above the largest"),
+        ({"height": Range(64, 32)}, "above the maximum"),
         ({"height": Range(0, 32)}, "multiples of 16"),
         ({"height": Range(32, 32)}, "both height and width"),
         ({"batch": Range(0, 4)}, "1 <= MIN"),

@@ -174,10 +174,10 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
     from gtsa_kit.cli.export import export
     from gtsa_kit.export import pipeline
 
-    def bad_writer(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
+    def faulty_exporter(encoder: Encoder, options: ExportOptions, path: Path, _: object) -> dict[str, str]:
         return pipeline.export_torchscript(spoil(encoder), options, path)
 
-    monkeypatch.setitem(pipeline.WRITERS, "torchscript", bad_writer)
+    monkeypatch.setitem(pipeline.EXPORTERS, "torchscript", faulty_exporter)
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, form="torchscript", out=tmp_path / "bad.ts")
     assert stopped.value.code == 1

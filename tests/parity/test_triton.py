@@ -388,7 +388,7 @@ def test_the_command_refuses_before_it_works(tiny_onnx: Path, tiny_run: Path, tm
         ((tiny_onnx, "--gpu", "8.9"), "is for engines"),
         ((tiny_run, "--batch", "2", "--max-batch", "4"), "requests can't be joined"),
         ((tiny_run, "--precision", "bf16", "--instances", "cpu:1"), "runs on a GPU"),
-        ((tiny_run, "--precision", "tf32"), "not offered"),
+        ((tiny_run, "--precision", "tf32"), "does not support"),
     ):
         done = invoke(*arguments, "--out", tmp_path / "models")
         assert says in str(done.exception), done.output

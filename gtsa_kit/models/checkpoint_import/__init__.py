@@ -1,5 +1,9 @@
-"""ViT checkpoints of others (and of ours) to an `Encoder`: every key accounted for, nothing executed."""
+"""Import of ViT checkpoints of other tools, and of gtsa-kit, as an `Encoder`.
 
-from gtsa_kit.models.checkpoint_import.opening import Branch, ForeignEncoder, open_weights
+Every key of a checkpoint is used, skipped by name, or an error. No code in a checkpoint is run.
+"""
 
-__all__ = ["Branch", "ForeignEncoder", "open_weights"]
+from gtsa_kit.models.checkpoint_import.candidates import Branch
+from gtsa_kit.models.checkpoint_import.importer import ImportedEncoder, open_weights
+
+__all__ = ["Branch", "ImportedEncoder", "open_weights"]

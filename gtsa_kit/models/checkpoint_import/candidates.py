@@ -1,4 +1,4 @@
-"""The encoders inside a checkpoint: where they lie, whose training wrote them, and which one is meant."""
+"""Encoders inside a checkpoint: finding them, choosing one, and renaming its weights to timm's keys."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import torch
 
-from gtsa_kit.models.checkpoint_import.key_maps import LAYOUTS, key_map, library, to_timm
+from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, key_map, library_of, to_timm
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
 
 Branch = Literal["teacher", "student"]
@@ -22,146 +22,162 @@ HEADS: Final = frozenset(
     | {"projector", "rotation", "criterion"}
     | AUTHORS_HEADS
 )
-ENOUGH: Final = 0.75
-"""Share of a ViT's first block and surroundings that makes it one; a stage of a Swin has two thirds."""
+MIN_KEY_SHARE: Final = 0.75
+"""Share of the keys of a ViT with one block that identifies a ViT; a stage of a Swin has two thirds of them."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder in a file."""
+    """Position and key format of one encoder in a checkpoint."""
 
-    place: str
-    """The entry of the file that holds its state dict; "" is the file itself."""
+    entry: str
+    """Dotted path to its state dict in the file; "" is the file itself."""
     prefix: str
-    """What its keys begin with in that state dict."""
-    naming: str
-    """One of `LAYOUTS`."""
+    """Prefix of its keys in that state dict."""
+    key_format: str
+    """One of `KEY_FORMATS`."""
 
     @property
     def label(self) -> str:
-        """For people: place and prefix, "" for an encoder that is all there is."""
-        return f"{self.place}.{self.prefix}".strip(".")
+        """Entry and prefix, for people; "" for an encoder that is the whole file."""
+        return f"{self.entry}.{self.prefix}".strip(".")
 
     @property
     def branch(self) -> Branch | None:
-        """What the label says; None if nothing."""
+        """Branch that the label names, or None."""
         words = set(self.label.split("."))
         return "teacher" if words & TEACHER else "student" if words & STUDENT else None
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The weights of one candidate, and everything else that its file holds."""
+class ConvertedWeights:
+    """Weights of one candidate under timm's keys, and the other keys of its file."""
 
     weights: StateDict
-    """Under timm's keys, float32."""
+    """Float32 tensors by timm's keys."""
     heads: tuple[str, ...]
-    """Keys of projectors, classifiers and the like."""
+    """Keys of projectors, classifiers and other heads."""
     other_branch: tuple[str, ...]
-    """Keys of the other candidate, its heads included where it has a state dict of its own."""
+    """Keys of the other candidate, with its heads if they are in a state dict of their own."""
 
 
-def find_candidates(dicts: dict[str, StateDict]) -> list[Candidate]:
-    """Every ViT in a file, under whatever entries and prefixes it lies, even if a few of its keys are missing."""
-    found = []
-    for place, tensors in dicts.items():
+def find_candidates(state_dicts: dict[str, StateDict]) -> list[Candidate]:
+    """Find every ViT in a file, under any entry and prefix, even if a few of its keys are missing."""
+    candidates = []
+    for entry, tensors in state_dicts.items():
         best: dict[str, tuple[float, str]] = {}
-        for naming in LAYOUTS:
-            keys = key_map(naming, 1)
+        for key_format in KEY_FORMATS:
+            keys = key_map(key_format, 1)
             names = [name for theirs in keys.values() for name in theirs]
-            signs = keys["patch_embed.proj.weight"][0], keys["blocks.0.attn.qkv.weight"][0]
-            for prefix in [name.removesuffix(sign) for sign in signs for name in tensors if name.endswith(sign)]:
+            markers = keys["patch_embed.proj.weight"][0], keys["blocks.0.attn.qkv.weight"][0]
+            for prefix in [name.removesuffix(mark) for mark in markers for name in tensors if name.endswith(mark)]:
                 share = sum(prefix + name in tensors for name in names) / len(names)
-                best[prefix] = max(best.get(prefix, (0.0, "")), (share, naming))
-        found += [Candidate(place, prefix, naming) for prefix, (share, naming) in best.items() if share >= ENOUGH]
-    return found
+                best[prefix] = max(best.get(prefix, (0.0, "")), (share, key_format))
+        candidates += [
+            Candidate(entry, prefix, key_format)
+            for prefix, (share, key_format) in best.items()
+            if share >= MIN_KEY_SHARE
+        ]
+    return candidates
 
 
-def guess_layout(found: list[Candidate], dicts: dict[str, StateDict]) -> str:
-    """Whose training wrote a file, by the words around its encoders."""
-    first = found[0]
-    if first.naming != "timm":
-        return library(first.naming)
-    if first.prefix.endswith("encoder.vit."):  # a checkpoint of a run of ours
+def guess_origin(candidates: list[Candidate], state_dicts: dict[str, StateDict]) -> str:
+    """Return the tool that wrote a checkpoint, from the words in the keys: see `ImportedEncoder.origin`."""
+    first = candidates[0]
+    if first.key_format != "timm":
+        return library_of(first.key_format)
+    if first.prefix.endswith("encoder.vit."):  # a checkpoint of a gtsa-kit run
         return "gtsa-kit"
-    words = {word for one in found for word in one.label.split(".")}
+    words = {word for candidate in candidates for word in candidate.label.split(".")}
     if words & {"base_encoder", "momentum_encoder"}:
-        names = dicts[first.place]
-        around = {word for name in names for word in name.split(".")}
-        # Its heads are a predictor, and an MLP where timm has a classifier of one layer.
-        moco = "predictor" in around or any(name.endswith(".head.0.weight") for name in names)
-        return "mocov3" if moco and not around & AUTHORS_HEADS else "authors"
+        names = state_dicts[first.entry]
+        key_words = {word for name in names for word in name.split(".")}
+        # MoCo v3 has a predictor, and an MLP where timm has a classifier of one layer.
+        moco = "predictor" in key_words or any(name.endswith(".head.0.weight") for name in names)
+        return "mocov3" if moco and not key_words & AUTHORS_HEADS else "authors"
     return "dino" if words & {"teacher", "student"} else "timm"
 
 
-def choose(found: list[Candidate], branch: Branch | None, default: Branch, path: Path) -> Candidate:
-    """The candidate of the branch that was asked for, the only one, or that of the default.
+def choose(candidates: list[Candidate], branch: Branch | None, default: Branch, path: Path) -> Candidate:
+    """Return the candidate of the requested branch, the only candidate, or that of the default branch.
 
     Raises:
-        ValueError: The branch is not there, or names do not tell the candidates apart.
+        ValueError: The branch is missing, or the candidates' names do not distinguish them.
     """
-    if len(found) == 1:
-        only = found[0]
+    if len(candidates) == 1:
+        only = candidates[0]
         if branch and only.branch != branch:
-            raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; leave the branch open")
+            raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; leave out --branch")
         return only
-    # Beside a teacher (or the average that timm keeps), what has no name is what was trained.
-    by_branch = {one.branch or "student": one for one in found}
-    if len(by_branch) < len(found):
-        labels = shortened(one.label for one in found)
-        raise ValueError(f"{path} holds {len(found)} encoders ({labels}); save the one that you mean in a file alone")
+    # Beside a teacher (or timm's moving average), the encoder without a name is the trained one.
+    by_branch = {candidate.branch or "student": candidate for candidate in candidates}
+    if len(by_branch) < len(candidates):
+        labels = shorten_list(candidate.label for candidate in candidates)
+        raise ValueError(f"{path} holds {len(candidates)} encoders ({labels}); save the one to import in its own file")
     return by_branch[branch or default]
 
 
-def take(chosen: Candidate, found: list[Candidate], dicts: dict[str, StateDict], qkv_bias: bool, path: Path) -> Taken:
+def convert(
+    chosen: Candidate, candidates: list[Candidate], state_dicts: dict[str, StateDict], qkv_bias: bool, path: Path
+) -> ConvertedWeights:
     """Rename the chosen encoder's weights to timm's keys, and account for every other key.
 
     Args:
-        chosen: Of `found`.
-        found: All candidates of the file.
-        dicts: The file's content.
-        qkv_bias: False if queries, keys and values are known to have none.
-        path: Of the file, for errors.
+        chosen: One of `candidates`.
+        candidates: All candidates of the file.
+        state_dicts: The file's content.
+        qkv_bias: False if queries, keys and values are known to have no bias.
+        path: The file, for errors.
 
     Raises:
-        ValueError: Keys are missing, or some are there that have no place in the encoder and are of no known head.
+        ValueError: Keys of the encoder are missing, or keys belong neither to the encoder nor to a known head.
     """
     start = len(chosen.prefix)
-    own = {name[start:]: tensor for name, tensor in dicts[chosen.place].items() if name.startswith(chosen.prefix)}
-    block = re.escape(key_map(chosen.naming, 1)["blocks.0.norm1.weight"][0].partition("0")[0]) + r"(\d+)\."
-    keys = key_map(chosen.naming, len({match[1] for name in own if (match := re.match(block, name))}))
+    own = {name[start:]: tensor for name, tensor in state_dicts[chosen.entry].items() if name.startswith(chosen.prefix)}
+    keys = key_map(chosen.key_format, _count_blocks(own, chosen.key_format))
     try:
         weights = {name: tensor.float() for name, tensor in to_timm(own, keys).items()}
-    except RuntimeError as error:  # from torch.cat
+    except RuntimeError as error:  # raised by torch.cat
         raise ValueError(f"{path} holds queries, keys and values of different shapes") from error
     if not qkv_bias:
-        for name in [name for name in weights if name.endswith("attn.qkv.weight")]:
-            zeros = torch.zeros(len(weights[name]))  # compute the same as none
-            weights.setdefault(name.replace("weight", "bias"), zeros)
+        _add_zero_biases(weights)
     missing = [name for ours, theirs in keys.items() if ours not in weights for name in theirs if name not in own]
     used = {chosen.prefix + name for names in keys.values() for name in names}
-    heads, other_branch, unknown = _sort_rest(chosen, found, dicts, used)
+    heads, other_branch, unknown = _sort_unused_keys(chosen, candidates, state_dicts, used)
     if missing or unknown:
-        raise ValueError(_misfit(path, [chosen.prefix + name for name in missing], unknown))
-    return Taken(weights, tuple(heads), tuple(other_branch))
+        raise ValueError(_mismatch_message(path, [chosen.prefix + name for name in missing], unknown))
+    return ConvertedWeights(weights, tuple(heads), tuple(other_branch))
 
 
-def shortened(names: Iterable[str], most: int = 10) -> str:
-    """The first few of many names, and how many more there are."""
+def shorten_list(names: Iterable[str], limit: int = 10) -> str:
+    """Return the first names of a list, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _sort_rest(
-    chosen: Candidate, found: list[Candidate], dicts: dict[str, StateDict], used: set[str]
+def _count_blocks(weights: StateDict, key_format: str) -> int:
+    first = key_map(key_format, 1)["blocks.0.norm1.weight"][0]
+    pattern = re.escape(first.partition("0")[0]) + r"(\d+)\."
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+
+
+def _add_zero_biases(weights: StateDict) -> None:
+    """Add zeros, which compute the same as no bias."""
+    for name in [name for name in weights if name.endswith("attn.qkv.weight")]:
+        weights.setdefault(name.replace("weight", "bias"), torch.zeros(len(weights[name])))
+
+
+def _sort_unused_keys(
+    chosen: Candidate, candidates: list[Candidate], state_dicts: dict[str, StateDict], used: set[str]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Full names of what is not used: of heads, of the other branch, unknown."""
+    """Return the full names of unused keys: those of heads, those of the other branch, and unknown ones."""
     heads, other_branch, unknown = [], [], []
-    for place in {one.place: None for one in found}:  # the rest is an optimizer's and the like
-        others = tuple(one.prefix for one in found if one is not chosen and one.place == place)
-        for name in dicts[place].keys() - (used if place == chosen.place else set()):
-            full = f"{place}.{name}".lstrip(".")
-            if place != chosen.place or name.startswith(others):
+    # Other entries, such as an optimizer's, are not accounted for.
+    for entry in {candidate.entry: None for candidate in candidates}:
+        others = tuple(c.prefix for c in candidates if c is not chosen and c.entry == entry)
+        for name in state_dicts[entry].keys() - (used if entry == chosen.entry else set()):
+            full = f"{entry}.{name}".lstrip(".")
+            if entry != chosen.entry or name.startswith(others):
                 other_branch.append(full)
             elif _is_head(name, chosen.prefix):
                 heads.append(full)
@@ -171,17 +187,24 @@ def _sort_rest(
 
 
 def _is_head(name: str, prefix: str) -> bool:
-    """Inside the encoder a head is named at once; around it, it may have prefixes of its own."""
+    """Return whether a key belongs to a head.
+
+    Inside the encoder the head's name comes first; outside it may have a prefix.
+    """
     if not name.startswith(prefix):
         return not HEADS.isdisjoint(name.split("."))
     words = name.removeprefix(prefix).split(".")
     return words[0] in HEADS or words[-1] == "mask_token"
 
 
-def _misfit(path: Path, missing: list[str], unknown: list[str]) -> str:
+def _mismatch_message(path: Path, missing: list[str], unknown: list[str]) -> str:
     if "cls_token" in {name.rpartition(".")[2] for name in missing}:
         return f"{path} is a ViT without a class token; encoders here have one"
-    lacks = [f"lacks {len(missing)} of its keys ({shortened(missing)})"] if missing else []
-    holds = [f"holds {len(unknown)} that have no place here ({shortened(sorted(unknown))})"] if unknown else []
+    lacks = [f"lacks {len(missing)} of the encoder's keys ({shorten_list(missing)})"] if missing else []
+    holds = (
+        [f"holds {len(unknown)} unknown {'key' if len(unknown) == 1 else 'keys'} ({shorten_list(sorted(unknown))})"]
+        if unknown
+        else []
+    )
     hint = "encoders here have a final norm; they have no layer scale, no registers, no second norm"
     return f"{path} {' and '.join(lacks + holds)}; {hint}"

@@ -1,4 +1,4 @@
-"""What the parts of one and the same ViT are called in timm, in transformers, and in OpenMMLab's libraries."""
+"""Key names of one ViT in timm, in transformers, and in OpenMMLab's libraries."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-# A row a layout, in the order of timm's. "#" stands for the number of the block and "*" for weight and for bias; three
-# names for qkv are three tensors, stacked.
-_ROWS: Final[Mapping[str, tuple[str, ...]]] = {
+# The keys of every format are in the order of timm's. "#" stands for the number of a block, "*" for weight and bias.
+# Three names for qkv are three tensors, which timm concatenates.
+_TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     "timm": (
         "cls_token",
         "pos_embed",
@@ -21,7 +21,7 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         "blocks.#.mlp.fc2.*",
         "norm.*",
     ),
-    # Files on the hub, and all that transformers writes.
+    # Files on the Hugging Face hub, and all that transformers writes.
     "hf": (
         "embeddings.cls_token",
         "embeddings.position_embeddings",
@@ -36,7 +36,7 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         "encoder.layer.#.output.dense.*",
         "layernorm.*",
     ),
-    # What `state_dict()` of transformers 5 says.
+    # `state_dict()` of transformers 5.
     "hf_live": (
         "embeddings.cls_token",
         "embeddings.position_embeddings",
@@ -75,26 +75,34 @@ _ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-LAYOUTS: Final = tuple(_ROWS)
+KEY_FORMATS: Final = tuple(_TEMPLATES)
 
 
-def library(layout: str) -> str:
-    """What people call a layout: both of transformers' are "hf"."""
-    return layout.partition("_")[0]
+def library_of(key_format: str) -> str:
+    """Return the name of the library that uses a key format; both formats of transformers are "hf"."""
+    return key_format.partition("_")[0]
 
 
-def key_map(layout: str, depth: int) -> dict[str, tuple[str, ...]]:
-    """Every key of a timm ViT of `depth` blocks, and the one key (for qkv, perhaps three) that it has in `layout`."""
+def key_map(key_format: str, depth: int) -> dict[str, tuple[str, ...]]:
+    """Map every key of a timm ViT to its key in another format.
+
+    Args:
+        key_format: One of `KEY_FORMATS`.
+        depth: Number of blocks.
+
+    Returns:
+        One key for each key of timm; three for qkv where queries, keys and values are separate tensors.
+    """
     return {
         _fill(ours, block, part): tuple(_fill(name, block, part) for name in theirs.split())
-        for ours, theirs in zip(_ROWS["timm"], _ROWS[layout], strict=True)
+        for ours, theirs in zip(_TEMPLATES["timm"], _TEMPLATES[key_format], strict=True)
         for block in (range(depth) if "#" in ours else [0])
         for part in (("weight", "bias") if "*" in ours else [""])
     }
 
 
 def to_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Weights renamed to timm's keys by a `key_map` of their layout, without those that are not all there."""
+    """Rename weights to timm's keys by a `key_map` of their format; keys of timm with a missing tensor are skipped."""
     return {
         ours: torch.cat([weights[name] for name in theirs]) if len(theirs) > 1 else weights[theirs[0]]
         for ours, theirs in keys.items()
@@ -103,7 +111,7 @@ def to_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) 
 
 
 def from_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """The inverse of `to_timm`; each tensor owns its memory, as files want it."""
+    """Rename timm's keys to another format; each tensor owns its memory, which safetensors needs."""
     return {
         name: part.clone(memory_format=torch.contiguous_format)
         for ours, theirs in keys.items()

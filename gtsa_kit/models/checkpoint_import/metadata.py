@@ -1,4 +1,4 @@
-"""What the files beside foreign weights say of them: our own JSON, or a config.json of Hugging Face or of timm."""
+"""Metadata beside weights: gtsa-kit's own JSON files, or a config.json of transformers or timm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,55 +11,58 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from gtsa_kit.models.encoder import INTERPOLATIONS, Architecture, Preprocessing
 
 RUN_FILE: Final = "encoder.safetensors"
-"""What a run writes, with an encoder.json beside it."""
+"""Weights file of a run, with an encoder.json beside it."""
 HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names that weights have beside a config.json."""
+"""Names of weights files beside a config.json."""
 EXPORT_FILE: Final = "gtsa.json"
-"""What `gtsa export` writes into a folder for another framework."""
+"""Report that `gtsa export` writes into a folder for another framework."""
 
-Color = tuple[float, float, float]
+ColorStats = tuple[float, float, float]
+"""Mean or standard deviation of red, green and blue, 0 to 1."""
 Positive = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class Sidecar:
-    """What is known of weights from elsewhere; None where nothing is said."""
+class CheckpointMetadata:
+    """Facts about weights that the weights do not contain; None if unknown."""
 
-    ours: bool = False
-    """Written by a run of gtsa-kit."""
+    is_run: bool = False
+    """Whether a run of gtsa-kit wrote the weights."""
     heads: int | None = None
+    """Number of attention heads."""
     norm_eps: float | None = None
     qkv_bias: bool = True
     size: int | None = None
-    mean: Color | None = None
-    std: Color | None = None
+    """Side of the square input images, in pixels."""
+    mean: ColorStats | None = None
+    std: ColorStats | None = None
     interpolation: str | None = None
-    """In our words."""
+    """Key of `models.encoder.INTERPOLATIONS`."""
 
 
 class _Lenient(BaseModel):
-    """The keys that matter here; others may be there."""
+    """Model of the keys that are read; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class _Ours(_Lenient):
+class _OwnConfig(_Lenient):
     schema_version: Literal[1] = Field(validation_alias=AliasChoices("schema", "schema_version"))
     architecture: Architecture
     preprocessing: Preprocessing
     files: tuple[str, ...] = ()
 
 
-class _HubConfig(_Lenient):
+class _TransformersConfig(_Lenient):
     num_attention_heads: Positive | None = None
     layer_norm_eps: Annotated[float, Field(gt=0)] = 1e-12
     hidden_act: str = "gelu"
     qkv_bias: bool = True
 
 
-class _HubProcessor(_Lenient):
-    image_mean: Color | None = None
-    image_std: Color | None = None
+class _TransformersProcessor(_Lenient):
+    image_mean: ColorStats | None = None
+    image_std: ColorStats | None = None
     resample: int | None = None
 
 
@@ -69,85 +72,89 @@ class _TimmArgs(_Lenient):
 
 
 class _TimmPretrained(_Lenient):
-    mean: Color | None = None
-    std: Color | None = None
+    mean: ColorStats | None = None
+    std: ColorStats | None = None
     interpolation: str | None = None
 
 
 class _TimmConfig(_TimmPretrained):
-    """Older files have the keys of `pretrained_cfg` at the top."""
+    """config.json of timm; older files have the keys of `pretrained_cfg` at the top level."""
 
     model_args: _TimmArgs = _TimmArgs()
     pretrained_cfg: _TimmPretrained | None = None
 
 
-# By the names of timm, and by the numbers of PIL that transformers keeps; for others we take our own.
+# Keys are the names of timm, and the numbers of PIL that transformers stores. Others get the default.
 _INTERPOLATIONS: Final[Mapping[str | None, str]] = {name.split(",")[0]: name for name in INTERPOLATIONS}
 _RESAMPLES: Final[Mapping[int | None, str]] = {int(number): name for name, number in INTERPOLATIONS.items()}
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_sidecar(weights: Path) -> Sidecar:
-    """Read what stands beside `weights`; an empty `Sidecar` where nothing does.
+def read_metadata(weights: Path) -> CheckpointMetadata:
+    """Read the metadata beside a weights file; without any, every field has its default.
 
     Raises:
-        ValueError: A file is there and is not understood, or it describes a network that computes something else.
+        ValueError: A metadata file is invalid, or describes a network that `Encoder` does not compute.
     """
     run, config, export = (weights.with_name(name) for name in ("encoder.json", "config.json", EXPORT_FILE))
-    if weights.name == RUN_FILE and run.exists() and "gtsa_kit" in _read(run):
-        return replace(_from_ours(_parse(_Ours, run)), ours=True)
+    if weights.name == RUN_FILE and run.exists() and "gtsa_kit" in _read_json(run):
+        return replace(_from_own(_parse(_OwnConfig, run)), is_run=True)
     if weights.name in HUB_FILES and config.exists():
-        is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(_read(config))
-        return _from_timm(config) if is_timm else _from_hub(config)
+        is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(_read_json(config))
+        return _from_timm(config) if is_timm else _from_transformers(config)
     if export.exists():
-        said = _parse(_Ours, export)
-        return _from_ours(said) if weights.name in said.files else Sidecar()
-    return Sidecar()
+        report = _parse(_OwnConfig, export)
+        return _from_own(report) if weights.name in report.files else CheckpointMetadata()
+    return CheckpointMetadata()
 
 
-def _from_ours(said: _Ours) -> Sidecar:
-    about, images = said.architecture, said.preprocessing
-    return Sidecar(
-        heads=about.heads,
-        norm_eps=about.norm_eps,
-        size=images.size,
-        mean=images.mean,
-        std=images.std,
-        interpolation=images.interpolation,
+def _from_own(config: _OwnConfig) -> CheckpointMetadata:
+    architecture, preprocessing = config.architecture, config.preprocessing
+    return CheckpointMetadata(
+        heads=architecture.heads,
+        norm_eps=architecture.norm_eps,
+        size=preprocessing.size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
     )
 
 
-def _from_timm(config: Path) -> Sidecar:
-    said = _parse(_TimmConfig, config)
-    images = said.pretrained_cfg or said
-    return Sidecar(
-        heads=said.model_args.num_heads,
-        qkv_bias=said.model_args.qkv_bias,
-        mean=images.mean,
-        std=images.std,
-        interpolation=_INTERPOLATIONS.get(images.interpolation),
+def _from_timm(path: Path) -> CheckpointMetadata:
+    config = _parse(_TimmConfig, path)
+    preprocessing = config.pretrained_cfg or config
+    return CheckpointMetadata(
+        heads=config.model_args.num_heads,
+        qkv_bias=config.model_args.qkv_bias,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=_INTERPOLATIONS.get(preprocessing.interpolation),
     )
 
 
-def _from_hub(config: Path) -> Sidecar:
-    said = _parse(_HubConfig, config)
-    if said.hidden_act != "gelu":
-        raise ValueError(f"{config} says hidden_act is {said.hidden_act!r}; encoders here compute gelu only")
-    processor = config.with_name("preprocessor_config.json")
-    images = _parse(_HubProcessor, processor) if processor.exists() else _HubProcessor()
-    return Sidecar(
-        heads=said.num_attention_heads,
-        norm_eps=said.layer_norm_eps,
-        qkv_bias=said.qkv_bias,
-        mean=images.image_mean,
-        std=images.image_std,
-        interpolation=_RESAMPLES.get(images.resample),
+def _from_transformers(path: Path) -> CheckpointMetadata:
+    config = _parse(_TransformersConfig, path)
+    if config.hidden_act != "gelu":
+        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; encoders here compute gelu only")
+    processor = path.with_name("preprocessor_config.json")
+    preprocessing = _parse(_TransformersProcessor, processor) if processor.exists() else _TransformersProcessor()
+    return CheckpointMetadata(
+        heads=config.num_attention_heads,
+        norm_eps=config.layer_norm_eps,
+        qkv_bias=config.qkv_bias,
+        mean=preprocessing.image_mean,
+        std=preprocessing.image_std,
+        interpolation=_RESAMPLES.get(preprocessing.resample),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, else `ValueError`."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: The file holds none.
+    """
     try:
         return pydantic.TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
     except (OSError, pydantic.ValidationError) as error:
@@ -156,8 +163,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(model: type[Model], path: Path) -> Model:
     try:
-        return model.model_validate(_read(path))
+        return model.model_validate(_read_json(path))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path} is not understood: {where}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path} is invalid: {key}: {first['msg']}") from error

@@ -1,4 +1,4 @@
-"""The tensors of a file that somebody else wrote, without running anything that it says."""
+"""Reading the tensors of an untrusted checkpoint file; no code in it is run."""
 
 import pickle
 import re
@@ -14,11 +14,11 @@ from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
-DEEPEST: Final = 2
-"""Mappings inside mappings that are searched for tensors; an optimizer's states lie deeper."""
+MAX_DEPTH: Final = 2
+"""Depth of nested mappings that are searched for tensors; the states of an optimizer are nested deeper."""
 
-# Training scripts store their options and numpy's numbers beside the weights. Nothing here reads them.
-IGNORED: Final = (
+# Training scripts store options and numpy scalars beside the weights. They are not read.
+IGNORED_TYPES: Final = (
     "argparse.Namespace",
     "numpy.dtype",
     "numpy.ndarray",
@@ -27,10 +27,10 @@ IGNORED: Final = (
 )
 
 
-class _Unread:
-    """Stands for whatever a pickle builds under a name in `IGNORED`, so that none of it is ever built."""
+class _IgnoredObject:
+    """Placeholder for every object of a type in `IGNORED_TYPES` in a pickle; the object itself is never built."""
 
-    def __new__(cls, *_: Any) -> "_Unread":
+    def __new__(cls, *_: Any) -> "_IgnoredObject":
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -38,13 +38,13 @@ class _Unread:
 
 
 def read_tensors(path: Path) -> dict[str, StateDict]:
-    """Every mapping of names to tensors in a `.safetensors` file or a pickle of torch's, on the CPU.
+    """Read every mapping of names to tensors in a `.safetensors` file or a pickle of torch, on the CPU.
 
     Returns:
-        The mappings, by the dotted path that leads to them; "" is the file itself. What is no tensor is dropped.
+        The mappings by their dotted path in the file; "" is the file itself. Values that are no tensors are dropped.
 
     Raises:
-        ValueError: The file is damaged, is neither, or is a pickle that asks for more than tensors.
+        ValueError: The file is damaged, has neither format, or is a pickle with objects other than tensors.
     """
     try:
         with open(path, "rb") as file:
@@ -55,9 +55,9 @@ def read_tensors(path: Path) -> dict[str, StateDict]:
         raise ValueError(f"{path} is empty; copy it again")
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return {"": _read_safetensors(path)}
-    found: dict[str, StateDict] = {}
-    _collect(_read_pickle(path), "", DEEPEST, found)
-    return found
+    state_dicts: dict[str, StateDict] = {}
+    _collect(_read_pickle(path), "", MAX_DEPTH, state_dicts)
+    return state_dicts
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -70,30 +70,33 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([(_Unread, name) for name in IGNORED]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old versions of pickle
+        with (
+            torch.serialization.safe_globals([(_IgnoredObject, name) for name in IGNORED_TYPES]),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # torch warns of old versions of pickle
             return torch.load(path, map_location="cpu", weights_only=True)
-    # All of these come out of torch when it is given damaged files; it has no error of its own. Its words are not
-    # passed on: they advise to load without weights_only, which runs whatever the file says.
+    # torch raises all of these for damaged files; it has no error of its own. Its message is dropped, since it
+    # advises to load without weights_only, which runs the code in a file.
     except (
         OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError,
         AssertionError, OverflowError, MemoryError, struct.error,
     ) as error:  # fmt: skip
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
+        imported = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if imported:
             raise ValueError(
-                f"{path} is a pickle that asks for {wanted[1]}, and pickles can run code; "
-                "let its owner save the state_dict alone, best as .safetensors"
+                f"{path} is a pickle that imports {imported[1]}, and pickles can run code; "
+                "ask its owner to save the state_dict alone, best as .safetensors"
             ) from error
-        raise ValueError(f"{path} is damaged or is no checkpoint of PyTorch; copy or download it again") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint of PyTorch; copy or download it again") from error
 
 
-def _collect(value: Any, place: str, deeper: int, found: dict[str, StateDict]) -> None:
-    """Add `value`'s own tensors under `place`, and those of the mappings in it."""
+def _collect(value: Any, entry: str, depth: int, state_dicts: dict[str, StateDict]) -> None:
+    """Add the tensors of a mapping under `entry`, and those of the mappings nested in it up to `depth`."""
     if not isinstance(value, Mapping):
         return
     tensors = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
     if tensors:
-        found[place] = tensors
-    for name, item in value.items() if deeper else ():
-        _collect(item, f"{place}.{name}".lstrip("."), deeper - 1, found)
+        state_dicts[entry] = tensors
+    for name, item in value.items() if depth else ():
+        _collect(item, f"{entry}.{name}".lstrip("."), depth - 1, state_dicts)
