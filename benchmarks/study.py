@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import nn
 
 from gtsa_kit.cli.support.progress import console
-from gtsa_kit.cli.support.training_display import shown
+from gtsa_kit.cli.support.training_display import training_display
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.label_map import read_options
@@ -156,7 +156,7 @@ def runs_of(scale: Scale) -> list[tuple[str, int]]:
 def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Path) -> dict[tuple[str, int], Path]:
     """Train what is not trained yet; Ctrl-C saves."""
     configs = {folder_of(*run): settings(*run, scale, data) for run in runs}
-    with shown(console()) as display:
+    with training_display(console()) as display:
         paths = train_all(configs, out / "runs", lambda name: display)
     return {run: paths[folder_of(*run)] for run in runs}
 

@@ -193,10 +193,10 @@ def test_unknown_presets_are_refused(preset: str) -> None:
     [
         ("preset: [coco]", "unknown preset"),
         ("preset: 3", "unknown preset"),
-        ("- a list", "must hold keys and values"),
-        ("just words", "must hold keys and values"),
-        ("{", "not readable as YAML"),
-        ("train: {batch_size: 8, batch_size", "not readable as YAML"),
+        ("- a list", "must be a mapping of keys to values"),
+        ("just words", "must be a mapping of keys to values"),
+        ("{", "not valid YAML"),
+        ("train: {batch_size: 8, batch_size", "not valid YAML"),
         ("views:", "setting views"),
         ("1: 2", "setting 1"),
         ("train: {batchsize: 3}", "did you mean train.batch_size"),
@@ -212,7 +212,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read the settings file .*missing\.yaml"):
         load_config(file=tmp_path / "missing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"data: caf\xe9")
-    with pytest.raises(ValueError, match="not readable as YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         load_config(file=tmp_path / "latin.yaml")
 
 
@@ -277,7 +277,7 @@ def test_bad_overrides_are_refused(pair: str) -> None:
 
 
 def test_overrides_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'loss\.rotation_weight' lies inside"):
+    with pytest.raises(ValueError, match=r"'loss\.rotation_weight' is inside"):
         load_config(overrides={"loss": 1, "loss.rotation_weight": 2})
 
 

@@ -1,6 +1,6 @@
-"""A run's settings: frozen, typed, unknown keys rejected; defaults are the paper's (design.md, "Method, in numbers").
+"""Settings of a run: frozen, typed, unknown keys rejected; defaults are those of the GTSA paper.
 
-This package imports no torch, so that the command line can read it and show it at once.
+This package does not import torch, so that commands can read settings without delay.
 """
 
 from gtsa_kit.config.presets import METHODS, PRESETS

@@ -1,10 +1,10 @@
-"""Settings that go together, by name."""
+"""Named groups of settings: one per method, and presets."""
 
 from typing import Any
 
 METHODS: dict[str, dict[str, Any]] = {
     "gtsa": {},
-    # What is published for each, where it is not the defaults; crops and colors are those of all methods.
+    # Published values that differ from the defaults. Crops and colors are the same for all methods.
     "dino": {"views": {"rotate": False, "hflip_p": 0.5}},
     "mocov3": {
         "model": {"drop_path": 0.0},
@@ -12,18 +12,18 @@ METHODS: dict[str, dict[str, Any]] = {
         "optim": {"lr": 1.5e-4, "weight_decay": 0.1, "final_weight_decay": 0.1, "teacher_momentum": 0.99},
     },
 }
-"""Laid below the preset: that says how large a run is, whatever the method."""
+"""Settings of each method. The preset overrides them."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's COCO setting: the defaults above.
+    # COCO setting of the GTSA paper: all defaults.
     "coco": {},
     "ade20k": {
         "model": {"norm_before_heads": False},
         "views": {"jitter_strength": 0.2},
         "loss": {"rotation_weight": 0.25},
     },
-    # ViT-S/16 on a laptop's CPU in minutes: small crops and batches, a quick teacher. It shows that the machinery
-    # works on your images; it does not make a good encoder.
+    # ViT-S/16 on a laptop CPU in minutes: small crops and batches, fast teacher. It tests a setup on your images and
+    # does not give a good encoder.
     "quick": {
         "views": {"global_size": 96, "local_size": 48, "local_crops": 4},
         "optim": {"lr": 2e-3, "warmup_epochs": 1.0, "teacher_momentum": 0.98},

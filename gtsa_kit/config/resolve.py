@@ -1,4 +1,4 @@
-"""From a preset, a file and the command line to one settings object, and the words for what is wrong with it."""
+"""Resolve preset, settings file and command line to one settings object, with error messages for users."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -16,16 +16,16 @@ from gtsa_kit.config.sections import RunConfig
 def load_config(
     preset: str = "coco", file: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Resolve the settings: the method's, then preset, then file, then overrides by dotted key; the later wins.
+    """Resolve settings from method, preset, file and overrides; later ones win.
 
     Args:
-        preset: One of `PRESETS`. A file that names another preset wins over this, and an override `preset` over both.
-            The method is gtsa unless the file, or an override `method`, says another.
-        file: YAML of the shape of `config.yaml` in a run folder; it may hold any part of it.
-        overrides: Dotted keys to values, e.g. `{"train.batch_size": 8}`.
+        preset: Key of `PRESETS`. The key `preset` of the file, and that of the overrides, take precedence. The method
+            is the key `method` of overrides or file, by default gtsa.
+        file: YAML file with any part of the keys of a run folder's `config.yaml`.
+        overrides: Values by dotted key, e.g. `{"train.batch_size": 8}`.
 
     Raises:
-        ValueError: An unknown preset, method or key, or a value out of range; the message names what is allowed.
+        ValueError: A preset, method or key is unknown, or a value is out of range; the message lists valid ones.
     """
     from_file = _read_yaml(file) if file else {}
     overrides = overrides or {}
@@ -41,10 +41,10 @@ def load_config(
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["loss.rotation_weight=0.25"]` to `{"loss.rotation_weight": 0.25}`; values are read as YAML.
+    """Parse `["loss.rotation_weight=0.25"]` to `{"loss.rotation_weight": 0.25}`; values are read as YAML.
 
     Raises:
-        ValueError: A pair without `=`, or a value that is not YAML.
+        ValueError: A pair has no `=`, or its value is not YAML.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
@@ -54,21 +54,21 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             overrides[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {pair!r}: the value is not readable as YAML") from error
+            raise ValueError(f"--set {pair!r}: the value is not valid YAML") from error
     return overrides
 
 
 def dump_config(config: RunConfig) -> str:
-    """The settings as YAML that `load_config` reads back to an equal object."""
+    """Return the settings as YAML; `load_config` reads it back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _choose(what: str, known: Mapping[str, Any], layers: Iterable[Mapping[str, Any]], default: str) -> str:
-    """The first layer's word for it."""
-    chosen = next((layer[what] for layer in layers if what in layer), default)
-    if chosen not in list(known):  # a list: a file may name something that has no hash
-        raise ValueError(f"unknown {what} {chosen!r}: choose one of {', '.join(known)}")
-    return str(chosen)
+def _choose(key: str, choices: Mapping[str, Any], layers: Iterable[Mapping[str, Any]], default: str) -> str:
+    """Return the value of `key` in the first layer that has it; raise `ValueError` if it is not among `choices`."""
+    value = next((layer[key] for layer in layers if key in layer), default)
+    if value not in list(choices):  # a list, because a file may hold an unhashable value
+        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(choices)}")
+    return str(value)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -77,32 +77,36 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"cannot read the settings file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not readable as YAML: {error}") from error
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold keys and values, as config.yaml in a run folder does")
+        raise ValueError(f"{file} must be a mapping of keys to values, like config.yaml in a run folder")
     return content
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert dotted keys to nested sections."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, leaf = key.split(".")
-        room = nested
+        section = nested
         for parent in parents:
-            room = room.setdefault(parent, {})
-            if not isinstance(room, dict):
-                raise ValueError(f"setting {key!r} lies inside another setting that has a value already")
-        room[leaf] = value
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ValueError(
+                    f"setting {key!r} is inside a setting that has a value of its own; give only one of them"
+                )
+        section[leaf] = value
     return nested
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` updated by `over`, section by section."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        are_sections = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(merged[key], value) if are_sections else value
     return merged
 
 
@@ -116,18 +120,19 @@ def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[
     return keys
 
 
-_ALTERNATIVES = {"constrained-int", "literal['auto']"}
-"""What pydantic puts behind the key of a setting that is a number or "auto"."""
+_UNION_MEMBERS = {"constrained-int", "literal['auto']"}
+"""Parts that pydantic appends to the key of a setting that is a number or "auto"."""
 
 
 def _explain(error: pydantic.ValidationError) -> str:
+    """Return one line with all problems that pydantic reports, by dotted key."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part not in _ALTERNATIVES)
+        key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_MEMBERS)
         if problem["type"] == "extra_forbidden":
-            near = _nearest(key)
-            lines.append(f"unknown setting {key!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-        elif problem["type"] == "value_error":  # raised here, and names its key
+            similar = _similar_keys(key)
+            lines.append(f"unknown setting {key!r}" + (f"; did you mean {' or '.join(similar)}?" if similar else ""))
+        elif problem["type"] == "value_error":  # raised by a validator of this package; the message names the key
             lines.append(str(problem["ctx"]["error"]))
         elif key:
             lines.append(f"setting {key}: {problem['msg']} (got {problem['input']!r})")
@@ -136,7 +141,7 @@ def _explain(error: pydantic.ValidationError) -> str:
     return "; ".join(dict.fromkeys(lines))
 
 
-def _nearest(key: str) -> list[str]:
+def _similar_keys(key: str) -> list[str]:
     known = _known_keys()
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]

@@ -1,15 +1,15 @@
-"""The settings themselves, section by section, with the paper's values as defaults."""
+"""Settings of a run, section by section. Defaults are the values of the GTSA paper (arXiv 2304.08014)."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATCH = 16
-"""Pixels along one side of a patch, for every architecture here."""
+"""Side of a patch in pixels, the same for all architectures."""
 
 Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
 Precision = Literal["auto", "fp32", "bf16"]
-Method = Literal["gtsa", "dino", "mocov3"]
+MethodName = Literal["gtsa", "dino", "mocov3"]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -20,166 +20,176 @@ PatchMultiple = Annotated[int, Field(gt=0, multiple_of=PATCH)]
 
 
 class Section(BaseModel):
-    """What every group of settings shares: immutable, and a misspelt key is an error, not a default."""
+    """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
-    """Encoder and heads."""
+    """Settings of encoder and heads."""
 
     arch: Arch = "vit_small"
     drop_path: BelowOne = 0.1
-    """Highest rate of stochastic depth in the student; the teacher has none."""
+    """Stochastic depth rate of the student's last block; the teacher has none."""
     projector_dim: Positive = 768
-    """Channels of the maps that the losses compare."""
+    """Channels of the projected maps that the losses compare."""
     norm_before_heads: bool = True
-    """Whether the heads see tokens after the encoder's final norm (the ADE20K preset: no)."""
+    """Whether the encoder's final norm is applied before the heads (not in the preset ade20k)."""
 
 
 class ViewsConfig(Section):
-    """Crops, turns and photometric noise: one image in, G + L views out."""
+    """Augmentation settings: crops, rotations, flips and colors of the G global and L local views of an image."""
 
     global_crops: Annotated[int, Field(ge=1)] = 2
     local_crops: Annotated[int, Field(ge=0)] = 8
     global_size: PatchMultiple = 224
+    """Side of a global view in pixels."""
     local_size: PatchMultiple = 96
+    """Side of a local view in pixels."""
     global_area: tuple[Fraction, Fraction] = (0.3, 1.0)
+    """Range of a global crop's area, as a share of the image area."""
     local_area: tuple[Fraction, Fraction] = (0.1, 0.3)
+    """Range of a local crop's area, as a share of the image area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of a crop's width divided by its height."""
     min_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    """Least overlap of a local crop with every global crop, as a share of the image."""
+    """Smallest overlap of a local crop with every global crop, as a share of the image area."""
     min_global_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
+    """Smallest overlap of two global crops, as a share of the image area."""
     rotate: bool = True
-    """Whether each view is turned by 0, 90, 180 or 270 degrees."""
+    """Whether each view is rotated by 0, 90, 180 or 270 degrees, drawn uniformly."""
     hflip_p: Fraction = 0.0
-    """Chance of a view to be mirrored left to right; not for GTSA, whose regions know turns and no mirrors."""
+    """Probability of a horizontal flip; must be 0 for GTSA, whose region loss does not model flips."""
     jitter_strength: NonNegative = 1.0
-    """Multiplies brightness 0.8, contrast 0.8, saturation 0.8, hue 0.2."""
+    """Factor on the color jitter ranges: brightness 0.8, contrast 0.8, saturation 0.8, hue 0.2."""
     jitter_p: Fraction = 0.8
     grayscale_p: Fraction = 0.2
     blur_p: Fraction = 0.2
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the Gaussian blur's standard deviation in pixels of the view."""
     noise_std: NonNegative = 0.0
-    """Gaussian noise, in units of the 0 to 1 range. The paper names it and gives no strength, so it is off."""
+    """Standard deviation of Gaussian noise on pixels scaled to 0..1. The paper gives no value, so it is off."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> "ViewsConfig":
         for name in ("global_area", "local_area", "aspect", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"views.{name} must be two positive numbers, the lower one first; got [{low}, {high}]")
+                raise ValueError(f"views.{name} must be two positive numbers in ascending order; got [{low}, {high}]")
         if max(self.min_overlap, self.min_global_overlap) > self.global_area[0]:
-            raise ValueError(
-                f"no overlap can be larger than the smallest global crop, views.global_area[0] = {self.global_area[0]}"
-            )
+            limit = f"views.global_area[0] = {self.global_area[0]}"
+            raise ValueError(f"views.min_overlap and views.min_global_overlap must be at most {limit}")
         if 0.2 * self.jitter_strength > 0.5:
-            raise ValueError("views.jitter_strength must be at most 2.5: hue can turn by half a circle and no more")
+            raise ValueError(
+                "views.jitter_strength must be at most 2.5, because hue can shift by half a circle at most"
+            )
         return self
 
 
 class LossConfig(Section):
-    """Weights and sizes of the three losses."""
+    """Settings of the three GTSA losses."""
 
     correspondence_weight: NonNegative = 0.5
-    """alpha."""
+    """alpha, weight of the patch correspondence loss after warm-up."""
     rotation_weight: NonNegative = 0.5
-    """beta."""
+    """beta, weight of the rotation prediction loss."""
     roi_size_global: Positive = 10
-    """RoIAlign grid of an overlap seen by a global student view (cells a side)."""
+    """Side of the RoIAlign grid for the overlap with a global student view."""
     roi_size_local: Positive = 4
+    """Side of the RoIAlign grid for the overlap with a local student view."""
     match_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """K of the patch correspondence, as a share of the student's patches: 98 of 196, 18 of 36."""
+    """K of the patch correspondence as a share of the student's patches: 98 of 196, 18 of 36."""
 
 
 class DINOConfig(Section):
-    """Head and loss of DINO; the published ones of ViT-S."""
+    """Settings of DINO's head and loss; defaults are those published for ViT-S."""
 
     prototypes: Annotated[int, Field(ge=2)] = 65_536
     hidden: Positive = 2048
     bottleneck: Positive = 256
     norm_last_layer: bool = False
-    """Whether prototypes stay of unit length: steadier, and published for ViT-B only."""
+    """Whether prototypes keep unit length; more stable, published for ViT-B only."""
     freeze_epochs: NonNegative = 1.0
-    """For how long prototypes stay where they were drawn."""
+    """Epochs during which the prototypes are not trained."""
     student_temperature: AboveZero = 0.1
     teacher_temperature: AboveZero = 0.04
-    """At the start; rises to `final_teacher_temperature` over `temperature_warmup_epochs`."""
+    """Initial temperature; rises linearly to `final_teacher_temperature` over `temperature_warmup_epochs`."""
     final_teacher_temperature: AboveZero = 0.07
     temperature_warmup_epochs: NonNegative = 30.0
     center_momentum: Fraction = 0.9
 
 
 class MoCoV3Config(Section):
-    """Heads and loss of MoCo v3; the published ones of its ViTs."""
+    """Settings of MoCo v3's heads and loss; defaults are those published for its ViTs."""
 
     hidden: Positive = 4096
     output: Positive = 256
     temperature: AboveZero = 0.2
     freeze_patch_embed: bool = True
-    """Whether the patch projection stays as it was drawn, which keeps training steady."""
+    """Whether the patch projection keeps its random weights, which stabilizes training."""
 
 
 class OptimConfig(Section):
-    """AdamW and the schedules."""
+    """Settings of AdamW and of the schedules."""
 
     lr: NonNegative = 5e-4
-    """Peak learning rate for 256 images a step; scaled with the images a step that the run really has."""
+    """Peak learning rate for 256 images per step; scaled linearly with the run's images per step."""
     final_lr: NonNegative = 1e-6
     warmup_epochs: NonNegative = 10.0
     weight_decay: NonNegative = 0.04
     final_weight_decay: NonNegative = 0.4
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     clip_grad_norm: NonNegative = 3.0
-    """Largest gradient norm of one parameter; 0 switches clipping off."""
+    """Largest L2 norm of one parameter's gradient; 0 disables clipping."""
     teacher_momentum: Fraction = 0.996
-    """Of the teacher's moving average, at the start; ends at `final_teacher_momentum`."""
+    """Initial momentum of the teacher's moving average; changes to `final_teacher_momentum` along a cosine."""
     final_teacher_momentum: Fraction = 1.0
 
 
 class TrainConfig(Section):
-    """How long, how many at a time, what is kept."""
+    """Settings of the training loop: length, batch, devices, logs and checkpoints."""
 
     epochs: Annotated[float, Field(gt=0)] = 100.0
     steps: Positive | None = None
-    """Optimizer steps in place of epochs."""
+    """Number of optimizer steps; overrides `epochs`."""
     batch_size: Positive = 512
-    """Images that one device takes at a time; a step sees batch_size x accumulate x devices of them."""
+    """Images per device and micro-step; an optimizer step uses batch_size x accumulate x devices images."""
     accumulate: Positive = 1
+    """Micro-steps per optimizer step."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Data loading processes per training process; 0 loads in the training process."""
     augment_on: Literal["cpu", "device"] = "cpu"
-    """Who makes the views: the processes that load images, or the device, a batch at a time."""
+    """Where views are made: on the CPU by the workers, or in batches on the device."""
     precision: Precision = "auto"
     compile: Literal[True, False, "auto"] = "auto"
-    """Whether torch compiles encoders and heads; auto: on a GPU, where Triton is there to do it."""
+    """Whether torch compiles encoders and heads; auto compiles on a GPU if Triton is installed."""
     activation_checkpointing: bool = False
-    """Whether blocks of the encoder are run again for their gradients (activation checkpointing): less memory, a third
-    more work."""
+    """Whether encoder blocks are recomputed in the backward pass: less memory, a third more computation."""
     devices: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Positive = 10
     checkpoint_every: Positive = 500
-    """Steps between checkpoints; one is also written at the end and when the run is interrupted."""
+    """Steps between checkpoints; a checkpoint is also written at the end and when the run is interrupted."""
     keep_checkpoints: Positive = 2
     max_unreadable: Fraction = 0.05
     """Share of unreadable images above which the run stops."""
     validate_images: Annotated[int, Field(ge=0)] = 20_000
-    """How many images to decode before the first step; of a larger folder, a random sample of this size."""
+    """Number of images decoded before the first step; a random sample if the folder holds more."""
     max_megapixels: Annotated[float, Field(gt=0, le=178.0)] = 178.0
-    """Larger images are refused before they are decoded."""
+    """Largest accepted image in megapixels, checked before decoding."""
 
 
 class RunConfig(Section):
-    """Everything that a run depends on, bar the images themselves."""
+    """All settings of a run."""
 
     preset: str = "coco"
-    method: Method = "gtsa"
+    method: MethodName = "gtsa"
     data: str = ""
-    """The folder, or the text file of paths, that was trained on."""
+    """Training images: a folder, or a text file of paths."""
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()
-    """Of GTSA alone, as the next two are of their methods alone."""
+    """Settings of GTSA only, as `dino` and `mocov3` are of their methods only."""
     dino: DINOConfig = DINOConfig()
     mocov3: MoCoV3Config = MoCoV3Config()
     optim: OptimConfig = OptimConfig()
@@ -190,15 +200,19 @@ class RunConfig(Section):
         views, method = self.views, self.method
         if method == "gtsa" and views.hflip_p > 0:
             raise ValueError(
-                "views.hflip_p must be 0 for the method gtsa: its regions know quarter turns and no mirrors"
+                "views.hflip_p must be 0 for the method gtsa, because its region loss does not model flips"
             )
         if method == "gtsa" and self.loss.rotation_weight > 0 and not views.rotate:
             raise ValueError(
-                "loss.rotation_weight must be 0 where views.rotate is false, since there is no turn to name: "
+                "loss.rotation_weight must be 0 if views.rotate is false, because there is no rotation to predict; "
                 "add --set loss.rotation_weight=0"
             )
         if method != "gtsa" and views.global_crops + views.local_crops < 2:
-            raise ValueError(f"views.local_crops must be 1 or more beside one global crop: {method} compares views")
+            raise ValueError(
+                f"views.local_crops must be 1 or more with one global crop, because {method} compares views"
+            )
         if method == "mocov3" and self.train.batch_size < 2:
-            raise ValueError("train.batch_size must be 2 or more for the method mocov3: it tells images apart")
+            raise ValueError(
+                "train.batch_size must be 2 or more for the method mocov3, because it contrasts images of a batch"
+            )
         return self

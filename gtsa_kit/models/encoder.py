@@ -1,7 +1,6 @@
-"""ViT (timm) to Features, at any size that is a multiple of the patch; how an image becomes its input, once.
+"""Encoder: a timm ViT for any image size that is a multiple of the patch, and the preprocessing of its input.
 
-Everything that an image meets before the network - size, interpolation, mean, standard deviation - stands here and
-nowhere else; exported files carry it in their manifest.
+Size, interpolation, mean and standard deviation are defined here only; exported files carry them in their manifest.
 """
 
 from collections.abc import Mapping
@@ -26,12 +25,12 @@ INTERPOLATIONS: Final = {
     "bilinear, antialiased": Image.Resampling.BILINEAR,
 }
 BASE_GRID: Final = 14
-"""Side of the grid that position embeddings are stored for: 224 / 16."""
+"""Side of the grid of stored position embeddings: 224 / 16."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ViT as timm builds it: `timm.create_model(timm_model, num_classes=0, **timm_kwargs)`, LayerNorm's eps aside."""
+    """Arguments of `timm.create_model(timm_model, num_classes=0, **timm_kwargs)` and the sizes of the ViT it builds."""
 
     name: str
     timm_model: str
@@ -42,17 +41,17 @@ class Architecture:
     norm_eps: float = 1e-6
 
     def to_dict(self) -> dict[str, Any]:
-        """For manifests."""
+        """Return a dictionary for manifests."""
         return asdict(self) | {"patch": PATCH}
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> "Architecture":
-        """Out of a manifest."""
-        return cls(**{name: said[name] for name in cls.__dataclass_fields__})
+    def from_dict(cls, content: Mapping[str, Any]) -> "Architecture":
+        """Build from a dictionary of a manifest."""
+        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
 
 
 ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
-    # For tests: the same graph in 0.2 million parameters.
+    # For tests: the same operations with 0.2 million parameters.
     "vit_test": Architecture(
         "vit_test", "vit_tiny_patch16_224", 64, 2, 2, {"embed_dim": 64, "depth": 2, "num_heads": 2}
     ),
@@ -66,9 +65,9 @@ ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes an input of the encoder: stretched to size x size, scaled to 0..1, normalized.
+    """Conversion of an image to the encoder's input: stretch to size x size, scale to 0..1, normalize.
 
-    Stretching keeps the whole scene, and a cell of the feature map stays a rectangle of the image.
+    Stretching keeps the whole image, and each patch of the feature map covers a rectangle of it.
     """
 
     size: int = 224
@@ -78,48 +77,51 @@ class Preprocessing:
     std: tuple[float, float, float] = STD
 
     def __post_init__(self) -> None:
-        """Refuse what `resized` does not know."""
+        """Raise `ValueError` for a resize mode or interpolation that is not supported."""
         if self.resize != "stretch" or self.interpolation not in INTERPOLATIONS:
-            known = f"stretch with {' or '.join(INTERPOLATIONS)}"
-            raise ValueError(f"preprocessing {self.resize!r}, {self.interpolation!r} is not known here, only {known}")
+            supported = f"stretch with {' or '.join(INTERPOLATIONS)}"
+            raise ValueError(
+                f"preprocessing {self.resize!r}, {self.interpolation!r} is not supported; supported: {supported}"
+            )
 
     def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Upright RGB to (3, H, W) float32; `size` (height, width) in place of the square default."""
+        """Convert an upright RGB image to (3, H, W) float32; `size` (height, width) replaces the square default."""
         pixels = self.resized(image, size).astype(np.float32) / 255
         normalized = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1), dtype=np.float32)
 
     def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Upright RGB to (H, W, 3) uint8."""
+        """Resize an upright RGB image to (H, W, 3) uint8."""
         height, width = size or (self.size, self.size)
         return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def to_dict(self) -> dict[str, Any]:
-        """For manifests."""
+        """Return a dictionary for manifests."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> "Preprocessing":
-        """Out of a manifest."""
-        return cls(said["size"], said["resize"], said["interpolation"], tuple(said["mean"]), tuple(said["std"]))
+    def from_dict(cls, content: Mapping[str, Any]) -> "Preprocessing":
+        """Build from a dictionary of a manifest."""
+        mean, std = tuple(content["mean"]), tuple(content["std"])
+        return cls(content["size"], content["resize"], content["interpolation"], mean, std)
 
 
 class Features(NamedTuple):
-    """What every backend returns; torch tensors from the encoder, numpy arrays from runners."""
+    """Features of a batch: torch tensors from the encoder, numpy arrays from runners."""
 
     embedding: Any
-    """(B, D): mean of the final-norm patch tokens."""
+    """Mean of the patch tokens after the final norm, (B, D)."""
     feature_map: Any
-    """(B, D, H/16, W/16): those tokens on their grid."""
+    """Patch tokens after the final norm on their grid, (B, D, H/16, W/16)."""
     layers: Mapping[int, Any] = {}
-    """(B, D, H/16, W/16) through the final norm, by the index of the block."""
+    """Patch tokens of selected blocks after the final norm, (B, D, H/16, W/16) by block index."""
 
 
 class Encoder(nn.Module):
-    """A timm ViT whose forward takes any (B, 3, H, W), H and W multiples of 16, and returns `Features`.
+    """Wrapper of a timm ViT that encodes (B, 3, H, W), H and W multiples of 16, to `Features`.
 
-    Its weights live in `vit` under timm's own names. Position embeddings are resampled by two small matrix products
-    rather than a Resize operator, so that one exported graph serves every size and builds in TensorRT.
+    The weights are in `vit` under timm's key names. Position embeddings are resampled by two small matrix products
+    instead of a Resize operator, so that one exported graph accepts every size and TensorRT can build it.
     """
 
     def __init__(
@@ -129,13 +131,16 @@ class Encoder(nn.Module):
         layers: tuple[int, ...] = (),
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        """Random weights, as timm draws them.
+        """Build the ViT with timm's random initialization.
 
         Args:
-            arch: Of ours by name, or any ViT with patches of 16 and a class token (foreign weights).
-            drop_path: Stochastic depth of the last block; the first has none.
-            layers: Blocks whose maps are returned too, counted from 0.
-            preprocessing: What the weights were trained with, if it is not ours.
+            arch: Key of `ARCHITECTURES`, or any ViT with patches of 16 pixels and a class token.
+            drop_path: Stochastic depth rate of the last block; rates rise linearly from 0 at the first.
+            layers: Indices of blocks whose feature maps are returned as well, counted from 0.
+            preprocessing: Preprocessing that the weights were trained with; None is the default one.
+
+        Raises:
+            ValueError: An index in `layers` is out of range.
         """
         super().__init__()
         self.architecture = arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
@@ -144,19 +149,19 @@ class Encoder(nn.Module):
             raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
         self.layers = layers
         self.activation_checkpointing = False
-        """Whether training keeps the input of each block alone, and runs the block again for its gradient."""
+        """Whether training stores only the input of each block and recomputes the block in the backward pass."""
         self.vit = create_vit(self.architecture, drop_path)
-        for block in self.vit.blocks:  # timm leaves Identity where the rate is 0
+        for block in self.vit.blocks:  # timm uses Identity where the rate is 0
             for name in ("drop_path1", "drop_path2"):
                 rate = getattr(getattr(block, name), "drop_prob", 0.0)
                 setattr(block, name, DropPath(rate) if rate else nn.Identity())
 
     def forward(self, images: Tensor, final_norm: bool = True) -> Features:
-        """Encode (B, 3, H, W) float32, normalized.
+        """Encode normalized images (B, 3, H, W) float32.
 
         Args:
-            images: H and W are multiples of 16.
-            final_norm: False leaves out the final norm (the ADE20K preset's heads).
+            images: H and W must be multiples of 16.
+            final_norm: Whether to apply the final norm; training with the preset ade20k does not.
         """
         vit = self.vit
         patches = vit.patch_embed.proj(images)  # (B, D, h, w)
@@ -164,33 +169,31 @@ class Encoder(nn.Module):
         class_position, positions = vit.pos_embed[:, :1], resample_positions(vit.pos_embed[0, 1:], h, w)
         tokens = patches.flatten(2).transpose(1, 2) + positions  # (B, h*w, D)
         class_token = (vit.cls_token + class_position).expand(images.shape[0], -1, -1)
-        x = torch.cat([class_token, tokens], dim=1)
+        x = torch.cat([class_token, tokens], dim=1)  # (B, 1 + h*w, D)
+        recompute = self.activation_checkpointing and self.training
         maps = {}
         for index, block in enumerate(vit.blocks):
-            x = (
-                checkpoint(block, x, use_reentrant=False)
-                if self.activation_checkpointing and self.training
-                else block(x)
-            )
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             if index in self.layers:
                 maps[index] = _on_grid(vit.norm(x), h, w)
         x = vit.norm(x) if final_norm else x
         return Features(x[:, 1:].mean(dim=1), _on_grid(x, h, w), maps)
 
     def use_unfused_attention(self) -> None:
-        """Attend by two matrix products and a softmax in place of torch's fused kernel: the same features.
+        """Compute attention by two matrix products and a softmax instead of torch's fused kernel.
 
-        For training in bf16 on a CPU, where the fused kernel takes three to ten times as long, most of it backwards.
+        Features are the same. In bf16 on a CPU the fused kernel takes three to ten times as long, mostly in the
+        backward pass.
         """
         for block in self.vit.blocks:
             block.attn.fused_attn = False
 
 
 class DropPath(nn.Module):
-    """Stochastic depth per sample, whose draws do not depend on how a batch is split over processes.
+    """Stochastic depth per sample, independent of how a batch is split over processes.
 
-    Every process draws for the whole batch from the same seed and keeps the rows that are its own, so that N processes
-    train exactly as one does with N times the batch.
+    Every process draws random numbers for the whole batch from the same seed and uses those of its own samples, so
+    that N processes train as one process with N times the batch.
     """
 
     def __init__(self, rate: float) -> None:
@@ -198,7 +201,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) with whole samples zeroed at `rate`, the others scaled up; in evaluation, the input."""
+        """Zero samples of x (B, ...) with probability `rate` and scale the others; return x in evaluation mode."""
         if not self.training:
             return x
         parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -209,7 +212,7 @@ class DropPath(nn.Module):
 
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
-    """The timm model, with a class token and without a classifier."""
+    """Build the timm ViT with class token and without classifier."""
     return timm.create_model(
         architecture.timm_model,
         num_classes=0,
@@ -220,33 +223,24 @@ def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 to float32 as the encoder wants it."""
+    """Convert images (..., 3, H, W) uint8 to the encoder's normalized float32 input."""
     mean, std = _mean_and_std(images.device)
     return (images.float() / 255 - mean) / std
 
 
 @lru_cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) each; made once, since a copy to an accelerator makes the host wait."""
-    with torch.inference_mode(False):  # whoever asks first
+    """Return mean and std, (3, 1, 1) each; cached, because a copy to an accelerator makes the host wait."""
+    with torch.inference_mode(False):  # the cached tensors must be usable in training, too
         mean, std = torch.tensor([MEAN, STD], device=device)[..., None, None]
         return mean, std
 
 
 def nearest_side(pixels: float) -> int:
-    """The positive multiple of the patch that is nearest."""
+    """Return the nearest positive multiple of the patch size."""
     return max(1, round(pixels / PATCH)) * PATCH
 
 
-def check_size(height: int, width: int) -> None:
-    """Raise `ValueError` unless both are positive multiples of the patch."""
-    if height <= 0 or width <= 0 or height % PATCH or width % PATCH:
-        raise ValueError(
-            f"height and width must be multiples of {PATCH}, got {height} x {width}; "
-            f"nearest: {nearest_side(height)} x {nearest_side(width)}"
-        )
-
-
 def _on_grid(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(B, 1 + h*w, D) to (B, D, h, w), without the class token."""
+    """Arrange tokens (B, 1 + h*w, D) as maps (B, D, h, w), without the class token."""
     return tokens[:, 1:].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)

@@ -7,21 +7,25 @@ from gtsa_kit.geometry import cubic
 
 
 def resample_positions(positions: Tensor, height: int, width: int) -> Tensor:
-    """(S*S, D) embeddings on a square grid, resampled to (height * width, D).
+    """Resample position embeddings (S*S, D) of a square grid to (height * width, D).
 
-    Separable antialiased bicubic (a = -0.5), the values of torch's own antialiased resize; at S x S exactly the input.
+    The interpolation is separable antialiased bicubic (a = -0.5), equal to `torch.nn.functional.interpolate` with
+    antialiasing. At S x S the result is exactly the input.
     """
-    width_of_token = positions.shape[-1]
+    dim = positions.shape[-1]
     side = int(positions.shape[0] ** 0.5)
-    rows = resample_weights(height, side, positions) @ positions.reshape(side, side * width_of_token)
-    grid = resample_weights(width, side, positions) @ rows.reshape(-1, side, width_of_token)  # (h, w, D)
-    return grid.reshape(-1, width_of_token)
+    rows = resample_weights(height, side, positions) @ positions.reshape(side, side * dim)  # (h, S * D)
+    grid = resample_weights(width, side, positions) @ rows.reshape(-1, side, dim)  # (h, w, D)
+    return grid.reshape(-1, dim)
 
 
 def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
-    """(target, source) rows of bicubic weights. Tensor arithmetic throughout: `target` may be symbolic in a trace."""
-    step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source cells a target cell
-    centers = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
-    cells = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
-    weights = cubic(((cells[None, :] - centers[:, None]) / step.clamp(min=1)).abs())
+    """Return bicubic interpolation weights (target, source) on the device of `like`.
+
+    Only tensor arithmetic is used, because `target` is symbolic in a traced graph.
+    """
+    step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source positions per target one
+    target_centers = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
+    source_centers = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
+    weights = cubic(((source_centers[None, :] - target_centers[:, None]) / step.clamp(min=1)).abs())
     return weights / weights.sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Encoder weights on the disk: written by a run, found in a run folder, opened as an `Encoder`."""
+"""Encoder weights on disk: write them into a run folder, find them, load them."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -12,29 +12,30 @@ from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
 
 SCHEMA = 1
+"""Version of the format of encoder.json."""
 
 
-def save_encoder(run: Path, weights: dict[str, torch.Tensor], arch: str, summary: dict[str, Any]) -> Path:
-    """Write encoder.safetensors (timm's key names) and encoder.json.
+def save_encoder(run_dir: Path, weights: dict[str, torch.Tensor], arch: str, summary: dict[str, Any]) -> Path:
+    """Write encoder.safetensors (timm key names) and encoder.json.
 
     Args:
-        run: The run folder.
+        run_dir: Run folder.
         weights: `Encoder.vit.state_dict()`.
         arch: Key of `ARCHITECTURES`.
-        summary: What the training was, for the reader of encoder.json.
+        summary: Description of the training, stored in encoder.json under `training`.
     """
-    path = run / "encoder.safetensors"
+    path = run_dir / "encoder.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as file:
-        # One entry only: safetensors writes several in random order, and equal runs should give equal files.
+        # A single metadata entry: safetensors writes several in random order, and equal runs must give equal files.
         file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    about = describe_encoder(ARCHITECTURES[cast(Arch, arch)], Preprocessing())
-    write_json(path.with_suffix(".json"), about | {"training": summary})
+    description = describe_encoder(ARCHITECTURES[cast(Arch, arch)], Preprocessing())
+    write_json(path.with_suffix(".json"), description | {"training": summary})
     return path
 
 
 def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Architecture and preprocessing, as encoder.json and manifests hold them."""
+    """Return architecture and preprocessing in the format of encoder.json and manifests."""
     return {
         "schema": SCHEMA,
         "gtsa_kit": __version__,
@@ -44,10 +45,10 @@ def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -
 
 
 def load_encoder(source: Path, layers: tuple[int, ...] = ()) -> Encoder:
-    """The encoder of a run folder or of a `.safetensors` file that a run wrote, in evaluation mode on the CPU.
+    """Load the encoder of a run folder, or a `.safetensors` file of a run, in evaluation mode on the CPU.
 
     Raises:
-        ValueError: Nothing to load there, not one of our architectures, or keys are missing or left over.
+        ValueError: There are no weights, their architecture is unknown, or keys are missing or unexpected.
     """
     path = find_weights(source)
     try:
@@ -65,9 +66,13 @@ def build_encoder(
     layers: tuple[int, ...] = (),
     preprocessing: Preprocessing | None = None,
 ) -> Encoder:
-    """An encoder with these weights (timm's key names), every key used and none missing, else `ValueError`."""
+    """Build an encoder in evaluation mode with these weights (timm key names).
+
+    Raises:
+        ValueError: The architecture is None, or keys are missing, unexpected or of another shape.
+    """
     if architecture is None:
-        raise ValueError(f"{origin} holds no architecture known here ({', '.join(ARCHITECTURES)})")
+        raise ValueError(f"{origin} holds weights of an unknown architecture (known: {', '.join(ARCHITECTURES)})")
     encoder = Encoder(architecture, layers=layers, preprocessing=preprocessing)
     try:
         encoder.vit.load_state_dict(weights, strict=True)
@@ -77,7 +82,11 @@ def build_encoder(
 
 
 def find_weights(source: Path) -> Path:
-    """The `.safetensors` file that a run folder holds, or `source` itself."""
+    """Return the path of a run folder's encoder.safetensors, or `source` itself if it is a file.
+
+    Raises:
+        ValueError: `source` does not exist, is an unfinished run, or is not a run folder.
+    """
     if not source.exists():
         raise ValueError(f"{source} does not exist")
     if not source.is_dir():
@@ -86,14 +95,12 @@ def find_weights(source: Path) -> Path:
     if path.exists():
         return path
     if (source / "checkpoints").exists():
-        raise ValueError(
-            f"{source} is a run that has not ended yet; finish it with: gtsa train --resume --out {source}"
-        )
+        raise ValueError(f"{source} is an unfinished run; finish it with: gtsa train --resume --out {source}")
     raise ValueError(f"{source} is not a run folder: it holds no encoder.safetensors")
 
 
 def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:
-    """The architecture that has these weights' width and depth, None if there is none."""
+    """Return the architecture with the width and depth of these weights, or None."""
     position = weights.get("pos_embed")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     for architecture in ARCHITECTURES.values():

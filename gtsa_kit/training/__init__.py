@@ -1,1 +1,1 @@
-"""Pretraining: the loop, its schedules and checkpoints, and the run folder."""
+"""Pretraining: loop, optimizer, checkpoints, logs and run folder."""

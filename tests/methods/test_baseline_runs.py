@@ -200,7 +200,7 @@ def test_all_methods_have_the_same_crops_and_colors(method: str) -> None:
     ("overrides", "words"),
     [
         ({"views.hflip_p": 0.5}, "views.hflip_p must be 0 for the method gtsa"),
-        ({"views.rotate": False}, "loss.rotation_weight must be 0 where views.rotate is false"),
+        ({"views.rotate": False}, "loss.rotation_weight must be 0 if views.rotate is false"),
         ({"method": "nonsense"}, "unknown method 'nonsense': choose one of gtsa, dino, mocov3"),
         ({"method": ["dino"]}, "unknown method"),
         ({"method": "mocov3", "train.batch_size": 1}, "train.batch_size must be 2 or more"),

@@ -235,12 +235,12 @@ def test_encoder_json_sets_architecture_and_preprocessing(vit: Any, tmp_path: Pa
 
 
 def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
-    from gtsa_kit.config import ModelConfig
+    from gtsa_kit.config import ModelConfig, RunConfig
     from gtsa_kit.methods.gtsa import GTSA
 
-    model = GTSA(ModelConfig(arch="vit_test"))
+    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test")))
     vary(model.teacher.encoder.vit)
-    path = saved(tmp_path, {"step": 3, "plan": {"epochs": 1}, "model": model.state_dict()}, "step_00000003.ckpt")
+    path = saved(tmp_path, {"step": 3, "schedule": {"steps": 1}, "model": model.state_dict()}, "step_00000003.ckpt")
     opened = open_weights(path)
     images = torch.randn(1, 3, 96, 96)
     assert torch.equal(opened.encoder(images).feature_map, model.teacher.encoder.eval()(images).feature_map)
@@ -251,7 +251,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="has not ended yet; finish it"):
+    with pytest.raises(ValueError, match="is an unfinished run; finish it"):
         open_weights(tmp_path)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from gtsa_kit.config import Arch
-from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, DropPath, Encoder, Preprocessing, check_size, normalize
+from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, DropPath, Encoder, Preprocessing, normalize
 from gtsa_kit.models.positions import resample_positions, resample_weights
 
 # (height, width): the usual one, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.
@@ -180,25 +180,6 @@ def test_weights_equal_torchs_antialiased_bicubic(target: int) -> None:
     assert weights.shape == (target, 14)
     torch.testing.assert_close(weights.double(), expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(weights.sum(1), torch.ones(target))
-
-
-@pytest.mark.parametrize("size", [(16, 16), (224, 224), (112, 4096)])
-def test_check_size_accepts(size: tuple[int, int]) -> None:
-    check_size(*size)
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        ((230, 224), "multiples of 16, got 230 x 224; nearest: 224 x 224"),
-        ((224, 90), "multiples of 16, got 224 x 90; nearest: 224 x 96"),
-        ((0, 7), "multiples of 16, got 0 x 7; nearest: 16 x 16"),
-        ((-32, 32), "multiples of 16, got -32 x 32; nearest: 16 x 32"),
-    ],
-)
-def test_check_size_names_the_nearest(size: tuple[int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_size(*size)
 
 
 # --- preprocessing --------------------------------------------------------------------------------------------------
