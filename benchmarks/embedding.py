@@ -27,8 +27,9 @@ from rich.table import Table
 
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.embedding import read_dataset
-from gtsa_kit.embedding.job import Job, Options, embed_folder
-from gtsa_kit.embedding.preprocess import Decoder
+from gtsa_kit.embedding.job import plan_job
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.export import load
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
@@ -85,14 +86,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     (folder / "images").mkdir()
     paths = links(folder / "images", args.images, args.count)
     naive, runner = Naive(run), load(artifact)
-    job = Job(str(folder), artifact, folder, Options(), runner)
-    decoder: Decoder = job.decoder
+    job = plan_job(str(folder), artifact, EmbedOptions(), runner)
+    preprocessor = job.preprocessor
     contents = [path.read_bytes() for path in paths]
-    images = np.stack([decoder("", content).image for content in contents[: job.plan.batch]])
+    images = np.stack([preprocessor("", content).pixels for content in contents[: job.plan.batch_size]])
 
     def decode_all() -> None:
         with ThreadPoolExecutor(job.plan.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(lambda content: decoder("", content).width, contents))
+            list(pool.map(lambda content: preprocessor("", content).width, contents))
 
     def model_all() -> None:
         for _ in range(0, args.count, len(images)):
@@ -100,7 +101,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
 
     def whole() -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
-        embed_folder(folder / "images", artifact, folder / "out", Options(), runner=runner)
+        embed_folder(folder / "images", artifact, folder / "out", EmbedOptions(), runner=runner)
 
     model_count = -(-args.count // len(images)) * len(images)
     tasks = {
@@ -125,7 +126,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     some = paths[:: max(1, args.count // 64)]
     wanted = naive(some)
     rows = read_dataset(folder / "out")
-    by_name = {row.name: row.embedding for row in rows}
+    by_name = {row.path: row.embedding for row in rows}
     found = np.stack([by_name[path.name] for path in some])
     cosines = (wanted * found).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(found, axis=1)
     return {

@@ -21,7 +21,7 @@ from PIL import Image
 def measure(count: int, embedded: int) -> tuple[float, float]:
     """Peak resident memory in MB: before the listing, and at the end."""
     from gtsa_kit.data.sources import open_source
-    from gtsa_kit.embedding.input_index import write_listing
+    from gtsa_kit.embedding.input_index import write_input_index
     from gtsa_kit.embedding.iterate import embed
     from gtsa_kit.models.encoder import Encoder
     from gtsa_kit.models.weights import save_encoder
@@ -39,9 +39,9 @@ def measure(count: int, embedded: int) -> tuple[float, float]:
             (some / f"{i}.jpg").symlink_to(image)
         list(islice(embed(image, folder / "model", size=(32, 32)), 1))
         before = peak()
-        listing = write_listing(open_source(str(folder / "in")), folder / "listing.sqlite")
-        assert listing.count == count
-        for _ in listing.read(0, count):
+        inputs = write_input_index(open_source(str(folder / "in")), folder / "input_index.sqlite")
+        assert inputs.count == count
+        for _ in inputs.read(0, count):
             pass
         some = folder / "in" / "0"
         list(islice(embed(some, folder / "model", size=(32, 32)), embedded))

@@ -76,11 +76,11 @@ def _export(run: Path, form: str) -> None:
 def _embed(images: Path, model: Path, vectors: Path) -> None:
     import shutil
 
-    from gtsa_kit.cli.embed import run
-    from gtsa_kit.embedding.job import Options
+    from gtsa_kit.cli.embed import embed_with_progress
+    from gtsa_kit.embedding.options import EmbedOptions
 
-    shutil.rmtree(vectors, ignore_errors=True)  # of an earlier encoder
-    run(str(images), model, vectors, Options())
+    shutil.rmtree(vectors, ignore_errors=True)  # vectors of an earlier encoder
+    embed_with_progress(str(images), model, vectors, EmbedOptions())
 
 
 def _pictures(images: Path, model: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""gtsa embed search, map and duplicates: looking at a dataset folder."""
+"""gtsa embed search, map and duplicates: browse_app at a dataset folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from gtsa_kit.embedding.browse.search import Hit
     from gtsa_kit.embedding.browse.vectors import Vectors
 
-looking = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Dataset = Annotated[Path, typer.Argument(help="What gtsa embed wrote (its --out).", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
-@looking.command("search")
+@browse_app.command("search")
 def search_command(
     folder: Dataset,
     image: Annotated[Path | None, typer.Option(help="Image to look for, anywhere.", metavar="FILE")] = None,
@@ -61,7 +61,7 @@ def search_command(
     write_hits(data, hits, image, name, sheet)
 
 
-@looking.command("map")
+@browse_app.command("map")
 def map_command(
     folder: Dataset,
     out: Annotated[Path | None, typer.Option(help="Page to write. Default DIR/map.html.", metavar="FILE")] = None,
@@ -107,7 +107,7 @@ def map_command(
     shown.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
-@looking.command("duplicates")
+@browse_app.command("duplicates")
 def duplicates_command(
     folder: Dataset,
     threshold: Annotated[
@@ -172,7 +172,7 @@ def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> 
     from gtsa_kit.embedding.browse.search import embed_query, open_model
 
     query = open_image(image)
-    return embed_query(open_model(data, model, device), query, data.job.get("sizes"))
+    return embed_query(open_model(data, model, device), query, data.job.get("resize"))
 
 
 def _search(data: "Vectors", query: Any, top: int, leave_out: int | None) -> "list[Hit]":

@@ -1,18 +1,18 @@
-"""Images to files of features, and back out of the files.
+"""Embedding: images to vectors and feature maps, in memory or in dataset folders, and tools to browse those folders.
 
-`read_dataset(folder)` opens what `gtsa embed` wrote.
+`read_dataset(folder)` opens a folder that `gtsa embed` wrote.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gtsa_kit.embedding.dataset import Dataset, read_dataset
+    from gtsa_kit.embedding.dataset import EmbeddingDataset, read_dataset
 
-__all__ = ["Dataset", "read_dataset"]
+__all__ = ["EmbeddingDataset", "read_dataset"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only then: a command's help needs none of it."""
+    """Import a name on first use, so that `gtsa embed --help` loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from gtsa_kit.embedding import dataset

@@ -1,4 +1,4 @@
-"""Reading a dataset folder back, a row at a time."""
+"""Reader of a dataset folder, one row at a time."""
 
 import json
 from bisect import bisect_right
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from gtsa_kit.embedding.rows import Row
-from gtsa_kit.embedding.store import DENSE, METADATA_KEY, VECTORS
-from gtsa_kit.export.manifest import Manifest, parse_manifest
+from gtsa_kit.embedding.folder import DENSE, ERRORS, VECTORS
+from gtsa_kit.embedding.rows import FeatureRow
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
 from gtsa_kit.export.spec import FEATURE_MAP
 
 
-class Dataset:
-    """Rows in their order; what is not asked for is not read."""
+class EmbeddingDataset:
+    """Sequence of the rows of a dataset folder, each read when it is indexed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,51 +26,51 @@ class Dataset:
             raise ValueError(f"{folder} holds no vectors; make them with gtsa embed")
         self.schema = pq.read_schema(self.parts[0])
         self._ends = list(accumulate(pq.read_metadata(part).num_rows for part in self.parts))
-        self._held: tuple[int, Any] = (-1, None)
+        self._cached_part: tuple[int, Any] = (-1, None)
         self.maps = self._open_maps()
 
     @property
     def manifest(self) -> Manifest:
-        """Of the model."""
+        """Manifest of the model that made the rows."""
         return parse_manifest(self.schema.metadata[METADATA_KEY.encode()].decode(), str(self.folder))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the maps that are there."""
+        """Names of the feature maps in the folder."""
         names = sorted(name for name in self.maps if name.startswith(FEATURE_MAP)) if self.maps else ()
         return tuple(names)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[FeatureRow]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> Row:
-        """One row; its maps (D, h, w), if there are any, in the type that they are stored in."""
+    def __getitem__(self, index: int) -> FeatureRow:
+        """Return one row, with its maps (D, h, w), if there are any, in their stored type."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         part = bisect_right(self._ends, index)
-        if self._held[0] != part:
-            self._held = part, pq.read_table(self.parts[part])
-        table, at = self._held[1], index - (self._ends[part - 1] if part else 0)
-        row = {name: table[name][at] for name in table.schema.names}
+        if self._cached_part[0] != part:
+            self._cached_part = part, pq.read_table(self.parts[part])
+        table, offset = self._cached_part[1], index - (self._ends[part - 1] if part else 0)
+        row = {name: table[name][offset] for name in table.schema.names}
         digest = row["sha256"].as_py() if "sha256" in row else ""
         embedding = row["embedding"].values.to_numpy(zero_copy_only=False)
         matrix = self.maps["grid_to_pixel"][index] if self.maps else np.full((2, 3), np.nan)
         width, height = row["width"].as_py(), row["height"].as_py()
-        return Row(index, row["path"].as_py(), digest, width, height, embedding, matrix, self._maps_of(index))
+        return FeatureRow(row["path"].as_py(), digest, width, height, embedding, matrix, self._maps_of(index))
 
     def vectors(self) -> tuple[list[str], np.ndarray]:
-        """All paths, and (N, D) embeddings as they are stored: everything in memory."""
+        """Return all paths, and all embeddings (N, D) in their stored type; both are held in memory."""
         table = pq.read_table(self.folder / VECTORS, columns=["path", "embedding"])
         column = table["embedding"].combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
         return table["path"].to_pylist(), values
 
     def errors(self) -> Iterator[dict[str, str]]:
-        """`path` and `reason` of what could not be used."""
-        with open(self.folder / "errors.jsonl", encoding="utf-8") as file:
+        """Yield `path` and `reason` of each image that could not be used."""
+        with open(self.folder / ERRORS, encoding="utf-8") as file:
             yield from (json.loads(line) for line in file)
 
     def _open_maps(self) -> Any:
@@ -87,13 +87,13 @@ class Dataset:
             return {name: self.maps[name][index] for name in self.outputs}
         start, (h, w) = int(self.maps["offsets"][index]), (int(n) for n in self.maps["grid_hw"][index])
         flat = {name: self.maps[name][start : start + h * w] for name in self.outputs}
-        return {name: cells.T.reshape(-1, h, w) for name, cells in flat.items()}
+        return {name: patches.T.reshape(-1, h, w) for name, patches in flat.items()}
 
 
-def read_dataset(folder: str | Path) -> Dataset:
-    """Open what `gtsa embed` wrote.
+def read_dataset(folder: str | Path) -> EmbeddingDataset:
+    """Open a dataset folder that `gtsa embed` wrote.
 
     Raises:
-        ValueError: There is no such thing.
+        ValueError: The folder holds no vectors.
     """
-    return Dataset(Path(folder))
+    return EmbeddingDataset(Path(folder))

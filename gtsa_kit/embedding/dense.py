@@ -1,8 +1,11 @@
-"""Feature maps in one Zarr v3 group, written a job shard at a time.
+"""Feature maps in one Zarr v3 group, written one job shard at a time.
 
-Fixed size: an array (N, D, h, w) for each output; a Zarr shard holds the rows of one job shard, a chunk one row.
-Ragged: an array (cells, D) for each output, an image's cells in rows from `offsets[i]` on, as many as
-`grid_hw[i]` has; each job shard begins a Zarr shard, so that no shard is written twice. Gaps are not stored.
+Maps of a fixed size form an array (N, D, h, w) for each output. A Zarr shard holds the rows of one job shard, and a
+chunk holds one row.
+
+Ragged maps form an array (patches, D) for each output. The patches of image i lie from `offsets[i]` on, row by row,
+and `grid_hw[i]` is the shape of its map. Each job shard begins a new Zarr shard, so no Zarr shard is written twice. The
+gaps between them are not stored.
 """
 
 import os
@@ -14,110 +17,126 @@ from typing import Any
 import numpy as np
 import zarr
 
-from gtsa_kit.embedding.rows import Row, ShardRule
+from gtsa_kit.embedding.rows import FeatureRow
+from gtsa_kit.embedding.shards import ShardLimits
 
-CHUNK_CELLS = 256
-SIDE_ROWS = 1024
-"""Rows a chunk of the arrays that describe the rows."""
+CHUNK_PATCHES = 256
+"""Patches of a chunk of a ragged array."""
+CHUNK_ROWS = 1024
+"""Rows of a chunk of the arrays with one small entry for each row, such as `grid_to_pixel`."""
 
 
 @dataclass(frozen=True)
 class DenseSpec:
-    """What the arrays are like."""
+    """Names, type and shape of the arrays."""
 
     outputs: tuple[str, ...]
+    """Names of the feature maps."""
     dim: int
+    """Channels D."""
     dtype: str
-    rule: ShardRule
+    """float16 or float32."""
+    limits: ShardLimits
     grid: tuple[int, int] | None
-    """(h, w) if all are alike; None is ragged."""
+    """Shape (h, w) of all maps; None if it varies (ragged arrays)."""
 
 
-class DenseStore:
-    """The group, open for writing."""
+class DenseWriter:
+    """The Zarr group, open for writing."""
 
-    def __init__(self, path: Path, spec: DenseSpec, rows: int, cells: int) -> None:
-        """Go on after `rows` rows and `cells` cells; whatever lies beyond is taken away."""
-        self.path, self.spec, self.rows, self.cells = path, spec, rows, cells
+    def __init__(self, path: Path, spec: DenseSpec, rows: int, patches: int) -> None:
+        """Open or create the group, and cut the arrays to `rows` rows and `patches` patches."""
+        self.path, self.spec, self.rows, self.patches = path, spec, rows, patches
         self.group = zarr.open_group(path, mode="a", zarr_format=3)
-        self.arrays = {name: self._array(name) for name in self._shapes()}
-        self._resize(rows, cells)
+        self.arrays = {name: self._open_array(name, layout) for name, layout in self._layouts().items()}
+        self._set_lengths(rows, patches)
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """One job shard."""
-        first = self.rows
-        grids = np.array([next(iter(row.maps.values())).shape[1:] for row in rows], np.int32)
+    def write(self, rows: Sequence[FeatureRow]) -> None:
+        """Write one job shard to the disk."""
+        first, last = self.rows, self.rows + len(rows)
         if self.spec.grid is None:
-            counts = grids.astype(np.int64).prod(1)
-            offsets = self.cells + np.concatenate([[0], np.cumsum(counts)[:-1]])
-            used = int(self.cells + counts.sum())
-            self._resize(first + len(rows), used)
-            for name in self.spec.outputs:
-                flat = [row.maps[name].reshape(self.spec.dim, -1).T for row in rows]
-                self.arrays[name][self.cells : used] = np.concatenate(flat).astype(self.spec.dtype)
-                self._sync(name, self.cells, used)
-            self.arrays["offsets"][first : first + len(rows)] = offsets
-            self.arrays["grid_hw"][first : first + len(rows)] = grids
-            assert self.spec.rule.cells is not None
-            self.cells = -(-used // self.spec.rule.cells) * self.spec.rule.cells
+            self._write_ragged(rows)
         else:
-            self._resize(first + len(rows), 0)
+            self._set_lengths(last, 0)
             for name in self.spec.outputs:
-                self.arrays[name][first : first + len(rows)] = np.stack(
-                    [row.maps[name].astype(self.spec.dtype, copy=False) for row in rows]
-                )
-                self._sync(name, first, first + len(rows))
-        self.arrays["grid_to_pixel"][first : first + len(rows)] = np.stack([row.grid_to_pixel for row in rows])
-        self.rows = first + len(rows)
-        for name in self._side_arrays():
-            self._sync(name, first, self.rows)
+                values = np.stack([row.maps[name].astype(self.spec.dtype, copy=False) for row in rows])
+                self.arrays[name][first:last] = values
+                self._sync(name, first, last)
+        self.arrays["grid_to_pixel"][first:last] = np.stack([row.grid_to_pixel for row in rows])
+        self.rows = last
+        for name in self._row_layouts():
+            self._sync(name, first, last)
 
-    def _shapes(self) -> dict[str, dict[str, Any]]:
-        """What each array is created with, at no rows."""
-        spec, rule = self.spec, self.spec.rule
-        shapes: dict[str, dict[str, Any]] = {}
+    def _write_ragged(self, rows: Sequence[FeatureRow]) -> None:
+        first, last = self.rows, self.rows + len(rows)
+        grids = np.array([next(iter(row.maps.values())).shape[1:] for row in rows], np.int32)
+        counts = grids.astype(np.int64).prod(1)
+        end = int(self.patches + counts.sum())
+        self._set_lengths(last, end)
+        for name in self.spec.outputs:
+            flat = [row.maps[name].reshape(self.spec.dim, -1).T for row in rows]
+            self.arrays[name][self.patches : end] = np.concatenate(flat).astype(self.spec.dtype)
+            self._sync(name, self.patches, end)
+        self.arrays["offsets"][first:last] = self.patches + np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self.arrays["grid_hw"][first:last] = grids
+        shard = self._patches_of_shard()
+        self.patches = -(-end // shard) * shard
+
+    def _patches_of_shard(self) -> int:
+        assert self.spec.limits.patches is not None, "ragged arrays have a limit of patches"
+        return self.spec.limits.patches
+
+    def _layouts(self) -> dict[str, dict[str, Any]]:
+        """Return the arguments that each array is created with, at length 0."""
+        spec = self.spec
+        layouts: dict[str, dict[str, Any]] = {}
         for name in spec.outputs:
+            shape: tuple[int, ...]
             if spec.grid is None:
-                assert rule.cells is not None
-                shape, chunk, shard = (0, spec.dim), (CHUNK_CELLS, spec.dim), (rule.cells, spec.dim)
+                shape, chunk, shard = (spec.dim,), CHUNK_PATCHES, self._patches_of_shard()
             else:
-                row = (spec.dim, *spec.grid)
-                shape, chunk, shard = (0, *row), (1, *row), (rule.rows, *row)  # type: ignore[assignment]
-            shapes[name] = {"shape": shape, "chunks": chunk, "shards": shard, "dtype": spec.dtype}
-        return shapes | self._side_arrays()
+                shape, chunk, shard = (spec.dim, *spec.grid), 1, spec.limits.rows
+            layouts[name] = {
+                "shape": (0, *shape),
+                "chunks": (chunk, *shape),
+                "shards": (shard, *shape),
+                "dtype": spec.dtype,
+            }
+        return layouts | self._row_layouts()
 
-    def _side_arrays(self) -> dict[str, dict[str, Any]]:
-        sides = {"grid_to_pixel": ((2, 3), "float64")}
+    def _row_layouts(self) -> dict[str, dict[str, Any]]:
+        """Return the arguments of the arrays with one small entry for each row."""
+        entries: dict[str, tuple[tuple[int, ...], str]] = {"grid_to_pixel": ((2, 3), "float64")}
         if self.spec.grid is None:
-            sides |= {"offsets": ((), "int64"), "grid_hw": ((2,), "int32")}  # type: ignore[dict-item]
+            entries |= {"offsets": ((), "int64"), "grid_hw": ((2,), "int32")}
         return {
-            name: {"shape": (0, *shape), "chunks": (SIDE_ROWS, *shape), "dtype": dtype}
-            for name, (shape, dtype) in sides.items()
+            name: {"shape": (0, *shape), "chunks": (CHUNK_ROWS, *shape), "dtype": dtype}
+            for name, (shape, dtype) in entries.items()
         }
 
-    def _array(self, name: str) -> Any:
+    def _open_array(self, name: str, layout: dict[str, Any]) -> Any:
         if name in self.group:
             return self.group[name]
-        # Features hardly shrink (float16: by a tenth), and packing them would cost more than the disk gives.
-        return self.group.create_array(name, **self._shapes()[name], compressors=None)
+        # Compression saves a tenth of float16 features at most, and costs more time than writing that tenth.
+        return self.group.create_array(name, **layout, compressors=None)
 
-    def _resize(self, rows: int, cells: int) -> None:
+    def _set_lengths(self, rows: int, patches: int) -> None:
         for name, array in self.arrays.items():
-            length = cells if name in self.spec.outputs and self.spec.grid is None else rows
+            length = patches if name in self.spec.outputs and self.spec.grid is None else rows
             if array.shape[0] != length:
                 array.resize((length, *array.shape[1:]))
 
     def _sync(self, name: str, first: int, last: int) -> None:
-        """Onto the disk, before the journal says that it is there."""
+        """Flush the files of an array's entries [first, last) to the disk, before the journal commits them."""
         array = self.arrays[name]
         step = (array.shards or array.chunks)[0]
         for index in range(first // step, -(-last // step)):
             file = self.path.joinpath(name, "c", str(index), *["0"] * (array.ndim - 1))
             for path in (file, self.path / name / "zarr.json"):
                 if path.exists():
-                    _sync(path)
+                    _sync_file(path)
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What there is to embed, in natural order, on disk: a million paths take no memory, and any place can be gone to."""
+"""Inputs of an embedding in natural order: a list in memory, or an index on the disk for any number of images."""
 
 import hashlib
 import os
@@ -13,87 +13,105 @@ from pathlib import Path
 from gtsa_kit.data.sources import Entry, Source
 from gtsa_kit.files import sync_folder
 
+NO_IMAGES = "no images there (by their suffix: .jpg .png .webp .bmp .tif and similar)"
+
 _COLUMNS = "name BLOB, locator BLOB, stamp TEXT, reason TEXT"
 
 
+def list_inputs(source: Source) -> list[Entry]:
+    """Return the entries of a source in natural order of their names, each file once.
+
+    Raises:
+        ValueError: The source has no entries.
+    """
+    unique = {(entry.name, entry.locator): entry for entry in source.entries()}
+    if not unique:
+        raise ValueError(NO_IMAGES)
+    return sorted(unique.values(), key=lambda e: (natural_bytes(e.name), e.name.encode(), os.fsencode(e.locator)))
+
+
 @dataclass(frozen=True)
-class Listing:
-    """A sorted listing; places count from 0."""
+class InputIndex:
+    """SQLite file with the entries of a source in the order of `list_inputs`, read without holding them in memory."""
 
     path: Path
     count: int
     digest: str
-    """Of names, places where they are read, and stamps."""
+    """sha256 of the names, locators and stamps."""
 
-    def read(self, first: int, last: int) -> Iterator[tuple[int, Entry]]:
-        """(place, entry) of places [first, last)."""
+    def read(self, first: int, last: int) -> Iterator[Entry]:
+        """Yield the entries [first, last), counted from 0."""
         with closing(_connect(self.path)) as database:
             rows = database.execute(
-                "SELECT place, name, locator, stamp, reason FROM entries WHERE place > ? AND place <= ? ORDER BY place",
+                "SELECT name, locator, stamp, reason FROM entries WHERE number > ? AND number <= ? ORDER BY number",
                 (first, last),
             )
-            for place, name, locator, stamp, reason in rows:
-                yield place - 1, Entry(name.decode(), os.fsdecode(locator), stamp, reason)
+            for name, locator, stamp, reason in rows:
+                yield Entry(name.decode(), os.fsdecode(locator), stamp, reason)
 
 
-def write_listing(source: Source, path: Path) -> Listing:
-    """List a source into `path`, sorted and each file once; all at once.
+def write_input_index(source: Source, path: Path) -> InputIndex:
+    """List a source into the file `path`, which appears as a whole.
 
     Raises:
-        ValueError: There is nothing in it.
-        OSError: It can't be written.
+        ValueError: The source has no entries.
+        OSError: The file can't be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         with closing(_connect(temporary)) as database:
-            _sort_into(database, source)
+            _fill(database, source)
             database.commit()
-        _sync(temporary)
+        _sync_file(temporary)
         os.replace(temporary, path)
     except sqlite3.OperationalError as error:
-        raise OSError(f"the listing can't be written: {error}") from error
+        raise OSError(f"the index of the inputs can't be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-    return open_listing(path)
+    return open_input_index(path)
 
 
-def open_listing(path: Path) -> Listing:
-    """A listing that was written before."""
+def open_input_index(path: Path) -> InputIndex:
+    """Open an index that was written before.
+
+    Raises:
+        ValueError: It has no entries.
+    """
     with closing(_connect(path)) as database:
         digest, count = hashlib.sha256(), 0
-        for row in database.execute("SELECT name, locator, stamp FROM entries ORDER BY place"):
+        for row in database.execute("SELECT name, locator, stamp FROM entries ORDER BY number"):
             digest.update(b"\0".join((row[0], row[1], row[2].encode())) + b"\0\0")
             count += 1
     if not count:
         path.unlink()
-        raise ValueError("no images there (by their suffix: .jpg .png .webp .bmp .tif and their like)")
-    return Listing(path, count, digest.hexdigest())
+        raise ValueError(NO_IMAGES)
+    return InputIndex(path, count, digest.hexdigest())
 
 
 def describe_changes(old: Path, new: Path) -> str:
-    """How a listing differs from an earlier one, in words."""
+    """Describe in words how an index differs from an earlier one."""
     with closing(_connect(new)) as database:
         database.execute("ATTACH ? AS before", (str(old),))
-        said = []
-        for word, query in (
-            ("came", "SELECT name FROM entries EXCEPT SELECT name FROM before.entries"),
-            ("went", "SELECT name FROM before.entries EXCEPT SELECT name FROM entries"),
+        changes = []
+        for verb, query in (
+            ("added", "SELECT name FROM entries EXCEPT SELECT name FROM before.entries"),
+            ("removed", "SELECT name FROM before.entries EXCEPT SELECT name FROM entries"),
             (
                 "changed",
                 "SELECT a.name FROM entries a JOIN before.entries b ON a.name = b.name AND a.locator = b.locator "
                 "WHERE a.stamp != b.stamp",
             ),
         ):
-            rows = database.execute(f"SELECT count(*), min(name) FROM ({query})").fetchone()  # noqa: S608
-            if rows[0]:
-                said.append(f"{rows[0]} {word} (first {rows[1].decode()})")
-    return ", ".join(said) or "other files of the same names"
+            count, first = database.execute(f"SELECT count(*), min(name) FROM ({query})").fetchone()  # noqa: S608
+            if count:
+                changes.append(f"{count} {verb} (first {first.decode()})")
+    return ", ".join(changes) or "other files of the same names"
 
 
 def natural_bytes(name: str) -> bytes:
-    """Bytes that sort as `images.natural_key` does: img2 before img10."""
+    """Return bytes that sort as `images.natural_key` does: img2 before img10."""
     parts = re.split(r"([0-9]+)", name)
     key = bytearray()
     for i, part in enumerate(parts):
@@ -105,11 +123,11 @@ def natural_bytes(name: str) -> bytes:
     return bytes(key)
 
 
-def _sort_into(database: sqlite3.Connection, source: Source) -> None:
-    database.execute("PRAGMA journal_mode = OFF")  # a listing that is not finished is thrown away
+def _fill(database: sqlite3.Connection, source: Source) -> None:
+    database.execute("PRAGMA journal_mode = OFF")  # an unfinished index is discarded
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
-    database.execute(f"CREATE TABLE entries (place INTEGER PRIMARY KEY, {_COLUMNS})")
+    database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS})")
     rows = (
         (natural_bytes(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in source.entries()
     )
@@ -129,6 +147,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -1,84 +1,73 @@
-"""Parts that `--shard I/N` wrote, to the dataset that one run would have written."""
+"""Merging of the parts that `--shard I/N` wrote into the dataset that one run would have written."""
 
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.embedding.dataset import Dataset
-from gtsa_kit.embedding.dense import DenseSpec
-from gtsa_kit.embedding.job import check_out, locked
-from gtsa_kit.embedding.rows import Failure, ShardRule
-from gtsa_kit.embedding.store import JOB, Store, StoreSpec, read_journal
+from gtsa_kit.embedding.dataset import EmbeddingDataset
+from gtsa_kit.embedding.folder import JOB, check_out, locked, read_journal
+from gtsa_kit.embedding.job import spec_from_record
+from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.embedding.store import DatasetWriter
 from gtsa_kit.files import write_json
 
 
 def merge_parts(
     out: Path, parts: Sequence[Path], on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> tuple[int, int]:
-    """Write the whole into `out`, a row at a time, and return (rows, errors).
+    """Copy all parts into `out`, one row at a time, and return the numbers of rows and errors.
 
     Args:
-        out: New or empty.
-        parts: All N of them, in any order.
-        on_progress: Told (rows done, rows in all).
+        out: A new or empty folder.
+        parts: All N parts, in any order.
+        on_progress: Called with (rows done, total rows).
 
     Raises:
-        ValueError: A part is missing, unfinished, or of another job.
+        ValueError: A part is missing, unfinished, or belongs to another job.
     """
     check_out(out, resume=False)
-    found = sorted(((_record(part), part) for part in parts), key=lambda both: both[0]["part"])
-    records, folders = [record for record, _ in found], [part for _, part in found]
-    _check(records, folders)
+    pairs = sorted(((_read_record(part), part) for part in parts), key=lambda pair: pair[0]["part"])
+    records, folders = [record for record, _ in pairs], [part for _, part in pairs]
+    _check_parts(records, folders)
     record = records[0] | {"part": [1, 1]}
-    datasets = [Dataset(folder) for folder in folders]
+    datasets = [EmbeddingDataset(folder) for folder in folders]
     total, done = sum(len(dataset) for dataset in datasets), 0
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out), closing(Store(out, store_spec(record), 0)) as store:
+    with locked(out), closing(DatasetWriter(out, spec_from_record(record), 0)) as writer:
         write_json(out / JOB, record)
         for dataset in datasets:
             for error in dataset.errors():
-                store.add(Failure(0, error["path"], error["reason"]))
+                writer.add(FailedImage(error["path"], error["reason"]))
             for row in dataset:
-                store.add(replace(row, place=done))
+                writer.add(row)
                 done += 1
                 on_progress(done, total)
-        store.finish(record["listing"]["entries"])
-        return store.rows, store.errors
+        writer.finish(record["inputs"]["entries"])
+        return writer.rows, writer.errors
 
 
-def store_spec(record: dict[str, Any]) -> StoreSpec:
-    """What the files are like, out of a job.json."""
-    vectors, rule, dense = record["vectors"], ShardRule(**record["shards"]), record["dense"]
-    maps = None
-    if dense:
-        grid = tuple(dense["grid"]) if dense["grid"] else None
-        maps = DenseSpec(tuple(dense["outputs"]), dense["dim"], dense["dtype"], rule, grid)
-    return StoreSpec(record["manifest"], vectors["dim"], vectors["dtype"], vectors["sha256"], rule, maps)
-
-
-def _record(part: Path) -> dict[str, Any]:
+def _read_record(part: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((part / JOB).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{part} is no part of an embedding: it has no {JOB}") from error
+        raise ValueError(f"{part} is not a part of an embedding: it has no {JOB}") from error
     journal = read_journal(part)
     if journal is None or not journal.complete:
         raise ValueError(f"{part} is not finished; run its command again with --resume")
     return record
 
 
-def _check(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
-    """All the parts of one job, each once."""
-    first, several = records[0], records[0]["part"][1]
+def _check_parts(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
+    """Raise `ValueError` unless the parts are all parts of one job, each once."""
+    first, count = records[0], records[0]["part"][1]
     for record, folder in zip(records, folders, strict=True):
         ignored = {"part", "source", "gtsa_kit"}
-        other = [name for name in first if name not in ignored and record.get(name) != first[name]]
-        if other:
-            raise ValueError(f"{folder} is of another job than {folders[0]}: {', '.join(other)} differ")
-    numbers = [record["part"][0] for record in records]
-    if any(record["part"][1] != several for record in records) or numbers != list(range(1, several + 1)):
-        said = ", ".join(f"{a}/{b}" for a, b in (record["part"] for record in records))
-        raise ValueError(f"these are parts {said}; give all from 1/{several} to {several}/{several}, each once")
+        different = [name for name in first if name not in ignored and record.get(name) != first[name]]
+        if different:
+            raise ValueError(f"{folder} is of another job than {folders[0]}: {', '.join(different)} differ")
+    indices = [record["part"][0] for record in records]
+    if any(record["part"][1] != count for record in records) or indices != list(range(1, count + 1)):
+        given = ", ".join(f"{a}/{b}" for a, b in (record["part"] for record in records))
+        raise ValueError(f"these are parts {given}; give all from 1/{count} to {count}/{count}, each once")

@@ -1,4 +1,4 @@
-"""The model of a job: which maps it gives, and what tells it from another."""
+"""Properties of a model that an embedding depends on: its maps, its batch size and its digest."""
 
 from pathlib import Path
 
@@ -6,14 +6,26 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, SUFFIX, layer_output
 from gtsa_kit.files import sha256_of
 
+DEFAULT_BATCH_SIZE = {"cpu": 32, "cuda": 128}
+"""Images of one call of the model, by the kind of device."""
 
-def map_outputs(runner: Runner, layers: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the maps to keep: the last and those of `layers`, by default all that the model gives."""
+
+def map_output_names(runner: Runner, layers: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the last map and the maps of `layers`, by default of all blocks whose maps the model has."""
     return (FEATURE_MAP, *(layer_output(layer) for layer in layers or runner.manifest.layers))
 
 
+def choose_batch_size(runner: Runner, requested: int | None = None) -> int:
+    """Return the requested batch size, or the default of the runner's device, within the range that the model takes."""
+    default = DEFAULT_BATCH_SIZE["cuda" if "cuda" in runner.provider.lower() else "cpu"]
+    return runner.manifest.range_of("batch").clamp(requested or default)
+
+
 def model_digest(path: Path, runner: Runner) -> str:
-    """Of the file; of weights in a folder, their own. OpenVINO keeps its weights in a second file."""
+    """Return the sha256 of a model file, or of the weights in a run folder.
+
+    OpenVINO keeps weights in a second file; then both digests are joined by "+".
+    """
     if path.is_dir():
         return runner.manifest.source_sha256
     weights = path.with_suffix(".bin")

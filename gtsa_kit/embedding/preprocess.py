@@ -1,7 +1,7 @@
-"""From the bytes of a file to an input of the model, by the fastest way that gives what the reference gives.
+"""Preprocessing of image files to inputs of a model, by the fastest way that equals the reference.
 
-The reference is Pillow: decoded by it, resized by its antialiased bicubic. Another way is taken only where it is known
-to stay within 1/255 of that at every pixel.
+The reference is Pillow's decoder and its antialiased bicubic resize. Another way is used only where it is known to stay
+within 1/255 of the reference at every pixel.
 """
 
 import hashlib
@@ -14,89 +14,129 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS, decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
+from gtsa_kit.export import Runner
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
 
-SHRINK = 1.5
-"""Sides that shrink less go through Pillow: there torch's 16-bit weights can be two levels off."""
+MIN_TORCH_SHRINK = 1.5
+"""Smallest factor of shrinking for torch's resize; below it, torch's 16-bit weights can be two levels off."""
 
-_MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"}
+_TORCH_MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"}
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image that the model can take."""
+    """An image in the form of the model's input."""
 
-    name: str
+    path: str
+    """Path of the image as tables show it."""
     width: int
+    """Width of the upright image in pixels."""
     height: int
-    """Of the upright image."""
+    """Height of the upright image in pixels."""
     orientation: int
+    """EXIF orientation of the file, 1 to 8."""
     sha256: str
-    """Of the file; "" unless asked for."""
-    image: np.ndarray
-    """(3, H, W) float32 or (H, W, 3) uint8, as the model wants it."""
+    """Digest of the file; "" unless it is requested."""
+    pixels: np.ndarray
+    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, as the model takes it."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the input."""
-        return self.image.shape[-2:] if self.image.dtype == np.float32 else self.image.shape[:2]
+        """Input (height, width) in pixels."""
+        return self.pixels.shape[-2:] if self.pixels.dtype == np.float32 else self.pixels.shape[:2]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Shape (h, w) of the feature map, in patches."""
+        return self.size[0] // PATCH, self.size[1] // PATCH
+
+    @property
+    def patches(self) -> int:
+        """Patches of the input."""
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Bytes to `PreparedImage`; may be called from many threads."""
+class Preprocessor:
+    """Function from the bytes of a file to a `PreparedImage`. It may be called from many threads."""
 
     preprocessing: Preprocessing
-    sizes: ResizePolicy
-    as_bytes: bool
-    """The model normalizes by itself."""
+    resize: ResizePolicy
+    takes_bytes: bool
+    """The model takes uint8 pixels and normalizes them itself."""
     max_pixels: int = MAX_PIXELS
-    digest: bool = False
+    """Larger images are refused before they are decoded."""
+    sha256: bool = False
+    """Also compute a digest of each file."""
 
-    def __call__(self, name: str, content: bytes) -> PreparedImage:
-        """Raises `ImageError`."""
-        whole, orientation = decode(content, name, self.max_pixels)
-        height, width = whole.shape[:2]
-        pixels = resize(whole, self.sizes(width, height), self.preprocessing)
-        image = pixels if self.as_bytes else normalize(pixels, self.preprocessing)
-        digest = hashlib.sha256(content).hexdigest() if self.digest else ""
-        return PreparedImage(name, width, height, orientation, digest, image)
+    @classmethod
+    def for_runner(
+        cls, runner: Runner, resize: ResizePolicy, max_pixels: int = MAX_PIXELS, sha256: bool = False
+    ) -> "Preprocessor":
+        """Build the preprocessor that the runner's manifest describes."""
+        return cls(runner.preprocessing, resize, takes_bytes(runner), max_pixels, sha256)
+
+    def __call__(self, path: str, content: bytes) -> PreparedImage:
+        """Decode, resize and normalize one file.
+
+        Raises:
+            ImageError: The file is damaged, of an unknown format or too large.
+        """
+        image, orientation = decode(content, path, self.max_pixels)
+        height, width = image.shape[:2]
+        resized = resize(image, self.resize(width, height), self.preprocessing)
+        pixels = to_input(resized, self.preprocessing, self.takes_bytes)
+        digest = hashlib.sha256(content).hexdigest() if self.sha256 else ""
+        return PreparedImage(path, width, height, orientation, digest, pixels)
+
+
+def takes_bytes(runner: Runner) -> bool:
+    """Return whether the runner takes uint8 pixels and normalizes them itself."""
+    return runner.manifest.inputs[0].dtype == "uint8"
+
+
+def to_input(pixels: np.ndarray, preprocessing: Preprocessing, takes_bytes: bool) -> np.ndarray:
+    """Return resized (H, W, 3) uint8 pixels as the model takes them: unchanged, or normalized (3, H, W) float32."""
+    return pixels if takes_bytes else normalize(pixels, preprocessing)
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, width, 3) uint8, within one level of `Preprocessing.resized`."""
+    """Resize (H, W, 3) uint8 to (height, width, 3) uint8, within one level of `Preprocessing.resized`."""
     order = pass_order(pixels.shape[0], pixels.shape[1], *size, preprocessing.interpolation)
     if order is None:
         return preprocessing.resized(Image.fromarray(pixels), size)
-    return _resize_by_torch(pixels, size, _MODES[preprocessing.interpolation], order)
+    return _resize_by_torch(pixels, size, _TORCH_MODES[preprocessing.interpolation], order)
 
 
 @lru_cache(4096)
 def pass_order(height: int, width: int, to_height: int, to_width: int, interpolation: str) -> str | None:
-    """Which of its two passes Pillow does first at these sizes, "rows" or "columns"; None if only Pillow will do.
+    """Return the pass that Pillow does first at these sizes, "rows" or "columns"; None if Pillow itself must resize.
 
-    Between the passes it rounds and cuts to 0..255, so the order shows, by up to ten levels at sharp edges. Its rule
-    changes between versions: therefore noise is sent through, once for each shape.
+    Pillow rounds and clips to 0..255 between its two passes, so their order changes pixels at sharp edges by up to ten
+    levels. The rule for the order differs between versions of Pillow. Therefore noise is resized in both orders, once
+    for each shape, and compared with Pillow's result.
     """
-    if height < SHRINK * to_height or width < SHRINK * to_width or height * width > LARGE_IMAGE_PIXELS:
+    shrinks = height >= MIN_TORCH_SHRINK * to_height and width >= MIN_TORCH_SHRINK * to_width
+    if not shrinks or height * width > LARGE_IMAGE_PIXELS:
         return None
     noise = np.random.default_rng(0).integers(0, 2, (height, width), dtype=np.uint8) * 255
     by_pillow = Image.fromarray(noise).resize((to_width, to_height), INTERPOLATIONS[interpolation])
-    wanted = np.asarray(by_pillow).astype(np.int16)
+    expected = np.asarray(by_pillow).astype(np.int16)
     for order in ("rows", "columns"):
-        found = _resize_by_torch(noise[..., None], (to_height, to_width), _MODES[interpolation], order)[..., 0]
-        if np.abs(found - wanted).max() <= 1:
+        resized = _resize_by_torch(noise[..., None], (to_height, to_width), _TORCH_MODES[interpolation], order)[..., 0]
+        if np.abs(resized - expected).max() <= 1:
             return order
     return None
 
 
 def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str, order: str) -> np.ndarray:
-    """(H, W, C) uint8 to (height, width, C) uint8; torch always does the rows first."""
+    """Resize (H, W, C) uint8 to (height, width, C) uint8; torch always resizes the rows first."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the pixels may not be writable, and nobody writes
+        warnings.simplefilter("ignore")  # the array may be read-only, and nothing writes to it
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W), channels last in memory
     if order == "columns":
         image = image.transpose(2, 3).contiguous(memory_format=torch.channels_last)
@@ -106,13 +146,13 @@ def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str, order
 
 
 def normalize(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """(H, W, 3) uint8 to (3, H, W) float32, by looking up what `Preprocessing` says of each of 256 levels."""
-    table = _levels(preprocessing.mean, preprocessing.std)
+    """Normalize (H, W, 3) uint8 to (3, H, W) float32, with a table of the normalized values of all 256 levels."""
+    table = _normalized_levels(preprocessing.mean, preprocessing.std)
     return np.stack([np.take(table[channel], pixels[..., channel]) for channel in range(3)])
 
 
 @lru_cache(8)
-def _levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
-    """(3, 256) float32."""
+def _normalized_levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
+    """Normalized values (3, 256), float32, of every level of every channel."""
     levels = np.arange(256, dtype=np.float32)[None, :] / 255
     return (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

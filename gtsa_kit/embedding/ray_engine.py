@@ -1,97 +1,117 @@
-"""The same job on a Ray cluster: blocks of the listing to actors that each hold the model, results in order."""
+"""Feature extraction on a Ray cluster: actors that each hold the model take blocks of entries; results are in order."""
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gtsa_kit.data.sources import Entry, open_source
-from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.preprocess import Decoder
-from gtsa_kit.embedding.rows import Failure, Row
+from gtsa_kit.embedding.extract import BatchPlan, extract_features
+from gtsa_kit.embedding.preprocess import Preprocessor
+from gtsa_kit.embedding.rows import FailedImage, FeatureRow
+from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export import load
 
-if TYPE_CHECKING:
-    from gtsa_kit.embedding.job import Job
-
-ENTRIES = 64
-"""A block: what an actor takes at a time."""
-BLOCKS = 64
+BLOCK_ENTRIES = 64
+"""Entries of a block, which an actor takes at a time."""
+SUBMITTED_BLOCKS = 64
 """Blocks that are handed to the cluster at a time."""
 
 
-class RayEngine:
-    """On the cluster that `RAY_ADDRESS` names, else on one that is made here for as long as the job runs."""
+@dataclass(frozen=True)
+class RayTask:
+    """Arguments of an actor, pickled on the way to its machine."""
 
-    def __init__(self, job: "Job") -> None:
-        self.job = job
-
-    def __call__(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Row | Failure]:
-        """Results in the order of the entries."""
-        ray = import_ray()
-        own = not ray.is_initialized()
-        if own:
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
-        try:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            ray.data.DataContext.get_current().execution_options.preserve_order = True
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            source = iter(entries)
-            while blocks := [block for _ in range(BLOCKS) if (block := list(islice(source, ENTRIES)))]:
-                yield from self._run(ray, blocks)
-        finally:
-            if own:
-                ray.shutdown()
-
-    def _run(self, ray: Any, blocks: list[list[tuple[int, Entry]]]) -> Iterator[Row | Failure]:
-        job, gpu = self.job, 1 if "cuda" in self.job.runner.provider.lower() else 0
-        asked, most = job.options.workers, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
-        actors = {"size": asked} if asked else {"min_size": 1, "max_size": max(1, most)}
-        # Blocks travel as they are, packed: a path need not be valid text, and maps differ in shape.
-        packed = ray.data.from_items(
-            [{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks)
-        )
-        done = packed.map_batches(
-            EmbedBlocks,
-            fn_constructor_args=(
-                job.where,
-                str(job.model.absolute()),
-                job.options.opening,
-                job.decoder,
-                replace(job.plan, workers=1),
-            ),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(**actors),
-            num_cpus=1,
-            num_gpus=gpu,
-        )
-        for row in done.iter_rows():
-            yield from pickle.loads(row["results"])  # noqa: S301  (what our own actor has just made)
+    source: str
+    """Source of the images; every machine opens it by itself."""
+    model: Path
+    load_options: Mapping[str, Any]
+    """Keyword arguments of `gtsa_kit.export.load`."""
+    preprocessor: Preprocessor
+    plan: BatchPlan
+    limits: ShardLimits
+    on_gpu: bool
+    """Reserve a GPU for each actor."""
 
 
-class EmbedBlocks:
-    """An actor: opens the model once, then embeds blocks."""
+def extract_on_ray(
+    entries: Iterable[Entry], task: RayTask, workers: int | None = None
+) -> Iterator[FeatureRow | FailedImage]:
+    """Extract features on the cluster that `RAY_ADDRESS` names, by default on one that is started for this call.
 
-    def __init__(self, where: str, model: str, opening: dict[str, Any], decoder: Decoder, plan: Plan) -> None:
+    Args:
+        entries: The images; results come in their order.
+        task: Model, source and batches.
+        workers: Actors; by default as many as the cluster has cores (GPUs, if the model runs on one).
+    """
+    ray = import_ray()
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        remaining = iter(entries)
+        while blocks := [block for _ in range(SUBMITTED_BLOCKS) if (block := list(islice(remaining, BLOCK_ENTRIES)))]:
+            yield from _extract_blocks(ray, blocks, task, workers)
+    finally:
+        if started:
+            ray.shutdown()
 
+
+def _extract_blocks(
+    ray: Any, blocks: list[list[Entry]], task: RayTask, workers: int | None
+) -> Iterator[FeatureRow | FailedImage]:
+    limit = int(ray.cluster_resources().get("GPU" if task.on_gpu else "CPU", 1))
+    actors = {"size": workers} if workers else {"min_size": 1, "max_size": max(1, limit)}
+    # Blocks are pickled: a locator need not be valid text, and maps differ in shape.
+    packed = ray.data.from_items([{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks))
+    done = packed.map_batches(
+        BlockExtractor,
+        fn_constructor_args=(replace(task, model=task.model.absolute(), plan=replace(task.plan, workers=1)),),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(**actors),
+        num_cpus=1,
+        num_gpus=1 if task.on_gpu else 0,
+    )
+    for row in done.iter_rows():
+        yield from pickle.loads(row["results"])  # noqa: S301  (our own actor made it)
+
+
+class BlockExtractor:
+    """Ray actor that opens the model once, then extracts features of blocks."""
+
+    def __init__(self, task: RayTask) -> None:
         import torch
 
         torch.set_num_threads(1)
-        source = open_source(where)
-        self.engine = LocalEngine(source, load(model, **opening), decoder, plan)
+        self.task = task
+        self.source = open_source(task.source)
+        self.runner = load(task.model, **task.load_options)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Packed blocks to packed results."""
-        results = [pickle.dumps(list(self.engine(pickle.loads(block)))) for block in batch["block"]]  # noqa: S301
+        """Return the pickled results of pickled blocks."""
+        results = [pickle.dumps(self._extract(pickle.loads(block))) for block in batch["block"]]  # noqa: S301
         return {"results": np.array(results, dtype=object)}
+
+    def _extract(self, block: list[Entry]) -> list[FeatureRow | FailedImage]:
+        task = self.task
+        count = ShardFill(task.limits).add
+        return list(extract_features(block, self.source, self.runner, task.preprocessor, task.plan, count))
 
 
 def import_ray() -> Any:
-    """The module with its data library, else `ValueError` with what to install."""
+    """Import Ray with its data library.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
     try:
         import ray
         import ray.data

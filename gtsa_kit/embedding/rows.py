@@ -1,4 +1,4 @@
-"""What passes from the engines to the files: one image's features, or why there are none."""
+"""Results of feature extraction: the features of one image, or the reason why it has none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,57 +7,33 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Row:
-    """One image."""
+class FeatureRow:
+    """Features of one image."""
 
-    place: int
-    """In the listing."""
-    name: str
+    path: str
+    """Path of the image as tables show it, relative to its source."""
     sha256: str
+    """Digest of the file; "" unless it is requested."""
     width: int
+    """Width of the upright image in pixels."""
     height: int
-    """Of the upright image."""
+    """Height of the upright image in pixels."""
     embedding: np.ndarray
-    """(D,)"""
+    """Embedding (D,)."""
     grid_to_pixel: np.ndarray
-    """(2, 3), float64: see gtsa_kit.feature_grid."""
+    """Affine (2, 3), float64, from the feature map to the stored image: see `gtsa_kit.feature_grid`."""
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """(D, h, w) by the name of the output; empty unless maps are asked for."""
+    """Feature maps (D, h, w) by the name of the output; empty unless maps are requested."""
+
+    @property
+    def patches(self) -> int:
+        """Patches of one feature map; 0 without maps."""
+        return int(np.prod(next(iter(self.maps.values())).shape[1:])) if self.maps else 0
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A file that could not be used."""
+class FailedImage:
+    """An image that could not be read or decoded."""
 
-    place: int
-    name: str
+    path: str
     reason: str
-
-
-@dataclass(frozen=True)
-class ShardRule:
-    """When a shard is full: after `rows` rows, or before `cells` cells of ragged maps are exceeded."""
-
-    rows: int
-    cells: int | None = None
-    """Also the size of the shards of the arrays; an image with more takes several of them."""
-
-
-class ShardFill:
-    """How full the shard at hand is; engines and writers count alike, so that batches never straddle shards."""
-
-    def __init__(self, rule: ShardRule) -> None:
-        self.rule = rule
-        self.rows = self.cells = 0
-
-    def takes(self, cells: int) -> bool:
-        """Whether an image with so many cells still fits."""
-        if self.rows == 0:
-            return True
-        return self.rows < self.rule.rows and (self.rule.cells is None or self.cells + cells <= self.rule.cells)
-
-    def add(self, cells: int) -> None:
-        """Count one image; into a new shard if it does not fit."""
-        if not self.takes(cells):
-            self.rows = self.cells = 0
-        self.rows, self.cells = self.rows + 1, self.cells + cells

@@ -1,7 +1,7 @@
-"""A dataset folder, written so that a kill at any time costs at most the shard at hand.
+"""Writer of a dataset folder. A kill at any time costs at most the current shard.
 
-A shard is committed in one step: its maps, its Parquet file and its errors are on the disk before the journal, replaced
-as a whole, says so. Whatever lies beyond the journal is taken away when the job goes on.
+A shard is committed in one step: its maps, its Parquet file and its errors are on the disk before the journal, which is
+replaced as a whole, counts them. Files beyond the journal are removed when the job continues.
 """
 
 import json
@@ -15,125 +15,116 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gtsa_kit.embedding.dense import DenseSpec, DenseStore
-from gtsa_kit.embedding.rows import Failure, Row, ShardFill, ShardRule
+from gtsa_kit.embedding.dense import DenseSpec, DenseWriter
+from gtsa_kit.embedding.folder import DENSE, ERRORS, JOURNAL, VECTORS, Journal, part_name, read_journal
+from gtsa_kit.embedding.rows import FailedImage, FeatureRow
+from gtsa_kit.embedding.shards import ShardFill, ShardLimits
+from gtsa_kit.export.manifest import METADATA_KEY
 from gtsa_kit.files import atomic_write, write_json
 
-VECTORS, DENSE, ERRORS, JOURNAL, JOB = "vectors", "dense.zarr", "errors.jsonl", "journal.json", "job.json"
-METADATA_KEY = "gtsa_kit"
-
 
 @dataclass(frozen=True)
-class Journal:
-    """What is committed."""
-
-    place: int
-    """The first of the listing that is not."""
-    shards: int = 0
-    rows: int = 0
-    cells: int = 0
-    errors: int = 0
-    errors_bytes: int = 0
-    complete: bool = False
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What the files are like."""
+class DatasetSpec:
+    """Types and shapes of the files of a dataset folder."""
 
     manifest: str
-    """JSON."""
+    """Manifest of the model, as JSON."""
     dim: int
+    """Length D of a vector."""
     dtype: str
-    """Of the vectors."""
-    digest: bool
-    rule: ShardRule
+    """Data type of the vectors, float16 or float32."""
+    sha256: bool
+    """Write a column with the digest of each file."""
+    limits: ShardLimits
     dense: DenseSpec | None = None
+    """Feature maps; None if there are none."""
 
 
-class Store:
+class DatasetWriter:
     """A dataset folder, open for writing."""
 
-    def __init__(self, out: Path, spec: StoreSpec, first: int) -> None:
-        """Begin at the place `first` of the listing, or go on where the journal ends."""
+    def __init__(self, out: Path, spec: DatasetSpec, first: int) -> None:
+        """Begin with the input of index `first`, or continue where the journal ends."""
         self.out, self.spec = out, spec
         (out / VECTORS).mkdir(parents=True, exist_ok=True)
         self.journal = read_journal(out) or Journal(first)
         self.schema = vectors_schema(spec)
-        self._fill, self._rows = ShardFill(spec.rule), list[Row]()
-        self._place, self._errors = self.journal.place, self.journal.errors
-        self._forget_what_is_not_committed()
+        self._fill, self._rows = ShardFill(spec.limits), list[FeatureRow]()
+        self._next_index, self._errors = self.journal.next_index, self.journal.errors
+        self._remove_uncommitted()
         journal = self.journal
-        self.dense = DenseStore(out / DENSE, spec.dense, journal.rows, journal.cells) if spec.dense else None
-        self._log = open(out / ERRORS, "ab")  # noqa: SIM115
+        self.dense = DenseWriter(out / DENSE, spec.dense, journal.rows, journal.patches) if spec.dense else None
+        self._errors_file = open(out / ERRORS, "ab")  # noqa: SIM115
 
     @property
     def rows(self) -> int:
-        """Committed or at hand."""
+        """Number of rows, committed or not."""
         return self.journal.rows + len(self._rows)
 
     @property
     def errors(self) -> int:
-        """Lines in the errors file."""
+        """Number of errors, committed or not."""
         return self._errors
 
-    def add(self, result: Row | Failure) -> None:
-        """One image; they come in the order of the listing.
+    def add(self, result: FeatureRow | FailedImage) -> None:
+        """Add the result of the next input.
 
         Raises:
-            OSError: It can't be written; what was committed stays.
+            OSError: It can't be written; everything that is committed stays.
         """
-        if isinstance(result, Failure):
-            line = json.dumps({"path": result.name, "reason": result.reason}, ensure_ascii=False)
-            self._log.write(line.encode("utf-8") + b"\n")
-            self._errors += 1
-            self._place = result.place + 1
-            if not self._rows and self._errors - self.journal.errors >= self.spec.rule.rows:
-                self.commit()
+        if isinstance(result, FailedImage):
+            self._add_error(result)
             return
-        cells = cells_of(result)
-        if not self._fill.takes(cells):
+        if not self._fill.has_room(result.patches):
             self.commit()
-        self._fill.add(cells)
+        self._fill.add(result.patches)
         self._rows.append(result)
-        self._place = result.place + 1
-        if not self._fill.takes(0):
+        self._next_index += 1
+        if not self._fill.has_room(0):
+            self.commit()
+
+    def _add_error(self, failed: FailedImage) -> None:
+        line = json.dumps({"path": failed.path, "reason": failed.reason}, ensure_ascii=False)
+        self._errors_file.write(line.encode("utf-8") + b"\n")
+        self._errors += 1
+        self._next_index += 1
+        if not self._rows and self._errors - self.journal.errors >= self.spec.limits.rows:
             self.commit()
 
     def commit(self, complete: bool = False) -> None:
-        """Make everything so far last."""
-        journal = replace(self.journal, place=self._place, errors=self._errors, complete=complete)
+        """Write everything so far to the disk, and commit it in the journal."""
+        journal = replace(self.journal, next_index=self._next_index, errors=self._errors, complete=complete)
         if self._rows:
             if self.dense:
                 self.dense.write(self._rows)
-                journal = replace(journal, cells=self.dense.cells)
+                journal = replace(journal, patches=self.dense.patches)
             with atomic_write(self.out / VECTORS / part_name(journal.shards)) as file:
                 pq.write_table(vectors_table(self._rows, self.spec, self.schema), file, compression="zstd")
             journal = replace(journal, shards=journal.shards + 1, rows=journal.rows + len(self._rows))
-        self._log.flush()
-        os.fsync(self._log.fileno())
-        journal = replace(journal, errors_bytes=self._log.tell())
+        self._errors_file.flush()
+        os.fsync(self._errors_file.fileno())
+        journal = replace(journal, errors_bytes=self._errors_file.tell())
         write_json(self.out / JOURNAL, asdict(journal))
-        self.journal, self._rows, self._fill = journal, [], ShardFill(self.spec.rule)
+        self.journal, self._rows, self._fill = journal, [], ShardFill(self.spec.limits)
 
     def finish(self, last: int) -> None:
-        """The listing is at its end, `last`."""
-        self._place = last
-        if self.journal.shards == 0 and not self._rows:  # readers want a schema even where there are no rows
+        """Commit the rest as complete; `last` is the index after the last input."""
+        self._next_index = last
+        if self.journal.shards == 0 and not self._rows:  # readers need a schema even if there are no rows
             with atomic_write(self.out / VECTORS / part_name(0)) as file:
                 pq.write_table(self.schema.empty_table(), file)
         self.commit(complete=True)
 
     def close(self) -> None:
-        """Without a commit."""
-        self._log.close()
+        """Close the files without a commit."""
+        self._errors_file.close()
 
-    def _forget_what_is_not_committed(self) -> None:
-        known = {part_name(i) for i in range(self.journal.shards)}
+    def _remove_uncommitted(self) -> None:
+        committed = {part_name(i) for i in range(self.journal.shards)}
         for path in (self.out / VECTORS).iterdir():
-            if path.name not in known:
+            if path.name not in committed:
                 path.unlink()
-        for path in (self.out / DENSE).rglob("*.partial"):  # Zarr writes beside, then renames
+        for path in (self.out / DENSE).rglob("*.partial"):  # Zarr writes to a temporary file, then renames it
             path.unlink()
         errors = self.out / ERRORS
         errors.touch()
@@ -142,37 +133,21 @@ class Store:
         os.truncate(errors, self.journal.errors_bytes)
 
 
-def read_journal(out: Path) -> Journal | None:
-    """None where nothing was committed."""
-    path = out / JOURNAL
-    return Journal(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-
-def part_name(index: int) -> str:
-    """Sorts as it counts."""
-    return f"part-{index:05d}.parquet"
-
-
-def cells_of(row: Row) -> int:
-    """Of its maps; 0 without."""
-    return int(np.prod(next(iter(row.maps.values())).shape[1:])) if row.maps else 0
-
-
-def vectors_schema(spec: StoreSpec) -> pa.Schema:
-    """Columns, with the model's manifest in the metadata under `gtsa_kit`."""
+def vectors_schema(spec: DatasetSpec) -> pa.Schema:
+    """Return the columns of the vectors, with the model's manifest in the metadata under `METADATA_KEY`."""
     element = pa.float16() if spec.dtype == "float16" else pa.float32()
     fields: list[Any] = [pa.field("path", pa.string(), nullable=False)]
-    fields += [pa.field("sha256", pa.string(), nullable=False)] if spec.digest else []
+    fields += [pa.field("sha256", pa.string(), nullable=False)] if spec.sha256 else []
     fields += [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
     fields += [pa.field("embedding", pa.list_(element, spec.dim), nullable=False)]
     return pa.schema(fields, metadata={METADATA_KEY: spec.manifest})
 
 
-def vectors_table(rows: Sequence[Row], spec: StoreSpec, schema: pa.Schema) -> pa.Table:
-    """One shard."""
+def vectors_table(rows: Sequence[FeatureRow], spec: DatasetSpec, schema: pa.Schema) -> pa.Table:
+    """Return the table of one shard."""
     flat = np.concatenate([row.embedding for row in rows]).astype(spec.dtype)
     columns: dict[str, Any] = {
-        "path": pa.array([row.name for row in rows], pa.string()),
+        "path": pa.array([row.path for row in rows], pa.string()),
         "sha256": pa.array([row.sha256 for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),

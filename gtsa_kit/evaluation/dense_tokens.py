@@ -14,11 +14,11 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.labeled_masks import Pair, SegmentationDataset, boxes
-from gtsa_kit.embedding.engine import Plan, embed_window, windows
-from gtsa_kit.embedding.job import batch_for
-from gtsa_kit.embedding.preprocess import PreparedImage, normalize, resize
-from gtsa_kit.embedding.resize_policy import MOST_CELLS
-from gtsa_kit.embedding.rows import Failure, ShardRule
+from gtsa_kit.embedding.extract import BatchPlan, extract_prepared
+from gtsa_kit.embedding.model import choose_batch_size
+from gtsa_kit.embedding.preprocess import PreparedImage, resize, takes_bytes, to_input
+from gtsa_kit.embedding.resize_policy import MAX_PATCHES
+from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.evaluation.pca import fit_size
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
@@ -48,9 +48,9 @@ class Framing:
         """(height, width) of the input for an image or tile, nearest to its aspect that the model takes."""
         side = self.size or self.tile or runner.preprocessing.size
         size = runner.nearest_size(*fit_size(width, height, side))
-        if size[0] * size[1] > MOST_CELLS * PATCH**2:
+        if size[0] * size[1] > MAX_PATCHES * PATCH**2:
             raise ValueError(
-                f"an input of {size[1]} x {size[0]} has more than {MOST_CELLS} patches; choose less --size"
+                f"an input of {size[1]} x {size[0]} has more than {MAX_PATCHES} patches; choose less --size"
             )
         return size
 
@@ -153,31 +153,27 @@ def _maps(
     runner: Runner, pairs: Sequence[Pair], photos: Sequence[tuple[Place, ...]], tell: ProgressCallback, what: str
 ) -> Iterator[tuple[Place, np.ndarray]]:
     """(place, its map (D, h, w)), a batch of them in memory."""
-    plan = Plan(batch_for(runner), 1, ShardRule(2**31), (FEATURE_MAP,), "float32")
+    plan = BatchPlan(choose_batch_size(runner), 1, (FEATURE_MAP,), "float32")
     all_places = [place for places in photos for place in places]
-    numbers = {place.first: number for number, place in enumerate(all_places)}
 
-    def load(places: tuple[Place, ...]) -> list[tuple[int, PreparedImage | Failure]]:
+    def load(places: tuple[Place, ...]) -> list[PreparedImage]:
         pixels = np.asarray(open_image(pairs[places[0].photo].image))
-        return [(numbers[place.first], _ready(pixels, place, runner)) for place in places]
+        return [_ready(pixels, place, runner) for place in places]
 
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:
         loaded = bounded_map(pool, load, photos, window=2 * available_cores())
-        flat = (item for items in loaded for item in items)
-        done = 0
-        # "Fixed" though sizes may vary: a window then holds no more than a batch, for the inputs may be large.
-        for window in windows(flat, plan, fixed=True):
-            for row in embed_window(window, runner, plan):
-                assert not isinstance(row, Failure), "nothing else is made above"
-                done += 1
-                tell(what, done, len(all_places))
-                yield all_places[row.place], row.maps[FEATURE_MAP]
+        flat = (image for images in loaded for image in images)
+        # A window of one batch, though sizes may vary: inputs may be large.
+        results = extract_prepared(flat, runner, plan, window_size=plan.batch_size)
+        for index, (place, row) in enumerate(zip(all_places, results, strict=True)):
+            assert not isinstance(row, FailedImage), "load makes no failures"
+            tell(what, index + 1, len(all_places))
+            yield place, row.maps[FEATURE_MAP]
 
 
 def _ready(pixels: np.ndarray, place: Place, runner: Runner) -> PreparedImage:
     top, left, bottom, right = place.box
     own = np.ascontiguousarray(pixels[top:bottom, left:right])
     seen = resize(own, place.size, runner.preprocessing)
-    as_bytes = runner.manifest.inputs[0].dtype == "uint8"
-    image = seen if as_bytes else normalize(seen, runner.preprocessing)
+    image = to_input(seen, runner.preprocessing, takes_bytes(runner))
     return PreparedImage("", own.shape[1], own.shape[0], 1, "", image)

@@ -8,11 +8,11 @@ import numpy as np
 
 from gtsa_kit.data.labeled import ClassificationDataset, SkippedImage
 from gtsa_kit.data.sources import Entry, FileSource, display_name
-from gtsa_kit.embedding.engine import LocalEngine, Plan
-from gtsa_kit.embedding.job import batch_for
-from gtsa_kit.embedding.preprocess import Decoder
+from gtsa_kit.embedding.extract import BatchPlan, extract_features
+from gtsa_kit.embedding.model import choose_batch_size
+from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import ResizePolicy
-from gtsa_kit.embedding.rows import Failure, ShardRule
+from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.hardware import available_cores
@@ -49,18 +49,17 @@ def embed_paths(
 ) -> Embeddings:
     """Embed images at one square size; what the model takes, if it does not take that one."""
     sides = square_size(runner, size)
-    plan = Plan(batch_for(runner), available_cores(), ShardRule(2**31), (), "float32")
-    decoder = Decoder(runner.preprocessing, ResizePolicy("fixed", sides), runner.manifest.inputs[0].dtype == "uint8")
+    plan = BatchPlan(choose_batch_size(runner), available_cores())
+    preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", sides))
     entries = (Entry(str(path), str(path), "") for path in paths)
     vectors, kept, skipped = [], [], []
-    engine = LocalEngine(FileSource(Path(), ()), runner, decoder, plan)
-    for done, row in enumerate(engine(enumerate(entries)), start=1):
-        if isinstance(row, Failure):
-            skipped.append(SkippedImage(display_name(row.name), row.reason))
+    for index, row in enumerate(extract_features(entries, FileSource(Path(), ()), runner, preprocessor, plan)):
+        if isinstance(row, FailedImage):
+            skipped.append(SkippedImage(display_name(row.path), row.reason))
         else:
             vectors.append(row.embedding)
-            kept.append(row.place)
-        tell(what, done, len(paths))
+            kept.append(index)
+        tell(what, index + 1, len(paths))
     if not vectors:
         raise ValueError(f"none of the {len(paths)} images can be read, first {skipped[0].path}: {skipped[0].reason}")
     return Embeddings(np.stack(vectors), np.array(kept), tuple(skipped), sides)

@@ -14,6 +14,7 @@ from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
+from gtsa_kit.export.runtime.batching import run_in_batches
 from gtsa_kit.models.encoder import Features, nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
@@ -94,16 +95,8 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
 def encode(runner: Runner, views: Sequence[Tensor]) -> Features:
     """Features, float64, of (3, S, S) uint8 views, through the model's own preprocessing."""
     inputs = np.stack([runner.prepare(to_image(view), (view.shape[1], view.shape[2])) for view in views])
-    allowed = runner.manifest.range_of("batch")
-    step = allowed.clamp(MOST_AT_ONCE)
-    parts = []
-    for first in range(0, len(inputs), step):
-        piece = inputs[first : first + step]
-        short = max(0, allowed.min - len(piece))  # some take no fewer
-        found = runner(np.concatenate([piece, np.repeat(piece[-1:], short, 0)]))
-        parts.append((found.embedding[: len(piece)], found.feature_map[: len(piece)]))
-    embeddings, maps = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*parts, strict=True))
-    return Features(embeddings, maps)
+    features = run_in_batches(runner, inputs, MOST_AT_ONCE)
+    return Features(features.embedding.astype(np.float64), features.feature_map.astype(np.float64))
 
 
 def to_image(view: Tensor) -> Image.Image:

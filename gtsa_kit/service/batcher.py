@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gtsa_kit.export import Runner
+from gtsa_kit.export.runtime.batching import run_in_batches
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.service.errors import Refusal
 from gtsa_kit.service.metrics import Metrics
@@ -191,8 +192,7 @@ class Batcher:
     def _run(self, images: list[np.ndarray]) -> Batch:
         """In the model's thread; a batch below the artifact's smallest is filled up with its last image."""
         started = time.monotonic()
-        missing = self.runner.manifest.range_of("batch").min - len(images)
-        features = self.runner(np.stack([*images, *[images[-1]] * max(0, missing)]))
+        features = run_in_batches(self.runner, np.stack(images))
         return features, started, time.monotonic() - started
 
 

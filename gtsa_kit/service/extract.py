@@ -16,7 +16,7 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.embedding.preprocess import normalize
+from gtsa_kit.embedding.preprocess import takes_bytes, to_input
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
@@ -161,9 +161,8 @@ class Extractor:
         height, width = pixels.shape[:2]
         preprocessing = self.runner.preprocessing
         # The values of `runner.prepare`; a faster resize would be a level off here and there, and its features with it.
-        image = preprocessing.resized(Image.fromarray(pixels), ask.size)
-        if self.runner.manifest.inputs[0].dtype != "uint8":
-            image = normalize(image, preprocessing)
+        resized = preprocessing.resized(Image.fromarray(pixels), ask.size)
+        image = to_input(resized, preprocessing, takes_bytes(self.runner))
         matrix = grid_to_pixel(width, height, (ask.size[0] // PATCH, ask.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width

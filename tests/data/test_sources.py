@@ -18,14 +18,14 @@ import pytest
 from gtsa_kit.data.image_files import find_images, natural_key
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.sources import open_source
-from gtsa_kit.embedding.input_index import describe_changes, natural_bytes, write_listing
+from gtsa_kit.embedding.input_index import describe_changes, natural_bytes, write_input_index
 
 
 def everything(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
     """Names in order, with what is read."""
     source = open_source(str(where))
-    listing = write_listing(source, tmp_path / "listing.sqlite")
-    return {entry.name: source.read(entry.locator) for _, entry in listing.read(0, listing.count)}
+    listing = write_input_index(source, tmp_path / "listing.sqlite")
+    return {entry.name: source.read(entry.locator) for entry in listing.read(0, listing.count)}
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_over_http(server: str, wanted: dict[str, bytes], tmp_path: Path) -> Non
     assert everything(f"{server}/", tmp_path) == wanted
     (tmp_path / "urls.txt").write_text(f"{server}/p10.jpg\n{server}/p2.jpg\n{server}/no.jpg\n")
     source = open_source(str(tmp_path / "urls.txt"))
-    listing = write_listing(source, tmp_path / "listing.sqlite")
-    entries = [entry for _, entry in listing.read(0, 3)]
+    listing = write_input_index(source, tmp_path / "listing.sqlite")
+    entries = list(listing.read(0, 3))
     assert [entry.name.rsplit("/", 1)[1] for entry in entries] == ["no.jpg", "p2.jpg", "p10.jpg"]
     assert source.read(entries[1].locator) == wanted["p2.jpg"]
     with pytest.raises(ImageError, match="can't be read"):
@@ -109,8 +109,8 @@ def test_links_loops_hidden_and_odd_names(images: Path, tmp_path: Path) -> None:
     odd = os.fsdecode(b"caf\xe9.jpg")
     (folder / odd).write_bytes(content)
     source = open_source(str(folder))
-    listing = write_listing(source, tmp_path / "l")
-    entries = {entry.name: entry.locator for _, entry in listing.read(0, listing.count)}
+    listing = write_input_index(source, tmp_path / "l")
+    entries = {entry.name: entry.locator for entry in listing.read(0, listing.count)}
     assert list(entries) == ["a/b/x.JPG", "caf\\xe9.jpg", "gone.jpg", "pipe.jpg"]
     assert source.read(entries["caf\\xe9.jpg"]) == content
     for name in ("gone.jpg", "pipe.jpg"):
@@ -121,14 +121,14 @@ def test_links_loops_hidden_and_odd_names(images: Path, tmp_path: Path) -> None:
 
 def test_a_listing_is_sorted_once_each_and_told_apart(images: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n".join([str(images / "p1.jpg")] * 3 + [str(images / "p0.jpg")]))
-    first = write_listing(open_source(str(tmp_path / "list.txt")), tmp_path / "a")
+    first = write_input_index(open_source(str(tmp_path / "list.txt")), tmp_path / "a")
     assert first.count == 2
-    again = write_listing(open_source(str(tmp_path / "list.txt")), tmp_path / "b")
+    again = write_input_index(open_source(str(tmp_path / "list.txt")), tmp_path / "b")
     assert again.digest == first.digest
     (tmp_path / "list.txt").write_text(str(images / "p0.jpg"))
-    other = write_listing(open_source(str(tmp_path / "list.txt")), tmp_path / "c")
+    other = write_input_index(open_source(str(tmp_path / "list.txt")), tmp_path / "c")
     assert other.digest != first.digest
-    assert "1 went" in describe_changes(first.path, other.path)
+    assert "1 removed" in describe_changes(first.path, other.path)
 
 
 def test_bad_archives_and_nothing_at_all(images: Path, tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_bad_archives_and_nothing_at_all(images: Path, tmp_path: Path) -> None:
         ("nonsense://x", "nonsense"),
     ):
         with pytest.raises(ValueError, match=said):
-            write_listing(open_source(str(where)), tmp_path / "l")
+            write_input_index(open_source(str(where)), tmp_path / "l")

@@ -9,7 +9,7 @@ from helpers.embedded_dataset import unit64, write_dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from gtsa_kit.cli.embed_browse import looking
+from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.embedding.browse import duplicates, vectors
 from gtsa_kit.embedding.browse.duplicates import find_duplicates
 from gtsa_kit.embedding.browse.search import embed_query, inner_products, open_model, search
@@ -153,14 +153,14 @@ def embedded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.stack([embed_query(runner, open_image(images / name)) for name in names])
-    where = {"source": str(images), "model": {"path": str(run)}, "sizes": {"kind": "fixed", "side": [224, 224]}}
+    where = {"source": str(images), "model": {"path": str(run)}, "resize": {"kind": "fixed", "size": [224, 224]}}
     return write_dataset(run.parent / "data", rows, names, part=7, about=runner.manifest, **where), run
 
 
 def test_search_for_a_image(embedded: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "new" / "sheet.png"
     image = images / "p6.jpg"
-    done = CliRunner().invoke(looking, ["search", str(embedded[0]), "--image", str(image), "--sheet", str(sheet)])
+    done = CliRunner().invoke(browse_app, ["search", str(embedded[0]), "--image", str(image), "--sheet", str(sheet)])
     assert done.exit_code == 0, done.output
     first = next(line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["1"])
     assert first == ["1", "1.0000", "p6.jpg"]
@@ -175,7 +175,7 @@ def test_search_for_a_row_whose_neighbors_are_gone(embedded: tuple[Path, Path], 
     names = [f"nowhere/{i} ünï 日本\n.jpg" for i in range(20)]
     data = write_dataset(tmp_path / "d", rows, names, source=str(tmp_path / "gone"))
     asked = ["search", str(data), "--row", names[4], "--top", "3", "--json"]
-    done = CliRunner().invoke(looking, asked)
+    done = CliRunner().invoke(browse_app, asked)
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert said["query"] == names[4]
@@ -200,7 +200,7 @@ def test_another_model_is_refused(embedded: tuple[Path, Path], images: Path, tmp
     with pytest.raises(ValueError, match="gone does not exist; name the model of these vectors with --model"):
         open_model(open_vectors(moved))
     asked = ["search", str(moved), "--image", str(images / "p3.jpg"), "--model", str(embedded[1]), "--json"]
-    done = CliRunner().invoke(looking, asked)
+    done = CliRunner().invoke(browse_app, asked)
     assert json.loads(done.stdout)["hits"][0]["path"] == "sub/p3.jpg"
 
 
@@ -211,13 +211,13 @@ def test_duplicates_command_on_an_unfinished_dataset(tmp_path: Path, images: Pat
     rows = np.concatenate([rows, rows[:3]])  # a part that no journal knows of
     journal = {"shards": 2, "complete": False}
     data = write_dataset(tmp_path / "d", rows, [*names, *"abc"], part=10, journal=journal, source=str(images))
-    done = CliRunner().invoke(looking, ["duplicates", str(data), "--sheet", str(tmp_path / "sheet.jpg")])
+    done = CliRunner().invoke(browse_app, ["duplicates", str(data), "--sheet", str(tmp_path / "sheet.jpg")])
     assert done.exit_code == 0, done.output
     assert "1 groups of 2 images; 1 could be dropped" in done.stdout
     assert "not finished" in done.stderr
     assert Image.open(tmp_path / "sheet.jpg").width > 1000
     for options in (["--threshold", "0"], ["--threshold", "nan"], ["--sheet", "x.gif"]):
-        done = CliRunner().invoke(looking, ["duplicates", str(data), *options])
+        done = CliRunner().invoke(browse_app, ["duplicates", str(data), *options])
         assert isinstance(done.exception, ValueError)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError, open_bytes
-from gtsa_kit.embedding.preprocess import SHRINK, Decoder, normalize, pass_order, resize
+from gtsa_kit.embedding.preprocess import MIN_TORCH_SHRINK, Preprocessor, normalize, pass_order, resize
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import Preprocessing
 
@@ -73,7 +73,7 @@ def test_sizes_at_random_are_within_one_level() -> None:
         taken += pass_order(height, width, h, w, PREPROCESSING.interpolation) is not None
     assert taken > 5, "the fast way is never taken"
     assert pass_order(100, 100, 96, 96, PREPROCESSING.interpolation) is None
-    assert SHRINK > 1
+    assert MIN_TORCH_SHRINK > 1
 
 
 def test_orders_of_the_passes_differ() -> None:
@@ -112,12 +112,12 @@ def test_normalized_as_the_encoder_wants_it() -> None:
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
     for rule in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
-        ready = Decoder(PREPROCESSING, rule, as_bytes=True)("a", content)
+        ready = Preprocessor(PREPROCESSING, rule, takes_bytes=True)("a", content)
         height, width = ready.size
         assert (ready.height, ready.width) == shape
         assert height % 16 == width % 16 == 0
         assert height * width <= 8192 * 256
-        assert np.abs(ready.image.astype(int) - 77).max() <= 2
+        assert np.abs(ready.pixels.astype(int) - 77).max() <= 2
 
 
 def test_large_images_are_decoded_alone_and_in_full(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from helpers.embedded_dataset import unit64, write_dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from gtsa_kit.cli.embed_browse import looking
+from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.embedding.browse.projection import make_atlas, pca
 from gtsa_kit.embedding.browse.projection_page import write_page
 from gtsa_kit.embedding.browse.thumbnails import SourceImages
@@ -65,7 +65,7 @@ def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float16)
     rows[20] = 0
     data = write_dataset(folder / "data", rows, [*names, "p20.jpg"], source=str(folder / "photos"))
-    done = CliRunner().invoke(looking, ["map", str(data), "--thumbnails", "3"])
+    done = CliRunner().invoke(browse_app, ["map", str(data), "--thumbnails", "3"])
     assert done.exit_code == 0, done.output
     assert "1 rows have no direction" in done.stderr
     return data

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from gtsa_kit.embedding import read_dataset
-from gtsa_kit.embedding.job import Options, embed_folder
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.run import embed_folder
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def dataset(request: pytest.FixtureRequest, images: Path, model: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("dataset") / "out"
-    embed_folder(images, model, out, Options(dtype=request.param, shard_rows=8))
+    embed_folder(images, model, out, EmbedOptions(dtype=request.param, rows_per_shard=8))
     return out
 
 
@@ -66,7 +67,7 @@ def test_lancedb(dataset: Path, tmp_path: Path) -> None:
 def test_zarr_by_itself(images: Path, model: Path, tmp_path: Path) -> None:
     import zarr
 
-    embed_folder(images, model, tmp_path / "out", Options(dense=True, shard_rows=16))
+    embed_folder(images, model, tmp_path / "out", EmbedOptions(dense=True, rows_per_shard=16))
     array = zarr.open_group(tmp_path / "out" / "dense.zarr", mode="r")["feature_map"]
     assert array.metadata.zarr_format == 3
     assert (array.shape, array.shards, array.chunks) == ((20, 64, 14, 14), (16, 64, 14, 14), (1, 64, 14, 14))

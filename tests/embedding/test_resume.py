@@ -14,8 +14,9 @@ from helpers.commands import one_thread
 from helpers.trees import contents
 
 from gtsa_kit.embedding import read_dataset
-from gtsa_kit.embedding.job import Options, embed_folder
 from gtsa_kit.embedding.merge import merge_parts
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 
@@ -25,7 +26,8 @@ HOW = {"vectors": {}, "maps": {"dense": True, "size": (32, 32)}, "ragged": {"den
 ATTEMPTS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from gtsa_kit.embedding.job import Options, embed_folder
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.run import embed_folder
 
 where, model, out, options, seed, longest = sys.argv[1:4] + [eval(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6])]
 rng = random.Random(seed)
@@ -34,7 +36,7 @@ for attempt in range(200):
     child = os.fork()
     if child == 0:
         try:
-            embed_folder(where, model, out, Options(**options, resume=True))
+            embed_folder(where, model, out, EmbedOptions(**options, resume=True))
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
@@ -57,8 +59,8 @@ for attempt in range(200):
 def test_killed_at_random_times_it_ends_as_if_nothing_had_been(
     mixed: Path, model: Path, tmp_path: Path, how: str
 ) -> None:
-    options = {"batch": 4, "shard_rows": 5, "workers": 2, **HOW[how]}
-    embed_folder(mixed, model, tmp_path / "whole", Options(**options))
+    options = {"batch_size": 4, "rows_per_shard": 5, "workers": 2, **HOW[how]}
+    embed_folder(mixed, model, tmp_path / "whole", EmbedOptions(**options))
     seed = random.randrange(10**6)
     args = [mixed, model, tmp_path / "out", repr(options), seed, 0.5]
     script = [sys.executable, "-c", textwrap.dedent(ATTEMPTS), *map(str, args)]
@@ -73,8 +75,8 @@ def test_cut_after_any_step_of_a_commit_it_goes_on(
     mixed: Path, model: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fsync and rename is a moment at which the power may go."""
-    options = {"batch": 4, "shard_rows": 9, "workers": 1, **HOW[how]}
-    embed_folder(mixed, model, tmp_path / "whole", Options(**options))
+    options = {"batch_size": 4, "rows_per_shard": 9, "workers": 1, **HOW[how]}
+    embed_folder(mixed, model, tmp_path / "whole", EmbedOptions(**options))
     wanted, steps = contents(tmp_path / "whole"), 0
     for name in ("fsync", "replace"):
         true = getattr(os, name)
@@ -90,11 +92,11 @@ def test_cut_after_any_step_of_a_commit_it_goes_on(
             out = tmp_path / f"{name}{at}"
             monkeypatch.setattr(os, name, dies)
             try:
-                embed_folder(mixed, model, out, Options(**options))
+                embed_folder(mixed, model, out, EmbedOptions(**options))
             except OSError:
                 steps += 1
             monkeypatch.setattr(os, name, true)
-            embed_folder(mixed, model, out, Options(**options, resume=True))
+            embed_folder(mixed, model, out, EmbedOptions(**options, resume=True))
             assert contents(out) == wanted
     assert steps >= 8
 
@@ -123,7 +125,7 @@ def test_a_full_disk_is_said_and_resumed(gtsa, images: Path, model: Path, tmp_pa
     ballast.unlink()
     done = gtsa(*command, "--resume")
     assert done.returncode == 0, done.stderr
-    embed_folder(images, model, tmp_path / "whole", Options(dense=True, shard_rows=4))
+    embed_folder(images, model, tmp_path / "whole", EmbedOptions(dense=True, rows_per_shard=4))
     wanted = {name: digest for name, digest in contents(tmp_path / "whole").items() if name != "job.json"}
     found = contents(small_disk / "out")
     assert {name: found[name] for name in wanted} == wanted
@@ -136,41 +138,43 @@ def test_what_has_changed_is_noticed(images: Path, model: Path, tmp_path: Path) 
     embed_folder(folder, model, out)
     with pytest.raises(ValueError, match=r"holds a job already.*--resume"):
         embed_folder(folder, model, out)
-    assert embed_folder(folder, model, out, Options(resume=True)).fresh == 0
-    with pytest.raises(ValueError, match="sizes changed"):
-        embed_folder(folder, model, out, Options(resume=True, size=(64, 64)))
+    assert embed_folder(folder, model, out, EmbedOptions(resume=True)).processed == 0
+    with pytest.raises(ValueError, match="resize changed"):
+        embed_folder(folder, model, out, EmbedOptions(resume=True, size=(64, 64)))
     other = tmp_path / "model"
     shutil.copytree(model, other)
-    assert embed_folder(folder, other, out, Options(resume=True)).fresh == 0  # the same weights elsewhere
+    assert embed_folder(folder, other, out, EmbedOptions(resume=True)).processed == 0  # the same weights elsewhere
     save_encoder(other, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     with pytest.raises(ValueError, match="model"):
-        embed_folder(folder, other, out, Options(resume=True))
+        embed_folder(folder, other, out, EmbedOptions(resume=True))
     (folder / "p3.jpg").write_bytes((folder / "p4.jpg").read_bytes())
     (folder / "p5.jpg").unlink()
     (folder / "new.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1 came \(first new.jpg\), 1 went \(first p5.jpg\), 1 changed \(first p3"):
-        embed_folder(folder, model, out, Options(resume=True))
+    with pytest.raises(
+        ValueError, match=r"1 added \(first new.jpg\), 1 removed \(first p5.jpg\), 1 changed \(first p3"
+    ):
+        embed_folder(folder, model, out, EmbedOptions(resume=True))
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(images: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"not empty.*thesis"):
-            embed_folder(images, model, tmp_path, Options(resume=resume))
+            embed_folder(images, model, tmp_path, EmbedOptions(resume=resume))
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_parts_merge_to_what_one_run_gives(mixed: Path, model: Path, tmp_path: Path, how: str) -> None:
-    options = {"batch": 1, "shard_rows": 5, **HOW[how]}  # batches of one: then even the last bits agree
-    embed_folder(mixed, model, tmp_path / "whole", Options(**options))
+    options = {"batch_size": 1, "rows_per_shard": 5, **HOW[how]}  # batches of one: then even the last bits agree
+    embed_folder(mixed, model, tmp_path / "whole", EmbedOptions(**options))
     parts = [tmp_path / f"part{i}" for i in (3, 1, 2)]
     for part in parts:
-        embed_folder(mixed, model, part, Options(**options, part=(int(part.name[-1]), 3)))
+        embed_folder(mixed, model, part, EmbedOptions(**options, part=(int(part.name[-1]), 3)))
     merge_parts(tmp_path / "merged", parts)
     assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
     with pytest.raises(ValueError, match="give all from 1/3 to 3/3"):
         merge_parts(tmp_path / "less", parts[:2])
-    embed_folder(mixed, model, tmp_path / "other", Options(**options | {"max_pixels": 1}, part=(2, 3)))
+    embed_folder(mixed, model, tmp_path / "other", EmbedOptions(**options | {"max_pixels": 1}, part=(2, 3)))
     with pytest.raises(ValueError, match="another job"):
         merge_parts(tmp_path / "odd", [*parts[:2], tmp_path / "other"])
     assert len(read_dataset(tmp_path / "merged")) == 24

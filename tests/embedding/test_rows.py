@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from gtsa_kit import embed
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding import read_dataset
-from gtsa_kit.embedding.job import BadFile, Options, embed_folder
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.run import UnreadableFileError, embed_folder
 from gtsa_kit.feature_grid import boxes_to_grid, grid_to_boxes
 from gtsa_kit.models.weights import load_encoder
 
@@ -41,14 +42,14 @@ def encoder(model: Path) -> torch.nn.Module:
 def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
     mixed: Path, model: Path, tmp_path: Path, encoder: torch.nn.Module, how: dict[str, object]
 ) -> None:
-    options = Options(dense=True, dtype="float32", batch=3, shard_rows=7, digest=True, **how)
+    options = EmbedOptions(dense=True, dtype="float32", batch_size=3, rows_per_shard=7, sha256=True, **how)
     summary = embed_folder(mixed, model, tmp_path / "out", options)
     assert (summary.rows, summary.errors, summary.total) == (24, 4, 28)
     dataset = read_dataset(tmp_path / "out")
-    assert [row.name for row in dataset] == NAMES  # natural order
+    assert [row.path for row in dataset] == NAMES  # natural order
     for row in dataset:
         size = tuple(16 * n for n in row.maps["feature_map"].shape[1:])
-        with Image.open(mixed / row.name) as image:
+        with Image.open(mixed / row.path) as image:
             upright = ImageOps.exif_transpose(image)
             stored = image.size
         assert (row.width, row.height) == upright.size
@@ -60,7 +61,7 @@ def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
             assert size == (round(row.height / 16) * 16, round(row.width / 16) * 16)
         else:
             assert size == wanted
-        embedding, feature_map = by_hand(encoder, mixed / row.name, size)
+        embedding, feature_map = by_hand(encoder, mixed / row.path, size)
         np.testing.assert_allclose(row.embedding, embedding, atol=2e-2)  # a level of 255 in the pixels
         assert embedding @ row.embedding / np.linalg.norm(embedding) / np.linalg.norm(row.embedding) > 0.9999
         np.testing.assert_allclose(row.maps["feature_map"], feature_map, atol=1e-1)
@@ -87,7 +88,7 @@ def test_a_box_on_a_turned_image_is_where_its_cells_are_bright(
 
 
 def test_schema_is_the_contract(mixed: Path, model: Path, tmp_path: Path) -> None:
-    embed_folder(mixed, model, tmp_path / "out", Options(dtype="float16", digest=True))
+    embed_folder(mixed, model, tmp_path / "out", EmbedOptions(dtype="float16", sha256=True))
     schema = pq.read_schema(tmp_path / "out" / "vectors" / "part-00000.parquet")
     assert [(f.name, str(f.type)) for f in schema] == [
         ("path", "string"),
@@ -104,45 +105,47 @@ def test_the_iterator_yields_the_same_and_leaves_the_broken_to_the_caller(
 ) -> None:
     embed_folder(mixed, model, tmp_path / "out")
     broken: list[str] = []
-    found = list(embed(mixed, model, on_broken=lambda path, reason: broken.append(path)))
+    found = list(embed(mixed, model, on_unreadable=lambda path, reason: broken.append(path)))
     assert broken == BROKEN
     for item, row in zip(found, read_dataset(tmp_path / "out"), strict=True):
-        assert item.path == row.name
+        assert item.path == row.path
         np.testing.assert_array_equal(item.features.embedding, row.embedding)
     with pytest.raises(ImageError, match=r"empty\.png"):
         list(embed(mixed, model))
 
 
 def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Path) -> None:
-    embed_folder(images, model, tmp_path / "out", Options(layers=(0, 1), shard_rows=6))
+    embed_folder(images, model, tmp_path / "out", EmbedOptions(layers=(0, 1), rows_per_shard=6))
     row = read_dataset(tmp_path / "out")[19]
     assert set(row.maps) == {"feature_map", "feature_map_0", "feature_map_1"}
     assert np.array_equal(row.maps["feature_map"], row.maps["feature_map_1"])  # the last block, normed
     assert not np.array_equal(row.maps["feature_map"], row.maps["feature_map_0"])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        embed_folder(images, model, tmp_path / "other", Options(layers=(5,)))
+        embed_folder(images, model, tmp_path / "other", EmbedOptions(layers=(5,)))
 
 
 def test_all_broken_is_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(50):
         (tmp_path / "in" / f"{i}.jpg").write_bytes(b"")
-    summary = embed_folder(tmp_path / "in", model, tmp_path / "out", Options(batch=4, shard_rows=8, dense=True))
+    summary = embed_folder(
+        tmp_path / "in", model, tmp_path / "out", EmbedOptions(batch_size=4, rows_per_shard=8, dense=True)
+    )
     assert (summary.rows, summary.errors) == (0, 50)
     assert len(read_dataset(tmp_path / "out")) == 0
     assert len(list(read_dataset(tmp_path / "out").errors())) == 50
 
 
 def test_fail_ends_at_the_first_and_can_go_on(mixed: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match=r"empty\.png.*--on-error skip"):
-        embed_folder(mixed, model, tmp_path / "out", Options(fail=True))
-    embed_folder(mixed, model, tmp_path / "out", Options(resume=True))
+    with pytest.raises(UnreadableFileError, match=r"empty\.png.*--on-error skip"):
+        embed_folder(mixed, model, tmp_path / "out", EmbedOptions(fail_on_unreadable=True))
+    embed_folder(mixed, model, tmp_path / "out", EmbedOptions(resume=True))
     embed_folder(mixed, model, tmp_path / "whole")
     assert read_dataset(tmp_path / "out").vectors()[0] == read_dataset(tmp_path / "whole").vectors()[0]
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(images: Path, model: Path, tmp_path: Path) -> None:
-    summary = embed_folder(images, model, tmp_path / "out", Options(max_pixels=100 * 90))
+    summary = embed_folder(images, model, tmp_path / "out", EmbedOptions(max_pixels=100 * 90))
     reasons = [error["reason"] for error in read_dataset(tmp_path / "out").errors()]
     assert summary.rows + len(reasons) == 20
     assert reasons

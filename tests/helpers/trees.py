@@ -10,5 +10,5 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in kept
-        if path.name != "listing.sqlite"
+        if path.name != "input_index.sqlite"
     }

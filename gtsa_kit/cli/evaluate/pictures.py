@@ -149,7 +149,7 @@ def neighbors(
 
     found = find_images(images)
     by_name = {found.name(path): path for path in found.paths}
-    vectors = {item.path: item.features.embedding for item in embed(images, model, on_broken=lambda *_: None)}
+    vectors = {item.path: item.features.embedding for item in embed(images, model, on_unreadable=lambda *_: None)}
     paths = [by_name[name] for name in vectors]
     out.mkdir(parents=True, exist_ok=True)
     neighbors_picture(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)

@@ -69,7 +69,7 @@ def write_page(
 
 def _page(content: dict[str, Any], title: str) -> str:
     """The template with its parts put in, in one pass: what was put in is not looked at again."""
-    folder = files("gtsa_kit.embedding") / "page"
+    folder = files("gtsa_kit.embedding.browse") / "page"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     parts = {
         "title": html.escape(title),

@@ -1,0 +1,156 @@
+"""Embedding of images into a dataset folder, in a job that can be interrupted at any time and resumed."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gtsa_kit.data.sources import Entry, Source, open_source
+from gtsa_kit.embedding.extract import extract_features
+from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out, locked
+from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
+from gtsa_kit.embedding.job import EmbeddingJob, plan_job
+from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.ray_engine import RayTask, extract_on_ray
+from gtsa_kit.embedding.rows import FailedImage, FeatureRow
+from gtsa_kit.embedding.shards import ShardFill
+from gtsa_kit.embedding.store import DatasetWriter
+from gtsa_kit.export import Runner, load
+from gtsa_kit.files import write_json
+
+
+@dataclass(frozen=True)
+class EmbedProgress:
+    """Progress of a job, in images."""
+
+    done: int
+    total: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class EmbedSummary:
+    """Result of a job."""
+
+    out: Path
+    rows: int
+    errors: int
+    total: int
+    """Images of the job."""
+    processed: int
+    """Images that this call processed; the others were committed before."""
+
+
+class UnreadableFileError(RuntimeError):
+    """Raised at the first unreadable image if the options allow none."""
+
+
+def embed_folder(
+    source: str | Path,
+    model: str | Path,
+    out: str | Path,
+    options: EmbedOptions | None = None,
+    on_progress: Callable[[EmbedProgress], None] = lambda _: None,
+    runner: Runner | None = None,
+) -> EmbedSummary:
+    """Embed images into the dataset folder `out`.
+
+    Args:
+        source: A folder, glob, list, archive or URL; see `sources.open_source`.
+        model: A model that `gtsa_kit.export.load` opens.
+        out: A new or empty folder; with `options.resume`, the folder of an earlier call.
+        options: By default those of `EmbedOptions()`.
+        on_progress: Called after every image.
+        runner: `model`, if it is open already.
+
+    Raises:
+        ValueError: The options are wrong, or an input has changed since the job began.
+        UnreadableFileError: An image is unreadable, with `options.fail_on_unreadable`.
+        OSError: The folder can't be written; everything that is committed stays, and the job can be resumed.
+    """
+    path, out, options = Path(model), Path(out), options or EmbedOptions()
+    check_out(out, options.resume)
+    opened = open_source(str(source))
+    job = plan_job(str(source), path, options, runner or load(path, **options.load_options))
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        inputs = create_or_resume(job, out, opened)
+        first, last = part_range(inputs.count, options.part)
+        with closing(DatasetWriter(out, job.dataset_spec, first)) as writer:
+            begin = writer.journal.next_index
+            if writer.journal.complete:
+                return EmbedSummary(out, writer.rows, writer.errors, last - first, 0)
+            on_progress(EmbedProgress(begin - first, last - first, writer.errors))
+            for done, result in enumerate(extract(job, inputs.read(begin, last), opened), start=begin - first + 1):
+                writer.add(result)
+                on_progress(EmbedProgress(done, last - first, writer.errors))
+                if options.fail_on_unreadable and isinstance(result, FailedImage):
+                    hint = "continue without it by --resume --on-error skip"
+                    raise UnreadableFileError(f"{result.path}: {result.reason}; {hint}")
+            writer.finish(last)
+        return EmbedSummary(out, writer.rows, writer.errors, last - first, last - begin)
+
+
+def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iterator[FeatureRow | FailedImage]:
+    """Extract features here or on Ray, in order; batches never straddle shards."""
+    if job.options.engine == "ray":
+        on_gpu = "cuda" in job.runner.provider.lower()
+        task = RayTask(job.source, job.model, job.options.load_options, job.preprocessor, job.plan, job.limits, on_gpu)
+        return extract_on_ray(entries, task, job.options.workers)
+    return extract_features(entries, source, job.runner, job.preprocessor, job.plan, ShardFill(job.limits).add)
+
+
+def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex:
+    """Write the input index and job.json of a new job, or compare them with those of the job to resume.
+
+    Raises:
+        ValueError: The model, an option or an input has changed.
+    """
+    record_file = out / JOB
+    if not record_file.exists():
+        inputs = write_input_index(source, out / INPUT_INDEX)
+        write_json(record_file, job.record(inputs))
+        return inputs
+    inputs = write_input_index(source, out / ".input_index.new.sqlite")
+    try:
+        old = json.loads(record_file.read_text(encoding="utf-8"))
+        new = json.loads(json.dumps(job.record(inputs)))
+        _check_unchanged(old, new, out)
+        if old["inputs"] != new["inputs"]:
+            changes = describe_changes(out / INPUT_INDEX, inputs.path)
+            raise ValueError(
+                f"the images of {job.source} have changed since {out} was begun: {changes}; "
+                "embed them into another folder"
+            )
+    finally:
+        inputs.path.unlink(missing_ok=True)
+    return open_input_index(out / INPUT_INDEX)
+
+
+def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    """Raise `ValueError` if the model or an option differs between two records of a job."""
+    changed = [name for name in new if new[name] != old.get(name) and name not in ("source", "gtsa_kit", "inputs")]
+    if "model" in changed and old["model"]["sha256"] == new["model"]["sha256"]:
+        changed.remove("model")  # the same model under another path
+    if changed:
+        name = changed[0]
+        values = f"{name}: {_shorten(old.get(name))} before, {_shorten(new[name])} now".replace(";", ",")
+        raise ValueError(
+            f"{out} was begun with other settings ({', '.join(changed)} changed). {values}; "
+            "use the settings of the first call, or embed into another folder"
+        )
+
+
+def part_range(count: int, part: tuple[int, int]) -> tuple[int, int]:
+    """Return the inputs [first, last) of the I-th of N parts."""
+    index, parts = part
+    if not 1 <= index <= parts:
+        raise ValueError(f"--shard I/N counts from 1/N to N/N, got {index}/{parts}")
+    return count * (index - 1) // parts, count * index // parts
+
+
+def _shorten(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else text[:117] + "..."

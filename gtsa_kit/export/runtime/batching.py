@@ -1,0 +1,37 @@
+"""Running any number of images through an artifact that takes batches of certain sizes alone."""
+
+import numpy as np
+
+from gtsa_kit.export.runtime.runner import Runner
+from gtsa_kit.models.encoder import Features
+
+
+def run_in_batches(runner: Runner, images: np.ndarray, max_batch: int | None = None) -> Features:
+    """Run images through a runner, in batches that it takes, and return the features of all.
+
+    A last batch below the runner's minimum is filled with copies of its last image; their features are dropped.
+
+    Args:
+        runner: An opened artifact.
+        images: Inputs of the runner, (B, 3, H, W) float32 or (B, H, W, 3) uint8, for any B from 1.
+        max_batch: Images of one call at most, if the runner takes so few; by default as many as it takes.
+    """
+    allowed = runner.manifest.range_of("batch")
+    step = allowed.clamp(max_batch or len(images))
+    parts = [_run_padded(runner, images[i : i + step], allowed.min) for i in range(0, len(images), step)]
+    if len(parts) == 1:
+        return parts[0]
+    return Features(
+        np.concatenate([part.embedding for part in parts]),
+        np.concatenate([part.feature_map for part in parts]),
+        {layer: np.concatenate([part.layers[layer] for part in parts]) for layer in parts[0].layers},
+    )
+
+
+def _run_padded(runner: Runner, images: np.ndarray, min_batch: int) -> Features:
+    count, missing = len(images), min_batch - len(images)
+    if missing <= 0:
+        return runner(images)
+    features = runner(np.concatenate([images, np.repeat(images[-1:], missing, 0)]))
+    layers = {layer: values[:count] for layer, values in features.layers.items()}
+    return Features(features.embedding[:count], features.feature_map[:count], layers)
