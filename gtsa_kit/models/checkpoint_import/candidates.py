@@ -19,7 +19,7 @@ STUDENT: Final = frozenset({"student", "base_encoder"})
 AUTHORS_HEADS: Final = frozenset({"base_projector", "base_predictor", "momentum_projector", "rot_predictor"})
 HEADS: Final = frozenset(
     {"head", "predictor", "head_dist", "pre_logits", "classifier", "pooler", "decoder", "decode_head", "auxiliary_head"}
-    | {"projector", "rotation", "criterion"}
+    | {"projector", "rotation_predictor", "criterion"}
     | AUTHORS_HEADS
 )
 MIN_KEY_SHARE: Final = 0.75
