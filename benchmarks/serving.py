@@ -31,11 +31,11 @@ from rich.table import Table
 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import bounded_map, find_images
-from gtsa_kit.embedding.preprocess import normalize
+from gtsa_kit.embedding.preprocess import takes_bytes, to_input
 from gtsa_kit.export import Runner, load
 
 BATCH = 32
-AT_A_TIME = 64
+CONCURRENCY = 64
 QUERY = "/v1/features?format=safetensors&dtype=float16"
 console = Console(stderr=True, highlight=False)
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 def prepare(runner: Runner, content: bytes) -> np.ndarray:
     pixels, _ = decode(content)
     image = runner.preprocessing.resized(Image.fromarray(pixels))
-    return image if runner.manifest.inputs[0].dtype == "uint8" else normalize(image, runner.preprocessing)
+    return to_input(image, runner.preprocessing, takes_bytes(runner))
 
 
 def offline_rate(runner: Runner, files: list[bytes]) -> float:
@@ -79,12 +79,12 @@ def as_json_requests(files: list[bytes], path: str) -> list[bytes]:
     return [request(path, body, Content_Type="application/json") for body in bodies]
 
 
-def saturate(port: int, requests: list[bytes], at_a_time: int) -> float:
+def saturate(port: int, requests: list[bytes], concurrency: int) -> float:
     """Images a second; as many at a time as fill two batches."""
-    from helpers.raw_http import ask_many
+    from helpers.raw_http import send_requests
 
     started = time.monotonic()
-    answers = asyncio.run(ask_many(port, requests, at_a_time))
+    answers = asyncio.run(send_requests(port, requests, concurrency))
     assert {status for status, _, _ in answers} == {200}, answers[0][2][:300]
     return len(requests) / (time.monotonic() - started)
 
@@ -98,18 +98,18 @@ def at_rate(port: int, requests: list[bytes], rate: float, seconds: float, poiss
 
 
 async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list[float]:
-    from helpers.raw_http import ask
+    from helpers.raw_http import send_request
 
     free: list[Any] = []
-    begun = time.monotonic()
+    begun_at = time.monotonic()
 
     async def one(i: int) -> float:
-        due = begun + times[i]
+        due = begun_at + times[i]
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         used, reader, writer = free.pop() if free else (time.monotonic(), None, None)
         if writer is None or time.monotonic() - used > 2:  # the service closes idle connections after 5 s
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        status, _, _ = await ask(reader, writer, requests[i % len(requests)])
+        status, _, _ = await send_request(reader, writer, requests[i % len(requests)])
         assert status == 200
         free.append((time.monotonic(), reader, writer))
         return time.monotonic() - due
@@ -128,7 +128,7 @@ def idle(port: int, requests: list[bytes], runner: Runner, files: list[bytes]) -
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for sent, content in zip(requests, files, strict=True):
             started = time.monotonic()
-            ask_plainly(connection, sent, room)
+            send_over_socket(connection, sent, room)
             over.append(time.monotonic() - started)
             started = time.monotonic()
             runner(prepare(runner, content)[None])
@@ -136,7 +136,7 @@ def idle(port: int, requests: list[bytes], runner: Runner, files: list[bytes]) -
     return over, alone
 
 
-def ask_plainly(connection: socket.socket, content: bytes, room: memoryview) -> None:
+def send_over_socket(connection: socket.socket, content: bytes, room: memoryview) -> None:
     """One request; its answer, whose head comes in one piece, is read into `room`."""
     connection.sendall(content)
     have = connection.recv_into(room)
@@ -202,12 +202,12 @@ def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> 
         with ProcessPoolExecutor(1, mp_context=spawned) as load_process:
             send = lambda *args: load_process.submit(*args).result()  # noqa: E731
             offline_rate(runner, files[:BATCH])
-            send(saturate, port, requests[:AT_A_TIME], AT_A_TIME)
+            send(saturate, port, requests[:CONCURRENCY], CONCURRENCY)
             for _ in range(rounds):
                 rates["offline"].append(offline_rate(runner, files))
-                rates["gtsa serve"].append(send(saturate, port, requests, AT_A_TIME))
+                rates["gtsa serve"].append(send(saturate, port, requests, CONCURRENCY))
                 if lit:
-                    rates["LitServe"].append(send(saturate, lit_port, lit_requests, AT_A_TIME))
+                    rates["LitServe"].append(send(saturate, lit_port, lit_requests, CONCURRENCY))
             over, alone = idle(port, requests[:60], runner, files[:60])
             half = statistics.median(rates["gtsa serve"]) / 2
             even = send(at_rate, port, requests, half, seconds, False)

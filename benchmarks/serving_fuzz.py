@@ -17,11 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from helpers.mutants import mutants  # noqa: E402
-from helpers.raw_http import ask_many, request  # noqa: E402
+from helpers.mutants import mutated_files  # noqa: E402
+from helpers.raw_http import request, send_requests  # noqa: E402
 
 ROUND = 1000
-AT_A_TIME = 8
+CONCURRENCY = 8
 
 
 def main() -> None:
@@ -63,12 +63,12 @@ def fuzz(port: int, pid: int, count: int, seed: int) -> dict[str, object]:
     """Rounds of files; memory is compared with that after the first tenth, when everything has been met once."""
     statuses: Counter[str] = Counter()
     memory, started = [], time.monotonic()
-    stream = mutants(seed, count)
+    stream = mutated_files(seed, count)
     for done in range(0, count, ROUND):
         files = [next(stream) for _ in range(min(ROUND, count - done))]
         path = "/v1/features?size=32&outputs=embedding&format=json"
         requests = [request(path, content, Content_Type="image/png") for content in files]
-        answers = asyncio.run(ask_many(port, requests, AT_A_TIME))
+        answers = asyncio.run(send_requests(port, requests, CONCURRENCY))
         statuses.update(str(status) for status, _, _ in answers)
         memory.append(resident_mb(pid))
         print(f"{done + len(files)} of {count}, {dict(statuses)}, {memory[-1]:.0f} MB", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""gtsa serve."""
+"""The `gtsa serve` command."""
 
 import os
 import sys
@@ -12,37 +12,41 @@ import typer
 from gtsa_kit.cli.support.common import fail, require
 
 if TYPE_CHECKING:
-    from gtsa_kit.service.settings import Settings
+    from gtsa_kit.service.settings import ServiceSettings
 
 
 def serve(
-    artifact: Annotated[
-        Path, typer.Argument(help="An exported file, a run folder, or a .safetensors.", metavar="ARTIFACT")
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    artifact: Annotated[Path, typer.Argument(help="Exported file, run folder, or .safetensors.", metavar="ARTIFACT")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_batch: Annotated[int, typer.Option(help="Images of the artifact's own size in a batch.")] = 32,
+    max_batch: Annotated[int, typer.Option(help="Images of the artifact's own size per batch.")] = 32,
     max_wait_ms: Annotated[
-        float, typer.Option(help="A batch that is not full waits so long for images on their way.")
+        float, typer.Option(help="Milliseconds that a partial batch waits for images that are being decoded.")
     ] = 5.0,
-    max_pending: Annotated[int, typer.Option(help="Images taken on at a time; above it, 503.")] = 256,
-    max_image_mb: Annotated[float, typer.Option(help="Largest image file, MiB; above it, 413.")] = 20.0,
-    max_pixels: Annotated[int, typer.Option(help="Largest image, pixels, by its header; above it, 422.")] = 50_000_000,
-    max_size: Annotated[int, typer.Option(help="Largest height or width that a request may ask for.")] = 1024,
+    max_pending: Annotated[
+        int, typer.Option(help="Images accepted and not answered yet; above it, requests get 503.")
+    ] = 256,
+    max_image_mb: Annotated[
+        float, typer.Option(help="Maximum size of an image file, MiB; above it, requests get 413.")
+    ] = 20.0,
+    max_pixels: Annotated[
+        int, typer.Option(help="Maximum pixels of an image, by its header; above it, requests get 422.")
+    ] = 50_000_000,
+    max_size: Annotated[int, typer.Option(help="Maximum height and width of the model's input.")] = 1024,
     token: Annotated[
         str | None,
-        typer.Option(help="What clients must send: Authorization: Bearer TOKEN.", envvar="GTSA_TOKEN"),
+        typer.Option(help="Require this token: Authorization: Bearer TOKEN.", envvar="GTSA_TOKEN"),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes, each with its own model.")] = 1,
     samples: Annotated[
-        Path | None, typer.Option(help="Images that the page offers. Default: a few that are installed.")
+        Path | None, typer.Option(help="Folder of sample images for the page. Default: a few installed ones.")
     ] = None,
 ) -> None:
-    """Answer with features over HTTP, and show them on a page.
+    """Serve features over HTTP, with a web page that displays them.
 
     POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity; GET /, /docs, /health, /ready, /metrics.
-    SIGTERM and Ctrl-C end it when what it has accepted is answered.
+    After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends.
 
     [bold]Examples[/bold]
 
@@ -54,12 +58,13 @@ def serve(
     if samples:
         require(samples)
     try:
-        from gtsa_kit.service.server import listen
+        from gtsa_kit.service.server import check_uvicorn_version, listen
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed; pip install 'gtsa-kit[serve]'") from error
-    from gtsa_kit.service.settings import Settings
+    from gtsa_kit.service.settings import ServiceSettings
 
-    settings = Settings(
+    check_uvicorn_version()
+    settings = ServiceSettings(
         artifact,
         device=device,
         max_batch=max_batch,
@@ -73,65 +78,65 @@ def serve(
         samples=samples,
     )
     sock = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    _run(settings, sock, f"http://{shown}:{sock.getsockname()[1]}")
+    url_host = f"[{host}]" if ":" in host else host
+    _run(settings, sock, f"http://{url_host}:{sock.getsockname()[1]}")
 
 
-def _run(settings: "Settings", sock: Any, address: str) -> None:
+def _run(settings: "ServiceSettings", sock: Any, url: str) -> None:
     from gtsa_kit.cli.support.progress import console
-    from gtsa_kit.service.server import serve as serve_here
+    from gtsa_kit.service.server import serve as serve_single
     from gtsa_kit.service.server import serve_workers
 
-    shown = console()
+    stderr = console()
     if settings.workers == 1:
-        app, pending, provider = open_app(settings)
-        shown.print(f"{settings.artifact.name} in {provider}, on {address}", soft_wrap=True)
+        app, limiter, provider = create_loaded_app(settings)
+        stderr.print(f"{settings.artifact.name} in {provider}, on {url}", soft_wrap=True)
 
-        def drain() -> None:
-            pending.draining = True
+        def start_draining() -> None:
+            limiter.draining = True
 
-        serve_here(app, settings, sock, drain)
+        serve_single(app, settings, sock, start_draining)
         return
-    shown.print(f"{settings.artifact.name} in {settings.workers} processes, on {address}", soft_wrap=True)
+    stderr.print(f"{settings.artifact.name} in {settings.workers} processes, on {url}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="gtsa-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        if not serve_workers(partial(worker_app, settings), settings, sock):
+        if not serve_workers(partial(create_worker_app, settings), settings, sock):
             fail("a worker could not start", 1)
 
 
-def open_app(settings: "Settings") -> tuple[Any, Any, str]:
-    """Open the artifact: the application, what it has taken on, and what computes."""
+def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
+    """Load the artifact and return the application, its admission limiter and the name of the provider."""
     import torch
 
     from gtsa_kit.export import load
     from gtsa_kit.service.app import create_app
 
-    if settings.workers > 1:  # they share the cores
+    if settings.workers > 1:  # the workers share the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
     runner = load(settings.artifact, settings.device)
-    mute_libraries()
-    app, pending = create_app(runner, settings)
-    return app, pending, runner.provider
+    silence_native_libraries()
+    app, limiter = create_app(runner, settings)
+    return app, limiter, runner.provider
 
 
-def mute_libraries() -> None:
-    """Leave standard error to Python.
+def silence_native_libraries() -> None:
+    """Send the native standard error to /dev/null and keep Python's own `sys.stderr`.
 
-    libtiff prints a line for each broken file: clients could fill a log with them, or a pipe that nobody reads, which
-    would stop the threads that decode.
+    libtiff prints a line for each invalid file. Clients could fill a log with them, or a pipe that nobody reads, which
+    would block the decoding threads.
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
 
 
-def worker_app(settings: "Settings") -> Any:
-    """The application of one worker; one that can't be made ends all of them."""
+def create_worker_app(settings: "ServiceSettings") -> Any:
+    """Return the application of one worker; if it can't be created, all workers end."""
     from uvicorn.config import STARTUP_FAILURE
 
     try:
-        return open_app(settings)[0]
+        return create_loaded_app(settings)[0]
     except (ValueError, OSError) as error:
         fail(str(error), STARTUP_FAILURE)

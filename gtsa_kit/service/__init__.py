@@ -1,4 +1,4 @@
-"""Features over HTTP, for dense downstream use, and a page to see them on."""
+"""Features over HTTP: a server with a web page, and clients for it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["AsyncClient", "Client", "ServiceError"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: a client needs no torch, and nothing of the server."""
+    """Import the clients when they are first used; they need neither torch nor the server's packages."""
     if name in __all__:
         from gtsa_kit.service import client
 

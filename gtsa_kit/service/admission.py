@@ -1,4 +1,4 @@
-"""How much the service has taken on: images and bytes, both bounded, so that its memory is."""
+"""Admission control: limits on the images and the memory of all accepted requests."""
 
 import math
 import time
@@ -8,65 +8,68 @@ from gtsa_kit.service.errors import overloaded, too_large
 
 
 @dataclass
-class Pending:
-    """What all accepted requests hold; of one event loop, so without a lock."""
+class AdmissionLimiter:
+    """Counts the images and bytes of all accepted requests. All calls come from one event loop, so it has no lock."""
 
     max_images: int
     max_bytes: int
     images: int = 0
+    """Images that are accepted and not answered yet."""
     bytes: int = 0
+    """Memory that the accepted requests hold."""
     draining: bool = False
-    _seconds_each: float = 0.05
-    _last: float = field(default_factory=time.monotonic)
+    """True once the service stops accepting requests."""
+    _seconds_per_image: float = 0.05
+    _last_completion: float = field(default_factory=time.monotonic)
 
-    def enter(self) -> "Place":
-        """A place for one image whose bytes are still to come.
+    def acquire(self) -> "Reservation":
+        """Reserve capacity for one image, whose bytes are counted as they arrive.
 
         Raises:
-            Refusal: 503, the queue is full.
+            APIError: 503, the queue is full.
         """
-        place = Place(self)
-        place.take(images=1)
-        return place
+        reservation = Reservation(self)
+        reservation.acquire(images=1)
+        return reservation
 
     def retry_after(self) -> int:
-        """Seconds until what is pending now is done, at the pace of late; at least 1, at most a minute."""
-        return max(1, min(60, math.ceil(self.images * self._seconds_each)))
+        """Estimate the seconds until all pending images are answered, from the recent rate; 1 to 60."""
+        return max(1, min(60, math.ceil(self.images * self._seconds_per_image)))
 
-    def finished(self, images: int) -> None:
-        """Learn the pace from what was just done."""
+    def record_completion(self, images: int) -> None:
+        """Update the running mean of seconds per image after `images` were answered."""
         now = time.monotonic()
-        each = min(1.0, (now - self._last) / images)
-        self._seconds_each += 0.1 * (each - self._seconds_each)
-        self._last = now
+        seconds = min(1.0, (now - self._last_completion) / images)
+        self._seconds_per_image += 0.1 * (seconds - self._seconds_per_image)
+        self._last_completion = now
 
 
 @dataclass
-class Place:
-    """What one request holds of `Pending`."""
+class Reservation:
+    """Share of an `AdmissionLimiter` that one request holds."""
 
-    pending: Pending
+    limiter: AdmissionLimiter
     images: int = 0
     bytes: int = 0
 
-    def take(self, images: int = 0, size: int = 0) -> None:
-        """Hold more.
+    def acquire(self, images: int = 0, size: int = 0) -> None:
+        """Reserve further images and bytes.
 
         Raises:
-            Refusal: 413 if it could never fit, 503 if it does not now.
+            APIError: 413 if the request alone exceeds the memory limit, 503 if it does not fit at the moment.
         """
-        pending = self.pending
-        if self.bytes + size > pending.max_bytes:
-            raise too_large("what the request takes in memory", pending.max_bytes)
-        if pending.images + images > pending.max_images or pending.bytes + size > pending.max_bytes:
-            raise overloaded(pending.retry_after())
-        pending.images += images
-        pending.bytes += size
+        limiter = self.limiter
+        if self.bytes + size > limiter.max_bytes:
+            raise too_large("the memory that the request needs", limiter.max_bytes)
+        if limiter.images + images > limiter.max_images or limiter.bytes + size > limiter.max_bytes:
+            raise overloaded(limiter.retry_after())
+        limiter.images += images
+        limiter.bytes += size
         self.images += images
         self.bytes += size
 
-    def leave(self) -> None:
-        """Give all of it back; the request was answered, refused, or its client is gone."""
-        self.pending.images -= self.images
-        self.pending.bytes -= self.bytes
+    def release(self) -> None:
+        """Return everything to the limiter, when the request is answered, rejected or disconnected."""
+        self.limiter.images -= self.images
+        self.limiter.bytes -= self.bytes
         self.images = self.bytes = 0

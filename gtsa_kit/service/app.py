@@ -1,4 +1,4 @@
-"""The application: routes behind guards, around an opened artifact."""
+"""ASGI application of the service: routes, error handlers and middleware around an opened artifact."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,93 +13,108 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service import routes_features as compute
-from gtsa_kit.service import routes_info as look
-from gtsa_kit.service.admission import Pending
-from gtsa_kit.service.errors import Refusal, invalid
-from gtsa_kit.service.extract import Extractor
-from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.middleware import CLIENT_GONE, Admission, Outer, TokenGuard
-from gtsa_kit.service.query import explain
-from gtsa_kit.service.query_cache import KnownQueries
+from gtsa_kit.service import routes_features, routes_info
+from gtsa_kit.service.admission import AdmissionLimiter
+from gtsa_kit.service.errors import APIError, invalid_parameter
+from gtsa_kit.service.extract import FeatureExtractor
+from gtsa_kit.service.metrics import ServiceMetrics
+from gtsa_kit.service.middleware import (
+    CLIENT_CLOSED_REQUEST,
+    AdmissionMiddleware,
+    RequestMiddleware,
+    TokenMiddleware,
+)
+from gtsa_kit.service.query import describe_validation_error
 from gtsa_kit.service.samples import load_samples
-from gtsa_kit.service.settings import Settings
-from gtsa_kit.service.state import ClientGone, Service
+from gtsa_kit.service.settings import ServiceSettings
+from gtsa_kit.service.state import ClientDisconnected, ServiceState, get_state
 
-ABOUT: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity."
-STATUS_WORDS: Final = {404: "there is nothing here; /docs lists what there is", 405: "this path takes other methods"}
+DESCRIPTION: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity."
+HTTP_ERRORS: Final = {
+    404: ("not_found", "this path does not exist; /docs lists the paths"),
+    405: ("method_not_allowed", "this path takes other methods"),
+}
+"""Error code and message by status, for errors that Starlette's router raises."""
 
 
-def create_app(runner: Runner, settings: Settings) -> tuple[ASGIApp, Pending]:
-    """The whole service around an opened artifact, and what it has taken on."""
-    metrics = Metrics()
-    pending = Pending(settings.max_pending, settings.pending_bytes)
-    known = KnownQueries("/v1/features", compute.answer_features)
-    service = Service(settings, runner, Extractor(runner, settings, metrics), pending, metrics, known)
-    api = make_api(service)
-    app: ASGIApp = Admission(api, pending, metrics)
+def create_app(runner: Runner, settings: ServiceSettings) -> tuple[ASGIApp, AdmissionLimiter]:
+    """Return the application that serves an opened artifact, and its admission limiter."""
+    metrics = ServiceMetrics()
+    limiter = AdmissionLimiter(settings.max_pending, settings.max_pending_bytes)
+    extractor = FeatureExtractor(runner, settings, metrics)
+    state = ServiceState(settings, runner, extractor, limiter, metrics, load_samples(settings.samples))
+    api = create_api(state)
+    app: ASGIApp = AdmissionMiddleware(api, limiter, metrics)
     if settings.token is not None:
-        app = TokenGuard(app, settings.token)
-    return Outer(app, metrics, frozenset({*api.openapi()["paths"], *look.PAGE_FILES, "/docs"})), pending
+        app = TokenMiddleware(app, settings.token)
+    paths = frozenset({*api.openapi()["paths"], *routes_info.PAGE_FILES, "/docs"})
+    return RequestMiddleware(app, metrics, paths), limiter
 
 
-def make_api(service: Service) -> FastAPI:
-    """The routes, and one shape for every error."""
+def create_api(state: ServiceState) -> FastAPI:
+    """Return the routes and error handlers, without the middleware."""
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        await service.extractor.in_pool(warm_up, service.runner)
+        await state.extractor.run_in_pool(warm_up, state.runner)
         yield
-        await service.extractor.close()
+        await state.extractor.close()
 
     api = FastAPI(
         title="gtsa-kit",
-        description=ABOUT,
+        description=DESCRIPTION,
         version="1",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    api.state.service = service
-    api.state.samples = load_samples(service.settings.samples)
-    api.router.routes.append(service.known)
-    api.include_router(compute.router)
-    api.include_router(look.router)
-    for path, file in look.page_routes().items():
+    api.state.service = state
+    api.include_router(routes_features.router)
+    api.include_router(routes_info.router)
+    for path, file in routes_info.load_page_files().items():
         api.add_api_route(path, file, include_in_schema=False)
-
-    async def refuse(request: Request, refusal: Refusal) -> Response:
-        service.metrics.errors.labels(refusal.code).inc()
-        return refusal.response()
-
-    async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = str(first["loc"][1]) if len(first["loc"]) > 1 else "request"
-        return await refuse(request, invalid(name[:100], explain(first["type"], first["msg"], first.get("ctx", {}))))
-
-    async def refuse_path(request: Request, error: HTTPException) -> Response:
-        message = STATUS_WORDS.get(error.status_code, "this can't be answered")
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        return await refuse(request, Refusal(error.status_code, code, message, headers=error.headers))
-
-    async def let_go(request: Request, error: ClientGone) -> Response:
-        return Response(status_code=CLIENT_GONE)
-
-    async def confess(request: Request, error: Exception) -> Response:
-        return await refuse(request, Refusal(500, "internal", "the service failed; its log says how"))
-
-    api.add_exception_handler(Refusal, refuse)  # type: ignore[arg-type]
-    api.add_exception_handler(RequestValidationError, refuse_parameters)  # type: ignore[arg-type]
-    api.add_exception_handler(HTTPException, refuse_path)  # type: ignore[arg-type]
-    api.add_exception_handler(ClientGone, let_go)  # type: ignore[arg-type]
-    api.add_exception_handler(Exception, confess)
+    api.add_exception_handler(APIError, on_api_error)  # type: ignore[arg-type]
+    api.add_exception_handler(RequestValidationError, on_validation_error)  # type: ignore[arg-type]
+    api.add_exception_handler(HTTPException, on_http_error)  # type: ignore[arg-type]
+    api.add_exception_handler(ClientDisconnected, on_disconnect)  # type: ignore[arg-type]
+    api.add_exception_handler(Exception, on_unhandled)
     return api
 
 
+async def on_api_error(request: Request, error: APIError) -> Response:
+    """Count an error and return its response."""
+    get_state(request).metrics.errors.labels(error.code).inc()
+    return error.to_response()
+
+
+async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    """Return 422 for a query that FastAPI rejected."""
+    first = error.errors()[0]
+    name = str(first["loc"][1]) if len(first["loc"]) > 1 else "request"
+    message = describe_validation_error(first["type"], first["msg"], first.get("ctx", {}))
+    return await on_api_error(request, invalid_parameter(name[:100], message))
+
+
+async def on_http_error(request: Request, error: HTTPException) -> Response:
+    """Return the response to an unknown path or method."""
+    code, message = HTTP_ERRORS.get(error.status_code, ("bad_request", "the request can't be answered"))
+    return await on_api_error(request, APIError(error.status_code, code, message, headers=error.headers))
+
+
+async def on_disconnect(request: Request, error: ClientDisconnected) -> Response:
+    """Return the status for the metrics; the client has gone and receives nothing."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def on_unhandled(request: Request, error: Exception) -> Response:
+    """Return 500 without details; uvicorn logs the traceback."""
+    return await on_api_error(request, APIError(500, "internal", "internal error; see the log of the service"))
+
+
 def warm_up(runner: Runner) -> None:
-    """The first call of many runtimes takes long; nobody should wait for it."""
+    """Run the model once, because the first call of many runtimes takes long."""
     side = runner.nearest_size(runner.preprocessing.size, runner.preprocessing.size)
-    layout = {"batch": runner.manifest.range_of("batch").min, "3": 3, "height": side[0], "width": side[1]}
-    shape = [layout[name] for name in runner.manifest.input_layout]
+    axes = {"batch": runner.manifest.range_of("batch").min, "3": 3, "height": side[0], "width": side[1]}
+    shape = [axes[name] for name in runner.manifest.input_layout]
     runner(np.zeros(shape, dtype=runner.manifest.inputs[0].dtype))

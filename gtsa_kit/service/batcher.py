@@ -1,4 +1,4 @@
-"""Dynamic batching: images of one size that wait at the same time go through the model together."""
+"""Dynamic batching: images of one shape that wait at the same time are computed together."""
 
 import asyncio
 import time
@@ -13,139 +13,142 @@ import numpy as np
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.service.errors import Refusal
-from gtsa_kit.service.metrics import Metrics
+from gtsa_kit.service.errors import APIError
+from gtsa_kit.service.metrics import ServiceMetrics
 
 Shape = tuple[int, ...]
-Batch = tuple[Features, float, float]
-"""Of a batch: features, when it began, the seconds it took."""
+BatchOutput = tuple[Features, float, float]
+"""Features of a batch, the time at which its computation started, and the seconds it took."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """Features of one image, without the batch axis, and how it came to them."""
+class InferenceResult:
+    """Features of one image, without the batch axis, with timings and the size of its batch."""
 
     features: Features
     queue_seconds: float
     model_seconds: float
-    batch: int
+    batch_size: int
 
 
 @dataclass(eq=False)
-class Job:
-    """One image that waits."""
+class QueuedImage:
+    """Image that waits for the model, and the future of its result."""
 
     image: np.ndarray
-    done: asyncio.Future[Result]
-    arrived: float = field(default_factory=time.monotonic)
+    """Model input without the batch axis."""
+    result: asyncio.Future[InferenceResult]
+    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """Owns the runner: one thread calls it, on batches of one size, oldest first.
+    """Owns the runner. One thread calls it, on batches of images of one shape, oldest image first.
 
-    A batch starts as soon as the model is free. Only when others are on their way (`expect`) does one that is not full
-    wait for them, `max_wait` seconds at most; a lone request never waits. While one batch runs a second may stand ready
-    behind it if it is full, so that a fast model never waits for this loop.
+    A batch starts as soon as the model is free. A partial batch waits, `max_wait` seconds at most, only while other
+    images are announced by `expect`; a lone request never waits. While one batch runs, a second one may be submitted if
+    it is full, so that a fast model never waits for the event loop.
     """
 
-    def __init__(self, runner: Runner, max_batch: int, max_wait: float, metrics: Metrics) -> None:
-        """Nothing starts before the first image; all calls come from one event loop."""
+    def __init__(self, runner: Runner, max_batch: int, max_wait: float, metrics: ServiceMetrics) -> None:
+        """Prepare an idle batcher; all calls must come from one event loop."""
         self.runner, self.max_batch, self.max_wait, self.metrics = runner, max_batch, max_wait, metrics
         self._executor = ThreadPoolExecutor(1, "gtsa-model")
-        self._groups: dict[Shape, deque[Job]] = {}
+        self._queues: dict[Shape, deque[QueuedImage]] = {}
         self._changed = asyncio.Event()
         self._expected = 0
-        self._running: set[Future[Batch]] = set()
-        self._loop_task: asyncio.Task[None] | None = None
+        self._running: set[Future[BatchOutput]] = set()
+        self._scheduler: asyncio.Task[None] | None = None
 
-    async def __call__(self, image: np.ndarray) -> Result:
-        """Features of one image; cancelling takes it out of the queue.
+    async def __call__(self, image: np.ndarray) -> InferenceResult:
+        """Compute the features of one image; cancelling removes it from the queue.
 
         Args:
-            image: As `runner.prepare` makes it.
+            image: Model input without the batch axis, as `runner.prepare` returns it.
+
+        Raises:
+            APIError: 503, the model could not compute the image.
         """
-        if self._loop_task is None:
-            self._loop_task = asyncio.create_task(self._work())
-        job = Job(image, asyncio.get_running_loop().create_future())
-        group = self._groups.setdefault(image.shape, deque())
-        group.append(job)
+        if self._scheduler is None:
+            self._scheduler = asyncio.create_task(self._schedule())
+        entry = QueuedImage(image, asyncio.get_running_loop().create_future())
+        queue = self._queues.setdefault(image.shape, deque())
+        queue.append(entry)
         if self._running or self._expected:
-            self._look()
-        else:  # nobody to wait for: what the loop would do, without the way through it
+            self._notify()
+        else:  # nothing to wait for: start the batch without the detour through the scheduler
             self._start(image.shape)
         try:
-            return await job.done
+            return await entry.result
         except asyncio.CancelledError:
-            if job in group:
-                group.remove(job)
+            if entry in queue:
+                queue.remove(entry)
             raise
 
     @contextmanager
     def expect(self) -> Iterator[None]:
-        """Within it, one image more is on its way."""
+        """Announce one further image for the duration of the block."""
         self._expected += 1
         try:
             yield
         finally:
             self._expected -= 1
-            self._look()
+            self._notify()
 
     @property
     def alive(self) -> bool:
-        """Whether its loop runs, or has not begun."""
-        return self._loop_task is None or not self._loop_task.done()
+        """False if the scheduler has ended, after which no image would be computed."""
+        return self._scheduler is None or not self._scheduler.done()
 
     @property
-    def waiting(self) -> int:
-        """Images in the queue."""
-        return sum(map(len, self._groups.values()))
+    def queued(self) -> int:
+        """Number of images in the queue."""
+        return sum(map(len, self._queues.values()))
 
     async def close(self) -> None:
-        """Let the batch that runs end, and the thread with it."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
+        """Wait for the running batch and end the thread."""
+        if self._scheduler is not None:
+            self._scheduler.cancel()
         while self._running:
             await asyncio.wait(map(asyncio.wrap_future, self._running))
         self._executor.shutdown(wait=True)
 
     def batch_limit(self, shape: Shape) -> int:
-        """Images of this shape in a batch: fewer of larger ones, so that a batch's memory stays what it is."""
+        """Return the number of images of this shape in a batch; larger images get fewer, to bound the memory."""
         base = 3 * self.runner.preprocessing.size**2
         count = self.max_batch * base // max(base, int(np.prod(shape)))
         return self.runner.manifest.range_of("batch").clamp(max(1, count))
 
-    async def _work(self) -> None:
+    async def _schedule(self) -> None:
         while True:
-            shape = self._oldest()
-            if shape is None or not self._may_start(shape):
-                await self._change(None)
+            shape = self._oldest_shape()
+            if shape is None or not self._can_start(shape):
+                await self._wait_for_change(None)
                 continue
-            hurry = self._groups[shape][0].arrived + self.max_wait - time.monotonic()
-            if self._expected and hurry > 0 and not self._full(shape):
-                await self._change(hurry)
+            remaining = self._queues[shape][0].queued_at + self.max_wait - time.monotonic()
+            if self._expected and remaining > 0 and not self._is_full(shape):
+                await self._wait_for_change(remaining)
                 continue
             self._start(shape)
 
     def _start(self, shape: Shape) -> None:
-        """A batch of the oldest of this shape."""
-        group, limit = self._groups[shape], self.batch_limit(shape)
-        jobs = [group.popleft() for _ in range(min(limit, len(group)))]
-        self._submit(jobs)
+        """Submit a batch of the oldest images of this shape."""
+        queue, limit = self._queues[shape], self.batch_limit(shape)
+        self._submit([queue.popleft() for _ in range(min(limit, len(queue)))])
 
-    def _submit(self, jobs: list[Job]) -> None:
-        """To the model's thread."""
+    def _submit(self, entries: list[QueuedImage]) -> None:
+        """Submit a batch to the model's thread."""
         loop = asyncio.get_running_loop()
-        future = self._executor.submit(self._run, [job.image for job in jobs])
+        future = self._executor.submit(self._run, [entry.image for entry in entries])
         self._running.add(future)
-        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, jobs, done))
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, entries, done))
 
-    def _look(self) -> None:
-        """Let the loop think again, if there is anything for it to start."""
-        if self.waiting:
+    def _notify(self) -> None:
+        """Wake the scheduler if images are queued."""
+        if self.queued:
             self._changed.set()
 
-    async def _change(self, seconds: float | None) -> None:
-        """Until something is new, or the time is up."""
+    async def _wait_for_change(self, seconds: float | None) -> None:
+        """Wait until the state changes or the time has passed."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -153,50 +156,53 @@ class Batcher:
         except TimeoutError:
             pass
 
-    def _oldest(self) -> Shape | None:
-        for shape in [shape for shape, group in self._groups.items() if not group]:
-            del self._groups[shape]
-        return min(self._groups, key=lambda shape: self._groups[shape][0].arrived, default=None)
+    def _oldest_shape(self) -> Shape | None:
+        for shape in [shape for shape, queue in self._queues.items() if not queue]:
+            del self._queues[shape]
+        return min(self._queues, key=lambda shape: self._queues[shape][0].queued_at, default=None)
 
-    def _full(self, shape: Shape) -> bool:
-        return len(self._groups[shape]) >= self.batch_limit(shape)
+    def _is_full(self, shape: Shape) -> bool:
+        return len(self._queues[shape]) >= self.batch_limit(shape)
 
-    def _may_start(self, shape: Shape) -> bool:
-        return not self._running or (len(self._running) == 1 and self._full(shape))
+    def _can_start(self, shape: Shape) -> bool:
+        return not self._running or (len(self._running) == 1 and self._is_full(shape))
 
-    def _finish(self, jobs: list[Job], future: "Future[Batch]") -> None:
-        """Deliver a batch; one that fails is tried image by image, so that only the image that fails is refused."""
+    def _finish(self, entries: list[QueuedImage], future: "Future[BatchOutput]") -> None:
+        """Deliver the results of a batch.
+
+        A batch that failed is repeated image by image, so that only the image that causes the failure is rejected.
+        """
         self._running.discard(future)
         error = future.exception()
         if error is None:
-            self._deliver(jobs, *future.result())
-        elif len(jobs) > 1:
-            for job in jobs:
-                self._submit([job])
-        elif not jobs[0].done.done():
+            self._deliver(entries, *future.result())
+        elif len(entries) > 1:
+            for entry in entries:
+                self._submit([entry])
+        elif not entries[0].result.done():
             self.metrics.failures.inc()
-            jobs[0].done.set_exception(_model_failed(error))
-        self._look()
+            entries[0].result.set_exception(_model_failed(error))
+        self._notify()
 
-    def _deliver(self, jobs: list[Job], features: Features, started: float, seconds: float) -> None:
-        self.metrics.batch_size.observe(len(jobs))
+    def _deliver(self, entries: list[QueuedImage], features: Features, started: float, seconds: float) -> None:
+        self.metrics.batch_size.observe(len(entries))
         self.metrics.stage["model"].observe(seconds)
-        for i, job in enumerate(jobs):
-            if job.done.done():  # cancelled meanwhile
+        for i, entry in enumerate(entries):
+            if entry.result.done():  # cancelled in the meantime
                 continue
             layers = {layer: values[i] for layer, values in features.layers.items()}
-            own = Features(features.embedding[i], features.feature_map[i], layers)
-            self.metrics.stage["queue"].observe(started - job.arrived)
-            job.done.set_result(Result(own, started - job.arrived, seconds, len(jobs)))
+            single = Features(features.embedding[i], features.feature_map[i], layers)
+            self.metrics.stage["queue"].observe(started - entry.queued_at)
+            entry.result.set_result(InferenceResult(single, started - entry.queued_at, seconds, len(entries)))
 
-    def _run(self, images: list[np.ndarray]) -> Batch:
-        """In the model's thread; a batch below the artifact's smallest is filled up with its last image."""
+    def _run(self, images: list[np.ndarray]) -> BatchOutput:
+        """Run the model on a batch; called in the thread of the model."""
         started = time.monotonic()
         features = run_in_batches(self.runner, np.stack(images))
         return features, started, time.monotonic() - started
 
 
-def _model_failed(error: BaseException) -> Refusal:
-    refusal = Refusal(503, "model_failed", "the model could not compute this image", headers={"Retry-After": "1"})
-    refusal.__cause__ = error
-    return refusal
+def _model_failed(cause: BaseException) -> APIError:
+    error = APIError(503, "model_failed", "the model could not compute this image", headers={"Retry-After": "1"})
+    error.__cause__ = cause
+    return error

@@ -1,4 +1,4 @@
-"""A client of the service, sync and async."""
+"""Clients of the service, synchronous and asynchronous."""
 
 import asyncio
 import json
@@ -8,49 +8,51 @@ from types import TracebackType
 from typing import Any, Self
 
 from gtsa_kit.service.client_protocol import (
-    Answer,
     Box,
-    Call,
-    Picture,
+    ClientRequest,
+    FeaturesResponse,
+    ImageInput,
     Point,
     ServiceError,
-    checked,
-    features_call,
-    read_answer,
-    similarity_call,
-    split,
-    wait_seconds,
+    features_request,
+    get_content,
+    parse_response,
+    retry_delay,
+    similarity_request,
+    split_by_image,
 )
 
-__all__ = ["Answer", "AsyncClient", "Client", "ServiceError"]
+__all__ = ["AsyncClient", "Client", "FeaturesResponse", "ServiceError"]
 
-URL = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-def _headers(token: str | None) -> dict[str, str]:
+def _auth_headers(token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class Client:
-    """Talks to one service; use it in `with`, or `close` it."""
+    """Client of one service. Use it in a `with` block, or call `close`."""
 
-    def __init__(self, url: str = URL, token: str | None = None, timeout: float = 60.0, retries: int = 3) -> None:
-        """Connect when first used.
+    def __init__(
+        self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = 60.0, retries: int = 3
+    ) -> None:
+        """Prepare a client, which connects at its first request.
 
         Args:
-            url: Of the service.
-            token: If it wants one.
-            timeout: Seconds for an answer.
-            retries: Further tries when the service is full, each after the time that it names.
+            url: Address of the service.
+            token: Bearer token, if the service requires one.
+            timeout: Seconds to wait for a response.
+            retries: Further attempts when the service is overloaded, each after the delay that it names.
         """
         import httpx
 
-        self._http = httpx.Client(base_url=url, headers=_headers(token), timeout=timeout)
+        self._http = httpx.Client(base_url=url, headers=_auth_headers(token), timeout=timeout)
         self._retries = retries
 
     def features(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         outputs: Sequence[str] = ("embedding", "feature_map"),
         size: int | tuple[int, int] | None = None,
         dtype: str = "float16",
@@ -58,42 +60,50 @@ class Client:
         points: Sequence[Point] = (),
         roi_size: int = 7,
     ) -> Any:
-        """An `Answer` for one image; for a list of them a list, with a `ServiceError` for each that can't be used.
+        """Compute features of one image or of several.
 
         Args:
-            images: One, or a list.
+            images: One image, or a list.
             outputs: Names of the artifact's outputs.
-            size: Of the input: N or (height, width); by default the artifact's own.
+            size: Size of the model's input, N or (height, width); default: the artifact's own.
             dtype: float16 or float32.
             boxes: (x1, y1, x2, y2) in pixels of the image.
             points: (x, y) in pixels of the image.
-            roi_size: Cells along each side of a box's features.
+            roi_size: Height and width of a box's features.
+
+        Returns:
+            A `FeaturesResponse` for one image. For a list, a list with one response per image, and a `ServiceError` for
+            each image that can't be used.
 
         Raises:
-            ServiceError: The request, or its one image, was refused.
+            ServiceError: The request, or its one image, was rejected.
         """
-        call = features_call(images, outputs, size, dtype, boxes, points, roi_size)
-        answer = read_answer(self._send(call))
-        return answer if call.alone else split(answer)
+        request = features_request(images, outputs, size, dtype, boxes, points, roi_size)
+        response = parse_response(self._post(request))
+        return response if request.single else split_by_image(response)
 
     def similarity(
         self,
-        first: Picture,
-        second: Picture,
+        first: ImageInput,
+        second: ImageInput,
         point: Point | None = None,
         box: Box | None = None,
         output: str = "feature_map",
         size: int | tuple[int, int] | None = None,
-    ) -> Answer:
-        """`answer["similarity"]` (h, w): cosines over the second image with a point or box of the first."""
-        return read_answer(self._send(similarity_call(first, second, point, box, output, size)))
+    ) -> FeaturesResponse:
+        """Compute the cosine similarity (h, w) of a point or box in the first image to the patches of the second.
+
+        Returns:
+            A response with the array `similarity`, and the maximum in its metadata as `best`.
+        """
+        return parse_response(self._post(similarity_request(first, second, point, box, output, size)))
 
     def model(self) -> dict[str, Any]:
-        """The artifact's manifest, and the service's limits."""
-        return dict(json.loads(checked(self._http.get("/v1/model"))))
+        """Return the artifact's manifest and the limits of the service."""
+        return dict(json.loads(get_content(self._http.get("/v1/model"))))
 
     def ready(self) -> bool:
-        """Whether the service takes requests."""
+        """Return True if the service accepts requests."""
         import httpx
 
         try:
@@ -102,7 +112,7 @@ class Client:
             return False
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -113,29 +123,31 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, call: Call) -> bytes:
-        for left in range(self._retries, -1, -1):
-            response = self._http.post(call.path, **call.sent_as())
-            wait = wait_seconds(response, left)
-            if wait is None:
+    def _post(self, request: ClientRequest) -> bytes:
+        for retries_left in range(self._retries, -1, -1):
+            response = self._http.post(request.path, **request.post_arguments())
+            delay = retry_delay(response, retries_left)
+            if delay is None:
                 break
-            time.sleep(wait)
-        return checked(response)
+            time.sleep(delay)
+        return get_content(response)
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same calls, awaited; many at a time share batches."""
+    """Asynchronous `Client` with the same methods. Requests under way at the same time share batches."""
 
-    def __init__(self, url: str = URL, token: str | None = None, timeout: float = 60.0, retries: int = 3) -> None:
-        """As `Client`."""
+    def __init__(
+        self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = 60.0, retries: int = 3
+    ) -> None:
+        """Prepare a client; the arguments are those of `Client`."""
         import httpx
 
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(token), timeout=timeout)
+        self._http = httpx.AsyncClient(base_url=url, headers=_auth_headers(token), timeout=timeout)
         self._retries = retries
 
     async def features(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         outputs: Sequence[str] = ("embedding", "feature_map"),
         size: int | tuple[int, int] | None = None,
         dtype: str = "float16",
@@ -143,29 +155,29 @@ class AsyncClient:
         points: Sequence[Point] = (),
         roi_size: int = 7,
     ) -> Any:
-        """As `Client.features`."""
-        call = features_call(images, outputs, size, dtype, boxes, points, roi_size)
-        answer = read_answer(await self._send(call))
-        return answer if call.alone else split(answer)
+        """Compute features of one image or of several, like `Client.features`."""
+        request = features_request(images, outputs, size, dtype, boxes, points, roi_size)
+        response = parse_response(await self._post(request))
+        return response if request.single else split_by_image(response)
 
     async def similarity(
         self,
-        first: Picture,
-        second: Picture,
+        first: ImageInput,
+        second: ImageInput,
         point: Point | None = None,
         box: Box | None = None,
         output: str = "feature_map",
         size: int | tuple[int, int] | None = None,
-    ) -> Answer:
-        """As `Client.similarity`."""
-        return read_answer(await self._send(similarity_call(first, second, point, box, output, size)))
+    ) -> FeaturesResponse:
+        """Compute a similarity map, like `Client.similarity`."""
+        return parse_response(await self._post(similarity_request(first, second, point, box, output, size)))
 
     async def model(self) -> dict[str, Any]:
-        """As `Client.model`."""
-        return dict(json.loads(checked(await self._http.get("/v1/model"))))
+        """Return the artifact's manifest and the limits of the service."""
+        return dict(json.loads(get_content(await self._http.get("/v1/model"))))
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -176,11 +188,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, call: Call) -> bytes:
-        for left in range(self._retries, -1, -1):
-            response = await self._http.post(call.path, **call.sent_as())
-            wait = wait_seconds(response, left)
-            if wait is None:
+    async def _post(self, request: ClientRequest) -> bytes:
+        for retries_left in range(self._retries, -1, -1):
+            response = await self._http.post(request.path, **request.post_arguments())
+            delay = retry_delay(response, retries_left)
+            if delay is None:
                 break
-            await asyncio.sleep(wait)
-        return checked(response)
+            await asyncio.sleep(delay)
+        return get_content(response)

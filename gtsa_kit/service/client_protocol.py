@@ -1,4 +1,4 @@
-"""What a client sends and reads; it needs numpy and safetensors, no torch."""
+"""Requests and responses of the clients. Needs numpy and safetensors, but not torch."""
 
 import io
 import json
@@ -12,14 +12,17 @@ import numpy as np
 if TYPE_CHECKING:
     import httpx
 
-Picture = bytes | str | Path | Any
-"""The bytes of an image file, its path, a PIL image, or (H, W, 3) uint8."""
+ImageInput = bytes | str | Path | Any
+"""Image as the bytes of its file, its path, a PIL image, or an array (H, W, 3) uint8."""
 Box = Sequence[float]
+"""x1, y1, x2, y2 in pixels of the image as stored in its file."""
 Point = Sequence[float]
+"""x, y in pixels of the image as stored in its file."""
+OCTET_STREAM = "application/octet-stream"
 
 
 class ServiceError(Exception):
-    """The service said no."""
+    """Raised when the service answers with an error; `status`, `code` and `field` are those of the response."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -27,143 +30,146 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Features of one image.
-
-    `answer["feature_map"]` is (D, h, w); `about` has grid, stride, `grid_to_pixel`, and the model's hash.
-    """
+class FeaturesResponse:
+    """Features of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash."""
 
     arrays: Mapping[str, np.ndarray]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array by its name: embedding, feature_map, feature_map_8, feature_map.boxes, feature_map.points."""
+        """Return an array: embedding, feature_map, feature_map_8, feature_map.boxes, feature_map.points."""
         return self.arrays[name]
 
     @property
     def grid_to_pixel(self) -> np.ndarray:
-        """(2, 3): (u, v, 1) on the map, in cells, to (x, y) in pixels of the image as its file stores it."""
-        return np.array(self.about["grid_to_pixel"])
+        """Affine (2, 3) from a position (u, v, 1) on the feature map, in patches, to (x, y) in pixels of the file."""
+        return np.array(self.metadata["grid_to_pixel"])
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request, whoever sends it."""
+class ClientRequest:
+    """Path, query and images of one POST request."""
 
     path: str
     query: list[tuple[str, str]]
-    pictures: list[tuple[str, bytes]]
-    alone: bool
-    """One image, which is the body."""
+    files: list[tuple[str, bytes]]
+    """Name and bytes of each image file."""
+    single: bool
+    """True if the one image is the body, False if the images are parts of a multipart body."""
 
-    def sent_as(self) -> dict[str, Any]:
-        """Arguments of httpx's `post`."""
-        if self.alone:
-            return {"params": self.query, "content": self.pictures[0][1], "headers": {"Content-Type": OCTETS}}
-        files = [("images", (name, content, OCTETS)) for name, content in self.pictures]
-        return {"params": self.query, "files": files}
-
-
-OCTETS = "application/octet-stream"
+    def post_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of httpx's `post`."""
+        if self.single:
+            return {"params": self.query, "content": self.files[0][1], "headers": {"Content-Type": OCTET_STREAM}}
+        parts = [("images", (name, content, OCTET_STREAM)) for name, content in self.files]
+        return {"params": self.query, "files": parts}
 
 
-def features_call(
-    pictures: Picture | Sequence[Picture],
+def features_request(
+    images: ImageInput | Sequence[ImageInput],
     outputs: Sequence[str],
     size: int | tuple[int, int] | None,
     dtype: str,
     boxes: Sequence[Box],
     points: Sequence[Point],
     roi_size: int,
-) -> Call:
-    """POST /v1/features."""
-    alone = not isinstance(pictures, (list, tuple))
-    listed: list[Any] = [pictures] if alone else list(pictures)  # type: ignore[arg-type]
-    query = [("outputs", ",".join(outputs)), ("format", "safetensors"), ("dtype", dtype), *_size(size)]
-    query += [("boxes", _numbers(box)) for box in boxes] + [("points", _numbers(point)) for point in points]
+) -> ClientRequest:
+    """Build a request to /v1/features."""
+    single = not isinstance(images, (list, tuple))
+    listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    query = [("outputs", ",".join(outputs)), ("format", "safetensors"), ("dtype", dtype), *_size_parameter(size)]
+    query += [("boxes", _join_numbers(box)) for box in boxes] + [("points", _join_numbers(point)) for point in points]
     if boxes:
         query.append(("roi_size", str(roi_size)))
-    return Call("/v1/features", query, [(f"{i}", to_bytes(picture)) for i, picture in enumerate(listed)], alone)
+    files = [(f"{i}", to_bytes(image)) for i, image in enumerate(listed)]
+    return ClientRequest("/v1/features", query, files, single)
 
 
-def similarity_call(
-    first: Picture,
-    second: Picture,
+def similarity_request(
+    first: ImageInput,
+    second: ImageInput,
     point: Point | None,
     box: Box | None,
     output: str,
     size: int | tuple[int, int] | None,
-) -> Call:
-    """POST /v1/similarity."""
-    query = [("output", output), ("format", "safetensors"), *_size(size)]
-    query += [("point", _numbers(point))] if point is not None else []
-    query += [("box", _numbers(box))] if box is not None else []
-    return Call("/v1/similarity", query, [("first", to_bytes(first)), ("second", to_bytes(second))], False)
+) -> ClientRequest:
+    """Build a request to /v1/similarity."""
+    query = [("output", output), ("format", "safetensors"), *_size_parameter(size)]
+    query += [("point", _join_numbers(point))] if point is not None else []
+    query += [("box", _join_numbers(box))] if box is not None else []
+    files = [("first", to_bytes(first)), ("second", to_bytes(second))]
+    return ClientRequest("/v1/similarity", query, files, single=False)
 
 
-def to_bytes(picture: Picture) -> bytes:
-    """An image file's bytes; what is not a file yet becomes a PNG, which loses nothing."""
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, (str, Path)):
-        return Path(picture).read_bytes()
+def to_bytes(image: ImageInput) -> bytes:
+    """Return the bytes of an image file; PIL images and arrays are encoded as PNG, without loss."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, Path)):
+        return Path(image).read_bytes()
     from PIL import Image
 
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    opened.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def read_answer(content: bytes) -> Answer:
-    """Safetensors to arrays and their account."""
+def parse_response(content: bytes) -> FeaturesResponse:
+    """Parse a response in safetensors."""
     from safetensors.numpy import load
 
     length = int.from_bytes(content[:8], "little")
-    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
-    return Answer(load(content), about)
+    metadata = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["metadata"])
+    return FeaturesResponse(load(content), metadata)
 
 
-def split(answer: Answer) -> list[Answer | ServiceError]:
-    """An answer for several images to one each; an error in the place of an image that can't be used."""
-    common = {name: value for name, value in answer.about.items() if name != "items"}
-    found: list[Answer | ServiceError] = []
-    for i, about in enumerate(answer.about["items"]):
-        if "error" in about:
-            found.append(error_of(about["status"], about["error"]))
+def split_by_image(response: FeaturesResponse) -> list[FeaturesResponse | ServiceError]:
+    """Split a response for several images into one per image, or an error for an image that can't be used."""
+    common = {name: value for name, value in response.metadata.items() if name != "items"}
+    items: list[FeaturesResponse | ServiceError] = []
+    for i, metadata in enumerate(response.metadata["items"]):
+        if "error" in metadata:
+            items.append(to_service_error(metadata["status"], metadata["error"]))
             continue
-        own = {name[len(f"{i}.") :]: v for name, v in answer.arrays.items() if name.startswith(f"{i}.")}
-        found.append(Answer(own, {**common, **about}))
-    return found
+        arrays = {name[len(f"{i}.") :]: v for name, v in response.arrays.items() if name.startswith(f"{i}.")}
+        items.append(FeaturesResponse(arrays, {**common, **metadata}))
+    return items
 
 
-def checked(response: "httpx.Response") -> bytes:
-    """The body of a good answer, else `ServiceError`."""
+def get_content(response: "httpx.Response") -> bytes:
+    """Return the body of a response with status 200.
+
+    Raises:
+        ServiceError: The status is another one.
+    """
     if response.status_code == 200:
         return response.content
     try:
-        problem = response.json()["error"]
-    except (ValueError, KeyError, TypeError):  # something else stands between
-        problem = {"code": "unknown", "message": f"status {response.status_code}"}
-    raise error_of(response.status_code, problem)
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):  # the response of a proxy
+        error = {"code": "unknown", "message": f"status {response.status_code}"}
+    raise to_service_error(response.status_code, error)
 
 
-def wait_seconds(response: "httpx.Response", tries_left: int) -> float | None:
-    """How long to wait before the next try; None if this answer is the last word."""
-    after = response.headers.get("retry-after", "")
-    return float(after) if response.status_code == 503 and tries_left > 0 and after.isdecimal() else None
+def retry_delay(response: "httpx.Response", retries_left: int) -> float | None:
+    """Return the seconds to wait before the next attempt, or None if this response is final."""
+    retry_after = response.headers.get("retry-after", "")
+    if response.status_code == 503 and retries_left > 0 and retry_after.isdecimal():
+        return float(retry_after)
+    return None
 
 
-def error_of(status: int, problem: Mapping[str, Any]) -> ServiceError:
-    """An error out of the JSON of an answer."""
-    return ServiceError(status, problem.get("code", ""), problem.get("message", ""), problem.get("param"))
+def to_service_error(status: int, error: Mapping[str, Any]) -> ServiceError:
+    """Return the exception for the JSON of an error."""
+    return ServiceError(status, error.get("code", ""), error.get("message", ""), error.get("param"))
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _join_numbers(values: Sequence[float]) -> str:
     return ",".join(f"{float(value):.6f}".rstrip("0").rstrip(".") for value in values)
 
 
-def _size(size: int | tuple[int, int] | None) -> list[tuple[str, str]]:
+def _size_parameter(size: int | tuple[int, int] | None) -> list[tuple[str, str]]:
     if size is None:
         return []
     return [("size", str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}")]

@@ -1,4 +1,4 @@
-"""Bytes of an image to its part of an answer: decode, model, choose, cast."""
+"""Feature extraction of uploaded images: decode, resize, model, pooling of regions and cast."""
 
 import asyncio
 import os
@@ -20,77 +20,81 @@ from gtsa_kit.embedding.preprocess import takes_bytes, to_input
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
-from gtsa_kit.service.batcher import Batcher, Result
-from gtsa_kit.service.errors import Refusal, invalid
-from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.query import Ask
-from gtsa_kit.service.regions import boxes_in_cells, point_features, points_in_cells, roi_features
-from gtsa_kit.service.request_parsing import Blob
-from gtsa_kit.service.serialization import Item
-from gtsa_kit.service.settings import Settings
+from gtsa_kit.service.batcher import Batcher, InferenceResult
+from gtsa_kit.service.errors import APIError, invalid_parameter
+from gtsa_kit.service.metrics import ServiceMetrics
+from gtsa_kit.service.query import FeatureRequest
+from gtsa_kit.service.regions import point_features, project_boxes, project_points, roi_features
+from gtsa_kit.service.request_parsing import UploadedImage
+from gtsa_kit.service.serialization import ImageResult
+from gtsa_kit.service.settings import ServiceSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LIGHT: Final = 1 << 20
-"""Bytes that the event loop handles by itself: some tenths of a millisecond."""
+MAX_INLINE_BYTES: Final = 1 << 20
+"""Bytes that the event loop processes itself, which takes some tenths of a millisecond."""
 
-PIECE: Final = 1 << 15
-"""Numbers that torch casts in the thread that asks; it would share out more, and wait for threads to wake."""
+CAST_CHUNK: Final = 1 << 15
+"""Numbers that torch casts at once: few enough to be cast in the calling thread, without waking other threads."""
 
-# What our own reader of images says; decoders' words would name libraries.
-_OWN_WORDS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-9]+ megapixels")
+# Reasons written by this project's own image reader. Those of the decoders would name libraries.
+_OWN_REASONS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-9]+ megapixels")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An image of the model's input, and where its cells lie on the image."""
+class ModelInput:
+    """Preprocessed image, and the geometry that relates its feature map to the file."""
 
     image: np.ndarray
+    """Model input without the batch axis."""
     width: int
-    """Of the image as its file stores it."""
+    """Width of the image as stored in its file, pixels."""
     height: int
+    """Height of the image as stored in its file, pixels."""
     orientation: int
-    matrix: np.ndarray
-    seconds: float
+    """EXIF orientation, 1 to 8."""
+    grid_to_pixel: np.ndarray
+    """Affine (2, 3) from positions on the feature map to pixels of the file."""
+    decode_seconds: float
 
-    def about(self, ask: Ask) -> dict[str, Any]:
-        """Facts for the answer."""
+    def metadata(self, request: FeatureRequest) -> dict[str, Any]:
+        """Return the metadata of the image's arrays."""
         return {
             "width": self.width,
             "height": self.height,
             "orientation": self.orientation,
-            "input": list(ask.size),
-            "grid": [side // PATCH for side in ask.size],
+            "input_size": list(request.size),
+            "grid": [side // PATCH for side in request.size],
             "stride": PATCH,
-            "grid_to_pixel": self.matrix.tolist(),
+            "grid_to_pixel": self.grid_to_pixel.tolist(),
         }
 
 
 @dataclass
-class Timing:
-    """Seconds of a request by stage; the longest of its images."""
+class RequestTiming:
+    """Seconds of a request by stage, each the maximum over its images, and the size of the largest batch."""
 
     stages: dict[str, float] = field(default_factory=dict)
-    batch: int = 0
+    batch_size: int = 0
 
-    def note(self, stage: str, seconds: float) -> None:
-        """Keep the longest."""
+    def record(self, stage: str, seconds: float) -> None:
+        """Keep the maximum of the stage."""
         self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
 
     def header(self) -> str:
-        """As `Server-Timing`."""
+        """Return the value of the `Server-Timing` header."""
         parts = [f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items()]
-        return ", ".join([*parts, f'batch;desc="{self.batch}"'])
+        return ", ".join([*parts, f'batch;desc="{self.batch_size}"'])
 
 
-class Extractor:
-    """Decoding and encoding in a few threads, the model in the batcher's."""
+class FeatureExtractor:
+    """Computes features: decoding and encoding run in a thread pool, the model in the batcher's thread."""
 
-    def __init__(self, runner: Runner, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, runner: Runner, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
         self.runner, self.settings, self.metrics = runner, settings, metrics
         self.batcher = Batcher(runner, settings.max_batch, settings.max_wait_ms / 1000, metrics)
-        # As many as cores: each may hold one image at its full size.
+        # No more threads than cores, because each may hold one image at its full size.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "gtsa-images")
 
     async def close(self) -> None:
@@ -98,141 +102,148 @@ class Extractor:
         await self.batcher.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    async def in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it in a thread of the pool; cancelled before its turn, it is not done."""
+    async def run_in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` in a thread of the pool; if it is cancelled before it starts, it does not run."""
         future = self._pool.submit(work, *args, **kwargs)
         return await asyncio.wrap_future(future)
 
-    async def near(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it here if it handles few bytes, which takes less than the way to a thread and back; else in the pool."""
-        if size <= LIGHT:
+    async def run_maybe_in_pool(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` in the pool, or directly if it handles few bytes and a change of threads would take longer."""
+        if size <= MAX_INLINE_BYTES:
             return work(*args, **kwargs)
-        return await self.in_pool(work, *args, **kwargs)
+        return await self.run_in_pool(work, *args, **kwargs)
 
-    def answer_bytes(self, ask: Ask) -> int:
-        """Of the arrays that one image gives, as float32; regions cost more than their bytes."""
-        cells = (ask.size[0] // PATCH) * (ask.size[1] // PATCH)
-        regions = 16 * (len(ask.boxes) * ask.roi_size**2 + len(ask.points)) * len(ask.region_maps)
-        return 4 * self.runner.manifest.dim * (cells * len(ask.outputs) + regions)
+    def response_bytes(self, request: FeatureRequest) -> int:
+        """Estimate the cost of one image's arrays in bytes of float32; a value of a region counts as 16."""
+        positions = (request.size[0] // PATCH) * (request.size[1] // PATCH)
+        regions = 16 * (len(request.boxes) * request.roi_size**2 + len(request.points)) * len(request.region_maps)
+        return 4 * self.runner.manifest.dim * (positions * len(request.outputs) + regions)
 
-    def memory(self, ask: Ask) -> int:
-        """Bytes that one image holds, from its input to its answer."""
-        cells = (ask.size[0] // PATCH) * (ask.size[1] // PATCH)
-        maps = 4 * self.runner.manifest.dim * cells
-        regions = 4 * self.runner.manifest.dim * (len(ask.boxes) * ask.roi_size**2 + len(ask.points))
-        asked = len(ask.region_maps)
-        return 12 * ask.size[0] * ask.size[1] + maps * (len(self.runner.manifest.outputs) + 2 * asked) + regions * asked
+    def memory_bytes(self, request: FeatureRequest) -> int:
+        """Estimate the memory that one image needs from its input to its response, bytes."""
+        height, width = request.size
+        per_position = 4 * self.runner.manifest.dim
+        feature_map = per_position * (height // PATCH) * (width // PATCH)
+        regions = per_position * (len(request.boxes) * request.roi_size**2 + len(request.points))
+        maps = len(request.region_maps)
+        return 12 * height * width + feature_map * (len(self.runner.manifest.outputs) + 2 * maps) + regions * maps
 
-    async def item(self, blob: Blob, ask: Ask, timing: Timing) -> Item:
-        """One image's part of an answer.
+    async def extract(self, upload: UploadedImage, request: FeatureRequest, timing: RequestTiming) -> ImageResult:
+        """Compute the requested features of one image.
 
         Raises:
-            Refusal: The image can't be used.
+            APIError: The image can't be used.
         """
-        if blob.refusal is not None:
-            raise blob.refusal
+        if upload.error is not None:
+            raise upload.error
         with self.batcher.expect():
-            prepared = await self.in_pool(self._prepare, blob, ask)
-        result = await self.batcher(prepared.image)
-        item = await self.near(self.answer_bytes(ask), self._finish, prepared, result, ask)
+            prepared = await self.run_in_pool(self._prepare, upload, request)
+        inference = await self.batcher(prepared.image)
+        size = self.response_bytes(request)
+        result = await self.run_maybe_in_pool(size, self._select_outputs, prepared, inference, request)
         self.metrics.images.inc()
-        timing.note("decode", prepared.seconds)
-        timing.note("queue", result.queue_seconds)
-        timing.note("model", result.model_seconds)
-        timing.batch = max(timing.batch, result.batch)
-        return item
+        timing.record("decode", prepared.decode_seconds)
+        timing.record("queue", inference.queue_seconds)
+        timing.record("model", inference.model_seconds)
+        timing.batch_size = max(timing.batch_size, inference.batch_size)
+        return result
 
-    async def items(self, blobs: list[Blob], ask: Ask, timing: Timing) -> list[Item]:
-        """Several, each with its own error if it has one."""
+    async def extract_all(
+        self, uploads: list[UploadedImage], request: FeatureRequest, timing: RequestTiming
+    ) -> list[ImageResult]:
+        """Compute the features of several images; the result of one that fails holds its error."""
 
-        async def one(blob: Blob) -> Item:
+        async def extract_one(upload: UploadedImage) -> ImageResult:
             try:
-                item = await self.item(blob, ask, timing)
-            except Refusal as refusal:
-                self.metrics.errors.labels(refusal.code).inc()
-                return Item({"name": blob.name, "status": refusal.status, "error": refusal.about()})
-            return Item({"name": blob.name, "status": 200, **item.about}, item.arrays)
+                result = await self.extract(upload, request, timing)
+            except APIError as error:
+                self.metrics.errors.labels(error.code).inc()
+                return ImageResult({"name": upload.name, "status": error.status, "error": error.to_dict()})
+            return ImageResult({"name": upload.name, "status": 200, **result.metadata}, result.arrays)
 
-        return list(await asyncio.gather(*map(one, blobs)))
+        return list(await asyncio.gather(*map(extract_one, uploads)))
 
-    def _prepare(self, blob: Blob, ask: Ask) -> Prepared:
+    def _prepare(self, upload: UploadedImage, request: FeatureRequest) -> ModelInput:
         started = time.monotonic()
-        pixels, orientation = read_image(blob, self.settings.max_pixels)
+        pixels, orientation = decode_upload(upload, self.settings.max_pixels)
         height, width = pixels.shape[:2]
         preprocessing = self.runner.preprocessing
-        # The values of `runner.prepare`; a faster resize would be a level off here and there, and its features with it.
-        resized = preprocessing.resized(Image.fromarray(pixels), ask.size)
+        # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
+        resized = preprocessing.resized(Image.fromarray(pixels), request.size)
         image = to_input(resized, preprocessing, takes_bytes(self.runner))
-        matrix = grid_to_pixel(width, height, (ask.size[0] // PATCH, ask.size[1] // PATCH), orientation)
+        affine = grid_to_pixel(width, height, (request.size[0] // PATCH, request.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width
         seconds = time.monotonic() - started
         self.metrics.stage["decode"].observe(seconds)
-        return Prepared(image, width, height, orientation, matrix, seconds)
+        return ModelInput(image, width, height, orientation, affine, seconds)
 
-    def _finish(self, prepared: Prepared, result: Result, ask: Ask) -> Item:
-        arrays = {name: pick(result, name) for name in ask.outputs}
-        for name in ask.region_maps:
-            arrays |= regions_of(pick(result, name), name, prepared.matrix, ask)
-        cast = {name: cast_to(values, ask.dtype) for name, values in arrays.items()}
-        if not all(finite(values) for values in cast.values()):
-            raise Refusal(503, "model_failed", f"the features of this image do not fit into {ask.dtype}")
-        return Item(prepared.about(ask), cast)
+    def _select_outputs(self, prepared: ModelInput, inference: InferenceResult, request: FeatureRequest) -> ImageResult:
+        arrays = {name: get_output(inference, name) for name in request.outputs}
+        for name in request.region_maps:
+            arrays |= pool_regions(get_output(inference, name), name, prepared.grid_to_pixel, request)
+        cast = {name: cast_array(values, request.dtype) for name, values in arrays.items()}
+        if not all(is_finite(values) for values in cast.values()):
+            raise APIError(503, "model_failed", f"the features of this image do not fit into {request.dtype}")
+        return ImageResult(prepared.metadata(request), cast)
 
 
-def read_image(blob: Blob, max_pixels: int) -> tuple[np.ndarray, int]:
-    """Upright (H, W, 3) uint8, and the file's EXIF orientation.
+def decode_upload(upload: UploadedImage, max_pixels: int) -> tuple[np.ndarray, int]:
+    """Return the upright image (H, W, 3) uint8 and the EXIF orientation of its file.
 
     Raises:
-        Refusal: 422; more than `max_pixels` is known from the header, before anything is decoded.
+        APIError: 422. An image of more than `max_pixels` is rejected by its header, before it is decoded.
     """
     try:
-        return decode(blob.content, "image", max_pixels)
-    except ImageError as broken:
-        own = _OWN_WORDS.match(broken.reason)
-        message = broken.reason if own else "damaged, or of a kind that is not known here"
-        raise Refusal(422, "undecodable_image", message, "image") from broken
+        return decode(upload.content, "image", max_pixels)
+    except ImageError as error:
+        message = error.reason if _OWN_REASONS.match(error.reason) else "damaged, or of an unknown file format"
+        raise APIError(422, "undecodable_image", message, "image") from error
 
 
-def cast_to(values: np.ndarray, dtype: str) -> np.ndarray:
-    """As numpy's `astype`; to float16 by torch, which uses the processor's own instruction for it."""
+def cast_array(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Cast like numpy's `astype`. float16 is cast by torch, which uses the processor's own instruction for it."""
     if dtype == "float16" and values.dtype == np.float32:
         cast = np.empty(values.shape, np.float16)
         source, target = torch.from_numpy(np.ascontiguousarray(values)).view(-1), torch.from_numpy(cast).view(-1)
-        for i in range(0, len(source), PIECE):
-            target[i : i + PIECE].copy_(source[i : i + PIECE])
+        for i in range(0, len(source), CAST_CHUNK):
+            target[i : i + CAST_CHUNK].copy_(source[i : i + CAST_CHUNK])
         return cast
     return values.astype(dtype)
 
 
-def finite(values: np.ndarray) -> bool:
-    """Whether all are; of float16 told from the bits of its exponent, ten times as fast."""
+def is_finite(values: np.ndarray) -> bool:
+    """Return True if all values are finite; float16 is tested by its exponent bits, which is ten times as fast."""
     if values.dtype == np.float16:
         return not ((values.view(np.uint16) & 0x7C00) == 0x7C00).any()
     return bool(np.isfinite(values).all())
 
 
-def pick(result: Result, name: str) -> np.ndarray:
-    """An output by its name."""
-    features = result.features
+def get_output(inference: InferenceResult, name: str) -> np.ndarray:
+    """Return an output of the model by its name."""
+    features = inference.features
     if name in (EMBEDDING, FEATURE_MAP):
         return np.asarray(getattr(features, name))
     return np.asarray(features.layers[int(name.removeprefix(f"{FEATURE_MAP}_"))])
 
 
-def regions_of(feature_map: np.ndarray, name: str, matrix: np.ndarray, ask: Ask) -> dict[str, np.ndarray]:
-    """`NAME.boxes` (N, D, side, side) and `NAME.points` (N, D), as far as they are asked for.
+def pool_regions(
+    feature_map: np.ndarray, name: str, affine: np.ndarray, request: FeatureRequest
+) -> dict[str, np.ndarray]:
+    """Return `NAME.boxes` (N, D, roi_size, roi_size) and `NAME.points` (N, D), as far as requested.
 
     Raises:
-        Refusal: 422, one lies outside the image.
+        APIError: 422, a box or a point lies outside the image.
     """
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     grid = feature_map.shape[1], feature_map.shape[2]
     try:
-        if len(ask.boxes):
-            found[f"{name}.boxes"] = roi_features(feature_map, boxes_in_cells(matrix, ask.boxes, grid), ask.roi_size)
-        if len(ask.points):
-            found[f"{name}.points"] = point_features(feature_map, points_in_cells(matrix, ask.points, grid))
+        if len(request.boxes):
+            boxes = project_boxes(affine, request.boxes, grid)
+            arrays[f"{name}.boxes"] = roi_features(feature_map, boxes, request.roi_size)
+        if len(request.points):
+            arrays[f"{name}.points"] = point_features(feature_map, project_points(affine, request.points, grid))
     except ValueError as error:
-        raise invalid(ask.fields[0 if str(error).startswith("box") else 1], str(error)) from error
-    return found
+        parameter = request.parameter_names[0 if str(error).startswith("box") else 1]
+        raise invalid_parameter(parameter, str(error)) from error
+    return arrays

@@ -1,54 +1,54 @@
-"""What Prometheus reads at /metrics."""
+"""Prometheus metrics of the service."""
 
 import os
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-LATENCIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 STAGES = ("read", "decode", "queue", "model", "encode")
 
 
-class Metrics:
-    """Counters of one process; with several workers, PROMETHEUS_MULTIPROC_DIR names where all of them count."""
+class ServiceMetrics:
+    """Metrics of one process. With several workers, all write to the folder that PROMETHEUS_MULTIPROC_DIR names."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        take: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("gtsa_requests", "Requests answered", ["route", "status"], **take)
+        common: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("gtsa_requests", "Requests answered", ["route", "status"], **common)
         self.latency = Histogram(
             "gtsa_request_seconds",
-            "From a request's headers to the end of its answer",
+            "Seconds from the headers of a request to the end of its response",
             ["route"],
-            buckets=LATENCIES,
-            **take,
+            buckets=LATENCY_BUCKETS,
+            **common,
         )
-        self.errors = Counter("gtsa_errors", "Requests and images refused, by code", ["code"], **take)
-        self.failures = Counter("gtsa_model_failures", "Images that the model could not compute", **take)
-        self.images = Counter("gtsa_images", "Images whose features were computed", **take)
-        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
-        self.batch_size = Histogram("gtsa_batch_size", "Images in a batch of the model", buckets=sizes, **take)
+        self.errors = Counter("gtsa_errors", "Errors of requests and of single images, by code", ["code"], **common)
+        self.failures = Counter("gtsa_model_failures", "Images that the model could not compute", **common)
+        self.images = Counter("gtsa_images", "Images whose features were computed", **common)
+        self.batch_size = Histogram("gtsa_batch_size", "Images per model batch", buckets=BATCH_SIZE_BUCKETS, **common)
         stages = Histogram(
             "gtsa_stage_seconds",
-            f"Seconds in {', '.join(STAGES)}; model is of a batch",
+            f"Seconds per stage ({', '.join(STAGES)}); model counts whole batches",
             ["stage"],
-            buckets=LATENCIES,
-            **take,
+            buckets=LATENCY_BUCKETS,
+            **common,
         )
         self.stage = {name: stages.labels(name) for name in STAGES}
-        live: dict[str, Any] = {"multiprocess_mode": "livesum", **take}
-        self.pending = Gauge("gtsa_pending_images", "Images accepted and not answered yet", **live)
-        self.pending_bytes = Gauge("gtsa_pending_bytes", "Bytes that accepted requests hold", **live)
-        self.queue = Gauge("gtsa_queue_images", "Images that wait for the model", **live)
+        summed: dict[str, Any] = {"multiprocess_mode": "livesum", **common}
+        self.pending = Gauge("gtsa_pending_images", "Images accepted and not answered yet", **summed)
+        self.pending_bytes = Gauge("gtsa_pending_bytes", "Bytes that accepted requests hold", **summed)
+        self.queue = Gauge("gtsa_queue_images", "Images waiting for the model", **summed)
 
-    def show(self, pending: int, pending_bytes: int, waiting: int) -> None:
-        """Set what is a level, not a count."""
+    def set_gauges(self, pending: int, pending_bytes: int, queued: int) -> None:
+        """Set the gauges to the current counts of images and bytes."""
         self.pending.set(pending)
         self.pending_bytes.set(pending_bytes)
-        self.queue.set(waiting)
+        self.queue.set(queued)
 
-    def text(self) -> bytes:
-        """In Prometheus' text format; of all workers if there are several."""
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format, summed over the workers if there are several."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What stands before the routes: headers, counting, the token, the bound on what is taken on."""
+"""ASGI middleware around the routes: security headers, metrics, token authentication and admission control."""
 
 import asyncio
 import base64
@@ -11,13 +11,14 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gtsa_kit.service.admission import Pending
-from gtsa_kit.service.errors import Refusal, overloaded
-from gtsa_kit.service.metrics import Metrics
+from gtsa_kit.service.admission import AdmissionLimiter
+from gtsa_kit.service.errors import APIError, overloaded
+from gtsa_kit.service.metrics import ServiceMetrics
 
-OPEN: Final = frozenset({"/health", "/ready"})
-"""Answered without a token: whoever restarts a service has none."""
-COMPUTING: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity"})
+PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
+"""Paths answered without a token, because probes of an orchestrator have none."""
+COMPUTE_PATHS: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity"})
+"""Paths whose requests are subject to admission control."""
 DEFAULT_HEADERS: Final = (
     (
         b"content-security-policy",
@@ -29,125 +30,133 @@ DEFAULT_HEADERS: Final = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-"""Of every answer that does not say otherwise."""
-HEADER_BYTES: Final = 64 << 10
-"""Of path, query and headers."""
-TOO_SLOW: Final = 408
+"""Headers of every response that does not set them itself."""
+MAX_HEADER_BYTES: Final = 64 << 10
+"""Maximum bytes of path, query and headers together."""
+REQUEST_TIMEOUT: Final = 408
 LINGER_BYTES: Final = 64 << 20
 LINGER_SECONDS: Final = 5.0
-CLIENT_GONE: Final = 499
-"""Never sent: how metrics call the answer to a client that went away."""
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Status of a request whose client disconnected, as nginx logs it. It appears in the metrics and is never sent."""
 
 
-class Outer:
-    """Around everything: security headers, metrics, HEAD, answers before the body was read."""
+class RequestMiddleware:
+    """Outermost middleware: limits the headers, adds default headers, records metrics and answers HEAD as GET."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, routes: frozenset[str]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Process one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange = Exchange(receive, send)
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body away
+        connection = TrackedConnection(receive, send)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server omits the body
         started = time.monotonic()
         try:
             sizes = (len(name) + len(value) for name, value in scope["headers"])
-            if len(scope["query_string"]) + len(scope["path"]) + sum(sizes) > HEADER_BYTES:
-                refusal = Refusal(431, "headers_too_large", f"path and headers take more than {HEADER_BYTES} bytes")
-                await refusal.response()(scope, exchange.receive, exchange.send)
+            if len(scope["query_string"]) + len(scope["path"]) + sum(sizes) > MAX_HEADER_BYTES:
+                error = APIError(431, "headers_too_large", f"path and headers take more than {MAX_HEADER_BYTES} bytes")
+                await error.to_response()(scope, connection.receive, connection.send)
             else:
-                await self.app({**scope, "method": method}, exchange.receive, exchange.send)
+                await self.app({**scope, "method": method}, connection.receive, connection.send)
         finally:
             path = scope["path"]
             route = path if path in self.routes else "other"
-            self.metrics.requests.labels(route, str(exchange.status)).inc()
+            self.metrics.requests.labels(route, str(connection.status)).inc()
             self.metrics.latency.labels(route).observe(time.monotonic() - started)
 
 
-class Exchange:
-    """One request's receive and send, watched."""
+class TrackedConnection:
+    """Wraps `receive` and `send` of one request to record its status and whether its body was read to the end."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self.status = CLIENT_GONE
-        self._whole = False
+        self.status = CLIENT_CLOSED_REQUEST
+        self._body_complete = False
 
     async def receive(self) -> Message:
-        """As the server gives it."""
+        """Return the next message of the server."""
         message = await self._receive()
-        self._whole = self._whole or message["type"] == "http.disconnect" or not message.get("more_body", False)
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._body_complete = True
         return message
 
     async def send(self, message: Message) -> None:
-        """As the routes give it; returns from the last piece when the client has taken all of it."""
+        """Pass a message to the server; the last one returns when the client has taken the whole response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = {name for name, _ in message["headers"]}
-            headers = [*message["headers"], *(pair for pair in DEFAULT_HEADERS if pair[0] not in own)]
+            present = {name for name, _ in message["headers"]}
+            headers = [*message["headers"], *(pair for pair in DEFAULT_HEADERS if pair[0] not in present)]
             message = {**message, "headers": headers}
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
-            if not self._whole and self.status != TOO_SLOW:
+            if not self._body_complete and self.status != REQUEST_TIMEOUT:
                 await self._linger()
-            # The server takes this one when what is before it has left, so a place is held until then.
+            # The server accepts the empty end only after the data before it has been sent. The request's reservation
+            # is held until then.
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
     async def _linger(self) -> None:
-        """Read on, to nowhere, for a while: closing on a client that still sends would take the answer from it."""
-        taken = 0
+        """Read and discard the rest of the body for a limited time.
+
+        A connection that is closed while its client still sends is reset, and the client loses the response.
+        """
+        discarded = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while not self._whole and taken < LINGER_BYTES:
-                    taken += len((await self.receive()).get("body", b""))
+                while not self._body_complete and discarded < LINGER_BYTES:
+                    discarded += len((await self.receive()).get("body", b""))
 
 
-class TokenGuard:
-    """Bearer tokens; browsers may give the token as a password. Compared in constant time."""
+class TokenMiddleware:
+    """Requires the token, as a bearer token or as the password of Basic authentication; compares in constant time."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app, self.token = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN and not self._knows(scope):
+        """Process one request."""
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS and not self._authorized(scope):
             headers = {"WWW-Authenticate": 'Basic realm="gtsa"'}
-            refusal = Refusal(401, "invalid_token", "send the token: Authorization: Bearer TOKEN", headers=headers)
-            await refusal.response()(scope, receive, send)
+            error = APIError(401, "invalid_token", "send the token: Authorization: Bearer TOKEN", headers=headers)
+            await error.to_response()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
-        kind, _, said = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = said.strip().encode("utf-8", "replace")
-        if kind.lower() == "basic":
+    def _authorized(self, scope: Scope) -> bool:
+        scheme, _, credentials = Headers(scope=scope).get("authorization", "").partition(" ")
+        token = credentials.strip().encode("utf-8", "replace")
+        if scheme.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).partition(b":")[2]
+                token = base64.b64decode(token, validate=True).partition(b":")[2]
             except binascii.Error:
-                given = b""
-        return hmac.compare_digest(given, self.token) and kind.lower() in ("bearer", "basic")
+                token = b""
+        return hmac.compare_digest(token, self.token) and scheme.lower() in ("bearer", "basic")
 
 
-class Admission:
-    """A place for each request that computes, from its headers to the end of its answer; 503 at once without one."""
+class AdmissionMiddleware:
+    """Reserves capacity for each request that computes, from its headers to the end of its response.
 
-    def __init__(self, app: ASGIApp, pending: Pending, metrics: Metrics) -> None:
-        self.app, self.pending, self.metrics = app, pending, metrics
+    A request that does not fit is answered with 503 immediately.
+    """
+
+    def __init__(self, app: ASGIApp, limiter: AdmissionLimiter, metrics: ServiceMetrics) -> None:
+        self.app, self.limiter, self.metrics = app, limiter, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http" or scope["path"] not in COMPUTING or scope["method"] != "POST":
+        """Process one request."""
+        if scope["type"] != "http" or scope["path"] not in COMPUTE_PATHS or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         try:
-            if self.pending.draining:
-                raise overloaded(self.pending.retry_after())
-            place = self.pending.enter()
-        except Refusal as refusal:
-            self.metrics.errors.labels(refusal.code).inc()
-            return await refusal.response()(scope, receive, send)
+            if self.limiter.draining:
+                raise overloaded(self.limiter.retry_after())
+            reservation = self.limiter.acquire()
+        except APIError as error:
+            self.metrics.errors.labels(error.code).inc()
+            return await error.to_response()(scope, receive, send)
         try:
-            await self.app({**scope, "state": {**scope.get("state", {}), "place": place}}, receive, send)
+            await self.app({**scope, "state": {**scope.get("state", {}), "reservation": reservation}}, receive, send)
         finally:
-            place.leave()
+            reservation.release()

@@ -1,4 +1,4 @@
-"""Parameters of a request: what may be asked for, and what the artifact at hand can give."""
+"""Query parameters of the computing routes, and their validation against the artifact."""
 
 import re
 from dataclasses import dataclass
@@ -9,72 +9,74 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
-from gtsa_kit.service.errors import invalid
+from gtsa_kit.service.errors import invalid_parameter
 
-AnswerFormat = Literal["npz", "safetensors", "json", "arrow"]
-NumberType = Literal["float16", "float32"]
-MOST_REGIONS: Final = 1024
-"""Boxes, or points, in one request."""
-MOST_OUTPUTS: Final = 64
+ResponseFormat = Literal["npz", "safetensors", "json", "arrow"]
+ArrayDtype = Literal["float16", "float32"]
+MAX_REGIONS: Final = 1024
+"""Maximum number of boxes, and of points, in one request."""
 _NUMBER = r"-?[0-9]{1,6}(\.[0-9]{1,6})?"
 
 SizeText = Annotated[
     str,
     StringConstraints(pattern=r"^[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})?$"),
     Field(
-        description="Size of the model's input: N, or HEIGHTxWIDTH, multiples of 16. Default: the artifact's own.",
+        description="Size of the model's input: N or HEIGHTxWIDTH, multiples of 16. Default: the artifact's own size.",
         examples=["224", "480x640"],
     ),
 ]
 BoxTexts = Annotated[
     list[Annotated[str, StringConstraints(pattern=f"^{_NUMBER}(,{_NUMBER}){{3}}$")]],
     Field(
-        description="x1,y1,x2,y2 in pixels of the image as its file stores it; repeat the parameter for more.",
-        max_length=MOST_REGIONS,
+        description="Box x1,y1,x2,y2 in pixels of the image as stored in its file; repeat the parameter for more.",
+        max_length=MAX_REGIONS,
         examples=[["10,20,200,180"]],
     ),
 ]
 PointTexts = Annotated[
     list[Annotated[str, StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$")]],
     Field(
-        description="x,y in pixels of the image as its file stores it; repeat the parameter for more.",
-        max_length=MOST_REGIONS,
+        description="Point x,y in pixels of the image as stored in its file; repeat the parameter for more.",
+        max_length=MAX_REGIONS,
         examples=[["320,240"]],
     ),
 ]
 
 
-class Query(BaseModel):
-    """Parameters that nobody declared are refused: a misspelt one would be a silent default."""
+class StrictQuery(BaseModel):
+    """Query that rejects undeclared parameters, because a misspelled one would silently select a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FeaturesQuery(Query):
-    """Of POST /v1/features."""
+class FeaturesQuery(StrictQuery):
+    """Query parameters of POST /v1/features."""
 
     outputs: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z_]+(_[0-9]{1,3})?(,[a-z_]+(_[0-9]{1,3})?)*$", max_length=1000),
         Field(
-            description="Comma-separated: embedding, feature_map, feature_map_{i} of layers that the artifact has.",
+            description="Comma-separated output names: embedding, feature_map, and feature_map_{i} of the artifact's "
+            "layers.",
             examples=["embedding,feature_map"],
         ),
     ] = f"{EMBEDDING},{FEATURE_MAP}"
     size: SizeText | None = None
-    format: Annotated[AnswerFormat, Field(description="How the arrays are written.")] = "npz"
-    dtype: Annotated[NumberType, Field(description="Of the arrays.")] = "float16"
+    format: Annotated[ResponseFormat, Field(description="File format of the response.")] = "npz"
+    dtype: Annotated[ArrayDtype, Field(description="Data type of the arrays.")] = "float16"
     boxes: BoxTexts = []
     points: PointTexts = []
-    roi_size: Annotated[int, Field(ge=1, le=32, description="Cells along each side of a box's features.")] = 7
+    roi_size: Annotated[int, Field(ge=1, le=32, description="Height and width of a box's features.")] = 7
 
 
-class SimilarityQuery(Query):
-    """Of POST /v1/similarity: one point or one box in the first image."""
+class SimilarityQuery(StrictQuery):
+    """Query parameters of POST /v1/similarity: one point or one box in the first image."""
 
     point: (
         Annotated[
-            str, StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$"), Field(description="x,y in the first image.")
+            str,
+            StringConstraints(pattern=f"^{_NUMBER},{_NUMBER}$"),
+            Field(description="Point x,y in pixels of the first image."),
         ]
         | None
     ) = None
@@ -82,49 +84,52 @@ class SimilarityQuery(Query):
         Annotated[
             str,
             StringConstraints(pattern=f"^{_NUMBER}(,{_NUMBER}){{3}}$"),
-            Field(description="x1,y1,x2,y2 in the first."),
+            Field(description="Box x1,y1,x2,y2 in pixels of the first image."),
         ]
         | None
     ) = None
     output: Annotated[
         str,
         StringConstraints(pattern=r"^feature_map(_[0-9]{1,3})?$"),
-        Field(description="The map that is compared."),
+        Field(description="Feature map that is compared."),
     ] = FEATURE_MAP
     size: SizeText | None = None
-    format: Annotated[AnswerFormat, Field(description="How the arrays are written.")] = "json"
-    dtype: Annotated[NumberType, Field(description="Of the arrays.")] = "float32"
+    format: Annotated[ResponseFormat, Field(description="File format of the response.")] = "json"
+    dtype: Annotated[ArrayDtype, Field(description="Data type of the arrays.")] = "float32"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is wanted of each image, in values."""
+class FeatureRequest:
+    """Validated request for the features of one image."""
 
     outputs: tuple[str, ...]
+    """Names of the requested outputs."""
     size: tuple[int, int]
-    """(height, width) of the input."""
+    """Height and width of the model's input, pixels."""
     dtype: str
+    """Data type of the returned arrays."""
     boxes: np.ndarray
-    """(N, 4) on the image."""
+    """Boxes (N, 4) float64, x1, y1, x2, y2 in pixels of the image as stored in its file."""
     points: np.ndarray
-    """(N, 2) on the image."""
+    """Points (N, 2) float64, x, y in pixels of the image as stored in its file."""
     roi_size: int
-    fields: tuple[str, str] = ("boxes", "points")
-    """What the request calls them."""
+    """Height and width of a box's features."""
+    parameter_names: tuple[str, str] = ("boxes", "points")
+    """Names of the parameters that hold the boxes and the points, for error messages."""
 
     @property
     def region_maps(self) -> tuple[str, ...]:
-        """Maps that boxes and points are taken from: those asked for, else the last one."""
+        """Names of the maps that boxes and points are pooled from: the requested maps, or else the last one."""
         return tuple(name for name in self.outputs if name != EMBEDDING) or (FEATURE_MAP,)
 
 
-def ask_features(query: FeaturesQuery, runner: Runner, max_size: int) -> Ask:
-    """What a query means for this artifact.
+def parse_feature_request(query: FeaturesQuery, runner: Runner, max_size: int) -> FeatureRequest:
+    """Validate a query of /v1/features against the artifact.
 
     Raises:
-        Refusal: 422 with the name of the parameter.
+        APIError: 422 with the name of the parameter.
     """
-    return Ask(
+    return FeatureRequest(
         outputs=parse_outputs(query.outputs, runner),
         size=parse_size(query.size, runner, max_size),
         dtype=query.dtype,
@@ -134,68 +139,71 @@ def ask_features(query: FeaturesQuery, runner: Runner, max_size: int) -> Ask:
     )
 
 
-def ask_similarity(query: SimilarityQuery, runner: Runner, max_size: int) -> Ask:
-    """What a query means for the first image of a comparison.
+def parse_similarity_request(
+    query: SimilarityQuery, runner: Runner, max_size: int
+) -> tuple[FeatureRequest, FeatureRequest]:
+    """Validate a query of /v1/similarity against the artifact.
+
+    Returns:
+        The request for the first image, with its point or box, and the one for the second. Both ask for float32,
+        since the response is cast after the comparison.
 
     Raises:
-        Refusal: 422 with the name of the parameter.
+        APIError: 422 with the name of the parameter.
     """
     if (query.point is None) == (query.box is None):
-        raise invalid("point", "give either a point or a box in the first image")
-    return Ask(
-        outputs=parse_outputs(query.output, runner, "output"),
-        size=parse_size(query.size, runner, max_size),
-        dtype=query.dtype,
-        boxes=parse_boxes([query.box] if query.box else [], "box"),
-        points=parse_numbers([query.point] if query.point else [], 2),
-        roi_size=1,
-        fields=("box", "point"),
-    )
+        raise invalid_parameter("point", "give either a point or a box in the first image")
+    outputs = parse_outputs(query.output, runner, "output")
+    size = parse_size(query.size, runner, max_size)
+    boxes = parse_boxes([query.box] if query.box else [], "box")
+    points = parse_numbers([query.point] if query.point else [], 2)
+    first = FeatureRequest(outputs, size, "float32", boxes, points, 1, ("box", "point"))
+    return first, FeatureRequest(outputs, size, "float32", np.zeros((0, 4)), np.zeros((0, 2)), 1)
 
 
-def parse_outputs(text: str, runner: Runner, field: str = "outputs") -> tuple[str, ...]:
-    """Names, each once, in the order given."""
-    known = [spec.name for spec in runner.manifest.outputs]
+def parse_outputs(text: str, runner: Runner, parameter: str = "outputs") -> tuple[str, ...]:
+    """Return the requested output names without duplicates, in their order."""
+    available = [spec.name for spec in runner.manifest.outputs]
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in known:
-            raise invalid(field, f"this artifact has no {name!r}, only {', '.join(known)}")
+        if name not in available:
+            raise invalid_parameter(parameter, f"this artifact has no {name!r}, only {', '.join(available)}")
     return names
 
 
 def parse_size(text: str | None, runner: Runner, max_size: int) -> tuple[int, int]:
-    """(height, width), or the artifact's own."""
+    """Return the requested (height, width), or the artifact's own."""
     if text is None:
-        base = runner.preprocessing.size
-        return runner.nearest_size(base, base)
+        default = runner.preprocessing.size
+        return runner.nearest_size(default, default)
     parts = [int(part) for part in text.split("x")]
     height, width = parts[0], parts[-1]
     if max(height, width) > max_size:
-        raise invalid("size", f"this service takes up to {max_size} pixels a side, got {text}")
+        raise invalid_parameter("size", f"this service takes up to {max_size} pixels per side, got {text}")
     try:
         runner.manifest.check_axis("height", height)
         runner.manifest.check_axis("width", width)
     except ValueError as error:
-        raise invalid("size", str(error)) from error
+        raise invalid_parameter("size", str(error)) from error
     return height, width
 
 
-def parse_boxes(texts: list[str], field: str) -> np.ndarray:
-    """(N, 4) float64, x1 < x2 and y1 < y2."""
+def parse_boxes(texts: list[str], parameter: str) -> np.ndarray:
+    """Return boxes (N, 4) float64 and check that x1 < x2 and y1 < y2."""
     boxes = parse_numbers(texts, 4)
     for text, (x1, y1, x2, y2) in zip(texts, boxes, strict=True):
         if x1 >= x2 or y1 >= y2:
-            raise invalid(field, f"a box is x1,y1,x2,y2 with x1 < x2 and y1 < y2, got {text}")
+            raise invalid_parameter(parameter, f"a box is x1,y1,x2,y2 with x1 < x2 and y1 < y2, got {text}")
     return boxes
 
 
 def parse_numbers(texts: list[str], count: int) -> np.ndarray:
-    """(N, count) float64 out of texts whose form was checked."""
+    """Return an array (N, count) float64 of comma-separated numbers whose pattern has been checked."""
     return np.array([[float(part) for part in text.split(",")] for text in texts], np.float64).reshape(-1, count)
 
 
-def explain(kind: str, message: str, context: dict[str, object]) -> str:
-    """A validation error in our own words: the library's may quote a pattern, which helps nobody."""
+def describe_validation_error(kind: str, message: str, context: dict[str, object]) -> str:
+    """Return a readable message for an error of pydantic, whose own message may quote a regular expression."""
     if kind == "extra_forbidden":
         return "there is no such parameter"
     if kind == "missing":
@@ -203,5 +211,5 @@ def explain(kind: str, message: str, context: dict[str, object]) -> str:
     if kind == "literal_error":
         return f"must be {context.get('expected', 'another value')}"
     if kind == "string_pattern_mismatch":
-        return "is not of the form that /docs shows"
+        return "does not have the format that /docs shows"
     return re.sub(r"\s+", " ", message)[:200].lower()

@@ -1,4 +1,4 @@
-"""Features of boxes and points of an image, out of a map that covers it."""
+"""Features of boxes and points of an image, pooled from its feature map."""
 
 import numpy as np
 import torch
@@ -7,58 +7,77 @@ from gtsa_kit.feature_grid import boxes_to_grid, points_to_grid
 from gtsa_kit.geometry import roi_weights
 
 
-def boxes_in_cells(matrix: np.ndarray, boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(N, 4) boxes on the image to boxes on its map, cut to it.
+def project_boxes(grid_to_pixel: np.ndarray, boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Map boxes (N, 4) on the image to boxes (N, 4) on its feature map, clipped to the map.
 
     Args:
-        matrix: `grid_to_pixel` of the image.
+        grid_to_pixel: Affine (2, 3) of the image, from `feature_grid.grid_to_pixel`.
         boxes: x1, y1, x2, y2 in pixels of the file.
         grid: (h, w) of the map.
 
     Raises:
-        ValueError: A box that lies outside the image.
+        ValueError: A box lies outside the image.
     """
-    most = np.array([grid[1], grid[0], grid[1], grid[0]], np.float64)
-    cells = np.asarray(np.clip(boxes_to_grid(matrix, boxes), 0, most))
-    outside = np.flatnonzero((cells[:, 2] <= cells[:, 0]) | (cells[:, 3] <= cells[:, 1]))
+    limits = np.array([grid[1], grid[0], grid[1], grid[0]], np.float64)
+    projected = np.asarray(np.clip(boxes_to_grid(grid_to_pixel, boxes), 0, limits))
+    outside = np.flatnonzero((projected[:, 2] <= projected[:, 0]) | (projected[:, 3] <= projected[:, 1]))
     if outside.size:
         raise ValueError(f"box {outside[0]} lies outside the image")
-    return cells
+    return projected
 
 
-def points_in_cells(matrix: np.ndarray, points: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(N, 2) points on the image to positions on its map.
+def project_points(grid_to_pixel: np.ndarray, points: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Map points (N, 2) on the image to positions (N, 2) on its feature map.
+
+    Args:
+        grid_to_pixel: Affine (2, 3) of the image, from `feature_grid.grid_to_pixel`.
+        points: x, y in pixels of the file.
+        grid: (h, w) of the map.
 
     Raises:
-        ValueError: A point that lies outside the image.
+        ValueError: A point lies outside the image.
     """
-    cells = points_to_grid(matrix, points)
-    slack = 1e-9
-    outside = np.flatnonzero(((cells < -slack) | (cells > np.array([grid[1], grid[0]]) + slack)).any(-1))
+    projected = points_to_grid(grid_to_pixel, points)
+    limits = np.array([grid[1], grid[0]])
+    tolerance = 1e-9
+    outside = np.flatnonzero(((projected < -tolerance) | (projected > limits + tolerance)).any(-1))
     if outside.size:
         raise ValueError(f"point {outside[0]} lies outside the image")
-    return np.asarray(np.clip(cells, 0, [grid[1], grid[0]]))
+    return np.asarray(np.clip(projected, 0, limits))
 
 
-def roi_features(feature_map: np.ndarray, cells: np.ndarray, side: int) -> np.ndarray:
-    """RoIAlign (aligned, adaptive sampling): (D, h, w) and (N, 4) boxes in cells to (N, D, side, side) float32."""
+def roi_features(feature_map: np.ndarray, boxes: np.ndarray, roi_size: int) -> np.ndarray:
+    """Pool boxes by RoIAlign (aligned, adaptive sampling), as `torchvision.ops.roi_align` does.
+
+    Args:
+        feature_map: (D, h, w) float32.
+        boxes: (N, 4) on the map, x1, y1, x2, y2 in units of patches.
+        roi_size: Height and width of the result.
+
+    Returns:
+        Features (N, D, roi_size, roi_size) float32.
+    """
     height, width = feature_map.shape[1:]
-    boxes = torch.from_numpy(cells)
-    rows = roi_weights(boxes[:, 1] / height, boxes[:, 3] / height, side, height)  # (N, side, h)
-    columns = roi_weights(boxes[:, 0] / width, boxes[:, 2] / width, side, width)  # (N, side, w)
+    corners = torch.from_numpy(boxes)
+    rows = roi_weights(corners[:, 1] / height, corners[:, 3] / height, roi_size, height)  # (N, roi_size, h)
+    columns = roi_weights(corners[:, 0] / width, corners[:, 2] / width, roi_size, width)  # (N, roi_size, w)
     values = torch.from_numpy(np.ascontiguousarray(feature_map))
     pooled = torch.einsum("nrh,dhw,ncw->ndrc", rows.float(), values, columns.float())
     return np.asarray(pooled.numpy())
 
 
-def point_features(feature_map: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Bilinear between the centers of cells: (D, h, w) and (N, 2) positions in cells to (N, D) float32.
+def point_features(feature_map: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Interpolate a feature map (D, h, w) bilinearly at points (N, 2), in units of patches.
 
-    Beyond the outer centers the outer cells' values continue, as in RoIAlign.
+    The features of a patch hold at its center. Beyond the outermost centers the nearest values are repeated, as in
+    RoIAlign.
+
+    Returns:
+        Features (N, D) float32.
     """
     height, width = feature_map.shape[1:]
-    x = np.clip(cells[:, 0] - 0.5, 0, width - 1)
-    y = np.clip(cells[:, 1] - 0.5, 0, height - 1)
+    x = np.clip(points[:, 0] - 0.5, 0, width - 1)
+    y = np.clip(points[:, 1] - 0.5, 0, height - 1)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     dx, dy = (x - left).astype(np.float32), (y - top).astype(np.float32)
@@ -67,8 +86,8 @@ def point_features(feature_map: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((above * (1 - dy) + below * dy).T)
 
 
-def cosine_map(vector: np.ndarray, feature_map: np.ndarray) -> np.ndarray:
-    """Cosines (h, w) float32 of a vector (D,) with every cell of (D, h, w)."""
+def cosine_similarity_map(vector: np.ndarray, feature_map: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity (h, w) float32 of a vector (D,) with every patch of a map (D, h, w)."""
     norms = np.linalg.norm(feature_map, axis=0) * np.linalg.norm(vector)
     products = np.tensordot(vector, feature_map, axes=1)
     return np.asarray(np.clip(products / np.maximum(norms, 1e-12), -1, 1), np.float32)

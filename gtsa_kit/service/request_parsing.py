@@ -1,4 +1,4 @@
-"""Bodies of requests to the bytes of images: bounded before they are read, and in memory only."""
+"""Request bodies: reading with limits, and parsing into the bytes of image files. Nothing is written to disk."""
 
 import asyncio
 import base64
@@ -12,106 +12,114 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from gtsa_kit.service.admission import Place
-from gtsa_kit.service.errors import Refusal, invalid, too_large, unsupported
-from gtsa_kit.service.query import explain
+from gtsa_kit.service.admission import Reservation
+from gtsa_kit.service.errors import APIError, invalid_parameter, too_large, unsupported_media_type
+from gtsa_kit.service.query import describe_validation_error
 
 _SUBTYPES = "jpeg jpg pjpeg png x-png webp bmp x-bmp x-ms-bmp tiff gif".split()
-IMAGE_TYPES: Final = frozenset({"application/octet-stream", *(f"image/{kind}" for kind in _SUBTYPES)})
+IMAGE_TYPES: Final = frozenset({"application/octet-stream", *(f"image/{subtype}" for subtype in _SUBTYPES)})
 MULTIPART: Final = "multipart/form-data"
 JSON: Final = "application/json"
-MOST_IMAGES: Final = 64
-"""In one request."""
-_MOST_COMMAS: Final = 4096
-_MOST_PART_HEADERS: Final = 8
+MAX_IMAGES: Final = 64
+"""Maximum number of images in one request."""
+_MAX_COMMAS: Final = 4096
+_MAX_PART_HEADERS: Final = 8
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Blob:
-    """The bytes of one image file, or why there are none."""
+class UploadedImage:
+    """Bytes of one image file, or the error that rejects it."""
 
     name: str
-    """What the client called it; for answers only, never a path here."""
+    """Name that the client gave. It appears in responses and is never used as a path."""
     content: bytes
-    refusal: Refusal | None = None
+    error: APIError | None = None
 
 
-def media_type(request: Request) -> str:
-    """Without parameters, lower case; "" if the client said none."""
+def get_media_type(request: Request) -> str:
+    """Return the content type in lower case without parameters, "" if the client sent none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, place: Place, limit: int, seconds: float) -> bytes:
-    """All of the body, counted in `place` as it comes.
+async def read_body(request: Request, reservation: Reservation, limit: int, timeout: float) -> bytes:
+    """Read the whole body and count its bytes in `reservation` as they arrive.
+
+    Args:
+        request: Request whose body has not been read.
+        reservation: Capacity that the request holds.
+        limit: Maximum size, bytes.
+        timeout: Seconds in which the body must arrive.
 
     Raises:
-        Refusal: 413 above `limit` bytes, by what it declares or by what it is; 408 if it takes longer than `seconds`;
-            415 if it is compressed.
+        APIError: 413 if the declared or actual size exceeds `limit`, 408 after `timeout`, 415 if it is compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise unsupported("send the body without a content encoding")
+        raise unsupported_media_type("send the body without a content encoding")
     declared = request.headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdecimal():
-        raise Refusal(400, "bad_request", "Content-Length is not a number", "content-length")
+        raise APIError(400, "bad_request", "Content-Length is not a number", "content-length")
     if int(declared) > limit:
         raise too_large("the body", limit)
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
                     raise too_large("the body", limit)
-                place.take(size=len(chunk))
-                pieces.append(chunk)
+                reservation.acquire(size=len(chunk))
+                chunks.append(chunk)
     except TimeoutError as error:
-        raise Refusal(408, "timeout", f"the body did not arrive within {seconds:g} s") from error
-    return b"".join(filter(None, pieces))  # of one piece it is that piece
+        raise APIError(408, "timeout", f"the body did not arrive within {timeout:g} s") from error
+    return b"".join(filter(None, chunks))  # a single chunk is not copied
 
 
-def parse_multipart(content_type: str, body: bytes, image_bytes: int) -> list[Blob]:
-    """The files of a multipart body, in order; a file that is too large is refused alone.
+def parse_multipart(content_type: str, body: bytes, max_image_bytes: int) -> list[UploadedImage]:
+    """Return the files of a multipart body in order; a file that is too large is rejected on its own.
 
     Raises:
-        Refusal: 422, not whole, or it holds other things than files.
+        APIError: 422, the body is incomplete or holds parts that are not files.
     """
     _, parameters = parse_options_header(content_type)
     if not parameters.get(b"boundary"):
-        raise invalid("content-type", "multipart/form-data needs a boundary")
-    collector = _Collector(image_bytes)
+        raise invalid_parameter("content-type", "multipart/form-data needs a boundary")
+    collector = _FileCollector(max_image_bytes)
     try:
-        # Its own default bound on headers of a part would do; this one says what is usual.
-        parser = MultipartParser(parameters[b"boundary"], collector.callbacks(), max_header_count=_MOST_PART_HEADERS)  # type: ignore[arg-type]
+        parser = MultipartParser(
+            parameters[b"boundary"],
+            collector.callbacks(),  # type: ignore[arg-type]
+            max_header_count=_MAX_PART_HEADERS,
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise invalid("body", "is not sound multipart/form-data") from error
+        raise invalid_parameter("body", "is not valid multipart/form-data") from error
     if not collector.ended:
-        raise invalid("body", "ends within a part")
-    return collector.blobs
+        raise invalid_parameter("body", "ends within a part")
+    return collector.uploads
 
 
-class _Collector:
-    """Callbacks of the parser that gather files."""
+class _FileCollector:
+    """Callbacks of the multipart parser that collect files."""
 
-    def __init__(self, image_bytes: int) -> None:
-        self.image_bytes = image_bytes
-        self.blobs: list[Blob] = []
+    def __init__(self, max_image_bytes: int) -> None:
+        self.max_image_bytes = max_image_bytes
+        self.uploads: list[UploadedImage] = []
         self.ended = False
         self._name = self._value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def callbacks(self) -> dict[str, object]:
         names = "part_begin part_data part_end header_field header_value header_end headers_finished end".split()
         return {f"on_{name}": getattr(self, name) for name in names}
 
     def part_begin(self) -> None:
-        if len(self.blobs) >= MOST_IMAGES:
-            raise too_many()
-        self._headers, self._pieces = {}, []
+        if len(self.uploads) >= MAX_IMAGES:
+            raise invalid_parameter("body", f"a request holds up to {MAX_IMAGES} images")
+        self._headers, self._chunks = {}, []
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -127,78 +135,75 @@ class _Collector:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
         self._field = options.get(b"name", b"").decode("utf-8", "replace")[:200]
         if b"filename" not in options:
-            raise invalid(self._field or "body", "parts are image files, with a filename; parameters go into the query")
+            message = "parts must be image files with a filename; send parameters in the query"
+            raise invalid_parameter(self._field or "body", message)
         self._filename = options[b"filename"].decode("utf-8", "replace")[:200]
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        self._pieces.append(data[start:end])
+        self._chunks.append(data[start:end])
 
     def part_end(self) -> None:
-        content = b"".join(self._pieces)
-        kind = self._headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
-        refusal = None
-        if kind.partition(";")[0].strip().lower() not in IMAGE_TYPES:
-            refusal = unsupported("this part is not sent as an image")
-        elif len(content) > self.image_bytes:
-            refusal = too_large("the image", self.image_bytes)
-        self.blobs.append(Blob(self._filename or self._field, b"" if refusal else content, refusal))
+        content = b"".join(self._chunks)
+        media_type = self._headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
+        error = None
+        if media_type.partition(";")[0].strip().lower() not in IMAGE_TYPES:
+            error = unsupported_media_type("the content type of this part is not that of an image")
+        elif len(content) > self.max_image_bytes:
+            error = too_large("the image", self.max_image_bytes)
+        self.uploads.append(UploadedImage(self._filename or self._field, b"" if error else content, error))
 
     def end(self) -> None:
         self.ended = True
 
 
-def parse_json(model: type[Model], body: bytes) -> Model:
-    """A JSON body to a model of it.
+def parse_json_body(model: type[Model], body: bytes) -> Model:
+    """Parse a JSON body into a pydantic model.
 
     Raises:
-        Refusal: 422 with the name of the field.
+        APIError: 422 with the name of the field.
     """
-    # Each value of JSON takes many times its bytes in memory; sound bodies have few.
-    if body.count(b",") > _MOST_COMMAS:
-        raise invalid("body", f"has more than {_MOST_COMMAS} commas, which no request needs")
+    # A parsed JSON value takes many times its bytes in memory. Valid bodies have few values.
+    if body.count(b",") > _MAX_COMMAS:
+        raise invalid_parameter("body", f"has more than {_MAX_COMMAS} commas, which no valid request needs")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "body"
         if first["type"] == "json_invalid":
-            raise invalid("body", "is not JSON") from error
-        raise invalid(field[:200], explain(first["type"], first["msg"], first.get("ctx", {}))) from error
+            raise invalid_parameter("body", "is not JSON") from error
+        message = describe_validation_error(first["type"], first["msg"], first.get("ctx", {}))
+        raise invalid_parameter(field[:200], message) from error
 
 
-def blobs_of_texts(texts: Sequence[str], image_bytes: int, field: str) -> list[Blob]:
-    """Images in base64, with or without `data:image/...;base64,` before it; each is refused alone."""
-    found = []
+def parse_base64_images(texts: Sequence[str], max_image_bytes: int, field: str) -> list[UploadedImage]:
+    """Decode images in base64 or data URIs; an invalid one is rejected on its own."""
+    uploads = []
     for i, text in enumerate(texts):
         name = f"{field}[{i}]"
         try:
-            found.append(Blob(name, decode_text(text, image_bytes, name)))
-        except Refusal as refusal:
-            found.append(Blob(name, b"", refusal))
-    return found
+            uploads.append(UploadedImage(name, decode_base64_image(text, max_image_bytes, name)))
+        except APIError as error:
+            uploads.append(UploadedImage(name, b"", error))
+    return uploads
 
 
-def decode_text(text: str, image_bytes: int, field: str) -> bytes:
-    """One image in base64.
+def decode_base64_image(text: str, max_image_bytes: int, field: str) -> bytes:
+    """Decode one image in base64, with or without a prefix `data:image/...;base64,`.
 
     Raises:
-        Refusal: 413 or 422.
+        APIError: 413 if it is too large, 415 if the data URI has another type, 422 if it is not base64.
     """
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
-        kind, *parameters = head[5:].lower().split(";")
+        media_type, *parameters = head[5:].lower().split(";")
         if not comma or "base64" not in parameters:
-            raise invalid(field, "a data URI looks like data:image/jpeg;base64,...")
-        if kind.strip() not in IMAGE_TYPES:
-            raise Refusal(415, "unsupported_media_type", f"{field}: the data URI is not one of an image", field)
-    if len(text) * 3 // 4 > image_bytes + 4:
-        raise too_large("the image", image_bytes, field)
+            raise invalid_parameter(field, "a data URI looks like data:image/jpeg;base64,...")
+        if media_type.strip() not in IMAGE_TYPES:
+            raise unsupported_media_type(f"{field}: the data URI is not that of an image", field)
+    if len(text) * 3 // 4 > max_image_bytes + 4:
+        raise too_large("the image", max_image_bytes, field)
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise invalid(field, "is neither base64 nor a data URI") from error
-
-
-def too_many() -> Refusal:
-    """422."""
-    return invalid("body", f"a request holds up to {MOST_IMAGES} images")
+        raise invalid_parameter(field, "is neither base64 nor a data URI") from error

@@ -1,4 +1,4 @@
-"""The routes that compute: features, embeddings, similarity."""
+"""Routes that compute: features, similarity and embeddings."""
 
 import base64
 import time
@@ -11,253 +11,263 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gtsa_kit.export.spec import EMBEDDING
-from gtsa_kit.service.errors import Refusal, invalid, unsupported
-from gtsa_kit.service.extract import Timing
-from gtsa_kit.service.query import Ask, FeaturesQuery, SimilarityQuery, ask_features, ask_similarity
-from gtsa_kit.service.regions import cosine_map
+from gtsa_kit.service.errors import APIError, invalid_parameter, unsupported_media_type
+from gtsa_kit.service.extract import RequestTiming
+from gtsa_kit.service.query import (
+    FeatureRequest,
+    FeaturesQuery,
+    SimilarityQuery,
+    parse_feature_request,
+    parse_similarity_request,
+)
+from gtsa_kit.service.regions import cosine_similarity_map
 from gtsa_kit.service.request_parsing import (
     IMAGE_TYPES,
     JSON,
     MULTIPART,
-    Blob,
-    blobs_of_texts,
-    decode_text,
-    media_type,
-    parse_json,
+    UploadedImage,
+    decode_base64_image,
+    get_media_type,
+    parse_base64_images,
+    parse_json_body,
     parse_multipart,
     read_body,
 )
 from gtsa_kit.service.schemas import (
-    Embedding,
-    EmbeddingsAnswer,
+    EmbeddingItem,
     EmbeddingsBody,
+    EmbeddingsResponse,
+    ImagePairBody,
     ImagesBody,
-    PairBody,
     Usage,
-    arrays_answer,
-    errors,
-    image_body,
-    json_body,
+    array_responses,
+    error_responses,
+    image_pair_request_body,
+    image_request_body,
+    json_request_body,
 )
-from gtsa_kit.service.serialization import MEDIA_TYPES, Item, encode
-from gtsa_kit.service.state import Service, place_of, service_of, while_connected
+from gtsa_kit.service.serialization import MEDIA_TYPES, ImageResult, encode_response
+from gtsa_kit.service.state import ServiceState, cancel_on_disconnect, get_reservation, get_state
 
 router = APIRouter(redirect_slashes=False)
-REFUSALS = errors(400, 401, 408, 413, 415, 422, 503)
+ERRORS = error_responses(400, 401, 408, 413, 415, 422, 503)
 
 
 @router.post(
     "/v1/features",
     summary="Embeddings and feature maps",
     response_class=Response,
-    responses={**arrays_answer("Arrays by name, and an account of them under `about`"), **REFUSALS},
-    openapi_extra=image_body(None),
+    responses={**array_responses("Arrays by name, and their metadata under `metadata`"), **ERRORS},
+    openapi_extra=image_request_body(),
 )
 async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -> Response:
-    """Features of one image (the body), or of several (multipart, or `{"images": [base64, ...]}`).
+    """Return features of one image (the body), or of several (multipart, or `{"images": [base64, ...]}`).
 
     Arrays are `embedding` (D), `feature_map` (D, h, w), `feature_map.boxes` (N, D, roi_size, roi_size) and
-    `feature_map.points` (N, D); of several images each name begins with `{index}.`, and an image that can't be used has
-    an `error` in `items` while the others are answered. `grid_to_pixel` (2, 3) takes a position (u, v, 1) on the map,
-    in cells, to (x, y) in pixels of the image as its file stores it.
+    `feature_map.points` (N, D). For several images each name begins with `{index}.`. An image that can't be used has an
+    `error` in `items`, and the others are answered. `grid_to_pixel` (2, 3) maps a position (u, v, 1) on the feature
+    map, in patches, to (x, y) in pixels of the image as stored in its file.
     """
-    service = service_of(request)
-    ask = ask_features(query, service.runner, service.settings.max_size)
-    service.known.keep(request.scope, query.format, ask)
-    return await answer_features(request, query.format, ask)
-
-
-async def answer_features(request: Request, form: str, ask: Ask) -> Response:
-    """The same of a query that is known to be sound."""
-    service, timing = service_of(request), Timing()
-    blobs, many = await read_images(request, service, timing)
-    reserve(request, service, [ask] * len(blobs))
-    extractor = service.extractor
-    if many:
-        items = await while_connected(request, extractor.items(blobs, ask, timing))
+    state, timing = get_state(request), RequestTiming()
+    feature_request = parse_feature_request(query, state.runner, state.settings.max_size)
+    uploads, multiple = await read_images(request, state, timing)
+    reserve(request, state, [feature_request] * len(uploads))
+    extractor = state.extractor
+    if multiple:
+        results = await cancel_on_disconnect(request, extractor.extract_all(uploads, feature_request, timing))
     else:
-        items = [await while_connected(request, extractor.item(blobs[0], ask, timing))]
-    if all(item.failed for item in items):
-        raise Refusal(422, "no_image", "none of the images can be used", "image", items=[item.about for item in items])
-    return await answer(request, form, {"model": service.about_model()}, items, many, timing)
+        results = [await cancel_on_disconnect(request, extractor.extract(uploads[0], feature_request, timing))]
+    if all(result.failed for result in results):
+        items = [result.metadata for result in results]
+        raise APIError(422, "no_valid_image", "none of the images can be used", "image", items=items)
+    return await build_response(request, query.format, results, multiple, timing)
 
 
 @router.post(
     "/v1/similarity",
-    summary="Where in the second image it looks like here in the first",
+    summary="Similarity of a point or box to every patch of a second image",
     response_class=Response,
-    responses={**arrays_answer("`similarity` (h, w): cosines over the second image"), **REFUSALS},
-    openapi_extra=image_body(2),
+    responses={**array_responses("`similarity` (h, w): cosines over the second image"), **ERRORS},
+    openapi_extra=image_pair_request_body(),
 )
 async def similarity(request: Request, query: Annotated[SimilarityQuery, Query()]) -> Response:
-    """Cosines of the features at a point, or of a box's mean, in the first image with all cells of the second.
+    """Return the cosine similarity of a point or box in the first image to every patch of the second.
 
-    The images come as two files of a multipart body, in this order, or as `{"first": base64, "second": base64}`.
-    `best` is the center of the most similar cell, in pixels of the second image.
+    The features of a box are its mean.
+
+    The images are two files of a multipart body, in this order, or `{"first": base64, "second": base64}`. `best` is the
+    center of the most similar patch, in pixels of the second image.
     """
-    service = service_of(request)
-    ask = ask_similarity(query, service.runner, service.settings.max_size)
-    plain = Ask((query.output,), ask.size, "float32", np.zeros((0, 4)), np.zeros((0, 2)), 1)
-    first_ask = Ask((query.output,), ask.size, "float32", ask.boxes, ask.points, 1, ask.fields)
-    timing = Timing()
-    pair = await read_pair(request, service, timing)
-    reserve(request, service, [first_ask, plain])
+    state, timing = get_state(request), RequestTiming()
+    first_request, second_request = parse_similarity_request(query, state.runner, state.settings.max_size)
+    first_upload, second_upload = await read_image_pair(request, state, timing)
+    reserve(request, state, [first_request, second_request])
 
-    async def both() -> tuple[Item, Item]:
-        first = await service.extractor.items([pair[0]], first_ask, timing)
-        second = await service.extractor.items([pair[1]], plain, timing)
+    async def extract_both() -> tuple[ImageResult, ImageResult]:
+        first = await state.extractor.extract_all([first_upload], first_request, timing)
+        second = await state.extractor.extract_all([second_upload], second_request, timing)
         return first[0], second[0]
 
-    first, second = await while_connected(request, both())
-    for name, item in (("first", first), ("second", second)):
-        if item.failed:
-            problem = item.about["error"]
-            field = problem["param"] if problem["param"] in ask.fields else name
-            raise Refusal(item.about["status"], problem["code"], f"{name}: {problem['message']}", field)
-    found = compare(first, second, query)
-    return await answer(request, query.format, {"model": service.about_model()}, [found], False, timing)
+    first, second = await cancel_on_disconnect(request, extract_both())
+    for name, result in (("first", first), ("second", second)):
+        if result.failed:
+            error = result.metadata["error"]
+            field = error["param"] if error["param"] in first_request.parameter_names else name
+            raise APIError(result.metadata["status"], error["code"], f"{name}: {error['message']}", field)
+    return await build_response(request, query.format, [compare(first, second, query)], False, timing)
 
 
-def compare(first: Item, second: Item, query: SimilarityQuery) -> Item:
-    """The cosine map over the second image, and where it is highest."""
+def compare(first: ImageResult, second: ImageResult, query: SimilarityQuery) -> ImageResult:
+    """Return the cosine map over the second image, and its maximum."""
     vector = (
         first.arrays[f"{query.output}.points"][0]
         if query.point is not None
         else first.arrays[f"{query.output}.boxes"][0, :, 0, 0]
     )
-    cosines = cosine_map(vector, second.arrays[query.output])
+    cosines = cosine_similarity_map(vector, second.arrays[query.output])
     row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    x, y = np.array(second.about["grid_to_pixel"]) @ [column + 0.5, row + 0.5, 1]
-    about = {name: value for name, value in second.about.items() if name not in ("name", "status")}
+    x, y = np.array(second.metadata["grid_to_pixel"]) @ [column + 0.5, row + 0.5, 1]
+    metadata = {name: value for name, value in second.metadata.items() if name not in ("name", "status")}
     best = {"x": float(x), "y": float(y), "cosine": float(cosines[row, column])}
-    return Item({**about, "best": best}, {"similarity": cosines.astype(query.dtype)})
+    return ImageResult({**metadata, "best": best}, {"similarity": cosines.astype(query.dtype)})
 
 
 @router.post(
     "/v1/embeddings",
     summary="Embeddings for OpenAI's clients",
-    responses=REFUSALS,
-    openapi_extra=json_body(EmbeddingsBody),
-    response_model=EmbeddingsAnswer,
+    responses=ERRORS,
+    openapi_extra=json_request_body(EmbeddingsBody),
+    response_model=EmbeddingsResponse,
 )
 async def embeddings(request: Request) -> Response:
-    """One vector an image; `input` is an image in base64 or a data URI, or a list of them.
+    """Return one vector per image; `input` is an image in base64 or a data URI, or a list of them.
 
-    As in OpenAI's interface, and unlike /v1/features, one bad image fails the request: a list of vectors with a gap
-    would be read shifted.
+    As in OpenAI's interface, and unlike /v1/features, one invalid image fails the request, because the vectors would
+    otherwise not match the images by index.
     """
-    service = service_of(request)
-    if media_type(request) != JSON:
-        raise unsupported(f"send {JSON}")
-    timing = Timing()
-    place = place_of(request)
-    body = await timed_body(request, service, timing, service.settings.request_bytes)
-    place.take(size=2 * len(body))
-    asked = await service.extractor.in_pool(parse_json, EmbeddingsBody, body)
-    dim = service.runner.manifest.dim
-    if asked.dimensions not in (None, dim):
-        raise invalid("dimensions", f"this model's vectors have {dim}")
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    blobs = await service.extractor.in_pool(blobs_of_texts, texts, service.settings.image_bytes, "input")
-    ask = ask_features(FeaturesQuery(outputs=EMBEDDING, dtype="float32"), service.runner, 1 << 30)
-    reserve(request, service, [ask] * len(blobs))
-    items = await while_connected(request, service.extractor.items(blobs, ask, timing))
-    for item in items:
-        if item.failed:
-            problem = item.about["error"]
-            message = problem["message"].removeprefix(f"{item.about['name']}: ")
-            raise Refusal(item.about["status"], problem["code"], f"{item.about['name']}: {message}", item.about["name"])
-    body = await service.extractor.in_pool(vectors_json, items, asked.encoding_format == "base64", service.model_id)
-    return Response(body, media_type=JSON, headers={"Server-Timing": timing.header()})
+    state, timing = get_state(request), RequestTiming()
+    if get_media_type(request) != JSON:
+        raise unsupported_media_type(f"send {JSON}")
+    extractor = state.extractor
+    reservation = get_reservation(request)
+    body = await read_timed_body(request, state, timing, state.settings.max_request_bytes)
+    reservation.acquire(size=2 * len(body))
+    parsed = await extractor.run_in_pool(parse_json_body, EmbeddingsBody, body)
+    dim = state.runner.manifest.dim
+    if parsed.dimensions not in (None, dim):
+        raise invalid_parameter("dimensions", f"the vectors of this model have {dim} dimensions")
+    texts = [parsed.input] if isinstance(parsed.input, str) else parsed.input
+    uploads = await extractor.run_in_pool(parse_base64_images, texts, state.settings.max_image_bytes, "input")
+    query = FeaturesQuery(outputs=EMBEDDING, dtype="float32")
+    feature_request = parse_feature_request(query, state.runner, max_size=1 << 30)
+    reserve(request, state, [feature_request] * len(uploads))
+    results = await cancel_on_disconnect(request, extractor.extract_all(uploads, feature_request, timing))
+    for result in results:
+        if result.failed:
+            error, name = result.metadata["error"], result.metadata["name"]
+            message = error["message"].removeprefix(f"{name}: ")
+            raise APIError(result.metadata["status"], error["code"], f"{name}: {message}", name)
+    content = await extractor.run_in_pool(
+        encode_embeddings, results, parsed.encoding_format == "base64", state.model_id
+    )
+    return Response(content, media_type=JSON, headers={"Server-Timing": timing.header()})
 
 
-def vectors_json(items: Sequence[Item], as_base64: bool, model_id: str) -> bytes:
-    """OpenAI's answer."""
+def encode_embeddings(results: Sequence[ImageResult], as_base64: bool, model_id: str) -> bytes:
+    """Return the body of an `EmbeddingsResponse`."""
     data = []
-    for i, item in enumerate(items):
-        vector = item.arrays[EMBEDDING]
-        shown = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
-        data.append(Embedding(index=i, embedding=shown))
-    cells = sum(int(np.prod(item.about["grid"])) for item in items)
-    usage = Usage(prompt_tokens=cells, total_tokens=cells)
-    return EmbeddingsAnswer(data=data, model=model_id, usage=usage).model_dump_json().encode()
+    for i, result in enumerate(results):
+        vector = result.arrays[EMBEDDING]
+        values = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
+        data.append(EmbeddingItem(index=i, embedding=values))
+    tokens = sum(int(np.prod(result.metadata["grid"])) for result in results)
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    return EmbeddingsResponse(data=data, model=model_id, usage=usage).model_dump_json().encode()
 
 
-async def read_images(request: Request, service: Service, timing: Timing) -> tuple[list[Blob], bool]:
-    """The images of a body, and whether it is of a kind that could hold several.
+async def read_images(request: Request, state: ServiceState, timing: RequestTiming) -> tuple[list[UploadedImage], bool]:
+    """Return the images of a body, and True if its content type allows several.
 
     Raises:
-        Refusal: 413, 415 or 422.
+        APIError: 413, 415 or 422.
     """
-    settings, kind = service.settings, media_type(request)
-    if kind in IMAGE_TYPES:
-        return [Blob("image", await timed_body(request, service, timing, settings.image_bytes))], False
-    if kind not in (MULTIPART, JSON):
-        raise unsupported(f"send an image (Content-Type: image/jpeg, image/png, ...), {MULTIPART} or {JSON}")
-    body = await timed_body(request, service, timing, settings.request_bytes)
-    place_of(request).take(size=2 * len(body))  # what is cut and decoded out of it
-    if kind == MULTIPART:
-        content_type = request.headers["content-type"]
-        blobs = await service.extractor.in_pool(parse_multipart, content_type, body, settings.image_bytes)
+    settings, media_type = state.settings, get_media_type(request)
+    if media_type in IMAGE_TYPES:
+        content = await read_timed_body(request, state, timing, settings.max_image_bytes)
+        return [UploadedImage("image", content)], False
+    if media_type not in (MULTIPART, JSON):
+        message = f"send an image (Content-Type: image/jpeg, image/png, ...), {MULTIPART} or {JSON}"
+        raise unsupported_media_type(message)
+    body = await read_timed_body(request, state, timing, settings.max_request_bytes)
+    get_reservation(request).acquire(size=2 * len(body))  # the images that are copied or decoded from it
+    run, max_bytes = state.extractor.run_in_pool, settings.max_image_bytes
+    if media_type == MULTIPART:
+        uploads = await run(parse_multipart, request.headers["content-type"], body, max_bytes)
     else:
-        texts = (await service.extractor.in_pool(parse_json, ImagesBody, body)).images
-        blobs = await service.extractor.in_pool(blobs_of_texts, texts, settings.image_bytes, "images")
-    if not blobs:
-        raise invalid("images", "the body holds none")
-    return blobs, True
+        texts = (await run(parse_json_body, ImagesBody, body)).images
+        uploads = await run(parse_base64_images, texts, max_bytes, "images")
+    if not uploads:
+        raise invalid_parameter("images", "the body holds no image")
+    return uploads, True
 
 
-async def read_pair(request: Request, service: Service, timing: Timing) -> list[Blob]:
-    """Two images.
+async def read_image_pair(request: Request, state: ServiceState, timing: RequestTiming) -> list[UploadedImage]:
+    """Return the two images of a body.
 
     Raises:
-        Refusal: 413, 415 or 422.
+        APIError: 413, 415 or 422.
     """
-    settings, kind = service.settings, media_type(request)
-    if kind not in (MULTIPART, JSON):
-        raise unsupported(f"send two images as {MULTIPART} or {JSON}")
-    body = await timed_body(request, service, timing, settings.request_bytes)
-    place_of(request).take(size=2 * len(body))
-    if kind == JSON:
-        pair = await service.extractor.in_pool(parse_json, PairBody, body)
+    settings, media_type = state.settings, get_media_type(request)
+    if media_type not in (MULTIPART, JSON):
+        raise unsupported_media_type(f"send two images as {MULTIPART} or {JSON}")
+    body = await read_timed_body(request, state, timing, settings.max_request_bytes)
+    get_reservation(request).acquire(size=2 * len(body))
+    run, max_bytes = state.extractor.run_in_pool, settings.max_image_bytes
+    if media_type == JSON:
+        pair = await run(parse_json_body, ImagePairBody, body)
         texts = {"first": pair.first, "second": pair.second}
-        return [Blob(name, decode_text(text, settings.image_bytes, name)) for name, text in texts.items()]
-    content_type = request.headers["content-type"]
-    blobs = await service.extractor.in_pool(parse_multipart, content_type, body, settings.image_bytes)
-    if len(blobs) != 2:
-        raise invalid("second", f"send two images, got {len(blobs)}")
-    return blobs
+        return [UploadedImage(name, decode_base64_image(text, max_bytes, name)) for name, text in texts.items()]
+    uploads = await run(parse_multipart, request.headers["content-type"], body, max_bytes)
+    if len(uploads) != 2:
+        raise invalid_parameter("second", f"send two images, got {len(uploads)}")
+    return uploads
 
 
-async def timed_body(request: Request, service: Service, timing: Timing, limit: int) -> bytes:
-    """The body, with the time that it took."""
+async def read_timed_body(request: Request, state: ServiceState, timing: RequestTiming, limit: int) -> bytes:
+    """Read the body and record the time that it took."""
     started = time.monotonic()
-    body = await read_body(request, place_of(request), limit, service.settings.body_seconds)
-    timing.note("read", time.monotonic() - started)
-    service.metrics.stage["read"].observe(timing.stages["read"])
+    body = await read_body(request, get_reservation(request), limit, state.settings.body_timeout)
+    timing.record("read", time.monotonic() - started)
+    state.metrics.stage["read"].observe(timing.stages["read"])
     return body
 
 
-def reserve(request: Request, service: Service, asks: Sequence[Ask]) -> None:
-    """Places for the images beyond the first, and memory for all.
+def reserve(request: Request, state: ServiceState, feature_requests: Sequence[FeatureRequest]) -> None:
+    """Reserve the images beyond the first, and the memory of all.
 
     Raises:
-        Refusal: 413 or 503.
+        APIError: 413 or 503.
     """
-    place_of(request).take(images=len(asks) - 1, size=sum(map(service.extractor.memory, asks)))
+    size = sum(map(state.extractor.memory_bytes, feature_requests))
+    get_reservation(request).acquire(images=len(feature_requests) - 1, size=size)
 
 
-async def answer(
-    request: Request, form: str, about: dict[str, Any], items: Sequence[Item], many: bool, timing: Timing
+async def build_response(
+    request: Request,
+    response_format: str,
+    results: Sequence[ImageResult],
+    multiple: bool,
+    timing: RequestTiming,
 ) -> Response:
-    """Arrays and their account in the format asked for."""
-    service = service_of(request)
+    """Return the arrays and their metadata in the requested format."""
+    state = get_state(request)
     started = time.monotonic()
-    size = sum(values.nbytes for item in items for values in item.arrays.values())
-    # Numbers as text take many times as long as bytes.
-    weight = size if form in ("safetensors", "npz") else 16 * size
-    body = await service.extractor.near(weight, encode, form, about, items, many)
-    timing.note("encode", time.monotonic() - started)
-    service.metrics.stage["encode"].observe(timing.stages["encode"])
-    service.pending.finished(len(items))
-    return Response(body, media_type=MEDIA_TYPES[form], headers={"Server-Timing": timing.header()})
+    size = sum(values.nbytes for result in results for values in result.arrays.values())
+    # Encoding numbers as text takes many times as long as copying their bytes.
+    cost = size if response_format in ("safetensors", "npz") else 16 * size
+    metadata: dict[str, Any] = {"model": state.model_info()}
+    body = await state.extractor.run_maybe_in_pool(cost, encode_response, response_format, metadata, results, multiple)
+    timing.record("encode", time.monotonic() - started)
+    state.metrics.stage["encode"].observe(timing.stages["encode"])
+    state.limiter.record_completion(len(results))
+    return Response(body, media_type=MEDIA_TYPES[response_format], headers={"Server-Timing": timing.header()})

@@ -1,4 +1,4 @@
-"""The routes that tell: health, readiness, metrics, the model, the documents, the page."""
+"""Routes that compute nothing: health, readiness, metrics, the model, the API reference and the page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from gtsa_kit.service.errors import Refusal
-from gtsa_kit.service.openapi_page import document
-from gtsa_kit.service.schemas import Status, errors
-from gtsa_kit.service.state import service_of
+from gtsa_kit.service.errors import APIError
+from gtsa_kit.service.openapi_page import render_openapi
+from gtsa_kit.service.schemas import ServiceStatus, error_responses
+from gtsa_kit.service.state import get_state
 
 router = APIRouter(redirect_slashes=False)
-UNKNOWN = errors(401)
-PAGE: Final = Path(__file__).parent / "page"
+ERRORS = error_responses(401)
+PAGE_FOLDER: Final = Path(__file__).parent / "page"
 PAGE_FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -26,75 +26,75 @@ PAGE_FILES: Final = {
 }
 
 
-@router.get("/health", summary="Whether the process lives", responses=errors(503))
-async def health(request: Request) -> Status:
-    """200 as long as the model's loop runs; open to all."""
-    if not service_of(request).extractor.batcher.alive:
-        raise Refusal(503, "not_alive", "the model's loop has ended; restart the service")
-    return Status(status="ok")
+@router.get("/health", summary="Liveness probe", responses=error_responses(503))
+async def health(request: Request) -> ServiceStatus:
+    """Return 200 while the process can compute features; needs no token."""
+    if not get_state(request).extractor.batcher.alive:
+        raise APIError(503, "unhealthy", "the batch scheduler has ended; restart the service")
+    return ServiceStatus(status="ok")
 
 
-@router.get("/ready", summary="Whether it takes requests", responses=errors(503))
-async def ready(request: Request) -> Status:
-    """503 when it is about to end; open to all."""
-    if service_of(request).pending.draining:
-        raise Refusal(503, "draining", "the service is about to end")
-    return Status(status="ready")
+@router.get("/ready", summary="Readiness probe", responses=error_responses(503))
+async def ready(request: Request) -> ServiceStatus:
+    """Return 200 while the service accepts requests, 503 while it shuts down; needs no token."""
+    if get_state(request).limiter.draining:
+        raise APIError(503, "draining", "the service is shutting down")
+    return ServiceStatus(status="ready")
 
 
-@router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=UNKNOWN)
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=ERRORS)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Counters and histograms in Prometheus' text format."""
-    service = service_of(request)
-    service.metrics.show(service.pending.images, service.pending.bytes, service.extractor.batcher.waiting)
-    return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+    """Return counters and histograms in Prometheus' text format."""
+    state = get_state(request)
+    state.metrics.set_gauges(state.limiter.images, state.limiter.bytes, state.extractor.batcher.queued)
+    return PlainTextResponse(state.metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-@router.get("/v1/model", summary="The artifact's own account, and the service's limits", responses=UNKNOWN)
+@router.get("/v1/model", summary="The artifact's manifest, and the limits of the service", responses=ERRORS)
 async def model(request: Request) -> dict[str, Any]:
-    """The manifest: architecture, sizes, outputs, preprocessing, parity."""
-    service = service_of(request)
-    settings = service.settings
+    """Return the manifest (architecture, sizes, outputs, preprocessing, parity) and the limits of the service."""
+    state = get_state(request)
+    settings = state.settings
     limits = {
         name: getattr(settings, name)
         for name in ("max_batch", "max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
     }
-    return {**service.about_model(), "limits": limits, "manifest": service.runner.manifest.model_dump(mode="json")}
+    return {**state.model_info(), "limits": limits, "manifest": state.runner.manifest.model_dump(mode="json")}
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
-    """The OpenAPI document, for people."""
-    return Response(document(request.app.openapi()), media_type="text/html; charset=utf-8")
+    """Return the API reference as HTML."""
+    return Response(render_openapi(request.app.openapi()), media_type="text/html; charset=utf-8")
 
 
 @dataclass(frozen=True)
 class StaticFile:
-    """In memory: no path of a request touches the disk."""
+    """Endpoint that returns a file from memory, so that no requested path reaches the disk."""
 
     content: bytes
-    kind: str
+    media_type: str
 
     async def __call__(self, request: Request) -> Response:
-        """The file."""
-        return Response(self.content, media_type=self.kind, headers={"Cache-Control": "no-cache"})
+        """Return the file."""
+        return Response(self.content, media_type=self.media_type, headers={"Cache-Control": "no-cache"})
 
 
-def page_routes() -> Mapping[str, StaticFile]:
-    """The page's files by path."""
-    return {path: StaticFile((PAGE / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()}
+def load_page_files() -> Mapping[str, StaticFile]:
+    """Read the files of the page, by path."""
+    return {path: StaticFile((PAGE_FOLDER / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()}
 
 
 @router.get("/samples", include_in_schema=False)
 async def samples(request: Request) -> JSONResponse:
-    """Names of the images that the page offers."""
-    return JSONResponse([sample.name for sample in request.app.state.samples])
+    """Return the names of the sample images."""
+    return JSONResponse([sample.name for sample in get_state(request).samples])
 
 
 @router.get("/samples/{index}", include_in_schema=False)
 async def sample(request: Request, index: int) -> Response:
-    """One of them, as JPEG."""
-    found = request.app.state.samples
-    if not 0 <= index < len(found):
-        raise Refusal(404, "not_found", "there is no such sample", "index")
-    return Response(found[index].content, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})
+    """Return a sample image as JPEG."""
+    available = get_state(request).samples
+    if not 0 <= index < len(available):
+        raise APIError(404, "not_found", "there is no such sample", "index")
+    return Response(available[index].content, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})

@@ -1,4 +1,4 @@
-"""Images that the page offers to those who have none at hand."""
+"""Sample images of the page."""
 
 import io
 from dataclasses import dataclass
@@ -8,45 +8,49 @@ from typing import Final
 
 from gtsa_kit.data.image_files import find_images, iter_readable
 
-MOST: Final = 8
-LONG_SIDE: Final = 1024
-# Of mvtb-data (MIT): two views of a building and of a tower, and scenes.
-CHOSEN: Final = (
+MAX_SAMPLES: Final = 8
+MAX_SIDE: Final = 1024
+"""Length of the longer side of a sample, pixels."""
+# Files of mvtb-data (MIT license): two views each of a building and of a tower, and single scenes.
+MVTB_SAMPLES: Final = (
     "building2-1.png building2-2.png eiffel-1.png eiffel-2.png notre-dame.png road.png church.jpg flowers1.png".split()
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, upright, as JPEG."""
+    """Upright image as JPEG bytes, and its name."""
 
     name: str
     content: bytes
 
 
-def load_samples(folder: Path | None) -> list[Sample]:
-    """Some of a folder, evenly spread; without one, of the package mvtb-data or else the one that matplotlib has."""
-    paths = find_images(folder).paths if folder else installed()
-    spread = paths[:: max(1, len(paths) // MOST)]
-    found = []
-    for path, image in iter_readable(spread):
-        image.thumbnail((LONG_SIDE, LONG_SIDE))
+def load_samples(folder: Path | None) -> tuple[Sample, ...]:
+    """Load up to `MAX_SAMPLES` images, evenly spaced over the sorted files of a folder.
+
+    Without a folder the images of the package mvtb-data are used, or else the one that matplotlib contains.
+    """
+    paths = find_images(folder).paths if folder else find_installed_samples()
+    evenly_spaced = paths[:: max(1, len(paths) // MAX_SAMPLES)]
+    samples: list[Sample] = []
+    for path, image in iter_readable(evenly_spaced):
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)
-        found.append(Sample(path.stem, buffer.getvalue()))
-        if len(found) == MOST:
+        samples.append(Sample(path.stem, buffer.getvalue()))
+        if len(samples) == MAX_SAMPLES:
             break
-    return found
+    return tuple(samples)
 
 
-def installed() -> list[Path]:
-    """What packages have brought along."""
+def find_installed_samples() -> list[Path]:
+    """Return the paths of images that installed packages contain."""
     package = find_spec("mvtbdata")
     if package is not None and package.submodule_search_locations:
-        images = Path(package.submodule_search_locations[0]) / "images"
-        found = [path for name in CHOSEN if (path := images / name).exists()]
-        if found:
-            return found
+        folder = Path(package.submodule_search_locations[0]) / "images"
+        paths = [path for name in MVTB_SAMPLES if (path := folder / name).exists()]
+        if paths:
+            return paths
     from matplotlib import cbook
 
     return [Path(cbook._get_data_path("sample_data", "grace_hopper.jpg"))]

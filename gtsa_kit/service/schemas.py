@@ -1,137 +1,138 @@
-"""What bodies and answers look like: for validation and for the OpenAPI document."""
+"""Models of request and response bodies, for validation and for the OpenAPI document."""
 
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gtsa_kit.service.request_parsing import IMAGE_TYPES, JSON, MOST_IMAGES, MULTIPART
+from gtsa_kit.service.request_parsing import IMAGE_TYPES, JSON, MAX_IMAGES, MULTIPART
 from gtsa_kit.service.serialization import MEDIA_TYPES
 
-ImageText = Annotated[str, Field(min_length=1, description="An image file in base64, or as a data URI.")]
-ImageTexts = Annotated[list[ImageText], Field(min_length=1, max_length=MOST_IMAGES)]
+Base64Image = Annotated[str, Field(min_length=1, description="Image file in base64, or as a data URI.")]
+Base64Images = Annotated[list[Base64Image], Field(min_length=1, max_length=MAX_IMAGES)]
 
 
-class Strict(BaseModel):
-    """A body whose unknown keys are refused."""
+class StrictBody(BaseModel):
+    """Body that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ImagesBody(Strict):
-    """Several images of POST /v1/features."""
+class ImagesBody(StrictBody):
+    """Body of POST /v1/features with several images."""
 
-    images: ImageTexts
+    images: Base64Images
 
 
-class PairBody(Strict):
-    """The images of POST /v1/similarity."""
+class ImagePairBody(StrictBody):
+    """Body of POST /v1/similarity."""
 
-    first: ImageText
-    second: ImageText
+    first: Base64Image
+    second: Base64Image
 
 
 class EmbeddingsBody(BaseModel):
-    """POST /v1/embeddings, as OpenAI's clients send it; keys that mean nothing here are passed over."""
+    """Body of POST /v1/embeddings, as OpenAI's clients send it; keys without a meaning here are ignored."""
 
-    input: ImageText | ImageTexts
+    input: Base64Image | Base64Images
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int | None, Field(description="If given, the artifact's own.")] = None
+    dimensions: Annotated[int | None, Field(description="Length of the vectors; only the artifact's own.")] = None
 
 
-class Embedding(BaseModel):
-    """One vector."""
+class EmbeddingItem(BaseModel):
+    """Embedding of one image."""
 
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
-    """Numbers, or base64 of little-endian float32."""
+    """Numbers, or little-endian float32 in base64."""
 
 
 class Usage(BaseModel):
-    """Cells of the feature maps, in the place of tokens."""
+    """Patch tokens that the model computed for the request."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingsAnswer(BaseModel):
-    """As OpenAI's."""
+class EmbeddingsResponse(BaseModel):
+    """Response of POST /v1/embeddings, as OpenAI's interface defines it."""
 
     object: Literal["list"] = "list"
-    data: list[Embedding]
+    data: list[EmbeddingItem]
     model: str
     usage: Usage
 
 
-class Problem(BaseModel):
-    """Why not."""
+class ErrorDetail(BaseModel):
+    """Cause of an error."""
 
     message: str
     type: str
     param: str | None
-    """The parameter, header or part of the body that is wrong."""
+    """Parameter, header or part of the body that is wrong."""
     code: str
 
 
-class ErrorAnswer(BaseModel):
-    """Every answer with a status of 400 or more."""
+class ErrorResponse(BaseModel):
+    """Response with a status of 400 or above."""
 
-    error: Problem
+    error: ErrorDetail
     items: list[dict[str, Any]] | None = None
 
 
-class Status(BaseModel):
-    """Of /health and /ready."""
+class ServiceStatus(BaseModel):
+    """Response of /health and /ready."""
 
     status: str
 
 
-_WHY: Final = {
-    400: "Not sound HTTP",
-    401: "Without the token",
-    404: "Nothing here",
-    405: "Another method",
-    408: "The body was too slow",
+_ERROR_DESCRIPTIONS: Final = {
+    400: "Invalid HTTP",
+    401: "Missing or wrong token",
+    404: "Unknown path",
+    405: "Method not allowed",
+    408: "The body did not arrive in time",
     413: "Too large",
-    415: "A wrong type of body",
-    422: "A wrong parameter, or an image that can't be used",
-    503: "The queue is full, or the service is about to end",
+    415: "Unsupported content type",
+    422: "Invalid parameter, or an image that can't be used",
+    503: "The queue is full, or the service is shutting down",
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For `responses` of a route."""
-    return {status: {"model": ErrorAnswer, "description": _WHY[status]} for status in statuses}
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route for these statuses."""
+    return {status: {"model": ErrorResponse, "description": _ERROR_DESCRIPTIONS[status]} for status in statuses}
 
 
-def arrays_answer(what: str) -> dict[int | str, dict[str, Any]]:
-    """A 200 in any of the formats."""
+def array_responses(description: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route for a 200 with arrays in any of the formats."""
     content = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()}
     content[JSON] = {"schema": {"type": "object"}}
-    return {200: {"description": what, "content": content}}
+    return {200: {"description": description, "content": content}}
 
 
-def image_body(files: int | None) -> dict[str, Any]:
-    """An `openapi_extra` for images: a body that is one (without `files`), multipart, or base64 in JSON."""
+def image_request_body() -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that takes one image as the body, or several as multipart or JSON."""
     binary = {"type": "string", "format": "binary"}
-    if files is None:
-        single = {media: {"schema": binary} for media in sorted(IMAGE_TYPES)}
-        parts: dict[str, Any] = {
-            "type": "object",
-            "properties": {"images": {"type": "array", "items": binary, "minItems": 1, "maxItems": MOST_IMAGES}},
-            "required": ["images"],
-        }
-        schema = ImagesBody.model_json_schema()
-    else:
-        single = {}
-        names = ("first", "second")
-        parts = {"type": "object", "properties": dict.fromkeys(names, binary), "required": list(names)}
-        schema = PairBody.model_json_schema()
-    content = {**single, MULTIPART: {"schema": parts}, JSON: {"schema": schema}}
+    files = {"type": "array", "items": binary, "minItems": 1, "maxItems": MAX_IMAGES}
+    parts = {"type": "object", "properties": {"images": files}, "required": ["images"]}
+    single = {media: {"schema": binary} for media in sorted(IMAGE_TYPES)}
+    return _request_body({**single, MULTIPART: {"schema": parts}, JSON: {"schema": ImagesBody.model_json_schema()}})
+
+
+def image_pair_request_body() -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that takes two images as multipart or JSON."""
+    names = ("first", "second")
+    binary = {"type": "string", "format": "binary"}
+    parts = {"type": "object", "properties": dict.fromkeys(names, binary), "required": list(names)}
+    return _request_body({MULTIPART: {"schema": parts}, JSON: {"schema": ImagePairBody.model_json_schema()}})
+
+
+def json_request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads and parses a JSON body itself, with limits."""
+    return _request_body({JSON: {"schema": model.model_json_schema()}})
+
+
+def _request_body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
-
-
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """An `openapi_extra` for a JSON body that the route reads by itself, bounded."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": model.model_json_schema()}}}}

@@ -1,4 +1,4 @@
-"""Arrays and an account of them to the bytes of an answer: npz, safetensors, JSON, Arrow."""
+"""Response formats: arrays and their metadata as npz, safetensors, JSON or Arrow."""
 
 import io
 import json
@@ -14,86 +14,98 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "arrow": "application/vnd.apache.arrow.stream",
 }
-ABOUT: Final = "about"
-"""Name of the account: an entry of an npz and of JSON, a key of the metadata of the others."""
+METADATA_KEY: Final = "metadata"
+"""Name of the metadata: an entry of an npz, and a key of the file metadata of safetensors and Arrow."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image of an answer: arrays by name, and facts; or the error in their place."""
+class ImageResult:
+    """Arrays of one image by name with their metadata, or the error of an image that failed."""
 
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
-        """Whether there is an error in place of arrays."""
-        return "error" in self.about
+        """True if the metadata holds an error in place of arrays."""
+        return "error" in self.metadata
 
 
-def encode(form: str, about: Mapping[str, Any], items: Sequence[Item], many: bool) -> bytes:
-    """The body of an answer.
+def encode_response(
+    response_format: str, metadata: Mapping[str, Any], results: Sequence[ImageResult], multiple: bool
+) -> bytes:
+    """Return the body of a response.
 
     Args:
-        form: One of `MEDIA_TYPES`.
-        about: Facts common to all items.
-        items: In the order of the request.
-        many: Whether the request could hold several: then names of arrays begin with the item's index and a dot, and
-            the account has a list of items.
+        response_format: One of `MEDIA_TYPES`.
+        metadata: Metadata common to all images.
+        results: Results in the order of the request.
+        multiple: True if the request could hold several images. Then the names of arrays begin with the index of the
+            image and a dot, and the metadata has a list `items`.
     """
-    whole = {**about, "items": [item.about for item in items]} if many else {**about, **items[0].about}
-    if form == "json":
-        return _json(whole, items, many)
-    if form == "arrow":
-        return _arrow(whole, items)
+    merged = (
+        {**metadata, "items": [result.metadata for result in results]}
+        if multiple
+        else {**metadata, **results[0].metadata}
+    )
+    if response_format == "json":
+        return _encode_json(merged, results, multiple)
+    if response_format == "arrow":
+        return _encode_arrow(merged, results)
     arrays = {
-        f"{i}.{name}" if many else name: values for i, item in enumerate(items) for name, values in item.arrays.items()
+        f"{i}.{name}" if multiple else name: values
+        for i, result in enumerate(results)
+        for name, values in result.arrays.items()
     }
-    return _npz(whole, arrays) if form == "npz" else _safetensors(whole, arrays)
+    return _encode_npz(merged, arrays) if response_format == "npz" else _encode_safetensors(merged, arrays)
 
 
-def _npz(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-    """Stored, not compressed: features hardly shrink, and compressing them takes longer than the model."""
+def _encode_npz(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """Return an uncompressed npz: features hardly shrink, and compressing them takes longer than the model."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{ABOUT: np.array(json.dumps(about))}, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **{METADATA_KEY: np.array(json.dumps(metadata))}, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _safetensors(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+def _encode_safetensors(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    return bytes(save(contiguous, metadata={ABOUT: json.dumps(about)}))
+    return bytes(save(contiguous, metadata={METADATA_KEY: json.dumps(metadata)}))
 
 
-def _json(about: dict[str, Any], items: Sequence[Item], many: bool) -> bytes:
-    lists = [{name: values.tolist() for name, values in item.arrays.items()} for item in items]
-    body = {**about, "items": [{**item.about, **own} for item, own in zip(items, lists, strict=True)]}
-    return json.dumps(body if many else {**about, **lists[0]}, allow_nan=False).encode()
+def _encode_json(metadata: dict[str, Any], results: Sequence[ImageResult], multiple: bool) -> bytes:
+    lists = [{name: values.tolist() for name, values in result.arrays.items()} for result in results]
+    items = [{**result.metadata, **arrays} for result, arrays in zip(results, lists, strict=True)]
+    body = {**metadata, "items": items} if multiple else {**metadata, **lists[0]}
+    return json.dumps(body, allow_nan=False).encode()
 
 
-def _arrow(about: dict[str, Any], items: Sequence[Item]) -> bytes:
-    """A stream of one record batch, a row an image; arrays are fixed-shape tensors, null where the image failed."""
+def _encode_arrow(metadata: dict[str, Any], results: Sequence[ImageResult]) -> bytes:
+    """Return a stream of one record batch with one row per image.
+
+    Arrays are fixed-shape tensors, null for images that failed.
+    """
     import pyarrow as pa
 
-    first = next(item for item in items if not item.failed)
+    first = next(result for result in results if not result.failed)
     columns, fields = [], []
-    for name, like in first.arrays.items():
-        values = [None if item.failed else item.arrays[name] for item in items]
-        storage = _fixed_lists(values, like)
-        kind = pa.fixed_shape_tensor(storage.type.value_type, like.shape)
-        columns.append(pa.ExtensionArray.from_storage(kind, storage))
-        fields.append(pa.field(name, kind))
-    schema = pa.schema(fields, metadata={ABOUT: json.dumps(about)})
+    for name, template in first.arrays.items():
+        values = [None if result.failed else result.arrays[name] for result in results]
+        storage = _fixed_size_lists(values, template)
+        tensor_type = pa.fixed_shape_tensor(storage.type.value_type, template.shape)
+        columns.append(pa.ExtensionArray.from_storage(tensor_type, storage))
+        fields.append(pa.field(name, tensor_type))
+    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata)})
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
     return sink.getvalue()
 
 
-def _fixed_lists(values: Sequence[np.ndarray | None], like: np.ndarray) -> Any:
+def _fixed_size_lists(values: Sequence[np.ndarray | None], template: np.ndarray) -> Any:
     import pyarrow as pa
 
-    flat = np.concatenate([np.zeros(like.size, like.dtype) if v is None else v.ravel() for v in values])
+    flat = np.concatenate([np.zeros(template.size, template.dtype) if v is None else v.ravel() for v in values])
     missing = pa.array([v is None for v in values])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), like.size, mask=missing)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), template.size, mask=missing)

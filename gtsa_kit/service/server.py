@@ -1,4 +1,4 @@
-"""uvicorn, with an end to its patience and a clean one to its work."""
+"""uvicorn server with timeouts for slow clients, a graceful shutdown and several workers."""
 
 import asyncio
 import signal
@@ -7,83 +7,103 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gtsa_kit.service.middleware import HEADER_BYTES
-from gtsa_kit.service.settings import Settings
+from gtsa_kit.service.middleware import MAX_HEADER_BYTES
+from gtsa_kit.service.settings import ServiceSettings
 
-BACKLOG = 2048
+BACKLOG: Final = 2048
+UVICORN_VERSIONS: Final = ((0, 54), (0, 55))
+"""First supported and first unsupported version of uvicorn, as in the `serve` extra of pyproject.toml.
+
+uvicorn has no timeout for headers or for slow readers (github.com/Kludex/uvicorn/issues/157), so this module extends
+classes that uvicorn does not document: `H11Protocol` (its attributes `conn`, `loop`, `transport` and its method
+`send_400_response`), `Server.capture_signals` and `Server.handle_exit`, `Multiprocess.processes`. It is tested with
+these versions only; raise the bounds together with the tests of tests/service.
+"""
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that lets clients go which send no whole headers, or do not take what they asked for."""
+def check_uvicorn_version(version: str = uvicorn.__version__) -> None:
+    """Check that the installed uvicorn is one that this module was tested with.
 
-    header_seconds = 10.0
-    """For first line and headers."""
-    write_seconds = 15.0
-    """In which `write_bytes` of an answer must be taken, or all of it."""
-    write_bytes = 1 << 20
+    Raises:
+        RuntimeError: It is not.
+    """
+    first, end = UVICORN_VERSIONS
+    if not first <= tuple(int(part) for part in version.split(".")[:2]) < end:
+        supported = f">={first[0]}.{first[1]},<{end[0]}.{end[1]}"
+        raise RuntimeError(f"uvicorn {version} is not supported; pip install 'uvicorn{supported}'")
+
+
+class TimeoutH11Protocol(H11Protocol):
+    """HTTP/1.1 protocol that closes connections whose client sends headers or reads the response too slowly."""
+
+    header_timeout = 10.0
+    """Seconds in which the request line and the headers must arrive."""
+    write_timeout = 15.0
+    """Seconds in which the client must read `min_write_bytes` of the response, or the rest of it."""
+    min_write_bytes = 1 << 20
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._headers_due: asyncio.TimerHandle | None = None
-        self._write_due: asyncio.TimerHandle | None = None
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client; its headers are due."""
+        """Start the header timeout of a new connection."""
         super().connection_made(transport)
-        self._expect_headers()
+        self._start_header_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request, which may be less than its headers."""
+        """Stop the header timeout once the headers are complete."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self._expect_headers()
+            self._start_header_timer()
         else:
-            _cancel(self._headers_due)
-            self._headers_due = None
+            _cancel(self._header_timer)
+            self._header_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        _cancel(self._headers_due)
-        _cancel(self._write_due)
+        """Stop the timers."""
+        _cancel(self._header_timer)
+        _cancel(self._write_timer)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """More of an answer is waiting than the connection takes at once."""
+        """Start the write timeout, because the client reads more slowly than the response is written."""
         super().pause_writing()
-        self._watch_writing(self.transport.get_write_buffer_size())
+        self._start_write_timer(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """It has taken it."""
-        _cancel(self._write_due)
+        """Stop the write timeout, because the client has caught up."""
+        _cancel(self._write_timer)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Say so, unless an answer is under way already: then nothing sound can follow it."""
+        """Answer an invalid request with 400, or close the connection if a response has already been started."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
             self.transport.abort()
 
-    def _expect_headers(self) -> None:
-        if self._headers_due is None:
-            self._headers_due = self.loop.call_later(self.header_seconds, self.transport.abort)
+    def _start_header_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_timeout, self.transport.abort)
 
-    def _watch_writing(self, before: int) -> None:
-        def look() -> None:
-            now = self.transport.get_write_buffer_size()
-            if now > before - self.write_bytes:
+    def _start_write_timer(self, buffered: int) -> None:
+        def check_progress() -> None:
+            still_buffered = self.transport.get_write_buffer_size()
+            if still_buffered > buffered - self.min_write_bytes:
                 self.transport.abort()
             else:
-                self._watch_writing(now)
+                self._start_write_timer(still_buffered)
 
-        self._write_due = self.loop.call_later(self.write_seconds, look)
+        self._write_timer = self.loop.call_later(self.write_timeout, check_progress)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -92,7 +112,7 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends on SIGTERM and Ctrl-C when what was accepted has been answered, and returns: that is no failure."""
+    """Server that answers all accepted requests after SIGTERM or Ctrl-C and then returns normally."""
 
     def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -100,29 +120,34 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Uvicorn's own would raise the signal again at the end."""
+        """Handle SIGINT and SIGTERM; uvicorn's own method would raise the signal again at the end."""
 
         def handler(number: int, frame: FrameType | None) -> None:
             self.on_stop()
             self.handle_exit(number, frame)
 
-        if threading.current_thread() is not threading.main_thread():  # signals come to the main thread only
+        if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
             yield
             return
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, old in before.items():
+            for number, old in previous.items():
                 signal.signal(number, old)
 
 
-def configure(app: Any, settings: Settings, factory: bool = False) -> uvicorn.Config:
-    """Uvicorn's settings: no names or versions in headers, no web sockets, bounded headers."""
+def build_uvicorn_config(app: Any, settings: ServiceSettings, factory: bool = False) -> uvicorn.Config:
+    """Return uvicorn's configuration: no names or versions in headers, no web sockets, limited headers.
+
+    Raises:
+        RuntimeError: The installed uvicorn is not supported.
+    """
+    check_uvicorn_version()
     return uvicorn.Config(
         app,
         factory=factory,
-        http=PatientProtocol,
+        http=TimeoutH11Protocol,
         ws="none",
         loop="asyncio",
         interface="asgi3",
@@ -130,45 +155,45 @@ def configure(app: Any, settings: Settings, factory: bool = False) -> uvicorn.Co
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_graceful_shutdown=settings.drain_seconds,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_graceful_shutdown=settings.drain_timeout,
         backlog=BACKLOG,
         workers=settings.workers,
     )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
+    """Return a listening socket; port 0 takes a free one.
 
     Raises:
-        OSError: The address is taken, or is none of this machine's.
+        OSError: The port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    # What is accepted inherits it; asyncio sets it only where it made the socket. Without it the last piece of an
-    # answer waits 40 ms for the client's acknowledgement of the first.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Accepted connections inherit the option; asyncio sets it only on sockets that it created itself. Without it the
+    # last piece of a response waits 40 ms for the client's acknowledgement of the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
-def serve(app: ASGIApp, settings: Settings, sock: socket.socket, on_stop: Callable[[], None]) -> None:
+def serve(app: ASGIApp, settings: ServiceSettings, sock: socket.socket, on_stop: Callable[[], None]) -> None:
     """Serve in this process until SIGTERM or Ctrl-C."""
-    DrainingServer(configure(app, settings), on_stop).run([sock])
+    DrainingServer(build_uvicorn_config(app, settings), on_stop).run([sock])
 
 
-def serve_workers(make: Callable[[], ASGIApp], settings: Settings, sock: socket.socket) -> bool:
-    """Serve in `settings.workers` processes, each with a model of its own, until SIGTERM or Ctrl-C.
+def serve_workers(app_factory: Callable[[], ASGIApp], settings: ServiceSettings, sock: socket.socket) -> bool:
+    """Serve in `settings.workers` processes, each with its own model, until SIGTERM or Ctrl-C.
 
     Args:
-        make: Opens the artifact in a worker; importable, since workers are fresh processes.
-        settings: Of all of them.
-        sock: Shared by all.
+        app_factory: Opens the artifact in a worker. It must be importable, since workers are new processes.
+        settings: Settings of every worker.
+        sock: Listening socket that all workers share.
 
     Returns:
         False if a worker could not start.
     """
     from uvicorn.supervisors import Multiprocess
 
-    supervisor = Multiprocess(configure(make, settings, factory=True), [sock])
+    supervisor = Multiprocess(build_uvicorn_config(app_factory, settings, factory=True), [sock])
     supervisor.run()
     return all(process.exitcode != uvicorn.config.STARTUP_FAILURE for process in supervisor.processes)

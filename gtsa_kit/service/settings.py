@@ -1,43 +1,52 @@
-"""What a service is told when it starts."""
+"""Settings of the feature service: limits, timeouts, the artifact and the token."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-MEBI = 1 << 20
+MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Every bound of the service. Seconds, pixels and bytes are in the names where they are not counts."""
+class ServiceSettings:
+    """Limits and resources of the service.
+
+    Raises:
+        ValueError: A limit is not positive, or the token is empty or not ASCII.
+    """
 
     artifact: Path
+    """File or folder that `gtsa_kit.export.load` opens."""
     device: str = "auto"
+    """Device of the model: auto, cpu or cuda."""
     max_batch: int = 32
+    """Images of the artifact's own size in a batch; batches of larger images hold fewer."""
     max_wait_ms: float = 5.0
-    """How long a batch waits for images that are being decoded; never when there are none."""
+    """Milliseconds that a partial batch waits while other images are being decoded. A lone request never waits."""
     max_pending: int = 256
-    """Images accepted and not answered yet."""
+    """Images that are accepted and not answered yet."""
     max_pending_mb: int = 1024
-    """What they may hold in memory, together."""
+    """Memory that the accepted images may hold together, MiB."""
     max_image_mb: float = 20.0
+    """Size of an image file, MiB."""
     max_request_mb: float = 128.0
-    """Of a body that holds several images."""
+    """Size of a body that holds several images, MiB."""
     max_pixels: int = 50_000_000
+    """Pixels of an image, by its header."""
     max_size: int = 1024
-    """The largest height or width that an input may have."""
+    """Height or width of the model's input, pixels."""
     token: str | None = None
+    """Bearer token that clients must send; None leaves the service open."""
     workers: int = 1
+    """Processes, each with its own model."""
     samples: Path | None = None
-    """Images to choose from on the page."""
-    body_seconds: float = 30.0
-    """For a body to arrive, and for a piece of an answer to be taken."""
-    header_seconds: float = 10.0
-    """For the first line and the headers to arrive."""
-    drain_seconds: int = 60
-    """For accepted requests to be answered after SIGTERM."""
+    """Folder of sample images for the page; None selects installed ones."""
+    body_timeout: float = 30.0
+    """Seconds within which a body must arrive."""
+    drain_timeout: int = 60
+    """Seconds in which accepted requests are answered after SIGTERM."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
+        """Validate the values."""
         counts = ("max_batch", "max_pending", "max_pending_mb", "max_pixels", "workers")
         for name in (*counts, "max_image_mb", "max_request_mb"):
             if getattr(self, name) <= 0:
@@ -47,19 +56,19 @@ class Settings:
         if self.token is not None and not self.token.isascii():
             raise ValueError("--token takes ASCII characters only")
         if self.token == "":
-            raise ValueError("--token is empty; leave it out for a service that is open to all who reach it")
+            raise ValueError("--token is empty; omit it for a service without authentication")
 
     @property
-    def image_bytes(self) -> int:
-        """Largest image file."""
-        return int(self.max_image_mb * MEBI)
+    def max_image_bytes(self) -> int:
+        """Maximum size of an image file, bytes."""
+        return int(self.max_image_mb * MEBIBYTE)
 
     @property
-    def request_bytes(self) -> int:
-        """Largest body that holds several."""
-        return int(max(self.max_request_mb, self.max_image_mb * 1.4) * MEBI)
+    def max_request_bytes(self) -> int:
+        """Maximum size of a body that holds several images, bytes."""
+        return int(max(self.max_request_mb, self.max_image_mb * 1.4) * MEBIBYTE)
 
     @property
-    def pending_bytes(self) -> int:
-        """Bound on what accepted requests hold."""
-        return self.max_pending_mb * MEBI
+    def max_pending_bytes(self) -> int:
+        """Maximum memory of all accepted requests, bytes."""
+        return self.max_pending_mb * MEBIBYTE

@@ -1,4 +1,4 @@
-"""What the routes share."""
+"""Objects that the routes share, and the cancellation of work whose client has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,32 +8,33 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service.admission import Pending, Place
-from gtsa_kit.service.extract import Extractor
-from gtsa_kit.service.metrics import Metrics
-from gtsa_kit.service.query_cache import KnownQueries
-from gtsa_kit.service.settings import Settings
+from gtsa_kit.service.admission import AdmissionLimiter, Reservation
+from gtsa_kit.service.extract import FeatureExtractor
+from gtsa_kit.service.metrics import ServiceMetrics
+from gtsa_kit.service.samples import Sample
+from gtsa_kit.service.settings import ServiceSettings
 
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer."""
+class ClientDisconnected(Exception):
+    """Raised when the client closes the connection before it is answered."""
 
 
 @dataclass(frozen=True)
-class Service:
-    """The model and everything around it, for as long as the process serves."""
+class ServiceState:
+    """Model, limits and metrics of one serving process."""
 
-    settings: Settings
+    settings: ServiceSettings
     runner: Runner
-    extractor: Extractor
-    pending: Pending
-    metrics: Metrics
-    known: KnownQueries
+    extractor: FeatureExtractor
+    limiter: AdmissionLimiter
+    metrics: ServiceMetrics
+    samples: tuple[Sample, ...]
+    """Sample images of the page."""
 
-    def about_model(self) -> dict[str, Any]:
-        """What an answer says of the model: `sha256` is of the weights that the artifact was exported from."""
+    def model_info(self) -> dict[str, Any]:
+        """Return the `model` entry of responses; `sha256` is the hash of the source weights."""
         manifest = self.runner.manifest
         return {
             "id": self.model_id,
@@ -45,48 +46,48 @@ class Service:
 
     @property
     def model_id(self) -> str:
-        """A name for logs and clients."""
+        """Short name of the model: architecture, hash of the weights and precision."""
         manifest = self.runner.manifest
         return f"{manifest.architecture['name']}-{manifest.source_sha256[:12]}-{manifest.precision}"
 
 
-def service_of(request: Request) -> Service:
-    """The service that a request came to."""
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
+def get_state(request: Request) -> ServiceState:
+    """Return the state of the application that handles a request."""
+    state = request.app.state.service
+    assert isinstance(state, ServiceState)
+    return state
 
 
-def place_of(request: Request) -> Place:
-    """What a request holds of the bound on what is pending."""
-    place = request.state.place
-    assert isinstance(place, Place)
-    return place
+def get_reservation(request: Request) -> Reservation:
+    """Return the reservation that the admission middleware attached to a request."""
+    reservation = request.state.reservation
+    assert isinstance(reservation, Reservation)
+    return reservation
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do it, unless the client goes away meanwhile; call this when the body has been read.
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` and cancel it if the client disconnects; call this when the body has been read.
 
     Raises:
-        ClientGone: It did; what was not begun is not done.
+        ClientDisconnected: The client closed the connection. Steps that had not begun are not done.
     """
     task = asyncio.current_task()
     assert task is not None
-    left = False
+    disconnected = False
 
     async def watch() -> None:
-        nonlocal left
+        nonlocal disconnected
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        left = True
+        disconnected = True
         task.cancel()
 
-    watching = asyncio.create_task(watch())
+    watcher = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
-        if left and task.uncancel() == 0:
-            raise ClientGone from None
+        if disconnected and task.uncancel() == 0:
+            raise ClientDisconnected from None
         raise
     finally:
-        watching.cancel()
+        watcher.cancel()

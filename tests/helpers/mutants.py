@@ -1,4 +1,4 @@
-"""Image files of every kind, broken in every way that comes to mind; without end, the same for the same seed."""
+"""Mutated image files for fuzzing: every file format, random changes, reproducible by seed."""
 
 import struct
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from PIL import Image
 from helpers.image_samples import encoded, png_by_hand, scene, tiff_by_hand
 
 
-def seeds() -> list[bytes]:
-    """Sound files, small: every kind, and the modes and ways of storing that decoders have code for."""
+def valid_files() -> list[bytes]:
+    """Return small valid files: every file format with the modes and compressions that decoders implement."""
     rgb = scene(30, 44)
     image = Image.fromarray(rgb)
     exif = Image.Exif()
     exif[0x0112] = 6
     frames = [Image.fromarray(np.roll(scene(20, 24), i, 1)) for i in range(3)]
-    found = [
+    files = [
         encoded(rgb, "JPEG", quality=80, exif=exif),
         encoded(rgb, "JPEG", progressive=True, optimize=True),
         encoded(image.convert("CMYK"), "JPEG"),
@@ -36,58 +36,58 @@ def seeds() -> list[bytes]:
         tiff_by_hand(rgb.astype(np.uint16) * 257, ">", 5),
     ]
     for compression in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"):
-        found.append(encoded(rgb, "TIFF", compression=compression))
-    found.append(encoded(image.convert("1"), "TIFF", compression="group4"))
-    return found
+        files.append(encoded(rgb, "TIFF", compression=compression))
+    files.append(encoded(image.convert("1"), "TIFF", compression="group4"))
+    return files
 
 
-def mutants(seed: int, count: int) -> Iterator[bytes]:
-    """`count` files, each a sound one with a few changes."""
+def mutated_files(seed: int, count: int) -> Iterator[bytes]:
+    """Yield `count` files, each a valid one with one to three random changes."""
     rng = np.random.default_rng(seed)
-    sound = seeds()
+    valid = valid_files()
     for i in range(count):
-        content = bytearray(sound[i % len(sound)])
+        content = bytearray(valid[i % len(valid)])
         for _ in range(int(rng.integers(1, 4))):
-            content = CHANGES[int(rng.integers(len(CHANGES)))](content, rng, sound)
+            content = CHANGES[int(rng.integers(len(CHANGES)))](content, rng, valid)
         yield bytes(content)
 
 
-def flip(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """Bits, anywhere."""
+def flip_bits(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Flip bits anywhere."""
     for _ in range(int(rng.integers(1, 12))):
         if content:
             content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
     return content
 
 
-def flip_header(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """Bytes near the beginning, where sizes are."""
+def replace_header_bytes(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Replace bytes near the beginning, where sizes are stored."""
     for _ in range(int(rng.integers(1, 5))):
         if content:
             content[int(rng.integers(min(len(content), 80)))] = int(rng.integers(256))
     return content
 
 
-def cut(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """Off the end."""
+def truncate(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Cut the end off."""
     return content[: int(rng.integers(len(content) + 1))]
 
 
-def drop(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """A piece of the middle."""
+def delete_piece(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Delete a piece of the middle."""
     start = int(rng.integers(len(content) + 1))
     del content[start : start + int(rng.integers(1, 64))]
     return content
 
 
-def repeat(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """A piece of the middle, several times."""
+def repeat_piece(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Repeat a piece of the middle."""
     start = int(rng.integers(len(content) + 1))
     return content[:start] + content[start : start + int(rng.integers(1, 200))] * 5 + content[start:]
 
 
-def number(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """A number that counters and sizes don't like, in either order of bytes."""
+def write_boundary_value(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Write a boundary value for counters and sizes, in either byte order."""
     value = int(rng.choice([0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
     packed = struct.pack(">I" if rng.random() < 0.5 else "<I", value)
     if len(content) > 8:
@@ -96,15 +96,26 @@ def number(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> 
     return content
 
 
-def splice(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """The end of another file."""
-    other = sound[int(rng.integers(len(sound)))]
+def splice(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Append the end of another file."""
+    other = valid[int(rng.integers(len(valid)))]
     return content[: int(rng.integers(len(content) + 1))] + other[int(rng.integers(len(other))) :]
 
 
-def noise(content: bytearray, rng: np.random.Generator, sound: list[bytes]) -> bytearray:
-    """Random bytes after a sound beginning."""
+def append_noise(content: bytearray, rng: np.random.Generator, valid: list[bytes]) -> bytearray:
+    """Replace all but the beginning by random bytes."""
     return content[: int(rng.integers(4, 64))] + rng.bytes(int(rng.integers(400)))
 
 
-CHANGES = (flip, flip, flip_header, cut, drop, repeat, number, number, splice, noise)
+CHANGES = (
+    flip_bits,
+    flip_bits,
+    replace_header_bytes,
+    truncate,
+    delete_piece,
+    repeat_piece,
+    write_boundary_value,
+    write_boundary_value,
+    splice,
+    append_noise,
+)

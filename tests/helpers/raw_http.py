@@ -1,11 +1,11 @@
-"""A plain HTTP/1.1 client: many requests at little cost, and requests that no library would send."""
+"""Plain HTTP/1.1 client: sends many requests cheaply, and requests that no library would send."""
 
 import asyncio
 import re
 import socket
 from collections.abc import Sequence
 
-# A path, a trace, a module, a version, an address in memory.
+# Details of the server that no response may reveal: paths, tracebacks, modules, versions, memory addresses.
 LEAKS = re.compile(
     rb"/(usr|home|tmp|root|work|opt)/|Traceback|\.py\b|site-packages|0x[0-9a-f]{6}|pillow|PIL|uvicorn|starlette|fastapi|"
     rb"pydantic|torch|numpy|onnx|libtiff|[0-9]+\.[0-9]+\.[0-9]+",
@@ -14,7 +14,7 @@ LEAKS = re.compile(
 
 
 def request(path: str, body: bytes = b"", method: str = "POST", **headers: str) -> bytes:
-    """The bytes of a request; underscores in names of headers stand for dashes."""
+    """Return the bytes of a request; underscores in header names stand for dashes."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if "Content_Length" not in headers and "Transfer_Encoding" not in headers and (body or method == "POST"):
         lines.append(f"Content-Length: {len(body)}")
@@ -22,10 +22,10 @@ def request(path: str, body: bytes = b"", method: str = "POST", **headers: str) 
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-async def ask(
+async def send_request(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request on an open connection: status, headers in lower case, body."""
+    """Send one request on an open connection and return the status, the headers in lower case, and the body."""
     writer.write(content)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -34,37 +34,39 @@ async def ask(
     return int(head[0].split()[1]), headers, body
 
 
-async def ask_many(port: int, requests: Sequence[bytes], at_a_time: int) -> list[tuple[int, dict[str, str], bytes]]:
-    """All of them, over `at_a_time` connections that stay open; answers in the order of the requests."""
-    answers: dict[int, tuple[int, dict[str, str], bytes]] = {}
-    todo = iter(enumerate(requests))
+async def send_requests(
+    port: int, requests: Sequence[bytes], concurrency: int
+) -> list[tuple[int, dict[str, str], bytes]]:
+    """Send all requests over `concurrency` connections and return the responses in the order of the requests."""
+    responses: dict[int, tuple[int, dict[str, str], bytes]] = {}
+    remaining = iter(enumerate(requests))
 
     async def work() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for i, content in todo:
-            answers[i] = await ask(reader, writer, content)
-            if answers[i][1].get("connection") == "close":
+        for i, content in remaining:
+            responses[i] = await send_request(reader, writer, content)
+            if responses[i][1].get("connection") == "close":
                 writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
 
-    await asyncio.gather(*(work() for _ in range(at_a_time)))
-    return [answers[i] for i in range(len(requests))]
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return [responses[i] for i in range(len(requests))]
 
 
-def raw(port: int, content: bytes, seconds: float = 10.0) -> bytes:
-    """Everything that comes back until the service closes, or is silent for a while."""
+def send_raw(port: int, content: bytes, seconds: float = 10.0) -> bytes:
+    """Send bytes and return everything received until the service closes the connection or `seconds` pass."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         connection.sendall(content)
-        found = b""
+        received = b""
         try:
-            while piece := connection.recv(65536):
-                found += piece
+            while chunk := connection.recv(65536):
+                received += chunk
         except (TimeoutError, ConnectionResetError):
             pass
-        return found
+        return received
 
 
-def status_of(answer: bytes) -> int:
-    """Of a raw answer; 0 if there was none."""
-    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+def status_of(response: bytes) -> int:
+    """Return the status of a raw response, 0 if there is none."""
+    return int(response.split(b" ", 2)[1]) if response.startswith(b"HTTP/1.1 ") else 0

@@ -1,4 +1,4 @@
-"""A tiny artifact, the offline runner as the oracle, and services on loopback in threads of this process."""
+"""Tiny artifact, its runner as the reference, and services on loopback in threads of this process."""
 
 import dataclasses
 import threading
@@ -22,15 +22,15 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
-from gtsa_kit.service.admission import Pending
+from gtsa_kit.service.admission import AdmissionLimiter
 from gtsa_kit.service.app import create_app
-from gtsa_kit.service.server import DrainingServer, configure, listen
-from gtsa_kit.service.settings import Settings
+from gtsa_kit.service.server import DrainingServer, build_uvicorn_config, listen
+from gtsa_kit.service.settings import ServiceSettings
 
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a tiny encoder."""
+    """Return the weights file of a tiny encoder."""
     run = tmp_path_factory.mktemp("served")
     torch.manual_seed(0)
     encoder = Encoder("vit_test")
@@ -44,14 +44,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def runner(artifact: Path) -> Runner:
-    """With maps of both blocks; for the services and as the oracle: calls don't know of each other."""
+    """Return a runner with maps of both blocks, used by the services and as the reference."""
     source, options = open_source(artifact), ExportOptions(layers=(0, 1))
     manifest = build_manifest(source.encoder, "pytorch", options, {}, source.sha256)
     return TorchRunner(ExportGraph(source.encoder, options), manifest, torch.device("cpu"))
 
 
-class Slow(Runner):
-    """A runner that takes a while for each batch, however small the model."""
+class SlowRunner(Runner):
+    """Runner that takes a given time for each batch and records the shapes of the batches."""
 
     def __init__(self, runner: Runner, seconds: float) -> None:
         self.runner, self.seconds = runner, seconds
@@ -65,45 +65,45 @@ class Slow(Runner):
 
 
 @dataclass(frozen=True)
-class Served:
-    """A service that runs."""
+class RunningService:
+    """Address, limiter and server of a running service."""
 
     url: str
     port: int
-    pending: Pending
+    limiter: AdmissionLimiter
     server: DrainingServer
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **options)
 
-    def empties(self, seconds: float = 10.0) -> bool:
-        """Whether nothing is pending, within a while."""
-        return wait_for(lambda: self.pending.images == 0 and self.pending.bytes == 0, seconds)
+    def drains(self, seconds: float = 10.0) -> bool:
+        """Return True once no request is pending, False after `seconds`."""
+        return wait_for(lambda: self.limiter.images == 0 and self.limiter.bytes == 0, seconds)
 
 
-Serving = Callable[..., AbstractContextManager[Served]]
+ServiceFactory = Callable[..., AbstractContextManager[RunningService]]
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if true():
+        if condition():
             return True
         time.sleep(0.01)
     return False
 
 
 @contextmanager
-def serve_in_thread(runner: Runner, settings: Settings) -> Iterator[Served]:
-    app, pending = create_app(runner, settings)
+def serve_in_thread(runner: Runner, settings: ServiceSettings) -> Iterator[RunningService]:
+    app, limiter = create_app(runner, settings)
     sock = listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    server = DrainingServer(configure(app, settings), lambda: None)
+    server = DrainingServer(build_uvicorn_config(app, settings), lambda: None)
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()
     try:
         assert wait_for(lambda: server.started, 30)
-        yield Served(f"http://127.0.0.1:{port}", port, pending, server)
+        yield RunningService(f"http://127.0.0.1:{port}", port, limiter, server)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -111,19 +111,19 @@ def serve_in_thread(runner: Runner, settings: Settings) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="session")
-def serving(runner: Runner, artifact: Path) -> Serving:
-    """`with serving(max_pending=3) as served:`, with another runner if the test has one."""
-    base = Settings(artifact)
+def start_service(runner: Runner, artifact: Path) -> ServiceFactory:
+    """Return a factory of services with changed settings: `with start_service(max_pending=3) as service:`."""
+    base = ServiceSettings(artifact)
 
-    def start(with_runner: Runner | None = None, **changes: Any) -> AbstractContextManager[Served]:
+    def start(with_runner: Runner | None = None, **changes: Any) -> AbstractContextManager[RunningService]:
         return serve_in_thread(with_runner or runner, dataclasses.replace(base, **changes))
 
     return start
 
 
 @pytest.fixture(scope="session")
-def served(serving: Serving) -> Iterator[Served]:
-    """The service as it comes, for all tests that leave it as it is."""
-    with serving() as running:
+def service(start_service: ServiceFactory) -> Iterator[RunningService]:
+    """Start a service with default settings, shared by the tests that do not change it."""
+    with start_service() as running:
         yield running
-        assert running.empties(), running.pending
+        assert running.drains(), running.limiter

@@ -1,4 +1,4 @@
-"""For Schemathesis' command (SCHEMATHESIS_HOOKS): bodies of image types are image files, sound and not."""
+"""Hooks of Schemathesis (SCHEMATHESIS_HOOKS): bodies of image types are valid image files or random bytes."""
 
 import io
 
@@ -9,13 +9,13 @@ from PIL import Image
 from gtsa_kit.service.request_parsing import IMAGE_TYPES
 
 
-def file(kind: str) -> bytes:
-    """A small one."""
+def image_file(file_format: str) -> bytes:
+    """Return a small image file."""
     buffer = io.BytesIO()
-    Image.new("RGB", (23, 17), "teal").save(buffer, kind)
+    Image.new("RGB", (23, 17), "teal").save(buffer, file_format)
     return buffer.getvalue()
 
 
-FILES = [file(kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
-for media in sorted(IMAGE_TYPES):
-    schemathesis.openapi.media_type(media, strategies.sampled_from(FILES) | strategies.binary(max_size=200))
+FILES = [image_file(file_format) for file_format in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
+for media_type in sorted(IMAGE_TYPES):
+    schemathesis.openapi.media_type(media_type, strategies.sampled_from(FILES) | strategies.binary(max_size=200))

@@ -1,5 +1,5 @@
-"""Fixtures by name; tests import classes from `running`, since every folder has a `conftest`."""
+"""Fixtures of the service tests. Classes are imported from `helpers.running_service`."""
 
-from helpers.running_service import artifact, runner, served, serving
+from helpers.running_service import artifact, runner, service, start_service
 
-__all__ = ["artifact", "runner", "served", "serving"]
+__all__ = ["artifact", "runner", "service", "start_service"]

@@ -1,4 +1,4 @@
-"""The batcher alone: what goes together, in which order, and what becomes of those who leave."""
+"""Batcher: composition and order of batches, waiting, cancellation and failures."""
 
 import asyncio
 import threading
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.running_service import Slow
+from helpers.running_service import SlowRunner
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service.batcher import Batcher, Result
-from gtsa_kit.service.errors import Refusal
-from gtsa_kit.service.metrics import Metrics
+from gtsa_kit.service.batcher import Batcher, InferenceResult
+from gtsa_kit.service.errors import APIError
+from gtsa_kit.service.metrics import ServiceMetrics
 
 
-class Held(Slow):
-    """A runner whose batches wait until they are let through."""
+class GatedRunner(SlowRunner):
+    """A runner whose batches wait until they are released."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner, 0.0)
@@ -35,108 +35,116 @@ def image(value: float, side: int = 16) -> np.ndarray:
 
 
 def run(runner: Runner, work: Any, max_batch: int = 4, max_wait: float = 0.0) -> Any:
-    async def whole() -> Any:
-        batcher = Batcher(runner, max_batch, max_wait, Metrics())
+    async def run_and_close() -> Any:
+        batcher = Batcher(runner, max_batch, max_wait, ServiceMetrics())
         try:
             return await asyncio.wait_for(work(batcher), 20)
         finally:
             await batcher.close()
 
-    return asyncio.run(whole())
+    return asyncio.run(run_and_close())
 
 
-async def begun(batcher: Batcher, *calls: Coroutine[Any, Any, Result]) -> list[asyncio.Task[Result]]:
-    """The calls, started in this order, as far as they go without the model."""
+async def start_calls(
+    batcher: Batcher, *calls: Coroutine[Any, Any, InferenceResult]
+) -> list[asyncio.Task[InferenceResult]]:
+    """Start the calls in this order and let them proceed to the queue."""
     tasks = [asyncio.create_task(call) for call in calls]
     await asyncio.sleep(0.02)
     return tasks
 
 
-def test_images_of_one_size_go_together_up_to_the_limit_and_oldest_first(runner: Runner) -> None:
-    held = Held(runner)
+def test_batches_hold_images_of_one_size_up_to_the_limit_oldest_first(runner: Runner) -> None:
+    gated = GatedRunner(runner)
 
-    async def work(batcher: Batcher) -> list[Result]:
-        first = await begun(batcher, batcher(image(0)))  # takes the model
-        rest = await begun(
+    async def work(batcher: Batcher) -> list[InferenceResult]:
+        first = await start_calls(batcher, batcher(image(0)))  # occupies the model
+        rest = await start_calls(
             batcher,
             *(batcher(image(i)) for i in (1, 2, 3)),
             batcher(image(9, 32)),
             *(batcher(image(i)) for i in (4, 5, 6)),
         )
-        held.gate.set()
+        gated.gate.set()
         return await asyncio.gather(*first, *rest)
 
-    results = run(held, work)
-    assert [shape[0] for shape in held.batches] == [1, 4, 1, 2]
-    assert held.batches[2][2] == 32
-    assert [r.batch for r in results] == [1, 4, 4, 4, 1, 4, 2, 2]
+    results = run(gated, work)
+    assert [shape[0] for shape in gated.batches] == [1, 4, 1, 2]
+    assert gated.batches[2][2] == 32
+    assert [r.batch_size for r in results] == [1, 4, 4, 4, 1, 4, 2, 2]
     for value, result in zip((0, 1, 2, 3, 9, 4, 5, 6), results, strict=True):
         alone = runner(image(value, 32 if value == 9 else 16)[None])
         np.testing.assert_allclose(result.features.embedding, alone.embedding[0], atol=2e-4)
         np.testing.assert_allclose(result.features.layers[1], alone.layers[1][0], atol=2e-4)
-    assert held.threads == {"gtsa-model_0"}
+    assert gated.threads == {"gtsa-model_0"}
 
 
-def test_a_lone_image_does_not_wait_but_one_with_others_on_their_way_does(runner: Runner) -> None:
-    slow = Slow(runner, 0.0)
+def test_a_lone_image_does_not_wait_but_one_with_others_expected_does(runner: Runner) -> None:
+    slow = SlowRunner(runner, 0.0)
 
-    async def work(batcher: Batcher) -> tuple[float, float, list[Result]]:
+    async def work(batcher: Batcher) -> tuple[float, float, list[InferenceResult]]:
         await batcher(image(0))
         started = time.monotonic()
         await batcher(image(1))
-        lone = time.monotonic() - started
+        lone_seconds = time.monotonic() - started
         with batcher.expect():
-            first = await begun(batcher, batcher(image(2)))
+            first = await start_calls(batcher, batcher(image(2)))
             await asyncio.sleep(0.1)
             assert not first[0].done()
-            second = await begun(batcher, batcher(image(3)))
+            second = await start_calls(batcher, batcher(image(3)))
         both = await asyncio.gather(*first, *second)
-        with batcher.expect():  # that never comes
+        with batcher.expect():  # an image that never arrives
             started = time.monotonic()
             await batcher(image(4))
-            return lone, time.monotonic() - started, both
+            return lone_seconds, time.monotonic() - started, both
 
-    lone, kept, both = run(slow, work, max_wait=0.5)
-    assert lone < 0.3
-    assert 0.45 < kept < 2
-    assert [r.batch for r in both] == [2, 2]
+    lone_seconds, waited_seconds, both = run(slow, work, max_wait=0.5)
+    assert lone_seconds < 0.3
+    assert 0.45 < waited_seconds < 2
+    assert [r.batch_size for r in both] == [2, 2]
 
 
-def test_who_leaves_frees_the_place_and_the_others_are_served(runner: Runner) -> None:
-    held = Held(runner)
+def test_a_cancelled_image_leaves_the_queue_and_the_others_are_computed(runner: Runner) -> None:
+    gated = GatedRunner(runner)
 
     async def work(batcher: Batcher) -> None:
-        tasks = await begun(batcher, batcher(image(0)))
-        tasks += await begun(batcher, *(batcher(image(i)) for i in (1, 2, 3)), batcher(image(4)))
-        assert batcher.waiting == 4
+        tasks = await start_calls(batcher, batcher(image(0)))
+        tasks += await start_calls(batcher, *(batcher(image(i)) for i in (1, 2, 3)), batcher(image(4)))
+        assert batcher.queued == 4
         for i in (0, 2, 3):  # the first is in the model already
             tasks[i].cancel()
         await asyncio.sleep(0.02)
-        assert batcher.waiting == 2
-        held.gate.set()
+        assert batcher.queued == 2
+        gated.gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(r, asyncio.CancelledError) for r in results] == [True, False, True, True, False]
 
-    run(held, work, max_batch=8)
-    assert [shape[0] for shape in held.batches] == [1, 2]
+    run(gated, work, max_batch=8)
+    assert [shape[0] for shape in gated.batches] == [1, 2]
 
 
-def test_an_image_that_the_model_cant_compute_fails_alone(runner: Runner) -> None:
-    class Fragile(Slow):
+def test_an_image_that_the_model_can_not_compute_fails_alone(runner: Runner) -> None:
+    class FailingRunner(SlowRunner):
         def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
             if (images == 7).any():
                 raise RuntimeError("CUDA error at /usr/lib/secret.so")
             return super()._run(images)
 
     async def work(batcher: Batcher) -> list[Any]:
-        found = await asyncio.gather(*(batcher(image(i)) for i in (5, 6, 7, 8)), return_exceptions=True)
+        results = await asyncio.gather(*(batcher(image(i)) for i in (5, 6, 7, 8)), return_exceptions=True)
         assert batcher.alive
-        return [*found, await batcher(image(1))]
+        return [*results, await batcher(image(1))]
 
-    found = run(Fragile(runner, 0.0), work)
-    assert [type(f) for f in found] == [Result, Result, Refusal, Result, Result]
-    assert found[2].status == 503
-    assert "secret" not in found[2].message
+    results = run(FailingRunner(runner, 0.0), work)
+    assert [type(result) for result in results] == [
+        InferenceResult,
+        InferenceResult,
+        APIError,
+        InferenceResult,
+        InferenceResult,
+    ]
+    assert results[2].status == 503
+    assert "secret" not in results[2].message
 
 
 @pytest.mark.parametrize(("side", "limit"), [(224, 8), (112, 8), (448, 2), (1024, 1)])

@@ -1,4 +1,4 @@
-"""Bad input: the right status, the field's name, nothing of our inside, and never a 500."""
+"""Invalid input gets the right status and the field's name, without internal details, and never a 500."""
 
 import base64
 import json
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from helpers.image_samples import chunk, encoded, scene
-from helpers.raw_http import LEAKS, raw, request, status_of
-from helpers.running_service import Served, Serving
+from helpers.raw_http import LEAKS, request, send_raw, status_of
+from helpers.running_service import RunningService, ServiceFactory
 
 PNG = encoded(scene(), "PNG")
 
 
-def check(response: Any, status: int, field: str | None = None) -> None:
+def check_error(response: Any, status: int, field: str | None = None) -> None:
     assert response.status_code == status, response.text
     assert not LEAKS.search(response.content), response.text
     assert "server" not in response.headers
@@ -55,64 +55,69 @@ def check(response: Any, status: int, field: str | None = None) -> None:
         ("&".join(["points=1,1"] * 1025), "points"),
     ],
 )
-def test_a_bad_parameter_is_named(served: Served, query: str, field: str) -> None:
-    with served.client() as client:
-        check(client.post(f"/v1/features?{query}", content=PNG, headers={"Content-Type": "image/png"}), 422, field)
+def test_an_invalid_parameter_is_named(service: RunningService, query: str, field: str) -> None:
+    with service.client() as client:
+        check_error(
+            client.post(f"/v1/features?{query}", content=PNG, headers={"Content-Type": "image/png"}), 422, field
+        )
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "image/svg+xml", "image/heic", "", "multipart/mixed"]
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "image/svg+xml", "image/heic", "", "multipart/mixed"],
 )
-def test_a_wrong_type_is_415(served: Served, kind: str) -> None:
-    with served.client() as client:
-        check(client.post("/v1/features", content=PNG, headers={"Content-Type": kind}), 415)
-        check(client.post("/v1/similarity?point=1,1", content=PNG, headers={"Content-Type": kind}), 415)
-        check(client.post("/v1/embeddings", content=PNG, headers={"Content-Type": kind}), 415)
-        coded = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
-        check(client.post("/v1/features", content=PNG, headers=coded), 415)
+def test_an_unsupported_content_type_is_415(service: RunningService, content_type: str) -> None:
+    with service.client() as client:
+        check_error(client.post("/v1/features", content=PNG, headers={"Content-Type": content_type}), 415)
+        check_error(client.post("/v1/similarity?point=1,1", content=PNG, headers={"Content-Type": content_type}), 415)
+        check_error(client.post("/v1/embeddings", content=PNG, headers={"Content-Type": content_type}), 415)
+        compressed = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
+        check_error(client.post("/v1/features", content=PNG, headers=compressed), 415)
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says it is large, with as many rows as compress well."""
+def decompression_bomb(width: int, height: int) -> bytes:
+    """Return a small PNG whose header declares a large image, with rows that compress well."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     rows = zlib.compress(bytes(min(width * 3 + 1, 1 << 20) * min(height, 64)), 9)
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (7100, 7100), (2**31 - 1, 2**31 - 1), (50_000_001, 1)])
-def test_a_bomb_is_refused_by_its_header_before_it_takes_memory(served: Served, size: tuple[int, int]) -> None:
-    content = bomb(*size)
-    with served.client() as client:
+def test_a_decompression_bomb_is_rejected_by_its_header_before_it_takes_memory(
+    service: RunningService, size: tuple[int, int]
+) -> None:
+    content = decompression_bomb(*size)
+    with service.client() as client:
         tracemalloc.start()
         response = client.post("/v1/features", content=content, headers={"Content-Type": "image/png"})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    check(response, 422)
+    check_error(response, 422)
     assert peak < 10 << 20
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", PNG[:60], PNG[:-30], b"\x00" * 5000, b"%!PS-Adobe-3.0 EPSF-3.0"])
-def test_what_is_no_image_is_422(served: Served, content: bytes) -> None:
-    with served.client() as client:
-        check(client.post("/v1/features", content=content, headers={"Content-Type": "image/png"}), 422, "image")
+def test_a_file_that_is_no_image_is_422(service: RunningService, content: bytes) -> None:
+    with service.client() as client:
+        check_error(client.post("/v1/features", content=content, headers={"Content-Type": "image/png"}), 422, "image")
 
 
-def test_too_large_is_413_whether_it_is_declared_or_not(serving: Serving) -> None:
+def test_a_large_body_is_413_whether_its_size_is_declared_or_not(start_service: ServiceFactory) -> None:
     large = b"\x00" * 70_000
-    pieces = b"".join(b"1000\r\n" + b"\x00" * 4096 + b"\r\n" for _ in range(64))
-    with serving(max_image_mb=1 / 16, max_request_mb=1 / 8) as small, small.client() as client:
-        check(client.post("/v1/features", content=large, headers={"Content-Type": "image/png"}), 413)
-        # Refused by what it declares: nothing of the body is ever sent.
+    chunks = b"".join(b"1000\r\n" + b"\x00" * 4096 + b"\r\n" for _ in range(64))
+    with start_service(max_image_mb=1 / 16, max_request_mb=1 / 8) as small, small.client() as client:
+        check_error(client.post("/v1/features", content=large, headers={"Content-Type": "image/png"}), 413)
+        # Rejected by its declared size: the body is never sent.
         declared = request("/v1/features", Content_Type="image/png", Content_Length="99999999999", Connection="close")
-        assert status_of(raw(small.port, declared, 1)) == 413
-        chunked = request("/v1/features", pieces, Content_Type="image/png", Transfer_Encoding="chunked")
-        assert status_of(raw(small.port, chunked, 1)) == 413
+        assert status_of(send_raw(small.port, declared, 1)) == 413
+        chunked = request("/v1/features", chunks, Content_Type="image/png", Transfer_Encoding="chunked")
+        assert status_of(send_raw(small.port, chunked, 1)) == 413
         two = [("images", ("a", large, "image/png")), ("images", ("b", PNG, "image/png"))]
         response = client.post("/v1/features?size=32&format=json", files=two)
         assert [item["status"] for item in response.json()["items"]] == [413, 200]
-        check(client.post("/v1/features", files=two * 2), 413)
-        check(client.post("/v1/embeddings", json={"input": base64.b64encode(large).decode()}), 413, "input[0]")
-        assert small.empties()
+        check_error(client.post("/v1/features", files=two * 2), 413)
+        check_error(client.post("/v1/embeddings", json={"input": base64.b64encode(large).decode()}), 413, "input[0]")
+        assert small.drains()
 
 
 @pytest.mark.parametrize(
@@ -129,30 +134,30 @@ def test_too_large_is_413_whether_it_is_declared_or_not(serving: Serving) -> Non
         request("/v1/features?" + "size=32&" * 9000, PNG, Content_Type="image/png"),
     ],
 )
-def test_what_is_no_sound_http_is_400_or_closed(served: Served, content: bytes) -> None:
-    answer = raw(served.port, content, 1)
+def test_invalid_http_is_400_or_closed(service: RunningService, content: bytes) -> None:
+    answer = send_raw(service.port, content, 1)
     assert status_of(answer) in (0, 400, 422, 431), answer[:300]
     assert not LEAKS.search(answer.replace(b"HTTP/1.1", b"")), answer[:300]
-    with served.client() as client:
+    with service.client() as client:
         assert client.get("/ready").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nope", "/v1/", "/v1/features/", "/../../etc/passwd", "/page.css/..%2f..", "/%00"])
-def test_unknown_paths_are_404(served: Served, path: str) -> None:
-    with served.client() as client:
-        check(client.get(path), 404)
+def test_unknown_paths_are_404(service: RunningService, path: str) -> None:
+    with service.client() as client:
+        check_error(client.get(path), 404)
 
 
-def test_wrong_methods_are_405_and_say_which_are_right(served: Served) -> None:
-    with served.client() as client:
+def test_wrong_methods_are_405_with_the_allowed_ones(service: RunningService) -> None:
+    with service.client() as client:
         for method, path in (("GET", "/v1/features"), ("DELETE", "/health"), ("POST", "/"), ("HEAD", "/v1/features")):
             response = client.request(method, path)
             assert response.status_code == 405
             assert response.headers["allow"]
         for path in ("/", "/health", "/metrics", "/v1/model", "/docs"):
-            got, headed = client.get(path), client.head(path)
-            assert (headed.status_code, headed.content) == (200, b"")
-            assert headed.headers["content-type"] == got.headers["content-type"]
+            by_get, by_head = client.get(path), client.head(path)
+            assert (by_head.status_code, by_head.content) == (200, b"")
+            assert by_head.headers["content-type"] == by_get.headers["content-type"]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +180,9 @@ def test_wrong_methods_are_405_and_say_which_are_right(served: Served) -> None:
         ("/v1/similarity?point=1,1", b'{"first": "aGk=", "second": "aGk="}', "first"),
     ],
 )
-def test_bad_json_is_422(served: Served, path: str, body: bytes, field: str | None) -> None:
-    with served.client() as client:
-        check(client.post(path, content=body, headers={"Content-Type": "application/json"}), 422, field)
+def test_invalid_json_is_422(service: RunningService, path: str, body: bytes, field: str | None) -> None:
+    with service.client() as client:
+        check_error(client.post(path, content=body, headers={"Content-Type": "application/json"}), 422, field)
 
 
 @pytest.mark.parametrize(
@@ -192,39 +197,41 @@ def test_bad_json_is_422(served: Served, path: str, body: bytes, field: str | No
         b"--x--\r\n",
     ],
 )
-def test_a_torn_multipart_is_422(served: Served, body: bytes) -> None:
-    with served.client() as client:
-        check(
+def test_an_invalid_multipart_body_is_422(service: RunningService, body: bytes) -> None:
+    with service.client() as client:
+        check_error(
             client.post("/v1/features", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}), 422
         )
-        check(client.post("/v1/features", content=body, headers={"Content-Type": "multipart/form-data"}), 422)
+        check_error(client.post("/v1/features", content=body, headers={"Content-Type": "multipart/form-data"}), 422)
 
 
-def test_more_images_than_a_request_may_hold_are_422(served: Served) -> None:
-    with served.client() as client:
-        check(client.post("/v1/features", files=[("images", ("a", PNG, "image/png"))] * 65), 422)
+def test_too_many_images_are_422(service: RunningService) -> None:
+    with service.client() as client:
+        check_error(client.post("/v1/features", files=[("images", ("a", PNG, "image/png"))] * 65), 422)
 
 
-def test_a_token_is_wanted_everywhere_but_for_health(serving: Serving) -> None:
-    with serving(token="s3cret") as guarded, guarded.client() as client:
+def test_a_token_is_required_except_for_the_probes(start_service: ServiceFactory) -> None:
+    with start_service(token="s3cret") as guarded, guarded.client() as client:
         for path in ("/health", "/ready"):
             assert client.get(path).status_code == 200
         for path in ("/", "/docs", "/metrics", "/openapi.json", "/v1/model", "/nope", "/page.js", "/samples"):
-            check(client.get(path), 401)
+            check_error(client.get(path), 401)
         basic = "Basic " + base64.b64encode(b"anyone:s3cret").decode()
         wrong = ("", "Bearer", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret", "Bearer \xe9", "Basic ====")
-        for said in (*wrong, "Basic " + base64.b64encode(b"s3cret:x").decode()):
-            response = client.post("/v1/features", headers={"Authorization": said.encode("latin-1")}, content=PNG)
-            check(response, 401)
+        for authorization in (*wrong, "Basic " + base64.b64encode(b"s3cret:x").decode()):
+            response = client.post(
+                "/v1/features", headers={"Authorization": authorization.encode("latin-1")}, content=PNG
+            )
+            check_error(response, 401)
             assert response.headers["www-authenticate"]
-        for said in ("Bearer s3cret", "bearer s3cret", basic):
-            headers = {"Authorization": said, "Content-Type": "image/png"}
+        for authorization in ("Bearer s3cret", "bearer s3cret", basic):
+            headers = {"Authorization": authorization, "Content-Type": "image/png"}
             assert client.post("/v1/features?size=32", headers=headers, content=PNG).status_code == 200
-        assert guarded.empties()
+        assert guarded.drains()
 
 
-def test_metrics_count_what_was_asked_and_refused(serving: Serving) -> None:
-    with serving() as fresh, fresh.client() as client:
+def test_metrics_count_requests_and_errors(start_service: ServiceFactory) -> None:
+    with start_service() as fresh, fresh.client() as client:
         for _ in range(3):
             client.post("/v1/features?size=32", content=PNG, headers={"Content-Type": "image/png"})
         client.post("/v1/features", content=b"x", headers={"Content-Type": "image/png"})
@@ -244,9 +251,9 @@ def test_metrics_count_what_was_asked_and_refused(serving: Serving) -> None:
     assert 'gtsa_request_seconds_bucket{le="+Inf",route="/v1/features"} 4.0' in text
 
 
-def test_the_model_tells_its_manifest_and_the_limits(served: Served, runner: Any) -> None:
-    with served.client() as client:
-        said = client.get("/v1/model").json()
-    assert said["manifest"] == json.loads(runner.manifest.model_dump_json())
-    assert said["sha256"] == runner.manifest.source_sha256
-    assert said["limits"]["max_image_mb"] == 20
+def test_the_model_route_returns_the_manifest_and_the_limits(service: RunningService, runner: Any) -> None:
+    with service.client() as client:
+        info = client.get("/v1/model").json()
+    assert info["manifest"] == json.loads(runner.manifest.model_dump_json())
+    assert info["sha256"] == runner.manifest.source_sha256
+    assert info["limits"]["max_image_mb"] == 20

@@ -1,15 +1,15 @@
-"""What waits where nothing has to."""
+"""Latency of small responses."""
 
 import http.client
 import statistics
 import time
 
-from helpers.running_service import Served
+from helpers.running_service import RunningService
 
 
-def test_small_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(served: Served) -> None:
-    """An answer in two pieces waits 40 ms and more for the client where the second is held back (Nagle)."""
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+def test_small_responses_on_a_kept_connection_do_not_wait_for_acknowledgements(service: RunningService) -> None:
+    """Without TCP_NODELAY the second piece of a response waits 40 ms for the client's acknowledgement (Nagle)."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     seconds = []
     for _ in range(30):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Too much, too slow, gone away, told to stop: what was accepted is answered, the rest is told at once."""
+"""Overload, slow clients, disconnects and shutdown: accepted requests are answered, others get 503 immediately."""
 
 import asyncio
 import os
@@ -14,101 +14,103 @@ import httpx
 import pytest
 from helpers.commands import GTSA, one_thread
 from helpers.image_samples import encoded, scene
-from helpers.raw_http import ask_many, raw, request, status_of
-from helpers.running_service import Serving, Slow, wait_for
+from helpers.raw_http import request, send_raw, send_requests, status_of
+from helpers.running_service import ServiceFactory, SlowRunner, wait_for
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service.server import PatientProtocol
+from gtsa_kit.service.server import TimeoutH11Protocol
 
 PNG = encoded(scene(), "PNG")
-ASK = request("/v1/features?size=32&outputs=embedding", PNG, Content_Type="image/png")
+REQUEST = request("/v1/features?size=32&outputs=embedding", PNG, Content_Type="image/png")
 
 
-def test_a_full_queue_answers_503_at_once_and_finishes_what_it_took(serving: Serving, runner: Runner) -> None:
-    with serving(with_runner=Slow(runner, 0.5), max_pending=6, max_batch=3) as served:
+def test_a_full_queue_answers_503_immediately_and_accepted_requests_finish(
+    start_service: ServiceFactory, runner: Runner
+) -> None:
+    with start_service(with_runner=SlowRunner(runner, 0.5), max_pending=6, max_batch=3) as service:
         started = time.monotonic()
-        answers = asyncio.run(timed(served.port, [ASK] * 30))
-        assert served.empties()
-    good = [seconds for status, _, seconds in answers if status == 200]
-    full = [(headers, seconds) for status, headers, seconds in answers if status == 503]
-    assert len(good) == 6
-    assert len(full) == 24
-    for headers, seconds in full:
+        answers = asyncio.run(send_timed(service.port, [REQUEST] * 30))
+        assert service.drains()
+    answered = [seconds for status, _, seconds in answers if status == 200]
+    rejected = [(headers, seconds) for status, headers, seconds in answers if status == 503]
+    assert len(answered) == 6
+    assert len(rejected) == 24
+    for headers, seconds in rejected:
         assert int(headers["retry-after"]) >= 1
         assert seconds < 0.5
     assert time.monotonic() - started < 10
 
 
-async def timed(port: int, requests: list[bytes]) -> list[tuple[int, dict[str, str], float]]:
+async def send_timed(port: int, requests: list[bytes]) -> list[tuple[int, dict[str, str], float]]:
     started = time.monotonic()
 
     async def one(content: bytes) -> tuple[int, dict[str, str], float]:
-        status, headers, _ = (await ask_many(port, [content], 1))[0]
+        status, headers, _ = (await send_requests(port, [content], 1))[0]
         return status, headers, time.monotonic() - started
 
     return await asyncio.gather(*map(one, requests))
 
 
-def test_memory_is_a_bound_too_and_more_than_could_ever_fit_is_413(serving: Serving, runner: Runner) -> None:
-    with serving(with_runner=Slow(runner, 0.3), max_pending_mb=8) as served:
+def test_memory_is_limited_and_a_request_above_the_limit_is_413(start_service: ServiceFactory, runner: Runner) -> None:
+    with start_service(with_runner=SlowRunner(runner, 0.3), max_pending_mb=8) as service:
         large = request("/v1/features?size=1024&outputs=embedding", PNG, Content_Type="image/png")
-        statuses = [a[0] for a in asyncio.run(ask_many(served.port, [large] * 4, 4))]
+        statuses = [a[0] for a in asyncio.run(send_requests(service.port, [large] * 4, 4))]
         assert set(statuses) == {413}
-        middle = request("/v1/features?size=512&outputs=embedding", PNG, Content_Type="image/png")
-        statuses = [a[0] for a in asyncio.run(ask_many(served.port, [middle] * 6, 6))]
+        medium = request("/v1/features?size=512&outputs=embedding", PNG, Content_Type="image/png")
+        statuses = [a[0] for a in asyncio.run(send_requests(service.port, [medium] * 6, 6))]
         assert set(statuses) == {200, 503}
-        assert served.empties()
+        assert service.drains()
 
 
-def test_several_images_count_as_several(serving: Serving, runner: Runner) -> None:
-    with serving(with_runner=Slow(runner, 0.2), max_pending=5) as served, served.client() as client:
+def test_each_image_of_a_request_counts(start_service: ServiceFactory, runner: Runner) -> None:
+    with start_service(with_runner=SlowRunner(runner, 0.2), max_pending=5) as service, service.client() as client:
         files = [("images", ("a", PNG, "image/png"))] * 6
         assert client.post("/v1/features?size=32", files=files).status_code == 503
         assert client.post("/v1/features?size=32", files=files[:5]).status_code == 200
-        assert served.empties()
+        assert service.drains()
 
 
-def test_a_client_that_goes_away_frees_its_place_and_its_turn(serving: Serving, runner: Runner) -> None:
-    slow = Slow(runner, 0.4)
-    with serving(with_runner=slow, max_batch=1, max_pending=8) as served:
-        patient = threading.Thread(target=lambda: raw(served.port, ASK, 2))
-        patient.start()
+def test_a_disconnected_request_leaves_the_queue(start_service: ServiceFactory, runner: Runner) -> None:
+    slow = SlowRunner(runner, 0.4)
+    with start_service(with_runner=slow, max_batch=1, max_pending=8) as service:
+        waiting_client = threading.Thread(target=lambda: send_raw(service.port, REQUEST, 2))
+        waiting_client.start()
         assert wait_for(lambda: len(slow.batches) > 1)  # the first is the warm-up
-        gone = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(7)]
-        for connection in gone:
-            connection.sendall(ASK)
-        assert wait_for(lambda: served.pending.images == 8)
-        for connection in gone:
+        connections = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(7)]
+        for connection in connections:
+            connection.sendall(REQUEST)
+        assert wait_for(lambda: service.limiter.images == 8)
+        for connection in connections:
             connection.close()
-        assert wait_for(lambda: served.pending.images <= 1, 0.35), served.pending
-        patient.join()
-        assert served.empties()
-    assert len(slow.batches) <= 3, "the model worked for clients that had gone"
+        assert wait_for(lambda: service.limiter.images <= 1, 0.35), service.limiter
+        waiting_client.join()
+        assert service.drains()
+    assert len(slow.batches) <= 3, "the model computed images of disconnected clients"
 
 
-def test_clients_that_send_or_take_too_slowly_are_let_go(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch, runner: Runner
+def test_connections_of_slow_clients_are_closed(
+    start_service: ServiceFactory, monkeypatch: pytest.MonkeyPatch, runner: Runner
 ) -> None:
-    monkeypatch.setattr(PatientProtocol, "header_seconds", 0.4)
-    monkeypatch.setattr(PatientProtocol, "write_seconds", 0.4)
-    with serving(body_seconds=0.5) as served:
+    monkeypatch.setattr(TimeoutH11Protocol, "header_timeout", 0.4)
+    monkeypatch.setattr(TimeoutH11Protocol, "write_timeout", 0.4)
+    with start_service(body_timeout=0.5) as service:
         started = time.monotonic()
-        assert raw(served.port, b"", 5) == b""  # says nothing
-        assert raw(served.port, b"GET / HTTP/1.1\r\nX: ", 5) == b""  # headers without an end
-        kept = request("/health", method="GET") + b"GET /health HTTP/1.1\r\nX: "
-        assert raw(served.port, kept, 5).count(b"200 OK") == 1
-        half = request("/v1/features", PNG[:50], Content_Type="image/png", Content_Length="5000", Connection="close")
-        assert status_of(raw(served.port, half, 8)) == 408
+        assert send_raw(service.port, b"", 5) == b""  # sends nothing
+        assert send_raw(service.port, b"GET / HTTP/1.1\r\nX: ", 5) == b""  # headers without an end
+        kept_alive = request("/health", method="GET") + b"GET /health HTTP/1.1\r\nX: "
+        assert send_raw(service.port, kept_alive, 5).count(b"200 OK") == 1
+        partial = request("/v1/features", PNG[:50], Content_Type="image/png", Content_Length="5000", Connection="close")
+        assert status_of(send_raw(service.port, partial, 8)) == 408
         assert time.monotonic() - started < 10
-        assert served.empties()
-        stuck = stuck_reader(served.port)
-        assert wait_for(lambda: served.pending.images > 0, 5)
-        assert served.empties(6), "an answer that nobody takes is kept"
-        stuck.close()
+        assert service.drains()
+        stalled = open_stalled_reader(service.port)
+        assert wait_for(lambda: service.limiter.images > 0, 5)
+        assert service.drains(6), "a response that nobody reads is kept"
+        stalled.close()
 
 
-def stuck_reader(port: int) -> socket.socket:
-    """Asks for much and reads nothing."""
+def open_stalled_reader(port: int) -> socket.socket:
+    """Request a large response and read nothing of it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", port))
@@ -117,16 +119,16 @@ def stuck_reader(port: int) -> socket.socket:
     return connection
 
 
-def start(artifact: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    """`gtsa serve` in a process of its own, when it is ready."""
+def start_process(artifact: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    """Start `gtsa serve` as a process and wait until it is ready."""
     command = [*GTSA, "serve", str(artifact), "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=one_thread())
     assert process.stderr is not None
     line = process.stderr.readline()
-    found = re.search(r"http://127\.0\.0\.1:[0-9]+", line)
-    assert found, line
-    assert wait_for(lambda: is_ready(found[0]), 60)
-    return process, found[0]
+    url = re.search(r"http://127\.0\.0\.1:[0-9]+", line)
+    assert url, line
+    assert wait_for(lambda: is_ready(url[0]), 60)
+    return process, url[0]
 
 
 def is_ready(url: str) -> bool:
@@ -137,21 +139,21 @@ def is_ready(url: str) -> bool:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_answers_what_was_accepted_and_exits_with_0(artifact: Path, workers: str) -> None:
-    process, url = start(artifact, "--workers", workers)
+def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, workers: str) -> None:
+    process, url = start_process(artifact, "--workers", workers)
     port = int(url.rpartition(":")[2])
-    # A body of which half is there when the signal comes: accepted, so it is answered.
+    # Part of the body has arrived when the signal comes: the request is accepted, so it is answered.
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-    connection.sendall(ASK[:-20])
+    connection.sendall(REQUEST[:-20])
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     time.sleep(1.0)
-    connection.sendall(ASK[-20:])
+    connection.sendall(REQUEST[-20:])
     answer = b""
     while piece := connection.recv(65536):
         answer += piece
     assert status_of(answer) == 200
-    assert answer.endswith(b"\x00\x00")  # of the end of a zip
+    assert answer.endswith(b"\x00\x00")  # end of a zip file
     assert process.wait(30) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""
@@ -159,9 +161,9 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_0(artifact: Path, work
         socket.create_connection(("127.0.0.1", port), timeout=2)
 
 
-def test_the_command_says_in_a_line_what_is_wrong(artifact: Path, gtsa, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    taken = socket.create_server(("127.0.0.1", 0))
-    port = taken.getsockname()[1]
+def test_the_command_prints_one_line_about_an_error(artifact: Path, gtsa, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    occupied = socket.create_server(("127.0.0.1", 0))
+    port = occupied.getsockname()[1]
     for options, word in (
         ([tmp_path / "no.onnx"], "does not exist"),
         ([artifact, "--port", port], "in use"),
@@ -173,5 +175,5 @@ def test_the_command_says_in_a_line_what_is_wrong(artifact: Path, gtsa, tmp_path
         assert word in result.stderr
         assert "Traceback" not in result.stderr
         assert len(result.stderr.splitlines()) <= 2
-    taken.close()
+    occupied.close()
     assert os.environ.get("PROMETHEUS_MULTIPROC_DIR") is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.running_service import Served, Serving
+from helpers.running_service import RunningService, ServiceFactory
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -55,12 +55,12 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shown(start_service: ServiceFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose samples are two of ours."""
     samples = tmp_path_factory.mktemp("samples")
     for i in range(2):
         Image.fromarray(blocks(i)).save(samples / f"sample{i}.png")
-    with serving(samples=samples) as running:
+    with start_service(samples=samples) as running:
         yield running
 
 
@@ -114,8 +114,8 @@ def drop(browser: webdriver.Chrome, index: int, picture: np.ndarray, name: str) 
     wait(browser, lambda: settled(browser))
 
 
-def open_page(browser: webdriver.Chrome, served: Served) -> None:
-    browser.get(served.url)
+def open_page(browser: webdriver.Chrome, service: RunningService) -> None:
+    browser.get(service.url)
     wait(browser, lambda: "cells" in slot(browser, 0).text and "cells" in slot(browser, 1).text)
     wait(browser, lambda: settled(browser))
 
@@ -154,7 +154,7 @@ def offline(runner: Runner, picture: np.ndarray) -> np.ndarray:
 
 
 def test_dropped_clicked_and_the_right_cells_light_up(
-    browser: webdriver.Chrome, shown: Served, runner: Runner, screenshots: Path
+    browser: webdriver.Chrome, shown: RunningService, runner: Runner, screenshots: Path
 ) -> None:
     open_page(browser, shown)
     choose(browser, "size", "224")
@@ -183,7 +183,7 @@ def test_dropped_clicked_and_the_right_cells_light_up(
     assert_clean(browser)
 
 
-def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: Served) -> None:
+def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: RunningService) -> None:
     open_page(browser, shown)
     seen = set()
 
@@ -206,7 +206,7 @@ def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: Served) 
     assert_clean(browser)
 
 
-def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Served, downloads: Path) -> None:
+def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: RunningService, downloads: Path) -> None:
     open_page(browser, shown)
     choose(browser, "size", "224")
     before = slot(browser, 0).find_element(By.CLASS_NAME, "facts").text
@@ -224,7 +224,7 @@ def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Se
     time.sleep(0.2)
     with np.load(next(downloads.glob("*.npz"))) as saved:
         assert saved["feature_map_0"].shape == (64, 14, 9)
-        assert json.loads(str(saved["about"]))["grid"] == [14, 9]
+        assert json.loads(str(saved["metadata"]))["grid"] == [14, 9]
     width, height = Image.open(next(downloads.glob("*.png"))).size
     assert width * 3 == pytest.approx(height * 2, abs=4)
     browser.find_element(By.CSS_SELECTOR, "#target option[value='1']").click()
@@ -233,7 +233,7 @@ def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Se
     assert_clean(browser)
 
 
-def test_what_is_no_image_is_said(browser: webdriver.Chrome, shown: Served) -> None:
+def test_what_is_no_image_is_said(browser: webdriver.Chrome, shown: RunningService) -> None:
     open_page(browser, shown)
     browser.execute_script(DROP, slot(browser, 0), "aGVsbG8=", "letter.png")
     wait(browser, lambda: "letter.png" in status(browser))
@@ -242,7 +242,7 @@ def test_what_is_no_image_is_said(browser: webdriver.Chrome, shown: Served) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_cut_and_the_colors_follow_the_system(
-    browser: webdriver.Chrome, shown: Served, screenshots: Path, scheme: str
+    browser: webdriver.Chrome, shown: RunningService, screenshots: Path, scheme: str
 ) -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
