@@ -1,11 +1,11 @@
-# The service, for a processor or an NVIDIA GPU:
+# Image of the feature service, for a CPU or an NVIDIA GPU:
 #   docker build -t gtsa-serve .
 #   docker run -p 8000:8000 -v "$PWD/deploy:/models:ro" gtsa-serve /models/encoder.onnx
 FROM python:3.12-slim AS build
 WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY gtsa_kit ./gtsa_kit
-# The pins hold the tests' packages too, so they are constraints here: only what the service needs is installed.
+# constraints.txt also pins the packages of the tests, so pip uses it as constraints and installs only what the service needs.
 RUN sed -e 's/ \\$//' -e '/^ *--hash/d' constraints.txt > pins.txt \
  && python -m venv /opt/gtsa \
  && /opt/gtsa/bin/pip install --no-cache-dir --constraint pins.txt '.[serve,openvino]'
@@ -19,5 +19,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready', timeout=2)"]
-# One process, which gets the signals; inside a container loopback would reach nobody.
+# The exec form makes gtsa the process that receives the signals. The loopback address is not reachable from outside a container.
 ENTRYPOINT ["gtsa", "serve", "--host", "0.0.0.0"]
