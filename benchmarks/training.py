@@ -1,12 +1,12 @@
-"""Where a training step's time goes, beside the same step written plainly (benchmarks/plain).
+"""Time and memory of a training step, compared with a straightforward implementation (benchmarks/plain).
 
 Run: .venv/bin/python benchmarks/training.py --images FOLDER [--preset coco] [--batch-size 8] [--rounds 3]
      [--precision fp32,bf16] [--memory-batch 64] [--device auto] [--json FILE]
 
-Both sides take the same images, weights and draws, in turns; their first losses stand in the table. The matrix
-peak is what this machine reaches in one large product in the same run; a step's products are counted by torch. Memory
-is what the forward pass keeps for the backward pass, counted, and what a process that takes one step of --memory-batch
-images occupies at most. On a GPU our side is compiled, and the plain one is not.
+Both implementations alternate and get the same images, weights and random numbers; the table shows the first loss of
+each. The matrix peak is the speed of one large matrix product in the same run; torch counts the operations of a step.
+Memory is the number of bytes that the forward pass saves for the backward pass, and the peak of a process that runs one
+step with --memory-batch images. On a GPU the gtsa-kit side is compiled and the plain side is not.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kept import kept_bytes
 from plain.losses import plain_loss
 from plain.step import plain_optimizer, plain_update
 from plain.views import plain_views
+from saved_activations import saved_activation_bytes
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views, collate, make_views
@@ -57,89 +57,89 @@ OURS, PLAIN = "gtsa-kit", "plain"
 
 @dataclass
 class Clock:
-    """Seconds by side and stage, one list entry a round."""
+    """Seconds by side and stage, one list entry per round."""
 
     device: str = "cpu"
     spans: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def time(self, side: str, stage: str, work: Callable[[], Any]) -> Any:
-        """Do it, and note how long it took."""
-        begun = time.perf_counter()
+        """Call `work`, record its duration and return its result."""
+        start = time.perf_counter()
         result = work()
         if self.device == "cuda":
             torch.cuda.synchronize()
-        self.spans.setdefault((side, stage), []).append(time.perf_counter() - begun)
+        self.spans.setdefault((side, stage), []).append(time.perf_counter() - start)
         return result
 
     def median(self, side: str, stage: str) -> float:
-        """The first round warms up."""
+        """Return the median over all rounds but the first, which is a warm-up."""
         return statistics.median(self.spans[side, stage][1:])
 
     def ratio(self, stage: str) -> float:
-        """Plain to ours, round by round."""
+        """Return the median ratio of plain time to gtsa-kit time, computed round by round."""
         pairs = zip(self.spans[PLAIN, stage][1:], self.spans[OURS, stage][1:], strict=True)
         return statistics.median(plain / ours for plain, ours in pairs)
 
 
 def measure_views(paths: list[Path], config: RunConfig, rounds: int, clock: Clock) -> None:
-    """An image at a time on one thread, decoding apart."""
+    """Time decoding and augmentation, image by image on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     images = [open_image(path) for path in paths]
     decoded = [load(path) for path in paths]
     for _ in range(rounds + 1):
         clock.time(OURS, "decode", lambda: [decode(read_file(path), path.name) for path in paths])
-        clock.time(OURS, "views", lambda: [ours(pixels, i, config) for i, pixels in enumerate(decoded)])
+        clock.time(OURS, "views", lambda: [make_our_views(pixels, i, config) for i, pixels in enumerate(decoded)])
         clock.time(PLAIN, "decode", lambda: [Image.open(path).convert("RGB") for path in paths])
-        clock.time(PLAIN, "views", lambda: [plainly(image, i, config) for i, image in enumerate(images)])
+        clock.time(PLAIN, "views", lambda: [make_plain_views(image, i, config) for i, image in enumerate(images)])
     torch.set_num_threads(threads)
 
 
 def load(path: Path) -> torch.Tensor:
-    """(3, H, W) uint8, as the workers have it."""
+    """Decode an image to (3, H, W) uint8 as the workers do."""
     return torch.from_numpy(decode(read_file(path), path.name)[0]).permute(2, 0, 1)
 
 
-def ours(pixels: torch.Tensor, index: int, config: RunConfig) -> Views:
+def make_our_views(pixels: torch.Tensor, index: int, config: RunConfig) -> Views:
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
     return make_views(pixels, config.views, generator)
 
 
-def plainly(image: Image.Image, index: int, config: RunConfig) -> list[torch.Tensor]:
+def make_plain_views(image: Image.Image, index: int, config: RunConfig) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
-    drawn = sample_augmentation(image.height, image.width, config.views, generator)
-    return [torch.tensor(view).permute(2, 0, 1).contiguous() for view in plain_views(image, drawn, config.views)]
+    params = sample_augmentation(image.height, image.width, config.views, generator)
+    return [torch.tensor(view).permute(2, 0, 1).contiguous() for view in plain_views(image, params, config.views)]
 
 
 @dataclass
 class Side:
-    """A model in training on one side."""
+    """Model and optimizer of one of the two implementations."""
 
     name: str
     model: GTSA
     optimizer: torch.optim.Optimizer
 
     def step(self, views: Views, config: RunConfig, half: bool, clock: Clock) -> float:
-        """One step, timed; the loss."""
+        """Run one step, record the time of each stage, and return the loss."""
 
         def forward() -> Any:
             with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
                 return self.model(views)
 
         outputs = clock.time(self.name, STAGES[0], forward)
-        held = outputs._replace(
+        detached = outputs._replace(
             global_maps=outputs.global_maps.detach().requires_grad_(),
             local_maps=outputs.local_maps.detach().requires_grad_(),
             rotation_logits=outputs.rotation_logits.detach().requires_grad_(),
         )
-        inputs = (held.global_maps, held.local_maps, held.rotation_logits)
+        inputs = (detached.global_maps, detached.local_maps, detached.rotation_logits)
 
         def losses() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
             alpha = config.loss.correspondence_weight
             if self.name == OURS:
-                loss = gtsa_loss(*held[:4], views.boxes, views.rotations, config.loss, alpha).total
+                loss = gtsa_loss(*detached[:4], views.boxes, views.rotations, config.loss, alpha).total
             else:
-                loss = plain_loss(held, views, config.loss, alpha)
+                loss = plain_loss(detached, views, config.loss, alpha)
             return loss, torch.autograd.grad(loss, inputs)
 
         loss, gradients = clock.time(self.name, STAGES[1], losses)
@@ -149,7 +149,7 @@ class Side:
         return float(loss.detach())
 
     def update(self, config: RunConfig) -> None:
-        """Clipping, AdamW, teacher."""
+        """Clip gradients, update the student with AdamW, then the teacher."""
         if self.name == PLAIN:
             return plain_update(self.model, self.optimizer, config)
         clip_grad_norm_per_parameter(self.model, config.optim.clip_grad_norm)
@@ -160,7 +160,7 @@ class Side:
 
 
 def make_side(name: str, config: RunConfig, device: torch.device, half: bool) -> Side:
-    """As the trainer makes it, or plainly."""
+    """Build model and optimizer of one side, the gtsa-kit side as the trainer does."""
     torch.manual_seed(0)
     config = config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})})
     model = GTSA(config).train().to(device)
@@ -173,7 +173,7 @@ def make_side(name: str, config: RunConfig, device: torch.device, half: bool) ->
 
 
 def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock: Clock) -> tuple[float, float]:
-    """Both sides in turns; the first losses."""
+    """Time steps of both sides alternately and return their first losses."""
     device = views.boxes.device
     sides = [make_side(name, config, device, half) for name in (OURS, PLAIN)]
     first = []
@@ -188,8 +188,8 @@ def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock
     return first[0], first[1]
 
 
-def products(views: Views, config: RunConfig) -> float:
-    """Floating point operations of matrix products and convolutions in a step."""
+def count_operations(views: Views, config: RunConfig) -> float:
+    """Count the floating point operations of matrix products and convolutions in a step."""
     side = make_side(PLAIN, config, views.boxes.device, half=False)
     with FlopCounterMode(display=False) as counter:
         outputs = side.model(views)
@@ -198,7 +198,7 @@ def products(views: Views, config: RunConfig) -> float:
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """The most operations a second of a large matrix product in this process."""
+    """Measure the peak of a large matrix product in operations per second."""
     side, clock = (8192 if device.type == "cuda" else 2048), Clock(device.type)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     for _ in range(12):
@@ -206,31 +206,31 @@ def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
     return float(2 * side**3 / min(clock.spans[OURS, "product"]))
 
 
-def rows_of_memory(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
-    """MB an image of each part of the forward pass."""
+def memory_rows(views: Views, config: RunConfig, half: bool) -> list[dict[str, Any]]:
+    """Measure the MB per image that each part of the forward pass saves."""
     model, count = make_side(OURS, config, views.boxes.device, half).model, len(views.boxes)
     rows = []
     for activation_checkpointing in (False, True):
         model.student.encoder.activation_checkpointing = activation_checkpointing
         with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
-            mega = kept_bytes(model, lambda: model(views)) / count / 1e6
+            megabytes = saved_activation_bytes(model, lambda: model(views)) / count / 1e6
         rows.append(
-            {"part": "encoder and heads" + (", blocks recomputed" if activation_checkpointing else ""), OURS: mega}
+            {"part": "encoder and heads" + (", blocks recomputed" if activation_checkpointing else ""), OURS: megabytes}
         )
     outputs = model(views)
-    held = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
-    cells = (config.loss.roi_size_global, config.loss.roi_size_local)
+    maps = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
+    roi_sizes = (config.loss.roi_size_global, config.loss.roi_size_local)
     losses = {
-        "region loss": lambda: region_loss(*held, outputs.targets, views.boxes, views.rotations, cells),
-        "patch correspondence": lambda: correspondence_loss(*held, outputs.targets, config.loss.match_fraction),
+        "region loss": lambda: region_loss(*maps, outputs.targets, views.boxes, views.rotations, roi_sizes),
+        "patch correspondence": lambda: correspondence_loss(*maps, outputs.targets, config.loss.match_fraction),
     }
-    rows += [{"part": name, OURS: kept_bytes(model, work) / count / 1e6} for name, work in losses.items()]
-    said = "bf16" if half else "fp32"
-    return [row | {"part": f"{said}: kept for backward, MB an image: {row['part']}"} for row in rows]
+    rows += [{"part": name, OURS: saved_activation_bytes(model, work) / count / 1e6} for name, work in losses.items()]
+    precision = "bf16" if half else "fp32"
+    return [row | {"part": f"{precision}: saved for backward, MB per image: {row['part']}"} for row in rows]
 
 
 def peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.device) -> float:
-    """MB that a step takes at most beyond what the process had with the model in memory; in a process of its own."""
+    """Measure the peak memory of a step in MB, without the model, in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_of_step, (config, batch, half, device))
 
@@ -255,12 +255,12 @@ def _peak_of_step(config: RunConfig, batch: int, half: bool, device: torch.devic
     )
     views = views.to(device)
     if device.type == "cuda":
-        held = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         side.step(views, config, half, Clock(device.type))
-        return float(torch.cuda.max_memory_allocated() - held) / 1e6
+        return float(torch.cuda.max_memory_allocated() - allocated) / 1e6
     before = memory_mb("VmRSS") or 0.0
     side.step(views, config, half, Clock())
-    return (memory_mb("VmHWM") or float("nan")) - before  # getrusage would tell of the parent process's too
+    return (memory_mb("VmHWM") or float("nan")) - before  # getrusage includes the parent process
 
 
 def main() -> None:
@@ -269,44 +269,46 @@ def main() -> None:
     parser.add_argument("--preset", default="coco")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", help="fp32, bf16 or both; default: both where bf16 is not emulated")
-    parser.add_argument("--memory-batch", type=int, default=0, help="images of a step whose peak is measured")
+    parser.add_argument("--precision", help="fp32, bf16 or both; default: both if this machine is fast in bf16")
+    parser.add_argument("--memory-batch", type=int, default=0, help="images of the step whose peak memory is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    config = load_config(chosen.preset)
-    paths = find_images(chosen.images).paths[:48]
-    device = torch.device(chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    batch = collate([ours(load(path), i, config) for i, path in enumerate(paths[: chosen.batch_size])]).to(device)
-    asked = chosen.precision or ("fp32,bf16" if should_use_bf16(device) else "fp32")
+    args = parser.parse_args()
+    config = load_config(args.preset)
+    paths = find_images(args.images).paths[:48]
+    device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    batch = collate([make_our_views(load(path), i, config) for i, path in enumerate(paths[: args.batch_size])]).to(
+        device
+    )
+    precisions = args.precision or ("fp32,bf16" if should_use_bf16(device) else "fp32")
     clock = Clock()
-    measure_views(paths, config, chosen.rounds, clock)
-    tables = [rows_of_views(clock, len(paths))]
-    operations = products(batch, config)
-    for precision in asked.split(","):
+    measure_views(paths, config, args.rounds, clock)
+    tables = [view_rows(clock, len(paths))]
+    operations = count_operations(batch, config)
+    for precision in precisions.split(","):
         clock = Clock(device.type)
         half = precision == "bf16"
-        losses = measure_step(batch, config, chosen.rounds, half, clock)
+        losses = measure_step(batch, config, args.rounds, half, clock)
         peak = matrix_peak(torch.bfloat16 if half else torch.float32, device)
-        rows = rows_of_step(clock, precision, chosen.batch_size, operations, peak, losses)
-        rows += rows_of_memory(batch, config, half)
-        if chosen.memory_batch:
-            mega = peak_of_step(config, chosen.memory_batch, half, device) / chosen.memory_batch
-            rows.append({"part": f"{precision}: peak of a step of {chosen.memory_batch}, MB an image", OURS: mega})
+        rows = step_rows(clock, precision, args.batch_size, operations, peak, losses)
+        rows += memory_rows(batch, config, half)
+        if args.memory_batch:
+            megabytes = peak_of_step(config, args.memory_batch, half, device) / args.memory_batch
+            rows.append({"part": f"{precision}: peak of a step of {args.memory_batch}, MB per image", OURS: megabytes})
         tables.append(rows)
     console = Console()
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
-    title = f"{chosen.preset}, {config.model.arch}, batch {chosen.batch_size}, {where}"
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
+    title = f"{args.preset}, {config.model.arch}, batch {args.batch_size}, {machine}"
     for rows in tables:
         console.print(as_table(title, rows))
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"title": title, "tables": tables}, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps({"title": title, "tables": tables}, indent=2))
 
 
-def rows_of_views(clock: Clock, count: int) -> list[dict[str, Any]]:
+def view_rows(clock: Clock, count: int) -> list[dict[str, Any]]:
     return [
         {
-            "part": f"{stage}, ms an image, one thread",
+            "part": f"{stage}, ms per image, one thread",
             OURS: 1e3 * clock.median(OURS, stage) / count,
             PLAIN: 1e3 * clock.median(PLAIN, stage) / count,
             "times as fast": clock.ratio(stage),
@@ -315,7 +317,7 @@ def rows_of_views(clock: Clock, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_step(
+def step_rows(
     clock: Clock, precision: str, batch: int, operations: float, peak: float, losses: tuple[float, float]
 ) -> list[dict[str, Any]]:
     whole = clock.median(OURS, "whole step")
@@ -331,7 +333,9 @@ def rows_of_step(
     ]
     shares = {name: 100 * operations / peak / clock.median(name, "whole step") for name in (OURS, PLAIN)}
     rows.append({"part": f"{precision}: % of the matrix peak, {peak / 1e9:.0f} GFLOP/s", **shares})
-    rows.append({"part": f"{precision}: images a second", **{n: batch / clock.median(n, "whole step") for n in shares}})
+    rows.append(
+        {"part": f"{precision}: images per second", **{n: batch / clock.median(n, "whole step") for n in shares}}
+    )
     rows.append({"part": f"{precision}: first loss", OURS: losses[0], PLAIN: losses[1]})
     return rows
 

@@ -1,1 +1,1 @@
-"""The obvious way to do what gtsa-kit does: yardsticks of the benchmarks."""
+"""Straightforward implementations of views, losses and training step, which the benchmarks compare with gtsa-kit."""

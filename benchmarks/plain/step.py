@@ -1,4 +1,4 @@
-"""A training step written in the obvious way: parameters one after the other, no fused or batched kernels."""
+"""Training step in a straightforward way: one parameter after the other, without fused or batched kernels."""
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,16 @@ from plain.losses import plain_loss
 
 
 def plain_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW as a loop; biases and one-dimensional parameters do not decay."""
+    """Build AdamW without fused kernels; biases and 1-D parameters have no weight decay."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    free = [p for name, p in trained if p.ndim < 2 or name.endswith("bias")]
+    undecayed = [p for name, p in trained if p.ndim < 2 or name.endswith("bias")]
     decayed = [p for name, p in trained if not (p.ndim < 2 or name.endswith("bias"))]
-    groups = [{"params": decayed, "weight_decay": 0.04}, {"params": free, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": 0.04}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=1e-4, betas=config.optim.betas, foreach=False, fused=False)
 
 
 def plain_step(model: GTSA, optimizer: torch.optim.Optimizer, views: Views, config: RunConfig, half: bool) -> Tensor:
-    """Forward, losses, backward, clipping, AdamW, teacher."""
+    """Run one training step and return its loss; `half` runs the forward pass in bf16."""
     with torch.autocast(views.boxes.device.type, torch.bfloat16, enabled=half):
         outputs = model(views)
     loss = plain_loss(outputs, views, config.loss, config.loss.correspondence_weight)
@@ -29,7 +29,7 @@ def plain_step(model: GTSA, optimizer: torch.optim.Optimizer, views: Views, conf
 
 
 def plain_update(model: GTSA, optimizer: torch.optim.Optimizer, config: RunConfig) -> None:
-    """Clipping, AdamW, teacher."""
+    """Clip gradients, update the student with AdamW, then the teacher."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             norm = parameter.grad.norm()

@@ -1,4 +1,4 @@
-"""gtsa train."""
+"""Command `gtsa train`."""
 
 import sys
 from pathlib import Path
@@ -13,50 +13,54 @@ def train(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Images: a folder (searched below), or a text file with one path a line.", metavar="FOLDER"
+            help="Images: a folder (with subfolders), or a text file with one path per line.", metavar="FOLDER"
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="coco (the paper's), ade20k, or quick (minutes on a CPU, to see it work). Default coco."),
+        typer.Option(help="coco (the paper's), ade20k, or quick (minutes on a CPU, to test the setup). Default coco."),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="gtsa, or what to compare it with in the same trainer: dino or mocov3 "
+            help="gtsa, or a baseline to compare it with: dino or mocov3 "
             "(pip install 'gtsa-kit\\[baselines]'). Default gtsa."
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML settings, as config.yaml of a run folder.", metavar="FILE")
+        Path | None, typer.Option(help="YAML file of settings, like config.yaml of a run folder.", metavar="FILE")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One setting, e.g. loss.rotation_weight=0.25; repeatable.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set", help="One setting, for example loss.rotation_weight=0.25; repeatable.", metavar="KEY=VALUE"
+        ),
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Times that each image is seen.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images that a device takes at a time.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that make views; 0 makes them in line.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the images.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimizer steps; overrides --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per device and micro-step.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Micro-steps per optimizer step; their gradients are averaged.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images and make views; 0 uses none.")] = None,
     augment_on: Annotated[
         str | None,
-        typer.Option(help="cpu, or device: workers then only decode, and the GPU makes the views. Default cpu."),
+        typer.Option(help="Where views are made: cpu (by the workers) or device (the GPU). Default cpu."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast at it.")
+        str | None, typer.Option(help="fp32, bf16, or auto (bf16 if it is faster on this machine). Default auto.")
     ] = None,
-    devices: Annotated[int | None, typer.Option(help="GPUs, or processes on a CPU. Default: all GPUs, or 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random draw.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of GPUs, or of processes on a CPU. Default: all GPUs, or 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of FOLDER>.", metavar="DIR")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out from its last checkpoint.")] = False,
 ) -> None:
-    """Train a ViT on your images by GTSA, or by a method to compare it with.
+    """Train a ViT on your images with GTSA or with a baseline.
 
-    Leaves encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files in the run folder. Ctrl-C
-    saves; the same command with --resume goes on, bit for bit as if nothing had happened.
+    The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files. Ctrl-C saves
+    a checkpoint and stops; the same command with --resume continues with bit-identical results.
 
     [bold]Examples[/bold]
 
@@ -70,7 +74,7 @@ def train(
 
       gtsa train photos/ --out runs/street --resume
     """
-    overrides = _options(
+    overrides = _given_options(
         **{
             "train.epochs": epochs,
             "train.steps": steps,
@@ -85,60 +89,64 @@ def train(
             "data": str(require(folder).absolute()) if folder else None,
         }
     )
-    run = out or _default_out(folder, resume)
-    settings = resolve(run, resume, preset, config, set_ or [], overrides)
+    run_dir = out or _default_out(folder, resume)
+    settings = resolve_settings(run_dir, resume, preset, config, set_ or [], overrides)
 
     from gtsa_kit.cli.support.training_display import run_training
 
-    if not run_training(settings, run, resume):
-        again = f"gtsa train --resume --out {run}"
-        fail(f"stopped, and saved in {run}; go on with: {again}", 130)
+    if not run_training(settings, run_dir, resume):
+        fail(f"stopped and saved; resume with: gtsa train --resume --out {run_dir}", 130)
 
 
-def resolve(
-    run: Path, resume: bool, preset: str | None, file: Path | None, sets: list[str], options: dict[str, Any]
+def resolve_settings(
+    run_dir: Path, resume: bool, preset: str | None, file: Path | None, sets: list[str], options: dict[str, Any]
 ) -> Any:
-    """Settings of the command line, laid over those of the run when one is resumed.
+    """Resolve the settings from the command line, and from the saved run when it is resumed.
 
     Raises:
-        ValueError: A setting is wrong, no images are named, or a resumed run would not be the same run.
+        ValueError: A setting is invalid, no images are given, or a setting of a resumed run differs from the saved one.
     """
     from gtsa_kit.config import load_config, parse_overrides
 
     overrides = parse_overrides(sets) | options
-    saved_file = run / "config.yaml"
+    saved_file = run_dir / "config.yaml"
     if not (resume and saved_file.exists()):
         if resume:
-            print(f"gtsa: nothing to resume in {run}, starting anew", file=sys.stderr)
+            print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
         settings = load_config(preset or "coco", file, overrides)
         if not settings.data:
-            raise ValueError("which images? name a folder or a text file of paths: gtsa train FOLDER")
+            raise ValueError("no images given; give a folder or a text file of paths: gtsa train FOLDER")
         return settings
 
     from gtsa_kit.training.run import diff_configs
 
     saved = load_config(file=saved_file)
-    if overrides.get("method", saved.method) != saved.method:  # said first: it brings other settings along
-        raise ValueError(f"the run in {run} is one of {saved.method}; choose another --out for {overrides['method']}")
+    if overrides.get("method", saved.method) != saved.method:  # checked first, because a method changes other settings
+        raise ValueError(
+            f"the run in {run_dir} has the method {saved.method}; choose another --out for {overrides['method']}"
+        )
     base = {"data": saved.data, "method": saved.method} | overrides
     settings = (
         load_config(preset or "coco", file, base) if preset or file else load_config(file=saved_file, overrides=base)
     )
     if changed := diff_configs(saved, settings):
         raise ValueError(
-            f"the run in {run} has other settings (run's, now: {'; '.join(changed)}); "
-            "leave them out to resume, or choose another --out for a new run"
+            f"the run in {run_dir} has other settings (saved, now: {'; '.join(changed)}); "
+            "remove these options to resume it, or choose another --out for a new run"
         )
     return settings
 
+    """Return the default run folder, runs/<name of FOLDER>."""
 
-def _options(**given: Any) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
+
+def _given_options(**options: Any) -> dict[str, Any]:
+    """Return the options that were given on the command line."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _default_out(folder: Path | None, resume: bool) -> Path:
     if folder is None and resume:
-        raise ValueError("which run? name its folder: gtsa train --resume --out DIR")
+        raise ValueError("no run given; give its folder: gtsa train --resume --out DIR")
     if folder is None:
-        raise ValueError("which images? name a folder or a text file of paths: gtsa train FOLDER")
+        raise ValueError("no images given; give a folder or a text file of paths: gtsa train FOLDER")
     return Path("runs") / (folder.absolute().name if folder.is_dir() else folder.stem)

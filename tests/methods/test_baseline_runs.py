@@ -237,7 +237,7 @@ def test_a_run_goes_on_with_its_method_alone(gtsa_here, finished) -> None:
     run = finished("dino")
     done = gtsa_here("train", "--resume", "--out", run, "--method", "gtsa")
     assert done.returncode == 2
-    assert f"the run in {run} is one of dino" in done.stderr
+    assert f"the run in {run} has the method dino" in done.stderr
     # With a preset named again, the rest is compared: what differs is not the method.
     done = gtsa_here("train", "--resume", "--out", run, "--preset", "quick")
     assert done.returncode == 2

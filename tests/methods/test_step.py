@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.commands import TINY
-from kept import kept_bytes  # type: ignore[import-not-found]
+from saved_activations import saved_activation_bytes  # type: ignore[import-not-found]
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -179,5 +179,5 @@ def test_recomputed_blocks_train_the_same_in_less_memory(images: Path) -> None:
     assert torch.equal(backward(plain, views), backward(lean, views))
     for name, gradient in gradients(plain).items():
         assert torch.equal(gradients(lean)[name], gradient), name
-    kept = [kept_bytes(method, lambda method=method: backward(method, views)) for method in (lean, plain)]
+    kept = [saved_activation_bytes(method, lambda method=method: backward(method, views)) for method in (lean, plain)]
     assert kept[0] < 0.7 * kept[1]

@@ -180,7 +180,7 @@ def test_killed_while_a_checkpoint_is_written(
     assert names == [".step_00000006.ckpt.tmp", "last", "step_00000003.ckpt"]
     done = gtsa_here(*base[3:], "--resume")
     assert done.returncode == 0, done.stderr
-    assert "from step 3" in done.stderr
+    assert "resuming from step 3" in done.stderr
     assert_same_run(reference, out)
 
 
