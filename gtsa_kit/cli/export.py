@@ -150,7 +150,7 @@ def export(
 
     form = _format(form, out)
     height, width = parse_sizes(size, min_size, max_size)
-    allowed, usual_batch = parse_batch(batch)
+    allowed, opt_batch = parse_batch(batch)
     options = ExportOptions(
         precision=precision or ("fp16" if form == "trt" else "fp32"),  # type: ignore[arg-type]
         height=height,
@@ -168,7 +168,7 @@ def export(
         "--timing-cache": timing_cache,
         "--optimization-level": optimization_level is not None,
         "--dry-run": dry_run,
-        "--batch with three numbers": usual_batch,
+        "--batch with three numbers": opt_batch,
     }
     if form != "trt" and (given := [name for name, there in for_engines.items() if there]):
         raise ValueError(f"{given[0]} is for engines; add --format trt, or leave it out")
@@ -197,10 +197,20 @@ def export(
     from gtsa_kit.export.runtime.profile import OptimalShape
     from gtsa_kit.export.tensorrt.build import BuildSettings
 
-    usual = OptimalShape(usual_batch, parse_side(opt_size, "--opt-size") if opt_size else None)
-    settings = BuildSettings(workspace=workspace, timing_cache=timing_cache, level=optimization_level)
-    asked = EngineOptions(runtime, precision, options, usual, parse_capabilities(gpu), settings)
-    export_engine(source, hints, asked, calibrate, images, out, force, dry_run)
+    engine_options = EngineOptions(
+        runtime=runtime,
+        precision=precision,
+        options=options,
+        optimal=OptimalShape(opt_batch, parse_side(opt_size, "--opt-size") if opt_size else None),
+        gpus=parse_capabilities(gpu),
+        settings=BuildSettings(workspace=workspace, timing_cache=timing_cache, level=optimization_level),
+        calibrate=calibrate,
+        images=images,
+        out=out,
+        force=force,
+        dry_run=dry_run,
+    )
+    export_engine(source, hints, engine_options)
 
 
 def _format(form: str, out: Path | None) -> str:

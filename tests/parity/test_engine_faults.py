@@ -1,4 +1,4 @@
-"""Faults planted in graphs, engines and manifests: each is named, with a way out."""
+"""Faults planted in graphs, engines and manifests: each is reported with its place in the file and a hint."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this m
 
 @pytest.fixture(scope="module")
 def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an engine and what lies beside it, and the weights."""
+    """Return a folder with an engine, the files beside it, and the weights."""
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
     export(folder, form="trt", precision="fp32", max_size="64", batch="1:2:4", images=few, gpu="8.6,8.9")
@@ -34,25 +34,25 @@ def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def engine(built: Path, tmp_path: Path) -> Path:
-    """A copy, to break."""
+    """Return a copy of the engine that a test may damage."""
     shutil.copytree(built, tmp_path / "copy")
     return tmp_path / "copy" / "encoder.engine"
 
 
-def plain(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path) -> onnx.ModelProto:
     return onnx.load(path.with_name("encoder.engine.onnx"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], graph: Path, **options: object) -> str:
-    """What a dry run says against a graph."""
+def rejection(capsys: pytest.CaptureFixture[str], graph: Path, **options: object) -> str:
+    """Return the error message of a dry run that rejects a graph."""
     with pytest.raises(SystemExit) as stopped:
         export(graph, form="trt", dry_run=True, **options)
     assert stopped.value.code == 1
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_resize_put_back_is_named(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = plain(engine)
+def test_an_antialiased_resize_is_named(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_graph(engine)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "ones"))
     node = helper.make_node("Resize", ["images", "", "ones"], ["resized"], "put_back", mode="cubic", antialias=1)
     for other in model.graph.node:
@@ -60,14 +60,14 @@ def test_a_resize_put_back_is_named(engine: Path, capsys: pytest.CaptureFixture[
     model.graph.node.insert(0, node)
     graph = engine.with_name("resize.onnx")
     onnx.save(model, graph)
-    said = refused(capsys, graph)
-    assert "put_back" in said
-    assert "antialiased Resize" in said
-    assert "gtsa export writes a graph without" in said
+    message = rejection(capsys, graph)
+    assert "put_back" in message
+    assert "antialiased Resize" in message
+    assert "gtsa export writes a graph without" in message
 
 
 def test_dynamic_quantization_is_named_with_its_layer(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = plain(engine)
+    model = load_graph(engine)
     at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Softmax")
     softmax = model.graph.node[at]
     rounded = helper.make_node("DynamicQuantizeLinear", [softmax.input[0]], ["q", "s", "z"], "planted")
@@ -78,14 +78,14 @@ def test_dynamic_quantization_is_named_with_its_layer(engine: Path, capsys: pyte
     model.graph.node.insert(at, rounded)
     graph = engine.with_name("dynamic.onnx")
     onnx.save(model, graph)
-    said = refused(capsys, graph)
-    assert "planted" in said
-    assert "of blocks.0" in said
-    assert "--precision int8 --calibrate" in said
+    message = rejection(capsys, graph)
+    assert "planted" in message
+    assert "of blocks.0" in message
+    assert "--precision int8 --calibrate" in message
 
 
 def test_a_zero_point_that_is_not_zero_is_named(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = plain(engine)
+    model = load_graph(engine)
     at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Gelu")
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "step"))
     model.graph.initializer.append(numpy_helper.from_array(np.int8(3), "zero"))
@@ -95,27 +95,27 @@ def test_a_zero_point_that_is_not_zero_is_named(engine: Path, capsys: pytest.Cap
     model.graph.node.insert(at, helper.make_node("QuantizeLinear", [before, "step", "zero"], ["q"], "crooked"))
     graph = engine.with_name("asymmetric.onnx")
     onnx.save(model, graph)
-    said = refused(capsys, graph)
-    assert "crooked" in said
-    assert "zero point" in said
+    message = rejection(capsys, graph)
+    assert "crooked" in message
+    assert "zero point" in message
 
 
 def test_an_unknown_operator_is_named_with_its_layer(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = plain(engine)
+    model = load_graph(engine)
     gelu = [node for node in model.graph.node if node.op_type == "Gelu"][1]
     gelu.op_type, gelu.domain = "FancyGelu", "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     graph = engine.with_name("unknown.onnx")
     onnx.save(model, graph)
-    said = refused(capsys, graph)
-    assert "FancyGelu" in said
-    assert "com.example" in said
-    assert "of blocks.1.act" in said
+    message = rejection(capsys, graph)
+    assert "FancyGelu" in message
+    assert "com.example" in message
+    assert "of blocks.1.act" in message
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """A small ViT of timm's as timm's users export it: of a fixed size, or of any."""
+    """Return a function that exports a small ViT of timm by the PyTorch exporter, with a fixed or a dynamic size."""
     folder = tmp_path_factory.mktemp("foreign")
 
     def make(any_size: bool) -> Path:
@@ -124,7 +124,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
             model = timm.models.VisionTransformer(
                 img_size=64, embed_dim=64, depth=1, num_heads=2, dynamic_img_size=any_size, num_classes=0
             ).eval()
-            batch, side = torch.export.Dim("batch"), 16 * torch.export.Dim("cells", min=2, max=32)
+            batch, side = torch.export.Dim("batch"), 16 * torch.export.Dim("patches", min=2, max=32)
             axes = {0: batch, 2: side, 3: side} if any_size else {0: batch}
             images = torch.zeros(2, 3, *((96, 96) if any_size else (64, 64)))
             torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=(axes,))
@@ -133,21 +133,21 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     return make
 
 
-def test_anybodys_vit_of_any_size_is_refused_with_the_way_out(
+def test_a_dynamic_vit_of_another_tool_is_rejected_with_a_hint(
     foreign: Callable[[bool], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, foreign(True), max_size="128")
-    assert "Resize" in said
-    assert "gtsa export writes a graph without" in said
+    message = rejection(capsys, foreign(True), max_size="128")
+    assert "Resize" in message
+    assert "gtsa export writes a graph without" in message
 
 
-def test_anybodys_vit_of_a_fixed_size_builds_as_it_is(
+def test_a_fixed_size_vit_of_another_tool_builds_as_it_is(
     foreign: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = foreign(False)
     before = set(graph.parent.iterdir())
     export(graph, form="trt", dry_run=True)
-    assert set(graph.parent.iterdir()) == before, "a dry run keeps nothing"
+    assert set(graph.parent.iterdir()) == before, "a dry run keeps no files"
     engine = tmp_path / "vit.engine"
     export(graph, form="trt", batch="1:2:8", out=engine)
     manifest = read_manifest(engine)
@@ -155,13 +155,13 @@ def test_anybodys_vit_of_a_fixed_size_builds_as_it_is(
     assert manifest.engine.graph.parity is None
     assert "no float32 encoder" in " ".join(capsys.readouterr().err.split())
     verify(engine)
-    with pytest.raises(ValueError, match="leave out --precision"):
+    with pytest.raises(ValueError, match="omit --precision"):
         export(graph, form="trt", precision="fp16", dry_run=True)
-    with pytest.raises(ValueError, match="smallest shape asked for"):
+    with pytest.raises(ValueError, match="minimum shape"):
         export(graph, form="trt", size="96", dry_run=True)
 
 
-def test_what_is_no_graph_of_images_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_graph_of_images_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "half.onnx").write_bytes(b"\x08\x0a nothing")
     with pytest.raises(ValueError, match="not a"):
         export(tmp_path / "half.onnx", form="trt", dry_run=True)
@@ -175,10 +175,10 @@ def test_what_is_no_graph_of_images_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "other.onnx", form="trt", dry_run=True)
 
 
-# Edits of a manifest, each with a word of what is said of it.
+# Edits of a manifest, each with a word of the message that reports it.
 EDITS: dict[str, tuple[Callable[[dict], None], str]] = {
     "profile": (lambda m: m["engine"]["profile"][2].__setitem__(0, 32), "profile"),
-    "usual shape": (lambda m: m["engine"]["profile"][1].__setitem__(2, 32), "profile"),
+    "optimal shape": (lambda m: m["engine"]["profile"][1].__setitem__(2, 32), "profile"),
     "range": (lambda m: m["axes"]["height"].__setitem__("max", 512), "height"),
     "version": (lambda m: m["engine"].__setitem__("version", "1.2.3.4"), "1.2.3.4"),
     "variant": (lambda m: m["engine"].__setitem__("variant", "tensorrt"), "tensorrt"),
@@ -186,7 +186,7 @@ EDITS: dict[str, tuple[Callable[[dict], None], str]] = {
     "output": (lambda m: m["outputs"][0].__setitem__("name", "pooled"), "pooled"),
     "type": (lambda m: m["outputs"][1].__setitem__("dtype", "float16"), "tensors"),
     "hash": (lambda m: m["engine"].__setitem__("sha256", "0" * 64), "sha256"),
-    "graph's hash": (lambda m: m["engine"]["graph"].__setitem__("sha256", "0" * 64), "another than it was built from"),
+    "graph's hash": (lambda m: m["engine"]["graph"].__setitem__("sha256", "0" * 64), "from another file than"),
     "precision": (lambda m: m.__setitem__("precision", "fp16"), "precision fp16"),
     "mean": (lambda m: m["preprocessing"]["mean"].__setitem__(0, 0.5), "preprocessing"),
     "weights": (lambda m: m.__setitem__("source_sha256", "f" * 64), "source_sha256"),
@@ -195,42 +195,42 @@ EDITS: dict[str, tuple[Callable[[dict], None], str]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_manifest_shows(
+def test_an_edited_manifest_is_detected(
     edit: str, engine: Path, tiny_run: Path, few: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change, word = EDITS[edit]
-    said = json.loads(manifest_path(engine).read_text())
-    change(said)
-    manifest_path(engine).write_text(json.dumps(said))
+    manifest = json.loads(manifest_path(engine).read_text())
+    change(manifest)
+    manifest_path(engine).write_text(json.dumps(manifest))
     with pytest.raises(SystemExit) as stopped:
         verify(engine, against=tiny_run, images=few)
     assert stopped.value.code == 1
     assert word in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_sound_engine_passes_and_says_what_is_left(
+def test_a_valid_engine_passes_and_reports_what_a_gpu_would_add(
     engine: Path, few: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verify(engine, images=few)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "FAILED" not in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "FAILED" not in message
     if not torch.cuda.is_available():
-        assert said.endswith("gtsa verify also runs it and compares its outputs with the float32 encoder")
+        assert message.endswith("gtsa verify also runs it and compares its outputs with the float32 encoder")
     verify(engine, images=few, as_json=True)
     assert json.loads(capsys.readouterr().out)["passed"]
 
 
-def test_a_graph_of_other_weights_shows(engine: Path, few: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_graph_with_other_weights_is_detected(engine: Path, few: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = engine.with_name("encoder.engine.onnx")
     model = onnx.load(graph)
-    largest = max(model.graph.initializer, key=lambda t: np.prod(t.dims))
-    largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest) * 1.01, largest.name))
+    biggest = max(model.graph.initializer, key=lambda t: np.prod(t.dims))
+    biggest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(biggest) * 1.01, biggest.name))
     onnx.save(model, graph)
     with pytest.raises(SystemExit):
         verify(engine, images=few)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "another than it was built from" in said
-    assert "FAILED" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "from another file than" in message
+    assert "FAILED" in message
     graph.unlink()
     with pytest.raises(SystemExit):
         verify(engine, images=few)
@@ -238,15 +238,15 @@ def test_a_graph_of_other_weights_shows(engine: Path, few: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 64, 0.5, -1])
-def test_a_truncated_engine_is_refused(keep: float, engine: Path, few: Path) -> None:
+def test_a_truncated_engine_is_rejected(keep: float, engine: Path, few: Path) -> None:
     content = engine.read_bytes()
     engine.write_bytes(content[: int(len(content) * keep) if 0 < keep < 1 else int(keep)])
-    for look in (lambda: verify(engine, images=few), lambda: info(engine), lambda: load(engine)):
+    for read in (lambda: verify(engine, images=few), lambda: info(engine), lambda: load(engine)):
         with pytest.raises(ValueError, match=r"empty|beginning of one|its header says"):
-            look()
+            read()
 
 
-def test_a_flipped_byte_shows(engine: Path, few: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flipped_byte_is_detected(engine: Path, few: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = bytearray(engine.read_bytes())
     content[len(content) // 2] ^= 1
     engine.write_bytes(content)
@@ -255,37 +255,37 @@ def test_a_flipped_byte_shows(engine: Path, few: Path, capsys: pytest.CaptureFix
     assert "sha256 differs" in " ".join(capsys.readouterr().err.split())
 
 
-def test_another_versions_engine_says_both_versions_and_the_command(engine: Path, few: Path) -> None:
-    """As if it had been built by another version: file and manifest agree, what is installed differs."""
-    here = read_manifest(engine).engine.version
+def test_an_engine_of_another_version_reports_both_versions_and_the_command(engine: Path, few: Path) -> None:
+    """Simulate an engine of another version: file and manifest agree, the installed library differs."""
+    installed = read_manifest(engine).engine.version
     content = bytearray(engine.read_bytes())
     content[24] += 1
     engine.write_bytes(content)
-    there = ".".join(str(number) for number in content[24:28])
-    said = json.loads(manifest_path(engine).read_text())
-    said["engine"] |= {"version": there, "sha256": sha256_of(engine)}
-    manifest_path(engine).write_text(json.dumps(said))
-    with pytest.raises(ValueError, match="build it for this machine") as refused:
+    built_by = ".".join(str(number) for number in content[24:28])
+    manifest = json.loads(manifest_path(engine).read_text())
+    manifest["engine"] |= {"version": built_by, "sha256": sha256_of(engine)}
+    manifest_path(engine).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="build it for this machine") as rejected:
         check_file(engine, read_manifest(engine))
-    assert here in str(refused.value)
-    assert there in str(refused.value)
+    assert installed in str(rejected.value)
+    assert built_by in str(rejected.value)
     with pytest.raises(SystemExit):
         verify(engine, images=few)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where the engine opens")
-def test_without_a_gpu_the_runner_says_what_can_be_done(engine: Path) -> None:
-    with pytest.raises(ValueError, match="there is none here; gtsa verify"):
+def test_without_a_gpu_the_runner_gives_a_hint(engine: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs an NVIDIA GPU.*; gtsa verify"):
         load(engine)
 
 
-def test_info_reads_any_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_reads_engines_with_and_without_a_manifest(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info(engine)
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for word in ("tensorrt-rtx", "8.6, 8.9", "1x3x16x16", "not run: no GPU", "encoder.engine.onnx"):
-        assert word in said or torch.cuda.is_available()
+        assert word in message or torch.cuda.is_available()
     manifest_path(engine).unlink()
     info(engine, as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "TensorRT engine without a manifest"
-    assert found["header"]["capabilities"] == ["8.6", "8.9"]
+    described = json.loads(capsys.readouterr().out)
+    assert described["kind"] == "TensorRT engine without a manifest"
+    assert described["header"]["capabilities"] == ["8.6", "8.9"]

@@ -1,7 +1,7 @@
-"""The runner of engines without a device: a stand-in library reads and writes raw addresses, as TensorRT does.
+"""The engine runner without a GPU: a fake library reads and writes raw addresses, as TensorRT does.
 
-What computes behind the stand-in is ONNX Runtime on the engine's own graph, so a wrong shape, type, order or address
-gives wrong numbers. The library's own classes are checked for the same names in test_engine_variants.
+The fake computes with ONNX Runtime on the engine's own graph, so a wrong shape, dtype, order or address gives wrong
+numbers. test_engine_variants checks that the real library has the same names.
 """
 
 import ctypes
@@ -20,14 +20,14 @@ from gtsa_kit.cli.export import export
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import graph_path, read_manifest
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild
+from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild_hint
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, import_variant
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 
 
 class Context:
-    """Executes by address."""
+    """Fake execution context that reads and writes by address."""
 
     def __init__(self, engine: "Engine", config: object = None) -> None:
         self.engine, self.config = engine, config
@@ -67,7 +67,7 @@ class Context:
 
 
 class Engine:
-    """What a plan becomes."""
+    """Fake deserialized engine."""
 
     def __init__(self, graph: Path, profiles: list) -> None:
         self.session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
@@ -97,7 +97,7 @@ def write(address: int, value: np.ndarray) -> None:
     ctypes.memmove(address, np.ascontiguousarray(value).ctypes.data, value.nbytes)
 
 
-def stand_in(engine: Engine) -> TensorRTVariant:
+def fake_variant(engine: Engine) -> TensorRTVariant:
     real = import_variant("tensorrt-rtx").library
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine)
     library = SimpleNamespace(
@@ -117,40 +117,40 @@ def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def opened(path: Path, profiles: list | None = None) -> tuple[EngineRunner, Engine]:
-    """A runner on the CPU, past what asks for a GPU."""
+    """Return a runner on the CPU, opened without the check for a GPU."""
     runner = EngineRunner.__new__(EngineRunner)
     runner.manifest = read_manifest(path)
     engine = Engine(graph_path(path), profiles or [[list(shape) for shape in runner.manifest.engine.profile]])
-    runner._open(path, stand_in(engine), torch.device("cpu"))
+    runner._open(path, fake_variant(engine), torch.device("cpu"))
     return runner, engine
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (2, 96, 32), (3, 32, 96), (4, 96, 96)])
-def test_it_gives_what_the_graph_gives(shape: tuple[int, int, int], built: Path) -> None:
+def test_outputs_equal_those_of_the_graph(shape: tuple[int, int, int], built: Path) -> None:
     runner, _ = opened(built)
     images = np.random.default_rng(0).standard_normal((shape[0], 3, *shape[1:]), dtype=np.float32)
-    expected: Runner = load(graph_path(built), "cpu")
-    got, want = runner(images), expected(images)
-    np.testing.assert_allclose(got.embedding, want.embedding, atol=5e-3)
-    np.testing.assert_allclose(got.feature_map, want.feature_map, atol=5e-3)
-    assert list(got.layers) == [0]
-    np.testing.assert_allclose(got.layers[0], want.layers[0], atol=5e-3)
+    graph_runner: Runner = load(graph_path(built), "cpu")
+    actual, expected = runner(images), graph_runner(images)
+    np.testing.assert_allclose(actual.embedding, expected.embedding, atol=5e-3)
+    np.testing.assert_allclose(actual.feature_map, expected.feature_map, atol=5e-3)
+    assert list(actual.layers) == [0]
+    np.testing.assert_allclose(actual.layers[0], expected.layers[0], atol=5e-3)
 
 
-def test_torch_tensors_go_in_without_a_copy_and_results_stay(built: Path) -> None:
+def test_tensors_are_read_without_a_copy_and_outputs_stay_unchanged(built: Path) -> None:
     runner, engine = opened(built)
     images = torch.randn(2, 3, 32, 32)
     first = runner.run_tensors(images)
     assert engine.contexts[0].addresses["images"] == images.data_ptr()
-    kept = [output.clone() for output in first]
+    copies = [output.clone() for output in first]
     second = runner.run_tensors(images * 2)
-    assert all(torch.equal(output, copy) for output, copy in zip(first, kept, strict=True))
+    assert all(torch.equal(output, copy) for output, copy in zip(first, copies, strict=True))
     assert not torch.equal(first[0], second[0])
-    spread = torch.randn(2, 32, 32, 3).permute(0, 3, 1, 2)  # not contiguous
-    torch.testing.assert_close(runner.run_tensors(spread)[1], runner.run_tensors(spread.contiguous())[1])
+    strided = torch.randn(2, 32, 32, 3).permute(0, 3, 1, 2)  # not contiguous
+    torch.testing.assert_close(runner.run_tensors(strided)[1], runner.run_tensors(strided.contiguous())[1])
 
 
-def test_the_profile_that_holds_the_shape_is_taken(built: Path) -> None:
+def test_the_profile_that_holds_the_shape_is_selected(built: Path) -> None:
     low, mid, high = [1, 3, 16, 16], [2, 3, 32, 32], [4, 3, 96, 96]
     runner, engine = opened(built, [[low, low, mid], [low, mid, high]])
     for side in (16, 96, 96, 32):
@@ -159,7 +159,7 @@ def test_the_profile_that_holds_the_shape_is_taken(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "word"),
+    ("batch", "word"),
     [
         (torch.zeros(1, 3, 32, 32, dtype=torch.float64), "must be float32, got float64"),
         (torch.zeros(1, 3, 40, 32), "multiples of 16, got 40; nearest"),
@@ -170,38 +170,38 @@ def test_the_profile_that_holds_the_shape_is_taken(built: Path) -> None:
         (torch.zeros(3, 32, 32), "must be"),
     ],
 )
-def test_wrong_images_say_what_is_allowed(images: torch.Tensor, word: str, built: Path) -> None:
+def test_errors_on_wrong_images_state_the_allowed_values(batch: torch.Tensor, word: str, built: Path) -> None:
     runner, _ = opened(built)
     with pytest.raises(ValueError, match=word):
-        runner.run_tensors(images)
+        runner.run_tensors(batch)
 
 
-def test_what_the_engine_itself_refuses_is_said(built: Path) -> None:
+def test_rejections_by_the_engine_are_reported(built: Path) -> None:
     runner, engine = opened(built, [[[1, 3, 16, 16], [1, 3, 16, 16], [1, 3, 32, 32]]])
-    with pytest.raises(ValueError, match=r"does not take .* build it for this machine"):
+    with pytest.raises(ValueError, match=r"does not accept .* build it for this machine"):
         runner.run_tensors(torch.zeros(1, 3, 96, 96))
     engine.contexts[0].works = False
     with pytest.raises(RuntimeError, match="the engine failed"):
         runner.run_tensors(torch.zeros(1, 3, 32, 32))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where it opens")
-def test_the_real_library_says_why_it_does_not_open_a_plan(built: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where the engine opens")
+def test_the_error_of_the_real_library_is_reported(built: Path) -> None:
     runner = EngineRunner.__new__(EngineRunner)
     runner.manifest = read_manifest(built)
-    with pytest.raises(ValueError, match=r"can't be opened by tensorrt-rtx: .+; build it for this machine"):
+    with pytest.raises(ValueError, match=r"tensorrt-rtx can't open .+; build it for this machine"):
         runner._open(built, import_variant("tensorrt-rtx"), torch.device("cpu"))
 
 
-def test_the_command_that_rebuilds_is_one(built: Path, tiny_run: Path, few: Path, tmp_path: Path) -> None:
-    """What an error tells people to run makes an engine of the same ranges, outputs and precision."""
+def test_the_hint_to_rebuild_is_a_valid_command(built: Path, tiny_run: Path, few: Path, tmp_path: Path) -> None:
+    """Run the command of the hint; its engine has the same ranges, outputs and precision."""
     manifest = read_manifest(built)
-    words = shlex.split(rebuild(manifest).partition(": ")[2])
+    words = shlex.split(rebuild_hint(manifest).partition(": ")[2])
     assert words[:3] == ["gtsa", "export", "SOURCE"]
     again = tmp_path / "again.engine"
     done = CliRunner().invoke(
         app, ["export", str(tiny_run), *words[3:], "--out", str(again), "--images", str(few)], catch_exceptions=False
     )
     assert done.exit_code == 0, done.output
-    made = read_manifest(again)
-    assert (made.axes, made.outputs, made.precision) == (manifest.axes, manifest.outputs, manifest.precision)
+    rebuilt = read_manifest(again)
+    assert (rebuilt.axes, rebuilt.outputs, rebuilt.precision) == (manifest.axes, manifest.outputs, manifest.precision)

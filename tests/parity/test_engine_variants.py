@@ -1,4 +1,4 @@
-"""Which variant is taken, what each can build, and that the names we call exist in both."""
+"""The choice of the TensorRT variant, what each can build, and the API names that exist in both."""
 
 import ast
 import importlib.util
@@ -39,15 +39,15 @@ def choice(
     monkeypatch.setattr(variants, "gpu_capability", lambda: gpu)
     monkeypatch.setattr(variants, "is_installed", lambda name: name in installed)
     monkeypatch.setattr(variants, "import_variant", lambda name: TensorRTVariant(name, None))
-    found, why = choose_variant(runtime)
-    return found.name, why
+    variant, reason = choose_variant(runtime)
+    return variant.name, reason
 
 
 BOTH = {"tensorrt", "tensorrt-rtx"}
 
 
 @pytest.mark.parametrize(
-    ("gpu", "installed", "expected", "why"),
+    ("gpu", "installed", "expected", "reason"),
     [
         ("9.0", BOTH, "tensorrt", "9.0"),
         (None, BOTH, "tensorrt-rtx", "no GPU"),
@@ -55,17 +55,19 @@ BOTH = {"tensorrt", "tensorrt-rtx"}
         (None, {"tensorrt-rtx"}, "tensorrt-rtx", "no GPU"),
     ],
 )
-def test_auto(gpu: str | None, installed: set[str], expected: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, said = choice(monkeypatch, gpu, installed)
+def test_auto(
+    gpu: str | None, installed: set[str], expected: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, given_reason = choice(monkeypatch, gpu, installed)
     assert name == expected
-    assert why in said
+    assert reason in given_reason
 
 
-def test_where_none_can_build_the_command_that_installs_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_no_variant_can_build_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for installed in ((), ("tensorrt",)):
         with pytest.raises(ValueError, match=r"pip install 'gtsa-kit\[tensorrt-rtx\]'"):
             choice(monkeypatch, None, set(installed))
-    with pytest.raises(ValueError, match="take --runtime tensorrt-rtx"):
+    with pytest.raises(ValueError, match="use --runtime tensorrt-rtx"):
         choice(monkeypatch, None, BOTH, "tensorrt")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="--runtime takes auto"):
@@ -73,18 +75,18 @@ def test_where_none_can_build_the_command_that_installs_one_is_said(monkeypatch:
 
 
 @pytest.mark.skipif(variants.is_installed("tensorrt"), reason="tensorrt is installed here")
-def test_what_is_missing_is_named() -> None:
+def test_a_missing_variant_is_named() -> None:
     with pytest.raises(ValueError, match=r"tensorrt is not installed; pip install 'gtsa-kit\[tensorrt\]'"):
         import_variant("tensorrt")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "precision", "dynamic", "word"),
+    ("requested", "precision", "dynamic", "word"),
     [
-        (("9.0",), "fp16", True, "Hopper.*--runtime tensorrt on a machine with one"),
+        (("9.0",), "fp16", True, "Hopper.*--runtime tensorrt on a machine with such a GPU"),
         (("8.9", "10.0"), "fp16", True, "10.0"),
         (("5.0",), "fp16", True, "does not build for compute capability 5.0"),
-        (("7.5", "8.9"), "fp16", False, "only alone"),
+        (("7.5", "8.9"), "fp16", False, "and other GPUs in one file"),
         (("7.5",), "fp32", False, "--precision fp16 --size 224"),
         (("7.5",), "bf16", False, "--precision fp16"),
         (("7.5",), "int8", False, "--precision fp16"),
@@ -92,19 +94,19 @@ def test_what_is_missing_is_named() -> None:
         (("8.6", "12.0"), "fp8", True, "8.6 has no fp8"),
     ],
 )
-def test_what_can_not_be_built_is_refused_with_the_way_out(
-    wanted: tuple[str, ...], precision: str, dynamic: bool, word: str
+def test_unsupported_gpus_and_precisions_are_rejected_with_a_hint(
+    requested: tuple[str, ...], precision: str, dynamic: bool, word: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
     with pytest.raises(ValueError, match=word):
-        check_capabilities(import_variant("tensorrt-rtx"), wanted, precision, dynamic)
+        check_capabilities(import_variant("tensorrt-rtx"), requested, precision, dynamic)
 
 
-def test_the_other_variant_builds_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_builds_for_the_gpu_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "gpu_capability", lambda: "9.0")
     full = TensorRTVariant("tensorrt", None)
     assert check_capabilities(full, (), "fp8", True) == ("9.0",)
-    with pytest.raises(ValueError, match=r"the GPU at hand, 9.0, not for 8.9; leave out --gpu"):
+    with pytest.raises(ValueError, match=r"this machine's GPU, 9.0, not for 8.9; omit --gpu"):
         check_capabilities(full, ("8.9",), "fp16", True)
 
 
@@ -113,32 +115,32 @@ def test_the_other_variant_builds_for_the_gpu_at_hand(monkeypatch: pytest.Monkey
     [
         (BuildSettings(level=6), "between 0 and 5"),
         (BuildSettings(workspace=0), "above 0"),
-        (BuildSettings(timing_cache=Path("x")), "leave it out"),
+        (BuildSettings(timing_cache=Path("x")), "omit --timing-cache"),
     ],
 )
-def test_settings_that_a_variant_does_not_have(settings: BuildSettings, word: str) -> None:
+def test_invalid_and_unsupported_settings_are_rejected(settings: BuildSettings, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         check_settings(TensorRTVariant("tensorrt-rtx", None), settings)
 
 
 def names_called() -> set[str]:
-    """Every attribute read in the rooms that speak to TensorRT, of whatever object."""
-    found = set()
+    """Return every attribute that the modules which call TensorRT read, of any object."""
+    names = set()
     for module in ("tensorrt/build", "tensorrt/network", "runtime/tensorrt_runner", "runtime/tensorrt_variant"):
         tree = ast.parse((EXPORT / f"{module}.py").read_text())
-        found |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    return found
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return names
 
 
 def names_of(library: object) -> set[str]:
-    """What the bindings define: the module's own names, and those of its classes."""
-    found = set(dir(library))
+    """Return the names that the bindings define: those of the module and of its classes."""
+    names = set(dir(library))
     for name in CLASSES:
-        found |= set(dir(getattr(library, name, object)))
-    return found
+        names |= set(dir(getattr(library, name, object)))
+    return names
 
 
-# What the rooms read that is the API's; a name that the API drops leaves this set's intersection with it.
+# Names of the API that those modules use in both variants.
 API = {
     *("Builder", "Runtime", "OnnxParser", "ILogger", "IProgressMonitor", "BuilderFlag", "MemoryPoolType"),
     *("NetworkDefinitionCreationFlag", "create_network", "create_builder_config", "create_optimization_profile"),
@@ -151,7 +153,7 @@ API = {
 }
 
 
-def test_the_list_is_what_the_rooms_call() -> None:
+def test_the_modules_use_every_listed_name() -> None:
     assert names_called() >= API | RTX_ONLY
 
 
@@ -163,7 +165,7 @@ def test_every_name_exists_in_tensorrt_rtx() -> None:
     assert {"WORKSPACE"} <= set(library.MemoryPoolType.__members__)
 
 
-# The bindings of TensorRT load these three, and ask for these functions when they are imported.
+# The bindings of TensorRT load these three libraries and look up these functions on import.
 STUBS = {
     "libnvinfer.so.11": "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
     "getBuilderPluginRegistry getInferLibVersion getLogger getPluginRegistry",
@@ -171,7 +173,7 @@ STUBS = {
     "libnvonnxparser.so.11": "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion "
     "isSupportedByTensorRT",
 }
-LOOK = """
+PRINT_NAMES = """
 import ctypes, json, sys
 for path in sys.argv[1:]:
     ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
@@ -185,18 +187,18 @@ print(json.dumps([sorted(names_of(library)), flags]))
 
 
 def test_every_name_exists_in_tensorrt(tmp_path: Path) -> None:
-    """Its libraries can't be installed everywhere; its bindings can, and load with libraries that hold nothing."""
+    """Check the bindings of TensorRT, which can be installed everywhere and load with stub libraries."""
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt's bindings have no wheel for this machine")
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler here to make empty libraries for the bindings of tensorrt")
+        pytest.skip("no C compiler here to build stub libraries for the bindings of tensorrt")
     for name, functions in STUBS.items():
         source = tmp_path / f"{name}.c"
         source.write_text("".join(f"void* {function}() {{ return 0; }}\n" for function in functions.split()))
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name), str(source)]
         subprocess.run(command, check=True, capture_output=True)
-    script = LOOK.format(tests=str(Path(__file__).parents[1]))
+    script = PRINT_NAMES.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run(
         [sys.executable, "-c", script, *(str(tmp_path / name) for name in STUBS)], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Real TensorRT engines, built on every run with no GPU: every precision, dynamic and fixed, ViT-S and ViT-B."""
+"""Real TensorRT engines, built without a GPU: every precision, dynamic and fixed sizes, a small encoder and ViT-S."""
 
 import _thread
 import hashlib
@@ -30,25 +30,25 @@ FIXED = {"size": "32x48", "batch": "2"}
 
 
 def words(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was said, whatever the width of the terminal."""
+    """Return standard error with all whitespace collapsed, which the width of the terminal changes."""
     return " ".join(capsys.readouterr().err.split())
 
 
 def build(source: Path, out: Path, images: Path, **options: object) -> tuple[Path, Manifest]:
-    """By the command, in this process."""
+    """Run the export command in this process, and return the engine and its manifest."""
     engine = out / "encoder.engine"
     quantized = {"calibrate": images} if options.get("precision") in ("int8", "fp8") else {}
     export(source, form="trt", runtime="tensorrt-rtx", out=engine, images=images, **options, **quantized)
     return engine, read_manifest(engine)
 
 
-# Every precision; tf32 and fp8 with one kind of shape, since a trace takes seconds.
+# tf32 and fp8 are built with one kind of shape only, since a trace takes seconds.
 BUILDS = [(precision, "fixed, bytes") for precision in PRECISIONS]
 BUILDS += [(precision, "dynamic, layers") for precision in ("fp32", "fp16", "bf16", "int8")]
 
 
 @pytest.mark.parametrize(("precision", "shape"), BUILDS)
-def test_an_engine_says_what_it_is(
+def test_the_manifest_describes_the_engine(
     precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: Callable[[str, Manifest], None]
 ) -> None:
     options = DYNAMIC | {"layers": "1,0"} if "dynamic" in shape else FIXED | {"input_type": "uint8"}
@@ -102,7 +102,7 @@ def test_an_engine_says_what_it_is(
         (None, FIXED, ("8.0", "8.6", "8.9", "12.0", "12.1", "later")),
     ],
 )
-def test_one_file_for_the_gpus_that_were_named(
+def test_one_file_is_built_for_the_requested_gpus(
     gpu: str | None, options: dict, expected: tuple[str, ...], tiny_run: Path, few: Path, tmp_path: Path
 ) -> None:
     engine, manifest = build(tiny_run, tmp_path, few, gpu=gpu, **options)
@@ -116,7 +116,7 @@ def test_one_file_for_the_gpus_that_were_named(
         ("int8", DYNAMIC | {"layers": "2,5,8,11"}),
     ],
 )
-def test_vit_small_builds_and_is_checked(
+def test_vit_small_is_built_and_checked(
     precision: str,
     options: dict,
     small_run: Path,
@@ -125,17 +125,19 @@ def test_vit_small_builds_and_is_checked(
     matrix: Callable[[str, Manifest], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The whole way of the toolkit's own model: the graph past its gate, the engine, the check without a GPU."""
-    if "448" in options.values():  # the gate at the profile's own ends would take minutes; a dry run has none
+    """Export ViT-S through the parity gate of its graph, build the engine, and check it without a GPU."""
+    if (
+        "448" in options.values()
+    ):  # the parity gate at the maximum of the profile would take minutes; a dry run has none
         export(small_run, form="trt", runtime="tensorrt-rtx", precision=precision, dry_run=True, **options)
         assert "builds; nothing was kept" in words(capsys)
         return
     engine, _ = build(small_run, tmp_path, few, precision=precision, **options)
     matrix("of an engine", read_manifest(graph_path(engine)))
     verify(engine, against=small_run, images=few, as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["passed"]
-    assert found["left"].startswith("no GPU") or found["parity_of_the_engine"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["not_checked"].startswith("no GPU") or report["engine_parity"]
     size = engine.stat().st_size / 1e6
     low, high = {"fp32": (85, 110), "bf16": (43, 60), "int8": (22, 50)}[precision]
     assert low < size < high, "weights are stored in the precision of the graph"
@@ -143,76 +145,76 @@ def test_vit_small_builds_and_is_checked(
 
 @pytest.fixture(scope="module")
 def graph(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small float32 graph of ours, any size."""
+    """Return a small float32 graph exported by gtsa-kit, with dynamic size."""
     path = tmp_path_factory.mktemp("graph") / "encoder.onnx"
     export(tiny_run, form="onnx", out=path, images=few, max_size="64", batch="1:4")
     return path
 
 
-def test_a_graph_of_ours_is_taken_as_it_is(graph: Path, few: Path, tmp_path: Path) -> None:
+def test_a_graph_of_gtsa_kit_is_built_as_it_is(graph: Path, few: Path, tmp_path: Path) -> None:
     engine, manifest = build(graph, tmp_path, few, precision="tf32")
     assert graph_path(engine).read_bytes() == graph.read_bytes()
     assert (manifest.precision, manifest.engine.graph.parity) == ("tf32", read_manifest(graph).parity)
     assert manifest.range_of("height") == Range(16, 64)
-    # another precision is another graph, of the weights inside
+    # for another precision, a new graph is exported from the weights inside
     engine, manifest = build(graph, tmp_path / "half", few, precision="fp16", **FIXED)
     assert (manifest.precision, read_manifest(graph_path(engine)).precision) == ("fp16", "fp16")
 
 
-def test_its_own_batch_lies_within_the_graphs(graph: Path, few: Path, tmp_path: Path) -> None:
+def test_the_ranges_must_lie_within_those_of_the_graph(graph: Path, few: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch must be 1 to 4"):
         build(graph, tmp_path, few, precision="fp32", batch="1:2:8")
     with pytest.raises(ValueError, match=r"--opt-size: the optimal value 96 is not within 16 to 64"):
         build(graph, tmp_path, few, precision="fp32", opt_size="96")
 
 
-def building(graph: Path, tmp_path: Path, on_step: Callable[[str, int, int], None], **settings: object) -> object:
+def build_with(graph: Path, tmp_path: Path, on_step: Callable[[str, int, int], None], **settings: object) -> object:
     variant = import_variant("tensorrt-rtx")
     profile = Profile((1, 3, 16, 16), (2, 3, 64, 64), (4, 3, 64, 64))
     model = read_graph_file(graph).model
     return build_engine(variant, model, graph.name, profile, BuildSettings(**settings), tmp_path / "log", on_step)
 
 
-def test_progress_is_told(graph: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    building(graph, tmp_path, lambda *step: told.append(step))
-    assert len({what for what, _, _ in told}) > 1
-    for _, done, total in told:
+def test_progress_is_reported(graph: Path, tmp_path: Path) -> None:
+    reported: list[tuple[str, int, int]] = []
+    build_with(graph, tmp_path, lambda *step: reported.append(step))
+    assert len({phase for phase, _, _ in reported}) > 1
+    for _, done, total in reported:
         assert 0 <= done <= total
-    counts = [done for _, done, _ in told]
-    assert counts == sorted(counts), "it does not run backwards"
-    assert told[-1][1] == told[-1][2], "and it comes to its end"
+    counts = [done for _, done, _ in reported]
+    assert counts == sorted(counts), "progress never decreases"
+    assert reported[-1][1] == reported[-1][2], "progress reaches its end"
 
 
 def test_ctrl_c_stops_a_build(graph: Path, tmp_path: Path) -> None:
-    """The signal is heard while the builder's own code runs, and the builder stops at its next step."""
-    asked = threading.Event()
+    """Interrupt while the builder's native code runs; the builder stops at its next step."""
+    interrupted = threading.Event()
     later = []
 
-    def on_step(what: str, done: int, total: int) -> None:
-        if asked.is_set():
+    def on_step(phase: str, done: int, total: int) -> None:
+        if interrupted.is_set():
             later.append(time.perf_counter())
             return
-        asked.set()
+        interrupted.set()
         _thread.interrupt_main()
-        time.sleep(4)  # long enough for the other thread to hear it
+        time.sleep(4)  # long enough for the main thread to handle it
 
     with pytest.raises(KeyboardInterrupt):
-        building(graph, tmp_path, on_step)
-    assert asked.is_set()
+        build_with(graph, tmp_path, on_step)
+    assert interrupted.is_set()
     assert len(later) < 10
 
 
 def test_a_workspace_that_is_too_small_is_named(graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="workspace") as refused:
-        building(graph, tmp_path, lambda *_: None, workspace=1e-6)
-    assert "raise --workspace" in str(refused.value)
+    with pytest.raises(RuntimeError, match="workspace") as rejected:
+        build_with(graph, tmp_path, lambda *_: None, workspace=1e-6)
+    assert "raise --workspace" in str(rejected.value)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_engines_hold_parity_on_a_gpu(precision: str, small_run: Path, few: Path, tmp_path: Path) -> None:
+def test_engines_pass_the_parity_gate_on_a_gpu(precision: str, small_run: Path, few: Path, tmp_path: Path) -> None:
     calibrate = {"calibrate": few} if precision == "int8" else {}
     try:
         export(

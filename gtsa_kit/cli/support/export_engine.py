@@ -1,4 +1,4 @@
-"""`gtsa export --format trt`: what it does, and what it shows of it. Commands import this when they run."""
+"""Steps and output of `gtsa export --format trt`. Imports torch, so the command imports it when it runs."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from gtsa_kit.export.tensorrt.engine import (
     write_engine,
     write_graph,
 )
-from gtsa_kit.export.tensorrt.lint import Lint, lint
+from gtsa_kit.export.tensorrt.lint import LintReport, lint
 from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.models.encoder import Encoder
@@ -37,208 +37,220 @@ from gtsa_kit.models.encoder import Encoder
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the command line asks of an engine."""
+    """Options of the command line for one engine."""
 
     runtime: str
     precision: str | None
+    """Value of --precision; None if it was not given."""
     options: ExportOptions
-    usual: OptimalShape
+    optimal: OptimalShape
     gpus: tuple[str, ...]
     settings: BuildSettings
+    calibrate: Path | None
+    images: Path | None
+    out: Path | None
+    force: bool
+    dry_run: bool
 
 
-def export_engine(
-    path: Path,
-    hints: ImportOptions,
-    asked: EngineOptions,
-    calibrate: Path | None,
-    images: Path | None,
-    out: Path | None,
-    force: bool,
-    dry_run: bool,
-) -> None:
-    """A graph through its gate, then an engine of it; a dry run keeps neither. Exits with 1 if TensorRT refuses it."""
-    shown = console()
-    opened = open_for_engine(path, hints, asked, shown)
-    order = make_order(opened, asked, shown)
-    calibration = read_calibration(require(calibrate)) if calibrate else None
-    if dry_run:
-        _dry_run(opened, asked, order, calibration, shown)
+def export_engine(path: Path, hints: ImportOptions, options: EngineOptions) -> None:
+    """Export a graph, check its parity, and build an engine from it; exit with 1 if TensorRT rejects the graph.
+
+    A dry run builds without a parity gate and keeps nothing.
+    """
+    out = console()
+    opened = open_for_engine(path, hints, options, out)
+    request = make_request(opened, options, out)
+    calibration = read_calibration(require(options.calibrate)) if options.calibrate else None
+    if options.dry_run:
+        _dry_run(opened, options, request, calibration, out)
         return
-    parity_set = load_parity_images(require(images) if images else _images(opened))
-    if isinstance(opened, SourceGraph) and out is None:
-        out = opened.path.with_suffix(SUFFIX["trt"])
-    engine = artifact_path(opened, "trt", out, force)
-    graph = _graph(opened, engine, asked.options, parity_set, calibration, shown)
-    shown.print(f"building {engine}, for {_shapes(order.ranges)}", soft_wrap=True)
-    try:
-        with Steps(shown) as steps:
-            manifest = write_engine(graph, engine, order, _building(steps))
-    except EngineBuildError as error:
-        shown.print(problem_table(error.problems))
-        fail(f"{error}. The builder's own words are in {log_path(engine).name}", 1)
-    with Steps(shown) as steps:
-        encoder = _reference(opened)
-        manifest = check_engine_parity(encoder, engine, manifest, parity_set, counting(steps, "parity of the engine"))
-    _show_engine(engine, manifest, shown)
+    run_images = opened.images if isinstance(opened, Source) else None
+    parity_set = load_parity_images(require(options.images) if options.images else run_images)
+    target = options.out
+    if isinstance(opened, SourceGraph) and target is None:
+        target = opened.path.with_suffix(SUFFIX["trt"])
+    engine = artifact_path(opened, "trt", target, options.force)
+    graph = _prepare_graph(opened, engine, options.options, parity_set, calibration, out)
+    out.print(f"building {engine} for {_describe_ranges(request.ranges)}", soft_wrap=True)
+    manifest = _build(graph, engine, request, out)
+    with Steps(out) as steps:
+        on_case = counting(steps, "parity of the engine")
+        manifest = check_engine_parity(_reference(opened), engine, manifest, parity_set, on_case)
+    _print_engine(engine, manifest, out)
 
 
-def open_for_engine(path: Path, hints: ImportOptions, asked: EngineOptions, shown: Console) -> Source | SourceGraph:
-    """An ONNX file as it is, if that is what is asked for; else weights, of which a graph is to be written.
+def open_for_engine(path: Path, hints: ImportOptions, options: EngineOptions, out: Console) -> Source | SourceGraph:
+    """Open an ONNX file as a graph to build as it is, or weights to write a graph from.
+
+    An ONNX file of gtsa-kit is opened as weights if another precision, other layers or another input is requested.
 
     Raises:
-        ValueError: Nothing usable there, or a foreign graph with a precision or layers asked of it.
+        ValueError: The file can't be used, or a precision, layers or an input is requested of another tool's graph.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
-        return open_source_with_note(path, hints, shown)
+        return open_source_with_note(path, hints, out)
     graph = read_graph_file(path)
-    options = asked.options
+    precision, layers, dtype = options.precision, options.options.layers, options.options.input
     if graph.manifest is None:
-        if asked.precision or options.layers or options.input == "uint8":
+        if precision or layers or dtype == "uint8":
             raise ValueError(
-                f"{path} is another tool's graph, and TensorRT builds it as it is: types, outputs and inputs are those "
-                "of the file; leave out --precision, --layers and --input"
+                f"{path} is another tool's graph, which TensorRT builds as it is: its types, outputs and inputs can't "
+                "be changed; omit --precision, --layers and --input"
             )
         return graph
     own = graph.manifest
-    precision_fits = asked.precision in (None, own.precision) or (asked.precision, own.precision) == ("tf32", "fp32")
-    if precision_fits and options.layers in ((), own.layers) and options.input in ("float32", own.inputs[0].dtype):
+    precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
+    if precision_fits and layers in ((), own.layers) and dtype in ("float32", own.inputs[0].dtype):
         return graph
-    return open_source_with_note(path, hints, shown)
+    return open_source_with_note(path, hints, out)
 
 
-def make_order(opened: Source | SourceGraph, asked: EngineOptions, shown: Console) -> EngineRequest:
-    """Everything that can be refused before anything is written."""
-    variant, why = choose_variant(asked.runtime)
-    shown.print(f"{variant.name} {variant.version}: {why}")
-    check_settings(variant, asked.settings)
-    ranges = InputRanges(asked.options.batch, asked.options.height, asked.options.width, asked.options.input == "uint8")
-    if isinstance(opened, SourceGraph):
-        own = opened.ranges()
-        ranges = InputRanges(
-            own.batch if asked.options.batch == ANY_BATCH else asked.options.batch,
-            own.height if asked.options.height == ANY_SIZE else asked.options.height,
-            own.width if asked.options.width == ANY_SIZE else asked.options.width,
-            own.uint8_input,
-        )
-    precision = asked.options.precision
+def make_request(opened: Source | SourceGraph, options: EngineOptions, out: Console) -> EngineRequest:
+    """Choose the variant and check all options before anything is written.
+
+    Raises:
+        ValueError: An option is invalid, or the variant does not support it.
+    """
+    variant, reason = choose_variant(options.runtime)
+    out.print(f"{variant.name} {variant.version}: {reason}")
+    check_settings(variant, options.settings)
+    ranges = _requested_ranges(opened, options.options)
+    precision = options.options.precision
     if isinstance(opened, SourceGraph) and precision != "tf32":
         precision = opened.manifest.precision if opened.manifest else "fp32"  # type: ignore[assignment]
-    gpus = check_capabilities(variant, asked.gpus, precision, dynamic=not ranges.height.fixed)
-    settings = replace(asked.settings, capabilities=gpus, tf32=precision == "tf32")
-    return EngineRequest(variant, settings, ranges.bounded(asked.usual), asked.usual, precision)
+    gpus = check_capabilities(variant, options.gpus, precision, dynamic=not ranges.height.fixed)
+    settings = replace(options.settings, capabilities=gpus, tf32=precision == "tf32")
+    return EngineRequest(variant, settings, ranges.bounded(options.optimal), options.optimal, precision)
 
 
-def problem_table(problems: list[ParseProblem]) -> Table:
-    """Every node that TensorRT refuses."""
-    table = Table(title="TensorRT does not take", title_justify="left", box=None)
-    for name in ("node", "operator", "layer", "since"):
-        table.add_column(name, overflow="fold")
-    for problem in problems:
-        table.add_row(problem.node, problem.operator, problem.layer, problem.said)
-    return table
+def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
+    if isinstance(opened, Source):
+        return InputRanges(options.batch, options.height, options.width, options.input == "uint8")
+    own = opened.ranges()
+    return InputRanges(
+        own.batch if options.batch == ANY_BATCH else options.batch,
+        own.height if options.height == ANY_SIZE else options.height,
+        own.width if options.width == ANY_SIZE else options.width,
+        own.uint8_input,
+    )
 
 
 def _reference(opened: Source | SourceGraph) -> Encoder | None:
-    """The float32 encoder, if it is at hand."""
-    if isinstance(opened, SourceGraph):
-        source = find_reference(opened.path, opened.manifest) if opened.manifest else None
-        return source.encoder if source else None
-    return opened.encoder
+    """Return the float32 encoder, or None if it is not available."""
+    if isinstance(opened, Source):
+        return opened.encoder
+    source = find_reference(opened.path, opened.manifest) if opened.manifest else None
+    return source.encoder if source else None
 
 
-def _images(opened: Source | SourceGraph) -> Path | None:
-    return opened.images if isinstance(opened, Source) else None
-
-
-def _graph(
+def _prepare_graph(
     opened: Source | SourceGraph,
     engine: Path,
     options: ExportOptions,
     parity_set: ParityImages,
     calibration: Calibration | None,
-    shown: Console,
+    out: Console,
 ) -> SourceGraph:
-    """The graph beside the engine, past its gate."""
+    """Put the graph beside the engine, and check that it passed its parity gate."""
     if isinstance(opened, SourceGraph):
         graph = copy_graph(opened, engine)
     else:
         check_supported("trt", options, calibration is not None)
-        shown.print(f"writing the graph of {engine}", soft_wrap=True)
-        with Steps(shown) as steps:
+        out.print(f"writing the graph of {engine}", soft_wrap=True)
+        with Steps(out) as steps:
             on_case = counting(steps, "parity of the graph")
             graph = export_graph(opened, engine, options, parity_set, calibration, on_case)
     if graph.manifest is None:
-        shown.print(
-            f"{graph.path.name} is another tool's: there is no float32 encoder to compare it with", soft_wrap=True
+        out.print(
+            f"{graph.path.name} is another tool's graph: there is no float32 encoder to compare it with", soft_wrap=True
         )
         return graph
     if graph.manifest.parity is None:
-        raise ValueError(f"{graph.path} has not been through its parity gate; export it again with gtsa export")
-    shown.print(parity_table(graph.manifest.parity))
+        raise ValueError(f"{graph.path} has not been through a parity gate; export it again with gtsa export")
+    out.print(parity_table(graph.manifest.parity))
     if not graph.manifest.parity.passed:
-        fail(f"{verdict(graph.path, graph.manifest.parity)}; no engine was built of it", 1)
+        fail(f"{verdict(graph.path, graph.manifest.parity)}; no engine was built from it", 1)
     return graph
+
+
+def _build(graph: SourceGraph, engine: Path, request: EngineRequest, out: Console) -> Manifest:
+    try:
+        with Steps(out) as steps:
+            return write_engine(graph, engine, request, _build_progress(steps))
+    except EngineBuildError as error:
+        out.print(problem_table(error.problems))
+        fail(f"{error}. The builder's messages are in {log_path(engine).name}", 1)
 
 
 def _dry_run(
     opened: Source | SourceGraph,
-    asked: EngineOptions,
-    order: EngineRequest,
+    options: EngineOptions,
+    request: EngineRequest,
     calibration: Calibration | None,
-    shown: Console,
+    out: Console,
 ) -> None:
-    """Whether TensorRT takes it; no parity, and nothing is kept."""
     with tempfile.TemporaryDirectory(prefix="gtsa-dry-") as folder:
         if isinstance(opened, Source):
-            check_supported("trt", asked.options, calibration is not None)
-            opened = write_graph(opened, Path(folder, "encoder.onnx"), asked.options, calibration)
-        with Steps(shown) as steps:
-            found = lint(opened, order, _building(steps))
-    if found.problems:
-        shown.print(problem_table(list(found.problems)))
-        fail(str(EngineBuildError(opened.path.name, list(found.problems))), 1)
-    shown.print(_lint_table(found))
-    shown.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
+            check_supported("trt", options.options, calibration is not None)
+            opened = write_graph(opened, Path(folder, "encoder.onnx"), options.options, calibration)
+        with Steps(out) as steps:
+            report = lint(opened, request, _build_progress(steps))
+    if report.problems:
+        out.print(problem_table(list(report.problems)))
+        fail(str(EngineBuildError(opened.path.name, list(report.problems))), 1)
+    out.print(_lint_table(report))
+    out.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
 
 
-def _lint_table(found: Lint) -> Table:
+def _build_progress(steps: Steps) -> OnStep:
+    def on_step(phase: str, done: int, total: int) -> None:
+        if (steps.stage, steps.total) != ("building", total):
+            steps.begin("building", total)
+        steps.update(done, phase)
+
+    return on_step
+
+
+def problem_table(problems: list[ParseProblem]) -> Table:
+    """Build a table of all nodes that TensorRT rejects."""
+    table = Table(title="rejected by TensorRT", title_justify="left", box=None)
+    for name in ("node", "operator", "layer", "reason"):
+        table.add_column(name, overflow="fold")
+    for problem in problems:
+        table.add_row(problem.node, problem.operator, problem.layer, problem.message)
+    return table
+
+
+def _lint_table(report: LintReport) -> Table:
     table = Table(show_header=False, box=None)
-    table.add_row("size", f"{found.size / 1e6:.1f} MB, built in {found.seconds:.1f} s")
-    table.add_row("GPUs", ", ".join(found.capabilities))
-    for name, dtype, shape in found.tensors:
+    table.add_row("size", f"{report.size / 1e6:.1f} MB, built in {report.seconds:.1f} s")
+    table.add_row("GPUs", ", ".join(report.capabilities))
+    for name, dtype, shape in report.tensors:
         table.add_row(name, f"{dtype} ({', '.join('any' if length == -1 else str(length) for length in shape)})")
     return table
 
 
-def _building(steps: Steps) -> OnStep:
-    def tell(what: str, done: int, total: int) -> None:
-        if (steps.stage, steps.total) != ("building", total):
-            steps.begin("building", total)
-        steps.update(done, what)
-
-    return tell
-
-
-def _show_engine(engine: Path, manifest: Manifest, shown: Console) -> None:
+def _print_engine(engine: Path, manifest: Manifest, out: Console) -> None:
+    """Print the result; exit with 1 if the engine did not pass its parity gate."""
     record, parity = manifest.engine, manifest.parity
     assert record is not None
     if parity:
-        shown.print(parity_table(parity))
-    held = "does not hold" if parity and not parity.passed else "holds" if parity else record.parity
+        out.print(parity_table(parity))
+    result = "failed" if parity and not parity.passed else "passed" if parity else record.parity
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("engine", f"{engine}, {megabytes(engine):.1f} MB in {record.seconds:.1f} s")
     table.add_row("for", f"{record.variant} {record.version}, compute capabilities {', '.join(record.capabilities)}")
-    table.add_row("parity of the engine", held)
-    table.add_row("beside it", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
-    shown.print(table)
+    table.add_row("parity of the engine", result)
+    table.add_row("other files", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
+    out.print(table)
     if parity and not parity.passed:
-        fail(f"{verdict(engine, parity)}; do not use it, its report is beside it", 1)
+        fail(f"{verdict(engine, parity)}; do not use it, its report is in {engine.name}.json", 1)
 
 
-def _shapes(ranges: InputRanges) -> str:
+def _describe_ranges(ranges: InputRanges) -> str:
     batch, height, width = (
         str(one.min) if one.fixed else f"{one.min} to {one.max}" for one in (ranges.batch, ranges.height, ranges.width)
     )

@@ -1,6 +1,7 @@
 """What `gtsa verify` does for each kind of file, and what it shows of it. The command imports this when it runs."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -50,7 +51,7 @@ def verify_engine(
     with Steps(shown) as steps:
         found = check_engine(file, manifest, source, parity_set, counting(steps, "parity of the graph"))
     report = None
-    if not found.left and source and device != "cpu":
+    if not found.not_checked and source and device != "cpu":
         with Steps(shown) as steps:
             runner = load(file, device)
             report = check_parity(source.encoder, runner, parity_set, counting(steps, "parity of the engine"))
@@ -58,12 +59,12 @@ def verify_engine(
         print(json.dumps(_as_data(found, report), indent=2))
     else:
         _show(found, report, foreign, shown)
-    if wrong := [f"{finding.what}: {finding.said}" for finding in found.findings if not finding.good]:
+    if wrong := [f"{check.name}: {check.message}" for check in found.checks if not check.passed]:
         fail(f"{file} is not what it should be: {wrong[0]}", 1)
     for of, parity in ((f"the graph of {file}", found.parity), (str(file), report)):
         if parity and not parity.passed:
             fail(f"{verdict(Path(of), parity)}; {AGAIN}", 1)
-    shown.print(f"{file}: {found.left or 'holds, and so does its graph'}", soft_wrap=True)
+    shown.print(f"{file}: {found.not_checked or 'holds, and so does its graph'}", soft_wrap=True)
 
 
 def _reference(file: Path, manifest: Manifest, against: Path | None, shown: Console) -> Source:
@@ -83,10 +84,10 @@ def _reference(file: Path, manifest: Manifest, against: Path | None, shown: Cons
 def _as_data(found: CheckReport, report: ParityReport | None) -> dict[str, object]:
     return {
         "passed": found.passed and (report is None or report.passed),
-        "findings": [{"what": one.what, "good": one.good, "said": one.said} for one in found.findings],
-        "parity_of_the_graph": found.parity.model_dump(mode="json") if found.parity else None,
-        "parity_of_the_engine": report.model_dump(mode="json") if report else None,
-        "left": found.left,
+        "checks": [asdict(check) for check in found.checks],
+        "graph_parity": found.parity.model_dump(mode="json") if found.parity else None,
+        "engine_parity": report.model_dump(mode="json") if report else None,
+        "not_checked": found.not_checked,
     }
 
 
@@ -94,8 +95,8 @@ def _show(found: CheckReport, report: ParityReport | None, foreign: bool, shown:
     table = Table(title="what can be checked without a GPU", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
-    for finding in found.findings:
-        table.add_row("ok" if finding.good else "FAILED", finding.what, finding.said)
+    for check in found.checks:
+        table.add_row("ok" if check.passed else "FAILED", check.name, check.message)
     shown.print(table)
     if foreign:
         shown.print("its graph is another tool's: there is no float32 encoder to compare it with")

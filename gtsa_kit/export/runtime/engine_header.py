@@ -1,7 +1,7 @@
-"""What a plan says of itself in its first bytes, read without TensorRT and without a GPU.
+"""Header of a serialized TensorRT engine, read without TensorRT and without a GPU.
 
-Both variants begin with a tag, the version of the serialization (0) and, at byte 24, the four numbers of the library's
-version. TensorRT-RTX also holds the length of the whole plan and a bit for each compute capability.
+Both variants begin with a tag, the version of the serialization format (0) and, at byte 24, the four numbers of the
+library version. TensorRT-RTX also stores the length of the file and a bit for each compute capability.
 """
 
 import struct
@@ -11,82 +11,92 @@ from typing import Final, Literal
 
 from gtsa_kit.export.manifest import TensorSpec
 
-Name = Literal["tensorrt", "tensorrt-rtx"]
+VariantName = Literal["tensorrt", "tensorrt-rtx"]
 FOREIGN_GRAPH: Final = "graph of another tool"
 """Architecture name in the manifest of an engine that was built from the ONNX file of another tool."""
-AND_LATER: Final = "later"
-TAGS: Final[dict[bytes, Name]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
-SHORTEST: Final = {"tensorrt": 28, "tensorrt-rtx": 64}
-LENGTH_AT, VERSION_AT, CAPABILITIES_AT = 16, 24, 32
+LATER_GPUS: Final = "later"
+"""Stands among compute capabilities for GPUs that come after the library."""
+TAGS: Final[dict[bytes, VariantName]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+HEADER_BYTES: Final = {"tensorrt": 28, "tensorrt-rtx": 64}
+LENGTH_OFFSET, VERSION_OFFSET, CAPABILITIES_OFFSET = 16, 24, 32
 CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""By bit, from the lowest; a higher bit is for GPUs to come."""
-MOST_APART: Final = 256
-"""Bytes between the shapes of one profile, at most."""
+"""Compute capabilities by bit, lowest bit first; a higher bit is for later GPUs."""
+MAX_SHAPE_DISTANCE: Final = 256
+"""Bytes between the minimum and the optimal shape of one profile, at most."""
 
 
 @dataclass(frozen=True)
 class EngineHeader:
-    """The head of a plan."""
+    """Fields of an engine's header."""
 
-    variant: Name
+    variant: VariantName
     version: str
     capabilities: tuple[str, ...]
-    """What it runs on, "later" for GPUs to come; () of TensorRT, whose plans do not say."""
+    """Compute capabilities that the engine runs on, "later" for later GPUs; () for TensorRT, which stores none."""
     length: int | None
-    """Bytes that the plan should have; None of TensorRT, whose plans do not say."""
+    """Length of the file in bytes; None for TensorRT, which does not store it."""
 
 
 def read_header(path: Path) -> EngineHeader:
-    """Read the head of an engine file.
+    """Read the header of an engine file.
 
     Raises:
-        ValueError: Not a plan of either variant, cut off, or of a form that is not known here.
+        ValueError: The file is not an engine of either variant, is truncated, or has an unknown serialization format.
     """
     with open(path, "rb") as file:
-        head = file.read(max(SHORTEST.values()))
+        head = file.read(max(HEADER_BYTES.values()))
     return parse_header(head, path.stat().st_size, path)
 
 
 def parse_header(head: bytes, size: int, path: Path) -> EngineHeader:
-    """The first 64 bytes of a file of `size` bytes; see `read_header`."""
+    """Parse the first 64 bytes of an engine.
+
+    Args:
+        head: First bytes of the engine.
+        size: Length of the whole engine in bytes.
+        path: File name for error messages.
+
+    Raises:
+        ValueError: As for `read_header`.
+    """
     variant = TAGS.get(head[:4])
-    if variant is None or len(head) < SHORTEST[variant]:
+    if variant is None or len(head) < HEADER_BYTES[variant]:
         raise ValueError(f"{path} is not a TensorRT engine, or only the beginning of one; export it or copy it again")
     (serialization,) = struct.unpack_from("<I", head, 4)
     if serialization != 0:
-        raise ValueError(f"{path} is a {variant} engine of a form that is not known here ({serialization})")
-    version = ".".join(str(number) for number in head[VERSION_AT : VERSION_AT + 4])
+        raise ValueError(f"{path} is a {variant} engine in an unknown serialization format ({serialization})")
+    version = ".".join(str(number) for number in head[VERSION_OFFSET : VERSION_OFFSET + 4])
     if variant == "tensorrt":
         return EngineHeader(variant, version, (), None)
-    (length,) = struct.unpack_from("<Q", head, LENGTH_AT)
-    (bits,) = struct.unpack_from("<I", head, CAPABILITIES_AT)
+    (length,) = struct.unpack_from("<Q", head, LENGTH_OFFSET)
+    (bits,) = struct.unpack_from("<I", head, CAPABILITIES_OFFSET)
     if size != length:
-        raise ValueError(f"{path} holds {size:,} bytes, and its header says {length:,}; export it or copy it again")
+        raise ValueError(f"{path} holds {size:,} bytes, but its header says {length:,}; export it or copy it again")
     named = tuple(name for bit, name in enumerate(CAPABILITIES) if bits >> bit & 1)
-    later = (AND_LATER,) if bits >> len(CAPABILITIES) else ()
+    later = (LATER_GPUS,) if bits >> len(CAPABILITIES) else ()
     return EngineHeader(variant, version, named + later, length)
 
 
 def missing_from_engine(
-    plan: bytes, tensors: tuple[TensorSpec, ...], profile: tuple[tuple[int, ...], ...]
+    engine: bytes, tensors: tuple[TensorSpec, ...], profile: tuple[tuple[int, ...], ...]
 ) -> list[str]:
-    """What a manifest says that is not to be found in a plan: names of tensors, and the shapes of the profile.
+    """Return the tensor names and the profile of a manifest that a serialized engine does not contain.
 
-    A plan can be deserialized on a GPU only, but its names are plain text and the three shapes of a profile are whole
-    numbers of 64 bits at equal distances, so another profile or another name shows.
+    An engine can be deserialized on a GPU only. But its tensor names are plain text, and the three shapes of a profile
+    are 64-bit integers at equal distances, so a wrong name or profile in a manifest is detected.
     """
-    missing = [spec.name for spec in tensors if spec.name.encode() not in plan]
-    if profile and not _holds_profile(plan, profile):
+    missing = [spec.name for spec in tensors if spec.name.encode() not in engine]
+    if profile and not _holds_profile(engine, profile):
         missing.append("profile " + " / ".join("x".join(map(str, shape)) for shape in profile))
     return missing
 
 
-def _holds_profile(plan: bytes, profile: tuple[tuple[int, ...], ...]) -> bool:
-    smallest, usual, largest = (struct.pack(f"<{len(shape)}q", *shape) for shape in profile)
-    start = plan.find(smallest)
+def _holds_profile(engine: bytes, profile: tuple[tuple[int, ...], ...]) -> bool:
+    min_shape, opt_shape, max_shape = (struct.pack(f"<{len(shape)}q", *shape) for shape in profile)
+    start = engine.find(min_shape)
     while start >= 0:
-        second = plan.find(usual, start + len(smallest), start + MOST_APART)
-        if second >= 0 and plan.startswith(largest, 2 * second - start):
+        second = engine.find(opt_shape, start + len(min_shape), start + MAX_SHAPE_DISTANCE)
+        if second >= 0 and engine.startswith(max_shape, 2 * second - start):
             return True
-        start = plan.find(smallest, start + 1)
+        start = engine.find(min_shape, start + 1)
     return False

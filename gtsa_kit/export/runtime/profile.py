@@ -34,7 +34,7 @@ class OptimalShape:
 
     batch: int | None = None
     size: tuple[int, int] | None = None
-    """(height, width) in pixels."""
+    """Image size (height, width) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class InputRanges:
     height: Range
     width: Range
     uint8_input: bool = False
-    """Whether images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
+    """True if images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
 
     def bounded(self, optimal: OptimalShape) -> "InputRanges":
         """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape."""

@@ -1,4 +1,4 @@
-"""Engines on a GPU, through either variant: no copy of what lies there already, output memory by shape, CUDA graphs."""
+"""Runner of TensorRT engines on a GPU, for both variants of the library."""
 
 import threading
 from collections.abc import Sequence
@@ -16,31 +16,33 @@ from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, cannot_run, import_variant, make_logger
 from gtsa_kit.files import sha256_of
 
-Captured = tuple[Any, Tensor, list[Tensor]]
-"""A CUDA graph with the memory that it reads from and writes to."""
+CapturedGraph = tuple[Any, Tensor, list[Tensor]]
+"""A CUDA graph, its input tensor and its output tensors."""
 
 
 class EngineRunner(Runner):
-    """An engine of TensorRT or TensorRT-RTX on a GPU.
+    """Runner of an engine of TensorRT or TensorRT-RTX.
 
-    Calls from several threads take turns: an execution context serves one at a time.
+    An execution context serves one call at a time, so calls from several threads wait for each other.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """Open an engine.
 
         Raises:
-            ValueError: No GPU, one that the engine is not for, another version, a file that is not whole.
+            ValueError: There is no GPU, the engine is for another GPU or library version, or the file is damaged.
         """
         self.manifest = read_manifest(path)
         record = check_file(path, self.manifest)
         if device.type != "cuda":
             raise ValueError(
-                f"{path} runs on an NVIDIA GPU, and there is none here; gtsa verify {path.name} checks what can be "
-                f"checked without, and {record.graph.file} is the same graph for ONNX Runtime"
+                f"{path} needs an NVIDIA GPU, but the device is {device.type}; gtsa verify {path.name} checks it "
+                f"without one, and ONNX Runtime runs the same graph, {record.graph.file}"
             )
-        if why := cannot_run(record):
-            raise ValueError(f"{path} can't run here: {why.removeprefix('not run: ')}; {rebuild(self.manifest)}")
+        if reason := cannot_run(record):
+            raise ValueError(
+                f"{path} can't run here: {reason.removeprefix('not run: ')}; {rebuild_hint(self.manifest)}"
+            )
         variant = import_variant(record.variant)
         self._open(path, variant, device)
         self.provider = f"{record.variant} {record.version} on {torch.cuda.get_device_name(device)}"
@@ -48,13 +50,13 @@ class EngineRunner(Runner):
     def _open(self, path: Path, variant: TensorRTVariant, device: torch.device) -> None:
         self.device, self.library = device, variant.library
         self._lock = threading.Lock()
-        self._captured: Captured | None = None
+        self._captured: CapturedGraph | None = None
         self._logger = make_logger(variant)
         self._runtime = self.library.Runtime(self._logger)  # it must outlive the engine
         self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
-            said = self._logger.errors[0].splitlines()[0] if self._logger.errors else "it gave no reason"
-            raise ValueError(f"{path} can't be opened by {variant.name}: {said}; {rebuild(self.manifest)}")
+            error = self._logger.errors[0].splitlines()[0] if self._logger.errors else "it gave no reason"
+            raise ValueError(f"{variant.name} can't open {path}: {error}; {rebuild_hint(self.manifest)}")
         self.context = self._make_context(variant)
         self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.dtypes = {
@@ -62,7 +64,7 @@ class EngineRunner(Runner):
         }
 
     def _make_context(self, variant: TensorRTVariant) -> Any:
-        """TensorRT-RTX captures CUDA graphs by itself where the shape is fixed; TensorRT leaves that to us."""
+        """Create an execution context; TensorRT-RTX captures CUDA graphs by itself, TensorRT does not (`_replay`)."""
         if variant.name == "tensorrt" or self._dynamic:
             return self.engine.create_execution_context()
         config = self.engine.create_runtime_config()
@@ -78,17 +80,17 @@ class EngineRunner(Runner):
 
     @torch.inference_mode()
     def run_tensors(self, images: Tensor) -> list[Tensor]:
-        """Outputs of a batch, in the manifest's order, on the GPU.
+        """Run a batch of torch tensors.
 
         Args:
-            images: Of the manifest's type and layout. What lies on the GPU is read where it lies; what does
-                not is copied there.
+            images: Tensor of the manifest's dtype and layout. A contiguous tensor on the GPU is read without a copy;
+                any other is copied there.
 
         Returns:
-            Memory of torch's own, which the next call does not touch.
+            Outputs on the GPU, in the order of the manifest. They are new tensors; the next call does not change them.
 
         Raises:
-            ValueError: A type or shape that the engine does not take.
+            ValueError: The engine does not accept the dtype or the shape.
         """
         spec = self.manifest.inputs[0]
         if images.dtype != self.dtypes[spec.name]:
@@ -96,30 +98,29 @@ class EngineRunner(Runner):
         self._check_shape(tuple(images.shape))
         images = images.to(self.device, non_blocking=True).contiguous()
         with self._lock, self._on_stream(images):
-            if self._captures:
+            if self._uses_cuda_graph:
                 outputs = self._replay(images)
             else:
-                outputs = self._allocate(images)
+                outputs = self._bind(images)
                 self._enqueue()
         if self.stream is not None:
-            for output in outputs:  # made on our stream, read on the caller's
+            for output in outputs:  # allocated on the runner's stream, read on the caller's
                 output.record_stream(torch.cuda.current_stream(self.device))
         return outputs
 
     @property
-    def _captures(self) -> bool:
+    def _uses_cuda_graph(self) -> bool:
         return self.stream is not None and not self._dynamic and self.manifest.target["variant"] == "tensorrt"
 
     def _on_stream(self, images: Tensor) -> AbstractContextManager[Any]:
-        """Within it, work follows what the caller has queued; what the caller queues next follows it."""
-        return nullcontext() if self.stream is None else _Following(self.stream, images)
+        return nullcontext() if self.stream is None else _OrderedStream(self.stream, images)
 
-    def _allocate(self, images: Tensor) -> list[Tensor]:
-        """Tell the context where input and outputs are; memory for the outputs is torch's."""
+    def _bind(self, images: Tensor) -> list[Tensor]:
+        """Set the addresses of the input and of newly allocated outputs in the context, and return the outputs."""
         name = self.manifest.inputs[0].name
-        self._take_profile(tuple(images.shape))
+        self._select_profile(tuple(images.shape))
         if not self.context.set_input_shape(name, tuple(images.shape)):
-            raise ValueError(f"the engine does not take {tuple(images.shape)}; {rebuild(self.manifest)}")
+            raise ValueError(f"the engine does not accept {tuple(images.shape)}; {rebuild_hint(self.manifest)}")
         self.context.set_tensor_address(name, images.data_ptr())
         outputs = []
         for spec in self.manifest.outputs:
@@ -128,63 +129,64 @@ class EngineRunner(Runner):
             self.context.set_tensor_address(spec.name, outputs[-1].data_ptr())
         return outputs
 
-    def _take_profile(self, shape: tuple[int, ...]) -> None:
-        """Of an engine with several profiles, the first that holds the shape."""
+    def _select_profile(self, shape: tuple[int, ...]) -> None:
+        """Activate the first optimization profile that holds the shape."""
         name = self.manifest.inputs[0].name
         for index in range(self.engine.num_optimization_profiles if self._dynamic else 0):
-            smallest, _, largest = (tuple(dims) for dims in self.engine.get_tensor_profile_shape(name, index))
-            if all(low <= length <= high for low, length, high in zip(smallest, shape, largest, strict=True)):
+            min_shape, _, max_shape = (tuple(dims) for dims in self.engine.get_tensor_profile_shape(name, index))
+            if all(low <= length <= high for low, length, high in zip(min_shape, shape, max_shape, strict=True)):
                 if index != self.context.active_optimization_profile:
-                    self.context.set_optimization_profile_async(index, self._handle)
+                    self.context.set_optimization_profile_async(index, self._stream_handle)
                 return
 
     @property
-    def _handle(self) -> int:
+    def _stream_handle(self) -> int:
         return 0 if self.stream is None else int(self.stream.cuda_stream)
 
     def _enqueue(self) -> None:
-        if not self.context.execute_async_v3(self._handle):
-            said = self._logger.errors[-1].splitlines()[0] if self._logger.errors else "it gave no reason"
-            raise RuntimeError(f"the engine failed: {said}")
+        if not self.context.execute_async_v3(self._stream_handle):
+            error = self._logger.errors[-1].splitlines()[0] if self._logger.errors else "it gave no reason"
+            raise RuntimeError(f"the engine failed: {error}")
 
     def _replay(self, images: Tensor) -> list[Tensor]:
-        """Queue a fixed shape's work as a whole, as it was queued once; its memory stays, so results are copied."""
+        """Replay a CUDA graph that the first call captures; outputs are copied, since the graph reuses its memory."""
         if self._captured is None:
-            kept = images.clone()
-            outputs = self._allocate(kept)
-            self._enqueue()  # TensorRT asks for one run before a capture
+            graph_input = images.clone()
+            outputs = self._bind(graph_input)
+            self._enqueue()  # TensorRT requires one run before a capture
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self._enqueue()
-            self._captured = graph, kept, outputs
-        graph, kept, outputs = self._captured
-        kept.copy_(images)
+            self._captured = graph, graph_input, outputs
+        graph, graph_input, outputs = self._captured
+        graph_input.copy_(images)
         graph.replay()
         return [output.clone() for output in outputs]
 
 
-class _Following:
-    """A stream that runs after the caller's, and the caller's after it."""
+class _OrderedStream:
+    """Block in which work runs on `stream`, after the caller's earlier work and before the caller's later work."""
 
     def __init__(self, stream: torch.cuda.Stream, images: Tensor) -> None:
         self.stream, self.images = stream, images
-        self.within = torch.cuda.stream(stream)
+        self.context = torch.cuda.stream(stream)
 
     def __enter__(self) -> None:
         self.stream.wait_stream(torch.cuda.current_stream(self.images.device))
         self.images.record_stream(self.stream)
-        self.within.__enter__()  # type: ignore[no-untyped-call]
+        self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        self.within.__exit__(*error)
+        self.context.__exit__(*error)
         torch.cuda.current_stream(self.images.device).wait_stream(self.stream)
 
 
 def check_file(path: Path, manifest: Manifest) -> EngineRecord:
-    """What can be said of an engine file before it is opened.
+    """Check an engine file before it is opened, and return the manifest's record of the engine.
 
     Raises:
-        ValueError: Not whole, not the one of its manifest, of another tool's graph, or of another version than is here.
+        ValueError: The file is damaged, does not belong to the manifest, was built from another tool's graph, or needs
+            another version of the library.
     """
     record = manifest.engine
     if record is None:
@@ -194,20 +196,20 @@ def check_file(path: Path, manifest: Manifest) -> EngineRecord:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
     if manifest.architecture["name"] == FOREIGN_GRAPH:
         raise ValueError(
-            f"{path} was built from another tool's graph, so its outputs have no names that are known here; run it "
-            "with TensorRT itself, or export the model's weights with gtsa export"
+            f"{path} was built from another tool's graph, whose outputs have no known meaning; run it with TensorRT "
+            "itself, or export the model's weights with gtsa export"
         )
     variant = import_variant(record.variant)
     if variant.version != record.version:
         raise ValueError(
-            f"{path} was built by {record.variant} {record.version}, and {variant.version} is installed, which can't "
-            f"open it; {rebuild(manifest)}"
+            f"{path} was built by {record.variant} {record.version}, but {variant.version} is installed and can't open "
+            f"it; {rebuild_hint(manifest)}"
         )
     return record
 
 
-def rebuild(manifest: Manifest) -> str:
-    """The command that makes an engine like this one for the machine at hand."""
+def rebuild_hint(manifest: Manifest) -> str:
+    """Return a hint with the command that builds the same engine for this machine."""
     assert manifest.engine is not None
     words = [
         "gtsa export SOURCE --format trt",

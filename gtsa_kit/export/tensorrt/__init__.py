@@ -1,1 +1,1 @@
-"""TensorRT in its two variants: engines that build without a GPU, are checked without one, and run where one is."""
+"""TensorRT engines: building, checking without a GPU, and dry runs."""

@@ -1,4 +1,4 @@
-"""An ONNX graph to a plan: the builder's log goes to a file, its progress to whoever looks, Ctrl-C ends it."""
+"""Build of a TensorRT engine from an ONNX graph, with progress, a log file, and an end at Ctrl-C."""
 
 import re
 import threading
@@ -20,45 +20,46 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OnStep = Callable[[str, int, int], None]
-"""Told what is being done, steps done, and steps in all."""
+"""Callback that gets the current phase of the build, the steps that are done, and their number."""
 LEVELS: Final = range(6)
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How to build."""
+    """Settings of the builder."""
 
     capabilities: tuple[str, ...] = ()
-    """Compute capabilities, of TensorRT-RTX; () is its own default."""
+    """Compute capabilities for TensorRT-RTX; () takes its default."""
     tf32: bool = False
-    """Multiply float32 matrices with 10 bits of mantissa."""
+    """True if float32 matrix products use 10 bits of mantissa."""
     workspace: float | None = None
-    """GiB of GPU memory that one operation may take, at most; None is all there is."""
+    """Limit of GPU memory for one operation in GiB; None sets no limit."""
     timing_cache: Path | None = None
-    """Of TensorRT: what was measured in earlier builds is not measured again."""
+    """File that keeps kernel timings between builds by TensorRT."""
     level: int | None = None
-    """0 to 5: the higher, the longer it looks for fast kernels; None is the builder's own default, 3."""
+    """Optimization level, 0 to 5: a higher level searches longer for fast kernels; None takes the default, 3."""
 
 
 @dataclass(frozen=True)
 class SerializedEngine:
-    """What was built."""
+    """Result of a build."""
 
     content: bytes
     tensors: tuple[tuple[str, str, Shape], ...]
-    """Name, type and shape (-1 is dynamic) of the inputs and outputs, as TensorRT sees the graph."""
+    """Name, dtype and shape (-1 for a dynamic axis) of inputs and outputs, as TensorRT parsed the graph."""
     seconds: float
+    """Duration of the build."""
 
 
 def check_settings(variant: TensorRTVariant, settings: BuildSettings) -> None:
-    """Raise `ValueError` for what a variant does not have."""
+    """Raise `ValueError` for settings that are invalid or that the variant does not have."""
     if settings.level is not None and settings.level not in LEVELS:
-        raise ValueError(f"--optimization-level lies between 0 and {LEVELS[-1]}, got {settings.level}")
+        raise ValueError(f"--optimization-level must be between 0 and {LEVELS[-1]}, got {settings.level}")
     if settings.workspace is not None and settings.workspace <= 0:
-        raise ValueError(f"--workspace is a number of GiB above 0, got {settings.workspace}")
+        raise ValueError(f"--workspace must be a number of GiB above 0, got {settings.workspace}")
     if settings.timing_cache and variant.name == "tensorrt-rtx":
         raise ValueError(
-            "TensorRT-RTX measures nothing while it builds, so it has no use for --timing-cache; leave it out"
+            "TensorRT-RTX measures no kernels during a build, so it has no timing cache; omit --timing-cache"
         )
 
 
@@ -71,20 +72,20 @@ def build_engine(
     log: Path,
     on_step: OnStep = lambda *_: None,
 ) -> SerializedEngine:
-    """Build in a thread, so that Ctrl-C is heard meanwhile and ends it at the next step.
+    """Build an engine in a thread, so that Ctrl-C is handled meanwhile and stops the build at its next step.
 
     Args:
-        variant: What builds.
-        model: The graph, with its weights inside and one input.
-        name: Of the graph, for messages.
-        profile: Of the input; not used where the graph's own shape is fixed.
-        settings: How to build.
-        log: Where the builder's own words go; replaced.
-        on_step: See `OnStep`.
+        variant: The library that builds.
+        model: Model with one input and its weights inside.
+        name: Name of the model for error messages.
+        profile: Optimization profile of the input; unused where the shape of the graph is fixed.
+        settings: Settings of the builder.
+        log: File for the builder's messages; it is replaced.
+        on_step: Progress callback (see `OnStep`).
 
     Raises:
-        Unbuildable: TensorRT refuses the graph or can't compile it.
-        KeyboardInterrupt: As asked.
+        EngineBuildError: TensorRT rejects the graph or can't compile it.
+        KeyboardInterrupt: The build was interrupted.
     """
     stop = threading.Event()
     with open(log, "w", encoding="utf-8") as lines, ThreadPoolExecutor(1, "gtsa-builder") as pool:
@@ -113,7 +114,7 @@ def _build(
     on_step: OnStep,
     stop: threading.Event,
 ) -> SerializedEngine:
-    began = time.perf_counter()
+    start = time.perf_counter()
     logger, monitor = make_logger(variant, lines), _make_monitor(variant, on_step, stop)
     builder = variant.library.Builder(logger)
     network = parse_network(variant, builder, logger, model, name)
@@ -127,19 +128,19 @@ def _build(
     cache = _timing_cache(config, settings.timing_cache)
     content = builder.build_serialized_network(network, config)
     if content is None:
-        raise _failure(model, name, logger.errors)
+        raise _build_error(model, name, logger.errors)
     if cache is not None and settings.timing_cache:
         with atomic_write(settings.timing_cache) as file:
             file.write(bytes(cache.serialize()))
     tensors = tuple((tensor, dtype.name.lower(), shape) for tensor, dtype, shape in tensors_of(network))
-    return SerializedEngine(bytes(content), tensors, time.perf_counter() - began)
+    return SerializedEngine(bytes(content), tensors, time.perf_counter() - start)
 
 
 def _make_monitor(variant: TensorRTVariant, on_step: OnStep, stop: threading.Event) -> Any:
     library = variant.library
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Counts the steps of the outermost phase and names the innermost."""
+        """Progress monitor that counts the steps of the outermost phase and names the innermost one."""
 
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
@@ -160,7 +161,7 @@ def _make_monitor(variant: TensorRTVariant, on_step: OnStep, stop: threading.Eve
 
         def phase_finish(self, phase: str) -> None:
             if self.phases == [phase]:
-                self.done = self.total  # the last step is not always told
+                self.done = self.total  # the last step is not always reported
                 on_step(phase, self.done, self.total)
             if phase in self.phases:
                 self.phases.remove(phase)
@@ -173,7 +174,7 @@ def _configure(variant: TensorRTVariant, config: Any, settings: BuildSettings) -
     if settings.tf32:
         config.set_flag(library.BuilderFlag.TF32)
     else:
-        config.clear_flag(library.BuilderFlag.TF32)  # it is on unless told otherwise, and 13 bits short of float32
+        config.clear_flag(library.BuilderFlag.TF32)  # it is on by default, with 13 bits less than float32
     if settings.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(settings.workspace * 2**30))
     if settings.level is not None:
@@ -190,26 +191,27 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     if not config.set_timing_cache(cache, False):
-        raise ValueError(f"{path} is the timing cache of another GPU or version; name a new file with --timing-cache")
+        raise ValueError(f"{path} is the timing cache of another GPU or version; give a new file with --timing-cache")
     return cache
 
 
-def _failure(model: "ModelProto", name: str, errors: list[str]) -> EngineBuildError:
-    """The builder's first error, with the node that it names."""
-    said = errors[0] if errors else "it gave no reason"
-    said = re.sub(r"^\S+: Error Code \d+: ", "", said).splitlines()[0]
+def _build_error(model: "ModelProto", name: str, errors: list[str]) -> EngineBuildError:
+    """Return an error with the builder's first message and the node that it names."""
+    message = errors[0] if errors else "it gave no reason"
+    message = re.sub(r"^\S+: Error Code \d+: ", "", message).splitlines()[0]
     nodes = {node.name: node for node in model.graph.node}
-    named = next((nodes[word] for word in re.findall(r"[\w./:-]+", said) if word in nodes), None)
+    named = next((nodes[word] for word in re.findall(r"[\w./:-]+", message) if word in nodes), None)
     if named is None:
-        return EngineBuildError(name, [ParseProblem("", "the graph", "", said, _way_out(said))])
-    return EngineBuildError(name, [ParseProblem(named.name, named.op_type, layer_of(named), said, _way_out(said))])
+        return EngineBuildError(name, [ParseProblem("", "the graph", "", message, _hint(message))])
+    problem = ParseProblem(named.name, named.op_type, layer_of(named), message, _hint(message))
+    return EngineBuildError(name, [problem])
 
 
-def _way_out(said: str) -> str:
-    if "workspace" in said:
-        return "raise --workspace, or leave it out"
-    if "HW-specific datatypes" in said:
-        return "leave those GPUs out of --gpu, or take another --precision"
-    if "FP32 GEMM" in said:
-        return "take --precision fp16 and fix the size with --size"
-    return "the builder's own words are in its log"
+def _hint(message: str) -> str:
+    if "workspace" in message:
+        return "raise --workspace, or omit it"
+    if "HW-specific datatypes" in message:
+        return "remove those GPUs from --gpu, or use another --precision"
+    if "FP32 GEMM" in message:
+        return "use --precision fp16 and fix the size with --size"
+    return "the builder's messages are in its log"

@@ -1,4 +1,4 @@
-"""What can be known of an engine where there is no GPU: its header, its manifest, the graph that it was built from."""
+"""Checks of an engine that need no GPU: its header, its manifest, and the graph that it was built from."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,26 +17,27 @@ from gtsa_kit.files import sha256_of
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """Result of one check."""
 
-    what: str
-    good: bool
-    said: str
+    name: str
+    passed: bool
+    message: str
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All that was looked at; `parity` is of the graph, in ONNX Runtime."""
+    """Results of all checks of an engine."""
 
-    findings: tuple[Check, ...]
+    checks: tuple[Check, ...]
     parity: ParityReport | None
-    left: str
-    """What a GPU would add; "" where nothing is left."""
+    """Parity of the graph in ONNX Runtime; None where it was not run."""
+    not_checked: str
+    """Checks that only a GPU could add, and why they were not run; "" if there are none."""
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was looked at is as it should be."""
-        return all(finding.good for finding in self.findings) and (self.parity is None or self.parity.passed)
+        """True if every check passed."""
+        return all(check.passed for check in self.checks) and (self.parity is None or self.parity.passed)
 
 
 def check_engine(
@@ -46,72 +47,72 @@ def check_engine(
     images: ParityImages,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> CheckReport:
-    """Look at everything that needs no GPU, and run the gate of the graph anew.
+    """Run every check that needs no GPU, and the parity gate of the graph.
 
     Args:
-        path: Of the plan.
-        manifest: Its own.
-        source: The float32 encoder; None for a graph of another tool, which has none to compare with.
-        images: Images for the gate.
-        on_case: Told (cases done, cases in all) by the gate.
+        path: Engine file.
+        manifest: Manifest of the engine.
+        source: Float32 encoder; None for the graph of another tool, which has none to compare with.
+        images: Images for the parity gate.
+        on_case: Called by the gate with the number of cases that are done, and of all cases.
 
     Raises:
-        ValueError: Not an engine, or cut off.
+        ValueError: The file is not an engine, or is truncated.
     """
     engine = manifest.engine
     if engine is None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
     header = read_header(path)
-    findings = [*_of_the_plan(path, header, manifest, engine)]
+    checks = [*_engine_checks(path, header, manifest, engine)]
     graph = graph_path(path)
-    findings += _of_the_graph(graph, manifest, engine)
+    checks += _graph_checks(graph, manifest, engine)
     parity = None
     if graph.exists() and source is not None:
         parity = check_parity(source.encoder, load(graph, "cpu"), images, on_case)
-    return CheckReport(tuple(findings), parity, _left(engine))
+    return CheckReport(tuple(checks), parity, _not_checked(engine))
 
 
-def _of_the_plan(path: Path, header: EngineHeader, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
+def _engine_checks(path: Path, header: EngineHeader, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
     same = (header.variant, header.version) == (engine.variant, engine.version)
-    said = f"{header.variant} {header.version}"
-    yield Check("header", same, said if same else f"{said}, and the manifest says {engine.variant} {engine.version}")
-    yield _installed(header)
-    intact = sha256_of(path) == engine.sha256
+    message = f"{header.variant} {header.version}"
     yield Check(
-        "plan", intact, "is the one of the manifest" if intact else "is another than the manifest's: its sha256 differs"
+        "header", same, message if same else f"{message}, but the manifest says {engine.variant} {engine.version}"
     )
-    able = header.capabilities or engine.capabilities
-    same = set(able) == set(engine.capabilities)
-    said = f"for compute capabilities {', '.join(able)}"
-    yield Check("GPUs", same, said if same else f"{said}, and the manifest says {', '.join(engine.capabilities)}")
+    yield _check_installed(header)
+    intact = sha256_of(path) == engine.sha256
+    yield Check("hash", intact, "sha256 is that of the manifest" if intact else "sha256 differs from the manifest")
+    capabilities = header.capabilities or engine.capabilities
+    same = set(capabilities) == set(engine.capabilities)
+    message = f"for compute capabilities {', '.join(capabilities)}"
+    yield Check("GPUs", same, message if same else f"{message}, but the manifest says {', '.join(engine.capabilities)}")
     missing = missing_from_engine(path.read_bytes(), (*manifest.inputs, *manifest.outputs), engine.profile)
-    missing += _against_axes(manifest, engine)
+    missing += _wrong_axes(manifest, engine)
     shapes = " / ".join("x".join(map(str, shape)) for shape in engine.profile)
-    good = f"{len(manifest.outputs)} outputs" + (f"; profile {shapes}" if shapes else "; one shape")
-    yield Check("tensors", not missing, good if not missing else f"not as the manifest says: {', '.join(missing)}")
+    message = f"{len(manifest.outputs)} outputs" + (f"; profile {shapes}" if shapes else "; one shape")
+    yield Check("tensors", not missing, message if not missing else f"differ from the manifest: {', '.join(missing)}")
 
 
-def _installed(header: EngineHeader) -> Check:
+def _check_installed(header: EngineHeader) -> Check:
     if not is_installed(header.variant):
         return Check(
-            "installed", True, f"{header.variant} is not, so nothing here could run it; {INSTALL[header.variant]}"
+            "installed", True, f"{header.variant} is not installed, so it can't run here; {INSTALL[header.variant]}"
         )
-    here = import_variant(header.variant).version
-    if here == header.version:
-        return Check("installed", True, f"{header.variant} {here}, the same")
+    installed = import_variant(header.variant).version
+    if installed == header.version:
+        return Check("installed", True, f"{header.variant} {installed}, the same version")
     return Check(
-        "installed", False, f"{header.variant} {here}, which runs engines of that version alone; export it again"
+        "installed", False, f"{header.variant} {installed}, which runs only engines of that version; export it again"
     )
 
 
-def _against_axes(manifest: Manifest, engine: EngineRecord) -> list[str]:
-    """Axes whose ends in the manifest are not those of the profile."""
+def _wrong_axes(manifest: Manifest, engine: EngineRecord) -> list[str]:
+    """Return the axes whose range in the manifest differs from the profile."""
     if not engine.profile:
         return []
-    smallest, _, largest = engine.profile
+    min_shape, _, max_shape = engine.profile
     wrong = []
     for index, axis in enumerate(manifest.input_layout):
-        if axis != "3" and (smallest[index], largest[index]) != (
+        if axis != "3" and (min_shape[index], max_shape[index]) != (
             manifest.range_of(axis).min,
             manifest.range_of(axis).max,
         ):
@@ -119,33 +120,35 @@ def _against_axes(manifest: Manifest, engine: EngineRecord) -> list[str]:
     return wrong
 
 
-def _of_the_graph(path: Path, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
+def _graph_checks(path: Path, manifest: Manifest, engine: EngineRecord) -> Iterator[Check]:
     if not path.exists():
-        yield Check("graph", False, f"{path.name} is not beside it; copy it too, or export it again")
+        yield Check("graph", False, f"{path.name} is not beside the engine; copy it too, or export it again")
         return
     graph = read_graph_file(path)
     same = graph.sha256 == engine.graph.sha256
     yield Check(
         "graph",
         same,
-        f"{path.name} is the one that it was built from" if same else f"{path.name} is another than it was built from",
+        f"the engine was built from {path.name}"
+        if same
+        else f"the engine was built from another file than {path.name}",
     )
-    wrong = [*_against_graph(manifest, graph)]
-    said = "agree with the graph" if not wrong else f"disagree with the graph: {', '.join(wrong)}"
-    yield Check("manifest", not wrong, f"its tensors, model and preprocessing {said}")
+    wrong = [*_disagreements(manifest, graph)]
+    message = "agree with the graph" if not wrong else f"disagree with the graph: {', '.join(wrong)}"
+    yield Check("manifest", not wrong, f"its tensors, model and preprocessing {message}")
 
 
-def _against_graph(manifest: Manifest, graph: SourceGraph) -> Iterator[str]:
-    """What an engine's manifest says otherwise than its graph does."""
-    ours = [(spec.name, spec.dtype, _numbers(spec.shape)) for spec in (*manifest.inputs, *manifest.outputs)]
-    theirs = [(spec.name, spec.dtype, _numbers(spec.shape)) for spec in (*graph.inputs, *graph.outputs)]
-    if ours != theirs:
+def _disagreements(manifest: Manifest, graph: SourceGraph) -> Iterator[str]:
+    """Yield the entries of an engine's manifest that differ from its graph."""
+    engine_tensors = [(s.name, s.dtype, _fixed_lengths(s.shape)) for s in (*manifest.inputs, *manifest.outputs)]
+    graph_tensors = [(s.name, s.dtype, _fixed_lengths(s.shape)) for s in (*graph.inputs, *graph.outputs)]
+    if engine_tensors != graph_tensors:
         yield "tensors"
     if graph.manifest is None:
         return
     precision = "fp32" if manifest.precision == "tf32" else manifest.precision
     if precision != graph.manifest.precision:
-        yield f"precision {manifest.precision} for {graph.manifest.precision}"
+        yield f"precision {manifest.precision} instead of {graph.manifest.precision}"
     for name in ("source_sha256", "architecture", "dim", "preprocessing"):
         if getattr(manifest, name) != getattr(graph.manifest, name):
             yield name
@@ -153,16 +156,16 @@ def _against_graph(manifest: Manifest, graph: SourceGraph) -> Iterator[str]:
         yield "the parity of the graph"
 
 
-def _numbers(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
-    """Dynamic axes have names, which differ."""
+def _fixed_lengths(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
+    """Return the shape with None for dynamic axes, whose names may differ."""
     return tuple(length if isinstance(length, int) else None for length in shape)
 
 
-def _left(engine: EngineRecord) -> str:
-    why = cannot_run(engine)
-    if not why:
+def _not_checked(engine: EngineRecord) -> str:
+    reason = cannot_run(engine)
+    if not reason:
         return ""
     return (
-        f"{why.removeprefix('not run: ')}: the engine itself was not run; on a GPU of compute capability "
+        f"{reason.removeprefix('not run: ')}: the engine itself was not run; on a GPU of compute capability "
         f"{', '.join(engine.capabilities)}, gtsa verify also runs it and compares its outputs with the float32 encoder"
     )

@@ -1,4 +1,4 @@
-"""From a source to an engine: a graph that has passed its gate, a plan of it, a manifest that says both."""
+"""Export of an engine: a graph that passed its parity gate, the engine built from it, and the manifest of both."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.runtime.engine_header import EngineHeader, parse_header
+from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 from gtsa_kit.export.runtime.tensorrt_variant import NO_GPU, TensorRTVariant, cannot_run
 from gtsa_kit.export.source import Source
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What is asked of an engine."""
+    """Validated request for one engine."""
 
     variant: TensorRTVariant
     settings: BuildSettings
     ranges: InputRanges
-    """With ends."""
-    usual: OptimalShape
+    """Bounded ranges of the input."""
+    optimal: OptimalShape
     precision: Precision
 
 
 def log_path(engine: Path) -> Path:
-    """`encoder.engine` to `encoder.engine.log`, the builder's own words."""
+    """Return the path of the builder's log: `encoder.engine.log` for `encoder.engine`."""
     return engine.with_name(engine.name + ".log")
 
 
@@ -50,25 +51,25 @@ def export_graph(
     calibration: Calibration | None,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> SourceGraph:
-    """Write the graph of an engine beside it, through its gate in ONNX Runtime."""
+    """Export the graph of an engine beside it, and run its parity gate in ONNX Runtime."""
     path = graph_path(engine)
-    export_artifact(source, "onnx", path, _of_the_graph(options), images, calibration, on_case)
+    export_artifact(source, "onnx", path, _graph_options(options), images, calibration, on_case)
     return read_graph_file(path)
 
 
 def write_graph(source: Source, path: Path, options: ExportOptions, calibration: Calibration | None) -> SourceGraph:
-    """Write the graph alone, for a dry run: no gate, no manifest."""
-    export_onnx(source.encoder, _of_the_graph(options), path, calibration)
+    """Write a graph for a dry run, without parity gate and manifest."""
+    export_onnx(source.encoder, _graph_options(options), path, calibration)
     return read_graph_file(path)
 
 
-def _of_the_graph(options: ExportOptions) -> ExportOptions:
-    """tf32 is a way to multiply the matrices of a float32 graph."""
+def _graph_options(options: ExportOptions) -> ExportOptions:
+    """Return the options of the graph: tf32 is a way to multiply the matrices of a float32 graph."""
     return replace(options, precision="fp32") if options.precision == "tf32" else options
 
 
 def copy_graph(graph: SourceGraph, engine: Path) -> SourceGraph:
-    """Put a graph beside its engine, in one file whatever it was before."""
+    """Copy a graph beside its engine, as one file with the weights inside."""
     path = graph_path(engine)
     if path.exists() and path.samefile(graph.path):
         return graph
@@ -81,20 +82,23 @@ def copy_graph(graph: SourceGraph, engine: Path) -> SourceGraph:
     return read_graph_file(path)
 
 
-def write_engine(graph: SourceGraph, engine: Path, order: EngineRequest, on_step: OnStep = lambda *_: None) -> Manifest:
-    """Build the plan of a graph that lies beside it, and write both the plan and its manifest.
+def write_engine(
+    graph: SourceGraph, engine: Path, request: EngineRequest, on_step: OnStep = lambda *_: None
+) -> Manifest:
+    """Build the engine of a graph that lies beside it, and write the engine and its manifest.
 
     Raises:
-        Unbuildable: TensorRT refuses it.
-        ValueError: The ranges do not suit the graph.
+        EngineBuildError: TensorRT rejects the graph.
+        ValueError: The requested ranges do not fit the graph.
     """
-    profile = make_profile(order.ranges, order.usual, graph.base)
+    profile = make_profile(request.ranges, request.optimal, graph.default_side)
     graph.check_profile(profile)
-    plan = build_engine(order.variant, graph.model, graph.path.name, profile, order.settings, log_path(engine), on_step)
-    header = parse_header(plan.content[:64], len(plan.content), engine)
+    log = log_path(engine)
+    built = build_engine(request.variant, graph.model, graph.path.name, profile, request.settings, log, on_step)
+    header = parse_header(built.content[:64], len(built.content), engine)
     with atomic_write(engine) as file:
-        file.write(plan.content)
-    manifest = _manifest(graph, plan, header, order, profile)
+        file.write(built.content)
+    manifest = _manifest(graph, built, header, request, profile)
     write_manifest(engine, manifest)
     return manifest
 
@@ -106,15 +110,14 @@ def check_engine_parity(
     images: ParityImages,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
-    """Compare the engine itself with the float32 encoder where that can be done; if not, say so in the manifest."""
-    from gtsa_kit.export.runtime.load import load
+    """Compare the engine with the float32 encoder on this machine's GPU, and record the result in the manifest.
 
+    Where the engine can't run, or there is no encoder, the manifest records why the comparison was not run.
+    """
     assert manifest.engine is not None
-    why_not = cannot_run(manifest.engine) or (
-        "" if encoder else "not run: there are no float32 weights to compare with"
-    )
-    if why_not or encoder is None:
-        updated = {"engine": manifest.engine.model_copy(update={"parity": why_not})}
+    reason = cannot_run(manifest.engine) or ("" if encoder else "not run: there are no float32 weights to compare with")
+    if reason or encoder is None:
+        updated = {"engine": manifest.engine.model_copy(update={"parity": reason})}
     else:
         report = check_parity(encoder, load(engine, "cuda"), images, on_case)
         updated = {"engine": manifest.engine.model_copy(update={"parity": "run"}), "parity": report}  # type: ignore[dict-item]
@@ -124,44 +127,47 @@ def check_engine_parity(
 
 
 def _manifest(
-    graph: SourceGraph, plan: SerializedEngine, header: EngineHeader, order: EngineRequest, profile: Profile
+    graph: SourceGraph, built: SerializedEngine, header: EngineHeader, request: EngineRequest, profile: Profile
 ) -> Manifest:
-    variant, settings = order.variant, order.settings
-    capabilities = header.capabilities or settings.capabilities
-    opset = next(entry.version for entry in graph.model.opset_import if not entry.domain)
-    record = EngineRecord(
-        variant=variant.name,
-        version=header.version,
-        capabilities=capabilities,
-        profile=() if profile.fixed or not graph.dynamic else (profile.min, profile.opt, profile.max),
-        sha256=hashlib.sha256(plan.content).hexdigest(),
-        graph=GraphRecord(
-            file=graph.path.name,
-            sha256=graph.sha256,
-            opset=opset,
-            parity=graph.manifest.parity if graph.manifest else None,
-        ),
-        parity=NO_GPU,
-        optimization_level=settings.level,
-        workspace_gib=settings.workspace,
-        seconds=round(plan.seconds, 2),
-    )
-    ranges = {"batch": order.ranges.batch, "height": order.ranges.height, "width": order.ranges.width}
-    about = graph.describe(order.precision)
-    return about.model_copy(
+    record = _engine_record(graph, built, header, request, profile)
+    ranges = {"batch": request.ranges.batch, "height": request.ranges.height, "width": request.ranges.width}
+    base = graph.base_manifest(request.precision)
+    return base.model_copy(
         update={
             "format": "trt",
             "target": {
-                "variant": variant.name,
-                "version": header.version,
-                "compute_capabilities": " ".join(capabilities),
-                "opset": str(opset),
+                "variant": record.variant,
+                "version": record.version,
+                "compute_capabilities": " ".join(record.capabilities),
+                "opset": str(record.graph.opset),
             },
             "axes": {
                 name: AxisRange(min=ranges[name].min, max=ranges[name].max, multiple_of=allowed.multiple_of)
-                for name, allowed in about.axes.items()
+                for name, allowed in base.axes.items()
             },
             "parity": None,
             "engine": record,
         }
+    )
+
+
+def _engine_record(
+    graph: SourceGraph, built: SerializedEngine, header: EngineHeader, request: EngineRequest, profile: Profile
+) -> EngineRecord:
+    return EngineRecord(
+        variant=request.variant.name,
+        version=header.version,
+        capabilities=header.capabilities or request.settings.capabilities,
+        profile=() if profile.fixed or not graph.dynamic else (profile.min, profile.opt, profile.max),
+        sha256=hashlib.sha256(built.content).hexdigest(),
+        graph=GraphRecord(
+            file=graph.path.name,
+            sha256=graph.sha256,
+            opset=next(entry.version for entry in graph.model.opset_import if not entry.domain),
+            parity=graph.manifest.parity if graph.manifest else None,
+        ),
+        parity=NO_GPU,
+        optimization_level=request.settings.level,
+        workspace_gib=request.settings.workspace,
+        seconds=round(built.seconds, 2),
     )

@@ -1,4 +1,4 @@
-"""The ONNX file that an engine is built from, of ours or of anybody's."""
+"""ONNX file that an engine is built from, exported by gtsa-kit or by another tool."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,45 +15,46 @@ from gtsa_kit.files import sha256_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-BASE = 224
+DEFAULT_SIDE = 224
+"""Side of the images where the file does not say it, in pixels."""
 MAX_FILE_BYTES = 2**31 - 1
-"""Of what protobuf can write."""
+"""Largest message that protobuf can write."""
 
 
 @dataclass(frozen=True)
 class SourceGraph:
-    """A graph with its weights inside, and its manifest if it is one of ours."""
+    """ONNX model with its weights inside, and its manifest if gtsa-kit exported it."""
 
     path: Path
     model: "ModelProto"
     sha256: str
-    """Of the file."""
+    """Hash of the file."""
     manifest: Manifest | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
     def folder(self) -> Path:
-        """Where its engine goes unless told otherwise."""
+        """Default folder of the engine."""
         return self.path.parent
 
     @property
-    def base(self) -> int:
-        """Side of the images that it was trained on."""
-        return int(self.manifest.preprocessing["size"]) if self.manifest else BASE
+    def default_side(self) -> int:
+        """Side of the images that the model was trained on, in pixels."""
+        return int(self.manifest.preprocessing["size"]) if self.manifest else DEFAULT_SIDE
 
     @property
     def dynamic(self) -> bool:
-        """Whether the input has an axis without a number."""
+        """True if the input has a dynamic axis."""
         return any(isinstance(length, str) for length in self.inputs[0].shape)
 
     @property
     def uint8_input(self) -> bool:
-        """Whether it takes (B, H, W, 3) bytes."""
+        """True if images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
         return self.inputs[0].dtype == "uint8"
 
     def ranges(self) -> InputRanges:
-        """What it takes; None as an end where it says none."""
+        """Return the ranges that the graph accepts; a maximum that the file does not state is None."""
         if self.manifest:
             batch, height, width = (self.manifest.range_of(axis) for axis in ("batch", "height", "width"))
             return InputRanges(batch, height, width, self.uint8_input)
@@ -68,22 +69,26 @@ class SourceGraph:
         return InputRanges(batch, height, width, self.uint8_input)
 
     def check_profile(self, profile: Profile) -> None:
-        """Raise `ValueError` unless the graph takes every shape of a profile."""
+        """Raise `ValueError` unless the graph accepts every shape of a profile."""
         shape = self.inputs[0].shape
-        for name, wanted in (("smallest", profile.min), ("usual", profile.opt), ("largest", profile.max)):
-            for given, length in zip(shape, wanted, strict=True):
-                if isinstance(given, int) and given != length:
+        for name, requested in (("minimum", profile.min), ("optimal", profile.opt), ("maximum", profile.max)):
+            for fixed, length in zip(shape, requested, strict=True):
+                if isinstance(fixed, int) and fixed != length:
                     raise ValueError(
-                        f"{self.path.name} takes {_words(shape)} and the {name} shape asked for is {_words(wanted)}; "
-                        "set --batch, --size or --min-size, --opt-size and --max-size to suit"
+                        f"{self.path.name} takes {_format_shape(shape)}, but the {name} shape is "
+                        f"{_format_shape(requested)}; set --batch, --size or --min-size, --opt-size and --max-size to "
+                        "match"
                     )
             if self.manifest:
-                for axis, length in zip(self.manifest.input_layout, wanted, strict=True):
+                for axis, length in zip(self.manifest.input_layout, requested, strict=True):
                     if axis != "3":
                         self.manifest.check_axis(axis, length)
 
-    def describe(self, precision: Precision) -> Manifest:
-        """What its engine's manifest says of the model: its own manifest, or the little that a foreign file says."""
+    def base_manifest(self, precision: Precision) -> Manifest:
+        """Return the manifest of the model that the engine's manifest is made from.
+
+        It is the graph's own manifest; that of a foreign file holds only the tensors and the hash.
+        """
         if self.manifest:
             return self.manifest.model_copy(update={"precision": precision})
         names = ("batch", "height", "width") if self.uint8_input else ("batch", "3", "height", "width")
@@ -103,10 +108,10 @@ class SourceGraph:
 
 
 def read_graph_file(path: Path) -> SourceGraph:
-    """Read an ONNX file whole, with weights that lie beside it.
+    """Read an ONNX file together with external weights.
 
     Raises:
-        ValueError: Not an ONNX file, larger than one file can be, or with other inputs than one of images.
+        ValueError: The file is not an ONNX file, is larger than 2 GB, or has inputs other than one batch of images.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -118,22 +123,22 @@ def read_graph_file(path: Path) -> SourceGraph:
     if not model.graph.node:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph")
     if model.ByteSize() > MAX_FILE_BYTES:
-        raise ValueError(f"{path} is larger than 2 GB with its weights, more than one ONNX file holds")
-    facts = read_graph_info(model, path.parent)
-    _check_input(path, facts.inputs)
-    ours = any(entry.key == METADATA_KEY for entry in model.metadata_props)
-    manifest = read_onnx_manifest(path) if ours else None
-    return SourceGraph(path, model, sha256_of(path), manifest, facts.inputs, facts.outputs)
+        raise ValueError(f"{path} is larger than 2 GB with its weights, which is the limit of one ONNX file")
+    info = read_graph_info(model, path.parent)
+    _check_input(path, info.inputs)
+    has_manifest = any(entry.key == METADATA_KEY for entry in model.metadata_props)
+    manifest = read_onnx_manifest(path) if has_manifest else None
+    return SourceGraph(path, model, sha256_of(path), manifest, info.inputs, info.outputs)
 
 
 def _check_input(path: Path, inputs: tuple[TensorSpec, ...]) -> None:
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or 3 not in (inputs[0].shape[1], inputs[0].shape[-1]):
-        said = ", ".join(f"{spec.name} ({_words(spec.shape)})" for spec in inputs) or "none"
+        listed = ", ".join(f"{spec.name} ({_format_shape(spec.shape)})" for spec in inputs) or "none"
         raise ValueError(
-            f"{path} does not take a batch of images: its inputs are {said}; a ViT has one, of (batch, 3, height, "
+            f"{path} does not take a batch of images: its inputs are {listed}; a ViT has one, of (batch, 3, height, "
             "width) or (batch, height, width, 3)"
         )
 
 
-def _words(shape: tuple[int | str, ...] | tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int | str, ...] | tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
