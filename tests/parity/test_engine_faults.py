@@ -234,7 +234,7 @@ def test_a_graph_with_other_weights_is_detected(engine: Path, few: Path, capsys:
     graph.unlink()
     with pytest.raises(SystemExit):
         verify(engine, images=few)
-    assert "not beside it" in " ".join(capsys.readouterr().err.split())
+    assert "is not beside the engine" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 64, 0.5, -1])
