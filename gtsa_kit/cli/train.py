@@ -136,8 +136,6 @@ def resolve_settings(
         )
     return settings
 
-    """Return the default run folder, runs/<name of FOLDER>."""
-
 
 def _given_options(**options: Any) -> dict[str, Any]:
     """Return the options that were given on the command line."""
@@ -145,6 +143,7 @@ def _given_options(**options: Any) -> dict[str, Any]:
 
 
 def _default_out(folder: Path | None, resume: bool) -> Path:
+    """Return the default run folder, runs/<name of FOLDER>."""
     if folder is None and resume:
         raise ValueError("no run given; give its folder: gtsa train --resume --out DIR")
     if folder is None:
