@@ -1,11 +1,12 @@
-"""The service against the offline path and LitServe: rate when saturated, latency at half load, what it adds when idle.
+"""Throughput and latency of the service, compared with the offline path and LitServe.
 
 Run: .venv/bin/python benchmarks/serving.py ARTIFACT --images FOLDER [--rounds 3] [--count 192] [--seconds 20]
      [--json FILE]
 
-All on loopback and in turns: each has the cores to itself when it is its turn. The load comes from a process of its
-own, over plain sockets; it takes from the cores that it measures, which the offline path has for itself. LitServe is
-measured where it is installed (pip install litserve): same decoding, batches and answers.
+Measures the saturated rate, the latency at half of that rate, and the latency that an idle service adds to decoding
+and the model. All run on loopback, alternating, so that only one is under load at a time. The load comes from a
+separate process over plain sockets; it shares the cores with the service, while the offline path has them for itself.
+LitServe is measured where it is installed (pip install litserve), with the same decoding, batches and responses.
 """
 
 import argparse
@@ -49,12 +50,12 @@ def prepare(runner: Runner, content: bytes) -> np.ndarray:
 
 
 def offline_rate(runner: Runner, files: list[bytes]) -> float:
-    """Images a second: decoding in threads, a bounded number ahead of the model; maps as float16."""
+    """Return images per second of the offline path: threads decode ahead of the model, and maps are cast to float16."""
     started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        ready = bounded_map(pool, lambda content: prepare(runner, content), files, 2 * BATCH)
+        prepared = bounded_map(pool, lambda content: prepare(runner, content), files, 2 * BATCH)
         batch = []
-        for image in ready:
+        for image in prepared:
             batch.append(image)
             if len(batch) == BATCH:
                 features = runner(np.stack(batch))
@@ -65,100 +66,102 @@ def offline_rate(runner: Runner, files: list[bytes]) -> float:
     return len(files) / (time.monotonic() - started)
 
 
-def as_requests(files: list[bytes], path: str) -> list[bytes]:
+def build_requests(files: list[bytes], path: str) -> list[bytes]:
     from helpers.raw_http import request
 
     return [request(path, content, Content_Type="image/jpeg") for content in files]
 
 
-def as_json_requests(files: list[bytes], path: str) -> list[bytes]:
-    """LitServe hands on JSON and forms, no raw bodies."""
+def build_json_requests(files: list[bytes], path: str) -> list[bytes]:
+    """Return JSON requests, since LitServe passes on JSON and forms but no raw bodies."""
     from helpers.raw_http import request
 
     bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
     return [request(path, body, Content_Type="application/json") for body in bodies]
 
 
-def saturate(port: int, requests: list[bytes], concurrency: int) -> float:
-    """Images a second; as many at a time as fill two batches."""
+def saturated_rate(port: int, requests: list[bytes], concurrency: int) -> float:
+    """Return images per second with `concurrency` open requests."""
     from helpers.raw_http import send_requests
 
     started = time.monotonic()
-    answers = asyncio.run(send_requests(port, requests, concurrency))
-    assert {status for status, _, _ in answers} == {200}, answers[0][2][:300]
+    responses = asyncio.run(send_requests(port, requests, concurrency))
+    assert {status for status, _, _ in responses} == {200}, responses[0][2][:300]
     return len(requests) / (time.monotonic() - started)
 
 
-def at_rate(port: int, requests: list[bytes], rate: float, seconds: float, poisson: bool) -> list[float]:
-    """Latencies of an open loop: requests leave when it is time, whatever became of those before."""
+def open_loop_latencies(port: int, requests: list[bytes], rate: float, seconds: float, poisson: bool) -> list[float]:
+    """Return the latencies of an open loop, which sends requests at given times without waiting for earlier ones."""
     rng = np.random.default_rng(0)
     count = int(rate * seconds)
     gaps = rng.exponential(1 / rate, count) if poisson else np.full(count, 1 / rate)
-    return asyncio.run(_at_times(port, requests, np.cumsum(gaps)))
+    return asyncio.run(_send_at(port, requests, np.cumsum(gaps)))
 
 
-async def _at_times(port: int, requests: list[bytes], times: np.ndarray) -> list[float]:
+async def _send_at(port: int, requests: list[bytes], times: np.ndarray) -> list[float]:
     from helpers.raw_http import send_request
 
-    free: list[Any] = []
+    idle_connections: list[Any] = []
     begun_at = time.monotonic()
 
     async def one(i: int) -> float:
         due = begun_at + times[i]
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        used, reader, writer = free.pop() if free else (time.monotonic(), None, None)
-        if writer is None or time.monotonic() - used > 2:  # the service closes idle connections after 5 s
+        last_used, reader, writer = idle_connections.pop() if idle_connections else (time.monotonic(), None, None)
+        if writer is None or time.monotonic() - last_used > 2:  # the service closes idle connections after 5 s
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
         status, _, _ = await send_request(reader, writer, requests[i % len(requests)])
         assert status == 200
-        free.append((time.monotonic(), reader, writer))
+        idle_connections.append((time.monotonic(), reader, writer))
         return time.monotonic() - due
 
     return list(await asyncio.gather(*(one(i) for i in range(len(times)))))
 
 
-def idle(port: int, requests: list[bytes], runner: Runner, files: list[bytes]) -> tuple[list[float], list[float]]:
-    """Seconds of single requests, and of decoding and the model alone on the same image, in turns.
+def idle_latencies(
+    port: int, requests: list[bytes], runner: Runner, files: list[bytes]
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of single requests, and of decoding and the model on the same images, alternating.
 
-    Over a blocking socket: a client's own loop would be measured with the service.
+    The requests use a blocking socket, since the event loop of a client would be measured with the service.
     """
-    over, alone = [], []
-    room = memoryview(bytearray(8 << 20))
+    by_request, offline = [], []
+    buffer = memoryview(bytearray(8 << 20))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for sent, content in zip(requests, files, strict=True):
+        for request_bytes, content in zip(requests, files, strict=True):
             started = time.monotonic()
-            send_over_socket(connection, sent, room)
-            over.append(time.monotonic() - started)
+            send_over_socket(connection, request_bytes, buffer)
+            by_request.append(time.monotonic() - started)
             started = time.monotonic()
             runner(prepare(runner, content)[None])
-            alone.append(time.monotonic() - started)
-    return over, alone
+            offline.append(time.monotonic() - started)
+    return by_request, offline
 
 
-def send_over_socket(connection: socket.socket, content: bytes, room: memoryview) -> None:
-    """One request; its answer, whose head comes in one piece, is read into `room`."""
+def send_over_socket(connection: socket.socket, content: bytes, buffer: memoryview) -> None:
+    """Send one request and read its response into `buffer`; the headers must arrive in one piece."""
     connection.sendall(content)
-    have = connection.recv_into(room)
-    head = bytes(room[:have]).partition(b"\r\n\r\n")[0]
+    received = connection.recv_into(buffer)
+    head = bytes(buffer[:received]).partition(b"\r\n\r\n")[0]
     length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
     assert length is not None, head
     assert head.startswith(b"HTTP/1.1 200 "), head
-    rest = len(head) + 4 + int(length[1]) - have
-    if rest:
-        connection.recv_into(room[have:], rest, socket.MSG_WAITALL)
+    remaining = len(head) + 4 + int(length[1]) - received
+    if remaining:
+        connection.recv_into(buffer[received:], remaining, socket.MSG_WAITALL)
 
 
 def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:
-    """A server in a process of its own, when it answers."""
+    """Start a server process, wait until it answers, and return it with its port."""
     import httpx
 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = next((line for line in process.stdout if re.search(r":[0-9]{4,5}", line)), "")
-    found = re.search(r":([0-9]{4,5})", line)
-    assert found, "the server did not start"
-    port = int(found[1])
+    match = re.search(r":([0-9]{4,5})", line)
+    assert match, "the server did not start"
+    port = int(match[1])
     for _ in range(600):
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
@@ -177,72 +180,72 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    paths = find_images(chosen.images).paths
-    files = [paths[i % len(paths)].read_bytes() for i in range(chosen.count)]
-    result = measure(chosen.artifact, files, chosen.rounds, chosen.seconds)
+    options = parser.parse_args()
+    paths = find_images(options.images).paths
+    files = [paths[i % len(paths)].read_bytes() for i in range(options.count)]
+    result = measure(options.artifact, files, options.rounds, options.seconds)
     console.print(table(result))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> dict[str, Any]:
-    """All figures; servers are stopped at the end."""
+    """Start the servers, measure everything, and stop the servers."""
     runner = load(artifact)
     ours, port = start([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
     lit, lit_port = (None, 0)
     if find_spec("litserve"):
         lit, lit_port = start([sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"])
     else:
-        console.print("LitServe is left out: pip install litserve")
+        console.print("LitServe is skipped; pip install litserve")
     rates: dict[str, list[float]] = {"offline": [], "gtsa serve": [], "LitServe": []}
-    requests, lit_requests = as_requests(files, QUERY), as_json_requests(files, "/predict")
+    requests, lit_requests = build_requests(files, QUERY), build_json_requests(files, "/predict")
     spawned = get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=spawned) as load_process:
-            send = lambda *args: load_process.submit(*args).result()  # noqa: E731
+            run_load = lambda *args: load_process.submit(*args).result()  # noqa: E731
             offline_rate(runner, files[:BATCH])
-            send(saturate, port, requests[:CONCURRENCY], CONCURRENCY)
+            run_load(saturated_rate, port, requests[:CONCURRENCY], CONCURRENCY)
             for _ in range(rounds):
                 rates["offline"].append(offline_rate(runner, files))
-                rates["gtsa serve"].append(send(saturate, port, requests, CONCURRENCY))
+                rates["gtsa serve"].append(run_load(saturated_rate, port, requests, CONCURRENCY))
                 if lit:
-                    rates["LitServe"].append(send(saturate, lit_port, lit_requests, CONCURRENCY))
-            over, alone = idle(port, requests[:60], runner, files[:60])
+                    rates["LitServe"].append(run_load(saturated_rate, lit_port, lit_requests, CONCURRENCY))
+            by_request, offline = idle_latencies(port, requests[:60], runner, files[:60])
             half = statistics.median(rates["gtsa serve"]) / 2
-            even = send(at_rate, port, requests, half, seconds, False)
-            poisson = send(at_rate, port, requests, half, seconds, True)
+            regular = run_load(open_loop_latencies, port, requests, half, seconds, False)
+            poisson = run_load(open_loop_latencies, port, requests, half, seconds, True)
     finally:
         for process in filter(None, (ours, lit)):
             process.terminate()
             process.wait(60)
-    single = statistics.median(over)
+    single = statistics.median(by_request)
     ratios = [a / b for a, b in zip(rates["gtsa serve"], rates["offline"], strict=True)]
     return {
         "artifact": artifact.name,
         "provider": runner.provider,
-        "rates": {name: found for name, found in rates.items() if found},
+        "rates": {name: values for name, values in rates.items() if values},
         "serve_over_offline": statistics.median(ratios),
         "single_ms": 1000 * single,
-        "idle_adds_ms": 1000 * statistics.median(a - b for a, b in zip(over, alone, strict=True)),
+        "idle_adds_ms": 1000 * statistics.median(a - b for a, b in zip(by_request, offline, strict=True)),
         "half_load_rate": half,
-        "p50_even_ms": 1000 * float(np.quantile(even, 0.5)),
-        "p99_even_ms": 1000 * float(np.quantile(even, 0.99)),
+        "p50_regular_ms": 1000 * float(np.quantile(regular, 0.5)),
+        "p99_regular_ms": 1000 * float(np.quantile(regular, 0.99)),
         "p99_poisson_ms": 1000 * float(np.quantile(poisson, 0.99)),
-        "p99_even_over_single": float(np.quantile(even, 0.99)) / single,
+        "p99_regular_over_single": float(np.quantile(regular, 0.99)) / single,
         "p99_poisson_over_single": float(np.quantile(poisson, 0.99)) / single,
     }
 
 
 def table(result: dict[str, Any]) -> Table:
-    shown = Table(title=f"{result['artifact']}, {result['provider']}", show_header=False)
-    for name, found in result["rates"].items():
-        each = ", ".join(f"{rate:.1f}" for rate in found)
-        shown.add_row(f"{name}, images a second", f"{statistics.median(found):.1f}  ({each})")
+    rows = Table(title=f"{result['artifact']}, {result['provider']}", show_header=False)
+    for name, values in result["rates"].items():
+        each = ", ".join(f"{rate:.1f}" for rate in values)
+        rows.add_row(f"{name}, images per second", f"{statistics.median(values):.1f}  ({each})")
     for name, value in result.items():
         if isinstance(value, float):
-            shown.add_row(name.replace("_", " "), f"{value:.2f}")
-    return shown
+            rows.add_row(name.replace("_", " "), f"{value:.2f}")
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Broken image files of every kind at the service: what comes back, and whether its memory grows.
+"""Send mutated image files of every format to the service; check the status codes and the growth of its memory.
 
 Run: .venv/bin/python benchmarks/serving_fuzz.py [--count 20000] [--artifact FILE] [--seed 1] [--json FILE]
 """
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from helpers.mutants import mutated_files  # noqa: E402
 from helpers.raw_http import request, send_requests  # noqa: E402
 
-ROUND = 1000
+FILES_PER_ROUND = 1000
 CONCURRENCY = 8
 
 
@@ -30,28 +30,28 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        artifact = chosen.artifact or random_weights(Path(folder))
+        artifact = options.artifact or save_random_weights(Path(folder))
         command = [sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        found = re.search(r"http://127\.0\.0\.1:([0-9]+)", process.stderr.readline())
-        assert found, "the service did not start"
+        match = re.search(r"http://127\.0\.0\.1:([0-9]+)", process.stderr.readline())
+        assert match, "the service did not start"
         try:
-            result = fuzz(int(found[1]), process.pid, chosen.count, chosen.seed)
+            result = fuzz(int(match[1]), process.pid, options.count, options.seed)
         finally:
             process.terminate()
         result["exit"] = process.wait(60)
     print(json.dumps(result, indent=2))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    good = set(result["statuses"]) <= {"200", "422"} and result["grown_mb"] < 100 and result["exit"] == 0
-    sys.exit(not good)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    passed = set(result["statuses"]) <= {"200", "422"} and result["grown_mb"] < 100 and result["exit"] == 0
+    sys.exit(not passed)
 
 
-def random_weights(folder: Path) -> Path:
-    """A tiny encoder: what is tested comes before the model."""
+def save_random_weights(folder: Path) -> Path:
+    """Save a tiny encoder; the tested code runs before the model."""
     from gtsa_kit.models.encoder import Encoder
     from gtsa_kit.models.weights import save_encoder
 
@@ -60,16 +60,16 @@ def random_weights(folder: Path) -> Path:
 
 
 def fuzz(port: int, pid: int, count: int, seed: int) -> dict[str, object]:
-    """Rounds of files; memory is compared with that after the first tenth, when everything has been met once."""
+    """Send the files in rounds, and compare the memory at the end with that after the first tenth."""
     statuses: Counter[str] = Counter()
     memory, started = [], time.monotonic()
     stream = mutated_files(seed, count)
-    for done in range(0, count, ROUND):
-        files = [next(stream) for _ in range(min(ROUND, count - done))]
+    for done in range(0, count, FILES_PER_ROUND):
+        files = [next(stream) for _ in range(min(FILES_PER_ROUND, count - done))]
         path = "/v1/features?size=32&outputs=embedding&format=json"
         requests = [request(path, content, Content_Type="image/png") for content in files]
-        answers = asyncio.run(send_requests(port, requests, CONCURRENCY))
-        statuses.update(str(status) for status, _, _ in answers)
+        responses = asyncio.run(send_requests(port, requests, CONCURRENCY))
+        statuses.update(str(status) for status, _, _ in responses)
         memory.append(resident_mb(pid))
         print(f"{done + len(files)} of {count}, {dict(statuses)}, {memory[-1]:.0f} MB", file=sys.stderr)
     settled = memory[len(memory) // 10]

@@ -1,4 +1,4 @@
-"""The page in a real browser: drop, click, and the pixel that must light up."""
+"""Web page in a real browser: drop, click, similarity colors, keyboard, downloads."""
 
 import json
 import os
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (apt-get install chromium chromium-driver)"
 )
 DROP = """
-const [room, encoded, name] = arguments;
+const [slot, encoded, name] = arguments;
 const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
 const transfer = new DataTransfer();
 transfer.items.add(new File([bytes], name, { type: "image/png" }));
 for (const kind of ["dragover", "drop"]) {
-  room.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  slot.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
 }
 """
 PIXEL = """
@@ -42,9 +42,9 @@ return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
 
 @pytest.fixture(scope="module")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures of the page are kept: GTSA_SCREENSHOTS, which CI may collect."""
-    named = os.environ.get("GTSA_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    """Return the folder of screenshots: GTSA_SCREENSHOTS, which CI may collect, or a temporary one."""
+    configured = os.environ.get("GTSA_SCREENSHOTS")
+    folder = Path(configured) if configured else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -55,8 +55,8 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(start_service: ServiceFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose samples are two of ours."""
+def sample_service(start_service: ServiceFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """Start a service with two sample images."""
     samples = tmp_path_factory.mktemp("samples")
     for i in range(2):
         Image.fromarray(blocks(i)).save(samples / f"sample{i}.png")
@@ -79,13 +79,13 @@ def browser(downloads: Path) -> Iterator[webdriver.Chrome]:
 
 
 def blocks(seed: int) -> np.ndarray:
-    """(128, 192, 3) uint8: 32-pixel blocks, no two alike."""
+    """Return an image (128, 192, 3) uint8 of 32-pixel blocks with different colors."""
     rng = np.random.default_rng(seed)
     return np.kron(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
 
 
-def wait(browser: webdriver.Chrome, true: Callable[[], Any]) -> Any:
-    return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: true())
+def wait(browser: webdriver.Chrome, condition: Callable[[], Any]) -> Any:
+    return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: condition())
 
 
 def status(browser: webdriver.Chrome) -> str:
@@ -100,92 +100,92 @@ def canvas(browser: webdriver.Chrome, index: int) -> Any:
     return slot(browser, index).find_element(By.TAG_NAME, "canvas")
 
 
-def settled(browser: webdriver.Chrome) -> bool:
+def is_idle(browser: webdriver.Chrome) -> bool:
     return not browser.find_elements(By.CSS_SELECTOR, ".stage.busy") and "Computing" not in status(browser)
 
 
-def drop(browser: webdriver.Chrome, index: int, picture: np.ndarray, name: str) -> None:
+def drop_image(browser: webdriver.Chrome, index: int, image: np.ndarray, name: str) -> None:
     from base64 import b64encode
 
     from helpers.image_samples import encoded
 
-    browser.execute_script(DROP, slot(browser, index), b64encode(encoded(picture, "PNG")).decode(), name)
+    browser.execute_script(DROP, slot(browser, index), b64encode(encoded(image, "PNG")).decode(), name)
     wait(browser, lambda: name in (canvas(browser, index).get_attribute("aria-label") or ""))
-    wait(browser, lambda: settled(browser))
+    wait(browser, lambda: is_idle(browser))
 
 
 def open_page(browser: webdriver.Chrome, service: RunningService) -> None:
     browser.get(service.url)
-    wait(browser, lambda: "cells" in slot(browser, 0).text and "cells" in slot(browser, 1).text)
-    wait(browser, lambda: settled(browser))
+    wait(browser, lambda: "patches" in slot(browser, 0).text and "patches" in slot(browser, 1).text)
+    wait(browser, lambda: is_idle(browser))
 
 
-def set_strength(browser: webdriver.Chrome, value: int) -> None:
-    script = (
-        "const r = document.getElementById('strength'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))"
-    )
+def set_opacity(browser: webdriver.Chrome, value: int) -> None:
+    script = "const r = document.getElementById('opacity'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))"
     browser.execute_script(script, value)
 
 
 def choose(browser: webdriver.Chrome, box: str, value: str) -> None:
     browser.find_element(By.CSS_SELECTOR, f"#{box} option[value='{value}']").click()
-    wait(browser, lambda: settled(browser))
+    wait(browser, lambda: is_idle(browser))
 
 
 def click_at(browser: webdriver.Chrome, index: int, u: float, v: float) -> None:
-    """A real click, at a share of the canvas' width and height."""
+    """Click at the fractions (u, v) of the canvas' width and height."""
     target = canvas(browser, index)
     size = target.size
     x, y = (u - 0.5) * size["width"], (v - 0.5) * size["height"]
     webdriver.ActionChains(browser).move_to_element_with_offset(target, round(x), round(y)).click().perform()
 
 
-def lit(browser: webdriver.Chrome, index: int, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w) brightness at the centers of the cells."""
+def brightness_map(browser: webdriver.Chrome, index: int, grid: tuple[int, int]) -> np.ndarray:
+    """Return the brightness (h, w) at the centers of the patches."""
     h, w = grid
     target = canvas(browser, index)
-    found = [[browser.execute_script(PIXEL, target, (c + 0.5) / w, (r + 0.5) / h) for c in range(w)] for r in range(h)]
-    return np.array(found)[..., :3].sum(-1)
+    pixels = [[browser.execute_script(PIXEL, target, (c + 0.5) / w, (r + 0.5) / h) for c in range(w)] for r in range(h)]
+    return np.array(pixels)[..., :3].sum(-1)
 
 
-def offline(runner: Runner, picture: np.ndarray) -> np.ndarray:
-    """(D, 10, 14): what the page asks for at 224."""
-    return np.asarray(runner(runner.prepare(Image.fromarray(picture), (144, 224))[None]).feature_map[0])
+def offline(runner: Runner, image: np.ndarray) -> np.ndarray:
+    """Return the feature map (D, 9, 14) that the page requests at 224."""
+    return np.asarray(runner(runner.prepare(Image.fromarray(image), (144, 224))[None]).feature_map[0])
 
 
-def test_dropped_clicked_and_the_right_cells_light_up(
-    browser: webdriver.Chrome, shown: RunningService, runner: Runner, screenshots: Path
+def test_a_click_colors_the_similar_patches_of_dropped_images(
+    browser: webdriver.Chrome, sample_service: RunningService, runner: Runner, screenshots: Path
 ) -> None:
-    open_page(browser, shown)
+    open_page(browser, sample_service)
     choose(browser, "size", "224")
     first, second = blocks(7), np.roll(blocks(7), 64, axis=1)
-    drop(browser, 0, first, "dropped.png")
-    drop(browser, 1, second, "rolled.png")
+    drop_image(browser, 0, first, "dropped.png")
+    drop_image(browser, 1, second, "rolled.png")
     browser.save_screenshot(str(screenshots / "colors.png"))
-    set_strength(browser, 100)
+    set_opacity(browser, 100)
     grid, row, column = (9, 14), 4, 3
     click_at(browser, 0, (column + 0.5) / grid[1], (row + 0.5) / grid[0])
     wait(browser, lambda: "Row 5, column 4" in status(browser))
     browser.save_screenshot(str(screenshots / "similarity.png"))
 
-    maps = [offline(runner, picture) for picture in (first, second)]
+    maps = [offline(runner, image) for image in (first, second)]
     unit = [m / np.linalg.norm(m, axis=0) for m in maps]
     for index in range(2):
         cosines = np.tensordot(unit[0][:, row, column], unit[index], 1)
-        brightness = lit(browser, index, grid)
+        brightness = brightness_map(browser, index, grid)
         best = np.unravel_index(cosines.argmax(), grid)
-        assert brightness[best] == brightness.max(), "the most similar cell is not the brightest"
+        assert brightness[best] == brightness.max(), "the most similar patch is not the brightest"
         order = np.argsort(cosines.ravel())
         assert np.corrcoef(order.argsort(), brightness.ravel().argsort().argsort())[0, 1] > 0.95
-    assert (np.argwhere(lit(browser, 0, grid) == lit(browser, 0, grid).max()) == [row, column]).all()
+    assert (
+        np.argwhere(brightness_map(browser, 0, grid) == brightness_map(browser, 0, grid).max()) == [row, column]
+    ).all()
     best = np.unravel_index(np.tensordot(unit[0][:, row, column], unit[1], 1).argmax(), grid)
     assert f"row {best[0] + 1}, column {best[1] + 1}" in status(browser)
     assert_clean(browser)
 
 
-def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: RunningService) -> None:
-    open_page(browser, shown)
-    seen = set()
+def test_the_page_works_with_the_keyboard_alone(browser: webdriver.Chrome, sample_service: RunningService) -> None:
+    open_page(browser, sample_service)
+    focused = set()
 
     def press(key: str) -> None:
         webdriver.ActionChains(browser).send_keys(key).perform()
@@ -193,7 +193,7 @@ def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: RunningS
     for _ in range(30):
         press(Keys.TAB)
         active = browser.switch_to.active_element
-        seen.add((active.tag_name, active.get_attribute("type") or "", active.get_attribute("data-turn") or ""))
+        focused.add((active.tag_name, active.get_attribute("type") or "", active.get_attribute("data-rotate") or ""))
         if active.tag_name == "canvas":
             press(Keys.ARROW_RIGHT)
             wait(browser, lambda: "Row" in status(browser))
@@ -201,23 +201,25 @@ def test_the_keyboard_alone_is_enough(browser: webdriver.Chrome, shown: RunningS
             press(Keys.ARROW_RIGHT)
             wait(browser, lambda: status(browser) != before)  # noqa: B023
             press(Keys.ESCAPE)
-    for wanted in (("canvas", "", ""), ("select", "select-one", ""), ("button", "button", "1"), ("input", "file", "")):
-        assert wanted in seen
+    for element in (("canvas", "", ""), ("select", "select-one", ""), ("button", "button", "1"), ("input", "file", "")):
+        assert element in focused
     assert_clean(browser)
 
 
-def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: RunningService, downloads: Path) -> None:
-    open_page(browser, shown)
+def test_rotations_layers_samples_and_downloads(
+    browser: webdriver.Chrome, sample_service: RunningService, downloads: Path
+) -> None:
+    open_page(browser, sample_service)
     choose(browser, "size", "224")
-    before = slot(browser, 0).find_element(By.CLASS_NAME, "facts").text
-    assert before.startswith("9 x 14 cells of 64")
-    slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-turn='1']").click()
-    wait(browser, lambda: "14 x 9 cells" in slot(browser, 0).text)
-    said = slot(browser, 0).find_element(By.CLASS_NAME, "facts").text
-    assert "turned 90° left" in said
-    assert 0 < float(said.rpartition(" ")[2]) < 0.9999  # a ViT does see which way is up
+    before = slot(browser, 0).find_element(By.CLASS_NAME, "info").text
+    assert before.startswith("9 x 14 patches of 64")
+    slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-rotate='1']").click()
+    wait(browser, lambda: "14 x 9 patches" in slot(browser, 0).text)
+    info = slot(browser, 0).find_element(By.CLASS_NAME, "info").text
+    assert "rotated 90° left" in info
+    assert 0 < float(info.rpartition(" ")[2]) < 0.9999  # the features of a ViT depend on the rotation
     choose(browser, "layer", "feature_map_0")
-    assert "14 x 9 cells of 64" in slot(browser, 0).text
+    assert "14 x 9 patches of 64" in slot(browser, 0).text
     slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='npz']").click()
     slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='png']").click()
     wait(browser, lambda: len([*downloads.glob("*.npz"), *downloads.glob("*.png")]) == 2)
@@ -233,22 +235,22 @@ def test_turns_layers_samples_and_downloads(browser: webdriver.Chrome, shown: Ru
     assert_clean(browser)
 
 
-def test_what_is_no_image_is_said(browser: webdriver.Chrome, shown: RunningService) -> None:
-    open_page(browser, shown)
+def test_a_file_that_is_no_image_is_reported(browser: webdriver.Chrome, sample_service: RunningService) -> None:
+    open_page(browser, sample_service)
     browser.execute_script(DROP, slot(browser, 0), "aGVsbG8=", "letter.png")
     wait(browser, lambda: "letter.png" in status(browser))
-    assert "bad" in (browser.find_element(By.ID, "status").get_attribute("class") or "")
+    assert "error" in (browser.find_element(By.ID, "status").get_attribute("class") or "")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_and_the_colors_follow_the_system(
-    browser: webdriver.Chrome, shown: RunningService, screenshots: Path, scheme: str
+def test_the_page_fits_a_phone_and_follows_the_color_scheme(
+    browser: webdriver.Chrome, sample_service: RunningService, screenshots: Path, scheme: str
 ) -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     phone = {"width": 360, "height": 1600, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    open_page(browser, shown)
+    open_page(browser, sample_service)
     browser.save_screenshot(str(screenshots / f"phone-{scheme}.png"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -261,7 +263,7 @@ def test_on_a_phone_nothing_is_cut_and_the_colors_follow_the_system(
 
 
 def assert_clean(browser: webdriver.Chrome) -> None:
-    """Nothing refused by the Content-Security-Policy, nothing missing, no script that failed; all of it from here."""
+    """Check that all resources come from the service, and that the console reports no errors."""
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     here = browser.current_url.rstrip("/")
     assert all(name.startswith((here, "blob:")) for name in loaded), loaded

@@ -1,6 +1,7 @@
-// Arithmetic on feature maps: no page, no network. A map is {values, dim, height, width}: (dim, height, width) float32.
+// Arithmetic on feature maps, without access to the page or the network.
+// A map is {values, dim, height, width}; values is a Float32Array of the shape (dim, height, width).
 
-// The arrays of a safetensors file by name, and its account.
+// Return the arrays of a safetensors file by name, and their metadata.
 export function readSafetensors(buffer) {
   const length = Number(new DataView(buffer).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
@@ -8,23 +9,23 @@ export function readSafetensors(buffer) {
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") continue;
     const [begin, end] = entry.data_offsets;
-    // The slice is a copy, so that it begins where floats may.
+    // Copy the bytes, because a Float32Array must be aligned to 4 bytes.
     arrays[name] = { values: new Float32Array(buffer.slice(8 + length + begin, 8 + length + end)), shape: entry.shape };
   }
-  return { arrays, about: JSON.parse(header.__metadata__.about) };
+  return { arrays, metadata: JSON.parse(header.__metadata__.metadata) };
 }
 
-// Cells as rows: one Float32Array(dim) each.
-export function rowsOf(map) {
-  const cells = map.height * map.width;
-  const rows = Array.from({ length: cells }, () => new Float32Array(map.dim));
-  for (let d = 0; d < map.dim; d++) for (let c = 0; c < cells; c++) rows[c][d] = map.values[d * cells + c];
+// Return one Float32Array(dim) per patch, in row-major order.
+export function patchVectors(map) {
+  const patches = map.height * map.width;
+  const rows = Array.from({ length: patches }, () => new Float32Array(map.dim));
+  for (let d = 0; d < map.dim; d++) for (let p = 0; p < patches; p++) rows[p][d] = map.values[d * patches + p];
   return rows;
 }
 
 const dot = (a, b) => { let sum = 0; for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; return sum; };
 
-// Mean, first three principal axes, and the range that is shown of each, of rows.
+// Return the mean of the rows, their first three principal axes, and the displayed range of each axis (2% to 98%).
 export function principalAxes(rows) {
   const dim = rows[0].length, mean = new Float64Array(dim);
   for (const row of rows) for (let i = 0; i < dim; i++) mean[i] += row[i] / rows.length;
@@ -32,7 +33,7 @@ export function principalAxes(rows) {
   const axes = [];
   for (let k = 0; k < 3; k++) {
     let axis = Float64Array.from({ length: dim }, (_, i) => Math.sin(1 + i * (k + 1.7)));
-    for (let step = 0; step < 60; step++) axis = unit(iterate(centered, axis, axes));
+    for (let step = 0; step < 60; step++) axis = normalize(powerStep(centered, axis, axes));
     axes.push(axis);
   }
   const ranges = axes.map((axis) => {
@@ -42,28 +43,28 @@ export function principalAxes(rows) {
   return { mean, axes, ranges };
 }
 
-// One step of the power method on the covariance, away from the axes that are found.
-function iterate(centered, axis, found) {
+// One step of the power method on the covariance matrix, orthogonal to the axes that are already known.
+function powerStep(centered, axis, known) {
   const next = new Float64Array(axis.length);
   for (const row of centered) {
     const score = dot(row, axis);
     for (let i = 0; i < next.length; i++) next[i] += score * row[i];
   }
-  for (const other of found) {
+  for (const other of known) {
     const shared = dot(next, other);
     for (let i = 0; i < next.length; i++) next[i] -= shared * other[i];
   }
   return next;
 }
 
-function unit(vector) {
+function normalize(vector) {
   const norm = Math.sqrt(dot(vector, vector)) || 1;
   return vector.map((value) => value / norm);
 }
 
-// Red, green, blue, 0 to 255, of each cell.
-export function colorsOf(map, basis) {
-  return rowsOf(map).map((row) => basis.axes.map((axis, k) => {
+// Return red, green and blue (0 to 255) of each patch: its scores on the three axes of the basis.
+export function patchColors(map, basis) {
+  return patchVectors(map).map((row) => basis.axes.map((axis, k) => {
     let score = 0;
     for (let i = 0; i < row.length; i++) score += (row[i] - basis.mean[i]) * axis[i];
     const [low, high] = basis.ranges[k];
@@ -71,34 +72,35 @@ export function colorsOf(map, basis) {
   }));
 }
 
+// Return the features of one patch.
 export function vectorAt(map, row, column) {
-  const cells = map.height * map.width;
-  return Float32Array.from({ length: map.dim }, (_, d) => map.values[d * cells + row * map.width + column]);
+  const patches = map.height * map.width;
+  return Float32Array.from({ length: map.dim }, (_, d) => map.values[d * patches + row * map.width + column]);
 }
 
-// Cosines of a vector with every cell.
-export function cosines(map, vector) {
-  const cells = map.height * map.width, products = new Float64Array(cells), squares = new Float64Array(cells);
+// Return the cosine similarity of a vector with every patch.
+export function cosineSimilarities(map, vector) {
+  const patches = map.height * map.width, products = new Float64Array(patches), squares = new Float64Array(patches);
   for (let d = 0; d < map.dim; d++) {
-    for (let c = 0; c < cells; c++) {
-      const value = map.values[d * cells + c];
-      products[c] += value * vector[d];
-      squares[c] += value * value;
+    for (let p = 0; p < patches; p++) {
+      const value = map.values[d * patches + p];
+      products[p] += value * vector[d];
+      squares[p] += value * value;
     }
   }
   const norm = Math.sqrt(dot(vector, vector));
-  return products.map((product, c) => product / Math.max(norm * Math.sqrt(squares[c]), 1e-12));
+  return products.map((product, p) => product / Math.max(norm * Math.sqrt(squares[p]), 1e-12));
 }
 
-// The map turned by quarter turns to the left.
-export function turned(map, turns) {
+// Rotate a map counterclockwise by k times 90 degrees.
+export function rot90(map, k) {
   let { values, height, width } = map;
-  for (let k = 0; k < ((turns % 4) + 4) % 4; k++) {
-    const next = new Float32Array(values.length), cells = height * width;
+  for (let i = 0; i < ((k % 4) + 4) % 4; i++) {
+    const next = new Float32Array(values.length), patches = height * width;
     for (let d = 0; d < map.dim; d++) {
       for (let row = 0; row < width; row++) {
         for (let column = 0; column < height; column++) {
-          next[d * cells + row * height + column] = values[d * cells + column * width + (width - 1 - row)];
+          next[d * patches + row * height + column] = values[d * patches + column * width + (width - 1 - row)];
         }
       }
     }
@@ -108,9 +110,9 @@ export function turned(map, turns) {
   return { values, dim: map.dim, height, width };
 }
 
-// Mean cosine of two maps of one shape, cell by cell.
-export function agreement(a, b) {
-  const rowsA = rowsOf(a), rowsB = rowsOf(b);
+// Return the mean cosine similarity of corresponding patches of two maps of one shape.
+export function meanCosine(a, b) {
+  const rowsA = patchVectors(a), rowsB = patchVectors(b);
   let sum = 0;
   rowsA.forEach((row, i) => {
     sum += dot(row, rowsB[i]) / Math.max(Math.sqrt(dot(row, row) * dot(rowsB[i], rowsB[i])), 1e-12);
@@ -118,10 +120,10 @@ export function agreement(a, b) {
   return sum / rowsA.length;
 }
 
-// Dark blue over magenta to light yellow, for 0 to 1.
-const STOPS = [[13, 8, 60], [86, 20, 125], [175, 45, 110], [240, 105, 60], [252, 245, 150]];
-export function heat(share) {
-  const place = Math.min(1, Math.max(0, share)) * (STOPS.length - 1);
-  const low = Math.min(Math.floor(place), STOPS.length - 2), part = place - low;
-  return STOPS[low].map((value, i) => Math.round(value + part * (STOPS[low + 1][i] - value)));
+// Color map for values from 0 to 1: dark blue, magenta, light yellow.
+const COLOR_STOPS = [[13, 8, 60], [86, 20, 125], [175, 45, 110], [240, 105, 60], [252, 245, 150]];
+export function heatColor(value) {
+  const position = Math.min(1, Math.max(0, value)) * (COLOR_STOPS.length - 1);
+  const low = Math.min(Math.floor(position), COLOR_STOPS.length - 2), fraction = position - low;
+  return COLOR_STOPS[low].map((channel, i) => Math.round(channel + fraction * (COLOR_STOPS[low + 1][i] - channel)));
 }

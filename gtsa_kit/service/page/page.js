@@ -1,125 +1,130 @@
-import { agreement, colorsOf, cosines, heat, principalAxes, readSafetensors, rowsOf, turned, vectorAt } from "./features.js";
+import {
+  cosineSimilarities, heatColor, meanCosine, patchColors, patchVectors, principalAxes, readSafetensors, rot90, vectorAt,
+} from "./features.js";
 
-const PATCH = 16, LONGEST = 1024, SHORTEST = 512, SIZES = [224, 336, 448, 672, 896];
+const PATCH = 16, MAX_SIDE = 1024, MIN_SIDE = 512, SIZES = [224, 336, 448, 672, 896];
 const NAMES = ["First", "Second"];
 const byId = (id) => document.getElementById(id);
-const slots = [...document.querySelectorAll(".slot")].map((room, index) => ({
-  index, room,
-  canvas: room.querySelector("canvas"), stage: room.querySelector(".stage"), facts: room.querySelector(".facts"),
-  image: null, name: "", turn: 0, map: null, upright: null, asked: 0,
+const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
+  index, section,
+  canvas: section.querySelector("canvas"), stage: section.querySelector(".stage"), info: section.querySelector(".info"),
+  image: null, name: "", rotation: 0, map: null, uprightMap: null, requestId: 0,
 }));
-let basis = null, point = null, ranges = null;
+let basis = null, selection = null, ranges = null;
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
-const say = (text, bad = false) => { byId("status").textContent = text; byId("status").classList.toggle("bad", bad); };
+const setStatus = (text, isError = false) => {
+  byId("status").textContent = text;
+  byId("status").classList.toggle("error", isError);
+};
 
-// What the model takes
+// Model
 
-async function begin() {
-  const model = await (await checked(await fetch("/v1/model"))).json();
+async function initialize() {
+  const model = await (await requireOk(await fetch("/v1/model"))).json();
   byId("model").textContent = `${model.id}, ${model.format}`;
   const { inputs, outputs, axes } = model.manifest;
   const fixed = inputs[0].shape.filter((length) => typeof length === "number" && length > 3);
-  const at = (axis, index) => axes[axis] ?? { min: fixed[index], max: fixed[index] };
-  ranges = { height: at("height", 0), width: at("width", fixed.length - 1), largest: model.limits.max_size };
+  const rangeOf = (axis, index) => axes[axis] ?? { min: fixed[index], max: fixed[index] };
+  ranges = { height: rangeOf("height", 0), width: rangeOf("width", fixed.length - 1), maxSize: model.limits.max_size };
   const maps = outputs.map((output) => output.name).filter((name) => name.startsWith("feature_map"));
   byId("layer").replaceChildren(...maps.map((name) => new Option(name === "feature_map" ? "last" : name.slice(12), name)));
   const sizes = SIZES.filter((size) => size <= model.limits.max_size && size <= (ranges.height.max ?? size));
-  const offered = ranges.height.min === ranges.height.max ? [ranges.height.min] : sizes;
-  byId("size").replaceChildren(...offered.map((size) => new Option(`${size} pixels`, size)));
-  byId("size").value = offered.includes(448) ? 448 : offered[0];
+  const available = ranges.height.min === ranges.height.max ? [ranges.height.min] : sizes;
+  byId("size").replaceChildren(...available.map((size) => new Option(`${size} pixels`, size)));
+  byId("size").value = available.includes(448) ? 448 : available[0];
   await showSamples();
 }
 
-async function checked(response) {
+async function requireOk(response) {
   if (response.ok) return response;
   let message = `the service answered ${response.status}`;
-  try { message = (await response.json()).error.message; } catch { /* not ours */ }
+  try { message = (await response.json()).error.message; } catch { /* the body is not JSON of the service */ }
   throw new Error(message);
 }
 
-// Height and width of the input for an image: its shape, as near as the model takes it.
+// Return height and width of the model's input: the aspect ratio of the image, within the ranges of the model.
 function inputSize(width, height) {
   const scale = Number(byId("size").value) / Math.max(width, height);
   const fit = (length, range) => {
-    const near = Math.max(PATCH, Math.round((length * scale) / PATCH) * PATCH);
-    return Math.max(range.min, Math.min(near, range.max ?? near, ranges.largest));
+    const rounded = Math.max(PATCH, Math.round((length * scale) / PATCH) * PATCH);
+    return Math.max(range.min, Math.min(rounded, range.max ?? rounded, ranges.maxSize));
   };
   return [fit(height, ranges.height), fit(width, ranges.width)];
 }
 
 // Images
 
-async function take(slot, blob, name) {
+async function loadImage(slot, blob, name) {
   try {
     slot.image = await createImageBitmap(blob);
   } catch {
-    return say(`${name}: this browser can't show it as an image`, true);
+    return setStatus(`${name}: the browser can't open it as an image`, true);
   }
-  Object.assign(slot, { name, turn: 0, map: null, upright: null });
-  point = null;
+  Object.assign(slot, { name, rotation: 0, map: null, uprightMap: null });
+  selection = null;
   await compute([slot], true);
 }
 
-// Features of some slots; a new basis unless only the turn is new.
-async function compute(some, fresh) {
-  const ready = some.filter((slot) => slot.image);
+// Compute the features of some slots, and new principal axes unless only the rotation has changed.
+async function compute(selected, newBasis) {
+  const ready = selected.filter((slot) => slot.image);
   if (!ready.length) return;
-  say("Computing");
-  const asked = ready.map((slot) => (slot.asked += 1));
-  ready.forEach((slot) => { sized(slot); slot.stage.classList.add("busy"); });
+  setStatus("Computing");
+  const requestIds = ready.map((slot) => (slot.requestId += 1));
+  ready.forEach((slot) => { resizeCanvas(slot); slot.stage.classList.add("busy"); });
   try {
-    const found = await Promise.all(ready.map((slot) => features(slot)));
+    const maps = await Promise.all(ready.map((slot) => fetchMap(slot)));
     ready.forEach((slot, i) => {
-      if (slot.asked !== asked[i]) return; // another image or turn has come meanwhile
-      slot.map = found[i];
-      if (slot.turn % 4 === 0) slot.upright = found[i];
+      if (slot.requestId !== requestIds[i]) return; // another image or rotation was requested in the meantime
+      slot.map = maps[i];
+      if (slot.rotation % 4 === 0) slot.uprightMap = maps[i];
       slot.stage.classList.remove("busy");
     });
-    if (fresh || !basis) basis = principalAxes(slots.filter((slot) => slot.map).flatMap((slot) => rowsOf(slot.map)));
-    say(point ? "" : "Click a point, or focus an image and use the arrow keys.");
+    if (newBasis || !basis) basis = principalAxes(slots.filter((slot) => slot.map).flatMap((slot) => patchVectors(slot.map)));
+    setStatus(selection ? "" : "Click a patch, or focus an image and use the arrow keys.");
   } catch (error) {
     ready.forEach((slot) => slot.stage.classList.remove("busy"));
-    say(error.message, true);
+    setStatus(error.message, true);
   }
   draw();
 }
 
-async function asFile(slot) {
-  const plain = document.createElement("canvas");
-  [plain.width, plain.height] = turnedSides(slot, Math.min(1, LONGEST / longSide(slot)));
-  drawImage(plain.getContext("2d"), slot);
-  return new Promise((resolve) => plain.toBlob(resolve, "image/png"));
+async function encodePng(slot) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = rotatedSize(slot, Math.min(1, MAX_SIDE / longSide(slot)));
+  drawImage(canvas.getContext("2d"), slot);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-async function request(slot, query) {
+async function requestFeatures(slot, query) {
   const [height, width] = inputSize(slot.canvas.width, slot.canvas.height);
-  const all = new URLSearchParams({ size: `${height}x${width}`, dtype: "float32", ...query });
-  const body = await asFile(slot);
-  return checked(await fetch(`/v1/features?${all}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
+  const parameters = new URLSearchParams({ size: `${height}x${width}`, dtype: "float32", ...query });
+  const body = await encodePng(slot);
+  return requireOk(await fetch(`/v1/features?${parameters}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
 }
 
-async function features(slot) {
+async function fetchMap(slot) {
   const layer = byId("layer").value;
-  const { arrays } = readSafetensors(await (await request(slot, { outputs: layer, format: "safetensors" })).arrayBuffer());
+  const { arrays } = readSafetensors(await (await requestFeatures(slot, { outputs: layer, format: "safetensors" })).arrayBuffer());
   const [dim, height, width] = arrays[layer].shape;
   return { values: arrays[layer].values, dim, height, width };
 }
 
 const longSide = (slot) => Math.max(slot.image.width, slot.image.height);
 
-// Width and height of the image as it is turned.
-function turnedSides(slot, scale) {
+// Return width and height of the rotated image.
+function rotatedSize(slot, scale) {
   const sides = [slot.image.width, slot.image.height].map((side) => Math.max(1, Math.round(side * scale)));
-  return slot.turn % 2 ? sides.reverse() : sides;
+  return slot.rotation % 2 ? sides.reverse() : sides;
 }
 
-function sized(slot) {
-  const scale = Math.min(Math.max(1, SHORTEST / longSide(slot)), LONGEST / longSide(slot)); // small ones are shown larger
-  [slot.canvas.width, slot.canvas.height] = turnedSides(slot, scale);
+function resizeCanvas(slot) {
+  const scale = Math.min(Math.max(1, MIN_SIDE / longSide(slot)), MAX_SIDE / longSide(slot)); // small images are enlarged
+  [slot.canvas.width, slot.canvas.height] = rotatedSize(slot, scale);
   slot.canvas.hidden = false;
-  slot.room.querySelector(".drop").hidden = true;
-  slot.room.querySelectorAll("button").forEach((button) => { button.disabled = false; });
+  slot.section.querySelector(".drop").hidden = true;
+  slot.section.querySelectorAll("button").forEach((button) => { button.disabled = false; });
   drawImage(slot.canvas.getContext("2d"), slot);
 }
 
@@ -129,100 +134,104 @@ function drawImage(context, slot) {
   const { width, height } = context.canvas;
   context.save();
   context.translate(width / 2, height / 2);
-  context.rotate((-slot.turn * Math.PI) / 2);
-  const [w, h] = slot.turn % 2 ? [height, width] : [width, height];
+  context.rotate((-slot.rotation * Math.PI) / 2);
+  const [w, h] = slot.rotation % 2 ? [height, width] : [width, height];
   context.imageSmoothingQuality = "high";
   context.drawImage(slot.image, -w / 2, -h / 2, w, h);
   context.restore();
 }
 
 function draw() {
-  const shown = slots.filter((slot) => slot.map);
-  let vector = null, low = 0, all = new Map();
-  if (point && slots[point.slot].map) {
-    vector = vectorAt(slots[point.slot].map, point.row, point.column);
-    shown.forEach((slot) => all.set(slot, cosines(slot.map, vector)));
-    low = Math.min(...[...all.values()].map((values) => Math.min(...values)));
+  const computed = slots.filter((slot) => slot.map);
+  let vector = null, low = 0;
+  const cosines = new Map();
+  if (selection && slots[selection.slot].map) {
+    vector = vectorAt(slots[selection.slot].map, selection.row, selection.column);
+    computed.forEach((slot) => cosines.set(slot, cosineSimilarities(slot.map, vector)));
+    low = Math.min(...[...cosines.values()].map((values) => Math.min(...values)));
   }
-  for (const slot of shown) {
+  for (const slot of computed) {
     const context = slot.canvas.getContext("2d");
     drawImage(context, slot);
-    if (mode() === "colors" && basis) cover(slot, colorsOf(slot.map, basis));
+    if (mode() === "colors" && basis) drawOverlay(slot, patchColors(slot.map, basis));
     if (mode() === "similarity" && vector) {
-      cover(slot, Array.from(all.get(slot), (value) => heat((value - low) / Math.max(1 - low, 1e-6))));
+      drawOverlay(slot, Array.from(cosines.get(slot), (value) => heatColor((value - low) / Math.max(1 - low, 1e-6))));
     }
-    if (mode() === "similarity" && vector) marks(slot, all.get(slot));
-    slot.facts.textContent = facts(slot);
-    slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} image: ${slot.name}. ${facts(slot)}`);
+    if (mode() === "similarity" && vector) drawMarker(slot, cosines.get(slot));
+    slot.info.textContent = describe(slot);
+    slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} image: ${slot.name}. ${describe(slot)}`);
   }
-  if (vector && mode() === "similarity") announce(all);
+  if (vector && mode() === "similarity") announce(cosines);
 }
 
-function cover(slot, colors) {
-  const { width, height } = slot.map, small = document.createElement("canvas");
-  [small.width, small.height] = [width, height];
+// Draw one color per patch over the image.
+function drawOverlay(slot, colors) {
+  const { width, height } = slot.map, overlay = document.createElement("canvas");
+  [overlay.width, overlay.height] = [width, height];
   const image = new ImageData(width, height);
-  colors.forEach((color, cell) => image.data.set([...color, 255], 4 * cell));
-  small.getContext("2d").putImageData(image, 0, 0);
+  colors.forEach((color, patch) => image.data.set([...color, 255], 4 * patch));
+  overlay.getContext("2d").putImageData(image, 0, 0);
   const context = slot.canvas.getContext("2d");
   context.save();
-  context.globalAlpha = Number(byId("strength").value) / 100;
+  context.globalAlpha = Number(byId("opacity").value) / 100;
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, slot.canvas.width, slot.canvas.height);
+  context.drawImage(overlay, 0, 0, slot.canvas.width, slot.canvas.height);
   context.restore();
 }
 
-// The point that was chosen, or the cell that is most like it.
-function marks(slot, values) {
+// Outline the selected patch (solid), or the patch that is most similar to it (dashed).
+function drawMarker(slot, values) {
   const best = values.indexOf(Math.max(...values));
-  const chosen = slot.index === point.slot;
-  const cell = chosen ? [point.column, point.row] : [best % slot.map.width, Math.floor(best / slot.map.width)];
+  const isSelected = slot.index === selection.slot;
+  const [column, row] = isSelected ? [selection.column, selection.row] : [best % slot.map.width, Math.floor(best / slot.map.width)];
   const context = slot.canvas.getContext("2d");
   const w = slot.canvas.width / slot.map.width, h = slot.canvas.height / slot.map.height;
   for (const [color, line] of [["#000", 6], ["#fff", 3]]) {
     context.strokeStyle = color;
     context.lineWidth = (line * slot.canvas.width) / Math.max(300, slot.canvas.clientWidth);
-    context.setLineDash(chosen ? [] : [w / 3, w / 6]);
-    context.strokeRect(cell[0] * w, cell[1] * h, w, h);
+    context.setLineDash(isSelected ? [] : [w / 3, w / 6]);
+    context.strokeRect(column * w, row * h, w, h);
   }
 }
 
-function facts(slot) {
-  const parts = [`${slot.map.height} x ${slot.map.width} cells of ${slot.map.dim}`];
-  if (slot.turn % 4) {
-    parts.push(`turned ${90 * slot.turn}° left`);
-    if (slot.upright) {
-      const back = turned(slot.map, 4 - slot.turn);
-      if (back.height === slot.upright.height && back.width === slot.upright.width) {
-        parts.push(`cosine with the upright features ${agreement(back, slot.upright).toFixed(3)}`);
+// Return the size of the map, and the similarity of the rotated features to the upright ones.
+function describe(slot) {
+  const parts = [`${slot.map.height} x ${slot.map.width} patches of ${slot.map.dim} dimensions`];
+  if (slot.rotation % 4) {
+    parts.push(`rotated ${90 * slot.rotation}° left`);
+    if (slot.uprightMap) {
+      const unrotated = rot90(slot.map, 4 - slot.rotation);
+      if (unrotated.height === slot.uprightMap.height && unrotated.width === slot.uprightMap.width) {
+        parts.push(`cosine with the upright features ${meanCosine(unrotated, slot.uprightMap).toFixed(3)}`);
       }
     }
   }
   return parts.join(", ");
 }
 
-function announce(all) {
-  const other = slots[1 - point.slot];
-  const here = `Row ${point.row + 1}, column ${point.column + 1} of the ${NAMES[point.slot].toLowerCase()} image.`;
-  if (!all.has(other)) return say(here);
-  const values = all.get(other), best = values.indexOf(Math.max(...values));
-  const where = `row ${Math.floor(best / other.map.width) + 1}, column ${(best % other.map.width) + 1}`;
-  say(`${here} Most like it in the other: ${where}, cosine ${values[best].toFixed(3)}.`);
+// Report the selected patch and the most similar one of the other image in the status line.
+function announce(cosines) {
+  const other = slots[1 - selection.slot];
+  const selected = `Row ${selection.row + 1}, column ${selection.column + 1} of the ${NAMES[selection.slot].toLowerCase()} image.`;
+  if (!cosines.has(other)) return setStatus(selected);
+  const values = cosines.get(other), best = values.indexOf(Math.max(...values));
+  const position = `row ${Math.floor(best / other.map.width) + 1}, column ${(best % other.map.width) + 1}`;
+  setStatus(`${selected} Most similar in the other image: ${position}, cosine ${values[best].toFixed(3)}.`);
 }
 
-// What people do
+// User input
 
-function choose(slot, row, column) {
+function selectPatch(slot, row, column) {
   if (!slot.map) return;
-  const within = (value, most) => Math.max(0, Math.min(most - 1, value));
-  point = { slot: slot.index, row: within(row, slot.map.height), column: within(column, slot.map.width) };
+  const clamp = (value, length) => Math.max(0, Math.min(length - 1, value));
+  selection = { slot: slot.index, row: clamp(row, slot.map.height), column: clamp(column, slot.map.width) };
   document.querySelector("input[value=similarity]").checked = true;
   draw();
 }
 
-function turn(slot, by) {
-  slot.turn = (slot.turn + by + 4) % 4;
-  point = null;
+function rotate(slot, quarters) {
+  slot.rotation = (slot.rotation + quarters + 4) % 4;
+  selection = null;
   if (mode() === "similarity") document.querySelector("input[value=colors]").checked = true;
   compute([slot], false);
 }
@@ -230,7 +239,7 @@ function turn(slot, by) {
 async function save(slot, kind) {
   try {
     const content = kind === "npz"
-      ? await (await request(slot, { outputs: `embedding,${byId("layer").value}`, format: "npz" })).blob()
+      ? await (await requestFeatures(slot, { outputs: `embedding,${byId("layer").value}`, format: "npz" })).blob()
       : await new Promise((resolve) => slot.canvas.toBlob(resolve, "image/png"));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(content);
@@ -238,85 +247,86 @@ async function save(slot, kind) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   } catch (error) {
-    say(error.message, true);
+    setStatus(error.message, true);
   }
 }
 
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-function move(slot, event) {
+const ARROW_STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+function onKey(slot, event) {
   if (event.key === "Escape") {
-    point = null;
+    selection = null;
     document.querySelector("input[value=colors]").checked = true;
     return draw();
   }
-  if (!STEPS[event.key] || !slot.map) return undefined;
+  if (!ARROW_STEPS[event.key] || !slot.map) return undefined;
   event.preventDefault();
-  const here = point?.slot === slot.index ? point : null;
-  const from = here ?? { row: slot.map.height >> 1, column: slot.map.width >> 1 };
-  const step = here ? STEPS[event.key] : [0, 0];
-  return choose(slot, from.row + step[0], from.column + step[1]);
+  const current = selection?.slot === slot.index ? selection : null;
+  const start = current ?? { row: slot.map.height >> 1, column: slot.map.width >> 1 };
+  const step = current ? ARROW_STEPS[event.key] : [0, 0];
+  return selectPatch(slot, start.row + step[0], start.column + step[1]);
 }
 
 for (const slot of slots) {
   slot.canvas.addEventListener("click", (event) => {
     if (!slot.map) return;
     const box = slot.canvas.getBoundingClientRect();
-    const share = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width];
-    choose(slot, Math.floor(share[0] * slot.map.height), Math.floor(share[1] * slot.map.width));
+    const row = Math.floor(((event.clientY - box.top) / box.height) * slot.map.height);
+    const column = Math.floor(((event.clientX - box.left) / box.width) * slot.map.width);
+    selectPatch(slot, row, column);
   });
-  slot.canvas.addEventListener("keydown", (event) => move(slot, event));
-  slot.room.addEventListener("dragover", (event) => { event.preventDefault(); slot.stage.classList.add("over"); });
-  slot.room.addEventListener("dragleave", () => slot.stage.classList.remove("over"));
-  slot.room.addEventListener("drop", (event) => {
+  slot.canvas.addEventListener("keydown", (event) => onKey(slot, event));
+  slot.section.addEventListener("dragover", (event) => { event.preventDefault(); slot.stage.classList.add("over"); });
+  slot.section.addEventListener("dragleave", () => slot.stage.classList.remove("over"));
+  slot.section.addEventListener("drop", (event) => {
     event.preventDefault();
     slot.stage.classList.remove("over");
     const file = event.dataTransfer.files[0];
-    if (file) take(slot, file, file.name);
+    if (file) loadImage(slot, file, file.name);
   });
-  slot.room.querySelectorAll("input[type=file]").forEach((input) => input.addEventListener("change", () => {
-    if (input.files[0]) take(slot, input.files[0], input.files[0].name);
+  slot.section.querySelectorAll("input[type=file]").forEach((input) => input.addEventListener("change", () => {
+    if (input.files[0]) loadImage(slot, input.files[0], input.files[0].name);
     input.value = "";
   }));
-  slot.room.querySelectorAll("[data-turn]").forEach((button) => {
-    button.addEventListener("click", () => turn(slot, Number(button.dataset.turn)));
+  slot.section.querySelectorAll("[data-rotate]").forEach((button) => {
+    button.addEventListener("click", () => rotate(slot, Number(button.dataset.rotate)));
   });
-  slot.room.querySelectorAll("[data-save]").forEach((button) => {
+  slot.section.querySelectorAll("[data-save]").forEach((button) => {
     button.addEventListener("click", () => save(slot, button.dataset.save));
   });
 }
-// A file dropped beside the places would replace the page.
+// A file dropped beside the image areas would otherwise replace the page.
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
-  if (input.value === "similarity" && !point) say("Click a point, or focus an image and use the arrow keys.");
+  if (input.value === "similarity" && !selection) setStatus("Click a patch, or focus an image and use the arrow keys.");
   draw();
 }));
-byId("strength").addEventListener("input", draw);
+byId("opacity").addEventListener("input", draw);
 for (const id of ["layer", "size"]) {
-  byId(id).addEventListener("change", () => { point = null; basis = null; slots.forEach((s) => { s.upright = null; }); compute(slots, true); });
+  byId(id).addEventListener("change", () => { selection = null; basis = null; slots.forEach((s) => { s.uprightMap = null; }); compute(slots, true); });
 }
 
 async function showSamples() {
-  const names = await (await checked(await fetch("/samples"))).json();
-  byId("samples-room").hidden = !names.length;
+  const names = await (await requireOk(await fetch("/samples"))).json();
+  byId("samples-section").hidden = !names.length;
   byId("samples").replaceChildren(...names.map((name, index) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button";
     button.dataset.sample = index;
     Object.assign(image, { src: `/samples/${index}`, alt: name, loading: "lazy" });
     button.append(image);
-    button.addEventListener("click", () => pick(slots[Number(byId("target").value)], index, name));
+    button.addEventListener("click", () => loadSample(slots[Number(byId("target").value)], index, name));
     return button;
   }));
-  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].image ? null : pick(slots[index], index, name))));
+  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].image ? null : loadSample(slots[index], index, name))));
 }
 
-async function pick(slot, index, name) {
+async function loadSample(slot, index, name) {
   try {
-    await take(slot, await (await checked(await fetch(`/samples/${index}`))).blob(), name);
+    await loadImage(slot, await (await requireOk(await fetch(`/samples/${index}`))).blob(), name);
   } catch (error) {
-    say(error.message, true);
+    setStatus(error.message, true);
   }
 }
 
-begin().catch((error) => say(error.message, true));
+initialize().catch((error) => setStatus(error.message, true));
