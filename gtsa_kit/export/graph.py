@@ -1,4 +1,4 @@
-"""The encoder as exporters want it: tensors in, a plain tuple out. Export wraps the model and never edits it."""
+"""Module that is exported: it copies the encoder's weights, takes a tensor and returns a tuple of tensors."""
 
 import copy
 from typing import Any, Literal
@@ -13,17 +13,18 @@ from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import resample_positions
 
 CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
+"""Keys of the two parts of the position embeddings."""
 Attention = Literal["fused", "explicit"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""What matrix products run in, if not in float32; quantized graphs are float32 graphs that are quantized afterwards."""
+"""Dtypes of matrix products by precision; other precisions export a float32 graph (int8 and fp8 quantize it later)."""
 
 
 class ExportGraph(nn.Module):
-    """Images to (embedding, feature_map, one map for each layer asked for), all float32.
+    """Encoder that maps images to (embedding, feature_map, one map for each requested layer), all float32.
 
-    In fp16 and bf16 the weights and inputs of matrix products are cast; the residual stream, LayerNorm, softmax and
-    the pooled mean stay float32, as do input and output. A cast is a node of the graph, so that strongly typed
-    runtimes (TensorRT 11) compute what was checked here.
+    In fp16 and bf16 the weights and inputs of matrix products are cast; the residual stream, LayerNorm, softmax,
+    the pooled mean, input and output stay float32. Casts are nodes of the graph, so strongly typed runtimes
+    (TensorRT 11) compute in the types that the parity gate checked.
     """
 
     def __init__(
@@ -32,18 +33,22 @@ class ExportGraph(nn.Module):
         """Copy the encoder's weights.
 
         Args:
-            encoder: In float32; it is left as it is.
-            options: Precision, fixed size, layers and input type are built into the graph.
-            attention: "fused" leaves it to the runtime's own kernel (its softmax is float32 inside); "explicit" spells
-                it out, scaled before the product, which ONNX Runtime runs faster than the exporter's own spelling.
-            split_qkv: Three projections in place of one that is cut in three: OpenVINO then fuses the rest.
+            encoder: Encoder in float32; it is not modified.
+            options: Precision, fixed size, layers and input type of the graph.
+            attention: "fused" exports one attention operator, whose kernel computes softmax in float32; "explicit"
+                exports products and softmax, with the scale before the product, which ONNX Runtime runs faster than
+                the exporter's own decomposition.
+            split_qkv: Export three projections in place of one that is split; OpenVINO then fuses attention.
+
+        Raises:
+            ValueError: A layer does not exist.
         """
         super().__init__()
         if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
             raise ValueError(f"layers lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
         vit = copy.deepcopy(encoder).float().cpu().vit
         self.dtype = DTYPES.get(options.precision, torch.float32)
-        self.layers, self.bytes_in = options.layers, options.input == "uint8"
+        self.layers, self.uint8_input = options.layers, options.input == "uint8"
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
         self.positions = Positions(vit.pos_embed, options)
         self.cls_token, self.norm = vit.cls_token, vit.norm
@@ -55,11 +60,10 @@ class ExportGraph(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) float32, normalized; or (B, H, W, 3) uint8 where the options say so."""
-        if self.bytes_in:
-            images = (
-                images.float().permute(0, 3, 1, 2) / 255 - self.mean
-            ) / self.std  # TensorRT moves no bytes, only numbers
+        """Compute features of images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        if self.uint8_input:
+            # The cast precedes the permutation: TensorRT does not permute uint8.
+            images = (images.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         h, w = images.shape[2] // PATCH, images.shape[3] // PATCH
         class_token = self.cls_token.expand(images.shape[0], -1, -1)
         x = torch.cat([class_token, self.patches(images)], dim=1) + self.positions(h, w)  # (B, 1 + h*w, D)
@@ -73,23 +77,23 @@ class ExportGraph(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """(B, 3, H, W) to (B, h*w, D) float32.
+    """Patch embedding: (B, 3, H, W) to (B, h*w, D) float32.
 
-    In half precision a matrix product: ONNX has no bf16 convolution before opset 22.
+    In half precision it is a matrix product: ONNX has no bf16 convolution before opset 22.
     """
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.halved = dtype != torch.float32
+        self.half_precision = dtype != torch.float32
         self.proj: nn.Module = conv
-        if self.halved:
+        if self.half_precision:
             linear = nn.Linear(conv.weight[0].numel(), conv.out_channels)
             linear.weight.data, linear.bias.data = conv.weight.data.flatten(1), conv.bias.data  # type: ignore[union-attr]
             self.proj = CastLinear(linear, dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Height and width are multiples of the patch."""
-        if not self.halved:
+        """Embed images whose height and width are multiples of the patch size."""
+        if not self.half_precision:
             return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
         b, c, height, width = images.shape
         patches = images.reshape(b, c, height // PATCH, PATCH, width // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5)
@@ -98,7 +102,7 @@ class PatchProjection(nn.Module):
 
 
 class Positions(nn.Module):
-    """Position embeddings of the class token and the patches; a constant where the size is fixed."""
+    """Position embeddings of the class token and the patches; a constant if the size is fixed."""
 
     def __init__(self, pos_embed: Tensor, options: ExportOptions) -> None:
         super().__init__()
@@ -109,13 +113,13 @@ class Positions(nn.Module):
         self.class_position, self.patches = nn.Parameter(class_position), nn.Parameter(patches)
 
     def forward(self, h: int, w: int) -> Tensor:
-        """(1 + h*w, D) for a grid of h x w."""
+        """Return (1 + h*w, D) for a grid of h x w patches."""
         patches = self.patches if self.fixed else resample_positions(self.patches, h, w)
         return torch.cat([self.class_position, patches])
 
 
 class CastLinear(nn.Module):
-    """A Linear whose weights, input and output have another type."""
+    """Linear layer whose weights, input and output have another dtype."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -123,7 +127,7 @@ class CastLinear(nn.Module):
         self.linear = linear.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         return self.linear(_cast(x, self.dtype))  # type: ignore[no-any-return]
 
 
@@ -143,7 +147,7 @@ class ExportBlock(nn.Module):
         self.fc1, self.fc2 = CastLinear(block.mlp.fc1, dtype), CastLinear(block.mlp.fc2, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to the same."""
+        """Map (B, N, D) to (B, N, D)."""
         x = x + self.proj(self._attend(self.norm1(x)))
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
@@ -162,7 +166,7 @@ class ExportBlock(nn.Module):
 
 
 def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
-    """One Linear as several that make equal shares of its output."""
+    """Split a linear layer into several that each compute an equal part of its output."""
     result = []
     for weight, bias in zip(linear.weight.chunk(parts), linear.bias.chunk(parts), strict=True):
         part = nn.Linear(linear.in_features, len(weight))
@@ -172,12 +176,12 @@ def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(B, h*w, D) to (B, D, h, w)."""
+    """Reshape (B, h*w, D) to (B, D, h, w)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
 def example_input(options: ExportOptions) -> Tensor:
-    """An input to trace with: no two of its dynamic sizes are equal, so that none is taken for another."""
+    """Return an input to trace with; its dynamic sizes differ, so that torch.export does not identify two of them."""
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(96), options.width.clamp(64)
     if options.input == "uint8":
@@ -186,7 +190,7 @@ def example_input(options: ExportOptions) -> Tensor:
 
 
 def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
-    """What torch.export may not take for constant, by axis of the input; sizes as multiples of the patch."""
+    """Return the dynamic axes of the input for torch.export; height and width are multiples of the patch size."""
     axes: dict[int, Any] = {}
     first = 1 if options.input == "uint8" else 2
     if not options.batch.fixed:
@@ -199,19 +203,19 @@ def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
 
 
 def split_position_embeddings(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's weights under timm's key names, as a dynamic graph holds them: position embeddings are two."""
+    """Return the encoder's weights by timm's keys, the position embeddings in two parts as in a dynamic graph."""
     weights = dict(encoder.vit.state_dict())
     positions = weights.pop("pos_embed")
     return {**weights, CLASS_POSITION: positions[0, :1], PATCH_POSITIONS: positions[0, 1:]}
 
 
-def join_position_embeddings(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `split_position_embeddings`."""
-    weights = dict(parts)
-    first, rest = weights.pop(CLASS_POSITION), weights.pop(PATCH_POSITIONS)
-    return {**weights, "pos_embed": torch.cat([first, rest])[None]}
+def join_position_embeddings(split: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the two parts of the position embeddings; the inverse of `split_position_embeddings`."""
+    weights = dict(split)
+    class_position, patches = weights.pop(CLASS_POSITION), weights.pop(PATCH_POSITIONS)
+    return {**weights, "pos_embed": torch.cat([class_position, patches])[None]}
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Leaves no node where there is nothing to do."""
+    """Cast without adding a node to the graph if the dtype is right already."""
     return x if x.dtype == dtype else x.to(dtype)

@@ -139,14 +139,14 @@ def test_a_foreign_graph(foreign: Path) -> None:
     ]
     assert [word for remark in graph.remarks for word in remark.split(",")[0].split(" (")[:1]] == [
         "1 antialiased Resize",
-        "quantized as it runs",
+        "dynamic quantization",
         "operators of com.microsoft",
         "fp16 weights",
         "int8 weights",
-        "no dynamic axes: it takes one shape and no other",
+        "no dynamic axes: the graph takes one shape alone",
     ]
     table = call(foreign)
-    assert "1 antialiased Resize, which TensorRT refuses" in table
+    assert "1 antialiased Resize, which TensorRT rejects" in table
     assert "x  float32 (1, 3, 8, 8)" in table
     assert json.loads(call(foreign, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gtsa_kit.export.formats.frameworks import FrameworkReport, export_framework, without_class_token
+from gtsa_kit.export.formats.frameworks import FrameworkReport, detectron2_features, export_framework
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.models.checkpoint_import import open_weights
@@ -55,9 +55,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages) -> 
     root = tmp_path_factory.mktemp("frameworks")
 
     @cache
-    def export(name: str, form: str) -> tuple[Path, FrameworkReport]:
-        folder = root / name / form
-        return folder, export_framework(encoder_of(name), form, folder, scenes)
+    def export(name: str, framework: str) -> tuple[Path, FrameworkReport]:
+        folder = root / name / framework
+        return folder, export_framework(encoder_of(name), framework, folder, scenes)
 
     return export
 
@@ -75,26 +75,26 @@ def tokens_of(encoder: Encoder, images: Tensor) -> Tensor:
 # --- what is written ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FRAMEWORKS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("name", ["vit_test", "vit_small"])
-def test_every_framework_computes_the_same(name: str, form: str, exported: Any) -> None:
-    folder, report = exported(name, form)
+def test_every_framework_computes_the_same(name: str, framework: str, exported: Any) -> None:
+    folder, report = exported(name, framework)
     assert report.parity.passed
     assert report.parity.worst.max_abs < 1e-4
     assert {d.output for d in report.parity.differences} == {"embedding", "feature_map"}
     assert {(d.batch, d.height, d.width) for d in report.parity.differences} == {(2, 224, 224)}
     assert "matplotlib" in report.parity.images
     assert all(d.image.startswith("crop at") for d in report.parity.differences)
-    assert {path.name for path in folder.iterdir()} == FILES[form] | {"gtsa.json"}
-    assert set(report.files) == FILES[form]
+    assert {path.name for path in folder.iterdir()} == FILES[framework] | {"gtsa.json"}
+    assert set(report.files) == FILES[framework]
     assert json.loads((folder / "gtsa.json").read_text()) == report.model_dump(mode="json")
     assert report.architecture["name"] == name
     assert report.preprocessing["mean"] == (0.485, 0.456, 0.406)
 
 
-def test_the_report_says_who_read_it_back(exported: Any) -> None:
-    def read(form: str) -> str:
-        return exported("vit_test", form)[1].parity.runtime
+def test_the_report_names_the_runtime(exported: Any) -> None:
+    def read(framework: str) -> str:
+        return exported("vit_test", framework)[1].parity.runtime
 
     assert read("timm") == f"timm {timm.__version__}"
     assert read("mmseg") == "torch functions on mmsegmentation's key names"
@@ -138,13 +138,13 @@ KEYS: dict[str, tuple[str, list[str], str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("form", KEYS)
+@pytest.mark.parametrize("framework", KEYS)
 @pytest.mark.parametrize("name", ["vit_test", "vit_small"])
-def test_keys_are_those_of_the_framework(name: str, form: str, exported: Any) -> None:
-    content = torch.load(next(exported(name, form)[0].glob("*.pth")), weights_only=True)
-    assert list(content) == ["model" if form == "detectron2" else "state_dict"]
+def test_keys_are_those_of_the_framework(name: str, framework: str, exported: Any) -> None:
+    content = torch.load(next(exported(name, framework)[0].glob("*.pth")), weights_only=True)
+    assert list(content) == ["model" if framework == "detectron2" else "state_dict"]
     (weights,) = content.values()
-    assert set(weights) == keys_of(*KEYS[form], BLOCKS[name])
+    assert set(weights) == keys_of(*KEYS[framework], BLOCKS[name])
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert all(tensor.is_contiguous() for tensor in weights.values())
     width = ARCHITECTURES[name].width  # type: ignore[index]
@@ -169,7 +169,7 @@ def test_timm_loads_it_strictly(exported: Any) -> None:
     )
 
 
-def test_timms_transform_is_ours(exported: Any) -> None:
+def test_transform_of_timm_matches_the_preprocessing(exported: Any) -> None:
     folder, _ = exported("vit_small", "timm")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -178,10 +178,10 @@ def test_timms_transform_is_ours(exported: Any) -> None:
 
 
 def test_timm_with_another_head_count_grid_and_a_classifier(tmp_path: Path, scenes: ParityImages) -> None:
-    about = Architecture(
+    architecture = Architecture(
         "vit_test", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4, "img_size": 384}
     )
-    encoder = varied(about, Preprocessing(384))
+    encoder = varied(architecture, Preprocessing(384))
     report = export_framework(encoder, "timm", tmp_path, scenes)
     assert report.parity.passed
     assert report.parity.worst.height == 384
@@ -204,11 +204,11 @@ def test_transformers_loads_it_with_nothing_missing(name: str, exported: Any) ->
     assert model.config.layer_norm_eps == model.layernorm.eps == 1e-6
     assert model.config.num_attention_heads == ARCHITECTURES[name].heads  # type: ignore[index]
     images = images_of()
-    found = model.eval()(images).last_hidden_state[:, 1:]
-    torch.testing.assert_close(found, tokens_of(encoder_of(name), images), rtol=0, atol=1e-5)
+    actual = model.eval()(images).last_hidden_state[:, 1:]
+    torch.testing.assert_close(actual, tokens_of(encoder_of(name), images), rtol=0, atol=1e-5)
 
 
-def test_transformers_prepares_images_as_we_do(exported: Any) -> None:
+def test_preprocessing_of_transformers_matches(exported: Any) -> None:
     transformers = pytest.importorskip("transformers")
     processor = transformers.AutoImageProcessor.from_pretrained(exported("vit_test", "hf")[0])
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
@@ -219,19 +219,19 @@ def test_transformers_prepares_images_as_we_do(exported: Any) -> None:
     assert np.abs(theirs - ours).max() < 1.5 / 255 / 0.224
 
 
-def test_without_transformers_our_reader_stands_in(
+def test_checkpoint_import_replaces_missing_transformers(
     tmp_path: Path, scenes: ParityImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gtsa_kit.export.formats import reference_models as readback
+    from gtsa_kit.export.formats import reference_models
 
-    monkeypatch.setattr(readback.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(reference_models.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setitem(sys.modules, "transformers", None)
     report = export_framework(encoder_of("vit_test"), "hf", tmp_path, scenes)
     assert report.parity.passed
-    assert report.parity.runtime == "gtsa-kit's own reader, since transformers is not installed"
+    assert report.parity.runtime == "gtsa-kit's checkpoint import, since transformers is not installed"
 
 
-def test_the_names_on_the_hub(exported: Any) -> None:
+def test_key_names_of_the_hub(exported: Any) -> None:
     from safetensors import safe_open
 
     inside = ["attention.attention.query.", "attention.attention.key.", "attention.attention.value."]
@@ -301,7 +301,7 @@ class Segmenter(nn.Module):
 
 
 @torch.no_grad()
-def test_mmseg_in_modules_of_torchs_own(exported: Any) -> None:
+def test_mmseg_weights_in_modules_of_torch(exported: Any) -> None:
     content = torch.load(exported("vit_small", "mmseg")[0] / "encoder_mmseg.pth", weights_only=True)
     model = Segmenter(384, 12, 6).eval()
     model.load_state_dict(content["state_dict"], strict=True)
@@ -314,12 +314,12 @@ def test_detectron2_features_of_a_large_scale_pass(tmp_path: Path, scenes: Parit
     with torch.no_grad():
         for block in encoder.vit.blocks:
             block.mlp.fc2.weight *= 3000  # as trained networks may have them where no norm follows
-        assert float(without_class_token(encoder, images_of()).feature_map.std()) > 500
+        assert float(detectron2_features(encoder, images_of()).feature_map.std()) > 500
     assert export_framework(encoder, "detectron2", tmp_path, scenes).parity.passed
 
 
 @torch.no_grad()
-def test_detectron2_in_timms_blocks(exported: Any) -> None:
+def test_detectron2_weights_in_blocks_of_timm(exported: Any) -> None:
     content = torch.load(exported("vit_small", "detectron2")[0] / "encoder_detectron2.pth", weights_only=True)
     weights = {name.removeprefix("backbone.net."): tensor for name, tensor in content["model"].items()}
     model = timm.create_model("vit_small_patch16_224", num_classes=0).eval()
@@ -330,29 +330,31 @@ def test_detectron2_in_timms_blocks(exported: Any) -> None:
     x = model.blocks(model.patch_embed(images) + model.pos_embed[:, 1:])
     from gtsa_kit.export.formats.reference_models import run_detectron2
 
-    found = run_detectron2(weights, images, heads=6, eps=1e-6).flatten(2).mT
-    torch.testing.assert_close(found, x, rtol=0, atol=1e-5 * float(x.abs().max()))
+    actual = run_detectron2(weights, images, heads=6, eps=1e-6).flatten(2).mT
+    torch.testing.assert_close(actual, x, rtol=0, atol=1e-5 * float(x.abs().max()))
 
 
 # --- back again -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("form", "layout"), [("timm", "timm"), ("hf", "hf"), ("mmseg", "mmseg"), ("mmdet", "mmpretrain")]
+    ("framework", "origin"), [("timm", "timm"), ("hf", "hf"), ("mmseg", "mmseg"), ("mmdet", "mmpretrain")]
 )
-def test_open_weights_reads_it_back(form: str, layout: str, tmp_path: Path, scenes: ParityImages) -> None:
-    about = Architecture(
+def test_open_weights_reads_exported_checkpoints(
+    framework: str, origin: str, tmp_path: Path, scenes: ParityImages
+) -> None:
+    architecture = Architecture(
         "vit_test", "vit_tiny_patch16_224", 64, 2, 4, {"embed_dim": 64, "depth": 2, "num_heads": 4}, norm_eps=1e-5
     )
-    if form == "timm":  # whose config cannot say eps
-        about = Architecture(**{**vars(about), "norm_eps": 1e-6})
-    seen = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bilinear, antialiased")
-    encoder = varied(about, seen)
-    report = export_framework(encoder, form, tmp_path, scenes)
+    if framework == "timm":  # whose config cannot say eps
+        architecture = Architecture(**{**vars(architecture), "norm_eps": 1e-6})
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bilinear, antialiased")
+    encoder = varied(architecture, preprocessing)
+    report = export_framework(encoder, framework, tmp_path, scenes)
     opened = open_weights(tmp_path / report.files[0])
-    assert opened.origin == layout
-    assert opened.encoder.architecture == about
-    assert opened.encoder.preprocessing == seen
+    assert opened.origin == origin
+    assert opened.encoder.architecture == architecture
+    assert opened.encoder.preprocessing == preprocessing
     assert "assumed" not in opened.note
     ours = encoder.vit.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in opened.encoder.vit.state_dict().items())
@@ -374,7 +376,7 @@ def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Pat
 # --- refusals and failures ------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_replaced_unasked(tmp_path: Path, scenes: ParityImages) -> None:
+def test_files_are_replaced_with_force_alone(tmp_path: Path, scenes: ParityImages) -> None:
     encoder = encoder_of("vit_test")
     with pytest.raises(ValueError, match="unknown framework 'keras'; choose one of timm, hf, mmseg, mmdet, detectron2"):
         export_framework(encoder, "keras", tmp_path, scenes)
@@ -388,9 +390,9 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, scenes: ParityImages) -> No
         export_framework(encoder, "timm", tmp_path / "config.json", scenes)
 
 
-@pytest.mark.parametrize("form", FRAMEWORKS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_wrong_file_fails_the_comparison(
-    form: str, tmp_path: Path, scenes: ParityImages, monkeypatch: pytest.MonkeyPatch
+    framework: str, tmp_path: Path, scenes: ParityImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gtsa_kit.export.formats import frameworks
 
@@ -398,8 +400,8 @@ def test_a_wrong_file_fails_the_comparison(
         spoilt = {name: w * 1.01 if name == "blocks.1.attn.proj.weight" else w for name, w in weights.items()}
         write(encoder, spoilt, folder)
 
-    write, files = frameworks.WRITERS[form]
-    monkeypatch.setattr(frameworks, "WRITERS", {form: (spoil, files)})
-    report = export_framework(encoder_of("vit_test"), form, tmp_path, scenes)
+    write, files = frameworks.WRITERS[framework]
+    monkeypatch.setattr(frameworks, "WRITERS", {framework: (spoil, files)})
+    report = export_framework(encoder_of("vit_test"), framework, tmp_path, scenes)
     assert not report.parity.passed
     assert not json.loads((tmp_path / "gtsa.json").read_text())["parity"]["passed"]

@@ -25,7 +25,7 @@ from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.manifest import Manifest, manifest_path
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
-from gtsa_kit.export.runtime import onnx_sessions
+from gtsa_kit.export.runtime import onnx_gpu_sessions, onnx_sessions
 from gtsa_kit.export.runtime.providers import (
     FallbackWarning,
     ProviderRequest,
@@ -56,7 +56,7 @@ class FakeSession:
 
     made: list["FakeSession"]
     holds: Callable[[list[str]], list[str]]
-    astray: tuple[str, ...] = ()
+    unassigned: tuple[str, ...] = ()
 
     def __init__(self, model: Any, settings: Any, providers: Any = (), enable_fallback: int = 1) -> None:
         self.options = dict(one if isinstance(one, tuple) else (one, {}) for one in providers)
@@ -71,7 +71,7 @@ class FakeSession:
         return type(self).holds([*self.names, *(["CPUExecutionProvider"] if self.devices else [])])
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        nodes = [types.SimpleNamespace(op_type=name) for name in type(self).astray]
+        nodes = [types.SimpleNamespace(op_type=name) for name in type(self).unassigned]
         part = types.SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes)
         return [part]
 
@@ -129,8 +129,8 @@ def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provid
 
 def test_tensorrt_is_told_what_types_the_graph_has(tiny: Encoder) -> None:
     for precision in ("fp16", "bf16", "int8"):
-        told = provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, None)
-        assert {name for name in told if name.endswith("_enable")} == {f"trt_{precision}_enable"}
+        options = provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, None)
+        assert {name for name in options if name.endswith("_enable")} == {f"trt_{precision}_enable"}
     assert not [name for name in provider_options("tensorrt", manifest_for(tiny), 0, None) if "enable" in name]
     rtx = provider_options("tensorrt-rtx", manifest_for(tiny, precision="fp16"), 0, None)
     assert all(name == "device_id" or "_profile_" in name for name in rtx)
@@ -167,7 +167,7 @@ def test_what_is_missing_is_said(tiny_onnx: Path, provider: str, says: str) -> N
 def test_a_session_that_went_to_the_processor_by_itself_is_noticed(
     tiny_onnx: Path, provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx_sessions, "unavailable_reason", lambda provider: "")
+    monkeypatch.setattr(onnx_gpu_sessions, "unavailable_reason", lambda provider: "")
     with pytest.raises(ProviderUnavailable, match=rf"{provider} provider: lib\S+ can't be loaded; .*install"):
         load(tiny_onnx, provider=provider)
     assert capfd.readouterr() == ("", "")
@@ -215,7 +215,7 @@ def test_a_gpu_runs_what_is_asked_of_it(fake: type[FakeSession], tiny_onnx: Path
         assert runner(batch).embedding.shape == (3, 64)
     load(tiny_onnx, "cuda:1", "tensorrt", fallback=True)
     assert list(fake.made[-1].options) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
-    assert {told["device_id"] for told in fake.made[-1].options.values()} == {"1"}
+    assert {options["device_id"] for options in fake.made[-1].options.values()} == {"1"}
 
 
 def test_beyond_the_profile_is_refused_in_words(fake: type[FakeSession], tiny_onnx: Path) -> None:
@@ -241,11 +241,11 @@ def test_auto_says_when_a_gpu_is_left_idle(fake: type[FakeSession], tiny_onnx: P
 
 
 def test_costly_operators_elsewhere_are_a_fallback_too(fake: type[FakeSession], tiny_onnx: Path) -> None:
-    fake.astray = ("MatMul", "Shape", "MatMul", "Softmax")
-    with pytest.raises(ProviderUnavailable, match="does not take 2 MatMul, 1 Softmax"):
+    fake.unassigned = ("MatMul", "Shape", "MatMul", "Softmax")
+    with pytest.raises(ProviderUnavailable, match="does not support 2 MatMul, 1 Softmax"):
         load(tiny_onnx, provider="tensorrt")
     assert load(tiny_onnx, provider="tensorrt", fallback=True).provider.endswith("2 MatMul, 1 Softmax elsewhere")
-    fake.astray = ("Shape", "Gather")
+    fake.unassigned = ("Shape", "Gather")
     assert load(tiny_onnx, provider="tensorrt").provider.endswith("TensorrtExecutionProvider")
 
 
@@ -253,11 +253,11 @@ def test_onnx_runtime_tells_where_operators_go(tiny_onnx: Path) -> None:
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = REAL(str(tiny_onnx), settings, providers=["CPUExecutionProvider"])
-    counted = onnx_sessions.unassigned_ops(session, "CUDAExecutionProvider")
+    counted = onnx_gpu_sessions.unassigned_ops(session, "CUDAExecutionProvider")
     operators = [node.op_type for node in onnx.load(tiny_onnx).graph.node]
     assert counted["Softmax"] == operators.count("Softmax") == 2
     assert counted["Conv"] == operators.count("Conv") == 1
-    assert not onnx_sessions.unassigned_ops(session, "CPUExecutionProvider")
+    assert not onnx_gpu_sessions.unassigned_ops(session, "CPUExecutionProvider")
 
 
 def test_rtx_comes_as_a_plugin_too(
@@ -303,10 +303,10 @@ def test_engines_of_two_encoders_do_not_meet(fake: type[FakeSession], tiny_onnx:
     folders = []
     for path in (tiny_onnx, other, tiny_onnx):
         load(path, provider="tensorrt", engine_cache=kept)
-        told = fake.made[-1].options["TensorrtExecutionProvider"]
-        assert (told["trt_engine_cache_enable"], told["trt_timing_cache_enable"]) == ("1", "1")
-        assert told["trt_engine_cache_path"] == told["trt_timing_cache_path"]
-        folders.append(Path(told["trt_engine_cache_path"]))
+        options = fake.made[-1].options["TensorrtExecutionProvider"]
+        assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("1", "1")
+        assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"]
+        folders.append(Path(options["trt_engine_cache_path"]))
     assert folders[0] == folders[2] != folders[1]
     assert all(folder.is_dir() and folder.parent == kept and not any(folder.iterdir()) for folder in folders)
 
@@ -317,7 +317,7 @@ def test_a_cache_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(place, Path(place))
-    with pytest.raises(ValueError, match=r"engines can't be kept in .*; name a folder"):
+    with pytest.raises(ValueError, match=r"engines can't be kept in .*; name a writable folder"):
         load(tiny_onnx, provider="tensorrt", engine_cache=folder, fallback=True)
     assert not fake.made
 
@@ -326,10 +326,10 @@ def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     for provider, device, target in (("cpu", "cuda", gpu), ("cuda", "cpu", cpu), ("tensorrt", "cpu", cpu)):
         with pytest.raises(ValueError, match="does not run on --device"):
-            ProviderRequest(provider).order(device, target)
-    assert ProviderRequest("cpu").order("auto", gpu) == ("cpu",)
-    assert ProviderRequest().order("cuda", gpu) == ("cuda",)
-    assert ProviderRequest(fallback=True).order("cuda", gpu) == ("cuda", "cpu")
+            ProviderRequest(provider).resolve(device, target)
+    assert ProviderRequest("cpu").resolve("auto", gpu) == ("cpu",)
+    assert ProviderRequest().resolve("cuda", gpu) == ("cuda",)
+    assert ProviderRequest(fallback=True).resolve("cuda", gpu) == ("cuda", "cpu")
     with pytest.raises(ValueError, match="takes auto, cpu, cuda, tensorrt, tensorrt-rtx, got 'rocm'"):
         load(tiny_onnx, provider="rocm")
     for provider in ("auto", "cpu", "cuda"):

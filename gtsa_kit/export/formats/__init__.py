@@ -1,1 +1,1 @@
-"""File formats that an encoder is exported to."""
+"""Export of an encoder to each file format."""

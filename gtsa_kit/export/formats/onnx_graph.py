@@ -1,4 +1,4 @@
-"""What an ONNX graph says of itself, whoever wrote it."""
+"""Facts about an ONNX graph of any tool."""
 
 import ast
 import math
@@ -15,47 +15,49 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 DYNAMIC_QUANTIZATION = frozenset(("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"))
-OWN_DOMAINS = ("", "ai.onnx")
+ONNX_DOMAINS = ("", "ai.onnx")
+"""Domains of the operators of ONNX itself."""
 LAYER_KEY = "gtsa_kit_layer"
-"""Under it a node's metadata say which layer of the model it came from."""
+"""Key of a node's metadata that holds the layer of the model that the node came from."""
 
 
 @dataclass(frozen=True)
 class OnnxGraphInfo:
-    """What an ONNX file holds."""
+    """Facts about the graph of an ONNX file."""
 
     producer: str
     ir_version: int
     opsets: dict[str, int]
-    """By domain; ONNX's own is ai.onnx."""
+    """Opset versions by domain; that of ONNX itself is ai.onnx."""
     inputs: tuple[TensorSpec, ...]
-    """A dimension without a name or a number is "?"."""
+    """Inputs of the graph; a dimension without a name or a number is "?"."""
     outputs: tuple[TensorSpec, ...]
     parameters: dict[str, int]
-    """How many numbers, by type; initializers and constants."""
+    """Number of parameters by dtype, in initializers and constants."""
     operators: dict[str, int]
-    """How many of each, the most frequent first; those of other domains under domain::name."""
+    """Number of nodes by operator, the most frequent first; operators of other domains as domain::name."""
     external: tuple[str, ...]
-    """Files beside it that hold weights."""
+    """Files beside the model that hold weights."""
     remarks: tuple[str, ...]
-    """What matters to whoever wants to run it."""
+    """Remarks about running the graph, for people."""
 
 
 def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:
-    """Facts of a model that was read without its external data.
+    """Read the facts about a model; its external data need not be loaded.
 
     Args:
-        model: With a graph.
-        folder: Where its external data would be.
+        model: The model.
+        folder: Folder of the model's external data.
     """
-    nodes = list(_walk(model.graph.node))
-    nodes += [node for function in model.functions for node in _walk(function.node)]
+    nodes = list(_iter_nodes(model.graph.node))
+    nodes += [node for function in model.functions for node in _iter_nodes(function.node)]
     tensors = [*model.graph.initializer, *_constants(nodes)]
     parameters: Counter[str] = Counter()
     for tensor in tensors:
         parameters[_type_name(tensor.data_type)] += math.prod(tensor.dims)
-    stored = {tensor.name for tensor in model.graph.initializer}  # which old files list among the inputs
-    inputs = tuple(_tensor_spec(value) for value in model.graph.input if value.name not in stored)
+    # Old files list initializers among the inputs.
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_tensor_spec(value) for value in model.graph.input if value.name not in initializers)
     external = tuple(sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"}))
     return OnnxGraphInfo(
         producer=f"{model.producer_name} {model.producer_version}".strip() or "unknown",
@@ -76,39 +78,42 @@ def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:
 
 
 def layer_of(node: "NodeProto") -> str:
-    """The layer of the model that a node came from: as our exporter notes it, else out of the node's own name."""
-    noted = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
-    if noted is not None:
-        return str(noted)
+    """Return the layer of the model that a node came from, or "".
+
+    The name is in the metadata of gtsa-kit's graphs, in the metadata that torch writes, or part of the node's name.
+    """
+    layer = next((entry.value for entry in node.metadata_props if entry.key == LAYER_KEY), None)
+    if layer is not None:
+        return str(layer)
     scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
     with suppress(ValueError, SyntaxError):
-        named = [scope for scope in ast.literal_eval(scopes) if scope]
-        return str(named[-2]) if len(named) > 1 else ""  # the last is the operation itself
+        names = [scope for scope in ast.literal_eval(scopes) if scope]
+        return str(names[-2]) if len(names) > 1 else ""  # the last one is the operation itself
     parts = [part for part in node.name.split("/")[:-1] if part]
     return parts[-1] if parts else ""
 
 
 def _remarks_on_nodes(nodes: "list[NodeProto]") -> Iterator[str]:
     resizes = [node for node in nodes if node.op_type == "Resize"]
-    antialiased = sum(any(said.name == "antialias" and said.i for said in node.attribute) for node in resizes)
+    antialiased = sum(any(a.name == "antialias" and a.i for a in node.attribute) for node in resizes)
     if antialiased:
-        yield f"{antialiased} antialiased Resize, which TensorRT refuses"
+        yield f"{antialiased} antialiased Resize, which TensorRT rejects"
     elif resizes:
-        yield f"{len(resizes)} Resize, none of them antialiased, which TensorRT takes"
+        yield f"{len(resizes)} Resize, none of them antialiased, which TensorRT supports"
     dynamic = sorted(DYNAMIC_QUANTIZATION.intersection(node.op_type for node in nodes))
     if dynamic:
-        yield f"quantized as it runs ({', '.join(dynamic)}), which TensorRT refuses"
+        yield f"dynamic quantization ({', '.join(dynamic)}), which TensorRT rejects"
     elif any(node.op_type == "DequantizeLinear" for node in nodes):
         yield "quantized with Q/DQ nodes"
-    others = sorted({node.domain for node in nodes}.difference(OWN_DOMAINS))
+    others = sorted({node.domain for node in nodes}.difference(ONNX_DOMAINS))
     if others:
-        yield f"operators of {', '.join(others)}, which are not of ONNX itself"
+        yield f"operators of {', '.join(others)}, which are not part of ONNX"
 
 
 def _remarks_on_weights(parameters: Counter[str]) -> Iterator[str]:
     for name, remark in (
         ("float16", "fp16 weights"),
-        ("bfloat16", "bf16 weights, which ONNX Runtime does not compute with on a processor"),
+        ("bfloat16", "bf16 weights, which ONNX Runtime does not compute with on a CPU"),
         ("int8", "int8 weights"),
     ):
         if parameters[name]:
@@ -117,34 +122,34 @@ def _remarks_on_weights(parameters: Counter[str]) -> Iterator[str]:
 
 def _remarks_on_inputs(inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
     if not any(isinstance(length, str) for spec in inputs for length in spec.shape):
-        yield "no dynamic axes: it takes one shape and no other"
+        yield "no dynamic axes: the graph takes one shape alone"
 
 
-def _walk(nodes: "Iterable[NodeProto]") -> "Iterator[NodeProto]":
-    """Nodes, and those of the graphs inside them."""
+def _iter_nodes(nodes: "Iterable[NodeProto]") -> "Iterator[NodeProto]":
+    """Iterate over nodes and the nodes of graphs inside them."""
     for node in nodes:
         yield node
-        for said in node.attribute:
-            for graph in (said.g, *said.graphs):
-                yield from _walk(graph.node)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _iter_nodes(graph.node)
 
 
 def _constants(nodes: "list[NodeProto]") -> "Iterator[TensorProto]":
-    """Tensors that nodes hold themselves."""
+    """Iterate over the tensors inside nodes."""
     for node in nodes:
-        for said in node.attribute:
-            if said.HasField("t"):
-                yield said.t
-            for graph in (said.g, *said.graphs):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            for graph in (attribute.g, *attribute.graphs):
                 yield from graph.initializer
 
 
 def _operator(node: "NodeProto") -> str:
-    return node.op_type if node.domain in OWN_DOMAINS else f"{node.domain}::{node.op_type}"
+    return node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
 
 
 def _tensor_spec(value: "ValueInfoProto") -> TensorSpec:
-    """Sequences and the like have a kind in place of a type."""
+    """Describe an input or output; for a sequence or another non-tensor, dtype is its kind."""
     if value.type.WhichOneof("value") != "tensor_type":
         return TensorSpec(name=value.name, dtype=value.type.WhichOneof("value") or "unknown", shape=())
     tensor = value.type.tensor_type

@@ -1,4 +1,4 @@
-"""Encoder to TorchScript."""
+"""TorchScript export."""
 
 import io
 import warnings
@@ -15,26 +15,26 @@ from gtsa_kit.models.encoder import Encoder
 
 
 def export_torchscript(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
-    """Trace and freeze the encoder into `path`; the file runs where there is torch and nothing else.
+    """Trace the encoder, freeze it and write it to `path`; the file needs torch alone to run.
 
     Returns:
-        The manifest's target.
+        The `target` of the manifest.
     """
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        # torch.jit announces its retirement and that shapes were looked at; the parity gate tries several shapes.
+        # torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes.
         warnings.simplefilter("ignore")
         graph, example = ExportGraph(encoder, options), example_input(options)
         traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(torch.jit.freeze(traced), buffer)
     with atomic_write(path) as file:
-        copy_without_traces(buffer, file)
+        copy_without_debug_info(buffer, file)
     return {"torch": torch.__version__}
 
 
-def copy_without_traces(archive: BinaryIO, out: BinaryIO) -> None:
-    """Leave out what TorchScript shows when it fails: lines of source, with folders of the machine that exported."""
-    with zipfile.ZipFile(archive) as full, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as lean:
-        for entry in full.infolist():
+def copy_without_debug_info(archive: BinaryIO, out: BinaryIO) -> None:
+    """Copy an archive without its `.debug_pkl` entries, which name source files of the exporting machine."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as copy:
+        for entry in source.infolist():
             if not entry.filename.endswith(".debug_pkl"):
-                lean.writestr(entry, full.read(entry))
+                copy.writestr(entry, source.read(entry))

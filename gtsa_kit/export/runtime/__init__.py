@@ -1,1 +1,1 @@
-"""Runners: one class for each kind of artifact, and the function that opens any of them."""
+"""Runners of artifacts, one class for each file format, and `load`, which opens any of them."""

@@ -1,4 +1,4 @@
-"""Opening artifacts, whatever the file."""
+"""Opening an artifact of any format, a run folder or weights as a runner."""
 
 from pathlib import Path
 
@@ -30,42 +30,44 @@ def load(
     """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights (`.safetensors`).
 
     Args:
-        path: What to open.
+        path: File or folder.
         device: "auto" (a GPU if there is one and the file can use it), "cpu", or "cuda".
-        provider: Of ONNX Runtime, for `.onnx` files: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; "auto" follows the
-            device.
-        engine_cache: Folder in which the last two keep the engines that they build.
-        fallback: Whether the next best provider may take over, with a warning, from one that can't run here.
-        layers: Blocks whose maps must be outputs; weights give any, a file those that it was exported with.
+        provider: Provider of ONNX Runtime, for `.onnx` files: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; "auto"
+            follows the device.
+        engine_cache: Folder in which the providers "tensorrt" and "tensorrt-rtx" keep the engines that they build.
+        fallback: Whether a slower provider may replace, with a warning, one that can't run here.
+        layers: Indices of blocks whose feature maps are outputs. Weights have every layer, a file those that it was
+            exported with.
 
     Raises:
-        ValueError: Nothing there, no such device or provider, or not something of ours; the message says what would be.
+        ValueError: The path does not exist, is no artifact of gtsa-kit, lacks a layer, or the device or provider is not
+            available; the message says what is.
     """
     path = Path(path)
-    wanted = ProviderRequest(provider, Path(engine_cache) if engine_cache else None, fallback)
+    request = ProviderRequest(provider, Path(engine_cache) if engine_cache else None, fallback)
     target = pick_device(device)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    if wanted.told and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
+    if not request.is_default and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; leave out --provider, --engine-cache and --fallback")
     if path.is_dir() or path.suffix not in SUFFIX.values():
-        opened, options = open_source(path), ExportOptions(layers=layers)
-        graph = ExportGraph(opened.encoder, options)
-        manifest = build_manifest(opened.encoder, "pytorch", options, {"torch": str(torch.__version__)}, opened.sha256)
+        source, options = open_source(path), ExportOptions(layers=layers)
+        graph = ExportGraph(source.encoder, options)
+        manifest = build_manifest(source.encoder, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
         return TorchRunner(graph, manifest, target)
-    runner = _open_file(path, device, target, wanted)
+    runner = _open_file(path, device, target, request)
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
-        named = ",".join(map(str, layers))
-        raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {named}")
+        names = ",".join(map(str, layers))
+        raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {names}")
     return runner
 
 
-def _open_file(path: Path, device: str, target: torch.device, wanted: ProviderRequest) -> Runner:
+def _open_file(path: Path, device: str, target: torch.device, request: ProviderRequest) -> Runner:
     if path.suffix == SUFFIX["onnx"]:
-        return OnnxRunner(path, target, wanted.order(device, target), wanted.engine_cache)
+        return OnnxRunner(path, target, request.resolve(device, target), request.engine_cache)
     if path.suffix == SUFFIX["openvino"]:
         if device not in ("auto", "cpu"):
-            raise ValueError(f"{path} runs on the processor only; leave out --device {device}")
+            raise ValueError(f"{path} runs on the CPU only; leave out --device {device}")
         return OpenVinoRunner(path)
     if path.suffix == SUFFIX["trt"]:
         return EngineRunner(path, target)
@@ -75,10 +77,14 @@ def _open_file(path: Path, device: str, target: torch.device, wanted: ProviderRe
 
 
 def pick_device(device: str) -> torch.device:
-    """From "auto", "cpu", "cuda" or "cuda:N" to a device that is there, else `ValueError`."""
+    """Return the torch device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ValueError: The device is not available.
+    """
     cuda = torch.cuda.is_available()
     if device == "auto":
         return torch.device("cuda" if cuda else "cpu")
     if device != "cpu" and not (device.startswith("cuda") and cuda):
-        raise ValueError(f"device {device!r} is not here; choose auto, cpu{' or cuda' if cuda else ''}")
+        raise ValueError(f"device {device!r} is not available; choose auto, cpu{' or cuda' if cuda else ''}")
     return torch.device(device)

@@ -8,7 +8,8 @@ import torch
 from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
 from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
-from gtsa_kit.export.runtime.onnx_sessions import open_gpu_session, open_session
+from gtsa_kit.export.runtime.onnx_gpu_sessions import open_gpu_session
+from gtsa_kit.export.runtime.onnx_sessions import open_session
 from gtsa_kit.export.spec import INPUT
 
 
@@ -18,12 +19,22 @@ class OnnxRunner(BatchParallelRunner):
     chunk = 2
 
     def __init__(
-        self, path: Path, device: torch.device, order: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
+        self, path: Path, device: torch.device, providers: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
     ) -> None:
-        """Open a file with the first provider of `order` (see `providers.ProviderRequest`) that runs here."""
+        """Open a file with the first of several providers that runs here.
+
+        Args:
+            path: ONNX file.
+            device: The GPU; the CPU provider ignores it.
+            providers: Providers to try, see `providers.ProviderRequest.resolve`.
+            engine_cache: See `providers.ProviderRequest`.
+
+        Raises:
+            ValueError: The file can't be opened, or no provider runs here.
+        """
         self.manifest = read_onnx_manifest(path)
         names = [spec.name for spec in self.manifest.outputs]
-        gpu_session = open_gpu_session(path, self.manifest, order, device, engine_cache)
+        gpu_session = open_gpu_session(path, self.manifest, providers, device, engine_cache)
         if gpu_session:
             self.manifest, self.provider = gpu_session.manifest, gpu_session.description
             self._set_inference(infer_with_session(gpu_session.session, names), None)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: which to try, what each is told, and what to install where one is missing."""
+"""ONNX Runtime's execution providers: order of fallback, options, and installation hints."""
 
 import hashlib
 import os
@@ -25,9 +25,9 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
     "tensorrt-rtx": ("cuda", "cpu"),
 }
 PREFIXES: Final = {"tensorrt": "trt", "tensorrt-rtx": "nv"}
-"""Of the options of those that build engines."""
+"""Prefixes of the options of providers that build engines."""
 PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
-"""The module that brings TensorRT-RTX to a build of ONNX Runtime without it."""
+"""Module that adds TensorRT-RTX to a build of ONNX Runtime without it."""
 INSTALL: Final = {
     "cuda": "pip install onnxruntime-gpu in place of onnxruntime",
     "tensorrt": "pip install onnxruntime-gpu in place of onnxruntime",
@@ -36,48 +36,52 @@ INSTALL: Final = {
 
 
 class ProviderUnavailable(ValueError):
-    """A provider can't run here; what is missing, and after a semicolon what to do."""
+    """Raised when a provider can't run here; the message holds the reason and, after a semicolon, hints."""
 
 
 class FallbackWarning(UserWarning):
-    """Something slower runs the graph than was asked for."""
+    """Warning that a slower provider runs the graph than the requested one."""
 
 
 @dataclass(frozen=True)
 class ProviderRequest:
-    """What is to run an ONNX file."""
+    """Requested provider of ONNX Runtime.
+
+    Raises:
+        ValueError: The provider is unknown, or an engine cache is given to a provider that builds no engines.
+    """
 
     provider: str = "auto"
-    """A key of `NAMES`, or "auto": CUDA where there is a GPU and ONNX Runtime can use it, else the processor."""
+    """Key of `NAMES`, or "auto": CUDA if there is a GPU that ONNX Runtime can use, else the CPU."""
     engine_cache: Path | None = None
-    """Folder for the engines that TensorRT builds; it is made if it is missing."""
+    """Folder for the engines that TensorRT builds; it is created if it is missing."""
     fallback: bool = False
-    """Whether the next best may take over from what can't run here."""
+    """Whether a slower provider may replace one that can't run here."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
+        """Check the provider and the engine cache."""
         if self.provider not in ("auto", *NAMES):
             raise ValueError(f"--provider takes auto, {', '.join(NAMES)}, got {self.provider!r}")
         if self.engine_cache and self.provider not in PREFIXES:
             raise ValueError(
-                f"only engines are cached, and --provider {self.provider} builds none; take --provider "
+                f"only engines are cached, and --provider {self.provider} builds none; use --provider "
                 f"{' or '.join(PREFIXES)}, or leave out --engine-cache"
             )
 
     @property
-    def told(self) -> bool:
-        """Whether anything was asked for."""
-        return self != ProviderRequest()
+    def is_default(self) -> bool:
+        """Whether no provider, cache or fallback was requested."""
+        return self == ProviderRequest()
 
-    def order(self, device: str, target: torch.device) -> tuple[str, ...]:
-        """Providers to try, the best first.
+    def resolve(self, device: str, target: torch.device) -> tuple[str, ...]:
+        """Return the providers to try, the fastest first.
 
         Args:
-            device: As it was asked for.
-            target: What `pick_device` made of it.
+            device: Requested device: "auto", "cpu", "cuda" or "cuda:N".
+            target: Device that `pick_device` returns for it.
 
         Raises:
-            ValueError: Device and provider contradict each other.
+            ValueError: The provider does not run on the requested device.
         """
         if self.provider == "auto":
             if target.type != "cuda":
@@ -89,43 +93,43 @@ class ProviderRequest:
 
 
 def provider_options(provider: str, manifest: Manifest, index: int, cache: Path | None) -> dict[str, str]:
-    """What a provider is told, as ONNX Runtime takes it.
+    """Return the options of a provider for ONNX Runtime.
 
     Args:
-        provider: One on a GPU.
-        manifest: Of the graph.
-        index: Of the GPU.
-        cache: Folder of this very graph's engines, see `cache_folder`.
+        provider: Provider on a GPU.
+        manifest: Manifest of the graph.
+        index: Index of the GPU.
+        cache: Folder of this graph's engines, see `cache_folder`.
 
     Raises:
-        ValueError: A precision that the provider does not have.
+        ValueError: The provider does not support the precision.
     """
     options = {"device_id": str(index)}
     if provider not in PREFIXES:
-        return options | {"use_tf32": "0"}  # it would round the matrices of a float32 graph to 10 bits
+        return options | {"use_tf32": "0"}  # tf32 would round the matrices of a float32 graph to 10 mantissa bits
     prefix = PREFIXES[provider]
     if manifest.axes:
         name, profile = manifest.inputs[0].name, manifest_profile(manifest)
         for end, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
             options[f"{prefix}_profile_{end}_shapes"] = f"{name}:{'x'.join(map(str, shape))}"
     if provider == "tensorrt":
-        return options | _precision_of_tensorrt(manifest.precision) | _cache_of_tensorrt(cache)
+        return options | _tensorrt_precision_options(manifest.precision) | _tensorrt_cache_options(cache)
     return options | ({"nv_runtime_cache_path": str(cache)} if cache else {})
 
 
-def _precision_of_tensorrt(precision: str) -> dict[str, str]:
-    """Unlike TensorRT-RTX, this provider uses a type that is in the graph only where it is allowed."""
+def _tensorrt_precision_options(precision: str) -> dict[str, str]:
+    """Return the options that allow a precision; TensorRT-RTX needs none, since it uses the types of the graph."""
     if precision == "fp8":
         raise ValueError(
             "ONNX Runtime's tensorrt provider has no fp8; build an engine with gtsa export --format trt --precision fp8"
         )
     if precision not in ("fp16", "bf16", "int8"):
         return {}
-    normed = {} if precision == "int8" else {"trt_layer_norm_fp32_fallback": "1"}
-    return {f"trt_{precision}_enable": "1"} | normed
+    layer_norm = {} if precision == "int8" else {"trt_layer_norm_fp32_fallback": "1"}
+    return {f"trt_{precision}_enable": "1"} | layer_norm
 
 
-def _cache_of_tensorrt(cache: Path | None) -> dict[str, str]:
+def _tensorrt_cache_options(cache: Path | None) -> dict[str, str]:
     if cache is None:
         return {}
     return {
@@ -137,41 +141,41 @@ def _cache_of_tensorrt(cache: Path | None) -> dict[str, str]:
 
 
 def manifest_profile(manifest: Manifest) -> Profile:
-    """Smallest, usual and largest input; where the manifest sets no end, the one that engines have."""
+    """Return the optimization profile of a graph; where the manifest sets no maximum, it has that of engines."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
     ranges = InputRanges(batch, height, width, manifest.inputs[0].dtype == "uint8")
     return make_profile(ranges.bounded(OptimalShape()), OptimalShape(), int(manifest.preprocessing["size"]))
 
 
 def limit_to_profile(provider: str, manifest: Manifest) -> Manifest:
-    """The manifest with the ends of its profile, so that what lies beyond is refused in words."""
+    """Return the manifest with the ranges of its profile; the runner then rejects other inputs with a clear error."""
     if provider not in PREFIXES:
         return manifest
-    largest = dict(zip(manifest.input_layout, manifest_profile(manifest).max, strict=True))
+    maxima = dict(zip(manifest.input_layout, manifest_profile(manifest).max, strict=True))
     axes = {
-        name: AxisRange(min=allowed.min, max=largest[name], multiple_of=allowed.multiple_of)
+        name: AxisRange(min=allowed.min, max=maxima[name], multiple_of=allowed.multiple_of)
         for name, allowed in manifest.axes.items()
     }
     return manifest.model_copy(update={"axes": axes})
 
 
 def cache_folder(root: Path, graph_sha256: str, options: Mapping[str, str], versions: tuple[str, ...]) -> Path:
-    """A folder below `root` for the engines of one graph, made if it is missing.
+    """Create the folder below `root` for the engines of one graph, and return it.
 
-    ONNX Runtime finds a cached engine by the names in a graph, which two encoders share: of one root alone, the second
-    would run with the first one's weights.
+    ONNX Runtime looks a cached engine up by the names in a graph, which two encoders share. In one folder for both, the
+    second encoder would run with the weights of the first.
 
     Args:
-        root: What the user named.
-        graph_sha256: Of the file with the graph.
-        options: What the provider is told.
-        versions: Of the libraries that build the engine.
+        root: Folder that the user chose.
+        graph_sha256: SHA-256 of the ONNX file.
+        options: Options of the provider.
+        versions: Versions of the libraries that build the engine.
 
     Raises:
-        ValueError: It can't be made, or not written to.
+        ValueError: The folder can't be created or written to.
     """
-    said = [graph_sha256, *versions, *(f"{name}={value}" for name, value in sorted(options.items()))]
-    folder = root / hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+    key = [graph_sha256, *versions, *(f"{name}={value}" for name, value in sorted(options.items()))]
+    folder = root / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
@@ -179,18 +183,16 @@ def cache_folder(root: Path, graph_sha256: str, options: Mapping[str, str], vers
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"engines can't be kept in {root}: {error.strerror}; name a folder that can be written with --engine-cache"
+            f"engines can't be kept in {root}: {error.strerror}; name a writable folder with --engine-cache"
         ) from error
     return folder
 
 
 def install_hint(library: str) -> str:
-    """What to install for a shared library that can't be loaded."""
-    if found := re.search(r"nv(?:infer|onnxparser)\w*?(?:\.so\.|_)(\d+)", library):
-        version = int(found[1])
-        return (
-            f"install TensorRT {version}, the version that this ONNX Runtime wants: pip install 'tensorrt=={version}.*'"
-        )
+    """Return what to install for a shared library that can't be loaded."""
+    if match := re.search(r"nv(?:infer|onnxparser)\w*?(?:\.so\.|_)(\d+)", library):
+        version = int(match[1])
+        return f"install TensorRT {version}, which this ONNX Runtime needs: pip install 'tensorrt=={version}.*'"
     if library.startswith(("libcuda.so", "nvcuda")):
         return "install NVIDIA's driver"
     return "pip install 'onnxruntime-gpu[cuda,cudnn]'"

@@ -1,4 +1,4 @@
-"""What every opened artifact offers: `runner(images) -> Features` on numpy arrays, and its own account of itself."""
+"""Base class of runners: `runner(images)` computes `Features` on numpy arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,41 +12,41 @@ from gtsa_kit.models.encoder import Features, Preprocessing
 
 
 class Runner(ABC):
-    """An opened artifact. Calls are independent of each other and may come from several threads."""
+    """Opened artifact. Calls are independent of each other and may come from several threads."""
 
     manifest: Manifest
     provider: str
-    """What computes, in words for people."""
+    """Runtime and device that compute, for people."""
 
     def __call__(self, images: np.ndarray) -> Features:
-        """Features of a batch.
+        """Compute the features of a batch.
 
         Args:
-            images: As the manifest's input says: (B, 3, H, W) float32, preprocessed; or (B, H, W, 3) uint8, RGB, of an
-                artifact that normalizes by itself. `prepare` makes one from an image.
+            images: (B, 3, H, W) float32, preprocessed; or RGB (B, H, W, 3) uint8 for an artifact that normalizes inside
+                its graph. The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
-            numpy float32: embedding (B, D), feature_map (B, D, H/16, W/16), and `layers` of that shape by block.
+            Float32 arrays: `embedding` (B, D), `feature_map` (B, D, H/16, W/16), and `layers` of that shape by block.
 
         Raises:
-            ValueError: A wrong type, shape or range; the message says what is allowed.
+            ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.
         """
         self._check(images)
-        found = dict(zip((spec.name for spec in self.manifest.outputs), self._run(images), strict=True))
-        layers = {layer: found[layer_output(layer)] for layer in self.manifest.layers}
-        return Features(found[EMBEDDING], found[FEATURE_MAP], layers)
+        outputs = dict(zip((spec.name for spec in self.manifest.outputs), self._run(images), strict=True))
+        layers = {layer: outputs[layer_output(layer)] for layer in self.manifest.layers}
+        return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images become inputs of this artifact."""
+        """Preprocessing that turns images into inputs of this artifact."""
         return Preprocessing.from_dict(self.manifest.preprocessing)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """One upright RGB image as an element of a batch.
+        """Convert an upright RGB image to an element of a batch.
 
         Args:
-            image: Of any size; it is resized.
-            size: (height, width); by default the manifest's, or what the artifact takes that is nearest to it.
+            image: Image of any size; it is resized.
+            size: (height, width) in pixels; by default the allowed size that is nearest to the preprocessing's.
         """
         base = self.preprocessing.size
         size = size or self.nearest_size(base, base)
@@ -55,14 +55,14 @@ class Runner(ABC):
         return self.preprocessing(image, size)
 
     def nearest_size(self, height: int, width: int) -> tuple[int, int]:
-        """What the artifact takes that is nearest to multiples of the patch."""
+        """Return the allowed (height, width) nearest to a size of multiples of the patch size."""
         return self.manifest.range_of("height").clamp(height), self.manifest.range_of("width").clamp(width)
 
     def _check(self, images: np.ndarray) -> None:
         spec = self.manifest.inputs[0]
         if not isinstance(images, np.ndarray) or images.dtype != spec.dtype:
-            got = getattr(images, "dtype", type(images))
-            raise ValueError(f"images must be a numpy array of {spec.dtype}, got {got}")
+            actual = getattr(images, "dtype", type(images))
+            raise ValueError(f"images must be a numpy array of {spec.dtype}, got {actual}")
         self._check_shape(images.shape)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
@@ -75,4 +75,4 @@ class Runner(ABC):
 
     @abstractmethod
     def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """The manifest's outputs, in its order."""
+        """Run a valid batch and return the manifest's outputs in their order."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gtsa_kit.export.formats.onnx_graph import DYNAMIC_QUANTIZATION, OWN_DOMAINS, layer_of
+from gtsa_kit.export.formats.onnx_graph import DYNAMIC_QUANTIZATION, ONNX_DOMAINS, layer_of
 from gtsa_kit.export.runtime.profile import Shape
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant
 
@@ -94,7 +94,7 @@ def _known_problem(node: "NodeProto") -> ParseProblem | None:
         return _problem(
             node, "quantized with ranges computed at run time, which TensorRT does not support", DYNAMIC_HINT
         )
-    if node.domain not in OWN_DOMAINS:
+    if node.domain not in ONNX_DOMAINS:
         return _problem(node, f"an operator of {node.domain}, which TensorRT does not know")
     return None
 

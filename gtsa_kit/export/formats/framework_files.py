@@ -1,0 +1,134 @@
+"""Checkpoint files of other frameworks, written from the encoder's weights."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from gtsa_kit.config import PATCH
+from gtsa_kit.files import atomic_write, write_json
+from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
+from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
+from gtsa_kit.models.encoder import INTERPOLATIONS, Encoder
+
+Weights = dict[str, Tensor]
+"""Weights of the encoder by timm's keys."""
+
+
+def native_size(encoder: Encoder) -> int:
+    """Return the side of square images, in pixels, whose position embeddings need no resampling."""
+    return PATCH * math.isqrt(encoder.vit.pos_embed.shape[1] - 1)
+
+
+def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
+    """Write files for `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)`."""
+    architecture, preprocessing = encoder.architecture, encoder.preprocessing
+    _write_safetensors(folder, weights)
+    write_json(
+        folder / "config.json",
+        {
+            "architecture": architecture.timm_model,
+            "num_classes": 0,
+            "num_features": architecture.width,
+            "model_args": dict(architecture.timm_kwargs),
+            "pretrained_cfg": {
+                "input_size": [3, native_size(encoder), native_size(encoder)],
+                "fixed_input_size": True,
+                "crop_pct": 1.0,
+                "crop_mode": "squash",  # resize to the input size without cropping
+                "interpolation": preprocessing.interpolation.split(",")[0],
+                "mean": preprocessing.mean,
+                "std": preprocessing.std,
+                "num_classes": 0,
+                "first_conv": "patch_embed.proj",
+                "classifier": "head",
+            },
+        },
+    )
+
+
+def write_hf(encoder: Encoder, weights: Weights, folder: Path) -> None:
+    """Write files for `transformers.ViTModel.from_pretrained(FOLDER, add_pooling_layer=False)` of any version."""
+    architecture = encoder.architecture
+    _write_safetensors(folder, from_timm(weights, key_map("hf", architecture.depth)))
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["ViTModel"],
+            "model_type": "vit",
+            "hidden_size": architecture.width,
+            "num_hidden_layers": architecture.depth,
+            "num_attention_heads": architecture.heads,
+            "intermediate_size": 4 * architecture.width,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "layer_norm_eps": architecture.norm_eps,
+            "image_size": native_size(encoder),
+            "patch_size": PATCH,
+            "num_channels": 3,
+            "qkv_bias": True,
+        },
+    )
+    _write_processor(encoder, folder / "preprocessor_config.json")
+
+
+def write_mmseg(encoder: Encoder, weights: Weights, folder: Path) -> None:
+    """Write a file for mmsegmentation's `VisionTransformer` with final_norm and patch_bias."""
+    renamed = from_timm(weights, key_map("mmseg", encoder.architecture.depth))
+    _write_pth(folder / "encoder_mmseg.pth", {"state_dict": renamed})
+
+
+def write_mmdet(encoder: Encoder, weights: Weights, folder: Path) -> None:
+    """Write a file for mmpretrain's `VisionTransformer`, which mmdetection uses."""
+    renamed = from_timm(weights, key_map("mmpretrain", encoder.architecture.depth))
+    _write_pth(folder / "encoder_mmdet.pth", {"state_dict": renamed})
+
+
+def write_detectron2(_: Encoder, weights: Weights, folder: Path) -> None:
+    """Write a file for the `ViT` inside detectron2's `SimpleFeaturePyramid`; it has no class token, no final norm."""
+    kept = {f"backbone.net.{name}": w for name, w in weights.items() if name.split(".")[0] not in ("cls_token", "norm")}
+    _write_pth(folder / "encoder_detectron2.pth", {"model": kept})
+
+
+Writer = Callable[[Encoder, Weights, Path], None]
+WRITERS: Final[Mapping[str, tuple[Writer, tuple[str, ...]]]] = {
+    "timm": (write_timm, (HUB_FILES[0], "config.json")),
+    "hf": (write_hf, (HUB_FILES[0], "config.json", "preprocessor_config.json")),
+    "mmseg": (write_mmseg, ("encoder_mmseg.pth",)),
+    "mmdet": (write_mmdet, ("encoder_mmdet.pth",)),
+    "detectron2": (write_detectron2, ("encoder_detectron2.pth",)),
+}
+"""Function that writes the files of a framework, and the files' names, the weights first."""
+
+
+def _write_processor(encoder: Encoder, path: Path) -> None:
+    preprocessing = encoder.preprocessing
+    write_json(
+        path,
+        {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": {"height": preprocessing.size, "width": preprocessing.size},
+            "resample": int(INTERPOLATIONS[preprocessing.interpolation]),
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": preprocessing.mean,
+            "image_std": preprocessing.std,
+        },
+    )
+
+
+def _write_safetensors(folder: Path, weights: Weights) -> None:
+    with atomic_write(folder / HUB_FILES[0]) as file:
+        file.write(safetensors.torch.save(weights, metadata={"format": "pt"}))
+
+
+def _write_pth(path: Path, content: dict[str, Weights]) -> None:
+    with atomic_write(path) as file:
+        torch.save(content, file)
