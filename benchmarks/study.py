@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from gtsa_kit.cli.support.progress import console
+from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.cli.support.training_display import training_display
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.image_files import find_images
@@ -156,7 +156,7 @@ def runs_of(scale: Scale) -> list[tuple[str, int]]:
 def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Path) -> dict[tuple[str, int], Path]:
     """Train what is not trained yet; Ctrl-C saves."""
     configs = {folder_of(*run): settings(*run, scale, data) for run in runs}
-    with training_display(console()) as display:
+    with training_display(make_console()) as display:
         paths = train_all(configs, out / "runs", lambda name: display)
     return {run: paths[folder_of(*run)] for run in runs}
 
@@ -290,7 +290,7 @@ def column(report: Report, key: str) -> list[float]:
 
 def probe_all(models: Mapping[tuple[str, int], Model], probes: Mapping[str, Probe], out: Path) -> list[dict[str, Any]]:
     """A row for each model: its values by measure; what was measured before is read."""
-    shown_on, rows = console(), []
+    shown_on, rows = make_console(), []
     (out / "probes").mkdir(parents=True, exist_ok=True)
     for (method, seed), model in models.items():
         values: dict[str, list[float]] = {}

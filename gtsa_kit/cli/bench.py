@@ -71,7 +71,7 @@ def bench(
     for file in files:
         require(file)
     batches, sizes = parse_batches(batch), parse_sides(size)
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.export.benchmark.compare import BatchShape
     from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.source import open_source
@@ -84,7 +84,7 @@ def bench(
     openers = {
         name: _opener(file, device, provider, engine_cache, fallback) for name, file in zip(names, files, strict=True)
     }
-    out = console()
+    out = make_console()
     speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, out)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
     reference = str(source.path) if source else names[0]

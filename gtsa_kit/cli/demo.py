@@ -26,7 +26,7 @@ def demo(
     The images come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
     a training shows that everything works, and that the loss falls; it does not make a good encoder.
     """
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
 
     images = demo_images()
     out.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ def demo(
         _export(run, form)
     vectors = out / "vectors"
     _embed(listed, run / "encoder.onnx", vectors)
-    console().print("drawing")
+    make_console().print("drawing")
     _pictures(listed, run / "encoder.onnx", out)
-    console().print(_table(out, run, vectors))
+    make_console().print(_table(out, run, vectors))
 
 
 def demo_images() -> list[Path]:

@@ -86,13 +86,13 @@ def map_command(
     """
     data = _open(folder)
     out = out or folder / "map.html"
-    from gtsa_kit.cli.support.progress import Steps, console
+    from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.projection import make_atlas
     from gtsa_kit.embedding.browse.projection_page import write_page
     from gtsa_kit.embedding.browse.thumbnails import SourceImages
     from gtsa_kit.export.runtime.load import pick_device
 
-    shown = console()
+    shown = make_console()
     with Steps(shown) as steps:
         steps.begin("finding neighbors", min(points, len(data)), unit="images")
         atlas = make_atlas(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
@@ -135,11 +135,11 @@ def duplicates_command(
     if sheet:
         check_sheet_name(sheet)
     data = _open(folder)
-    from gtsa_kit.cli.support.progress import Steps, console
+    from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
     from gtsa_kit.export.runtime.load import pick_device
 
-    shown = console()
+    shown = make_console()
     with Steps(shown) as steps:
         steps.begin("comparing, per cent", 100)
         found = find_duplicates(
@@ -153,12 +153,12 @@ def duplicates_command(
 
 def _open(folder: Path) -> "Vectors":
     """The dataset; says so if it is not finished."""
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.embedding.browse.vectors import open_vectors
 
     data = open_vectors(require(folder))
     if not data.finished:
-        console().print(
+        make_console().print(
             f"{folder} is not finished: this looks at the {len(data)} rows that are there; gtsa embed with --resume "
             "makes the others",
             soft_wrap=True,
@@ -176,9 +176,9 @@ def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> 
 
 
 def _search(data: "Vectors", query: Any, top: int, leave_out: int | None) -> "list[Hit]":
-    from gtsa_kit.cli.support.progress import Steps, console
+    from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.search import search
 
-    with Steps(console()) as steps:
+    with Steps(make_console()) as steps:
         steps.begin("searching", len(data), unit="rows")
         return search(data, query, top, leave_out, steps.update)

@@ -245,12 +245,12 @@ def _dispatch(
         export_the_fastest,
         open_source_with_note,
     )
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.pipeline import read_calibration
     from gtsa_kit.export.spec import FRAMEWORKS
 
-    shown = console()
+    shown = make_console()
     opened = open_source_with_note(source, hints, shown)
     parity_set = load_parity_images(require(images) if images else opened.images)
     if form in FRAMEWORKS:

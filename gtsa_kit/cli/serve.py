@@ -83,11 +83,11 @@ def serve(
 
 
 def _run(settings: "ServiceSettings", sock: Any, url: str) -> None:
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.service.server import serve as serve_single
     from gtsa_kit.service.server import serve_workers
 
-    stderr = console()
+    stderr = make_console()
     if settings.workers == 1:
         app, limiter, provider = create_loaded_app(settings)
         stderr.print(f"{settings.artifact.name} in {provider}, on {url}", soft_wrap=True)

@@ -42,14 +42,14 @@ def verify(
       gtsa verify deploy/encoder.engine --against runs/street
     """
     require(file)
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.cli.support.providers import open_runner
     from gtsa_kit.cli.support.verify_steps import verify_artifact, verify_engine
     from gtsa_kit.export.spec import SUFFIX
 
     if file.suffix not in SUFFIX.values():
         raise ValueError(f"{file} is no exported file; those end in {', '.join(SUFFIX.values())}")
-    shown = console()
+    shown = make_console()
     if file.suffix == SUFFIX["trt"]:
         if provider != "auto" or engine_cache or fallback:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; leave them out")

@@ -84,12 +84,12 @@ def ablation(
 
 def train_here(runs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]:
     """Train what is not trained yet, with a display; Ctrl-C saves and ends with exit code 130."""
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.cli.support.training_display import training_display
     from gtsa_kit.evaluation.runs import StoppedError, train_all
 
     try:
-        with training_display(console()) as display:
+        with training_display(make_console()) as display:
             return train_all(runs, out, lambda _: display)
     except StoppedError:
         fail(f"stopped, and saved in {out}; the same command goes on", 130)

@@ -142,7 +142,7 @@ def neighbors(
     """
     import numpy as np
 
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding.iterate import embed
     from gtsa_kit.evaluation.neighbors import neighbors_picture
@@ -153,4 +153,4 @@ def neighbors(
     paths = [by_name[name] for name in vectors]
     out.mkdir(parents=True, exist_ok=True)
     neighbors_picture(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
-    console().print(f"wrote {out / 'neighbors.png'}")
+    make_console().print(f"wrote {out / 'neighbors.png'}")

@@ -33,7 +33,7 @@ def show_hits(hits: "list[Hit]", query: str, as_json: bool) -> None:
 
 def write_hits(data: "Vectors", hits: "list[Hit]", image: Path | None, name: str, sheet: Path) -> None:
     """A contact sheet: the query, then what was found."""
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, write_sheet
     from gtsa_kit.embedding.browse.thumbnails import SourceImages, small
@@ -45,7 +45,7 @@ def write_hits(data: "Vectors", hits: "list[Hit]", image: Path | None, name: str
     for rank, (hit, picture) in enumerate(zip(hits, others, strict=True), 1):
         tiles.append(Tile(picture, f"{rank}   {hit.cosine:.4f}", hit.row.path))
     write_sheet(tiles, sheet)
-    console().print(f"wrote {sheet}", soft_wrap=True)
+    make_console().print(f"wrote {sheet}", soft_wrap=True)
 
 
 def show_duplicates(found: "Duplicates", threshold: float, as_json: bool) -> None:

@@ -32,7 +32,7 @@ def show(report: "Report", out: Path, as_json: bool) -> None:
     """Write the report into a folder, and show it: a table for people on standard error, or JSON on standard output."""
     from rich.table import Table
 
-    from gtsa_kit.cli.support.progress import console
+    from gtsa_kit.cli.support.progress import make_console
 
     path = report.write(out)
     if as_json:
@@ -45,8 +45,8 @@ def show(report: "Report", out: Path, as_json: bool) -> None:
         table.add_column(heading, justify="right")
     for line in report.summary():
         table.add_row(line["model"], *(_cell(line[key], line[f"{key}_std"]) for key in report.measures))
-    console().print(table)
-    console().print(f"wrote {path}")
+    make_console().print(table)
+    make_console().print(f"wrote {path}")
 
 
 def _cell(value: float | None, deviation: float | None) -> str:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.progress import Steps, console
+from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.scenes import spread
@@ -16,7 +16,7 @@ from gtsa_kit.progress import ProgressCallback
 @contextmanager
 def progress_bar() -> Iterator[ProgressCallback]:
     """A bar on standard error while the block runs, one kind of work after the other."""
-    with Steps(console()) as steps:
+    with Steps(make_console()) as steps:
 
         def tell(what: str, done: int, total: int) -> None:
             if what != steps.stage:
@@ -31,7 +31,7 @@ def warn(report: Report) -> None:
     skipped = report.settings["skipped"]
     if skipped:
         first = skipped[0]
-        console().print(
+        make_console().print(
             f"{len(skipped)} files left out, first {first['path']}: {first['reason']}; the report lists them",
             markup=False,
             soft_wrap=True,
@@ -39,7 +39,7 @@ def warn(report: Report) -> None:
     inputs = {str(row.get("input") or row.get("inputs")): row["model"] for row in report.rows}
     if len(inputs) > 1:
         seen = ", ".join(f"{model} {size}" for size, model in inputs.items())
-        console().print(f"the models took different (height, width): {seen}", markup=False, soft_wrap=True)
+        make_console().print(f"the models took different (height, width): {seen}", markup=False, soft_wrap=True)
 
 
 def measured(

@@ -10,7 +10,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
-from gtsa_kit.cli.support.progress import Steps, console
+from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
@@ -58,7 +58,7 @@ def export_engine(path: Path, hints: ImportOptions, options: EngineOptions) -> N
 
     A dry run builds without a parity gate and keeps nothing.
     """
-    out = console()
+    out = make_console()
     opened = open_for_engine(path, hints, options, out)
     request = make_request(opened, options, out)
     calibration = read_calibration(require(options.calibrate)) if options.calibrate else None

@@ -10,7 +10,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
 from gtsa_kit.cli.support.parity_table import parity_table, verdict
-from gtsa_kit.cli.support.progress import Steps, console
+from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
@@ -52,7 +52,7 @@ def export_triton(
     force: bool,
 ) -> None:
     """A file as it is, or weights through the parity gate, into a model repository."""
-    shown = console()
+    shown = make_console()
     if path.is_file() and path.suffix in SERVED:
         manifest = open_artifact(path)
         _check_as_it_is(path, manifest, precision, options, calibrate)

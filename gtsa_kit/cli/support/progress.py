@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 
-def console() -> Console:
+def make_console() -> Console:
     """Return a console on standard error; standard output carries requested results alone."""
     return Console(stderr=True, highlight=False)
 

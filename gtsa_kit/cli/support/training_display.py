@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
-from gtsa_kit.cli.support.progress import Steps, console
+from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.multicrop import resolve_workers
 from gtsa_kit.files import read_json_lines
@@ -73,7 +73,7 @@ def run_training(config: RunConfig, run_dir: Path, resume: bool) -> bool:
     """Train with a display; return True if the run finished and False if it was stopped."""
     # DDP's advice on the memory layout of 1x1 convolutions; results do not depend on it.
     warnings.filterwarnings("ignore", message="Grad strides do not match")
-    out = console()
+    out = make_console()
     out.quiet = not is_first_process()
     with training_display(out) as display:
         finished = train(config, run_dir, resume, display)
