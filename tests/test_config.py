@@ -1,4 +1,4 @@
-"""Settings: the design's table number by number, precedence, and what a user reads after a slip."""
+"""Settings: the paper's values, precedence of layers, and error messages."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from gtsa_kit.config import PRESETS, Arch, RunConfig, dump_config, load_config, 
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted keys to values."""
+    """Return values by dotted key."""
     content = config.model_dump()
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
     rest = {key: value for key, value in content.items() if key not in sections}
@@ -60,7 +60,7 @@ PAPER = {
 }
 
 
-# --- what the paper says --------------------------------------------------------------------------------------------
+# --- the paper's values -----------------------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_papers() -> None:
@@ -69,11 +69,11 @@ def test_defaults_are_the_papers() -> None:
     assert RunConfig() == load_config() == load_config("coco")
     patches = [(settings[f"views.{view}_size"] // 16) ** 2 for view in ("global", "local")]
     assert [settings["loss.match_fraction"] * n for n in patches] == [98, 18]
-    # Whatever else would change the method is off.
+    # Other settings that would change the method are off.
     assert (settings["train.accumulate"], settings["train.steps"]) == (1, None)
 
 
-def test_ade20k_differs_where_the_table_says() -> None:
+def test_ade20k_changes_the_papers_settings_only() -> None:
     coco, ade20k = flat(load_config()), flat(load_config("ade20k"))
     changed = {key: value for key, value in ade20k.items() if coco[key] != value}
     assert changed == {
@@ -84,7 +84,7 @@ def test_ade20k_differs_where_the_table_says() -> None:
     }
 
 
-def test_quick_is_the_same_method_in_small() -> None:
+def test_quick_changes_neither_model_nor_loss() -> None:
     coco, quick = flat(load_config()), flat(load_config("quick"))
     changed = {key for key, value in quick.items() if coco[key] != value}
     assert not {key for key in changed if key.startswith(("model.", "loss."))}
@@ -95,7 +95,7 @@ def test_presets_resolve(preset: str) -> None:
     assert load_config(preset).preset == preset
 
 
-# --- slips ----------------------------------------------------------------------------------------------------------
+# --- invalid ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_presets_resolve(preset: str) -> None:
     [
         ("loss.rotation_weigth", "did you mean loss.rotation_weight"),
         ("train.batchsize", "did you mean train.batch_size"),
-        ("rotation_weight", "did you mean loss.rotation_weight"),  # the right word in the wrong place
+        ("rotation_weight", "did you mean loss.rotation_weight"),  # right name without its section
         ("train.lr", "did you mean optim.lr"),
         ("los.rotation", "did you mean loss"),
     ],
 )
-def test_misspelt_keys_are_refused_with_a_hint(key: str, hint: str) -> None:
+def test_misspelled_keys_are_rejected_with_a_hint(key: str, hint: str) -> None:
     with pytest.raises(ValueError, match="unknown setting") as caught:
         load_config(overrides={key: 1})
     assert key.split(".")[0] in str(caught.value)
@@ -116,7 +116,7 @@ def test_misspelt_keys_are_refused_with_a_hint(key: str, hint: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["qqq", "train.qqqqqq", ""])
-def test_unknown_keys_are_refused(key: str) -> None:
+def test_unknown_keys_are_rejected(key: str) -> None:
     with pytest.raises(ValueError, match=f"unknown setting '{key}'$"):
         load_config(overrides={key: 1})
 
@@ -166,16 +166,16 @@ def test_unknown_keys_are_refused(key: str) -> None:
         ("views.jitter_strength", 2.6),
     ],
 )
-def test_wrong_values_are_refused_by_key(key: str, value: Any) -> None:
-    named = key.removesuffix(".small")  # the setting that is known
+def test_invalid_values_are_rejected_by_key(key: str, value: Any) -> None:
+    named = key.removesuffix(".small")  # the part of the key that exists
     with pytest.raises(ValueError, match=rf"\b{re.escape(named)}(: | must|\.\d: )") as caught:
         load_config(overrides={key: value})
-    # Nothing of pydantic's inner names, and no error of its own kind.
+    # The message has no internal names of pydantic, and the error is a plain ValueError.
     assert not [word for word in ("constrained", "Value error", "pydantic") if word in str(caught.value)]
     assert type(caught.value) is ValueError
 
 
-def test_every_slip_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(ValueError, match=r"loss\.rotation") as caught:
         load_config(overrides={"loss.rotation_weight": -1, "train.batch_size": 0, "trian.epochs": 3})
     for key in ("loss.rotation_weight", "train.batch_size", "trian"):
@@ -183,7 +183,7 @@ def test_every_slip_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "", "COCO"])
-def test_unknown_presets_are_refused(preset: str) -> None:
+def test_unknown_presets_are_rejected(preset: str) -> None:
     with pytest.raises(ValueError, match="choose one of coco, ade20k, quick"):
         load_config(preset)
 
@@ -202,13 +202,13 @@ def test_unknown_presets_are_refused(preset: str) -> None:
         ("train: {batchsize: 3}", "did you mean train.batch_size"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         load_config(file=tmp_path / "run.yaml")
 
 
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read the settings file .*missing\.yaml"):
         load_config(file=tmp_path / "missing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"data: caf\xe9")
@@ -216,7 +216,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load_config(file=tmp_path / "latin.yaml")
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------------------
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -224,7 +224,7 @@ def write(folder: Path, content: Any) -> Path:
     return folder / "run.yaml"
 
 
-def test_the_later_layer_wins(tmp_path: Path) -> None:
+def test_later_layers_take_precedence(tmp_path: Path) -> None:
     file = write(tmp_path, {"loss": {"rotation_weight": 0.75, "match_fraction": 0.25}, "train": {"seed": 3}})
     config = load_config("ade20k", file, {"loss.rotation_weight": 0.125})
     assert config.loss.rotation_weight == 0.125  # override over file over preset
@@ -238,7 +238,7 @@ def test_the_later_layer_wins(tmp_path: Path) -> None:
 def test_preset_of_the_file_and_of_the_overrides(tmp_path: Path) -> None:
     file = write(tmp_path, {"preset": "ade20k"})
     assert load_config("coco", file) == load_config("ade20k")
-    # A name without its settings would be a lie in config.yaml.
+    # The preset's settings must change with its name.
     assert load_config("coco", file, {"preset": "quick"}) == load_config("quick")
     with pytest.raises(ValueError, match="unknown preset"):
         load_config(overrides={"preset": "imagenet"})
@@ -271,21 +271,21 @@ def test_overrides_are_read_as_yaml() -> None:
 
 
 @pytest.mark.parametrize("pair", ["loss.rotation_weight", "=3", "loss.rotation_weight=[", ""])
-def test_bad_overrides_are_refused(pair: str) -> None:
+def test_invalid_overrides_are_rejected(pair: str) -> None:
     with pytest.raises(ValueError, match="--set"):
         parse_overrides([pair])
 
 
-def test_overrides_that_contradict_each_other_are_refused() -> None:
+def test_contradicting_overrides_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"'loss\.rotation_weight' is inside"):
         load_config(overrides={"loss": 1, "loss.rotation_weight": 2})
 
 
-# --- the object -----------------------------------------------------------------------------------------------------
+# --- the object -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_dumped_loads_to_the_same(tmp_path: Path, preset: str) -> None:
+def test_dumped_settings_load_to_an_equal_object(tmp_path: Path, preset: str) -> None:
     overrides = {"data": "Fotos: 'Köln' #1", "optim.final_lr": 1e-7, "train.steps": 7, "train.workers": 3}
     for config in (load_config(preset), load_config(preset, overrides=overrides)):
         (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -305,7 +305,7 @@ def test_settings_are_frozen() -> None:
     assert hash(config) == hash(load_config())
 
 
-def test_architectures_are_those_of_the_encoder() -> None:
+def test_arch_names_are_those_of_the_encoder() -> None:
     from gtsa_kit.models.encoder import ARCHITECTURES
 
     assert set(get_args(Arch)) == set(ARCHITECTURES)

@@ -142,7 +142,7 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 def _similar_keys(key: str) -> list[str]:
-    known = _known_keys()
+    keys = _known_keys()
     leaf = key.rsplit(".", 1)[-1]
-    by_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
-    return by_leaf or difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    by_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
+    return by_leaf or difflib.get_close_matches(key, keys, n=2, cutoff=0.6)

@@ -34,7 +34,7 @@ class ModelConfig(Section):
     projector_dim: Positive = 768
     """Channels of the projected maps that the losses compare."""
     norm_before_heads: bool = True
-    """Whether the encoder's final norm is applied before the heads (not in the preset ade20k)."""
+    """True applies the encoder's final norm before the heads; the preset ade20k does not."""
 
 
 class ViewsConfig(Section):
@@ -57,7 +57,7 @@ class ViewsConfig(Section):
     min_global_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Smallest overlap of two global crops, as a share of the image area."""
     rotate: bool = True
-    """Whether each view is rotated by 0, 90, 180 or 270 degrees, drawn uniformly."""
+    """True rotates each view by 0, 90, 180 or 270 degrees, drawn uniformly."""
     hflip_p: Fraction = 0.0
     """Probability of a horizontal flip; must be 0 for GTSA, whose region loss does not model flips."""
     jitter_strength: NonNegative = 1.0
@@ -108,7 +108,7 @@ class DINOConfig(Section):
     hidden: Positive = 2048
     bottleneck: Positive = 256
     norm_last_layer: bool = False
-    """Whether prototypes keep unit length; more stable, published for ViT-B only."""
+    """True keeps prototypes at unit length; more stable, published for ViT-B only."""
     freeze_epochs: NonNegative = 1.0
     """Epochs during which the prototypes are not trained."""
     student_temperature: AboveZero = 0.1
@@ -126,7 +126,7 @@ class MoCoV3Config(Section):
     output: Positive = 256
     temperature: AboveZero = 0.2
     freeze_patch_embed: bool = True
-    """Whether the patch projection keeps its random weights, which stabilizes training."""
+    """True keeps the patch projection at its random weights, which stabilizes training."""
 
 
 class OptimConfig(Section):
@@ -159,12 +159,12 @@ class TrainConfig(Section):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Data loading processes per training process; 0 loads in the training process."""
     augment_on: Literal["cpu", "device"] = "cpu"
-    """Where views are made: on the CPU by the workers, or in batches on the device."""
+    """Device that makes the views: the CPU (in the workers), or the training device (in batches)."""
     precision: Precision = "auto"
     compile: Literal[True, False, "auto"] = "auto"
-    """Whether torch compiles encoders and heads; auto compiles on a GPU if Triton is installed."""
+    """True compiles encoders and heads with torch; auto does so on a GPU if Triton is installed."""
     activation_checkpointing: bool = False
-    """Whether encoder blocks are recomputed in the backward pass: less memory, a third more computation."""
+    """True recomputes encoder blocks in the backward pass: less memory, a third more computation."""
     devices: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Positive = 10

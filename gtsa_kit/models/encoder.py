@@ -149,7 +149,7 @@ class Encoder(nn.Module):
             raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
         self.layers = layers
         self.activation_checkpointing = False
-        """Whether training stores only the input of each block and recomputes the block in the backward pass."""
+        """True stores only the input of each block in training and recomputes the block in the backward pass."""
         self.vit = create_vit(self.architecture, drop_path)
         for block in self.vit.blocks:  # timm uses Identity where the rate is 0
             for name in ("drop_path1", "drop_path2"):
@@ -170,10 +170,10 @@ class Encoder(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2) + positions  # (B, h*w, D)
         class_token = (vit.cls_token + class_position).expand(images.shape[0], -1, -1)
         x = torch.cat([class_token, tokens], dim=1)  # (B, 1 + h*w, D)
-        recompute = self.activation_checkpointing and self.training
+        use_checkpoint = self.activation_checkpointing and self.training
         maps = {}
         for index, block in enumerate(vit.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if use_checkpoint else block(x)
             if index in self.layers:
                 maps[index] = _on_grid(vit.norm(x), h, w)
         x = vit.norm(x) if final_norm else x

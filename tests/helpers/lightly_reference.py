@@ -1,4 +1,4 @@
-"""A step of each method written plainly with timm and lightly: what ours are held against."""
+"""Reference training steps of the baselines, written with timm and lightly."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 
 Step = tuple[Tensor, dict[str, Tensor]]
-"""The loss, and gradients by our names of parameters."""
+"""Loss, and gradients by this package's parameter names."""
 
 
 def backbone(weights: dict[str, Tensor], prefix: str) -> nn.Module:
@@ -40,8 +40,8 @@ def every_view(views: Views) -> list[Tensor]:
 
 def gradients(**modules: nn.Module) -> dict[str, Tensor]:
     return {
-        f"student.{place}.{name}": parameter.grad
-        for place, module in modules.items()
+        f"student.{prefix}.{name}": parameter.grad
+        for prefix, module in modules.items()
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
@@ -52,7 +52,7 @@ def dino_step(weights: dict[str, Tensor], views: Views, config: RunConfig, tempe
     heads = []
     for prefix in ("student.head.", "teacher.head."):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch's old weight_norm
+            warnings.simplefilter("ignore", FutureWarning)  # raised by torch's old weight_norm
             head = DINOProjectionHead(64, d.hidden, d.bottleneck, d.prototypes, norm_last_layer=d.norm_last_layer)
         head.load_state_dict(part(weights, prefix))
         heads.append(head)
@@ -70,7 +70,7 @@ def dino_step(weights: dict[str, Tensor], views: Views, config: RunConfig, tempe
 def moco_head(weights: dict[str, Tensor], prefix: str, inputs: int, config: RunConfig, layers: int) -> nn.Module:
     hidden, out = config.mocov3.hidden, config.mocov3.output
     head = MoCoProjectionHead(inputs, hidden, out, num_layers=layers, batch_norm=True)
-    head.layers[-1] = nn.BatchNorm1d(out, affine=False)  # as MoCo v3 publishes it
+    head.layers[-1] = nn.BatchNorm1d(out, affine=False)  # as published for MoCo v3
     head.load_state_dict(part(weights, prefix))
     return head
 

@@ -30,7 +30,7 @@ SMALL = {
 
 @pytest.fixture
 def settings() -> Callable[..., RunConfig]:
-    """Settings of a method, in small; keys with two underscores for the dot."""
+    """Return a function that builds small settings of a method; `__` in a keyword stands for a dot."""
 
     def make(method: str, **changes: Any) -> RunConfig:
         changed = {key.replace("__", "."): value for key, value in changes.items()}
@@ -41,7 +41,7 @@ def settings() -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def views() -> Views:
-    """Noise: 4 images, 2 global views and 2 local ones."""
+    """Return noise views: 4 images, 2 global and 2 local views."""
     generator = torch.Generator().manual_seed(5)
 
     def noise(side: int) -> Tensor:
@@ -58,12 +58,12 @@ class StopAfter(TrainerCallback):
         self.done = step
 
     def should_stop(self) -> bool:
-        return self.done == self.steps - 1  # asked during the last of them
+        return self.done == self.steps - 1  # true during the last of these steps
 
 
 @pytest.fixture
 def train_here(images: Path) -> Callable[..., bool]:
-    """Train in this process; `stop` after that many steps."""
+    """Return a function that trains in this process and stops after `stop` steps."""
 
     def run(config: RunConfig, out: Path, resume: bool = False, stop: int | None = None) -> bool:
         config = config.model_copy(update={"data": str(images)})

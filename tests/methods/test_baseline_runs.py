@@ -1,4 +1,4 @@
-"""Runs of the baselines: what they leave, what stands still at first, what goes on bit for bit, what is refused."""
+"""Runs of the baselines: run folder, frozen parameters, resuming, several processes, invalid settings."""
 
 import importlib.util
 import json
@@ -20,12 +20,17 @@ from gtsa_kit.training.checkpoint import load_checkpoint
 BASELINES = ["dino", "mocov3"]
 STEPS = 8
 EPOCH = 5
-"""Steps of one: 20 images by 4."""
+"""Steps per epoch: 20 images in batches of 4."""
 
 
 def run_settings(settings, method: str, **more: object):
-    given = {"train.steps": STEPS, "train.checkpoint_every": 1, "train.keep_checkpoints": STEPS, "model.drop_path": 0.2}
-    return settings(method, **given, **{"optim.warmup_epochs": 0.2, **more})
+    defaults = {
+        "train.steps": STEPS,
+        "train.checkpoint_every": 1,
+        "train.keep_checkpoints": STEPS,
+        "model.drop_path": 0.2,
+    }
+    return settings(method, **defaults, **{"optim.warmup_epochs": 0.2, **more})
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(runs: Path, settings, train_here):
-    """A run of each method, trained by the first test that asks."""
+    """Return a function that returns a finished run of a method, trained at the first call."""
 
     def get(method: str) -> Path:
         if not (runs / method).exists():
@@ -46,7 +51,7 @@ def finished(runs: Path, settings, train_here):
 
 
 def states(run: Path) -> list[dict[str, torch.Tensor]]:
-    """The model after each step."""
+    """Load the model state after each step."""
     paths = sorted((run / "checkpoints").glob("step_*.ckpt"))
     return [torch.load(path, weights_only=True)["model"] for path in paths]
 
@@ -59,7 +64,7 @@ GTSA_ONLY = {"region", "correspondence", "rotation", "rotation_accuracy", "regio
 
 
 @pytest.mark.parametrize("method", BASELINES)
-def test_what_a_run_leaves(method: str, finished) -> None:
+def test_run_folder(method: str, finished) -> None:
     run = finished(method)
     rows = read_json_lines(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -77,7 +82,7 @@ def test_what_a_run_leaves(method: str, finished) -> None:
 
 
 @pytest.mark.parametrize("method", BASELINES)
-def test_a_checkpoint_opens_as_an_encoder(method: str, finished) -> None:
+def test_checkpoint_opens_as_an_encoder(method: str, finished) -> None:
     run = finished(method)
     opened = open_weights(run / "checkpoints" / "last")
     assert opened.note.startswith("teacher (model.teacher.encoder.vit); left out")
@@ -85,8 +90,8 @@ def test_a_checkpoint_opens_as_an_encoder(method: str, finished) -> None:
     assert torch.equal(opened.encoder(images).embedding, load_encoder(run)(images).embedding)
 
 
-@pytest.mark.parametrize(("method", "stop"), [("dino", 3), ("mocov3", 6)])  # while DINO's prototypes stand still
-def test_resumed_is_bit_equal(method: str, stop: int, finished, settings, train_here, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "stop"), [("dino", 3), ("mocov3", 6)])  # DINO: while the prototypes are frozen
+def test_resumed_run_is_bit_identical(method: str, stop: int, finished, settings, train_here, tmp_path: Path) -> None:
     config = run_settings(settings, method)
     assert not train_here(config, tmp_path / "run", stop=stop)
     assert load_checkpoint(tmp_path / "run")["step"] == stop
@@ -101,37 +106,37 @@ def test_resumed_is_bit_equal(method: str, stop: int, finished, settings, train_
     assert encoders[0] == encoders[1]
 
 
-def test_prototypes_stand_still_for_an_epoch_and_then_move(finished, settings) -> None:
+def test_prototypes_are_frozen_for_an_epoch(finished, settings) -> None:
     torch.manual_seed(0)
-    drawn = make_method(run_settings(settings, "dino")).state_dict()
-    seen = states(finished("dino"))
+    initial = make_method(run_settings(settings, "dino")).state_dict()
+    steps = states(finished("dino"))
     for name in ("student.head.last_layer.weight_v", "student.head.last_layer.weight_g"):
-        assert all(torch.equal(state[name], drawn[name]) for state in seen[: STEPS // 2]), name
-        # The epoch has 5 steps, but a run of 8 is shorter than twice that: half of it.
-        assert not torch.equal(seen[STEPS // 2][name], drawn[name]), name
-    assert not torch.equal(seen[2]["student.head.layers.0.weight"], drawn["student.head.layers.0.weight"])
+        assert all(torch.equal(state[name], initial[name]) for state in steps[: STEPS // 2]), name
+        # The epoch has 5 steps, which is limited to half of the run's 8 steps.
+        assert not torch.equal(steps[STEPS // 2][name], initial[name]), name
+    assert not torch.equal(steps[2]["student.head.layers.0.weight"], initial["student.head.layers.0.weight"])
 
 
-def test_patches_stand_still_and_the_rest_moves(finished, settings) -> None:
+def test_patch_projection_is_frozen(finished, settings) -> None:
     torch.manual_seed(0)
-    drawn = make_method(run_settings(settings, "mocov3")).state_dict()
+    initial = make_method(run_settings(settings, "mocov3")).state_dict()
     last = states(finished("mocov3"))[-1]
     for branch in ("student", "teacher"):
         for name in ("proj.weight", "proj.bias"):
             key = f"{branch}.encoder.vit.patch_embed.{name}"
-            assert torch.equal(last[key], drawn[key])
+            assert torch.equal(last[key], initial[key])
         key = f"{branch}.encoder.vit.blocks.0.attn.qkv.weight"
-        assert not torch.equal(last[key], drawn[key])
+        assert not torch.equal(last[key], initial[key])
 
 
-# --- several processes ----------------------------------------------------------------------------------------------
+# --- several processes ------------------------------------------------------------------------------------------------
 
 
-def share_of_two(rank: int, folder: Path, queries, keys, config) -> None:
+def run_one_of_two_processes(rank: int, folder: Path, queries, keys, config) -> None:
     from gtsa_kit.methods.dino import DINOOutputs
     from gtsa_kit.methods.mocov3 import contrast
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     half = slice(3 * rank, 3 * rank + 3)
     with torch.no_grad():
         loss, accuracy = contrast(queries[:, half], keys[:, half], 0.2)
@@ -142,7 +147,7 @@ def share_of_two(rank: int, folder: Path, queries, keys, config) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_see_all_keys_and_share_a_center(settings, tmp_path: Path) -> None:
+def test_two_processes_gather_keys_and_average_the_center(settings, tmp_path: Path) -> None:
     from gtsa_kit.methods.dino import DINOOutputs
     from gtsa_kit.methods.mocov3 import contrast
 
@@ -150,7 +155,10 @@ def test_two_processes_see_all_keys_and_share_a_center(settings, tmp_path: Path)
     generator = torch.Generator().manual_seed(1)
     queries, keys = (torch.randn(views, 6, 40, generator=generator) for views in (4, 2))
     context = multiprocessing.get_context("fork")
-    both = [context.Process(target=share_of_two, args=(rank, tmp_path, queries, keys, config)) for rank in (0, 1)]
+    both = [
+        context.Process(target=run_one_of_two_processes, args=(rank, tmp_path, queries, keys, config))
+        for rank in (0, 1)
+    ]
     for process in both:
         process.start()
     for process in both:
@@ -160,16 +168,16 @@ def test_two_processes_see_all_keys_and_share_a_center(settings, tmp_path: Path)
     loss, accuracy = contrast(queries, keys, 0.2)
     model = make_method(config)
     dino, _ = model.loss(DINOOutputs(queries, keys, queries), None, {"teacher_temperature": 0.05})
-    for place, whole in enumerate((loss, accuracy, dino)):
-        torch.testing.assert_close((parts[0][place] + parts[1][place]) / 2, whole, rtol=0, atol=1e-5)
+    for index, whole in enumerate((loss, accuracy, dino)):
+        torch.testing.assert_close((parts[0][index] + parts[1][index]) / 2, whole, rtol=0, atol=1e-5)
     for part in parts:
         torch.testing.assert_close(part[3], model.criterion.center, rtol=0, atol=1e-6)
 
 
-# --- what is asked for ----------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_method_brings_its_settings_and_the_user_has_the_last_word(tmp_path: Path) -> None:
+def test_method_settings_are_overridden_by_file_and_overrides(tmp_path: Path) -> None:
     moco = load_config(overrides={"method": "mocov3"})
     assert (moco.optim.teacher_momentum, moco.optim.lr, moco.model.drop_path) == (0.99, 1.5e-4, 0.0)
     assert (moco.views.hflip_p, moco.views.rotate) == (0.5, False)
@@ -182,7 +190,7 @@ def test_a_method_brings_its_settings_and_the_user_has_the_last_word(tmp_path: P
     assert load_config(overrides={"method": "dino", "views.rotate": True}).views.rotate
     (tmp_path / "run.yaml").write_text("method: dino\nviews: {hflip_p: 0.25}\n")
     assert load_config(file=tmp_path / "run.yaml").views.hflip_p == 0.25
-    # How large a run is, the preset says, whatever the method.
+    # The preset has precedence over the method.
     assert (
         load_config("quick", overrides={"method": "mocov3"}).optim.teacher_momentum
         == load_config("quick").optim.teacher_momentum
@@ -190,10 +198,10 @@ def test_a_method_brings_its_settings_and_the_user_has_the_last_word(tmp_path: P
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_methods_have_the_same_crops_and_colors(method: str) -> None:
-    ours, theirs = load_config().views, load_config(overrides={"method": method}).views
+def test_methods_have_equal_crops_and_colors(method: str) -> None:
+    default, views = load_config().views, load_config(overrides={"method": method}).views
     same = {"rotate": True, "hflip_p": 0.0}
-    assert theirs.model_copy(update=same) == ours
+    assert views.model_copy(update=same) == default
 
 
 @pytest.mark.parametrize(
@@ -210,17 +218,17 @@ def test_all_methods_have_the_same_crops_and_colors(method: str) -> None:
         ({"method": "mocov3", "mocov3.temperature": -1}, "mocov3.temperature"),
     ],
 )
-def test_what_does_not_go_together_is_refused(overrides: dict[str, object], words: str) -> None:
+def test_conflicting_settings_are_rejected(overrides: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_config(overrides=overrides)
 
 
-def test_gtsa_without_turns_is_gtsa_without_their_loss() -> None:
+def test_gtsa_without_rotations_needs_no_rotation_loss() -> None:
     config = load_config(overrides={"views.rotate": False, "loss.rotation_weight": 0})
     assert config.loss.correspondence_weight == 0.5
 
 
-def test_without_the_library_nothing_is_begun(
+def test_missing_lightly_is_reported_before_a_run_folder_is_created(
     monkeypatch: pytest.MonkeyPatch, settings, train_here, tmp_path: Path
 ) -> None:
     def find(name: str, package: str | None = None) -> ModuleType | None:
@@ -233,22 +241,22 @@ def test_without_the_library_nothing_is_begun(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_with_its_method_alone(gtsa_here, finished) -> None:
+def test_resuming_with_another_method_is_rejected(gtsa_here, finished) -> None:
     run = finished("dino")
     done = gtsa_here("train", "--resume", "--out", run, "--method", "gtsa")
     assert done.returncode == 2
     assert f"the run in {run} has the method dino" in done.stderr
-    # With a preset named again, the rest is compared: what differs is not the method.
+    # With --preset given again, the other settings are compared as well.
     done = gtsa_here("train", "--resume", "--out", run, "--preset", "quick")
     assert done.returncode == 2
     assert "model.arch: vit_test, vit_small" in done.stderr
     assert "method: " not in done.stderr
 
 
-def test_the_command_names_methods(gtsa_here, images: Path, tmp_path: Path) -> None:
+def test_unknown_method_on_the_command_line(gtsa_here, images: Path, tmp_path: Path) -> None:
     done = gtsa_here("train", images, "--method", "nonsense", "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "unknown method 'nonsense'" in done.stderr
-    said = gtsa_here("train", "--help").stdout
-    assert "--method" in said
-    assert "gtsa-kit[baselines]" in said
+    help_text = gtsa_here("train", "--help").stdout
+    assert "--method" in help_text
+    assert "gtsa-kit[baselines]" in help_text

@@ -1,4 +1,4 @@
-"""Signs of collapse against numpy and against cases whose answer is known."""
+"""Collapse metrics compared with numpy and with cases whose value is known."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ def noise(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-# --- spread ---------------------------------------------------------------------------------------------------------
+# --- feature std ------------------------------------------------------------------------------------------------------
 
 
 def test_std_of_tokens_in_all_directions_is_one() -> None:
-    # The mean of n unit vectors has length 1 / sqrt(n), so that much is missing: sqrt(1 - 1 / 4000).
+    # The mean of n unit vectors has length 1 / sqrt(n), so the result is sqrt(1 - 1 / 4000).
     assert feature_std(noise(4000, 64)) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -24,11 +24,11 @@ def test_std_of_constant_tokens_is_zero() -> None:
     assert feature_std(noise(1, 64).expand(500, 64)) == pytest.approx(0.0, abs=1e-3)
 
 
-def test_std_does_not_see_lengths() -> None:
+def test_std_is_invariant_to_lengths() -> None:
     tokens = noise(300, 16)
     lengths = torch.linspace(0.1, 50, 300)[:, None]
     assert feature_std(tokens * lengths) == pytest.approx(feature_std(tokens), rel=1e-5)
-    # Tokens of one direction are collapsed however long each is.
+    # Tokens of one direction are collapsed whatever their lengths are.
     assert feature_std(noise(1, 16) * lengths) == pytest.approx(0.0, abs=1e-3)
 
 
@@ -43,12 +43,12 @@ def test_std_equals_numpy() -> None:
 
 def test_std_falls_as_features_collapse() -> None:
     common = noise(1, 32, seed=1)
-    values = [feature_std(noise(500, 32) + common * share) for share in (0, 1, 3, 10, 100)]
+    values = [feature_std(noise(500, 32) + common * factor) for factor in (0, 1, 3, 10, 100)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.02
 
 
-# --- effective rank -------------------------------------------------------------------------------------------------
+# --- effective rank ---------------------------------------------------------------------------------------------------
 
 
 def rank_by_svd(tokens: Tensor) -> float:
@@ -85,7 +85,7 @@ def test_rank_of_constant_tokens_is_one(rows: int) -> None:
 
 
 def test_rank_of_many_tokens_takes_an_even_sample() -> None:
-    # Tokens of a batch lie image by image: a sample of the first rows would see one image.
+    # Tokens of a batch lie image by image: the first rows would cover one image only.
     tokens = torch.zeros(4 * MAX_TOKENS, 4)
     for quarter in range(4):
         tokens[quarter * MAX_TOKENS : (quarter + 1) * MAX_TOKENS, quarter] = 1.0
@@ -93,18 +93,18 @@ def test_rank_of_many_tokens_takes_an_even_sample() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_signals_take_half_precision(dtype: torch.dtype) -> None:
+def test_metrics_accept_half_precision(dtype: torch.dtype) -> None:
     tokens = noise(500, 16).to(dtype)
     assert effective_rank(tokens) == pytest.approx(rank_by_svd(tokens), rel=1e-9)
     assert feature_std(tokens) == pytest.approx(1.0, abs=0.01)
 
 
-# --- turns ----------------------------------------------------------------------------------------------------------
+# --- rotation accuracy ------------------------------------------------------------------------------------------------
 
 
-def test_turn_accuracy_counts_views() -> None:
-    turns = torch.tensor([[0, 1, 2], [3, 3, 0]])
-    named = torch.tensor([[0, 1, 3], [3, 2, 0]])
-    logits = torch.nn.functional.one_hot(named, 4) * 5.0 - 9.0
-    assert float(rotation_accuracy(logits, turns)) == pytest.approx(4 / 6)
-    assert float(rotation_accuracy(logits, named)) == 1.0
+def test_rotation_accuracy_counts_views() -> None:
+    rotations = torch.tensor([[0, 1, 2], [3, 3, 0]])
+    predicted = torch.tensor([[0, 1, 3], [3, 2, 0]])
+    logits = torch.nn.functional.one_hot(predicted, 4) * 5.0 - 9.0
+    assert float(rotation_accuracy(logits, rotations)) == pytest.approx(4 / 6)
+    assert float(rotation_accuracy(logits, predicted)) == 1.0

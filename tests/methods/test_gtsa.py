@@ -1,4 +1,4 @@
-"""Student, teacher and heads: who learns, who follows, and the table of layers in the design."""
+"""GTSA's student, teacher and heads: outputs, gradients, moving average, layers."""
 
 import math
 from typing import Any
@@ -18,17 +18,17 @@ TINY = ModelConfig(arch="vit_test", projector_dim=24)
 
 
 def make_views(n_global: int = 2, n_local: int = 3, batch: int = 2) -> Views:
-    """Small crops of noise: 3 x 3 patches in a global view, 2 x 2 in a local one."""
+    """Return noise views: 3 x 3 patches in a global view, 2 x 2 in a local one."""
     g = torch.Generator().manual_seed(0)
 
     def noise(views: int, side: int) -> Tensor:
         return torch.randint(256, (batch, views, 3, side, side), generator=g, dtype=torch.uint8)
 
     views = n_global + n_local
-    turns = torch.randint(4, (batch, views), generator=g)
-    # Every box holds (50, 50): all overlap.
+    rotations = torch.randint(4, (batch, views), generator=g)
+    # Every box contains (50, 50), so all overlap.
     boxes = torch.tensor([50.0, 50, 50, 50]) + torch.randint(10, 50, (batch, views, 4), generator=g) * SIGNS
-    return Views(noise(n_global, 48), noise(n_local, 32), boxes, turns)
+    return Views(noise(n_global, 48), noise(n_local, 32), boxes, rotations)
 
 
 def make_model(**changes: Any) -> GTSA:
@@ -40,7 +40,7 @@ def losses_of(model: GTSA, views: Views) -> GTSALosses:
     return gtsa_loss(*model(views)[:4], views.boxes, views.rotations, LossConfig(), alpha=0.5)
 
 
-# --- the forward pass -----------------------------------------------------------------------------------------------
+# --- the forward pass -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_local", [3, 0])
@@ -57,10 +57,10 @@ def test_output_shapes(n_local: int) -> None:
 
 @pytest.mark.parametrize("final_norm", [True, False])
 @torch.no_grad()
-def test_each_output_is_that_of_its_view(final_norm: bool) -> None:
-    # View by view, one image at a time, from the parts: no reshaping that could mix images with views.
+def test_outputs_belong_to_their_views(final_norm: bool) -> None:
+    # The reference runs one view at a time: no reshaping that could mix images with views.
     model = make_model(norm_before_heads=final_norm).eval()
-    for parameter in model.parameters():  # a norm that does something, and a teacher that is not the student
+    for parameter in model.parameters():  # the norm is not the identity, and the teacher differs from the student
         parameter.add_(torch.randn_like(parameter) * 0.05)
     views = make_views(2, 3)
     outputs = model(views)
@@ -80,15 +80,15 @@ def test_each_output_is_that_of_its_view(final_norm: bool) -> None:
                 torch.testing.assert_close(outputs.tokens[b, v], features.feature_map[0], rtol=0, atol=1e-5)
 
 
-def test_final_norm_stands_before_the_heads_only_where_asked() -> None:
+def test_norm_before_heads_is_a_setting() -> None:
     views = make_views()
     with_norm, without = make_model().eval()(views), make_model(norm_before_heads=False).eval()(views)
-    # Normed tokens (weights of 1 at the start) have variance 1; those of an untrained ViT without the norm do not.
+    # With the norm (its weights are 1 at first) tokens have variance 1; without it those of an untrained ViT do not.
     torch.testing.assert_close(with_norm.tokens.var(2, unbiased=False), torch.ones(2, 2, 3, 3), rtol=0, atol=1e-3)
     assert not torch.allclose(without.tokens.var(2, unbiased=False), torch.ones(2, 2, 3, 3), rtol=0, atol=1e-1)
 
 
-# --- who learns -----------------------------------------------------------------------------------------------------
+# --- gradients --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_local", [3, 0])
@@ -103,7 +103,7 @@ def test_gradients_reach_every_trained_parameter(final_norm: bool, n_local: int)
             assert float(parameter.grad.norm()) > 1e-6, name
         else:
             assert parameter.grad is None, name
-    # Without the norm before the heads, the norm is in no loss. It must not wait for a gradient then: DDP would.
+    # Without the norm before the heads no loss depends on it. It must be frozen then, or DDP waits for its gradient.
     frozen = set() if final_norm else {"student.encoder.vit.norm.weight", "student.encoder.vit.norm.bias"}
     assert trained == {name for name, _ in model.named_parameters() if name.startswith("student.")} - frozen
 
@@ -116,12 +116,12 @@ def test_gradients_reach_every_trained_parameter(final_norm: bool, n_local: int)
         ("rotation", {"rotation_predictor"}),
     ],
 )
-def test_each_loss_alone_teaches_the_encoder_and_its_heads(term: str, heads: set[str]) -> None:
+def test_each_loss_trains_the_encoder_and_its_heads(term: str, heads: set[str]) -> None:
     model = make_model(drop_path=0.0)
     getattr(losses_of(model, make_views()), term).backward()
-    taught = {name for name, p in model.student.named_parameters() if p.grad is not None and p.grad.norm() > 1e-6}
-    assert {name.split(".")[0] for name in taught} == {"encoder"} | heads
-    assert "encoder.vit.patch_embed.proj.weight" in taught
+    trained = {name for name, p in model.student.named_parameters() if p.grad is not None and p.grad.norm() > 1e-6}
+    assert {name.split(".")[0] for name in trained} == {"encoder"} | heads
+    assert "encoder.vit.patch_embed.proj.weight" in trained
 
 
 def test_teacher_gets_no_gradient() -> None:
@@ -146,7 +146,7 @@ def test_teacher_starts_as_the_student() -> None:
         assert tensor.data_ptr() != student[name].data_ptr(), name
 
 
-def test_student_alone_has_drop_path() -> None:
+def test_only_the_student_has_drop_path() -> None:
     model = make_model(drop_path=0.9)
 
     def count(part: nn.Module) -> int:
@@ -161,7 +161,7 @@ def test_student_alone_has_drop_path() -> None:
     assert not torch.equal(first.global_maps, second.global_maps)
 
 
-# --- how the teacher follows ----------------------------------------------------------------------------------------
+# --- moving average ---------------------------------------------------------------------------------------------------
 
 
 def test_teacher_is_the_moving_average_of_the_student() -> None:
@@ -181,8 +181,8 @@ def test_teacher_is_the_moving_average_of_the_student() -> None:
             assert torch.equal(parameter.double(), student[name]), name
 
 
-def test_teacher_follows_by_the_closed_form() -> None:
-    # A student that stands still: what is left of the teacher's first weights is the product of the momenta.
+def test_moving_average_of_a_constant_student() -> None:
+    # With a constant student, the remaining share of the initial weights is the product of the momenta.
     model = make_model()
     start = model.teacher.projector[2].weight.detach().double().clone()
     with torch.no_grad():
@@ -190,8 +190,8 @@ def test_teacher_follows_by_the_closed_form() -> None:
     momenta = [0.996, 0.997, 0.9985, 0.9999]
     for momentum in momenta:
         model.update_teacher(momentum)
-    left = math.prod(momenta)
-    expected = left * start + (1 - left) * 2.0
+    remaining = math.prod(momenta)
+    expected = remaining * start + (1 - remaining) * 2.0
     torch.testing.assert_close(model.teacher.projector[2].weight.double(), expected, rtol=0, atol=1e-6)
 
 
@@ -206,14 +206,14 @@ def test_momentum_one_keeps_the_teacher_bit_for_bit() -> None:
 
 
 def test_teacher_has_no_buffers() -> None:
-    # The update is of parameters; a buffer (running statistics, say) would have to be carried over as well.
+    # The update covers parameters only; buffers, such as running statistics, would need one as well.
     assert not list(make_model().named_buffers())
 
 
-# --- the heads, layer by layer --------------------------------------------------------------------------------------
+# --- the heads, layer by layer ----------------------------------------------------------------------------------------
 
 
-def kinds(head: nn.Module) -> list[str]:
+def layer_types(head: nn.Module) -> list[str]:
     return [type(module).__name__ for module in head.children()]
 
 
@@ -232,31 +232,31 @@ def assert_conv(conv: Any, inputs: int, outputs: int, kernel: int) -> None:
     assert conv.bias is not None
 
 
-def test_projector_is_that_of_the_table() -> None:
+def test_projector_has_the_papers_layers() -> None:
     head = Projector(384, 768)
-    assert kinds(head) == ["ConvBlock", "ConvBlock", "Conv2d"]
+    assert layer_types(head) == ["ConvBlock", "ConvBlock", "Conv2d"]
     for block in (head[0], head[1]):
         assert block.residual
         assert_conv(block.conv, 384, 384, 3)
     assert_conv(head[2], 384, 768, 1)
-    # The norms have no affine: nothing but convolutions counts.
+    # The norms are not affine, so only convolutions have parameters.
     assert parameters_of(head) == 2 * conv_parameters(384, 384, 3) + conv_parameters(384, 768, 1)
     assert head(torch.zeros(1, 384, 3, 5)).shape == (1, 768, 3, 5)
 
 
-def test_predictor_is_that_of_the_table() -> None:
+def test_predictor_has_the_papers_layers() -> None:
     head = Predictor(768)
-    assert kinds(head) == ["ConvBlock", "Conv2d"]
+    assert layer_types(head) == ["ConvBlock", "Conv2d"]
     assert not head[0].residual
     assert_conv(head[0].conv, 768, 768, 3)
     assert_conv(head[1], 768, 768, 1)
     assert parameters_of(head) == conv_parameters(768, 768, 3) + conv_parameters(768, 768, 1)
 
 
-def test_rotation_predictor_is_that_of_the_table() -> None:
+def test_rotation_predictor_has_the_papers_layers() -> None:
     head = RotationPredictor(384)
     expected = ["Linear", "LayerNorm", "GELU", "Linear", "LayerNorm", "GELU", "Linear", "LayerNorm", "Linear"]
-    assert kinds(head) == expected
+    assert layer_types(head) == expected
     widths = [(m.in_features, m.out_features) for m in head if isinstance(m, nn.Linear)]
     assert widths == [(384, 768), (768, 768), (768, 128), (128, 4)]
     assert [m.normalized_shape for m in head if isinstance(m, nn.LayerNorm)] == [(768,), (768,), (128,)]
@@ -288,7 +288,7 @@ def test_conv_block_equals_its_formula(residual: bool) -> None:
 def test_student_of_the_paper() -> None:
     with torch.device("meta"):
         student = GTSA(RunConfig()).student
-    assert kinds(student) == ["Encoder", "Projector", "Predictor", "RotationPredictor"]
+    assert layer_types(student) == ["Encoder", "Projector", "Predictor", "RotationPredictor"]
     vit = student.encoder.vit
     assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (384, 12, 6)
     assert vit.blocks[0].mlp.fc1.out_features == 4 * 384

@@ -1,4 +1,4 @@
-"""The benchmark's yardstick computes what the package computes."""
+"""Losses and update of benchmarks/plain compared with those of the package."""
 
 from pathlib import Path
 
@@ -16,15 +16,15 @@ from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer
 
 
 @pytest.fixture(scope="module")
-def drawn(images: Path) -> tuple[RunConfig, Views]:
+def config_and_views(images: Path) -> tuple[RunConfig, Views]:
     tiny = {"model.arch": "vit_test", "model.projector_dim": 48, "model.drop_path": 0.0, "views.local_crops": 3}
     config = load_config("coco", None, {**tiny, "data": str(images)})
-    shown = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
-    return config, collate([shown[t].views for t in range(3)])
+    dataset = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
+    return config, collate([dataset[t].views for t in range(3)])
 
 
-def test_losses_and_gradients_agree_at_the_papers_sizes(drawn: tuple[RunConfig, Views]) -> None:
-    config, views = drawn
+def test_losses_and_gradients_agree_at_the_papers_sizes(config_and_views: tuple[RunConfig, Views]) -> None:
+    config, views = config_and_views
     torch.manual_seed(0)
     model = GTSA(config)
     outputs = model(views)
@@ -32,13 +32,13 @@ def test_losses_and_gradients_agree_at_the_papers_sizes(drawn: tuple[RunConfig, 
     ours = gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total
     plain = plain_loss(outputs, views, config.loss, 0.5)
     assert abs(float(ours.detach() - plain.detach())) < 1e-6
-    found = torch.autograd.grad(ours, inputs, retain_graph=True)
-    for a, b in zip(found, torch.autograd.grad(plain, inputs), strict=True):
+    our_gradients = torch.autograd.grad(ours, inputs, retain_graph=True)
+    for a, b in zip(our_gradients, torch.autograd.grad(plain, inputs), strict=True):
         assert float((a - b).norm() / b.norm()) < 1e-5
 
 
-def test_an_update_agrees(drawn: tuple[RunConfig, Views]) -> None:
-    config, views = drawn
+def test_update_agrees(config_and_views: tuple[RunConfig, Views]) -> None:
+    config, views = config_and_views
     torch.manual_seed(0)
     ours, plain = GTSA(config), GTSA(config)
     plain.load_state_dict(ours.state_dict())
@@ -53,4 +53,4 @@ def test_an_update_agrees(drawn: tuple[RunConfig, Views]) -> None:
     ours.update_teacher(0.996)
     plain_update(plain, optimizers[1], config)
     for (name, a), (_, b) in zip(ours.state_dict().items(), plain.state_dict().items(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=lambda message, name=name: f"{name}: {message}")

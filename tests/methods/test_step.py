@@ -1,4 +1,4 @@
-"""What accelerators need of a training step: nothing waited for, whole graphs, less memory where it is asked for."""
+"""Training steps on an accelerator: no host synchronization, complete graphs, activation checkpointing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,17 +37,17 @@ def settings(**more: Any) -> RunConfig:
 
 
 def views_of(images: Path, config: RunConfig, on_device: bool = False) -> Any:
-    shown = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0, on_device=on_device)
-    return stack([shown[t] for t in range(4)]).views
+    dataset = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0, on_device=on_device)
+    return stack([dataset[t] for t in range(4)]).views
 
 
-def built(config: RunConfig) -> Method:
+def build_method(config: RunConfig) -> Method:
     torch.manual_seed(0)
     return make_method(config).train()
 
 
 def backward(method: Method, views: Views) -> Tensor:
-    """One step's loss; leaves its gradients."""
+    """Compute loss and gradients of one step and return the loss."""
     method.zero_grad()
     torch.manual_seed(1)
     loss, _ = method.loss(method(views), views, SCHEDULES)
@@ -59,67 +59,71 @@ def gradients(method: Method) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 
 
-# --- nothing is waited for --------------------------------------------------------------------------------------------
+# --- host synchronization ---------------------------------------------------------------------------------------------
 
 
-class Waits(TorchDispatchMode):
-    """What would make the host wait for an accelerator, for which "meta" stands: numbers looked at, shapes that depend
-    on numbers, copies that are not told to go on by themselves."""
+class SyncDetector(TorchDispatchMode):
+    """Records operations that would make the host wait for an accelerator, with "meta" as the accelerator.
+
+    These are reads of values, shapes that depend on values, and blocking copies.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.syncs: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         tensors = [a for a in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-        there = any(tensor.device.type == "meta" for tensor in tensors)
-        if there and name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
-            self.found.append(name)
+        on_meta = any(tensor.device.type == "meta" for tensor in tensors)
+        if on_meta and name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
+            self.syncs.append(name)
         target = kwargs.get("device")
-        leaves = name == "_to_copy" and target is not None and torch.device(target).type != tensors[0].device.type
-        if leaves and not kwargs.get("non_blocking"):
-            self.found.append(f"copy to {target}")
+        changes_device = (
+            name == "_to_copy" and target is not None and torch.device(target).type != tensors[0].device.type
+        )
+        if changes_device and not kwargs.get("non_blocking"):
+            self.syncs.append(f"copy to {target}")
         return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("method", ["gtsa", "dino", "mocov3"])
-def test_no_step_waits_for_the_accelerator(method: str, images: Path) -> None:
+def test_steps_do_not_synchronize(method: str, images: Path) -> None:
     config = settings(method=method)
     views = views_of(images, config)
-    model = built(config).to("meta")
-    there = Views(*(tensor.to("meta") for tensor in views))
-    backward(model, there)  # constants are made once
-    with Waits() as waits:
-        backward(model, there)
+    model = build_method(config).to("meta")
+    meta_views = Views(*(tensor.to("meta") for tensor in views))
+    backward(model, meta_views)  # creates cached constants
+    with SyncDetector() as detector:
+        backward(model, meta_views)
         clip_grad_norm_per_parameter(model, 3.0)
         model.update_teacher(0.99)
-    assert not waits.found
+    assert not detector.syncs
 
 
-def test_views_on_the_device_wait_for_nothing(images: Path) -> None:
+def test_views_made_on_the_device_do_not_synchronize(images: Path) -> None:
     config = settings(**{"views.jitter_p": 1.0, "views.blur_p": 1.0, "views.grayscale_p": 0.5})
     batch = views_of(images, config, on_device=True)
     assert isinstance(batch, DecodedBatch)
-    with Waits() as waits:
-        made = apply_augmentations_batched(batch, config.views, torch.device("meta"))
-    assert made.global_images.device.type == "meta"
-    assert not waits.found
+    with SyncDetector() as detector:
+        device_views = apply_augmentations_batched(batch, config.views, torch.device("meta"))
+    assert device_views.global_images.device.type == "meta"
+    assert not detector.syncs
 
 
-def test_waits_are_seen() -> None:
-    there = torch.ones(3, device="meta")
-    with Waits() as waits:
+def test_sync_detector_detects() -> None:
+    tensor = torch.ones(3, device="meta")
+    with SyncDetector() as detector:
         torch.ones(3).to("meta")
         torch.ones(3).to("meta", non_blocking=True)
         with pytest.raises((RuntimeError, NotImplementedError)):
-            there.sum().item()
-    assert len(waits.found) == 2
+            tensor.sum().item()
+    assert len(detector.syncs) == 2
 
 
-class Strict(TrainerCallback):
-    """Any wait of steps 3 to 7 is an error."""
+class SyncIsError(TrainerCallback):
+    """Makes a host synchronization in steps 3 to 7 an error."""
 
     def on_step_end(self, step: int, metrics: StepMetrics | None) -> None:
         torch.cuda.set_sync_debug_mode("error" if 2 <= step < 7 else "default")
@@ -127,13 +131,13 @@ class Strict(TrainerCallback):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("views", ["cpu", "device"])
-def test_no_step_waits_for_a_gpu(views: str, images: Path, tmp_path: Path) -> None:
-    over = {**TINY, "data": str(images), "train.steps": 8, "train.log_every": 8, "train.augment_on": views}
-    assert train(load_config(overrides=over), tmp_path / "run", False, Strict())
+@pytest.mark.parametrize("augment_on", ["cpu", "device"])
+def test_steps_do_not_synchronize_with_a_gpu(augment_on: str, images: Path, tmp_path: Path) -> None:
+    overrides = {**TINY, "data": str(images), "train.steps": 8, "train.log_every": 8, "train.augment_on": augment_on}
+    assert train(load_config(overrides=overrides), tmp_path / "run", False, SyncIsError())
 
 
-# --- compiled ---------------------------------------------------------------------------------------------------------
+# --- compilation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -146,10 +150,12 @@ def fresh_compiler() -> Iterator[Any]:
     torch._dynamo.reset()
 
 
-def test_compiled_parts_are_whole_graphs_and_few(images: Path, fresh_compiler: Any) -> None:
-    config = settings(**{"views.local_crops": 3})  # other shapes than the two global ones, in pooled outputs too
+def test_compilation_gives_few_graphs_without_breaks(images: Path, fresh_compiler: Any) -> None:
+    config = settings(
+        **{"views.local_crops": 3}
+    )  # a number other than that of the global views, so that pooled outputs differ in shape as well
     views = views_of(images, config)
-    plain, compiled = built(config), built(config)
+    plain, compiled = build_method(config), build_method(config)
     compiled.compile_branches("aot_eager")
     assert plain.state_dict().keys() == compiled.state_dict().keys()
     for _ in range(2):
@@ -159,7 +165,7 @@ def test_compiled_parts_are_whole_graphs_and_few(images: Path, fresh_compiler: A
     for name, gradient in gradients(plain).items():
         torch.testing.assert_close(gradients(compiled)[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
     assert not fresh_compiler["graph_break"]
-    # The student: encoder, projector, predictor, turns, for two sizes; the teacher: encoder and projector, for one.
+    # Student: encoder, projector, predictor, rotation predictor for two sizes. Teacher: encoder, projector for one.
     assert fresh_compiler["stats"]["unique_graphs"] == 2 * 4 + 2
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):
@@ -171,13 +177,16 @@ def test_compiled_parts_are_whole_graphs_and_few(images: Path, fresh_compiler: A
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_recomputed_blocks_train_the_same_in_less_memory(images: Path) -> None:
+def test_activation_checkpointing_gives_equal_gradients_with_less_memory(images: Path) -> None:
     config = settings()
     views = views_of(images, config)
-    plain, lean = built(config), built(config)
-    lean.student.encoder.activation_checkpointing = True
-    assert torch.equal(backward(plain, views), backward(lean, views))
+    plain, checkpointed = build_method(config), build_method(config)
+    checkpointed.student.encoder.activation_checkpointing = True
+    assert torch.equal(backward(plain, views), backward(checkpointed, views))
     for name, gradient in gradients(plain).items():
-        assert torch.equal(gradients(lean)[name], gradient), name
-    kept = [saved_activation_bytes(method, lambda method=method: backward(method, views)) for method in (lean, plain)]
-    assert kept[0] < 0.7 * kept[1]
+        assert torch.equal(gradients(checkpointed)[name], gradient), name
+    saved = [
+        saved_activation_bytes(method, lambda method=method: backward(method, views))
+        for method in (checkpointed, plain)
+    ]
+    assert saved[0] < 0.7 * saved[1]

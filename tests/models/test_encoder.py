@@ -1,4 +1,4 @@
-"""The encoder against timm's own forward, its resampling against torch's, its preprocessing against torchvision's."""
+"""Encoder compared with timm, position resampling with torch, preprocessing with torchvision."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ from gtsa_kit.config import Arch
 from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, DropPath, Encoder, Preprocessing, normalize
 from gtsa_kit.models.positions import resample_positions, resample_weights
 
-# (height, width): the usual one, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.
+# (height, width): default, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.
 SIZES = [(224, 224), (96, 96), (112, 176), (336, 64), (16, 16), (336, 16), (448, 224), (272, 304)]
 
 
-def randomise(vit: nn.Module) -> None:
-    """Give every parameter real variance: timm starts with biases of 0, norms of 1 and positions of almost nothing."""
+def randomize(vit: nn.Module) -> None:
+    """Add noise to parameters that timm initializes to constants or tiny values: biases, norms, positions."""
     with torch.no_grad():
         for name, parameter in vit.named_parameters():
             if name in {"pos_embed", "cls_token"}:
@@ -30,10 +30,10 @@ def randomise(vit: nn.Module) -> None:
 
 
 def pair(arch: Arch, layers: tuple[int, ...] = ()) -> tuple[Encoder, Any]:
-    """An encoder and a plain timm model of any size, with the same random weights."""
+    """Return an encoder and a timm model for any size with the same random weights."""
     torch.manual_seed(0)
     encoder = Encoder(arch, layers=layers).eval()
-    randomise(encoder.vit)
+    randomize(encoder.vit)
     ours = ARCHITECTURES[arch]
     plain = timm.create_model(ours.timm_model, num_classes=0, dynamic_img_size=True, **ours.timm_kwargs).eval()
     plain.load_state_dict(encoder.vit.state_dict(), strict=True)
@@ -44,7 +44,7 @@ def images_of(height: int, width: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
 
 
-# --- the forward pass -----------------------------------------------------------------------------------------------
+# --- the forward pass -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -56,7 +56,7 @@ def test_encoder_equals_timm(size: tuple[int, int]) -> None:
     features = encoder(images)
     h, w = size[0] // 16, size[1] // 16
     assert features.feature_map.shape == (2, 64, h, w)
-    # Normed tokens have size 1; some hundred float32 roundings, in another order where positions are resampled.
+    # Normalized tokens have size 1; a few hundred float32 roundings, in another order if positions are resampled.
     torch.testing.assert_close(features.feature_map, tokens.mT.reshape(2, 64, h, w), rtol=0, atol=1e-5)
     torch.testing.assert_close(features.embedding, tokens.mean(1), rtol=0, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_without_the_final_norm() -> None:
 
 
 @pytest.mark.parametrize("layers", [(2,), (-1,), (0, 12)])
-def test_layers_out_of_range_are_refused(layers: tuple[int, ...]) -> None:
+def test_layers_out_of_range_are_rejected(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="layers must lie between 0 and 1"):
         Encoder("vit_test", layers=layers)
 
@@ -109,7 +109,7 @@ def test_embedding_is_the_mean_of_patch_tokens() -> None:
 
 
 @torch.no_grad()
-def test_images_of_a_batch_do_not_meet() -> None:
+def test_images_of_a_batch_are_independent() -> None:
     encoder, _ = pair("vit_test")
     images = images_of(96, 112, batch=3)
     together = encoder(images)
@@ -134,7 +134,7 @@ def test_weights_load_in_plain_timm(arch: Arch) -> None:
 
 @torch.no_grad()
 def test_plain_timm_gives_the_same_features() -> None:
-    # As users take the weights: no dynamic_img_size, 224 only.
+    # timm's default usage: no dynamic_img_size, size 224 only.
     encoder, _ = pair("vit_small")
     plain = timm.create_model("vit_small_patch16_224", num_classes=0).eval()
     plain.load_state_dict(encoder.vit.state_dict(), strict=True)
@@ -144,7 +144,7 @@ def test_plain_timm_gives_the_same_features() -> None:
     )
 
 
-# --- positions ------------------------------------------------------------------------------------------------------
+# --- positions --------------------------------------------------------------------------------------------------------
 
 
 def test_positions_at_the_stored_size_are_exact() -> None:
@@ -157,7 +157,7 @@ def test_positions_equal_torchs_antialiased_bicubic(size: tuple[int, int]) -> No
     positions = torch.randn(196, 8)
     grid = positions.double().T.reshape(1, 8, 14, 14)
     expected = F.interpolate(grid, size=size, mode="bicubic", antialias=True)[0].flatten(1).T
-    # Weights are computed in float32: places up to 14 are rounded by 1e-6, which moves a value by as much.
+    # Weights are computed in float32: positions up to 14 are rounded by 1e-6, which changes a value by as much.
     torch.testing.assert_close(resample_positions(positions, *size).double(), expected, rtol=0, atol=5e-6)
 
 
@@ -173,7 +173,7 @@ def test_positions_of_an_image_one_patch_wide(height: int) -> None:
 @pytest.mark.parametrize("target", [1, 2, 3, 6, 13, 14, 15, 28, 64])
 def test_weights_equal_torchs_antialiased_bicubic(target: int) -> None:
     # Resizing the 14 unit vectors reads torch's own weights out, one column each. They lie along the width since
-    # torch 2.14 (on the CPU) repeats the first row when it resizes the height of a contiguous map to one cell wide.
+    # torch 2.14 (on the CPU) repeats the first row when it resizes the height of a contiguous map of width one.
     units = torch.eye(14, dtype=torch.float64).reshape(1, 14, 1, 14)
     expected = F.interpolate(units, size=(1, target), mode="bicubic", antialias=True)[0, :, 0].T
     weights = resample_weights(target, 14, units)
@@ -182,11 +182,11 @@ def test_weights_equal_torchs_antialiased_bicubic(target: int) -> None:
     torch.testing.assert_close(weights.sum(1), torch.ones(target))
 
 
-# --- preprocessing --------------------------------------------------------------------------------------------------
+# --- preprocessing ----------------------------------------------------------------------------------------------------
 
 
 def sample_image(height: int, width: int) -> Image.Image:
-    """Colors that vary slowly and quickly, so that an interpolation without antialiasing would show."""
+    """Return an image with low and high frequencies, which reveals an interpolation without antialiasing."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3))
     ramp = np.linspace(0, 255, width)[None, :, None]
     return Image.fromarray(((noise + ramp) / 2).astype(np.uint8))
@@ -218,7 +218,7 @@ def test_preprocessing_takes_rgb_in_this_order() -> None:
 
 
 def test_preprocessing_size_is_height_then_width() -> None:
-    # Left half black, right half white: halves must stay left and right whatever the target's shape.
+    # Left half black, right half white: the halves must stay left and right for any target shape.
     image = Image.fromarray(np.repeat(np.uint8([[0] * 50 + [255] * 50]), 40, axis=0)).convert("RGB")
     out = Preprocessing()(image, (32, 96))
     assert out.shape == (3, 32, 96)
@@ -246,7 +246,7 @@ def test_normalize_agrees_with_preprocessing() -> None:
     np.testing.assert_allclose(ours[1, 4].numpy(), Preprocessing()(image, (64, 48)), rtol=0, atol=1e-6)
 
 
-# --- drop path ------------------------------------------------------------------------------------------------------
+# --- drop path --------------------------------------------------------------------------------------------------------
 
 
 def test_drop_path_rates_rise_to_the_last_block() -> None:
@@ -273,13 +273,13 @@ def test_drop_path_keeps_the_expected_value() -> None:
     assert float(per_row[:, 0].mean()) == pytest.approx(1.0, abs=5 * (rate / (1 - rate) / rows) ** 0.5)
 
 
-def test_drop_path_of_two_processes_is_that_of_one_with_twice_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drop_path_of_two_processes_equals_one_with_twice_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(16, 5, 4)
     layer = DropPath(0.5).train()
 
     def run(rows: Tensor) -> Tensor:
-        torch.manual_seed(7)  # as the trainer seeds every step, alike in all processes
-        return torch.stack([layer(rows), layer(rows)])  # twice: the second draw must agree as well
+        torch.manual_seed(7)  # the trainer seeds every step equally in all processes
+        return torch.stack([layer(rows), layer(rows)])  # twice, because the second draw must agree as well
 
     whole = run(x)
     assert 0 < int((whole == 0).all((2, 3)).sum()) < 32
@@ -290,7 +290,7 @@ def test_drop_path_of_two_processes_is_that_of_one_with_twice_the_batch(monkeypa
         assert torch.equal(run(part), whole[:, rank * 8 : rank * 8 + 8])
 
 
-def test_training_encoder_draws_anew_and_evaluation_does_not() -> None:
+def test_drop_path_is_random_in_training_only() -> None:
     torch.manual_seed(0)
     encoder = Encoder("vit_test", drop_path=0.9)
     images = images_of(32, 32, batch=8)
@@ -298,15 +298,15 @@ def test_training_encoder_draws_anew_and_evaluation_does_not() -> None:
     assert torch.equal(encoder.eval()(images).embedding, encoder(images).embedding)
 
 
-def test_spelled_attention_gives_the_same_features_and_gradients() -> None:
-    images, found = images_of(96, 112), []
-    for spelled in (False, True):
+def test_unfused_attention_gives_the_same_features_and_gradients() -> None:
+    images, results = images_of(96, 112), []
+    for unfused in (False, True):
         encoder, _ = pair("vit_test")
-        if spelled:
+        if unfused:
             encoder.use_unfused_attention()
         features = encoder(images)
         features.feature_map.pow(2).mean().backward()
-        found.append((features.feature_map.detach(), {n: p.grad for n, p in encoder.named_parameters()}))
-    (fused, fused_gradients), (spelled_map, gradients) = found
-    torch.testing.assert_close(spelled_map, fused, rtol=1e-4, atol=1e-5)
+        results.append((features.feature_map.detach(), {n: p.grad for n, p in encoder.named_parameters()}))
+    (fused_map, fused_gradients), (unfused_map, gradients) = results
+    torch.testing.assert_close(unfused_map, fused_map, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients, fused_gradients, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""HyperparameterSchedules against their formulas, parameter groups by name, clipping against a loop."""
+"""Schedules compared with their formulas, parameter groups by name, clipping compared with a loop."""
 
 import math
 from typing import Any
@@ -32,11 +32,11 @@ def tiny() -> GTSA:
     return GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
 
 
-# --- schedules ------------------------------------------------------------------------------------------------------
+# --- schedules --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (100, 0), (7, 3), (2, 1), (1, 0), (5, 5)])
-def test_every_schedule_has_one_value_a_step(steps: int, warmup: int) -> None:
+def test_every_schedule_has_one_value_per_step(steps: int, warmup: int) -> None:
     made = schedules(steps, warmup)
     for name in ("lr", "weight_decay", "teacher_momentum"):
         values = getattr(made, name)
@@ -55,7 +55,7 @@ def test_learning_rate_step_by_step() -> None:
         assert value == pytest.approx(expected, rel=1e-12), step
 
 
-def test_learning_rate_at_its_corners() -> None:
+def test_learning_rate_at_start_peak_and_end() -> None:
     lr = schedules().lr
     assert lr[0] == 0.0
     assert lr[WARMUP - 1] == pytest.approx(1e-3 * 9 / 10)
@@ -66,14 +66,14 @@ def test_learning_rate_at_its_corners() -> None:
 @pytest.mark.parametrize("batch", [8, 256, 4096])
 def test_peak_learning_rate_grows_with_the_batch(batch: int) -> None:
     assert schedules(batch=batch).lr.max() == pytest.approx(5e-4 * batch / 256)
-    # The other schedules know nothing of it.
+    # The other schedules do not depend on the batch.
     assert np.array_equal(schedules(batch=batch).teacher_momentum, schedules().teacher_momentum)
     assert np.array_equal(schedules(batch=batch).weight_decay, schedules().weight_decay)
 
 
 @pytest.mark.parametrize(("name", "start", "end"), [("weight_decay", 0.04, 0.4), ("teacher_momentum", 0.996, 1.0)])
 def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) -> None:
-    values = getattr(schedules(), name)  # over the whole run: warm-up is the learning rate's alone
+    values = getattr(schedules(), name)  # over the whole run; only the learning rate has a warm-up
     for step, value in enumerate(values):
         expected = end - (end - start) * 0.5 * (1 + math.cos(math.pi * step / (STEPS - 1)))
         assert value == pytest.approx(expected, rel=1e-12), step
@@ -92,15 +92,15 @@ def test_alpha_is_zero_in_warm_up() -> None:
     assert alpha(1, 0) == [0.5]
 
 
-def test_a_step_has_the_optimizers_numbers_and_the_methods() -> None:
+def test_values_at_a_step_include_the_methods_schedules() -> None:
     made = make_schedules(OptimConfig(), steps=3, warmup=0, batch=256, method={"alpha": np.array([0.0, 0.25, 1.0])})
-    now = made.at(1)
-    assert list(now) == ["lr", "weight_decay", "teacher_momentum", "alpha"]
-    assert now["alpha"] == 0.25
-    assert all(type(value) is float for value in now.values())  # nothing of numpy's in a checkpoint
+    values = made.at(1)
+    assert list(values) == ["lr", "weight_decay", "teacher_momentum", "alpha"]
+    assert values["alpha"] == 0.25
+    assert all(type(value) is float for value in values.values())  # a checkpoint must hold no numpy objects
 
 
-def test_without_warm_up_the_peak_is_first() -> None:
+def test_without_warm_up_the_first_value_is_the_peak() -> None:
     lr = schedules(warmup=0).lr
     assert lr[0] == lr.max() == pytest.approx(1e-3)
     assert lr[-1] == pytest.approx(1e-6, rel=1e-12)
@@ -130,7 +130,7 @@ def test_settings_reach_their_schedules() -> None:
     assert np.array(ends).flatten() == pytest.approx([1e-2, 1e-3, 0.1, 0.2, 0.5, 0.9])
 
 
-# --- groups ---------------------------------------------------------------------------------------------------------
+# --- groups -----------------------------------------------------------------------------------------------------------
 
 
 def names_of(model: nn.Module, group: dict[str, Any]) -> set[str]:
@@ -151,12 +151,12 @@ DECAYED = {f"student.encoder.vit.{name}" for name in VIT_DECAYED} | {
 
 def test_weights_decay_and_biases_and_norms_do_not() -> None:
     model = tiny()
-    decayed, free = parameter_groups(model)
+    decayed, undecayed = parameter_groups(model)
     assert names_of(model, decayed) == DECAYED
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert names_of(model, free) == trained - DECAYED
+    assert names_of(model, undecayed) == trained - DECAYED
     assert all(name.endswith("bias") or ".norm" in name or "rotation" in name for name in trained - DECAYED)
-    assert len(decayed["params"]) + len(free["params"]) == len(trained)  # nothing twice
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(trained)  # each parameter once
 
 
 def test_teacher_is_in_no_group() -> None:
@@ -177,8 +177,8 @@ def test_set_hyperparameters() -> None:
     optimizer = make_optimizer(tiny(), OptimConfig(betas=(0.8, 0.99)))
     assert isinstance(optimizer, torch.optim.AdamW)
     set_hyperparameters(optimizer, lr=0.25, weight_decay=0.125)
-    seen = [(group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups]
-    assert seen == [(0.25, 0.125, (0.8, 0.99)), (0.25, 0.0, (0.8, 0.99))]
+    values = [(group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups]
+    assert values == [(0.25, 0.125, (0.8, 0.99)), (0.25, 0.0, (0.8, 0.99))]
 
 
 def test_a_step_is_adamw_with_this_steps_rate_and_decay() -> None:
@@ -193,12 +193,12 @@ def test_a_step_is_adamw_with_this_steps_rate_and_decay() -> None:
     set_hyperparameters(optimizer, lr=0.1, weight_decay=0.5)
     model.weight.grad, model.bias.grad = torch.full((2, 2), -0.2), torch.full((2,), -0.2)
     optimizer.step()
-    # Adam's first step has length lr; decay takes lr * decay of the weight, decoupled from the gradient.
+    # Adam's first step has length lr; decoupled decay subtracts lr * decay of the weight.
     torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 3.0 * (1 - 0.1 * 0.5) + 0.1))
     torch.testing.assert_close(model.bias.detach(), torch.full((2,), 3.0 + 0.1))
 
 
-# --- clipping -------------------------------------------------------------------------------------------------------
+# --- clipping ---------------------------------------------------------------------------------------------------------
 
 
 def with_gradients(scale: float) -> GTSA:
@@ -222,20 +222,20 @@ def test_clipping_equals_a_loop(scale: float) -> None:
     assert (clipped > 0) == (scale > 0.001)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            # On the CPU, torch adds up the squares of a float32 tensor one after the other: for the largest weight
-            # here, of 590 000, the norm is 6e-6 off.
+            # On the CPU torch sums the squares of a float32 tensor sequentially: for the largest weight here, with
+            # 590,000 elements, the norm is off by 6e-6.
             torch.testing.assert_close(parameter.grad.double(), expected[name], rtol=1e-5, atol=0, msg=name)
             assert float(parameter.grad.double().norm()) <= 3.0 * (1 + 1e-5), name
 
 
-def test_short_gradients_are_left_bit_for_bit() -> None:
+def test_short_gradients_are_unchanged() -> None:
     model = with_gradients(1e-4)
     before = [p.grad.clone() for p in model.student.parameters() if p.grad is not None]
     clip_grad_norm_per_parameter(model, 3.0)
     assert all(torch.equal(p.grad, old) for p, old in zip(model.student.parameters(), before, strict=True))
 
 
-def test_limit_zero_switches_clipping_off() -> None:
+def test_max_norm_zero_disables_clipping() -> None:
     model = with_gradients(10.0)
     before = [p.grad.clone() for p in model.student.parameters() if p.grad is not None]
     clip_grad_norm_per_parameter(model, 0.0)

@@ -1,4 +1,4 @@
-"""A run as its user meets it: what it leaves, and what survives kills, faults and more than one process."""
+"""Runs: run folder, resuming after kills and faults, several processes, unreadable images."""
 
 import json
 import random
@@ -47,7 +47,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Bit for bit: student, teacher, optimizer, encoder, losses of every step, each once."""
+    """Assert that two runs are bit-identical: student, teacher, optimizer, encoder, and one loss per step."""
     one, other = load_checkpoint(a), load_checkpoint(b)
     assert one["step"] == other["step"]
     assert one["model"].keys() == other["model"].keys()
@@ -63,7 +63,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reference(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted run, by the command line, with a worker process."""
+    """Train an uninterrupted run by the command line with one worker process."""
     from helpers.commands import TINY
 
     out = tmp_path_factory.mktemp("reference") / "run"
@@ -79,7 +79,7 @@ def command(images: Path, out: Path, tiny: dict[str, object]) -> list[str]:
     return [*GTSA, "train", str(images), "--out", str(out), *sets(settings)]
 
 
-def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
+def test_run_folder_is_complete(reference: Path) -> None:
     names = {path.name for path in reference.iterdir()}
     assert names >= {
         *("config.yaml", "metrics.jsonl", "train.log", "tensorboard", "curves.png", "checkpoints"),
@@ -98,12 +98,12 @@ def test_run_folder_holds_what_the_design_lists(reference: Path) -> None:
     assert resolved.train.steps == STEPS
     assert resolved.model.arch == "vit_test"
     row = read_json_lines(reference / "metrics.jsonl")[-1]
-    wanted = (
+    columns = (
         "loss region correspondence rotation rotation_accuracy region_loss_constant_baseline "
         "feature_std effective_rank lr teacher_momentum "
         "images_per_second"
     )
-    assert set(wanted.split()) <= row.keys()
+    assert set(columns.split()) <= row.keys()
 
 
 def test_encoder_is_the_teacher_and_loads_in_plain_timm(reference: Path) -> None:
@@ -123,7 +123,7 @@ def test_small_encoder_has_the_key_names_of_vit_small(images: Path, tiny: dict[s
     timm.create_model("vit_small_patch16_224", num_classes=0).load_state_dict(weights, strict=True)
 
 
-def test_killed_at_random_and_resumed_is_bit_equal(
+def test_run_killed_at_random_times_and_resumed_is_bit_identical(
     gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -146,28 +146,28 @@ def test_killed_at_random_and_resumed_is_bit_equal(
     assert_same_run(reference, out)
 
 
-def test_killed_while_a_checkpoint_is_written(
+def test_run_killed_while_writing_a_checkpoint(
     gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    # The second checkpoint is half on disk when the process kills itself, the hard way.
+    # The process kills itself when half of the second checkpoint is written.
     killer = textwrap.dedent(
         """
         import io, os, signal, sys, torch
         from gtsa_kit.cli import main
-        whole, calls = torch.save, []
-        def half(state, file):
+        save, calls = torch.save, []
+        def save_half(state, file):
             calls.append(1)
-            assert "torchmetrics" not in sys.modules  # it takes five seconds, and training has no use for it
+            assert "torchmetrics" not in sys.modules  # importing it takes five seconds and training does not need it
             if len(calls) < 2:
-                return whole(state, file)
+                return save(state, file)
             buffer = io.BytesIO()
-            whole(state, buffer)
+            save(state, buffer)
             file.write(buffer.getvalue()[: buffer.tell() // 2])
             file.flush()
             os.fsync(file.fileno())
             os.kill(os.getpid(), signal.SIGKILL)
-        torch.save = half
+        torch.save = save_half
         main()
         """
     )
@@ -184,7 +184,7 @@ def test_killed_while_a_checkpoint_is_written(
     assert_same_run(reference, out)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(
+def test_ctrl_c_saves_and_prints_how_to_resume(
     gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -194,12 +194,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130, said
-    assert f"gtsa train --resume --out {out}" in said
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130, stderr
+    assert f"gtsa train --resume --out {out}" in stderr
+    assert "Traceback" not in stderr
     assert load_checkpoint(out)["step"] == losses(out)[-1][0] < STEPS
-    # As the message says: no folder, no settings; they are in the run.
+    # The printed command has neither folder nor settings; they are read from the run.
     done = gtsa_here("train", "--resume", "--out", out)
     assert done.returncode == 0, done.stderr
     assert_same_run(reference, out)
@@ -213,7 +213,7 @@ def test_resuming_a_finished_run_changes_nothing(reference: Path, images: Path, 
 
 
 class StopAtFive(TrainerCallback):
-    """Asks to stop during step 5."""
+    """Stops the run during step 5."""
 
     steps = 0
 
@@ -224,7 +224,7 @@ class StopAtFive(TrainerCallback):
         return self.steps == 4
 
 
-def test_resumed_order_ignores_images_added_since(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+def test_resumed_run_ignores_images_added_later(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for path in images.iterdir():
@@ -237,22 +237,20 @@ def test_resumed_order_ignores_images_added_since(images: Path, tiny: dict[str, 
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_views_made_on_the_device_train_as_those_of_workers(
-    images: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
+def test_views_made_on_the_device_give_the_same_losses(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     whole = settings_for(images, tiny)
     run_here(images, tmp_path / "workers", whole)
     on_device = whole | {"train.augment_on": "device", "train.workers": 1}
     assert not run_here(images, tmp_path / "device", on_device, callback=StopAtFive())
     assert run_here(images, tmp_path / "device", on_device, resume=True)
-    # The same draws: what differs are single levels of pixels, which training magnifies slowly.
+    # Random numbers are equal; pixels differ by single levels, which training amplifies slowly.
     for (step, a), (_, b) in zip(losses(tmp_path / "workers"), losses(tmp_path / "device"), strict=True):
         assert a == pytest.approx(b, abs=0.02), step
 
 
 @pytest.fixture(scope="module")
 def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes are to train."""
+    """Train with one process what the tests train with two."""
     from helpers.commands import TINY
 
     out = tmp_path_factory.mktemp("alone") / "run"
@@ -260,16 +258,15 @@ def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-# In float32, whatever the machine is fast in: sums in another order differ by rounding, which bf16 does not hide.
+# In float32 on every machine: sums in another order differ by float32 rounding, which bf16 would enlarge.
 FOR_TWO = {"train.precision": "fp32", "train.steps": 4, "train.accumulate": 2, "model.drop_path": 0.3}
 
 
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
-def test_two_processes_train_as_one_with_the_doubled_batch(
+def test_two_processes_equal_one_with_twice_the_batch(
     launcher: str, images: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
-    """With drop path, whose draws do not depend on how the batch is split, and with gradients that are exchanged once
-    for two micro-steps."""
+    """Covers drop path, whose random numbers do not depend on the split, and gradients exchanged once per two micro-steps."""
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
     two = torchrun if launcher == "torchrun" else GTSA
     options = [
@@ -288,9 +285,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
         torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0)
 
 
-def test_accumulated_micro_steps_train_as_the_whole_batch(
-    images: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
+def test_micro_steps_equal_the_whole_batch(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     shared = {**tiny, "train.precision": "fp32", "train.steps": 6, "model.drop_path": 0.0}
     run_here(images, tmp_path / "whole", {**shared, "train.batch_size": 8})
     run_here(images, tmp_path / "parts", {**shared, "train.batch_size": 4, "train.accumulate": 2})
@@ -298,7 +293,7 @@ def test_accumulated_micro_steps_train_as_the_whole_batch(
         assert a == pytest.approx(b, abs=2e-5), step
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(
     images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     settings = {
@@ -315,7 +310,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert len(losses(tmp_path / "run")) < STEPS
 
 
-def test_non_finite_by_command_line_is_exit_1_with_a_hint(
+def test_non_finite_loss_exits_with_1_and_a_hint(
     gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     settings = {**settings_for(images, tiny), "optim.lr": 1e30, "optim.warmup_epochs": 0}
@@ -326,63 +321,59 @@ def test_non_finite_by_command_line_is_exit_1_with_a_hint(
     assert "Traceback" not in done.stderr
 
 
-def with_broken(images: Path, folder: Path, broken: int) -> Path:
+def with_unreadable(images: Path, folder: Path, unreadable: int) -> Path:
     folder.mkdir()
     for path in images.iterdir():
         content = path.read_bytes()
         for copy in range(2):
             (folder / f"{copy}{path.name}").write_bytes(content)
-    for index in range(broken):
-        (folder / f"broken{index}.jpg").write_bytes((images / "p1.jpg").read_bytes()[: 300 * index])
+    for index in range(unreadable):
+        (folder / f"damaged{index}.jpg").write_bytes((images / "p1.jpg").read_bytes()[: 300 * index])
     return folder
 
 
-def test_few_broken_images_are_skipped_counted_and_listed(
-    images: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
-    folder = with_broken(images, tmp_path / "images", 2)
+def test_few_unreadable_images_are_skipped_and_listed(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    folder = with_unreadable(images, tmp_path / "images", 2)
     assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 2})
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
-    assert [row["path"] for row in rows] == ["broken0.jpg", "broken1.jpg"]
+    assert [row["path"] for row in rows] == ["damaged0.jpg", "damaged1.jpg"]
     assert rows[0]["reason"] == "empty file"
     assert json.loads((tmp_path / "run" / "encoder.json").read_text())["training"]["unreadable"] == 2
 
 
-def test_more_than_five_percent_broken_stops_with_a_clear_word(
+def test_more_than_five_percent_unreadable_images_stop_the_run(
     gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    folder = with_broken(images, tmp_path / "images", 3)
+    folder = with_unreadable(images, tmp_path / "images", 3)
     done = gtsa_here("train", folder, "--out", tmp_path / "run", *sets({**tiny, "train.steps": 2}))
     assert done.returncode == 1
     assert "3 of 43 images are unreadable, more than 5%" in done.stderr
     assert len(read_json_lines(tmp_path / "run" / "errors.jsonl")) == 3
-    # Nothing was begun that would stand in the way: mended, the same command works.
-    for path in folder.glob("broken*"):
+    # The folder can still be used: without the damaged files the same command works.
+    for path in folder.glob("damaged*"):
         path.unlink()
     assert run_here(folder, tmp_path / "run", {**tiny, "train.steps": 1})
 
 
-def test_images_that_break_during_the_run_are_listed_and_too_many_stop_it(
-    images: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
-    folder = with_broken(images, tmp_path / "images", 0)
+def test_images_that_become_unreadable_during_the_run(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    folder = with_unreadable(images, tmp_path / "images", 0)
 
-    class Vandal(TrainerCallback):
+    class DeleteImages(TrainerCallback):
         def on_train_start(self, schedule: TrainSchedule, config: object, step: int, device: str) -> None:
             for path in sorted(folder.iterdir())[:10]:
                 path.unlink()
 
     with pytest.raises(RunFailedError, match="of 40 images are unreadable"):
-        run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, callback=Vandal())
+        run_here(folder, tmp_path / "run", {**tiny, "train.steps": 20}, callback=DeleteImages())
     rows = read_json_lines(tmp_path / "run" / "errors.jsonl")
-    assert 3 <= len(rows) <= 10  # the third of 40 is more than 5%; a batch may bring several at once
+    assert 3 <= len(rows) <= 10  # the third of 40 exceeds 5%; a batch may contain several
     assert rows[0]["reason"] == "no such file or directory"
 
 
-def test_a_disk_that_fills_up_is_said_and_loses_nothing(
+def test_full_disk_is_reported_and_keeps_the_run(
     gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    """A limit on file size stands for the full disk: writing fails in the same place, in the same way."""
+    """Simulate the full disk by a limit on file size: writes fail at the same point in the same way."""
     import resource
 
     out = tmp_path / "run"
@@ -404,49 +395,47 @@ def test_a_disk_that_fills_up_is_said_and_loses_nothing(
     assert done.returncode == 0, done.stderr
 
 
-def test_an_existing_run_is_not_overwritten(gtsa_here, reference: Path, images: Path, tiny: dict[str, object]) -> None:
+def test_existing_run_is_not_overwritten(gtsa_here, reference: Path, images: Path, tiny: dict[str, object]) -> None:
     done = gtsa_here("train", images, "--out", reference, *sets(settings_for(images, tiny)))
     assert done.returncode == 2
     assert "--resume" in done.stderr
 
 
-def test_resuming_with_other_settings_is_refused_by_name(gtsa_here, reference: Path, images: Path) -> None:
+def test_resuming_with_other_settings_names_them(gtsa_here, reference: Path, images: Path) -> None:
     done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation_weight=0.1")
     assert done.returncode == 2
     assert "loss.rotation_weight: 0.5, 0.1" in done.stderr
 
 
-def test_resuming_with_another_batch_is_refused(reference: Path, images: Path, tiny: dict[str, object]) -> None:
+def test_resuming_with_another_batch_is_rejected(reference: Path, images: Path, tiny: dict[str, object]) -> None:
     settings = {**settings_for(images, tiny), "train.batch_size": 8}
     with pytest.raises(ValueError, match="must be equal"):
         run_here(images, reference, settings, resume=True)
 
 
-def test_a_folder_with_other_things_in_it_is_not_written_to(
-    images: Path, tiny: dict[str, object], tmp_path: Path
-) -> None:
+def test_folder_with_other_files_is_not_used(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="not empty"):
         run_here(images, tmp_path, tiny)
 
 
-def test_unfinished_run_says_how_to_finish_it(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+def test_unfinished_run_prints_how_to_finish_it(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     class Stop(TrainerCallback):
         def __init__(self) -> None:
-            self.begun = False
+            self.started = False
 
         def on_train_start(self, schedule: TrainSchedule, config: object, step: int, device: str) -> None:
-            self.begun = True
+            self.started = True
 
         def should_stop(self) -> bool:
-            return self.begun
+            return self.started
 
     assert not run_here(images, tmp_path / "run", settings_for(images, tiny), callback=Stop())
     with pytest.raises(ValueError, match="gtsa train --resume"):
         load_encoder(tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     run, settings = tmp_path / "run", settings_for(images, tiny)
@@ -457,20 +446,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
         run_here(images, run, settings, resume=True)
     assert "weights_only" not in str(raised.value)
     newest.unlink()
-    wanted = (run / "encoder.safetensors").read_bytes()
+    columns = (run / "encoder.safetensors").read_bytes()
     assert run_here(images, run, settings, resume=True)
-    assert (run / "encoder.safetensors").read_bytes() == wanted
+    assert (run / "encoder.safetensors").read_bytes() == expected
 
 
-def test_plan_turns_epochs_into_steps() -> None:
+def test_schedule_converts_epochs_to_steps() -> None:
     config = load_config(overrides={"train.batch_size": 8, "train.accumulate": 2})
-    plan = TrainSchedule.from_config(config, images=1000, world=4)
-    assert plan.batch == 64
-    assert plan.steps == round(100 * 1000 / 64)
-    assert plan.warmup == round(10 * 1000 / 64)
-    assert (
-        TrainSchedule.from_config(load_config(overrides={"train.steps": 10}), 1000, 1).warmup == 5
-    )  # at most half of a short run
+    schedule = TrainSchedule.from_config(config, images=1000, world=4)
+    assert schedule.batch == 64
+    assert schedule.steps == round(100 * 1000 / 64)
+    assert schedule.warmup == round(10 * 1000 / 64)
+    short = TrainSchedule.from_config(load_config(overrides={"train.steps": 10}), 1000, 1)
+    assert short.warmup == 5  # at most half of the run
 
 
 @pytest.mark.gpu
@@ -480,7 +468,7 @@ def test_trains_on_a_gpu_in_bf16(images: Path, tiny: dict[str, object], tmp_path
     assert run_here(images, tmp_path / "run", settings)
 
 
-def test_meter_counts_from_where_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_meter_starts_at_the_resumed_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 110.0, 115.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     meter = ThroughputMeter(batch=8, step=15)
