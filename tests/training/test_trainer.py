@@ -266,7 +266,7 @@ FOR_TWO = {"train.precision": "fp32", "train.steps": 4, "train.accumulate": 2, "
 def test_two_processes_equal_one_with_twice_the_batch(
     launcher: str, images: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
-    """Covers drop path, whose random numbers do not depend on the split, and gradients exchanged once per two micro-steps."""
+    """Covers drop path and gradients that are exchanged once per two micro-steps."""
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
     two = torchrun if launcher == "torchrun" else GTSA
     options = [
@@ -446,7 +446,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
         run_here(images, run, settings, resume=True)
     assert "weights_only" not in str(raised.value)
     newest.unlink()
-    columns = (run / "encoder.safetensors").read_bytes()
+    expected = (run / "encoder.safetensors").read_bytes()
     assert run_here(images, run, settings, resume=True)
     assert (run / "encoder.safetensors").read_bytes() == expected
 
