@@ -73,11 +73,11 @@ def build_requests(files: list[bytes], path: str) -> list[bytes]:
 
 
 def build_json_requests(files: list[bytes], path: str) -> list[bytes]:
-    """Return JSON requests, since LitServe passes on JSON and forms but no raw bodies."""
+    """Return JSON requests, since LitServe passes on JSON and forms but no raw json_bodies."""
     from helpers.raw_http import request
 
-    bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
-    return [request(path, body, Content_Type="application/json") for body in bodies]
+    json_bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
+    return [request(path, body, Content_Type="application/json") for body in json_bodies]
 
 
 def saturated_rate(port: int, requests: list[bytes], concurrency: int) -> float:

@@ -47,7 +47,7 @@ class ServiceMetrics:
         self.pending_bytes.set(pending_bytes)
         self.queue.set(queued)
 
-    def render(self) -> bytes:
+    def to_text(self) -> bytes:
         """Return all metrics in Prometheus' text format, summed over the workers if there are several."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()

@@ -47,7 +47,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     """Return counters and histograms in Prometheus' text format."""
     state = get_state(request)
     state.metrics.set_gauges(state.limiter.images, state.limiter.bytes, state.extractor.batcher.queued)
-    return PlainTextResponse(state.metrics.render(), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(state.metrics.to_text(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/v1/model", summary="The artifact's manifest, and the limits of the service", responses=ERRORS)

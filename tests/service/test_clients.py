@@ -31,9 +31,9 @@ def test_openais_client_gets_equal_vectors_as_floats_and_as_base64(service: Runn
         single = client.embeddings.create(model="any", input=uris[1])
         as_base64 = client.embeddings.create(model="any", input=uris, encoding_format="base64")
     expected = np.stack([embedding(runner, image) for image in images])
-    for answer in (default, floats):
-        assert [entry.index for entry in answer.data] == [0, 1, 2]
-        np.testing.assert_allclose([entry.embedding for entry in answer.data], expected, atol=2e-4)
+    for response in (default, floats):
+        assert [entry.index for entry in response.data] == [0, 1, 2]
+        np.testing.assert_allclose([entry.embedding for entry in response.data], expected, atol=2e-4)
     np.testing.assert_allclose(single.data[0].embedding, expected[1], atol=2e-4)
     decoded = [np.frombuffer(base64.b64decode(str(entry.embedding)), "<f4") for entry in as_base64.data]
     np.testing.assert_allclose(decoded, expected, atol=2e-4)
@@ -67,8 +67,8 @@ def test_the_client_takes_paths_bytes_arrays_and_pil_images(
         assert client.ready()
         assert client.model()["manifest"]["dim"] == 64
         for given in (path, str(path), path.read_bytes(), image, Image.fromarray(image)):
-            answer = client.features(given, dtype="float32")
-            np.testing.assert_allclose(answer["embedding"], embedding(runner, image), atol=2e-4)
+            response = client.features(given, dtype="float32")
+            np.testing.assert_allclose(response["embedding"], embedding(runner, image), atol=2e-4)
         regions = client.features(
             path, ["embedding"], size=(48, 64), boxes=[(0, 0, 30, 20.5)], points=[(1, 2), (3.25, 4)], roi_size=2
         )
@@ -99,13 +99,13 @@ def test_the_async_client_shares_batches_and_retries_after_the_delay(
 
     async def compute() -> list[np.ndarray]:
         async with AsyncClient(url, retries=8) as client:
-            answers = await asyncio.gather(*(client.features(p, ["embedding"], dtype="float32") for p in images))
+            responses = await asyncio.gather(*(client.features(p, ["embedding"], dtype="float32") for p in images))
             assert (await client.model())["limits"]["max_pending"] == 4
             both = await client.similarity(images[0], images[0], box=(0, 0, 30, 20))
             assert both["similarity"].shape == (14, 14)
             with pytest.raises(ServiceError):
                 await client.features(b"rubbish")
-        return [answer["embedding"] for answer in answers]
+        return [response["embedding"] for response in responses]
 
     with start_service(with_runner=slow, max_pending=4) as service:
         url = service.url

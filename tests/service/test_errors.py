@@ -135,9 +135,9 @@ def test_a_large_body_is_413_whether_its_size_is_declared_or_not(start_service: 
     ],
 )
 def test_invalid_http_is_400_or_closed(service: RunningService, content: bytes) -> None:
-    answer = send_raw(service.port, content, 1)
-    assert status_of(answer) in (0, 400, 422, 431), answer[:300]
-    assert not LEAKS.search(answer.replace(b"HTTP/1.1", b"")), answer[:300]
+    response = send_raw(service.port, content, 1)
+    assert status_of(response) in (0, 400, 422, 431), response[:300]
+    assert not LEAKS.search(response.replace(b"HTTP/1.1", b"")), response[:300]
     with service.client() as client:
         assert client.get("/ready").status_code == 200
 

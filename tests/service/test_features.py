@@ -42,8 +42,8 @@ def test_each_format_holds_the_features_of_the_runner(service: RunningService, r
 
     npz, metadata = parse_npz(post(service, body, format="npz", **query).content)
     safe = load_safetensors(post(service, body, format="safetensors", **query).content)
-    answer = post(service, body, format="json", **query).json()
-    plain = {name: np.array(answer[name], dtype) for name in expected}
+    response = post(service, body, format="json", **query).json()
+    plain = {name: np.array(response[name], dtype) for name in expected}
     table = pa.ipc.open_stream(post(service, body, format="arrow", **query).content).read_all()
     arrow = {name: table[name].combine_chunks().to_numpy_ndarray()[0] for name in expected}
 
@@ -54,7 +54,7 @@ def test_each_format_holds_the_features_of_the_runner(service: RunningService, r
             assert arrays[name].dtype == dtype
             assert arrays[name].shape == values.shape
             np.testing.assert_allclose(arrays[name], values, atol=2e-4, rtol=1e-3 if dtype == "float16" else 0)
-    assert answer["grid"] == metadata["grid"] == [3, 4]
+    assert response["grid"] == metadata["grid"] == [3, 4]
     assert (metadata["width"], metadata["height"], metadata["stride"], metadata["input_size"]) == (60, 40, 16, [48, 64])
     assert metadata["model"]["sha256"] == runner.manifest.source_sha256
     assert np.allclose(metadata["grid_to_pixel"], [[15, 0, 0], [0, 40 / 3, 0]])
@@ -223,13 +223,13 @@ def test_similarity_is_the_cosine_of_the_point_or_box_with_every_patch(
         ).numpy()[0, :, 0, 0],
     }
     for i, response in enumerate((at_point, in_box)):
-        answer = response.json()
+        response = response.json()
         unit = maps[1] / np.linalg.norm(maps[1], axis=0)
         expected = np.tensordot(vectors[i] / np.linalg.norm(vectors[i]), unit, 1)
-        np.testing.assert_allclose(answer["similarity"], expected, atol=1e-4)
+        np.testing.assert_allclose(response["similarity"], expected, atol=1e-4)
         row, column = np.unravel_index(expected.argmax(), expected.shape)
-        assert answer["best"]["x"] == pytest.approx((column + 0.5) * 70 / 6)
-        assert answer["best"]["y"] == pytest.approx((row + 0.5) * 50 / 4)
+        assert response["best"]["x"] == pytest.approx((column + 0.5) * 70 / 6)
+        assert response["best"]["y"] == pytest.approx((row + 0.5) * 50 / 4)
 
 
 def test_float16_equals_numpys_and_overflow_is_detected() -> None:

@@ -16,16 +16,16 @@ def build_requests(files: list[bytes]) -> list[bytes]:
 
 
 def test_the_files_before_mutation_are_valid(service: RunningService) -> None:
-    answers = asyncio.run(send_requests(service.port, build_requests(valid_files()), 4))
-    assert {status for status, _, _ in answers} == {200}
+    responses = asyncio.run(send_requests(service.port, build_requests(valid_files()), 4))
+    assert {status for status, _, _ in responses} == {200}
 
 
 def test_mutated_files_get_200_or_422(service: RunningService) -> None:
-    answers = asyncio.run(send_requests(service.port, build_requests(list(mutated_files(17, COUNT))), 8))
-    statuses = Counter(status for status, _, _ in answers)
+    responses = asyncio.run(send_requests(service.port, build_requests(list(mutated_files(17, COUNT))), 8))
+    statuses = Counter(status for status, _, _ in responses)
     assert set(statuses) == {200, 422}, statuses
     assert min(statuses.values()) > COUNT / 20, "the mutations are too weak or too strong"
-    for status, _, body in answers:
+    for status, _, body in responses:
         if status != 200:
             assert not LEAKS.search(body), body
     assert service.drains()
@@ -41,5 +41,5 @@ def test_mutated_multipart_bodies_get_200_or_422(service: RunningService) -> Non
             body[int(rng.integers(len(body)))] = int(rng.integers(256))
         content_type = "multipart/form-data; boundary=x"
         requests.append(request("/v1/features?size=32&outputs=embedding", bytes(body), Content_Type=content_type))
-    answers = asyncio.run(send_requests(service.port, requests, 8))
-    assert {status for status, _, _ in answers} <= {200, 422}
+    responses = asyncio.run(send_requests(service.port, requests, 8))
+    assert {status for status, _, _ in responses} <= {200, 422}

@@ -8,7 +8,7 @@ from helpers.running_service import RunningService
 
 
 def test_small_responses_on_a_kept_connection_do_not_wait_for_acknowledgements(service: RunningService) -> None:
-    """Without TCP_NODELAY the second piece of a response waits 40 ms for the client's acknowledgement (Nagle)."""
+    """The second piece of each response must not wait 40 ms for an acknowledgement, so TCP_NODELAY is set."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     seconds = []
     for _ in range(30):

@@ -70,14 +70,14 @@ def test_concurrent_mixed_requests_get_the_features_of_their_own_image(
     slow = SlowRunner(runner, 0.01)  # as slow as a larger model, so that requests queue up
     with start_service(with_runner=slow) as service:
         requests = [build_request(files[f], SIZES[s], outputs) for f, s, outputs in selected]
-        answers = asyncio.run(send_requests(service.port, requests, CONCURRENCY))
+        responses = asyncio.run(send_requests(service.port, requests, CONCURRENCY))
         assert service.drains(), service.limiter
 
-    for (file, size, outputs), (status, _, content) in zip(selected, answers, strict=True):
+    for (file, size, outputs), (status, _, content) in zip(selected, responses, strict=True):
         assert status == 200, content
-        answer = parse_response(content)
-        assert tuple(sorted(answer.arrays)) == tuple(sorted(outputs))
+        response = parse_response(content)
+        assert tuple(sorted(response.arrays)) == tuple(sorted(outputs))
         for name in outputs:
-            assert np.abs(answer[name] - expected[file, size][name]).max() <= tolerance
+            assert np.abs(response[name] - expected[file, size][name]).max() <= tolerance
     assert len(slow.batches) < REQUESTS / 3, "concurrent requests were not batched"
     assert max(batch[0] for batch in slow.batches) <= 32

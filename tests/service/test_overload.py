@@ -29,10 +29,10 @@ def test_a_full_queue_answers_503_immediately_and_accepted_requests_finish(
 ) -> None:
     with start_service(with_runner=SlowRunner(runner, 0.5), max_pending=6, max_batch=3) as service:
         started = time.monotonic()
-        answers = asyncio.run(send_timed(service.port, [REQUEST] * 30))
+        responses = asyncio.run(send_timed(service.port, [REQUEST] * 30))
         assert service.drains()
-    answered = [seconds for status, _, seconds in answers if status == 200]
-    rejected = [(headers, seconds) for status, headers, seconds in answers if status == 503]
+    answered = [seconds for status, _, seconds in responses if status == 200]
+    rejected = [(headers, seconds) for status, headers, seconds in responses if status == 503]
     assert len(answered) == 6
     assert len(rejected) == 24
     for headers, seconds in rejected:
@@ -149,11 +149,11 @@ def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, work
     process.send_signal(signal.SIGTERM)
     time.sleep(1.0)
     connection.sendall(REQUEST[-20:])
-    answer = b""
+    response = b""
     while piece := connection.recv(65536):
-        answer += piece
-    assert status_of(answer) == 200
-    assert answer.endswith(b"\x00\x00")  # end of a zip file
+        response += piece
+    assert status_of(response) == 200
+    assert response.endswith(b"\x00\x00")  # end of a zip file
     assert process.wait(30) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""

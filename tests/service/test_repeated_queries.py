@@ -14,19 +14,19 @@ HEADERS = {"Content-Type": "image/png"}
 )
 def test_repeated_requests_get_equal_responses(service: RunningService, query: str) -> None:
     with service.client() as client:
-        answers = [client.post(f"/v1/features?{query}", content=PNG, headers=HEADERS) for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [200] * 3
-        assert len({answer.content for answer in answers}) == 1
-        headers = [{**answer.headers, "date": "", "server-timing": ""} for answer in answers]
+        responses = [client.post(f"/v1/features?{query}", content=PNG, headers=HEADERS) for _ in range(3)]
+        assert [response.status_code for response in responses] == [200] * 3
+        assert len({response.content for response in responses}) == 1
+        headers = [{**response.headers, "date": "", "server-timing": ""} for response in responses]
         assert headers[0] == headers[1] == headers[2]
 
 
 @pytest.mark.parametrize("query", ["size=17", "size=32&nope=1", "boxes=5,5,1,1", "points=900,900", "format=png"])
 def test_repeated_invalid_queries_get_equal_errors(service: RunningService, query: str) -> None:
     with service.client() as client:
-        answers = [client.post(f"/v1/features?{query}", content=PNG, headers=HEADERS) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [422] * 3
-    assert len({answer.content for answer in answers}) == 1
+        responses = [client.post(f"/v1/features?{query}", content=PNG, headers=HEADERS) for _ in range(3)]
+    assert [response.status_code for response in responses] == [422] * 3
+    assert len({response.content for response in responses}) == 1
 
 
 def test_an_accepted_query_does_not_skip_other_checks(service: RunningService) -> None:
@@ -38,8 +38,8 @@ def test_an_accepted_query_does_not_skip_other_checks(service: RunningService) -
             (b"", HEADERS, 422),
             (PNG, {"Content-Type": "text/plain"}, 415),
         ):
-            answer = client.post(f"/v1/features?{query}", content=body, headers=headers)
-            assert (answer.status_code, set(answer.json())) == (status, {"error"})
+            response = client.post(f"/v1/features?{query}", content=body, headers=headers)
+            assert (response.status_code, set(response.json())) == (status, {"error"})
         assert client.get(f"/v1/features?{query}").status_code == 405
         assert client.post(f"/v1/similarity?{query}", content=PNG, headers=HEADERS).status_code == 422
         assert client.post(f"/v1/features/?{query}", content=PNG, headers=HEADERS).status_code == 404
