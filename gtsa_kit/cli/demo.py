@@ -67,10 +67,10 @@ def _train(images: Path, run: Path, steps: int) -> None:
     train(images, preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
 
 
-def _export(run: Path, form: str) -> None:
+def _export(run: Path, format_name: str) -> None:
     from gtsa_kit.cli.export import export
 
-    export(run, form=form, force=True)
+    export(run, format_name=format_name, force=True)
 
 
 def _embed(images: Path, model: Path, vectors: Path) -> None:

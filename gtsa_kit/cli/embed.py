@@ -157,14 +157,14 @@ def merge(
 def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> None:
     """Embed a folder with a progress bar; exit with 1 if no image could be embedded."""
     from gtsa_kit.cli.support.progress import Steps, make_console
-    from gtsa_kit.cli.support.providers import fallbacks_shown
+    from gtsa_kit.cli.support.providers import print_fallback_warnings
     from gtsa_kit.embedding.folder import check_out
     from gtsa_kit.embedding.run import EmbedProgress, embed_folder
     from gtsa_kit.export import load
 
     check_out(out, options.resume)
     messages = make_console()
-    with fallbacks_shown(messages):
+    with print_fallback_warnings(messages):
         runner = load(model, **options.load_options)
     messages.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     with Steps(messages) as steps:

@@ -1,4 +1,4 @@
-"""gtsa info."""
+"""`gtsa info`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,32 +15,33 @@ if TYPE_CHECKING:
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 
 Row = tuple[str, str]
-OPERATORS = 12
-"""The most frequent ones; --json has them all."""
+"""Name and text of one row of the table."""
+MAX_OPERATORS = 12
+"""Number of operators in the table, the most frequent first; --json prints all."""
 
 
 def info(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An exported file, a run folder, its encoder.safetensors, or anybody's .onnx.", metavar="FILE"
+            help="Exported file, run folder, its encoder.safetensors, or an .onnx of any tool.", metavar="FILE"
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that is known as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
 ) -> None:
-    """Say what a file is, what it takes and gives, and whether it was proved; nothing is run.
+    """Print the kind, inputs, outputs and parity report of a file; the file is not run.
 
     [bold]Examples[/bold]
 
       gtsa info runs/street/encoder.onnx
 
-      gtsa info model_of_others.onnx --json
+      gtsa info other_model.onnx --json
     """
     from gtsa_kit.export.inspect_file import inspect_file
 
-    found = inspect_file(file)
+    facts = inspect_file(file)
     if as_json:
-        print(json.dumps(as_data(found), indent=2))
+        print(json.dumps(as_data(facts), indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -48,43 +49,43 @@ def info(
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in rows(found):
+    for name, text in rows(facts):
         table.add_row(name, text)
-    Console(highlight=False, markup=False).print(table)  # what was asked for, so it goes to standard output
+    Console(highlight=False, markup=False).print(table)  # the requested result, so it goes to standard output
 
 
-def as_data(found: "FileInfo") -> dict[str, Any]:
-    """For JSON."""
+def as_data(facts: "FileInfo") -> dict[str, Any]:
+    """Return the facts for JSON."""
     from dataclasses import asdict
 
-    graph = found.graph
+    graph = facts.graph
     return {
-        "path": str(found.path),
-        "kind": found.kind,
-        "size": found.size,
-        "manifest": found.manifest.model_dump(mode="json") if found.manifest else None,
+        "path": str(facts.path),
+        "kind": facts.kind,
+        "size": facts.size,
+        "manifest": facts.manifest.model_dump(mode="json") if facts.manifest else None,
         "graph": asdict(graph)
         | {name: [spec.model_dump(mode="json") for spec in getattr(graph, name)] for name in ("inputs", "outputs")}
         if graph
         else None,
-        "header": asdict(found.header) if found.header else None,
-        "encoder": dict(found.encoder) or None,
+        "header": asdict(facts.header) if facts.header else None,
+        "encoder": dict(facts.encoder) or None,
     }
 
 
-def rows(found: "FileInfo") -> Iterator[Row]:
-    """What there is to say, by name."""
-    yield "file", str(found.path)
-    yield "kind", found.kind
-    yield "size", f"{found.size / 1e6:.1f} MB"
-    if found.manifest:
-        yield from _manifest_rows(found.manifest)
-    if found.header:
-        yield from _header_rows(found.header)
-    if found.encoder:
-        yield from _encoder_rows(found.encoder)
-    if found.graph:
-        yield from _graph_rows(found.graph, found.manifest is None)
+def rows(facts: "FileInfo") -> Iterator[Row]:
+    """Iterate over the rows of the table."""
+    yield "file", str(facts.path)
+    yield "kind", facts.kind
+    yield "size", f"{facts.size / 1e6:.1f} MB"
+    if facts.manifest:
+        yield from _manifest_rows(facts.manifest)
+    if facts.header:
+        yield from _header_rows(facts.header)
+    if facts.encoder:
+        yield from _encoder_rows(facts.encoder)
+    if facts.graph:
+        yield from _graph_rows(facts.graph, facts.manifest is None)
 
 
 def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
@@ -118,12 +119,12 @@ def _engine_rows(engine: "EngineRecord") -> Iterator[Row]:
     yield "engine on a GPU", engine.parity
 
 
-def _parity_rows(report: "ParityReport | None", of: str = "") -> Iterator[Row]:
+def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[Row]:
     if report is None:
-        yield f"parity {of}".strip(), "not checked"
+        yield f"parity {subject}".strip(), "not checked"
         return
     worst = report.worst
-    yield f"parity {of}".strip(), f"{'held' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
+    yield f"parity {subject}".strip(), f"{'held' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
     yield (
         "worst",
         f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: cosine {worst.min_cosine:.7f}, "
@@ -145,29 +146,29 @@ def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _graph_rows(graph: "OnnxGraphInfo", foreign: bool) -> Iterator[Row]:
-    if foreign:  # of ours, the manifest says it, and with its ranges
+    if foreign:  # the manifest of a gtsa-kit file has them too, with their ranges
         yield from _tensor_rows(graph.inputs, graph.outputs)
     yield "producer", graph.producer
     yield "IR version", str(graph.ir_version)
     yield "opsets", _pairs(graph.opsets)
     yield "parameters", _counts(graph.parameters)
-    shown = ", ".join(f"{count} {name}" for name, count in islice(graph.operators.items(), OPERATORS))
-    rest = len(graph.operators) - OPERATORS
-    yield "operators", shown + (f" and {rest} kinds more" if rest > 0 else "")
+    frequent = ", ".join(f"{count} {name}" for name, count in islice(graph.operators.items(), MAX_OPERATORS))
+    rest = len(graph.operators) - MAX_OPERATORS
+    yield "operators", frequent + (f" and {rest} other kinds" if rest > 0 else "")
     if graph.external:
         yield "external data", ", ".join(graph.external)
     yield from (("remark", remark) for remark in graph.remarks)
 
 
 def _tensor_rows(inputs: "Iterable[TensorSpec]", outputs: "Iterable[TensorSpec]") -> Iterator[Row]:
-    for what, specs in (("input", inputs), ("output", outputs)):
+    for kind, specs in (("input", inputs), ("output", outputs)):
         for spec in specs:
-            yield what, f"{spec.name}  {spec.dtype} ({', '.join(map(str, spec.shape))})"
+            yield kind, f"{spec.name}  {spec.dtype} ({', '.join(map(str, spec.shape))})"
 
 
-def _architecture(about: Mapping[str, Any]) -> str:
-    name = about.get("name", "unknown")
-    return f"{name}: {_pairs({key: about[key] for key in ('width', 'depth', 'heads', 'patch') if key in about})}"
+def _architecture(architecture: Mapping[str, Any]) -> str:
+    name, keys = architecture.get("name", "unknown"), ("width", "depth", "heads", "patch")
+    return f"{name}: {_pairs({key: architecture[key] for key in keys if key in architecture})}"
 
 
 def _range(allowed: "AxisRange") -> str:
@@ -179,9 +180,9 @@ def _counts(parameters: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in parameters.items()) or "none"
 
 
-def _pairs(said: Mapping[str, Any]) -> str:
-    """`size 224, mean 0.485 0.456 0.406`."""
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Format a mapping as text such as `size 224, mean 0.485 0.456 0.406`."""
     return ", ".join(
         f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
-        for name, value in said.items()
+        for name, value in values.items()
     )

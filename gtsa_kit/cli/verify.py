@@ -1,4 +1,4 @@
-"""gtsa verify."""
+"""`gtsa verify`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,28 +10,29 @@ from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, Pr
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="An exported file: .onnx, .ts, .pt2, .xml, .engine.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="Exported file: .onnx, .ts, .pt2, .xml or .engine.", metavar="FILE")],
     against: Annotated[
         Path | None,
         typer.Option(
-            help="The run or weights that it came from. Default: encoder.safetensors beside it, if it is that; else "
-            "the weights inside a float32 ONNX file.",
+            help="Run or weights that FILE was exported from. Default: encoder.safetensors beside it, if its sha256 is "
+            "that of the manifest; else the weights inside a float32 ONNX file.",
             metavar="SOURCE",
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Images. Default: those of the run, else a sample of matplotlib's.")
+        Path | None,
+        typer.Option(help="Folder of images. Default: the training images, else a sample image of matplotlib."),
     ] = None,
-    device: Annotated[str, typer.Option(help="What runs FILE: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device that runs FILE: auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     provider: ProviderOption = "auto",
     engine_cache: EngineCacheOption = None,
     fallback: FallbackOption = False,
 ) -> None:
-    """Run the parity gate again, on this machine, on any images. Exits with 1 if it does not hold.
+    """Run the parity gate again on this machine. Exits with 1 if parity does not hold.
 
-    Of a TensorRT engine, where there is no GPU to run it: its header, its plan and its graph against its manifest, and
-    the gate on its graph, in ONNX Runtime.
+    For a TensorRT engine, the header, the engine and its graph are compared with the manifest, and the gate runs on the
+    graph in ONNX Runtime; on a GPU, it runs on the engine too.
 
     [bold]Examples[/bold]
 
@@ -48,11 +49,11 @@ def verify(
     from gtsa_kit.export.spec import SUFFIX
 
     if file.suffix not in SUFFIX.values():
-        raise ValueError(f"{file} is no exported file; those end in {', '.join(SUFFIX.values())}")
-    shown = make_console()
+        raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
+    console = make_console()
     if file.suffix == SUFFIX["trt"]:
         if provider != "auto" or engine_cache or fallback:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; leave them out")
-        return verify_engine(file, against, images, device, as_json, shown)
-    runner = open_runner(file, device, provider, engine_cache, fallback, shown)
-    return verify_artifact(file, runner, against, images, as_json, shown)
+        return verify_engine(file, against, images, device, as_json, console)
+    runner = open_runner(file, device, provider, engine_cache, fallback, console)
+    return verify_artifact(file, runner, against, images, as_json, console)

@@ -28,7 +28,7 @@ def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Return a folder with an engine, the files beside it, and the weights."""
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
-    export(folder, form="trt", precision="fp32", max_size="64", batch="1:2:4", images=few, gpu="8.6,8.9")
+    export(folder, format_name="trt", precision="fp32", max_size="64", batch="1:2:4", images=few, gpu="8.6,8.9")
     return folder
 
 
@@ -46,7 +46,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def rejection(capsys: pytest.CaptureFixture[str], graph: Path, **options: object) -> str:
     """Return the error message of a dry run that rejects a graph."""
     with pytest.raises(SystemExit) as stopped:
-        export(graph, form="trt", dry_run=True, **options)
+        export(graph, format_name="trt", dry_run=True, **options)
     assert stopped.value.code == 1
     return " ".join(capsys.readouterr().err.split())
 
@@ -146,25 +146,25 @@ def test_a_fixed_size_vit_of_another_tool_builds_as_it_is(
 ) -> None:
     graph = foreign(False)
     before = set(graph.parent.iterdir())
-    export(graph, form="trt", dry_run=True)
+    export(graph, format_name="trt", dry_run=True)
     assert set(graph.parent.iterdir()) == before, "a dry run keeps no files"
     engine = tmp_path / "vit.engine"
-    export(graph, form="trt", batch="1:2:8", out=engine)
+    export(graph, format_name="trt", batch="1:2:8", out=engine)
     manifest = read_manifest(engine)
     assert manifest.engine.profile == ((1, 3, 64, 64), (2, 3, 64, 64), (8, 3, 64, 64))
     assert manifest.engine.graph.parity is None
     assert "no float32 encoder" in " ".join(capsys.readouterr().err.split())
     verify(engine)
     with pytest.raises(ValueError, match="omit --precision"):
-        export(graph, form="trt", precision="fp16", dry_run=True)
+        export(graph, format_name="trt", precision="fp16", dry_run=True)
     with pytest.raises(ValueError, match="minimum shape"):
-        export(graph, form="trt", size="96", dry_run=True)
+        export(graph, format_name="trt", size="96", dry_run=True)
 
 
 def test_files_that_are_no_graph_of_images_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "half.onnx").write_bytes(b"\x08\x0a nothing")
     with pytest.raises(ValueError, match="not a"):
-        export(tmp_path / "half.onnx", form="trt", dry_run=True)
+        export(tmp_path / "half.onnx", format_name="trt", dry_run=True)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
@@ -172,7 +172,7 @@ def test_files_that_are_no_graph_of_images_are_rejected(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="does not take a batch of images"):
-        export(tmp_path / "other.onnx", form="trt", dry_run=True)
+        export(tmp_path / "other.onnx", format_name="trt", dry_run=True)
 
 
 # Edits of a manifest, each with a word of the message that reports it.

@@ -112,7 +112,8 @@ def fake_variant(engine: Engine) -> TensorRTVariant:
 @pytest.fixture(scope="module")
 def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("engine") / "encoder.engine"
-    export(tiny_run, form="trt", max_size="96", batch="1:2:4", layers="0", precision="fp16", images=few, out=path)
+    options = {"max_size": "96", "batch": "1:2:4", "layers": "0", "precision": "fp16"}
+    export(tiny_run, format_name="trt", **options, images=few, out=path)
     return path
 
 

@@ -38,7 +38,7 @@ def build(source: Path, out: Path, images: Path, **options: object) -> tuple[Pat
     """Run the export command in this process, and return the engine and its manifest."""
     engine = out / "encoder.engine"
     quantized = {"calibrate": images} if options.get("precision") in ("int8", "fp8") else {}
-    export(source, form="trt", runtime="tensorrt-rtx", out=engine, images=images, **options, **quantized)
+    export(source, format_name="trt", runtime="tensorrt-rtx", out=engine, images=images, **options, **quantized)
     return engine, read_manifest(engine)
 
 
@@ -129,7 +129,7 @@ def test_vit_small_is_built_and_checked(
     if (
         "448" in options.values()
     ):  # the parity gate at the maximum of the profile would take minutes; a dry run has none
-        export(small_run, form="trt", runtime="tensorrt-rtx", precision=precision, dry_run=True, **options)
+        export(small_run, format_name="trt", runtime="tensorrt-rtx", precision=precision, dry_run=True, **options)
         assert "builds; nothing was kept" in words(capsys)
         return
     engine, _ = build(small_run, tmp_path, few, precision=precision, **options)
@@ -147,7 +147,7 @@ def test_vit_small_is_built_and_checked(
 def graph(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small float32 graph exported by gtsa-kit, with dynamic size."""
     path = tmp_path_factory.mktemp("graph") / "encoder.onnx"
-    export(tiny_run, form="onnx", out=path, images=few, max_size="64", batch="1:4")
+    export(tiny_run, format_name="onnx", out=path, images=few, max_size="64", batch="1:4")
     return path
 
 
@@ -217,9 +217,8 @@ def test_a_workspace_that_is_too_small_is_named(graph: Path, tmp_path: Path) -> 
 def test_engines_pass_the_parity_gate_on_a_gpu(precision: str, small_run: Path, few: Path, tmp_path: Path) -> None:
     calibrate = {"calibrate": few} if precision == "int8" else {}
     try:
-        export(
-            small_run, form="trt", precision=precision, out=tmp_path / "e.engine", images=few, **DYNAMIC, **calibrate
-        )
+        out = tmp_path / "e.engine"
+        export(small_run, format_name="trt", precision=precision, out=out, images=few, **DYNAMIC, **calibrate)
     except ValueError as error:
         pytest.skip(f"no variant of TensorRT builds for this GPU: {error}")
     manifest = read_manifest(tmp_path / "e.engine")

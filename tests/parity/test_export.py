@@ -11,7 +11,7 @@ import torch
 from helpers.paths import SCENES
 
 from gtsa_kit.cli.export import export
-from gtsa_kit.cli.support import export_steps as exporting
+from gtsa_kit.cli.support import export_steps
 from gtsa_kit.export import load, parity
 from gtsa_kit.export.benchmark.autoselect import Candidate, candidates
 from gtsa_kit.export.manifest import read_manifest
@@ -27,7 +27,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
-    monkeypatch.setattr(exporting, "candidates", lambda *_: [[of[2]], of[:2]])
+    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[of[2]], of[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
     said = words(capsys)
@@ -40,7 +40,7 @@ def test_without_options_the_fastest_that_holds_parity_is_left(
 
 
 def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
+    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, out=tmp_path / "new")
@@ -57,7 +57,7 @@ def test_candidates_are_what_is_asked_for() -> None:
 
 def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    export(tiny_run, form="all", precision="fp16", layers="1", size="64x96", out=tmp_path)
+    export(tiny_run, format_name="all", precision="fp16", layers="1", size="64x96", out=tmp_path)
     assert {p.name for p in tmp_path.iterdir() if p.suffix != ".json"} == {
         *("encoder.onnx", "encoder.ts", "encoder.pt2", "encoder.xml", "encoder.bin")
     }
@@ -65,7 +65,7 @@ def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
         manifest = read_manifest(tmp_path / name)
         assert (manifest.precision, manifest.layers, manifest.axes.keys()) == ("fp16", (1,), {"batch"})
     with pytest.raises(ValueError, match="--force"):
-        export(tiny_run, form="all", out=tmp_path)
+        export(tiny_run, format_name="all", out=tmp_path)
 
 
 def test_int8_that_does_not_hold_names_the_layers(
@@ -76,10 +76,10 @@ def test_int8_that_does_not_hold_names_the_layers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(ValueError, match="--calibrate"):
-        export(tiny_run, form="onnx", precision="int8", out=tmp_path)
+        export(tiny_run, format_name="onnx", precision="int8", out=tmp_path)
     monkeypatch.setitem(parity.TOLERANCES, "int8", Tolerance(1e-6, 1e-6, 1, 1))
     with pytest.raises(SystemExit) as stopped:
-        export(tiny_run, form="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
+        export(tiny_run, format_name="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
     assert stopped.value.code == 1
     said = words(capsys)
     for word in ("blocks.0.qkv", "blocks.1.fc2", "differs from the encoder", "worst on"):
@@ -90,8 +90,8 @@ def test_int8_that_does_not_hold_names_the_layers(
 def test_a_foreign_checkpoint_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = timm.create_model("vit_tiny_patch16_224", embed_dim=64, depth=2, num_heads=2, num_classes=5).eval()
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
-    export(tmp_path / "theirs.pth", form="onnx", size="224", heads=2, mean="0.5,0.5,0.5", std="0.5,0.5,0.5")
-    assert "left out" in words(capsys)
+    export(tmp_path / "theirs.pth", format_name="onnx", size="224", heads=2, mean="0.5,0.5,0.5", std="0.5,0.5,0.5")
+    assert "skipped 2 keys of heads" in words(capsys)
     runner = load(tmp_path / "encoder.onnx")
     assert runner.manifest.preprocessing["mean"] == [0.5, 0.5, 0.5]
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -102,13 +102,13 @@ def test_a_foreign_checkpoint_is_a_source(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_frameworks_are_formats(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(tiny_run, form="timm", out=tmp_path / "timm")
+    export(tiny_run, format_name="timm", out=tmp_path / "timm")
     assert "parity holds" in words(capsys)
     assert json.loads((tmp_path / "timm" / "gtsa.json").read_text())["parity"]["passed"]
     with pytest.raises(ValueError, match="--force"):
-        export(tiny_run, form="timm", out=tmp_path / "timm")
+        export(tiny_run, format_name="timm", out=tmp_path / "timm")
     with pytest.raises(ValueError, match="auto, all, onnx"):
-        export(tiny_run, form="tflite", out=tmp_path)
+        export(tiny_run, format_name="tflite", out=tmp_path)
 
 
 def test_verify_finds_the_source_beside_the_file(

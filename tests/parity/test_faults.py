@@ -179,7 +179,7 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
 
     monkeypatch.setitem(pipeline.EXPORTERS, "torchscript", faulty_exporter)
     with pytest.raises(SystemExit) as stopped:
-        export(tiny_run, form="torchscript", out=tmp_path / "bad.ts")
+        export(tiny_run, format_name="torchscript", out=tmp_path / "bad.ts")
     assert stopped.value.code == 1
     said = capsys.readouterr().err
     for word in ("differs from the encoder", "cosine", "worst on crop at", " at "):

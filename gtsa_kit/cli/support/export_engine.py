@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
-from gtsa_kit.cli.support.parity_table import parity_table, verdict
+from gtsa_kit.cli.support.export_steps import megabytes, open_source_with_note, progress_callback
+from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
@@ -53,13 +53,13 @@ class EngineOptions:
     dry_run: bool
 
 
-def export_engine(path: Path, hints: ImportOptions, options: EngineOptions) -> None:
+def export_engine(path: Path, import_options: ImportOptions, options: EngineOptions) -> None:
     """Export a graph, check its parity, and build an engine from it; exit with 1 if TensorRT rejects the graph.
 
     A dry run builds without a parity gate and keeps nothing.
     """
     out = make_console()
-    opened = open_for_engine(path, hints, options, out)
+    opened = open_for_engine(path, import_options, options, out)
     request = make_request(opened, options, out)
     calibration = read_calibration(require(options.calibrate)) if options.calibrate else None
     if options.dry_run:
@@ -75,12 +75,14 @@ def export_engine(path: Path, hints: ImportOptions, options: EngineOptions) -> N
     out.print(f"building {engine} for {_describe_ranges(request.ranges)}", soft_wrap=True)
     manifest = _build(graph, engine, request, out)
     with Steps(out) as steps:
-        on_case = counting(steps, "parity of the engine")
+        on_case = progress_callback(steps, "parity of the engine")
         manifest = check_engine_parity(_reference(opened), engine, manifest, parity_set, on_case)
     _print_engine(engine, manifest, out)
 
 
-def open_for_engine(path: Path, hints: ImportOptions, options: EngineOptions, out: Console) -> Source | SourceGraph:
+def open_for_engine(
+    path: Path, import_options: ImportOptions, options: EngineOptions, out: Console
+) -> Source | SourceGraph:
     """Open an ONNX file as a graph to build as it is, or weights to write a graph from.
 
     An ONNX file of gtsa-kit is opened as weights if another precision, other layers or another input is requested.
@@ -89,7 +91,7 @@ def open_for_engine(path: Path, hints: ImportOptions, options: EngineOptions, ou
         ValueError: The file can't be used, or a precision, layers or an input is requested of another tool's graph.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
-        return open_source_with_note(path, hints, out)
+        return open_source_with_note(path, import_options, out)
     graph = read_graph_file(path)
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
     if graph.manifest is None:
@@ -103,7 +105,7 @@ def open_for_engine(path: Path, hints: ImportOptions, options: EngineOptions, ou
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
     if precision_fits and layers in ((), own.layers) and dtype in ("float32", own.inputs[0].dtype):
         return graph
-    return open_source_with_note(path, hints, out)
+    return open_source_with_note(path, import_options, out)
 
 
 def make_request(opened: Source | SourceGraph, options: EngineOptions, out: Console) -> EngineRequest:
@@ -159,7 +161,7 @@ def _prepare_graph(
         check_supported("trt", options, calibration is not None)
         out.print(f"writing the graph of {engine}", soft_wrap=True)
         with Steps(out) as steps:
-            on_case = counting(steps, "parity of the graph")
+            on_case = progress_callback(steps, "parity of the graph")
             graph = export_graph(opened, engine, options, parity_set, calibration, on_case)
     if graph.manifest is None:
         out.print(
@@ -170,7 +172,7 @@ def _prepare_graph(
         raise ValueError(f"{graph.path} has not been through a parity gate; export it again with gtsa export")
     out.print(parity_table(graph.manifest.parity))
     if not graph.manifest.parity.passed:
-        fail(f"{verdict(graph.path, graph.manifest.parity)}; no engine was built from it", 1)
+        fail(f"{failure_message(graph.path, graph.manifest.parity)}; no engine was built from it", 1)
     return graph
 
 
@@ -247,7 +249,7 @@ def _print_engine(engine: Path, manifest: Manifest, out: Console) -> None:
     table.add_row("other files", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
     out.print(table)
     if parity and not parity.passed:
-        fail(f"{verdict(engine, parity)}; do not use it, its report is in {engine.name}.json", 1)
+        fail(f"{failure_message(engine, parity)}; do not use it, its report is in {engine.name}.json", 1)
 
 
 def _describe_ranges(ranges: InputRanges) -> str:

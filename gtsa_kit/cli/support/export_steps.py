@@ -1,173 +1,205 @@
-"""What `gtsa export` does for each kind of format, and what it shows of it. Commands import this when they run."""
+"""Steps and output of `gtsa export` for all formats but engines and Triton. Commands import this when they run."""
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.cli.support.common import fail
-from gtsa_kit.cli.support.parity_table import parity_table, verdict
-from gtsa_kit.cli.support.progress import Steps
+from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.parity_table import failure_message, parity_table
+from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.parity_images import ParityImages
-from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
+from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact, read_calibration
 from gtsa_kit.export.source import ImportOptions, Source, open_source
-from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
+from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
+
+MAX_SENSITIVE_LAYERS = 10
+"""Number of layers in the table of layers that lose most by quantization."""
 
 
-def open_source_with_note(path: Path, hints: ImportOptions, shown: Console) -> Source:
-    """Open a source, and show what was taken out of a foreign one."""
-    opened = open_source(path, hints)
-    if opened.note:
-        shown.print(opened.note, soft_wrap=True)
-    return opened
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of the command line for one or more artifacts."""
+
+    precision: str | None
+    """Value of --precision; None if it was not given."""
+    options: ExportOptions
+    calibrate: Path | None
+    images: Path | None
+    out: Path | None
+    force: bool
 
 
-def all_formats(options: ExportOptions, shown: Console) -> list[str]:
-    """Every format that has the precision and whose library is here."""
-    forms = [name for name in FORMATS if options.precision in SUPPORTED_PRECISIONS[name]]
-    for name in set(FORMATS) - set(forms):
-        shown.print(f"{name} is left out: it is not offered in {options.precision}")
-    if "openvino" in forms and importlib.util.find_spec("openvino") is None:
-        shown.print("openvino is left out: pip install 'gtsa-kit[openvino]'", markup=False)
-        forms.remove("openvino")
-    if "trt" in forms:  # it has choices of its own
-        shown.print("trt is left out: gtsa export --format trt")
-        forms.remove("trt")
-    return forms
+def export_files(path: Path, import_options: ImportOptions, format_name: str, files: FileOptions) -> None:
+    """Export to a format, to all formats ("all"), to the fastest one ("auto"), or to the files of a framework.
+
+    The process exits with 1 if an artifact does not hold parity.
+
+    Raises:
+        ValueError: The source or an option is invalid; nothing was written.
+    """
+    console = make_console()
+    source = open_source_with_note(path, import_options, console)
+    images = load_parity_images(require(files.images) if files.images else source.images)
+    if format_name in FRAMEWORKS:
+        _export_framework(source, format_name, files, images, console)
+        return
+    calibration = read_calibration(require(files.calibrate)) if files.calibrate else None
+    if format_name == "auto":
+        _export_fastest(source, files, images, calibration, console)
+        return
+    names = available_formats(files.options, console) if format_name == "all" else [format_name]
+    _export_formats(source, names, files, images, calibration, console)
 
 
-def export_each(
-    opened: Source,
-    forms: list[str],
-    options: ExportOptions,
+def open_source_with_note(path: Path, import_options: ImportOptions, console: Console) -> Source:
+    """Open a source, and print the summary of an imported checkpoint."""
+    source = open_source(path, import_options)
+    if source.note:
+        console.print(source.note, soft_wrap=True)
+    return source
+
+
+def available_formats(options: ExportOptions, console: Console) -> list[str]:
+    """Return the formats that have the precision and whose library is installed, and print why others are skipped."""
+    names = [name for name in FORMATS if options.precision in SUPPORTED_PRECISIONS[name]]
+    for name in set(FORMATS) - set(names):
+        console.print(f"{name} is skipped: it does not support {options.precision}")
+    if "openvino" in names and importlib.util.find_spec("openvino") is None:
+        console.print("openvino is skipped: pip install 'gtsa-kit[openvino]'", markup=False)
+        names.remove("openvino")
+    if "trt" in names:  # it has options of its own
+        console.print("trt is skipped: gtsa export --format trt")
+        names.remove("trt")
+    return names
+
+
+def _export_formats(
+    source: Source,
+    names: list[str],
+    files: FileOptions,
     images: ParityImages,
     calibration: Calibration | None,
-    out: Path | None,
-    force: bool,
-    shown: Console,
+    console: Console,
 ) -> None:
-    """Formats by name: all of it is refused before any is written; exits with 1 if one does not hold parity."""
-    for name in forms:
-        check_supported(name, options, calibration is not None)
-    paths = [artifact_path(opened, name, out, force) for name in forms]
+    """Export to several formats, and exit with 1 if one does not hold parity; every option is checked first."""
+    for name in names:
+        check_supported(name, files.options, calibration is not None)
+    paths = [artifact_path(source, name, files.out, files.force) for name in names]
     failures = []
-    for name, path in zip(forms, paths, strict=True):
-        shown.print(f"writing {path}", soft_wrap=True)
-        with Steps(shown) as steps:
-            on_case = counting(steps)
-            manifest = export_artifact(opened, name, path, options, images, calibration, on_case)
+    for name, path in zip(names, paths, strict=True):
+        console.print(f"writing {path}", soft_wrap=True)
+        with Steps(console) as steps:
+            on_case = progress_callback(steps)
+            manifest = export_artifact(source, name, path, files.options, images, calibration, on_case)
         assert manifest.parity is not None
-        shown.print(parity_table(manifest.parity))
+        console.print(parity_table(manifest.parity))
         if manifest.parity.passed:
-            shown.print(
-                f"{path}  {megabytes(path):.1f} MB, parity holds; the manifest is {path.name}.json", soft_wrap=True
-            )
+            _print_artifact(path, manifest, console)
             continue
-        failures.append(verdict(path, manifest.parity))
-        if calibration and options.precision in QUANTIZED:
-            shown.print(_sensitivity_table(opened, calibration, options, shown))
+        failures.append(failure_message(path, manifest.parity))
+        if calibration and files.options.precision in QUANTIZED:
+            console.print(_sensitivity_table(source, calibration, files.options, console))
     if failures:
         fail(f"{failures[0]}; do not use it, its report is beside it", 1)
 
 
-def export_the_fastest(
-    opened: Source,
-    precision: str | None,
-    options: ExportOptions,
-    images: ParityImages,
-    calibration: Calibration | None,
-    out: Path,
-    force: bool,
-    shown: Console,
+def _export_fastest(
+    source: Source, files: FileOptions, images: ParityImages, calibration: Calibration | None, console: Console
 ) -> None:
-    """The fastest format on this machine that holds parity."""
+    """Export to the fastest format on this machine that holds parity."""
+    out = files.out or source.folder
     if out.suffix and not out.is_dir():
-        raise ValueError(f"{out} ends in no format's suffix; name a folder, or a format with --format")
-    rounds = candidates(precision)  # type: ignore[arg-type]
-    for candidate in (one for of in rounds for one in of):
-        check_supported(candidate.file_format, options, calibration is not None)
-        artifact_path(opened, candidate.file_format, out, force)
-    with Steps(shown) as steps:
+        raise ValueError(f"{out} ends in the suffix of no format; name a folder, or a format with --format")
+    rounds = candidates(files.precision)  # type: ignore[arg-type]
+    for candidate in (candidate for group in rounds for candidate in group):
+        check_supported(candidate.file_format, files.options, calibration is not None)
+        artifact_path(source, candidate.file_format, out, files.force)
+    with Steps(console) as steps:
 
-        def on_step(what: str, done: int, total: int) -> None:
+        def on_step(step: str, done: int, total: int) -> None:
             if done == 0:
-                steps.begin("looking for the fastest", total)
-            steps.update(done, what)
+                steps.begin("autoselect", total)
+            steps.update(done, step)
 
-        choice = autoselect(opened, out, options, rounds, images, calibration, on_step)
+        choice = autoselect(source, out, files.options, rounds, images, calibration, on_step)
     if choice is None:
-        fail("no format held parity; export one by name with --format to see how it differs", 1)
-    _show_choice(choice, shown)
+        fail("no format held parity; export to one by name with --format to see how it differs", 1)
+    _print_choice(choice, console)
 
 
-def _show_choice(choice: Autoselection, shown: Console) -> None:
+def _print_choice(choice: Autoselection, console: Console) -> None:
     assert choice.manifest.parity is not None
-    shown.print(parity_table(choice.manifest.parity))
+    console.print(parity_table(choice.manifest.parity))
     table = Table(title="images per second", title_justify="left", box=None)
     for name in ("artifact", "images/s", "shape"):
         table.add_column(name, justify="right" if name == "images/s" else "left")
     for speed in sorted(choice.speeds, key=lambda one: -one.images_per_second):
         table.add_row(speed.name, f"{speed.images_per_second:.1f}", str(speed.shape))
-    shown.print(table)
+    console.print(table)
     for candidate in choice.failed:
-        shown.print(f"{candidate} did not hold parity")
+        console.print(f"{candidate} did not hold parity")
     if importlib.util.find_spec("openvino") is None:
-        shown.print("OpenVINO may be faster on this processor: pip install 'gtsa-kit[openvino]'", markup=False)
-    path, manifest = choice.path, choice.manifest
-    shown.print(
+        console.print("OpenVINO may be faster on this CPU: pip install 'gtsa-kit[openvino]'", markup=False)
+    _print_artifact(choice.path, choice.manifest, console)
+
+
+def _print_artifact(path: Path, manifest: Manifest, console: Console) -> None:
+    console.print(
         f"{path}  {manifest.format} {manifest.precision}, {megabytes(path):.1f} MB, parity holds; "
         f"the manifest is {path.name}.json",
         soft_wrap=True,
     )
 
 
-def export_for_framework(
-    opened: Source, form: str, folder: Path, images: ParityImages, force: bool, shown: Console
+def _export_framework(
+    source: Source, framework: str, files: FileOptions, images: ParityImages, console: Console
 ) -> None:
-    """A folder for another framework, read back and compared."""
-    report = export_framework(opened.encoder, form, folder, images, force)
-    shown.print(parity_table(report.parity))
+    """Write the files of another framework, read them back and compare."""
+    folder = files.out or source.folder / framework
+    report = export_framework(source.encoder, framework, folder, images, files.force)
+    console.print(parity_table(report.parity))
     if not report.parity.passed:
-        fail(f"{verdict(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
-    shown.print(f"{folder}  {', '.join(report.files)}; parity holds; how to use it: docs/frameworks.md", soft_wrap=True)
+        fail(f"{failure_message(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
+    console.print(f"{folder}  {', '.join(report.files)}; parity holds; usage: docs/frameworks.md", soft_wrap=True)
 
 
-def _sensitivity_table(opened: Source, calibration: Calibration, options: ExportOptions, shown: Console) -> Table:
-    """Which layers rounding hurts."""
-    batches = list(calibration_batches(calibration, opened.encoder.preprocessing, options))
-    with Steps(shown) as steps:
-        grid = QUANT_TYPES[options.precision]
-        found = layer_sensitivity(
-            ExportGraph(opened.encoder, options), batches, grid, counting(steps, "which layers hurt")
-        )
+def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:
+    """Build a table of the layers that lose most by quantization."""
+    batches = list(calibration_batches(calibration, source.encoder.preprocessing, options))
+    graph, quant_type = ExportGraph(source.encoder, options), QUANT_TYPES[options.precision]
+    with Steps(console) as steps:
+        layers = layer_sensitivity(graph, batches, quant_type, progress_callback(steps, "layer sensitivity"))
     table = Table(
-        title=f"worst patch cosine if this layer alone were {options.precision}", title_justify="left", box=None
+        title=f"min patch cosine if this layer alone were {options.precision}", title_justify="left", box=None
     )
     table.add_column("layer")
     table.add_column("cosine", justify="right")
-    for name, cosine in found[:10]:
+    for name, cosine in layers[:MAX_SENSITIVE_LAYERS]:
         table.add_row(name, f"{cosine:.6f}")
     return table
 
 
-def counting(steps: Steps, what: str = "parity") -> Callable[[int, int], None]:
-    """Something to tell (done, in all)."""
+def progress_callback(steps: Steps, stage: str = "parity") -> Callable[[int, int], None]:
+    """Return a function of (done, total) that displays the progress of a stage."""
 
-    def tell(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         if done == 1:
-            steps.begin(what, total)
+            steps.begin(stage, total)
         steps.update(done)
 
-    return tell
+    return on_progress
 
 
 def megabytes(path: Path) -> float:
-    """Size of an artifact, with the weights that lie beside it."""
+    """Return the size of an artifact in MB, with the weights beside an OpenVINO file."""
     weights = path.with_suffix(".bin")
     return (path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)) / 1e6

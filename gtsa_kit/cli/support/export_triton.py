@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import counting, megabytes, open_source_with_note
-from gtsa_kit.cli.support.parity_table import parity_table, verdict
+from gtsa_kit.cli.support.export_steps import megabytes, open_source_with_note, progress_callback
+from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_images import load_parity_images
@@ -42,7 +42,7 @@ def parse_serving(
 
 def export_triton(
     path: Path,
-    hints: ImportOptions,
+    import_options: ImportOptions,
     serving: ServingOptions,
     precision: str | None,
     options: ExportOptions,
@@ -60,7 +60,7 @@ def export_triton(
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
-    opened = open_source_with_note(path, hints, shown)
+    opened = open_source_with_note(path, import_options, shown)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
     repository.parent.mkdir(parents=True, exist_ok=True)
@@ -89,11 +89,11 @@ def _export(
     calibration = read_calibration(require(calibrate)) if calibrate else None
     shown.print("writing the graph")
     with Steps(shown) as steps:
-        manifest = export_artifact(opened, "onnx", graph, options, parity_set, calibration, counting(steps))
+        manifest = export_artifact(opened, "onnx", graph, options, parity_set, calibration, progress_callback(steps))
     assert manifest.parity is not None
     shown.print(parity_table(manifest.parity))
     if not manifest.parity.passed:
-        fail(f"{verdict(opened.path, manifest.parity)}; no repository was written", 1)
+        fail(f"{failure_message(opened.path, manifest.parity)}; no repository was written", 1)
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""Parity reports for people."""
+"""Parity reports as text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
 
 def parity_table(report: "ParityReport") -> "Table":
-    """A row for each output and shape; fits 80 columns."""
+    """Build a table with a row for each output and input shape; it fits 80 columns."""
     from rich.table import Table
 
     table = Table(title=f"parity on {report.images} ({report.runtime})", title_justify="left", box=None)
-    for name in ("output", "shape", "max abs", "mean abs", "worst cosine", "nearest", ""):
+    for name in ("output", "shape", "max abs", "mean abs", "min cosine", "neighbors", ""):
         table.add_column(name, justify="left" if name in ("output", "") else "right", no_wrap=True)
     for d in report.differences:
         numbers = (f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.min_cosine:.7f}")
-        same = "" if d.neighbors is None else f"{d.neighbors:.4f}"
+        neighbors = "" if d.neighbors is None else f"{d.neighbors:.4f}"
         shape = f"{d.batch}x{d.height}x{d.width}"
-        table.add_row(d.output, shape, *numbers, same, "ok" if d.passed else "FAILED")
+        table.add_row(d.output, shape, *numbers, neighbors, "ok" if d.passed else "FAILED")
     return table
 
 
-def verdict(path: Path, report: "ParityReport") -> str:
-    """What is wrong with an artifact, where it is worst."""
+def failure_message(path: Path, report: "ParityReport") -> str:
+    """Describe the worst difference of an artifact that does not hold parity."""
     if report.preprocessing:
-        return f"{path} says another preprocessing than the encoder's: {report.preprocessing.replace(';', ',')}"
+        return f"{path} has another preprocessing than the encoder: {report.preprocessing.replace(';', ',')}"
     worst = report.worst
     return (
         f"{path} differs from the encoder: {worst.output} at {worst.batch} x {worst.height} x {worst.width}, "

@@ -1,4 +1,4 @@
-"""Options for ONNX Runtime's providers, which every command has that runs a file, and the opening with them."""
+"""Options of ONNX Runtime's providers, shared by all commands that run a file, and opening a file with them."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ PANEL = "ONNX Runtime (for .onnx files)"
 ProviderOption = Annotated[
     str,
     typer.Option(
-        help="auto (cuda where there is a GPU that it can use, else cpu), cpu, cuda, tensorrt or tensorrt-rtx.",
+        help="auto (cuda if there is a GPU that it can use, else cpu), cpu, cuda, tensorrt or tensorrt-rtx.",
         rich_help_panel=PANEL,
     ),
 ]
 EngineCacheOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for the engines of tensorrt and tensorrt-rtx, which else are built each time.",
+        help="Folder for the engines of tensorrt and tensorrt-rtx, which are otherwise built at each start.",
         metavar="DIR",
         rich_help_panel=PANEL,
     ),
@@ -34,25 +34,25 @@ FallbackOption = Annotated[
     bool,
     typer.Option(
         "--fallback",
-        help="Where the provider can't run, take cuda, else cpu, and say so. Without it that is an error.",
+        help="If the provider can't run here, use cuda, else cpu, with a warning. Without it that is an error.",
         rich_help_panel=PANEL,
     ),
 ]
 
 
 def open_runner(
-    path: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool, shown: "Console"
+    path: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool, console: "Console"
 ) -> "Runner":
-    """`load`, showing what was passed over on the way."""
+    """Open a file with `load`, and print warnings of fallbacks."""
     from gtsa_kit.export import load
 
-    with fallbacks_shown(shown):
+    with print_fallback_warnings(console):
         return load(path, device, provider, engine_cache, fallback)
 
 
 @contextmanager
-def fallbacks_shown(shown: "Console") -> Iterator[None]:
-    """Within it, what is passed over when a file is opened is told as one line each."""
+def print_fallback_warnings(console: "Console") -> Iterator[None]:
+    """Print each `FallbackWarning` that is raised inside the context as one line."""
     from gtsa_kit.export.runtime.providers import FallbackWarning
 
     with warnings.catch_warnings(record=True) as caught:
@@ -60,6 +60,6 @@ def fallbacks_shown(shown: "Console") -> Iterator[None]:
         yield
     for warning in caught:
         if issubclass(warning.category, FallbackWarning):
-            shown.print(f"warning: {warning.message}", soft_wrap=True, markup=False)
+            console.print(f"warning: {warning.message}", soft_wrap=True, markup=False)
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

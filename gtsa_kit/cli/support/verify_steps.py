@@ -1,4 +1,4 @@
-"""What `gtsa verify` does for each kind of file, and what it shows of it. The command imports this when it runs."""
+"""Steps and output of `gtsa verify`. The command imports this when it runs."""
 
 import json
 from dataclasses import asdict
@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import counting
-from gtsa_kit.cli.support.parity_table import parity_table, verdict
+from gtsa_kit.cli.support.export_steps import progress_callback
+from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
 from gtsa_kit.export.parity import check_parity
@@ -20,89 +20,96 @@ from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.source import Source, find_reference, open_source
 from gtsa_kit.export.tensorrt.check import CheckReport, check_engine
 
-AGAIN = "export it again, or see what changed since"
+FAILURE_HINT = "export it again, or find what has changed since the export"
 
 
 def verify_artifact(
-    file: Path, runner: Runner, against: Path | None, images: Path | None, as_json: bool, shown: Console
+    file: Path, runner: Runner, against: Path | None, images: Path | None, as_json: bool, console: Console
 ) -> None:
-    """The gate, again; exits with 1 if it does not hold."""
-    source = _reference(file, runner.manifest, against, shown)
+    """Run the parity gate and print its report; exit with 1 if parity does not hold."""
+    source = _open_reference(file, runner.manifest, against, console)
     parity_set = load_parity_images(require(images) if images else source.images)
-    with Steps(shown) as steps:
-        report = check_parity(source.encoder, runner, parity_set, counting(steps))
+    with Steps(console) as steps:
+        report = check_parity(source.encoder, runner, parity_set, progress_callback(steps))
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
-        shown.print(parity_table(report))
+        console.print(parity_table(report))
     if not report.passed:
-        fail(f"{verdict(file, report)}; {AGAIN}", 1)
-    shown.print(f"{file}: parity holds with {source.path}", soft_wrap=True)
+        fail(f"{failure_message(file, report)}; {FAILURE_HINT}", 1)
+    console.print(f"{file}: parity holds with {source.path}", soft_wrap=True)
 
 
 def verify_engine(
-    file: Path, against: Path | None, images: Path | None, device: str, as_json: bool, shown: Console
+    file: Path, against: Path | None, images: Path | None, device: str, as_json: bool, console: Console
 ) -> None:
-    """What can be checked of an engine without a GPU, then the gate on one if it is here; exits with 1 if not good."""
+    """Check an engine without a GPU, then run the parity gate on a GPU if there is one; exit with 1 on a failure."""
     manifest = read_manifest(file)
     foreign = manifest.architecture.get("name") == FOREIGN_GRAPH
-    source = None if foreign else _reference(file, manifest, against, shown)
+    source = None if foreign else _open_reference(file, manifest, against, console)
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
-    with Steps(shown) as steps:
-        found = check_engine(file, manifest, source, parity_set, counting(steps, "parity of the graph"))
+    with Steps(console) as steps:
+        checks = check_engine(file, manifest, source, parity_set, progress_callback(steps, "parity of the graph"))
     report = None
-    if not found.not_checked and source and device != "cpu":
-        with Steps(shown) as steps:
+    if not checks.not_checked and source and device != "cpu":
+        with Steps(console) as steps:
             runner = load(file, device)
-            report = check_parity(source.encoder, runner, parity_set, counting(steps, "parity of the engine"))
+            report = check_parity(source.encoder, runner, parity_set, progress_callback(steps, "parity of the engine"))
     if as_json:
-        print(json.dumps(_as_data(found, report), indent=2))
+        print(json.dumps(_as_data(checks, report), indent=2))
     else:
-        _show(found, report, foreign, shown)
-    if wrong := [f"{check.name}: {check.message}" for check in found.checks if not check.passed]:
-        fail(f"{file} is not what it should be: {wrong[0]}", 1)
-    for of, parity in ((f"the graph of {file}", found.parity), (str(file), report)):
+        _print_checks(checks, report, foreign, console)
+    _fail_unless_passed(file, checks, report)
+    console.print(f"{file}: {checks.not_checked or 'parity holds for the engine and its graph'}", soft_wrap=True)
+
+
+def _fail_unless_passed(file: Path, checks: CheckReport, report: ParityReport | None) -> None:
+    if failed := [f"{check.name}: {check.message}" for check in checks.checks if not check.passed]:
+        fail(f"{file} failed a check: {failed[0]}", 1)
+    for name, parity in ((f"the graph of {file}", checks.parity), (str(file), report)):
         if parity and not parity.passed:
-            fail(f"{verdict(Path(of), parity)}; {AGAIN}", 1)
-    shown.print(f"{file}: {found.not_checked or 'holds, and so does its graph'}", soft_wrap=True)
+            fail(f"{failure_message(Path(name), parity)}; {FAILURE_HINT}", 1)
 
 
-def _reference(file: Path, manifest: Manifest, against: Path | None, shown: Console) -> Source:
-    """The float32 encoder to compare with.
+def _open_reference(file: Path, manifest: Manifest, against: Path | None, console: Console) -> Source:
+    """Open the float32 encoder to compare with.
 
     Raises:
-        ValueError: It is nowhere to be found.
+        ValueError: The weights are neither given nor beside the file.
     """
     source = open_source(require(against)) if against else find_reference(file, manifest)
     if source is None:
         raise ValueError(f"the weights that {file} came from are not beside it; name them with --against")
     if source.sha256 != manifest.source_sha256:
-        shown.print(f"{source.path} holds other weights than {file} was made from, as their hashes say", soft_wrap=True)
+        console.print(
+            f"warning: {file} was exported from other weights than {source.path}: their sha256 differs", soft_wrap=True
+        )
     return source
 
 
-def _as_data(found: CheckReport, report: ParityReport | None) -> dict[str, object]:
+def _as_data(checks: CheckReport, report: ParityReport | None) -> dict[str, object]:
+    """Return the results for JSON."""
     return {
-        "passed": found.passed and (report is None or report.passed),
-        "checks": [asdict(check) for check in found.checks],
-        "graph_parity": found.parity.model_dump(mode="json") if found.parity else None,
+        "passed": checks.passed and (report is None or report.passed),
+        "checks": [asdict(check) for check in checks.checks],
+        "graph_parity": checks.parity.model_dump(mode="json") if checks.parity else None,
         "engine_parity": report.model_dump(mode="json") if report else None,
-        "not_checked": found.not_checked,
+        "not_checked": checks.not_checked,
     }
 
 
-def _show(found: CheckReport, report: ParityReport | None, foreign: bool, shown: Console) -> None:
-    table = Table(title="what can be checked without a GPU", title_justify="left", box=None, show_header=False)
+def _print_checks(checks: CheckReport, report: ParityReport | None, foreign: bool, console: Console) -> None:
+    table = Table(title="checks without a GPU", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
-    for check in found.checks:
+    for check in checks.checks:
         table.add_row("ok" if check.passed else "FAILED", check.name, check.message)
-    shown.print(table)
+    console.print(table)
     if foreign:
-        shown.print("its graph is another tool's: there is no float32 encoder to compare it with")
-    if found.parity:
-        shown.print("the graph:")
-        shown.print(parity_table(found.parity))
+        console.print("the graph is another tool's: there is no float32 encoder to compare it with")
+    if checks.parity:
+        console.print("the graph:")
+        console.print(parity_table(checks.parity))
     if report:
-        shown.print("the engine:")
-        shown.print(parity_table(report))
+        console.print("the engine:")
+        console.print(parity_table(report))
