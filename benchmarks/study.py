@@ -26,20 +26,20 @@ from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.cli.support.training_display import training_display
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.image_files import find_images
-from gtsa_kit.data.label_map import read_options
-from gtsa_kit.data.labeled import read_labeled
-from gtsa_kit.data.labeled_masks import read_masked
+from gtsa_kit.data.label_map import read_mask_options
+from gtsa_kit.data.labeled import read_classification_dataset
+from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.multicrop import MultiCropDataset, stack
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
-from gtsa_kit.evaluation.dense_tokens import Framing
-from gtsa_kit.evaluation.embeddings import embed_once
+from gtsa_kit.evaluation.dense_tokens import InputOptions
+from gtsa_kit.evaluation.embeddings import cached_embedder
+from gtsa_kit.evaluation.eval_images import evenly_spaced
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.models import Model, open_models, random_runner
 from gtsa_kit.evaluation.rotation import Settings as RotationSettings
 from gtsa_kit.evaluation.rotation import rotation
 from gtsa_kit.evaluation.runs import StoppedError, train_all
-from gtsa_kit.evaluation.scenes import spread
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import Settings as SensitivitySettings
 from gtsa_kit.evaluation.sensitivity import sensitivity
@@ -163,7 +163,7 @@ def pretrain(runs: Sequence[tuple[str, int]], scale: Scale, data: Path, out: Pat
 
 def some_images(data: Path) -> list[Path]:
     """On which places are looked for again."""
-    return spread(find_images(data / "scenes" / "coco").paths, 150)
+    return evenly_spaced(find_images(data / "scenes" / "coco").paths, 150)
 
 
 Probe = Callable[[Model], Mapping[str, list[float]]]
@@ -171,14 +171,14 @@ Probe = Callable[[Model], Mapping[str, list[float]]]
 
 def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Probe]:
     """Probes by name; each gives values by measure, one for each seed of the probe."""
-    places = read_labeled(data / "scenes" / "places")
-    camvid = read_masked(data / "camvid", options=read_options(None, ["11"]))
+    places = read_classification_dataset(data / "scenes" / "places")
+    camvid = read_segmentation_dataset(data / "camvid", options=read_mask_options(None, ["11"]))
     coco = find_images(data / "scenes" / "coco").paths
-    many = spread(coco + find_images(data / "scenes" / "bsds").paths, 600)
+    many = evenly_spaced(coco + find_images(data / "scenes" / "bsds").paths, 600)
     some, numbers = some_images(data), list(range(seeds))
     options = ProbeOptions(seeds=seeds, size=SIZE)
 
-    embed = embed_once()
+    embed = cached_embedder()
 
     def places_knn(model: Model) -> dict[str, list[float]]:
         return {"places_knn": column(knn([model], places, options, embed=embed), "top1")}
@@ -186,7 +186,7 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     def places_linear(model: Model) -> dict[str, list[float]]:
         return {"places_linear": column(linear([model], places, options, embed=embed), "top1")}
 
-    def masks(measure: str, framing: Framing, by: str) -> Probe:
+    def masks(measure: str, framing: InputOptions, by: str) -> Probe:
         def probe(model: Model) -> dict[str, list[float]]:
             return {measure: column(segment([model], camvid, SegmentOptions(framing, (by,), seeds=seeds)), "miou")}
 
@@ -209,9 +209,9 @@ def make_probes(data: Path, names: Sequence[str], seeds: int) -> Mapping[str, Pr
     probes: dict[str, Probe] = {
         "places": places_knn,
         "places linear": places_linear,
-        "tiles": masks("camvid_tiles", Framing(None, SIZE), "linear"),
-        "tiles k-NN": masks("camvid_tiles_knn", Framing(None, SIZE), "knn"),
-        "whole": masks("camvid_whole", Framing(480), "linear"),
+        "tiles": masks("camvid_tiles", InputOptions(None, SIZE), "linear"),
+        "tiles k-NN": masks("camvid_tiles_knn", InputOptions(None, SIZE), "knn"),
+        "whole": masks("camvid_whole", InputOptions(480), "linear"),
         "geometry": geometry,
         "turn": turn,
         "variance": variance,
@@ -443,7 +443,7 @@ def main() -> None:
     lines = summarize(rows)
     Console().print(as_table(lines))
     seconds = {folder_of(*run): trained_seconds(path) for run, path in runs.items()}
-    held_out = spread(find_images(chosen.data / "camvid" / "val" / "images").paths, 64)
+    held_out = evenly_spaced(find_images(chosen.data / "camvid" / "val" / "images").paths, 64)
     learnt = {folder_of(*run): what_region_learnt(path, held_out) for run, path in runs.items() if "gtsa" in run[0]}
     again = {
         folder_of(*run): found_again(models[run], path, some_images(chosen.data), scale.probe_seeds)

@@ -86,16 +86,16 @@ def _embed(images: Path, model: Path, vectors: Path) -> None:
 def _pictures(images: Path, model: Path, out: Path) -> None:
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding import read_dataset
+    from gtsa_kit.evaluation.eval_images import evenly_spaced
     from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.neighbors import neighbors_picture
+    from gtsa_kit.evaluation.neighbors import draw_neighbors
     from gtsa_kit.evaluation.pca import pca
-    from gtsa_kit.evaluation.scenes import spread
 
     found = find_images(images)
     campus = [path for path in found.paths if "campus" in path.parts]
-    pca(open_models([model]), spread(campus, 6), out / "pca.png")
+    pca(open_models([model]), evenly_spaced(campus, 6), out / "pca.png")
     _, vectors = read_dataset(out / "vectors").vectors()
-    neighbors_picture(vectors, found.paths, out / "neighbors.png")
+    draw_neighbors(vectors, found.paths, out / "neighbors.png")
 
 
 def _table(out: Path, run: Path, vectors: Path) -> object:

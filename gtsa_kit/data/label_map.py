@@ -1,4 +1,4 @@
-"""What the pixels of masks mean: indices or colors to numbers of classes."""
+"""Label maps: the values of mask pixels (indices or colors) to class numbers."""
 
 import csv
 import json
@@ -12,111 +12,127 @@ import numpy as np
 from gtsa_kit.data.image_io import open_mask
 
 VOID = 255
-"""In label maps: no class, counted nowhere. So there are 255 classes at most."""
+"""Class number of void pixels, which belong to no class and are ignored; so there are at most 255 classes."""
 
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What a user says of masks."""
+    """Meaning of the pixel values of masks."""
 
-    table: Mapping[int, str] = field(default_factory=dict)
-    """Names of classes by code; codes that are not in it are void. Empty: each code that is found is a class."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Class name of each pixel value; other values are void. If empty, each value in the masks is a class."""
     in_color: bool = False
-    """The table's codes are colors."""
+    """Whether the values in `names` are colors (0xRRGGBB); otherwise they are indices."""
     ignore: tuple[str, ...] = ()
-    """Codes or names that are void: `11`, `#000000`, `sky`. The index 255 is, unless the table names it."""
+    """Void values or class names, such as `11`, `#000000` or `sky`. Index 255 is void too, unless `names` has it."""
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Codes of pixels to classes. A code is an index, or a color as 0xRRGGBB."""
+class LabelMap:
+    """Mapping of the pixel values of masks to class numbers."""
 
     classes: tuple[str, ...]
-    known: np.ndarray
-    """Codes of classes, rising."""
-    numbers: np.ndarray
-    """uint8, of their classes."""
+    """Class names by class number."""
+    values: np.ndarray
+    """Pixel values that belong to a class, ascending: indices, or colors as 0xRRGGBB."""
+    class_numbers: np.ndarray
+    """uint8 class number of each of `values`."""
     in_color: bool
+    """Whether `values` are colors."""
 
-    def labels(self, mask: Path) -> np.ndarray:
-        """(H, W) uint8 of a mask's file; raises `ImageError`."""
-        return self.of(codes_of(mask, self.in_color)[0])
+    def read(self, mask: Path) -> np.ndarray:
+        """Return the (H, W) uint8 class numbers of a mask file; raise `ImageError` if it cannot be read."""
+        return self.apply(read_mask_values(mask, self.in_color)[0])
 
-    def of(self, codes: np.ndarray) -> np.ndarray:
-        """Numbers of classes of codes, `VOID` of others."""
-        place = np.minimum(np.searchsorted(self.known, codes), len(self.known) - 1)
-        return np.where(self.known[place] == codes, self.numbers[place], np.uint8(VOID))
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Return the uint8 class numbers of pixel values of any shape, `VOID` for those of no class."""
+        index = np.minimum(np.searchsorted(self.values, values), len(self.values) - 1)
+        return np.where(self.values[index] == values, self.class_numbers[index], np.uint8(VOID))
 
 
-def codes_of(mask: Path, colors: bool) -> tuple[np.ndarray, bool]:
-    """(H, W) int32, and whether they are colors; raises `ImageError`."""
-    samples = open_mask(mask, colors)
+def read_mask_values(mask: Path, as_color: bool) -> tuple[np.ndarray, bool]:
+    """Read the pixel values of a mask file.
+
+    Args:
+        mask: File.
+        as_color: Whether to return the colors of a palette image; otherwise its indices.
+
+    Returns:
+        (H, W) int32 values, and whether they are colors (0xRRGGBB).
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    samples = open_mask(mask, as_color)
     if samples.ndim == 2:
         return samples, False
     red, green, blue = np.moveaxis(samples.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue, True
 
 
-def choose_codes(looks: Sequence[tuple[Path, np.ndarray, bool]], options: MaskOptions) -> Codes:
-    """The classes of a set of masks.
+def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: MaskOptions) -> LabelMap:
+    """Build the label map of a set of masks.
 
     Args:
-        looks: (file, its codes, whether they are colors) of each.
-        options: Names, and what is void.
+        masks: File, unique pixel values, and whether these are colors, of each mask.
+        options: Names of classes, and void values.
 
     Raises:
-        ValueError: Colors and indices are mixed, there are too many of either, or fewer than two classes.
+        ValueError: Colors and indices are mixed, or there are too many or fewer than two classes.
     """
-    by_kind = {in_color: mask for mask, _, in_color in looks}
-    if len(by_kind) > 1:
-        raise ValueError(f"{by_kind[True]} is in color and {by_kind[False]} holds indices; name both by --colors FILE")
-    in_color = looks[0][2]
-    found = sorted({int(code) for _, codes, _ in looks for code in codes})
-    table = dict(options.table) or {code: _name(code, in_color) for code in found}
-    if options.table and not set(table) & set(found):
-        seen = ", ".join(_name(code, in_color) for code in found[:5])
-        raise ValueError(f"none of the codes in --colors is in the masks, which hold {seen}, ...")
-    void = _void(options.ignore, table, in_color, VOID in options.table)
-    kept = {code: name for code, name in table.items() if code not in void}
+    example = {in_color: mask for mask, _, in_color in masks}
+    if len(example) > 1:
+        raise ValueError(f"{example[True]} is in color and {example[False]} holds indices; name both by --colors FILE")
+    in_color = masks[0][2]
+    present = sorted({int(value) for _, values, _ in masks for value in values})
+    names = dict(options.names) or {value: _default_name(value, in_color) for value in present}
+    if options.names and not set(names) & set(present):
+        first = ", ".join(_default_name(value, in_color) for value in present[:5])
+        raise ValueError(f"none of the values in --colors is in the masks, which hold {first}, ...")
+    void = _void_values(options.ignore, names, in_color, VOID in options.names)
+    kept = {value: name for value, name in names.items() if value not in void}
     classes = tuple(dict.fromkeys(kept.values()))
-    if len(classes) > VOID:
-        what = "colors" if in_color else "values"
-        raise ValueError(
-            f"the masks hold {len(found)} {what}, more than {VOID} classes; are they images, JPEG or "
-            "numbers of instances? name the classes by --colors FILE"
-        )
-    if len(classes) < 2:
-        raise ValueError(
-            f"the masks hold {len(classes)} class{'es' * (not classes)} besides void, and it takes two; index 255 is "
-            "void unless --colors names it"
-        )
-    known = np.array(sorted(kept), np.int32)
-    numbers = np.array([classes.index(kept[int(code)]) for code in known], np.uint8)
-    return Codes(classes, known, numbers, in_color)
+    _check_class_count(len(classes), f"{len(present)} {'colors' if in_color else 'values'}")
+    values = np.array(sorted(kept), np.int32)
+    numbers = np.array([classes.index(kept[int(value)]) for value in values], np.uint8)
+    return LabelMap(classes, values, numbers, in_color)
 
 
-def read_options(colors: Path | None, ignore: Iterable[str]) -> MaskOptions:
-    """Options out of a file of names and texts.
+def read_mask_options(colors: Path | None, ignore: Iterable[str]) -> MaskOptions:
+    """Read mask options from a file of class names and from the values of `--ignore`.
 
     Args:
-        colors: JSON `{"#804080": "road"}` or `{"3": "road"}`, or a CSV with columns name, r, g, b.
-        ignore: See `MaskOptions`.
+        colors: JSON `{"#804080": "road"}` or `{"3": "road"}`, or a CSV with columns name, r, g, b; or None.
+        ignore: Void values or class names; see `MaskOptions.ignore`.
 
     Raises:
-        ValueError: The file can't be read; the message says what is wrong in it.
+        ValueError: The file cannot be read or is malformed.
     """
     if colors is None:
         return MaskOptions(ignore=tuple(ignore))
     try:
         text = colors.read_text(encoding="utf-8-sig")
         pairs = _from_json(text) if colors.suffix.lower() == ".json" else _from_csv(text)
-        table = {_code(code): name for code, name in pairs}
+        names = {_parse_value(value): name for value, name in pairs}
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise ValueError(f'{colors}: {error}; it takes JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
-    kinds = {code.startswith("#") for code, _ in pairs}
+    kinds = {value.startswith("#") for value, _ in pairs}
     if len(kinds) != 1:
         raise ValueError(f"{colors} holds {'indices and colors' if kinds else 'nothing'}; give one kind")
-    return MaskOptions(table, kinds.pop(), tuple(ignore))
+    return MaskOptions(names, kinds.pop(), tuple(ignore))
+
+
+def _check_class_count(count: int, values: str) -> None:
+    if count > VOID:
+        raise ValueError(
+            f"the masks hold {values}, more than {VOID} classes; are they images, JPEG or "
+            "numbers of instances? name the classes by --colors FILE"
+        )
+    if count < 2:
+        raise ValueError(
+            f"the masks hold {count} class{'es' * (not count)} besides void, and two are needed; index 255 is "
+            "void unless --colors names it"
+        )
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
@@ -128,17 +144,18 @@ def _from_json(text: str) -> list[tuple[str, str]]:
 
 def _from_csv(text: str) -> list[tuple[str, str]]:
     rows = csv.DictReader(text.splitlines(), strict=True, skipinitialspace=True)
-    found = []
+    pairs = []
     for row in rows:
         try:
             levels = [int(row[channel]) for channel in "rgb"]
-            found.append(("#" + bytes(levels).hex(), row["name"]))
+            pairs.append(("#" + bytes(levels).hex(), row["name"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"line {rows.line_num} is not name,r,g,b of 0 to 255") from error
-    return found
+    return pairs
 
 
-def _code(text: str) -> int:
+def _parse_value(text: str) -> int:
+    """Parse an index or a color (#RRGGBB)."""
     if text.isdecimal():
         return int(text)
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
@@ -146,16 +163,16 @@ def _code(text: str) -> int:
     return int(text[1:], 16)
 
 
-def _name(code: int, in_color: bool) -> str:
-    return f"#{code:06x}" if in_color else str(code)
+def _default_name(value: int, in_color: bool) -> str:
+    return f"#{value:06x}" if in_color else str(value)
 
 
-def _void(ignore: Iterable[str], table: Mapping[int, str], in_color: bool, named_by_user: bool) -> set[int]:
-    """Codes; the names of a table come first."""
-    void = set() if in_color or named_by_user else {VOID}
+def _void_values(ignore: Iterable[str], names: Mapping[int, str], in_color: bool, names_have_255: bool) -> set[int]:
+    """Return the void values; a text in `ignore` is looked up as a class name first."""
+    void = set() if in_color or names_have_255 else {VOID}
     for text in ignore:
-        named = {code for code, name in table.items() if name == text}
+        named = {value for value, name in names.items() if name == text}
         if not named and text.startswith("#") != in_color:
             raise ValueError(f"--ignore {text}: the masks hold {'colors, like #000000' if in_color else 'indices'}")
-        void |= named or {_code(text)}
+        void |= named or {_parse_value(text)}
     return void

@@ -1,4 +1,4 @@
-"""Images with a class each: a folder for each class, or a CSV; and their split into training and validation."""
+"""Classification datasets: images with a class each, from class folders or a CSV, and their train/validation split."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -16,151 +16,166 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A file that an evaluation goes without."""
+    """A file that is not used, with the reason."""
 
     path: str
     reason: str
 
     def to_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the entry as JSON-serializable data."""
         return {"path": self.path, "reason": self.reason}
 
 
 @dataclass(frozen=True)
 class ClassificationDataset:
-    """Images in natural order of their names; so the same data gives the same splits, however it is written."""
+    """Images with classes, in natural order of their names, so the same data gives the same splits from any source."""
 
     paths: list[Path]
+    """N images."""
     labels: np.ndarray
-    """(N,) int64, into `classes`."""
+    """(N,) int64 class numbers, indices of `classes`."""
     classes: tuple[str, ...]
+    """Class names by class number."""
     validation: np.ndarray | None
-    """(N,) bool where a split is given; None where it is drawn."""
+    """(N,) bool mask of the validation images; None where the dataset has no split."""
     skipped: tuple[SkippedImage, ...] = ()
+    """Files that are not used."""
 
 
-def read_labeled(source: Path) -> ClassificationDataset:
-    """Read what a user has.
+def read_classification_dataset(source: Path) -> ClassificationDataset:
+    """Read a dataset from class folders or a CSV.
 
     Args:
-        source: A folder with a sub-folder for each class, perhaps below `train/` and `val/`; or a CSV (UTF-8) with
-            columns `path` (relative to the CSV) and `label`, perhaps `split` (train or val).
+        source: A folder with a subfolder for each class, possibly below `train/` and `val/`; or a CSV (UTF-8) with
+            the columns `path` (relative to the CSV), `label` and optionally `split` (train or val).
 
     Raises:
-        ValueError: It is neither, a line of the CSV is wrong, or there are fewer than two classes.
+        ValueError: The source is neither, a line of the CSV is wrong, or there are fewer than two classes.
     """
     if source.is_dir():
         rows, skipped = _from_folder(source)
     elif source.suffix.lower() == ".csv":
         rows, skipped = _from_csv(source), []
     else:
-        what = "is neither a folder nor a .csv" if source.exists() else "does not exist"
-        raise ValueError(f"{source} {what}; give a folder with a sub-folder for each class, or a CSV path,label")
+        problem = "is neither a folder nor a .csv" if source.exists() else "does not exist"
+        raise ValueError(f"{source} {problem}; give a folder with a subfolder for each class, or a CSV path,label")
     if not rows:
-        raise ValueError(f"{source} holds no image with a class; put each class into a sub-folder of its own")
+        raise ValueError(f"{source} holds no image with a class; put each class into a subfolder of its own")
     rows.sort(key=lambda row: (natural_key(Path(row.split or "", row.name)), row.label))
-    given = rows[0].split is not None
-    skipped += _lonely(rows, given)
-    gone = {row.path for row in skipped}
-    rows = [row for row in rows if row.name not in gone]
+    has_split = rows[0].split is not None
+    skipped += _rows_without_training_class(rows, has_split)
+    skipped_paths = {item.path for item in skipped}
+    rows = [row for row in rows if row.name not in skipped_paths]
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
-        why = f"; {len(skipped)} files are left out, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"{source} has {len(classes)} usable class{'es' * (not classes)}, and it takes two{why}")
+        first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+        raise ValueError(f"{source} has {len(classes)} usable class{'es' * (not classes)}, and two are needed{first}")
     number = {name: index for index, name in enumerate(classes)}
     return ClassificationDataset(
         [row.path for row in rows],
         np.array([number[row.label] for row in rows], np.int64),
         classes,
-        np.array([row.split == "val" for row in rows]) if given else None,
+        np.array([row.split == "val" for row in rows]) if has_split else None,
         tuple(skipped),
     )
 
 
-def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draw a validation part that has its share of each class: (N,) bool.
+def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw a random validation part that has its share of each class.
 
-    At least one of each class goes to it and at least one stays behind; of a class that has but one, that one stays.
+    At least one image of each class is on either side; a class with one image has it in training.
+
+    Args:
+        labels: (N,) class numbers.
+        share: Fraction of each class for validation.
+        seed: Seed of the split.
+
+    Returns:
+        (N,) bool mask of the validation images.
     """
     rng = np.random.default_rng(seed)
-    drawn = np.zeros(len(labels), bool)
+    selected = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        drawn[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
-    return drawn
+        selected[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+    return selected
+
+
+def skipped_settings(skipped: Sequence[SkippedImage]) -> dict[str, Any]:
+    """Return the skipped files for the settings of a report."""
+    return {"skipped": [item.to_dict() for item in skipped]}
 
 
 @dataclass(frozen=True)
 class _Row:
+    """An image with its class."""
+
     path: Path
     name: str
-    """As reports show it."""
+    """Name in reports."""
     label: str
     split: str | None
 
 
 def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
-    found = find_images(root)
-    skipped = [SkippedImage(found.name(broken.path), broken.reason) for broken in found.broken]
-    parts = [path.relative_to(root).parts for path in found.paths]
-    given = {own[0] for own in parts if len(own) > 2} >= set(SPLITS)
-    depth = 1 if given else 0
+    files = find_images(root)
+    skipped = [SkippedImage(files.name(error.path), error.reason) for error in files.broken]
+    parts = [path.relative_to(root).parts for path in files.paths]
+    has_split = {own[0] for own in parts if len(own) > 2} >= set(SPLITS)
+    depth = 1 if has_split else 0
     rows = []
-    for path, own in zip(found.paths, parts, strict=True):
-        if given and own[0] not in SPLITS:
-            skipped.append(SkippedImage(found.name(path), "in neither train/ nor val/"))
+    for path, own in zip(files.paths, parts, strict=True):
+        if has_split and own[0] not in SPLITS:
+            skipped.append(SkippedImage(files.name(path), "in neither train/ nor val/"))
         elif len(own) < depth + 2:
-            skipped.append(SkippedImage(found.name(path), "in no folder of a class"))
+            skipped.append(SkippedImage(files.name(path), "in no folder of a class"))
         else:
-            rows.append(_Row(path, found.name(path), display_name(own[depth]), own[0] if given else None))
+            rows.append(_Row(path, files.name(path), display_name(own[depth]), own[0] if has_split else None))
     return rows, skipped
 
 
 def _from_csv(source: Path) -> list[_Row]:
     rows: dict[str, _Row] = {}
     lines: dict[str, int] = {}
-    for number, cells in _csv_lines(source):
+    for number, fields in _csv_lines(source):
         where = f"{source}, line {number}"
-        name, label, split = cells["path"], cells["label"], cells.get("split")
+        name, label, split = fields["path"], fields["label"], fields.get("split")
         if not name or "\0" in name or not label:
             raise ValueError(f"{where}: a path and a label are needed, got {name!r}, {label!r}")
-        if "split" in cells and split not in SPLITS:
+        if "split" in fields and split not in SPLITS:
             raise ValueError(f"{where}: split is train or val, got {split!r}")
         row = _Row(source.parent / name, Path(name).as_posix(), label, split)
         if rows.setdefault(row.name, row) != row:
-            raise ValueError(f"{where}: {name} stands in line {lines[row.name]} too, otherwise; keep one of the two")
+            raise ValueError(f"{where}: {name} is in line {lines[row.name]} too, with other fields; keep one of them")
         lines.setdefault(row.name, number)
     return list(rows.values())
 
 
 def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the line, cells by column without spaces around them)."""
+    """Yield the line number and the stripped fields by column of each row of a CSV."""
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            heading = [cell.strip() for cell in next(reader, [])]
+            heading = [column.strip() for column in next(reader, [])]
             if not {"path", "label"} <= set(heading):
-                said = ", ".join(heading) or "nothing"
-                raise ValueError(f"{source}, line 1: the columns path and label are needed (by commas), got {said}")
-            for cells in reader:
-                if len(cells) not in (0, len(heading)):
-                    raise ValueError(f"{source}, line {reader.line_num}: {len(cells)} cells, not {len(heading)}")
-                if cells:
-                    yield reader.line_num, dict(zip(heading, (cell.strip() for cell in cells), strict=True))
+                columns = ", ".join(heading) or "nothing"
+                raise ValueError(
+                    f"{source}, line 1: the columns path and label are needed (separated by commas), got {columns}"
+                )
+            for fields in reader:
+                if len(fields) not in (0, len(heading)):
+                    raise ValueError(f"{source}, line {reader.line_num}: {len(fields)} fields, not {len(heading)}")
+                if fields:
+                    yield reader.line_num, dict(zip(heading, (field.strip() for field in fields), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is not a readable CSV in UTF-8: {error}") from error
 
 
-def _lonely(rows: Sequence[_Row], given: bool) -> list[SkippedImage]:
-    """What nothing can be learnt about: classes with one image, or with none to train on."""
+def _rows_without_training_class(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:
+    """Return the images whose class has no training image, or has one image that would have to be split."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.label] = counts.get(row.label, 0) + (row.split != "val")
-    least = 1 if given else 2
-    why = "none of its class is in train" if given else "the only one of its class"
-    return [SkippedImage(row.name, why) for row in rows if counts[row.label] < least]
-
-
-def left_out_settings(skipped: Sequence[SkippedImage]) -> dict[str, Any]:
-    """For the settings of a report."""
-    return {"skipped": [item.to_dict() for item in skipped]}
+    needed = 1 if has_split else 2
+    reason = "none of its class is in train" if has_split else "the only one of its class"
+    return [SkippedImage(row.name, reason) for row in rows if counts[row.label] < needed]

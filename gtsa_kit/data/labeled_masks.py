@@ -1,4 +1,4 @@
-"""Images with a mask each: finding the pairs, and what a mask's pixels mean."""
+"""Segmentation datasets: images with a mask each, from folders."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,106 +9,119 @@ import numpy as np
 
 from gtsa_kit.data.image_files import ImageList, bounded_map, find_images
 from gtsa_kit.data.image_io import ImageError, open_image
-from gtsa_kit.data.label_map import Codes, MaskOptions, choose_codes, codes_of
+from gtsa_kit.data.label_map import LabelMap, MaskOptions, build_label_map, read_mask_values
 from gtsa_kit.data.labeled import SPLITS, SkippedImage
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An image and its mask, both looked at and of one size."""
+class ImageMaskPair:
+    """An image and its mask, both readable and of one size."""
 
     name: str
+    """Path of the image relative to its folder, below its split."""
     image: Path
     mask: Path
     width: int
+    """Width in pixels."""
     height: int
+    """Height in pixels."""
     split: str | None
+    """`train`, `val`, or None where the dataset has no split."""
 
 
 @dataclass(frozen=True)
 class SegmentationDataset:
     """Images with masks."""
 
-    pairs: list[Pair]
-    codes: Codes
+    pairs: list[ImageMaskPair]
+    label_map: LabelMap
     skipped: tuple[SkippedImage, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
-        return self.codes.classes
-
-    def labels(self, pair: Pair) -> np.ndarray:
-        """(H, W) uint8: numbers of classes, `VOID` where there is none."""
-        return self.codes.labels(pair.mask)
-
-    def validation(self, share: float, seed: int) -> np.ndarray:
-        """(N,) bool: the split that is given, else `share` of the images, drawn."""
-        if self.given:
-            return np.array([pair.split == "val" for pair in self.pairs])
-        count = min(len(self.pairs) - 1, max(1, round(share * len(self.pairs))))
-        drawn = np.zeros(len(self.pairs), bool)
-        drawn[np.random.default_rng(seed).permutation(len(self.pairs))[:count]] = True
-        return drawn
+        """Class names by class number."""
+        return self.label_map.classes
 
     @property
-    def given(self) -> bool:
-        """Whether the split is."""
+    def has_split(self) -> bool:
+        """Whether the dataset is split into train/ and val/."""
         return self.pairs[0].split is not None
 
+    def labels(self, pair: ImageMaskPair) -> np.ndarray:
+        """Read the (H, W) uint8 class numbers of a mask, `VOID` for pixels of no class."""
+        return self.label_map.read(pair.mask)
 
-def read_masked(
-    images: Path, masks: Path | None = None, options: MaskOptions | None = None, tell: ProgressCallback = no_progress
+    def validation(self, share: float, seed: int) -> np.ndarray:
+        """Return the (N,) bool mask of the validation images: the dataset's split, or a random share of the images."""
+        if self.has_split:
+            return np.array([pair.split == "val" for pair in self.pairs])
+        count = min(len(self.pairs) - 1, max(1, round(share * len(self.pairs))))
+        selected = np.zeros(len(self.pairs), bool)
+        selected[np.random.default_rng(seed).permutation(len(self.pairs))[:count]] = True
+        return selected
+
+
+Candidate = tuple[str | None, Path, Path, str]
+"""Split, image, mask and name of a pair that has not been read yet."""
+
+
+def read_segmentation_dataset(
+    images: Path,
+    masks: Path | None = None,
+    options: MaskOptions | None = None,
+    on_progress: ProgressCallback = no_progress,
 ) -> SegmentationDataset:
-    """Find images and their masks, decode them all once, and learn which classes there are.
+    """Find images and masks, decode all of them once, and build the label map.
 
-    An image's mask has its name, with any suffix. What is broken or alone, or whose sizes differ, is left out.
+    The mask of an image has its name, with any suffix. Files that are unreadable or have no partner, and pairs of
+    different sizes, are skipped.
 
     Args:
-        images: Images, perhaps below `train/` and `val/`; or, without `masks`, a folder with `images/` and
-            `masks/`, perhaps in `train/` and `val/` each.
-        masks: A folder of the same shape.
-        options: What the values of pixels mean; None takes each value found for a class.
-        tell: Told of the progress.
+        images: Folder of images, possibly with `train/` and `val/`; or, without `masks`, a folder with `images/` and
+            `masks/`, possibly in `train/` and `val/` each.
+        masks: Folder of masks with the same structure.
+        options: Meaning of the pixel values; None makes each value a class.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: Nothing fits together, or the masks hold no classes.
+        ValueError: There is no usable pair, or the masks hold no classes.
     """
     options = options or MaskOptions()
-    found: list[tuple[str | None, Path, Path, str]] = []
+    candidates: list[Candidate] = []
     skipped: list[SkippedImage] = []
-    for split, own_images, own_masks in _folders(images, masks):
-        matched, alone = _match(find_images(own_images), find_images(own_masks), split)
-        found += matched
-        skipped += alone
-    if not found:
-        raise ValueError(f"no image in {images} has a mask of its name; names count without their suffix")
-    pairs, looks = [], []
+    for split, split_images, split_masks in _split_folders(images, masks):
+        matched, unmatched = _match(find_images(split_images), find_images(split_masks), split)
+        candidates += matched
+        skipped += unmatched
+    if not candidates:
+        raise ValueError(f"no image in {images} has a mask of its name; suffixes may differ")
+    pairs, mask_values = [], []
     with ThreadPoolExecutor(available_cores()) as pool:
-        seen = bounded_map(pool, lambda item: _look(*item, colors=options.in_color), found, window=16)
-        for done, look in enumerate(seen, start=1):
-            tell("reading masks", done, len(found))
-            if isinstance(look, SkippedImage):
-                skipped.append(look)
+        inspected = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
+        for done, result in enumerate(inspected, start=1):
+            on_progress("reading masks", done, len(candidates))
+            if isinstance(result, SkippedImage):
+                skipped.append(result)
             else:
-                pairs.append(look[0])
-                looks.append((look[0].mask, look[1], look[2]))
+                pair, values, in_color = result
+                pairs.append(pair)
+                mask_values.append((pair.mask, values, in_color))
     if not pairs:
-        raise ValueError(f"none of {len(found)} pairs can be used, first {skipped[0].path}: {skipped[0].reason}")
-    _check_sides(pairs)
-    return SegmentationDataset(pairs, choose_codes(looks, options), tuple(skipped))
+        raise ValueError(f"none of {len(candidates)} pairs can be used, first {skipped[0].path}: {skipped[0].reason}")
+    _check_splits(pairs)
+    return SegmentationDataset(pairs, build_label_map(mask_values, options), tuple(skipped))
 
 
-def _folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, Path]]:
-    """(split, images, masks)."""
+def _split_folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, Path]]:
+    """Return split (or None), folder of images and folder of masks."""
     if masks is None:
         if all((images / split / kind).is_dir() for split in SPLITS for kind in ("images", "masks")):
             return [(split, images / split / "images", images / split / "masks") for split in SPLITS]
         if not ((images / "images").is_dir() and (images / "masks").is_dir()):
             raise ValueError(
-                f"{images} holds neither train/ and val/ with images/ and masks/ each, nor these two; "
+                f"{images} holds neither train/ and val/ with images/ and masks/ each, nor images/ and masks/; "
                 "name the masks with --masks DIR"
             )
         images, masks = images / "images", images / "masks"
@@ -117,57 +130,62 @@ def _folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, P
     return [(None, images, masks)]
 
 
-def _match(
-    images: ImageList, masks: ImageList, split: str | None
-) -> tuple[list[tuple[str | None, Path, Path, str]], list[SkippedImage]]:
-    """Pairs by relative path without suffix, and what has no partner."""
-    place = f"{split}/" if split else ""
+def _match(images: ImageList, masks: ImageList, split: str | None) -> tuple[list[Candidate], list[SkippedImage]]:
+    """Match images and masks by relative path without suffix; return the matches and the files without a partner."""
+    prefix = f"{split}/" if split else ""
     skipped = [
-        SkippedImage(f"{place}{found.name(b.path)}", b.reason) for found in (images, masks) for b in found.broken
+        SkippedImage(f"{prefix}{files.name(error.path)}", error.reason)
+        for files in (images, masks)
+        for error in files.broken
     ]
     by_name: dict[Path, Path] = {}
     for mask in masks.paths:
         key = mask.relative_to(masks.root).with_suffix("")
         if by_name.setdefault(key, mask) != mask:
-            skipped.append(SkippedImage(f"{place}{masks.name(mask)}", "a second mask of this name"))
-    pairs, used = [], set()
+            skipped.append(SkippedImage(f"{prefix}{masks.name(mask)}", "a second mask of this name"))
+    matched: list[Candidate] = []
+    used = set()
     for image in images.paths:
         key = image.relative_to(images.root).with_suffix("")
         if key in by_name:
-            pairs.append((split, image, by_name[key], f"{place}{images.name(image)}"))
+            matched.append((split, image, by_name[key], f"{prefix}{images.name(image)}"))
             used.add(key)
         else:
-            skipped.append(SkippedImage(f"{place}{images.name(image)}", "no mask of this name"))
-    alone = (mask for key, mask in by_name.items() if key not in used)
-    skipped += [SkippedImage(f"{place}{masks.name(mask)}", "a mask without image") for mask in alone]
-    return pairs, skipped
+            skipped.append(SkippedImage(f"{prefix}{images.name(image)}", "no mask of this name"))
+    unused = (mask for key, mask in by_name.items() if key not in used)
+    skipped += [SkippedImage(f"{prefix}{masks.name(mask)}", "a mask without image") for mask in unused]
+    return matched, skipped
 
 
-def _look(
-    split: str | None, image: Path, mask: Path, name: str, colors: bool
-) -> tuple[Pair, np.ndarray, bool] | SkippedImage:
-    """The pair, the codes in its mask, and whether they are colors."""
+def _inspect(candidate: Candidate, as_color: bool) -> tuple[ImageMaskPair, np.ndarray, bool] | SkippedImage:
+    """Decode a pair; return it with the unique values of its mask and whether these are colors."""
+    split, image, mask, name = candidate
     try:
         width, height = open_image(image).size
-        codes, in_color = codes_of(mask, colors)
-    except ImageError as broken:
-        return SkippedImage(name, broken.reason if broken.path == image else f"its mask: {broken.reason}")
-    if codes.shape != (height, width):
-        sizes = f"{codes.shape[1]} x {codes.shape[0]}, the image {width} x {height}"
+        values, in_color = read_mask_values(mask, as_color)
+    except ImageError as error:
+        return SkippedImage(name, error.reason if error.path == image else f"its mask: {error.reason}")
+    if values.shape != (height, width):
+        sizes = f"{values.shape[1]} x {values.shape[0]}, the image {width} x {height}"
         return SkippedImage(name, f"its mask is {sizes}")
-    return Pair(name, image, mask, width, height, split), np.unique(codes), in_color
+    return ImageMaskPair(name, image, mask, width, height, split), np.unique(values), in_color
 
 
-def _check_sides(pairs: Sequence[Pair]) -> None:
+def _check_splits(pairs: Sequence[ImageMaskPair]) -> None:
     splits = {pair.split for pair in pairs}
     if None in splits and len(pairs) < 2:
-        raise ValueError("one image with a mask can't be split; give two at least")
+        raise ValueError("one image with a mask can't be split; give at least two")
     if None not in splits and len(splits) < 2:
         raise ValueError(f"no usable image with a mask in {(set(SPLITS) - splits).pop()}")
 
 
-def boxes(width: int, height: int, tile: int | None) -> Iterator[tuple[int, int, int, int]]:
-    """(top, left, bottom, right) of square tiles that cover an image, overlapping where they must; None: whole."""
+def tile_boxes(width: int, height: int, tile: int | None) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (top, left, bottom, right) of the fewest square tiles that cover an image; they overlap where needed.
+
+    Args:
+        width, height: Size of the image, in pixels.
+        tile: Side of the tiles; None gives one box, the whole image.
+    """
     sides = []
     for length in (height, width):
         own = min(tile or length, length)

@@ -1,1 +1,1 @@
-"""Looking at what an encoder has learnt."""
+"""Evaluations of trained encoders: probes, and the figures and tables of the paper."""

@@ -1,4 +1,4 @@
-"""Table 5 of the paper: what each loss brings. Three runs that differ in nothing else, probed alike."""
+"""Ablation of the losses, table 5 of the paper: three runs that differ in the loss weights alone, with equal probes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.labeled import ClassificationDataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset
-from gtsa_kit.evaluation.embeddings import embed_once
+from gtsa_kit.evaluation.embeddings import cached_embedder
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
@@ -14,70 +14,13 @@ from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.progress import ProgressCallback
 
 FOLDERS = {"l": "region", "l + l_pc": "region-correspondence", "l + l_pc + l_rp": "whole"}
-"""Rows of the table, and where their runs go."""
-_CHANGES: Mapping[str, dict[str, Any]] = {
+"""Row of the table to the folder of its run."""
+_LOSS_WEIGHTS: Mapping[str, dict[str, Any]] = {
     "l": {"correspondence_weight": 0.0, "rotation_weight": 0.0},
     "l + l_pc": {"rotation_weight": 0.0},
     "l + l_pc + l_rp": {},
 }
-
-
-def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
-    """The three runs, by folder.
-
-    Args:
-        config: The whole; its weights of patch correspondence (alpha) and rotation (beta) are those of the last row.
-
-    Raises:
-        ValueError: Another method, or one of these weights is 0, so that two rows would be the same.
-    """
-    if config.method != "gtsa":
-        raise ValueError(f"the losses of {config.method} can't be taken apart; leave out the method")
-    for name in ("correspondence_weight", "rotation_weight"):
-        if getattr(config.loss, name) == 0:
-            raise ValueError(f"loss.{name} is 0, so two rows would be the same; leave it at its default")
-    return {
-        FOLDERS[row]: config.model_copy(update={"loss": config.loss.model_copy(update=changes)})
-        for row, changes in _CHANGES.items()
-    }
-
-
-def probe_table(
-    models: Sequence[Model],
-    labeled: ClassificationDataset | None,
-    masked: SegmentationDataset | None,
-    options: tuple[ProbeOptions, SegmentOptions],
-    tell: ProgressCallback,
-) -> Report:
-    """One row for each model and seed: classification where there are labels, segmentation where there are masks.
-
-    Args:
-        models: To compare.
-        labeled: Images with classes.
-        masked: Images with masks; the linear probe's measures are shown.
-        options: Of the two kinds of probes.
-        tell: Told of the progress.
-
-    Raises:
-        ValueError: Neither labels nor masks.
-    """
-    of_images, of_pixels = options
-    parts: list[tuple[Report, dict[str, str], Callable[[Mapping[str, Any]], Any]]] = []
-    if labeled is not None:
-        embed = embed_once()
-        by_neighbors = knn(models, labeled, of_images, tell=tell, embed=embed)
-        by_line = linear(models, labeled, of_images, tell=tell, embed=embed)
-        parts.append((by_neighbors, {"top1": "knn"}, _model))
-        parts.append((by_line, {"top1": "linear", "top5": "linear5"}, _model))
-    if masked is not None:
-        kept = {"miou": "miou", "aacc": "aacc", "macc": "macc"}
-        parts.append((segment(models, masked, of_pixels, tell), kept, _linear_encoder))
-    if not parts:
-        raise ValueError("nothing to probe on; name images with classes (--labeled) or with masks (--masked)")
-    return merge("ablation", "what each loss brings", models, parts)
-
-
-HEADINGS = {
+MEASURES = {
     "knn": "k-NN top-1 %",
     "linear": "linear top-1 %",
     "linear5": "linear top-5 %",
@@ -86,33 +29,92 @@ HEADINGS = {
     "macc": "mAcc %",
 }
 
+ModelOfRow = Callable[[Mapping[str, Any]], Any]
+"""Function from a report row to the name of its model, or to None if the row is not used."""
 
-def merge(
+
+def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
+    """Return the settings of the three runs by folder.
+
+    Args:
+        config: Settings of the run with all losses; its weights of patch correspondence (alpha) and rotation (beta)
+            are those of the last row.
+
+    Raises:
+        ValueError: The method is not GTSA, or one of these weights is 0, so that two rows would be equal.
+    """
+    if config.method != "gtsa":
+        raise ValueError(f"the ablation needs the losses of gtsa, not of {config.method}; remove the method setting")
+    for name in ("correspondence_weight", "rotation_weight"):
+        if getattr(config.loss, name) == 0:
+            raise ValueError(f"loss.{name} is 0, so two rows would be equal; leave it at its default")
+    return {
+        FOLDERS[row]: config.model_copy(update={"loss": config.loss.model_copy(update=weights)})
+        for row, weights in _LOSS_WEIGHTS.items()
+    }
+
+
+def probe_table(
+    models: Sequence[Model],
+    classification: ClassificationDataset | None,
+    segmentation: SegmentationDataset | None,
+    options: tuple[ProbeOptions, SegmentOptions],
+    on_progress: ProgressCallback,
+) -> Report:
+    """Probe models and return one table with a row for each model and seed.
+
+    Args:
+        models: Models to compare.
+        classification: Images with classes, for the k-NN and linear probes.
+        segmentation: Images with masks; the table shows the metrics of the linear probe.
+        options: Options of the classification and of the segmentation probes.
+        on_progress: Progress callback.
+
+    Raises:
+        ValueError: There is neither of the datasets.
+    """
+    probe_options, segment_options = options
+    parts: list[tuple[Report, dict[str, str], ModelOfRow]] = []
+    if classification is not None:
+        embed = cached_embedder()
+        knn_report = knn(models, classification, probe_options, on_progress=on_progress, embed=embed)
+        linear_report = linear(models, classification, probe_options, on_progress=on_progress, embed=embed)
+        parts.append((knn_report, {"top1": "knn"}, _model))
+        parts.append((linear_report, {"top1": "linear", "top5": "linear5"}, _model))
+    if segmentation is not None:
+        segment_report = segment(models, segmentation, segment_options, on_progress)
+        parts.append((segment_report, {"miou": "miou", "aacc": "aacc", "macc": "macc"}, _linear_probe_encoder))
+    if not parts:
+        raise ValueError("no data to probe on; name images with classes (--labeled) or with masks (--masked)")
+    return merge_reports("ablation", "ablation of the losses", models, parts)
+
+
+def merge_reports(
     name: str,
     title: str,
     models: Sequence[Model],
-    parts: Sequence[tuple[Report, Mapping[str, str], Callable[[Mapping[str, Any]], Any]]],
+    parts: Sequence[tuple[Report, Mapping[str, str], ModelOfRow]],
 ) -> Report:
-    """Several reports on the same models as one, by model and seed.
+    """Merge several reports of the same models into one, by model and seed.
 
     Args:
-        name, title: Of the report.
-        models: In the order of the table.
-        parts: A report, its measures that are kept under new names (keys of `HEADINGS`), and what tells a row's model
-            (None: the row is left out).
+        name, title: Name and title of the merged report.
+        models: Models in the order of the table.
+        parts: Triples of a report, its columns to keep with their new names (keys of `MEASURES`), and the function
+            that returns the model of a row.
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for report, names, whose in parts:
+    for report, columns, model_of_row in parts:
         for row in report.rows:
-            if (model := whose(row)) is not None:
+            if (model := model_of_row(row)) is not None:
                 key = (model, row["seed"])
                 rows.setdefault(key, {"model": model, "seed": row["seed"]})
-                rows[key] |= {new: row[old] for old, new in names.items() if row.get(old) is not None}
-    place = {model.name: index for index, model in enumerate(models)}
-    ordered = [rows[key] for key in sorted(rows, key=lambda key: (place[key[0]], key[1]))]
-    measures = {key: said for key, said in HEADINGS.items() if any(key in row for row in ordered)}
+                rows[key] |= {new: row[old] for old, new in columns.items() if row.get(old) is not None}
+    model_order = {model.name: index for index, model in enumerate(models)}
+    ordered = [rows[key] for key in sorted(rows, key=lambda key: (model_order[key[0]], key[1]))]
+    measures = {key: heading for key, heading in MEASURES.items() if any(key in row for row in ordered)}
     settings: dict[str, Any] = {report.name: dict(report.settings) for report, _, _ in parts}
-    skipped = {item["path"]: item for of_part in settings.values() for item in of_part.get("skipped", ())}
+    skipped = {item["path"]: item for own in settings.values() for item in own.get("skipped", ())}
     return Report(name, title, measures, ordered, settings | {"skipped": list(skipped.values())})
 
 
@@ -120,5 +122,5 @@ def _model(row: Mapping[str, Any]) -> Any:
     return row["model"]
 
 
-def _linear_encoder(row: Mapping[str, Any]) -> Any:
+def _linear_probe_encoder(row: Mapping[str, Any]) -> Any:
     return row["encoder"] if row["probe"] == "linear" else None

@@ -1,4 +1,4 @@
-"""Whether the nearest token in another view is that of the same place: recall of places known by geometry."""
+"""Correspondence recall@r: nearest tokens across two views of an image against the correspondence known by geometry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,48 +11,48 @@ from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import augment_color, crop_and_rotate, sample_boxes
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.bar_charts import CHANCE
-from gtsa_kit.evaluation.support.estimates import mean_with_ci
+from gtsa_kit.evaluation.support.plots import CHANCE
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.evaluation.support.tokens import cell_centers, cosines, patch_distance
+from gtsa_kit.evaluation.support.statistics import mean_with_ci
+from gtsa_kit.evaluation.support.tokens import cosine_matrix, patch_centers, patch_distance
 from gtsa_kit.geometry import map_points_between_views
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 CONDITIONS = {
     "crop": "crop",
-    "turn_90": "turn 90°",
-    "turn_180": "turn 180°",
-    "turn_270": "turn 270°",
-    "crop_turn": "crop and turn",
+    "rotation_90": "rotation 90°",
+    "rotation_180": "rotation 180°",
+    "rotation_270": "rotation 270°",
+    "crop_rotation": "crop and rotation",
 }
-"""What lies between the two views, and what people read."""
+"""Column of each condition (the transformation between the two views) to its heading."""
+RADII = (0.5, 1.0, 2.0)
+"""Radii, in patches, that every report contains."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is drawn, and what counts as found."""
+class CorrespondenceOptions:
+    """Options of the correspondence evaluation."""
 
-    within: float = 1.0
-    """Patches; the other radii of `RADII` are in the report too."""
-    photometric: bool = False
-    """Whether the views have training's photometric noise too."""
+    radius: float = 1.0
+    """Largest distance of a correct match, in patches; the report contains the recall at each of `RADII` too."""
+    color_augmentation: bool = False
+    """Whether the views also get the color augmentation of training."""
     min_overlap: float = 0.1
-    """Of two crops, as a share of the image."""
+    """Smallest overlap of the two crops, as a fraction of the image area."""
     size: int | None = None
-    """Side of the views; None: the models' own."""
-
-
-RADII = (0.5, 1.0, 2.0)
+    """Side of the views, in pixels; None means the models' own size."""
 
 
 class View(NamedTuple):
-    """A crop of an image, turned."""
+    """A rotated crop of an image."""
 
     box: Tensor
-    """(4,) in pixels of the image."""
-    turn: int
+    """(4,) float64 crop box, in pixels of the image."""
+    rotation: int
+    """Counter-clockwise rotation in multiples of 90 degrees, as rot90's k."""
     image: Tensor
     """(3, S, S) uint8."""
 
@@ -60,101 +60,121 @@ class View(NamedTuple):
 def correspondence(
     models: Sequence[Model],
     paths: Sequence[Path],
-    settings: Settings = Settings(),  # frozen
+    options: CorrespondenceOptions = CorrespondenceOptions(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Recall of places across views, by what lies between these: a crop, a quarter turn, both.
+    """Measure the correspondence recall@r of tokens, for a crop, a rotation, or both between two views.
 
-    The center of each cell of the first view that the second shows too is a point. Its place in the second is known;
-    the cell there whose token has the highest cosine is the guess, and it is right if its center is at most `within`
-    patches off, across and down. Shares are taken in each image, then averaged. The row `(chance)` is what a guess
-    that is uniform over the cells would reach.
+    The query points are the patch centers of the first view that are visible in the second. The prediction for a point
+    is the patch of the second view whose token has the highest cosine. It is correct if the center of that patch is at
+    most `radius` patches from the true position, by Chebyshev distance. Recall is computed for each image and averaged
+    over images. The row `(chance)` is the expected recall of a uniformly random patch.
 
     Args:
-        models: To compare; all see the same views.
-        paths: Images; broken ones are left out.
-        settings: What is drawn, and what counts.
-        seeds: Of the views.
-        tell: Told of the progress.
+        models: Models to compare; all get the same views.
+        paths: Images; unreadable ones are skipped.
+        options: Options of the views and of the recall.
+        seeds: Seeds of the views.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: No image that can be read, or the models share no size.
+        ValueError: No image can be read, or the models share no size.
     """
-    size = common_size(models, settings.size)
-    radii = tuple(dict.fromkeys((*RADII, settings.within)))
+    size = common_size(models, options.size)
+    radii = tuple(dict.fromkeys((*RADII, options.radius)))
     names = [*(model.name for model in models), CHANCE]
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        scenes = Scenes(paths, seed, tell)
-        found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in names}
-        for scene in scenes:
-            views, pairs = draw(scene, settings, size)
+        images = EvalImages(paths, seed, on_progress)
+        recalls: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in names}
+        for image in images:
+            views, pairs = sample_views(image, options, size)
             for model in models:
                 maps = encode(model.runner, [view.image for view in views]).feature_map
-                found[model.name].append(
+                recalls[model.name].append(
                     {key: recall(maps[a], maps[b], views[a], views[b], radii) for key, (a, b) in pairs.items()}
                 )
-            shape = maps.shape[2:]
-            found[CHANCE].append({key: chance(views[a], views[b], shape, radii) for key, (a, b) in pairs.items()})
-        rows += [{"model": name, "seed": seed} | _row(found[name], radii, settings.within) for name in names]
-    about = asdict(settings) | {"size": size, "interval": "95%, normal, over images"} | scenes.settings()
-    title = f"places found within {settings.within:g} patch of {size // 16}, {scenes.count} images"
-    return Report("correspondence", title, {key: f"{said} %" for key, said in CONDITIONS.items()}, rows, about)
+            grid = maps.shape[2:]
+            recalls[CHANCE].append(
+                {key: chance_recall(views[a], views[b], grid, radii) for key, (a, b) in pairs.items()}
+            )
+        rows += [{"model": name, "seed": seed} | _columns(recalls[name], radii, options.radius) for name in names]
+    settings = asdict(options) | {"size": size, "interval": "95%, normal, over images"} | images.report_settings()
+    title = f"correspondence recall@{options.radius:g} of {size // 16} patches a side, {images.count} images"
+    return Report("correspondence", title, {key: f"{name} %" for key, name in CONDITIONS.items()}, rows, settings)
 
 
-def draw(scene: Scene, settings: Settings, size: int) -> tuple[list[View], Mapping[str, tuple[int, int]]]:
-    """The views of an image, and for each condition the places in them of its first and second view."""
-    noise = ViewsConfig()
-    config = ViewsConfig(global_crops=2, local_crops=0, min_global_overlap=settings.min_overlap)
-    first, second = sample_boxes(scene.pixels.shape[1], scene.pixels.shape[2], config, scene.generator)
-    turn = 1 + int(torch.randint(3, (), generator=scene.generator))
+def sample_views(
+    image: EvalImage, options: CorrespondenceOptions, size: int
+) -> tuple[list[View], Mapping[str, tuple[int, int]]]:
+    """Sample the views of an image.
+
+    Returns:
+        The views, and for each condition the indices of its first and its second view.
+    """
+    colors = ViewsConfig()
+    config = ViewsConfig(global_crops=2, local_crops=0, min_global_overlap=options.min_overlap)
+    first, second = sample_boxes(image.pixels.shape[1], image.pixels.shape[2], config, image.generator)
+    random_rotation = 1 + int(torch.randint(3, (), generator=image.generator))
     views = []
-    for box, turns in ((first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, turn)):
-        image = crop_and_rotate(scene.pixels, box.tolist(), turns, size)
-        image = augment_color(image, noise, scene.generator) if settings.photometric else image
-        views.append(View(box.double(), turns, image))
-    return views, {"crop": (0, 4), "turn_90": (0, 1), "turn_180": (0, 2), "turn_270": (0, 3), "crop_turn": (0, 5)}
+    for box, rotation in ((first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, random_rotation)):
+        pixels = crop_and_rotate(image.pixels, box.tolist(), rotation, size)
+        pixels = augment_color(pixels, colors, image.generator) if options.color_augmentation else pixels
+        views.append(View(box.double(), rotation, pixels))
+    pairs = {
+        "crop": (0, 4),
+        "rotation_90": (0, 1),
+        "rotation_180": (0, 2),
+        "rotation_270": (0, 3),
+        "crop_rotation": (0, 5),
+    }
+    return views, pairs
 
 
 def recall(map_a: np.ndarray, map_b: np.ndarray, a: View, b: View, radii: Sequence[float]) -> np.ndarray:
-    """(radii,) shares of the points that are found; NaN if the views share no cell's center.
+    """Return the (radii,) recalls at each radius; NaN if no patch center of `a` is visible in `b`.
 
     Args:
-        map_a, map_b: (D, h, w) of the two views.
-        a, b: The views.
-        radii: In patches.
+        map_a, map_b: (D, h, w) feature maps of the two views.
+        a, b: Views.
+        radii: Radii in patches.
     """
-    shape = (map_b.shape[1], map_b.shape[2])
-    index, truth = points(a, b, (map_a.shape[1], map_a.shape[2]))
-    guess = cosines(map_a, map_b)[index].argmax(axis=1)
-    return _shares(patch_distance(cell_centers(*shape).numpy()[guess], truth, *shape), radii)
+    grid = (map_b.shape[1], map_b.shape[2])
+    index, truth = shared_points(a, b, (map_a.shape[1], map_a.shape[2]))
+    prediction = cosine_matrix(map_a, map_b)[index].argmax(axis=1)
+    return _recall_at(patch_distance(patch_centers(*grid).numpy()[prediction], truth, *grid), radii)
 
 
-def chance(a: View, b: View, shape: tuple[int, int], radii: Sequence[float]) -> np.ndarray:
-    """(radii,) expected shares for a guess that is uniform over the cells of (h, w)."""
-    _, truth = points(a, b, shape)
-    return _shares(patch_distance(cell_centers(*shape).numpy()[None], truth[:, None], *shape), radii)
+def chance_recall(a: View, b: View, grid: tuple[int, int], radii: Sequence[float]) -> np.ndarray:
+    """Return the (radii,) expected recalls of a uniformly random patch of an (h, w) grid."""
+    _, truth = shared_points(a, b, grid)
+    return _recall_at(patch_distance(patch_centers(*grid).numpy()[None], truth[:, None], *grid), radii)
 
 
-def points(a: View, b: View, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (n,) of the cells of `a` whose centers `b` shows, and where: (n, 2), x and y in its unit square."""
-    there = map_points_between_views(cell_centers(*shape), a.box, a.turn, b.box, b.turn).numpy()
-    index = np.flatnonzero(((there >= 0) & (there <= 1)).all(axis=1))
-    return index, there[index]
+def shared_points(a: View, b: View, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Find the patches of `a`, on an (h, w) grid, whose centers are visible in `b`.
+
+    Returns:
+        Their (n,) indices, and the (n, 2) positions (x, y) of their centers in the unit square of `b`.
+    """
+    in_b = map_points_between_views(patch_centers(*grid), a.box, a.rotation, b.box, b.rotation).numpy()
+    index = np.flatnonzero(((in_b >= 0) & (in_b <= 1)).all(axis=1))
+    return index, in_b[index]
 
 
-def _shares(apart: np.ndarray, radii: Sequence[float]) -> np.ndarray:
-    """The tolerance: half a patch is an edge that centers of cells lie on."""
-    return np.array([(apart <= radius + 1e-6).mean() if apart.size else np.nan for radius in radii])
+def _recall_at(distance: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+    # Centers can lie exactly half a patch apart, hence the tolerance.
+    return np.array([(distance <= radius + 1e-6).mean() if distance.size else np.nan for radius in radii])
 
 
-def _row(found: list[dict[str, np.ndarray]], radii: Sequence[float], within: float) -> dict[str, Any]:
+def _columns(recalls: list[dict[str, np.ndarray]], radii: Sequence[float], radius: float) -> dict[str, Any]:
+    """Return the columns of a report row: means in percent over images, with an interval at the chosen radius."""
     row: dict[str, Any] = {}
     for key in CONDITIONS:
-        for place, radius in enumerate(radii):
-            values = [100 * shares[key][place] for shares in found]
-            if radius == within:
+        for index, r in enumerate(radii):
+            values = [100 * own[key][index] for own in recalls]
+            if r == radius:
                 row |= mean_with_ci(key, values)
-            row |= {f"{key}_within_{radius:g}": mean_with_ci(key, values)[key]}
+            row |= {f"{key}_recall_at_{r:g}": mean_with_ci(key, values)[key]}
     return row

@@ -1,4 +1,4 @@
-"""Two ways to read classes out of frozen patch tokens: a linear layer, and the nearest labeled patches."""
+"""Probes of frozen patch tokens: a linear layer, and k-nearest neighbors among labeled patches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,60 +9,64 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gtsa_kit.evaluation.dense_tokens import Place, Tokens
+from gtsa_kit.evaluation.dense_tokens import PatchTokens, TokenSpan
 from gtsa_kit.evaluation.support.knn import KNNClassifier
 
 Scorer = Callable[[np.ndarray], Tensor]
-"""(n, D) tokens to (n, C) scores, which are upsampled and whose largest wins."""
+"""Function from (n, D) tokens to (n, C) class scores."""
 
 
 @dataclass(frozen=True)
-class LinearRecipe:
-    """How the linear layer is trained."""
+class LinearProbeOptions:
+    """Training options of the linear layer."""
 
     epochs: int = 20
-    least_steps: int = 400
-    """More epochs where images are few."""
-    tokens: int = 4096
-    """A step, about: whole images or tiles."""
+    """Number of epochs; more are trained if `min_steps` needs them."""
+    min_steps: int = 400
+    """Smallest number of optimizer steps."""
+    tokens_per_step: int = 4096
+    """Approximate number of tokens in a batch, which holds whole images or tiles."""
     lr: float = 1e-2
-    """Of AdamW, falling to 0 by a cosine."""
+    """Initial learning rate of AdamW; it falls to 0 by a cosine."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
 
 
 @dataclass(frozen=True)
-class NeighborRecipe:
-    """How patches vote, after Hummingbird (arXiv 2306.01667)."""
+class KNNProbeOptions:
+    """Options of the k-NN probe of patches, after Hummingbird (arXiv 2306.01667)."""
 
     k: int = 30
+    """Number of neighbors."""
     temperature: float = 0.02
-    most: int = 50_000
-    """Patches to look among, drawn from all that show a class."""
+    """Temperature of the weights exp(cosine / temperature)."""
+    max_patches: int = 50_000
+    """Largest number of training patches; more are subsampled."""
 
 
-def fit_linear(tokens: Tokens, train: Sequence[Place], seed: int, recipe: LinearRecipe) -> Scorer:
-    """A 1x1 convolution on standardized tokens.
+def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, options: LinearProbeOptions) -> Scorer:
+    """Fit a linear layer (a 1x1 convolution) on standardized tokens.
 
-    The loss is the mean cross-entropy of the pixels that are not void, under the scores of the cell that each lies in:
-    which is that of each cell with the shares of classes among its pixels. So nothing of the mask's size is computed.
+    The loss is the mean cross-entropy of the pixels that are not void, where each pixel has the scores of its patch.
+    It is computed from the class shares of each patch, which is equivalent and needs no array of the mask's size.
     """
-    mean, deviation = _moments(tokens, train)
-    dim, classes = tokens.features.shape[1], tokens.shares.shape[1]
-    draw = torch.Generator().manual_seed(seed)
-    weight = (torch.randn(classes, dim, generator=draw) * 0.01).requires_grad_()
+    mean, deviation = _mean_and_std(tokens, train)
+    dim, classes = tokens.features.shape[1], tokens.class_shares.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(classes, dim, generator=generator) * 0.01).requires_grad_()
     bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=recipe.lr, weight_decay=recipe.weight_decay)
-    cells = [place.cells for place in train]
-    step = max(1, round(recipe.tokens * len(cells) / sum(own.stop - own.start for own in cells)))
-    a_round = math.ceil(len(cells) / step)
-    rounds = max(recipe.epochs, math.ceil(recipe.least_steps / a_round))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rounds * a_round)
-    for _ in range(rounds):
-        order = torch.randperm(len(cells), generator=draw).tolist()
-        for first in range(0, len(order), step):
-            chosen = [cells[i] for i in order[first : first + step]]
-            features = torch.from_numpy(np.concatenate([tokens.features[own] for own in chosen]))
-            shares = torch.from_numpy(np.concatenate([tokens.shares[own] for own in chosen]))
+    optimizer = torch.optim.AdamW([weight, bias], lr=options.lr, weight_decay=options.weight_decay)
+    rows = [span.rows for span in train]
+    batch_size = max(1, round(options.tokens_per_step * len(rows) / sum(own.stop - own.start for own in rows)))
+    steps_per_epoch = math.ceil(len(rows) / batch_size)
+    epochs = max(options.epochs, math.ceil(options.min_steps / steps_per_epoch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch)
+    for _ in range(epochs):
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for first in range(0, len(order), batch_size):
+            batch = [rows[i] for i in order[first : first + batch_size]]
+            features = torch.from_numpy(np.concatenate([tokens.features[own] for own in batch]))
+            shares = torch.from_numpy(np.concatenate([tokens.class_shares[own] for own in batch]))
             logits = F.linear((features - mean) / deviation, weight, bias)
             loss = -(shares * logits.log_softmax(1)).sum() / shares.sum().clamp(min=1e-6)
             optimizer.zero_grad()
@@ -77,50 +81,48 @@ def fit_linear(tokens: Tokens, train: Sequence[Place], seed: int, recipe: Linear
     return score
 
 
-def fit_neighbors(tokens: Tokens, train: Sequence[Place], seed: int, recipe: NeighborRecipe) -> Scorer:
-    """Patches labeled by the shares of classes among their pixels; each query's votes are shares as well."""
-    shown = np.concatenate([np.arange(own.start, own.stop)[tokens.shares[own].any(1)] for own in _slices(train)])
-    if len(shown) > recipe.most:
-        shown = np.sort(np.random.default_rng(seed).choice(shown, recipe.most, replace=False))
-    labels = tokens.shares[shown]
-    bank = KNNClassifier(tokens.features[shown], labels / labels.sum(1, keepdims=True))
+def fit_knn(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, options: KNNProbeOptions) -> Scorer:
+    """Build a k-NN classifier of patches, labeled by the class shares of their pixels; its scores sum to 1."""
+    labeled = np.concatenate(
+        [np.arange(span.rows.start, span.rows.stop)[tokens.class_shares[span.rows].any(1)] for span in train]
+    )
+    if len(labeled) > options.max_patches:
+        labeled = np.sort(np.random.default_rng(seed).choice(labeled, options.max_patches, replace=False))
+    labels = tokens.class_shares[labeled]
+    classifier = KNNClassifier(tokens.features[labeled], labels / labels.sum(1, keepdims=True))
 
     def score(features: np.ndarray) -> Tensor:
-        votes = bank.vote(features, (recipe.k,), recipe.temperature)[0]
-        return torch.from_numpy((votes / votes.sum(1, keepdims=True)).astype(np.float32))
+        scores = classifier.scores(features, (options.k,), options.temperature)[0]
+        return torch.from_numpy((scores / scores.sum(1, keepdims=True)).astype(np.float32))
 
     return score
 
 
-def predict(tokens: Tokens, places: Sequence[Place], size: tuple[int, int], score: Scorer) -> np.ndarray:
-    """(H, W) int64 classes of an image: scores upsampled bilinearly to each place's box, then the largest.
+def predict(tokens: PatchTokens, spans: Sequence[TokenSpan], size: tuple[int, int], score: Scorer) -> np.ndarray:
+    """Predict the (H, W) int64 classes of an image: bilinearly upsampled scores, then argmax.
 
     Args:
-        tokens: Of all.
-        places: Of the image; where tiles overlap, the later one counts.
+        tokens: Tokens of the dataset.
+        spans: Spans of the image; where tiles overlap, the later one counts.
         size: (H, W) of the image.
-        score: A probe.
+        score: Fitted probe.
     """
-    found = np.zeros(size, np.int64)
-    scores = score(np.concatenate([tokens.features[place.cells] for place in places]))
-    parts = torch.split(scores, [place.grid[0] * place.grid[1] for place in places])
-    for place, part in zip(places, parts, strict=True):
-        top, left, bottom, right = place.box
-        cells = part.T.reshape(1, -1, *place.grid)
-        pixels = F.interpolate(cells, (bottom - top, right - left), mode="bilinear", align_corners=False)
-        found[top:bottom, left:right] = pixels[0].argmax(0).numpy()
-    return found
+    classes = np.zeros(size, np.int64)
+    scores = score(np.concatenate([tokens.features[span.rows] for span in spans]))
+    parts = torch.split(scores, [span.grid[0] * span.grid[1] for span in spans])
+    for span, part in zip(spans, parts, strict=True):
+        top, left, bottom, right = span.box
+        grid = part.T.reshape(1, -1, *span.grid)
+        pixels = F.interpolate(grid, (bottom - top, right - left), mode="bilinear", align_corners=False)
+        classes[top:bottom, left:right] = pixels[0].argmax(0).numpy()
+    return classes
 
 
-def _slices(places: Sequence[Place]) -> list[slice]:
-    return [place.cells for place in places]
-
-
-def _moments(tokens: Tokens, train: Sequence[Place]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each dimension over the training tokens."""
+def _mean_and_std(tokens: PatchTokens, train: Sequence[TokenSpan]) -> tuple[Tensor, Tensor]:
+    """Return the (D,) mean and standard deviation of the training tokens."""
     count, total, squares = 0, np.zeros(tokens.features.shape[1]), np.zeros(tokens.features.shape[1])
-    for own in _slices(train):
-        features = tokens.features[own].astype(np.float64)
+    for span in train:
+        features = tokens.features[span.rows].astype(np.float64)
         count, total = count + len(features), total + features.sum(0)
         squares += (features**2).sum(0)
     mean = total / count

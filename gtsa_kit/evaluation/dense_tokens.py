@@ -1,4 +1,4 @@
-"""Patch tokens of images or of tiles of them, computed once for each model and kept, beside what they show."""
+"""Patch tokens of images, or of tiles of images, with the class shares of their pixels."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,167 +13,192 @@ import numpy as np
 from gtsa_kit.config import PATCH
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import open_image
-from gtsa_kit.data.labeled_masks import Pair, SegmentationDataset, boxes
+from gtsa_kit.data.labeled_masks import ImageMaskPair, SegmentationDataset, tile_boxes
 from gtsa_kit.embedding.extract import BatchPlan, extract_prepared
 from gtsa_kit.embedding.model import choose_batch_size
 from gtsa_kit.embedding.preprocess import PreparedImage, resize, takes_bytes, to_input
 from gtsa_kit.embedding.resize_policy import MAX_PATCHES
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.evaluation.pca import fit_size
+from gtsa_kit.evaluation.eval_images import fit_size
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_mask, grid_to_pixel
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.progress import ProgressCallback
 
-MOST_BYTES = 2**31
-"""Of tokens in memory; more lie in a file for as long as they are needed."""
+MAX_MEMORY_BYTES = 2**31
+"""Largest array of tokens that is kept in memory; a larger one is mapped to a temporary file."""
 
 
 @dataclass(frozen=True)
-class Framing:
-    """How the model looks at images."""
+class InputOptions:
+    """Size of the model's input, and tiling of the images."""
 
     size: int | None = None
-    """Longer side of the input; None is the tile's, or the model's own."""
+    """Longer side of the input, in pixels; None means the tile's side, or the model's own size without tiles."""
     tile: int | None = None
-    """Side of the squares that images are cut into, in pixels; None is whole."""
+    """Side of the square tiles that images are cut into, in pixels; None means whole images."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be."""
+        """Raise `ValueError` for values out of range."""
         if min(self.size or PATCH, self.tile or PATCH) < PATCH:
             raise ValueError(f"sizes and tiles are at least {PATCH} pixels, got {self.size} and {self.tile}")
 
     def input_size(self, runner: Runner, width: int, height: int) -> tuple[int, int]:
-        """(height, width) of the input for an image or tile, nearest to its aspect that the model takes."""
+        """Return the (height, width) that the model takes and that is nearest to the aspect of an image or tile."""
         side = self.size or self.tile or runner.preprocessing.size
         size = runner.nearest_size(*fit_size(width, height, side))
         if size[0] * size[1] > MAX_PATCHES * PATCH**2:
             raise ValueError(
-                f"an input of {size[1]} x {size[0]} has more than {MAX_PATCHES} patches; choose less --size"
+                f"an input of {size[1]} x {size[0]} has more than {MAX_PATCHES} patches; choose a smaller --size"
             )
         return size
 
 
 @dataclass(frozen=True)
-class Place:
-    """An image or tile, and its cells among all."""
+class TokenSpan:
+    """Rows of the token array that belong to one image or tile."""
 
-    photo: int
+    image_index: int
+    """Index of the image in the dataset."""
     box: tuple[int, int, int, int]
-    """(top, left, bottom, right) on the image."""
-    size: tuple[int, int]
-    """(height, width) of the input."""
-    first: int
+    """(top, left, bottom, right) of the tile, in pixels of the image."""
+    input_size: tuple[int, int]
+    """(height, width) of the model's input, in pixels."""
+    start: int
+    """Index of the first row."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of its cells."""
-        return self.size[0] // PATCH, self.size[1] // PATCH
+        """(h, w) of the patch grid."""
+        return self.input_size[0] // PATCH, self.input_size[1] // PATCH
 
     @property
-    def cells(self) -> slice:
-        """Of all."""
-        return slice(self.first, self.first + self.grid[0] * self.grid[1])
+    def rows(self) -> slice:
+        """Slice of the token array."""
+        return slice(self.start, self.start + self.grid[0] * self.grid[1])
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Of every image, in order."""
+class PatchTokens:
+    """Tokens and class shares of all patches of a dataset."""
 
-    photos: tuple[tuple[Place, ...], ...]
-    """Places of each."""
+    spans: tuple[tuple[TokenSpan, ...], ...]
+    """Spans of each image, in order of the dataset."""
     features: np.ndarray
-    """(cells, D) float32."""
-    shares: np.ndarray
-    """(cells, C) float32: of each cell's pixels, by class; void is what is missing to 1."""
+    """(patches, D) float32 tokens."""
+    class_shares: np.ndarray
+    """(patches, C) float32 share of each class among the pixels of a patch; void pixels are missing from the sum."""
 
-    def places(self, chosen: np.ndarray) -> list[Place]:
-        """Places of the images that a (N,) bool chooses."""
-        return [place for photo in np.flatnonzero(chosen) for place in self.photos[photo]]
+    def spans_of(self, selected: np.ndarray) -> list[TokenSpan]:
+        """Return the spans of the images that a (N,) bool mask selects."""
+        return [span for index in np.flatnonzero(selected) for span in self.spans[index]]
 
 
 @contextmanager
-def compute_tokens(
-    runner: Runner, data: SegmentationDataset, framing: Framing, tell: ProgressCallback, what: str
-) -> Iterator[Tokens]:
-    """Tokens of all images; a file that holds them, if there are many, goes with the block."""
-    photos = tuple(_places(runner, data.pairs, framing))
-    count = photos[-1][-1].cells.stop
-    with tempfile.TemporaryDirectory(prefix="gtsa-") as folder:
-        features = _room(Path(folder, "features"), (count, runner.manifest.dim))
-        shares = _room(Path(folder, "shares"), (count, len(data.classes)))
-        for place, found in _maps(runner, data.pairs, photos, tell, what):
-            features[place.cells] = found.reshape(len(found), -1).T
-        for pair, places in zip(data.pairs, photos, strict=True):
-            labels = data.labels(pair)
-            for place in places:
-                top, left, bottom, right = place.box
-                shares[place.cells] = cell_shares(labels[top:bottom, left:right], place.grid, len(data.classes))
-        yield Tokens(photos, features, shares)
+def compute_patch_tokens(
+    runner: Runner, data: SegmentationDataset, inputs: InputOptions, on_progress: ProgressCallback, task: str
+) -> Iterator[PatchTokens]:
+    """Compute the tokens of all images, for the duration of the block.
 
-
-def cell_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
-    """(h * w, classes) float32 of (H, W) labels: shares of each cell's pixels; a pixel is where its center is.
-
-    A cell between pixels (where the grid is finer than the mask) has none.
+    Args:
+        runner: Model.
+        data: Images and masks.
+        inputs: Input size and tiling.
+        on_progress: Progress callback.
+        task: Name of the task in progress messages.
     """
-    cells = _cell_of_pixel(labels.shape, grid)
-    count, shown = grid[0] * grid[1], labels < classes
-    found = np.bincount(cells[shown] * classes + labels[shown], minlength=count * classes).reshape(count, classes)
-    pixels = np.bincount(cells.ravel(), minlength=count)
-    return (found / np.maximum(pixels, 1)[:, None]).astype(np.float32)
+    spans = tuple(_spans(runner, data.pairs, inputs))
+    count = spans[-1][-1].rows.stop
+    with tempfile.TemporaryDirectory(prefix="gtsa-") as folder:
+        features = _allocate(Path(folder, "features"), (count, runner.manifest.dim))
+        shares = _allocate(Path(folder, "shares"), (count, len(data.classes)))
+        for span, feature_map in _feature_maps(runner, data.pairs, spans, on_progress, task):
+            features[span.rows] = feature_map.reshape(len(feature_map), -1).T
+        for pair, own in zip(data.pairs, spans, strict=True):
+            labels = data.labels(pair)
+            for span in own:
+                top, left, bottom, right = span.box
+                shares[span.rows] = patch_class_shares(labels[top:bottom, left:right], span.grid, len(data.classes))
+        yield PatchTokens(spans, features, shares)
+
+
+def patch_class_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
+    """Compute the share of each class among the pixels of each patch.
+
+    A pixel belongs to the patch that contains its center. A patch without pixels (where the grid is finer than the
+    mask) has all shares 0.
+
+    Args:
+        labels: (H, W) class numbers; numbers from `classes` on are void.
+        grid: (h, w) of the patch grid.
+        classes: Number of classes.
+
+    Returns:
+        (h * w, classes) float32.
+    """
+    patches = _patch_of_pixel(labels.shape, grid)
+    count, labeled = grid[0] * grid[1], labels < classes
+    index = patches[labeled] * classes + labels[labeled]
+    pixels_by_class = np.bincount(index, minlength=count * classes).reshape(count, classes)
+    pixels = np.bincount(patches.ravel(), minlength=count)
+    return (pixels_by_class / np.maximum(pixels, 1)[:, None]).astype(np.float32)
 
 
 @lru_cache(64)
-def _cell_of_pixel(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """(H, W) int64."""
+def _patch_of_pixel(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Return the (H, W) int64 patch index of each pixel."""
     order = np.arange(grid[0] * grid[1]).reshape(grid)
     return grid_to_mask(grid_to_pixel(size[1], size[0], grid), order, size)
 
 
-def _places(runner: Runner, pairs: Sequence[Pair], framing: Framing) -> Iterator[tuple[Place, ...]]:
-    first = 0
-    for photo, pair in enumerate(pairs):
-        places = []
-        for box in boxes(pair.width, pair.height, framing.tile):
-            size = framing.input_size(runner, box[3] - box[1], box[2] - box[0])
-            places.append(Place(photo, box, size, first))
-            first = places[-1].cells.stop
-        yield tuple(places)
+def _spans(runner: Runner, pairs: Sequence[ImageMaskPair], inputs: InputOptions) -> Iterator[tuple[TokenSpan, ...]]:
+    start = 0
+    for index, pair in enumerate(pairs):
+        spans = []
+        for box in tile_boxes(pair.width, pair.height, inputs.tile):
+            size = inputs.input_size(runner, box[3] - box[1], box[2] - box[0])
+            spans.append(TokenSpan(index, box, size, start))
+            start = spans[-1].rows.stop
+        yield tuple(spans)
 
 
-def _room(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    if 4 * shape[0] * shape[1] <= MOST_BYTES:
+def _allocate(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Allocate a float32 array, in memory or mapped to a file."""
+    if 4 * shape[0] * shape[1] <= MAX_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     return np.memmap(path, np.float32, "w+", shape=shape)
 
 
-def _maps(
-    runner: Runner, pairs: Sequence[Pair], photos: Sequence[tuple[Place, ...]], tell: ProgressCallback, what: str
-) -> Iterator[tuple[Place, np.ndarray]]:
-    """(place, its map (D, h, w)), a batch of them in memory."""
+def _feature_maps(
+    runner: Runner,
+    pairs: Sequence[ImageMaskPair],
+    spans: Sequence[tuple[TokenSpan, ...]],
+    on_progress: ProgressCallback,
+    task: str,
+) -> Iterator[tuple[TokenSpan, np.ndarray]]:
+    """Yield each span with its (D, h, w) feature map; a batch of them is in memory."""
     plan = BatchPlan(choose_batch_size(runner), 1, (FEATURE_MAP,), "float32")
-    all_places = [place for places in photos for place in places]
+    all_spans = [span for own in spans for span in own]
 
-    def load(places: tuple[Place, ...]) -> list[PreparedImage]:
-        pixels = np.asarray(open_image(pairs[places[0].photo].image))
-        return [_ready(pixels, place, runner) for place in places]
+    def load(own: tuple[TokenSpan, ...]) -> list[PreparedImage]:
+        pixels = np.asarray(open_image(pairs[own[0].image_index].image))
+        return [_prepare(pixels, span, runner) for span in own]
 
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:
-        loaded = bounded_map(pool, load, photos, window=2 * available_cores())
+        loaded = bounded_map(pool, load, spans, window=2 * available_cores())
         flat = (image for images in loaded for image in images)
-        # A window of one batch, though sizes may vary: inputs may be large.
+        # One batch in a window, even where sizes vary, since inputs may be large.
         results = extract_prepared(flat, runner, plan, window_size=plan.batch_size)
-        for index, (place, row) in enumerate(zip(all_places, results, strict=True)):
+        for index, (span, row) in enumerate(zip(all_spans, results, strict=True)):
             assert not isinstance(row, FailedImage), "load makes no failures"
-            tell(what, index + 1, len(all_places))
-            yield place, row.maps[FEATURE_MAP]
+            on_progress(task, index + 1, len(all_spans))
+            yield span, row.maps[FEATURE_MAP]
 
 
-def _ready(pixels: np.ndarray, place: Place, runner: Runner) -> PreparedImage:
-    top, left, bottom, right = place.box
-    own = np.ascontiguousarray(pixels[top:bottom, left:right])
-    seen = resize(own, place.size, runner.preprocessing)
-    image = to_input(seen, runner.preprocessing, takes_bytes(runner))
-    return PreparedImage("", own.shape[1], own.shape[0], 1, "", image)
+def _prepare(pixels: np.ndarray, span: TokenSpan, runner: Runner) -> PreparedImage:
+    top, left, bottom, right = span.box
+    tile = np.ascontiguousarray(pixels[top:bottom, left:right])
+    resized = resize(tile, span.input_size, runner.preprocessing)
+    image = to_input(resized, runner.preprocessing, takes_bytes(runner))
+    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", image)

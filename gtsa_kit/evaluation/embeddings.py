@@ -1,4 +1,4 @@
-"""Embeddings of listed images, once for each model; broken ones are left out, the same for all models."""
+"""Embeddings of listed images and of classification datasets; unreadable images are skipped."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,76 +21,104 @@ from gtsa_kit.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """Of the images that could be read."""
+class ImageEmbeddings:
+    """Embeddings of the readable images of a list."""
 
     vectors: np.ndarray
     """(M, D) float32."""
-    kept: np.ndarray
-    """(M,) places of them in the list."""
+    indices: np.ndarray
+    """(M,) indices of the readable images in the list."""
     skipped: tuple[SkippedImage, ...]
-    size: tuple[int, int]
-    """(height, width) of the input."""
+    input_size: tuple[int, int]
+    """(height, width) of the input, in pixels."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A labeled set as one model sees it."""
+class LabeledEmbeddings:
+    """Embeddings of a classification dataset from one model."""
 
     vectors: np.ndarray
+    """(M, D) float32."""
     labels: np.ndarray
+    """(M,) int64 class numbers."""
     validation: np.ndarray | None
+    """(M,) bool, or None where the dataset has no split."""
     skipped: tuple[SkippedImage, ...]
-    size: tuple[int, int]
+    input_size: tuple[int, int]
+    """(height, width) of the input, in pixels."""
 
 
-def embed_paths(
-    runner: Runner, paths: Sequence[Path], size: int | None, tell: ProgressCallback, what: str
-) -> Embeddings:
-    """Embed images at one square size; what the model takes, if it does not take that one."""
-    sides = square_size(runner, size)
+DatasetEmbedder = Callable[[Model, ClassificationDataset, int | None, ProgressCallback], LabeledEmbeddings]
+"""Function with the signature of `embed_dataset`."""
+
+
+def embed_images(
+    runner: Runner, paths: Sequence[Path], size: int | None, on_progress: ProgressCallback, task: str
+) -> ImageEmbeddings:
+    """Embed images at one square size.
+
+    Args:
+        runner: Model.
+        paths: Images; unreadable ones are skipped.
+        size: Side of the input, in pixels, changed to the nearest size that the model takes; None is the model's own.
+        on_progress: Progress callback.
+        task: Name of the task in progress messages.
+
+    Raises:
+        ValueError: No image can be read.
+    """
+    input_size = square_input_size(runner, size)
     plan = BatchPlan(choose_batch_size(runner), available_cores())
-    preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", sides))
+    preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", input_size))
     entries = (Entry(str(path), str(path), "") for path in paths)
-    vectors, kept, skipped = [], [], []
+    vectors, indices, skipped = [], [], []
     for index, row in enumerate(extract_features(entries, FileSource(Path(), ()), runner, preprocessor, plan)):
         if isinstance(row, FailedImage):
             skipped.append(SkippedImage(display_name(row.path), row.reason))
         else:
             vectors.append(row.embedding)
-            kept.append(index)
-        tell(what, index + 1, len(paths))
+            indices.append(index)
+        on_progress(task, index + 1, len(paths))
     if not vectors:
         raise ValueError(f"none of the {len(paths)} images can be read, first {skipped[0].path}: {skipped[0].reason}")
-    return Embeddings(np.stack(vectors), np.array(kept), tuple(skipped), sides)
+    return ImageEmbeddings(np.stack(vectors), np.array(indices), tuple(skipped), input_size)
 
 
-def embed_labeled(model: Model, data: ClassificationDataset, size: int | None, tell: ProgressCallback) -> Embedded:
-    """Embed a labeled set; broken images go, with what was known of them."""
-    found = embed_paths(model.runner, data.paths, size, tell, f"embedding with {model.name}")
-    validation = None if data.validation is None else data.validation[found.kept]
+def embed_dataset(
+    model: Model, data: ClassificationDataset, size: int | None, on_progress: ProgressCallback
+) -> LabeledEmbeddings:
+    """Embed a classification dataset; unreadable images are skipped with their labels.
+
+    Raises:
+        ValueError: No image can be read, or none of one side of the dataset's split.
+    """
+    embedded = embed_images(model.runner, data.paths, size, on_progress, f"embedding with {model.name}")
+    validation = None if data.validation is None else data.validation[embedded.indices]
     if validation is not None and (validation.all() or not validation.any()):
-        raise ValueError(f"no readable image is left in {'train' if validation.all() else 'val'}")
-    return Embedded(found.vectors, data.labels[found.kept], validation, data.skipped + found.skipped, found.size)
+        raise ValueError(f"no image in {'train' if validation.all() else 'val'} can be read")
+    labels, skipped = data.labels[embedded.indices], data.skipped + embedded.skipped
+    return LabeledEmbeddings(embedded.vectors, labels, validation, skipped, embedded.input_size)
 
 
-Embed = Callable[[Model, ClassificationDataset, int | None, ProgressCallback], Embedded]
+def cached_embedder() -> DatasetEmbedder:
+    """Return an `embed_dataset` with a cache, so that several probes embed each dataset once for each model."""
+    cache: dict[tuple[int, int, int | None], LabeledEmbeddings] = {}
 
-
-def embed_once() -> Embed:
-    """`embed_labeled` that remembers what it gave, for several probes of the same models."""
-    known: dict[tuple[int, int, int | None], Embedded] = {}
-
-    def embed(model: Model, data: ClassificationDataset, size: int | None, tell: ProgressCallback) -> Embedded:
+    def embed(
+        model: Model, data: ClassificationDataset, size: int | None, on_progress: ProgressCallback
+    ) -> LabeledEmbeddings:
         key = id(model), id(data), size
-        if key not in known:
-            known[key] = embed_labeled(model, data, size, tell)
-        return known[key]
+        if key not in cache:
+            cache[key] = embed_dataset(model, data, size, on_progress)
+        return cache[key]
 
     return embed
 
 
-def square_size(runner: Runner, size: int | None) -> tuple[int, int]:
-    """(height, width) nearest to a square of this side (None: the model's own) that the model takes."""
+def square_input_size(runner: Runner, size: int | None) -> tuple[int, int]:
+    """Return the (height, width) that the model takes and that is nearest to a square of the given side.
+
+    None is the model's own size.
+    """
     side = nearest_side(size or runner.preprocessing.size)
     return runner.nearest_size(side, side)

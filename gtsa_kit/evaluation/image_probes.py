@@ -1,63 +1,65 @@
-"""k-NN and linear classification of frozen embeddings: how well classes lie apart in what an encoder has learnt."""
+"""k-NN and linear classification of frozen embeddings."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from gtsa_kit.data.labeled import ClassificationDataset, left_out_settings, stratified
-from gtsa_kit.evaluation.embeddings import Embed, Embedded, embed_labeled
+from gtsa_kit.data.labeled import ClassificationDataset, skipped_settings, stratified_split
+from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.support.intervals import wilson
 from gtsa_kit.evaluation.support.knn import KNNClassifier
-from gtsa_kit.evaluation.support.lazy_imports import sklearn
+from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.statistics import wilson_interval
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 TEMPERATURE = 0.07
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse strengths of the regularisation (scikit-learn's C) that are tried."""
-CHOOSING_SHARE = 0.2
-"""Of the training images, to choose the strength on."""
-MOST_STEPS = 1000
-"""Of the solver."""
-FEW_WEIGHTS = 1500
-"""Up to as many a regression is fitted by Newton's method, in five steps for some hundred of L-BFGS: a third of the
-time at 192 features and 6 classes."""
+"""Default temperature of the k-NN weights, DINO's."""
+C_VALUES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Values of scikit-learn's C (inverse regularization strength) that the linear probe chooses from."""
+SELECTION_FRACTION = 0.2
+"""Fraction of the training images that C is chosen on."""
+MAX_ITERATIONS = 1000
+"""Largest number of iterations of the solver."""
+MAX_NEWTON_WEIGHTS = 1500
+"""Largest number of weights for Newton's method, which takes five steps instead of some hundred of L-BFGS: a third of
+the time at 192 features and 6 classes."""
 MEASURES = {"top1": "top-1 %", "top1_low": "95% from", "top1_high": "to", "top5": "top-5 %"}
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """What both probes share."""
+    """Options of both probes."""
 
     seeds: int = 5
-    """Of the splits, where they are drawn, and of the part that the strength is chosen on."""
+    """Number of seeds, for the split (where the dataset has none) and for the choice of C."""
     val_share: float = 0.2
-    """Of each class, where the split is drawn."""
+    """Fraction of each class for validation, where the dataset has no split."""
     size: int | None = None
-    """Side of the input; None is the model's own."""
+    """Side of the input, in pixels; None means the model's own size."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be."""
+        """Raise `ValueError` for values out of range."""
         if self.seeds < 1 or not 0 < self.val_share < 1:
-            raise ValueError(f"seeds are at least 1 and the share is between 0 and 1, got {self}")
+            raise ValueError(f"seeds must be at least 1 and val_share between 0 and 1, got {self}")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images of one side of a split."""
+class LabeledVectors:
+    """Embeddings and labels of one side of a split."""
 
     vectors: np.ndarray
-    """(N, D)"""
+    """(N, D)."""
     labels: np.ndarray
-    """(N,), below the number of classes."""
+    """(N,) class numbers."""
 
 
-Scored = Iterable[tuple[Mapping[str, Any], np.ndarray]]
-"""(what else belongs into the row, scores (Q, C): -inf is never chosen)."""
+SplitScorer = Callable[[LabeledVectors, LabeledVectors, int], Iterator[tuple[Mapping[str, Any], np.ndarray]]]
+"""Function from (training part, validation part, seed) to pairs of extra report columns and (Q, C) validation scores; a
+class with score -inf is never predicted."""
 
 
 def knn(
@@ -66,126 +68,136 @@ def knn(
     options: ProbeOptions = ProbeOptions(),
     ks: tuple[int, ...] = (20,),
     temperature: float = TEMPERATURE,
-    tell: ProgressCallback = no_progress,
-    embed: Embed = embed_labeled,
+    on_progress: ProgressCallback = no_progress,
+    embed: DatasetEmbedder = embed_dataset,
 ) -> Report:
-    """Weighted k-nearest-neighbor classification by cosine, DINO's protocol.
+    """Evaluate weighted k-nearest-neighbor classification by cosine, as in DINO.
 
-    A split that is given leaves nothing to chance, so that there is one run whatever the number of seeds.
+    Nothing is random for a dataset with a split, so there is one run whatever the number of seeds.
 
     Args:
-        models: To compare.
+        models: Models to compare.
         data: Images and their classes.
-        options: Seeds, split, size.
+        options: Options of the probe.
         ks: Numbers of neighbors; with several, each has rows of its own.
-        temperature: Of the weights exp(cosine / temperature).
-        tell: Told of the progress.
-        embed: Gives the embeddings; one `embed_once` for several probes spares doing it again.
+        temperature: Temperature of the weights exp(cosine / temperature).
+        on_progress: Progress callback.
+        embed: Function that embeds the dataset; share one `cached_embedder` among several probes.
     """
     if min(ks) < 1 or temperature <= 0:
-        raise ValueError(f"k is at least 1 and the temperature above 0, got {ks} and {temperature}")
+        raise ValueError(f"k must be at least 1 and the temperature above 0, got {ks} and {temperature}")
 
-    def score(train: Part, val: Part, seed: int) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
+    def score(train: LabeledVectors, val: LabeledVectors, seed: int) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
         one_hot = np.eye(len(data.classes), dtype=np.float32)[train.labels]
-        found = KNNClassifier(train.vectors, one_hot).vote(val.vectors, ks, temperature)
-        for k, votes in zip(ks, found, strict=True):
-            named = {"k": k, "train": len(train.labels)}
-            yield named, np.where(votes > 0, votes, -np.inf)
+        scores = KNNClassifier(train.vectors, one_hot).scores(val.vectors, ks, temperature)
+        for k, own in zip(ks, scores, strict=True):
+            yield {"k": k, "train": len(train.labels)}, np.where(own > 0, own, -np.inf)
 
     seeds = options.seeds if data.validation is None else 1
-    rows, settings = _run(models, data, options, seeds, score, tell, embed)
+    rows, settings = _run(models, data, options, seeds, score, on_progress, embed)
     if len(ks) > 1:
         rows = [{**row, "model": f"{row['model']}, k = {row['k']}"} for row in rows]
     settings |= {"k": list(ks), "temperature": temperature, "features": "embedding, cosine"}
-    return Report("knn", f"k-NN, {_described(data)}", MEASURES, rows, settings)
+    return Report("knn", f"k-NN, {_describe_dataset(data)}", MEASURES, rows, settings)
 
 
 def linear(
     models: Sequence[Model],
     data: ClassificationDataset,
     options: ProbeOptions = ProbeOptions(),
-    strengths: tuple[float, ...] = STRENGTHS,
-    tell: ProgressCallback = no_progress,
-    embed: Embed = embed_labeled,
+    c_values: tuple[float, ...] = C_VALUES,
+    on_progress: ProgressCallback = no_progress,
+    embed: DatasetEmbedder = embed_dataset,
 ) -> Report:
-    """Multinomial logistic regression on standardized embeddings.
+    """Evaluate multinomial logistic regression on standardized embeddings.
 
-    The regularisation is chosen on a part of the training images, then all of them are fitted.
+    The regularization is chosen on a part of the training images; then the model is fitted on all of them.
 
     Args:
-        models: To compare.
+        models: Models to compare.
         data: Images and their classes.
-        options: Seeds, split, size.
-        strengths: scikit-learn's C to choose from.
-        tell: Told of the progress.
-        embed: Gives the embeddings; one `embed_once` for several probes spares doing it again.
+        options: Options of the probe.
+        c_values: Values of scikit-learn's C to choose from.
+        on_progress: Progress callback.
+        embed: Function that embeds the dataset; share one `cached_embedder` among several probes.
     """
-    sklearn()
+    import_sklearn()
 
-    def score(train: Part, val: Part, seed: int) -> Scored:
-        scores, about = logistic(train, val.vectors, len(data.classes), strengths, seed)
-        return [(about | {"train": len(train.labels)}, scores)]
+    def score(train: LabeledVectors, val: LabeledVectors, seed: int) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
+        scores, fit = fit_logistic_regression(train, val.vectors, len(data.classes), c_values, seed)
+        yield fit | {"train": len(train.labels)}, scores
 
-    rows, settings = _run(models, data, options, options.seeds, score, tell, embed)
-    settings |= {"strengths": list(strengths), "features": "embedding, standardized"}
-    return Report("linear", f"linear probe, {_described(data)}", MEASURES, rows, settings)
+    rows, settings = _run(models, data, options, options.seeds, score, on_progress, embed)
+    settings |= {"c_values": list(c_values), "features": "embedding, standardized"}
+    return Report("linear", f"linear probe, {_describe_dataset(data)}", MEASURES, rows, settings)
 
 
-def logistic(
-    train: Part, queries: np.ndarray, classes: int, strengths: Sequence[float], seed: int
+def fit_logistic_regression(
+    train: LabeledVectors, queries: np.ndarray, classes: int, c_values: Sequence[float], seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores (Q, classes), and the strength chosen, by which solver.
+    """Fit logistic regression and score queries.
 
     Args:
-        train: To fit.
-        queries: (Q, D).
-        classes: How many there are; those without training images are never chosen.
-        strengths: To choose from; equal ones: the stronger regularisation.
-        seed: Of the part to choose on.
+        train: Training part.
+        queries: (Q, D) embeddings.
+        classes: Number of classes; those without training images are never predicted.
+        c_values: Values of C to choose from, in ascending order; of equally good ones the first is taken.
+        seed: Seed of the part that C is chosen on.
+
+    Returns:
+        (Q, classes) log probabilities, and the columns `c`, `solver` and `converged` of the report.
     """
     from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped, unused-ignore]
 
     scaler = StandardScaler().fit(train.vectors.astype(np.float64))
-    scaled = Part(scaler.transform(train.vectors.astype(np.float64)), train.labels)
-    held = stratified(scaled.labels, CHOOSING_SHARE, seed)
-    strength = strengths[0]
-    if len(strengths) > 1 and held.any():
-        rest = Part(scaled.vectors[~held], scaled.labels[~held])
-        right = [
-            int((fitted.predict(scaled.vectors[held]) == scaled.labels[held]).sum())
-            for fitted in _fits(rest, strengths)
+    scaled = LabeledVectors(scaler.transform(train.vectors.astype(np.float64)), train.labels)
+    held = stratified_split(scaled.labels, SELECTION_FRACTION, seed)
+    c = c_values[0]
+    if len(c_values) > 1 and held.any():
+        rest = LabeledVectors(scaled.vectors[~held], scaled.labels[~held])
+        correct = [
+            int((fitted.predict(scaled.vectors[held]) == scaled.labels[held]).sum()) for fitted in _fits(rest, c_values)
         ]
-        strength = strengths[int(np.argmax(right))]
-    fitted = next(_fits(scaled, (strength,)))
-    converged = bool(np.max(fitted.n_iter_) < MOST_STEPS)
+        c = c_values[int(np.argmax(correct))]
+    fitted = next(_fits(scaled, (c,)))
+    converged = bool(np.max(fitted.n_iter_) < MAX_ITERATIONS)
     scores = np.full((len(queries), classes), -np.inf)
     scores[:, fitted.classes_] = fitted.predict_log_proba(scaler.transform(queries.astype(np.float64)))
-    return scores, {"strength": strength, "solver": fitted.solver, "converged": converged}
+    return scores, {"c": c, "solver": fitted.solver, "converged": converged}
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) places, from 0, of the true classes among (N, C) scores; of equal scores the lower class comes first.
+    """Return the (N,) ranks, from 0, of the true classes among (N, C) scores; of equal scores the lower class is first.
 
-    A true class that is never chosen (-inf) comes last.
+    A true class with score -inf has the rank C.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    found: np.ndarray = np.where(np.isneginf(own[:, 0]), scores.shape[1], before.sum(axis=1))
-    return found
+    result: np.ndarray = np.where(np.isneginf(own[:, 0]), scores.shape[1], before.sum(axis=1))
+    return result
 
 
-def _fits(part: Part, strengths: Sequence[float]) -> Iterator[Any]:
-    """The fitted regression at each strength in turn; each starts where the one before ended, which is near."""
+def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return top-1 accuracy with its interval, and top-5 for more than five classes, in percent."""
+    own_ranks, count = ranks(scores, labels), len(labels)
+    correct = int((own_ranks < 1).sum())
+    low, high = wilson_interval(correct, count)
+    top5 = 100 * float((own_ranks < 5).mean()) if scores.shape[1] > 5 else None
+    return {"top1": 100 * correct / count, "top1_low": 100 * low, "top1_high": 100 * high, "top5": top5, "val": count}
+
+
+def _fits(part: LabeledVectors, c_values: Sequence[float]) -> Iterator[Any]:
+    """Yield the regression fitted at each C; each fit starts from the weights of the one before, which are near."""
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
 
-    small = part.vectors.shape[1] * len(np.unique(part.labels)) <= FEW_WEIGHTS
+    small = part.vectors.shape[1] * len(np.unique(part.labels)) <= MAX_NEWTON_WEIGHTS
     solver = "newton-cholesky" if small else "lbfgs"
-    model = LogisticRegression(max_iter=MOST_STEPS, warm_start=True, solver=solver)
-    for strength in strengths:
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, solver=solver)
+    for c in c_values:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the report says it
-            yield model.set_params(C=strength).fit(part.vectors, part.labels)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the report has a column for it
+            yield model.set_params(C=c).fit(part.vectors, part.labels)
 
 
 def _run(
@@ -193,43 +205,42 @@ def _run(
     data: ClassificationDataset,
     options: ProbeOptions,
     seeds: int,
-    score: Callable[[Part, Part, int], Scored],
-    tell: ProgressCallback,
-    embed: Embed,
+    score: SplitScorer,
+    on_progress: ProgressCallback,
+    embed: DatasetEmbedder,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of every model and seed, and the settings."""
+    """Return the report rows of every model and seed, and the report settings."""
     rows: list[dict[str, Any]] = []
-    first: Embedded | None = None
+    first: LabeledEmbeddings | None = None
     for model in models:
-        seen = embed(model, data, options.size, tell)
-        if first and first.skipped != seen.skipped:
-            raise ValueError(f"{model.name} could read other images than {models[0].name}; are they changing?")
-        first = first or seen
+        embedded = embed(model, data, options.size, on_progress)
+        if first and first.skipped != embedded.skipped:
+            raise ValueError(f"{model.name} could read other images than {models[0].name}; are the files changing?")
+        first = first or embedded
         for seed in range(seeds):
-            val = stratified(seen.labels, options.val_share, seed) if seen.validation is None else seen.validation
-            train = Part(seen.vectors[~val], seen.labels[~val])
-            held = Part(seen.vectors[val], seen.labels[val])
-            for about, scores in score(train, held, seed):
-                row = {"model": model.name, "seed": seed, "input": list(seen.size)}
-                rows.append(row | accuracies(scores, held.labels) | dict(about))
-            tell(f"probing {model.name}", seed + 1, seeds)
+            rows += [
+                {"model": model.name, "seed": seed, "input": list(embedded.input_size)} | columns
+                for columns in _split_rows(embedded, options.val_share, seed, score)
+            ]
+            on_progress(f"probing {model.name}", seed + 1, seeds)
     assert first is not None
-    split = {"split": "given"} if data.validation is not None else {"split": "drawn", "val_share": options.val_share}
-    about_split = {"images": len(first.labels), "classes": list(data.classes), **split}
-    interval = "Wilson, 95%, of one run's validation images"
-    return rows, asdict(options) | {"seeds": seeds} | about_split | {"interval": interval} | left_out_settings(
-        first.skipped
-    )
+    split = {"split": "given"} if data.validation is not None else {"split": "random", "val_share": options.val_share}
+    dataset = {"images": len(first.labels), "classes": list(data.classes), **split}
+    interval = {"interval": "Wilson, 95%, of one run's validation images"}
+    return rows, asdict(options) | {"seeds": seeds} | dataset | interval | skipped_settings(first.skipped)
 
 
-def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Top-1 with its interval, and top-5 where there are more than five classes; in percent."""
-    places, count = ranks(scores, labels), len(labels)
-    right = int((places < 1).sum())
-    low, high = wilson(right, count)
-    top5 = 100 * float((places < 5).mean()) if scores.shape[1] > 5 else None
-    return {"top1": 100 * right / count, "top1_low": 100 * low, "top1_high": 100 * high, "top5": top5, "val": count}
+def _split_rows(
+    embedded: LabeledEmbeddings, val_share: float, seed: int, score: SplitScorer
+) -> Iterator[dict[str, Any]]:
+    """Split the images, probe them, and yield the columns of each report row."""
+    labels, val = embedded.labels, embedded.validation
+    val = stratified_split(labels, val_share, seed) if val is None else val
+    train_part = LabeledVectors(embedded.vectors[~val], labels[~val])
+    val_part = LabeledVectors(embedded.vectors[val], labels[val])
+    for columns, scores in score(train_part, val_part, seed):
+        yield accuracies(scores, val_part.labels) | dict(columns)
 
 
-def _described(data: ClassificationDataset) -> str:
+def _describe_dataset(data: ClassificationDataset) -> str:
     return f"{len(data.classes)} classes, {len(data.paths)} images"

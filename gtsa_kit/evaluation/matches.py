@@ -1,4 +1,4 @@
-"""The patches that the correspondence loss would pull together, and how right they are: the paper's figure 3."""
+"""Patch matches that the correspondence loss selects, and their distance to the truth: figure 3 of the paper."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,128 +10,135 @@ import torch
 
 from gtsa_kit.config import LossConfig
 from gtsa_kit.data.augment import crop_and_rotate
-from gtsa_kit.evaluation import correspondence as views_of
-from gtsa_kit.evaluation.correspondence import View
+from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, View, sample_views
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.evaluation.support.tokens import cell_centers, cosines, patch_distance
+from gtsa_kit.evaluation.support.statistics import mean_with_ci
+from gtsa_kit.evaluation.support.tokens import cosine_matrix, patch_centers, patch_distance
 from gtsa_kit.geometry import map_points_between_views
 from gtsa_kit.progress import ProgressCallback, no_progress
 
-MEASURES = {"cosine": "cosine", "apart": "patches off", "right": "within a patch %"}
+MEASURES = {"cosine": "cosine", "distance": "distance, patches", "within_one_patch": "within a patch %"}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is matched."""
+class MatchesOptions:
+    """Options of the matching."""
 
-    matched: float = LossConfig().match_fraction
-    """K of each way, as a share of the patches."""
+    match_fraction: float = LossConfig().match_fraction
+    """Matches kept in each direction, as a fraction of the patches."""
     size: int | None = None
-    """Side of the views; None: the models' own."""
+    """Side of the views, in pixels; None means the models' own size."""
 
 
-class Pair(NamedTuple):
-    """Two views; of two images, each is the whole of its own."""
+class ViewPair(NamedTuple):
+    """Two views to match: two crops of one image, or two whole images."""
 
     a: View
     b: View
-    same: bool
-    """Whether of one image, so that the true places are known."""
+    same_image: bool
+    """Whether both views are of one image, so that the true correspondence is known."""
 
 
-class Matches(NamedTuple):
-    """Pairs of cells, first those that the first view's tokens chose, then those of the second's."""
+class PatchMatches(NamedTuple):
+    """Matched pairs of patches: first the matches from `a` to `b`, then those from `b` to `a`."""
 
     a: np.ndarray
+    """(2K,) patch indices in the first view, row by row."""
     b: np.ndarray
-    """(2K,) indices of cells, row by row."""
+    """(2K,) patch indices in the second view, row by row."""
     cosine: np.ndarray
-    """(2K,) of their tokens."""
+    """(2K,) cosines of the matched tokens."""
     forward: np.ndarray
-    """(2K,) bool: chosen by the first view's."""
+    """(2K,) bool: whether the match is from `a` to `b`."""
 
 
 def matches(
     models: Sequence[Model],
     paths: Sequence[Path | tuple[Path, Path]],
-    settings: Settings = Settings(),  # frozen
+    options: MatchesOptions = MatchesOptions(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Match patches as the correspondence loss does (eq. 2), and say how alike the pairs are and how near the truth.
+    """Match patches as the correspondence loss does (eq. 2 of the paper), and measure the matches.
 
-    Each patch of a view finds its cosine nearest neighbor in the other, both ways; the best K each way count. The true
-    place of a patch's center is known for two views (crop and turn) of one image; it may lie outside of the other
-    view, and then no match is right.
+    Each patch of a view is matched with its nearest neighbor by cosine in the other view, in both directions; the K
+    best matches of each direction are kept. For two views (crop and rotation) of one image, the distance of a match is
+    that between the matched patch and the true position of the patch that it matches. The true position may lie outside
+    of the other view; such a match counts as wrong.
 
     Args:
-        models: To compare; all see the same views.
-        paths: Images, two views of each; or pairs of images. Broken ones are left out, and pairs with them.
-        settings: What is matched.
-        seeds: Of the views.
-        tell: Told of the progress.
+        models: Models to compare; all get the same views.
+        paths: Images, with two views of each; or pairs of images. Unreadable images and their pairs are skipped.
+        options: Options of the matching.
+        seeds: Seeds of the views.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: Nothing that can be read, or the models share no size.
+        ValueError: Nothing can be read, or the models share no size.
     """
-    size = common_size(models, settings.size)
+    size = common_size(models, options.size)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        pairs = Pairs(paths, seed, size, tell)
-        found: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
+        pairs = ViewPairs(paths, seed, size, on_progress)
+        values: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
         for pair in pairs:
             for model in models:
-                found[model.name].append(_measure(pair, *maps_of(model, pair), settings.matched))
-        for name, values in found.items():
-            columns = zip(MEASURES, np.array(values).T, strict=True)
+                values[model.name].append(_measure(pair, *feature_maps(model, pair), options.match_fraction))
+        for name, own in values.items():
+            columns = zip(MEASURES, np.array(own).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
             rows.append(row | {key: value for k, column in columns for key, value in mean_with_ci(k, column).items()})
-    known = {key: said for key, said in MEASURES.items() if pairs.same or key == "cosine"}
-    kind = "two views of an image" if pairs.same else "two images"
-    about = asdict(settings) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"} | pairs.settings()
-    return Report("matches", f"matched patches of {kind}, {len(values)} pairs", known, rows, about)
+    measures = {key: heading for key, heading in MEASURES.items() if pairs.same_image or key == "cosine"}
+    kind = "two views of an image" if pairs.same_image else "two images"
+    settings = asdict(options) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"}
+    title = f"matched patches of {kind}, {len(own)} pairs"
+    return Report("matches", title, measures, rows, settings | pairs.report_settings())
 
 
-class Pairs:
-    """What is matched, one pair after the other."""
+class ViewPairs:
+    """Iterable over the view pairs of a list of images, or of a list of image pairs."""
 
     def __init__(
-        self, paths: Sequence[Path | tuple[Path, Path]], seed: int, size: int, tell: ProgressCallback = no_progress
+        self,
+        paths: Sequence[Path | tuple[Path, Path]],
+        seed: int,
+        size: int,
+        on_progress: ProgressCallback = no_progress,
     ) -> None:
-        self.same = not paths or isinstance(paths[0], Path)
+        self.same_image = not paths or isinstance(paths[0], Path)
         flat = [path for item in paths for path in (item if isinstance(item, tuple) else (item,))]
-        self.scenes, self.size = Scenes(flat, seed, tell), size
+        self.images, self.size = EvalImages(flat, seed, on_progress), size
 
-    def __iter__(self) -> Iterator[Pair]:
-        """Yields `Pair`; raises `ValueError` if there is none."""
-        if self.same:
-            yield from (_two_views(scene, self.size) for scene in self.scenes)
+    def __iter__(self) -> Iterator[ViewPair]:
+        """Yield the pairs; raise `ValueError` at the end if there was none."""
+        if self.same_image:
+            yield from (_two_views(image, self.size) for image in self.images)
             return
-        waiting: tuple[int, View] | None = None
+        first: tuple[int, View] | None = None
         count = 0
-        for scene in self.scenes:
-            view = View(torch.tensor(scene.whole).double(), 0, crop_and_rotate(scene.pixels, scene.whole, 0, self.size))
-            if scene.place % 2 == 0:
-                waiting = scene.place, view
-            elif waiting and waiting[0] == scene.place - 1:
+        for image in self.images:
+            pixels = crop_and_rotate(image.pixels, image.full_box, 0, self.size)
+            view = View(torch.tensor(image.full_box).double(), 0, pixels)
+            if image.index % 2 == 0:
+                first = image.index, view
+            elif first and first[0] == image.index - 1:
                 count += 1
-                yield Pair(waiting[1], view, same=False)
+                yield ViewPair(first[1], view, same_image=False)
         if not count:
-            raise ValueError("of no pair both images can be read")
+            raise ValueError("no pair has two images that can be read")
 
-    def settings(self) -> dict[str, Any]:
-        """For a report."""
-        return self.scenes.settings()
+    def report_settings(self) -> dict[str, Any]:
+        """Return the number of images and the skipped files, for the settings of a report."""
+        return self.images.report_settings()
 
 
 def read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    """Pairs of images from a text file: two paths a line with a tab between, counted from the file's folder.
+    """Read pairs of images from a text file: two tab-separated paths a line, relative to the file's folder.
 
     Raises:
-        ValueError: Not a text file, no pairs in it, or a line that is no pair.
+        ValueError: The file is not text, has no pairs, or has a line that is not a pair.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -150,46 +157,49 @@ def read_pairs(file: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def best_matches(map_a: np.ndarray, map_b: np.ndarray, matched: float) -> Matches:
-    """Nearest neighbors by cosine of two maps (D, h, w), the best K each way; K is a share of the first's patches.
+def match_patches(map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> PatchMatches:
+    """Match the patches of two feature maps by cosine nearest neighbors, and keep the best K of each direction.
 
-    Equal cosines: the first cell.
+    Args:
+        map_a, map_b: (D, h, w) feature maps.
+        match_fraction: K as a fraction of the patches of `map_a`. Of equal cosines the first patch is taken.
     """
-    similarity = cosines(map_a, map_b)
-    k = min(max(1, round(matched * similarity.shape[0])), similarity.shape[1])
+    similarity = cosine_matrix(map_a, map_b)
+    k = min(max(1, round(match_fraction * similarity.shape[0])), similarity.shape[1])
     to_b, to_a = similarity.argmax(axis=1), similarity.argmax(axis=0)
     from_a = np.argsort(-similarity.max(axis=1), kind="stable")[:k]
     from_b = np.argsort(-similarity.max(axis=0), kind="stable")[:k]
     a, b = np.concatenate([from_a, to_a[from_b]]), np.concatenate([to_b[from_a], from_b])
-    return Matches(a, b, similarity[a, b], np.arange(len(a)) < k)
+    return PatchMatches(a, b, similarity[a, b], np.arange(len(a)) < k)
 
 
-def distances(found: Matches, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
-    """(2K,) patches between where each match lies and the true place of the cell that chose it."""
-    centers = cell_centers(*shape)
-    in_b = map_points_between_views(centers, pair.a.box, pair.a.turn, pair.b.box, pair.b.turn).numpy()
-    in_a = map_points_between_views(centers, pair.b.box, pair.b.turn, pair.a.box, pair.a.turn).numpy()
-    guess = np.where(found.forward[:, None], centers.numpy()[found.b], centers.numpy()[found.a])
+def match_distances(found: PatchMatches, pair: ViewPair, grid: tuple[int, int]) -> np.ndarray:
+    """Return the (2K,) distances, in patches of an (h, w) grid, of the matches from the true positions."""
+    a, b = pair.a, pair.b
+    centers = patch_centers(*grid)
+    in_b = map_points_between_views(centers, a.box, a.rotation, b.box, b.rotation).numpy()
+    in_a = map_points_between_views(centers, b.box, b.rotation, a.box, a.rotation).numpy()
+    prediction = np.where(found.forward[:, None], centers.numpy()[found.b], centers.numpy()[found.a])
     truth = np.where(found.forward[:, None], in_b[found.a], in_a[found.b])
-    return patch_distance(guess, truth, *shape)
+    return patch_distance(prediction, truth, *grid)
 
 
-def _two_views(scene: Scene, size: int) -> Pair:
-    views, conditions = views_of.draw(scene, views_of.Settings(), size)
-    first, second = conditions["crop_turn"]
-    return Pair(views[first], views[second], same=True)
-
-
-def maps_of(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """(D, h, w) of its two views."""
+def feature_maps(model: Model, pair: ViewPair) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the (D, h, w) feature maps of the two views of a pair."""
     maps = encode(model.runner, [pair.a.image, pair.b.image]).feature_map
     return maps[0], maps[1]
 
 
-def _measure(pair: Pair, map_a: np.ndarray, map_b: np.ndarray, matched: float) -> tuple[float, float, float]:
-    """Mean cosine, and mean distance and share within a patch: NaN of two images."""
-    found = best_matches(map_a, map_b, matched)
-    if not pair.same:
+def _two_views(image: EvalImage, size: int) -> ViewPair:
+    views, conditions = sample_views(image, CorrespondenceOptions(), size)
+    first, second = conditions["crop_rotation"]
+    return ViewPair(views[first], views[second], same_image=True)
+
+
+def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> tuple[float, float, float]:
+    """Return mean cosine, mean distance and percentage within a patch; the last two are NaN for two images."""
+    found = match_patches(map_a, map_b, match_fraction)
+    if not pair.same_image:
         return float(found.cosine.mean()), np.nan, np.nan
-    apart = distances(found, pair, (map_a.shape[1], map_a.shape[2]))
-    return float(found.cosine.mean()), float(apart.mean()), 100 * float((apart <= 1 + 1e-6).mean())
+    distance = match_distances(found, pair, (map_a.shape[1], map_a.shape[2]))
+    return float(found.cosine.mean()), float(distance.mean()), 100 * float((distance <= 1 + 1e-6).mean())

@@ -1,4 +1,4 @@
-"""Models that are compared: run folders, weights, exported files, and random weights beside them."""
+"""Models to compare: run folders, weights, exported files, and random weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
 
-NO_MODEL = "which model? name a run folder, weights or an exported file, or --random vit_small"
+NO_MODEL = "no model given; name a run folder, weights or an exported file, or add --random vit_small"
 
 
 @dataclass(frozen=True)
 class Model:
-    """An opened model under the name that tables give it."""
+    """An opened model with its name in tables."""
 
     name: str
     runner: Runner
     source: Path | None
-    """None for random weights."""
+    """File or folder of the model; None for random weights."""
 
 
 def open_models(
@@ -41,18 +41,18 @@ def open_models(
     """Open models to compare, those with random weights last.
 
     Args:
-        sources: What `gtsa_kit.export.load` opens.
-        random: Architectures to build with random weights, as training would start from.
-        seed: Of these weights.
+        sources: Files or folders that `gtsa_kit.export.load` opens; repeated ones are opened once.
+        random: Architectures to build with random weights, as at the start of training.
+        seed: Seed of the random weights.
         device: auto, cpu or cuda.
-        layers: Blocks whose maps are needed too.
+        layers: Blocks whose feature maps the models return too.
 
     Raises:
-        ValueError: No model at all, an unknown architecture, or something that can't be opened.
+        ValueError: No model is given, an architecture is unknown, or a source cannot be opened.
     """
     if not sources and not random:
         raise ValueError(NO_MODEL)
-    sources, random = list(dict.fromkeys(sources)), list(dict.fromkeys(random))  # each once, under one name
+    sources, random = list(dict.fromkeys(sources)), list(dict.fromkeys(random))
     models = [
         Model(name, load(source, device, layers=layers), source)
         for name, source in zip(distinct_names(sources), sources, strict=True)
@@ -61,14 +61,14 @@ def open_models(
 
 
 def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int, ...] = ()) -> Runner:
-    """A model with the weights that training starts from."""
+    """Build a runner with random weights, as at the start of training."""
     encoder, options = random_encoder(arch, seed, layers), ExportOptions(layers=layers)
     manifest = build_manifest(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
     return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
 
 
 def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encoder:
-    """An encoder with the weights that training starts from; the caller's own random numbers stay as they were."""
+    """Build an encoder with random weights, as at the start of training; torch's global random state is unchanged."""
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     with torch.random.fork_rng(devices=[]):
@@ -77,10 +77,15 @@ def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encode
 
 
 def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int = 0) -> list[tuple[str, Encoder]]:
-    """Encoders to look into, under the names of `open_models`: only weights can be, or files that hold them.
+    """Open encoders whose internals are inspected, under the names of `open_models`.
+
+    Args:
+        sources: Weights, or files and folders that hold float32 weights.
+        random: Architectures to build with random weights.
+        seed: Seed of the random weights.
 
     Raises:
-        ValueError: As `open_models`; or an exported file that holds no weights of ours.
+        ValueError: See `open_models`; or an exported file holds no float32 weights of this project.
     """
     if not sources and not random:
         raise ValueError(NO_MODEL)
@@ -91,7 +96,7 @@ def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int
         onnx = source.suffix == SUFFIX["onnx"]
         if source.is_file() and source.suffix in SUFFIX.values() and not (onnx and has_weights(source)):
             raise ValueError(
-                f"{source} holds no float32 weights to look into; name the run folder or the .safetensors it came from"
+                f"{source} holds no float32 weights to inspect; name the run folder or the .safetensors it came from"
             )
     encoders = [
         (name, open_source(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)
@@ -100,15 +105,16 @@ def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int
 
 
 def distinct_names(sources: Sequence[Path]) -> list[str]:
-    """Short names of paths: their last parts, as many as it takes to tell them apart.
+    """Return short names of paths: the fewest last parts that make each name unique.
 
-    A run's own files go by the run: `runs/x/encoder.safetensors` is `x/encoder.safetensors`, `runs/x` is `x`.
+    A file keeps the name of its folder (`runs/x/encoder.safetensors` is `x/encoder.safetensors`); a folder is named
+    alone (`runs/x` is `x`).
     """
     parts = [source.absolute().parts for source in sources]
     names = []
     for index, own in enumerate(parts):
-        others = [other for place, other in enumerate(parts) if place != index]
-        least = 1 if sources[index].is_dir() else 2
-        count = next((n for n in range(least, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        rest = [other for other_index, other in enumerate(parts) if other_index != index]
+        shortest = 1 if sources[index].is_dir() else 2
+        count = next((n for n in range(shortest, len(own)) if all(other[-n:] != own[-n:] for other in rest)), len(own))
         names.append("/".join(own[-count:]))
     return names

@@ -1,31 +1,47 @@
-"""Nearest neighbors as a picture that a person can judge."""
+"""Figure of the nearest neighbors of some images."""
 
 from pathlib import Path
 
 import numpy as np
 
 from gtsa_kit.data.image_io import open_image
-from gtsa_kit.evaluation.scenes import spread_index
-from gtsa_kit.evaluation.support.figures import grid, save, show
+from gtsa_kit.evaluation.eval_images import evenly_spaced_indices
+from gtsa_kit.evaluation.support.plots import image_grid, save_figure, show_image
 
 
-def neighbors_picture(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
-    """Draw a row for each of `queries` images: itself, then its `top` nearest by cosine of (N, D) embeddings."""
-    chosen = spread_index(len(paths), queries)
-    order, cosines = nearest(vectors, chosen, top)
-    figure = grid(1 + order.shape[1], len(chosen), height=2.0)
-    cells = iter(figure.axes)
-    for row, query in enumerate(chosen):
-        show(next(cells), open_image(paths[query]), "query")
-        for index, cosine in zip(order[row], cosines[row], strict=True):
-            show(next(cells), open_image(paths[index]), f"{cosine:.3f}")
-    save(figure, out)
+def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
+    """Draw a row for each of some query images: the query, then its nearest neighbors.
+
+    Args:
+        vectors: (N, D) embeddings.
+        paths: N images.
+        out: Path of the PNG.
+        queries: Number of query images, evenly spaced over the list.
+        top: Number of neighbors of each.
+    """
+    query_indices = evenly_spaced_indices(len(paths), queries)
+    neighbors, cosines = nearest_neighbors(vectors, query_indices, top)
+    figure = image_grid(1 + neighbors.shape[1], len(query_indices), height=2.0)
+    axes = iter(figure.axes)
+    for row, query in enumerate(query_indices):
+        show_image(next(axes), open_image(paths[query]), "query")
+        for index, cosine in zip(neighbors[row], cosines[row], strict=True):
+            show_image(next(axes), open_image(paths[index]), f"{cosine:.3f}")
+    save_figure(figure, out)
 
 
-def nearest(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and cosines, (Q, top) each, best first, of the nearest other rows of (N, D) centered vectors.
+def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest other rows of vectors by cosine.
 
-    Centering takes away what all images share, which would otherwise make every cosine nearly 1.
+    Vectors are centered first: the component that all images share would make every cosine nearly 1.
+
+    Args:
+        vectors: (N, D) embeddings.
+        queries: (Q,) indices of the query rows.
+        top: Number of neighbors.
+
+    Returns:
+        Indices and cosines, (Q, top) each, in descending order of the cosine.
     """
     centered = vectors - vectors.mean(axis=0)
     unit = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)

@@ -7,23 +7,22 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.evaluation.eval_images import EvalImages, fit_size, to_image
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.scenes import Scenes, to_image
-from gtsa_kit.evaluation.support.figures import grid, save, show
+from gtsa_kit.evaluation.support.plots import image_grid, save_figure, show_image
 from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.models.encoder import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"explained": "variance in three components %"}
 
 
-class Components(NamedTuple):
-    """The first three."""
+class PrincipalComponents(NamedTuple):
+    """The first three principal components of feature maps."""
 
     colors: list[np.ndarray]
-    """(h, w, 3) in 0..1 of each map."""
+    """(h, w, 3) components of each map as RGB, 0 to 1."""
     explained: float
-    """Share of the variance that they hold."""
+    """Fraction of the variance in these components, 0 to 1."""
 
 
 def pca(
@@ -31,42 +30,45 @@ def pca(
     paths: Sequence[Path],
     out: Path,
     long_side: int = 448,
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
     """Draw images above their feature maps, a row for each model.
 
-    One basis serves all images of a model, so that like colors mean like features across them; between models
-    colors mean nothing.
+    All images of a model share one basis, so equal colors mean equal features across its images. Colors of different
+    models cannot be compared.
 
     Args:
-        models: To compare.
-        paths: Images, one a column; broken ones are left out.
-        out: PNG.
-        long_side: Pixels; images keep their aspect, to the nearest multiple of the patch.
-        tell: Told of the progress.
+        models: Models to compare.
+        paths: Images, one for each column; unreadable ones are skipped.
+        out: Path of the PNG.
+        long_side: Longer side of the input, in pixels; images keep their aspect, to the nearest multiple of the patch.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: No image that can be read.
+        ValueError: No image can be read.
     """
-    scenes, images = Scenes(paths, 0, tell), []
+    eval_images, images = EvalImages(paths, 0, on_progress), []
     maps: list[list[np.ndarray]] = [[] for _ in models]
-    for scene in scenes:
-        images.append(to_image(scene.pixels))
-        for model, own in zip(models, maps, strict=True):
+    for item in eval_images:
+        images.append(to_image(item.pixels))
+        for model, model_maps in zip(models, maps, strict=True):
             size = model.runner.nearest_size(*fit_size(*images[-1].size, long_side))
-            own.append(model.runner(model.runner.prepare(images[-1], size)[None]).feature_map[0])
-    found = [components(own) for own in maps]
-    _draw(images, [model.name for model in models], found, out)
+            model_maps.append(model.runner(model.runner.prepare(images[-1], size)[None]).feature_map[0])
+    components = [principal_components(model_maps) for model_maps in maps]
+    _draw(images, [model.name for model in models], components, out)
     rows = [
-        {"model": model.name, "seed": 0, "explained": 100 * components_.explained}
-        for model, components_ in zip(models, found, strict=True)
+        {"model": model.name, "seed": 0, "explained": 100 * own.explained}
+        for model, own in zip(models, components, strict=True)
     ]
     title = f"principal components of the tokens of {len(images)} images"
-    return Report("pca", title, MEASURES, rows, {"long_side": long_side} | scenes.settings())
+    return Report("pca", title, MEASURES, rows, {"long_side": long_side} | eval_images.report_settings())
 
 
-def components(maps: list[np.ndarray]) -> Components:
-    """Of (D, h, w) maps together; each component is shown from its 2% to its 98% quantile."""
+def principal_components(maps: list[np.ndarray]) -> PrincipalComponents:
+    """Compute the first three principal components of all tokens of (D, h, w) maps.
+
+    Each component is scaled to 0 to 1 between its 2% and its 98% quantile.
+    """
     tokens = np.concatenate([m.reshape(m.shape[0], -1).T for m in maps]).astype(np.float64)
     centered = tokens - tokens.mean(axis=0)
     variances, basis = np.linalg.eigh(centered.T @ centered)
@@ -75,22 +77,16 @@ def components(maps: list[np.ndarray]) -> Components:
     scaled = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1)
     parts = np.split(scaled, np.cumsum([m.shape[1] * m.shape[2] for m in maps])[:-1])
     colors = [part.reshape(m.shape[1], m.shape[2], 3) for part, m in zip(parts, maps, strict=True)]
-    return Components(colors, float(variances[-3:].sum() / max(variances.sum(), 1e-300)))
+    return PrincipalComponents(colors, float(variances[-3:].sum() / max(variances.sum(), 1e-300)))
 
 
-def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """(height, width) in multiples of the patch, the longer about `long_side`."""
-    scale = long_side / max(width, height)
-    return nearest_side(height * scale), nearest_side(width * scale)
-
-
-def _draw(images: list[Image.Image], names: list[str], found: list[Components], out: Path) -> None:
-    figure = grid(len(images), 1 + len(names))
+def _draw(images: list[Image.Image], names: list[str], components: list[PrincipalComponents], out: Path) -> None:
+    figure = image_grid(len(images), 1 + len(names))
     rows = [images]
-    for own in found:
+    for own in components:
         rows.append([Image.fromarray((color * 255).round().astype(np.uint8)) for color in own.colors])
     for axis, image in zip(figure.axes, [image for row in rows for image in row], strict=True):
-        show(axis, image)
+        show_image(axis, image)
     for axis, name in zip(figure.axes[len(images) :: len(images)], names, strict=True):
         axis.set_title(name, fontsize=8, loc="left")
-    save(figure, out)
+    save_figure(figure, out)

@@ -1,7 +1,7 @@
-"""How plainly an embedding tells the turn of an image, and whether features have collapsed."""
+"""Rotation accuracy of a linear probe, and collapse metrics of the features."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,124 +10,130 @@ import torch
 
 from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.intervals import wilson
-from gtsa_kit.evaluation.support.lazy_imports import sklearn
+from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.statistics import wilson_interval
 from gtsa_kit.methods.collapse_metrics import MAX_TOKENS, effective_rank, feature_std
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {
-    "accuracy": "turns right %",
+    "accuracy": "rotation accuracy %",
     "accuracy_low": "95% from",
     "accuracy_high": "to",
     "embedding_rank": "rank, pooled",
     "token_rank": "rank, tokens",
     "token_std": "std, tokens",
 }
-_SPLIT = 8
-"""Sets the split's random numbers apart from those of views."""
+_SPLIT_STREAM = 8
+"""Stream number that separates the random numbers of the split from those of views."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How it is probed."""
+class RotationOptions:
+    """Options of the rotation probe."""
 
     held_out: float = 0.3
-    """Share of the images that the probe is judged on."""
-    strength: float = 0.1
-    """scikit-learn's C, on standardized embeddings."""
+    """Fraction of the images that the accuracy is measured on."""
+    c: float = 0.1
+    """Inverse regularization strength (scikit-learn's C), on standardized embeddings."""
     size: int | None = None
-    """Side of the views; None: the models' own."""
+    """Side of the views, in pixels; None means the models' own size."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be."""
-        if not 0 < self.held_out < 1 or self.strength <= 0:
-            raise ValueError(f"the share held out is between 0 and 1 and the strength above 0, got {self}")
+        """Raise `ValueError` for values out of range."""
+        if not 0 < self.held_out < 1 or self.c <= 0:
+            raise ValueError(f"held_out must be between 0 and 1 and c above 0, got {self}")
 
 
 @dataclass
-class _Seen:
-    """What a model made of all images."""
+class _ImageFeatures:
+    """Features of all images from one model."""
 
-    turned: list[np.ndarray]
-    """(4, D) embeddings of each image's turns."""
-    tokens: list[np.ndarray]
-    """(n, D) of some of its tokens, upright."""
+    embeddings: list[np.ndarray] = field(default_factory=list)
+    """(4, D) embeddings of each image, by rotation."""
+    tokens: list[np.ndarray] = field(default_factory=list)
+    """(n, D) tokens of each upright image, subsampled."""
 
 
 def rotation(
     models: Sequence[Model],
     paths: Sequence[Path],
-    settings: Settings = Settings(),  # frozen
+    options: RotationOptions = RotationOptions(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Accuracy of a linear probe (logistic regression) that names the quarter turn of whole images; chance is 25%.
+    """Measure the accuracy of a linear probe (logistic regression) that predicts the rotation of whole images.
 
-    Of each image all four turns are on one side of the split. Wilson's interval counts the turned images as
-    independent. Beside it the signs of collapse that training logs, of upright images: effective rank of the
-    embeddings and of the tokens (between 1 and the width, and less than the number of images), spread of the
-    tokens on the unit sphere (0: all alike).
+    The rotations are 0, 90, 180 and 270 degrees; chance is 25%. All four rotations of an image are on one side of the
+    split. Wilson's interval treats the rotated images as independent. The report adds the collapse metrics that
+    training logs, for upright images: the effective ranks of embeddings and of tokens (from 1 to the width, and below
+    the number of images), and the standard deviation of the normalized tokens (0 if all are equal).
 
     Args:
-        models: To compare; all see the same images and splits.
-        paths: Images, at least two that can be read; broken ones are left out.
-        settings: How it is probed.
-        seeds: Of the splits.
-        tell: Told of the progress.
+        models: Models to compare; all get the same images and splits.
+        paths: Images, at least two of them readable; unreadable ones are skipped.
+        options: Options of the probe.
+        seeds: Seeds of the splits.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: Fewer than two images, no scikit-learn, or the models share no size.
+        ValueError: Fewer than two images can be read, scikit-learn is missing, or the models share no size.
     """
-    sklearn()
-    size = common_size(models, settings.size)
-    scenes, each = Scenes(paths, 0, tell), -(-MAX_TOKENS // len(paths)) if paths else 1
-    seen = {model.name: _Seen([], []) for model in models}
-    for scene in scenes:
-        views = turned(scene, size)
+    import_sklearn()
+    size = common_size(models, options.size)
+    images, tokens_each = EvalImages(paths, 0, on_progress), -(-MAX_TOKENS // len(paths)) if paths else 1
+    features = {model.name: _ImageFeatures() for model in models}
+    for image in images:
+        views = rotated_views(image, size)
         for model in models:
-            features = encode(model.runner, views)
-            tokens = features.feature_map[0].reshape(features.embedding.shape[1], -1).T
-            seen[model.name].turned.append(features.embedding)
-            seen[model.name].tokens.append(tokens[:: -(-len(tokens) // each)])
-    if scenes.count < 2:
-        raise ValueError("only one image can be read; a probe needs some to learn from and others to be judged on")
+            encoded = encode(model.runner, views)
+            tokens = encoded.feature_map[0].reshape(encoded.embedding.shape[1], -1).T
+            features[model.name].embeddings.append(encoded.embedding)
+            features[model.name].tokens.append(tokens[:: -(-len(tokens) // tokens_each)])
+    if images.count < 2:
+        raise ValueError("only one image can be read; the probe needs images to fit on and others to measure on")
     rows = [
-        {"model": name, "seed": seed} | probe(np.stack(found.turned), settings, seed) | _signals(found)
+        {"model": name, "seed": seed} | probe_rotation(np.stack(own.embeddings), options, seed) | _collapse_metrics(own)
         for seed in seeds
-        for name, found in seen.items()
+        for name, own in features.items()
     ]
-    about = asdict(settings) | {"size": size, "interval": "95%, Wilson, of one seed"} | scenes.settings()
-    return Report("rotation", f"the turn of {scenes.count} images, chance 25%", MEASURES, rows, about)
+    settings = asdict(options) | {"size": size, "interval": "95%, Wilson, of one seed"} | images.report_settings()
+    return Report("rotation", f"rotation of {images.count} images, chance 25%", MEASURES, rows, settings)
 
 
-def turned(scene: Scene, size: int) -> list[torch.Tensor]:
-    """The whole image at 0, 1, 2 and 3 quarter turns, (3, size, size) uint8."""
-    return [crop_and_rotate(scene.pixels, scene.whole, turn, size) for turn in range(4)]
+def rotated_views(image: EvalImage, size: int) -> list[torch.Tensor]:
+    """Return the whole image rotated by 0, 90, 180 and 270 degrees, (3, size, size) uint8 each."""
+    return [crop_and_rotate(image.pixels, image.full_box, k, size) for k in range(4)]
 
 
-def probe(vectors: np.ndarray, settings: Settings, seed: int) -> dict[str, Any]:
-    """Accuracy, in percent, on the images held out; (N, 4, D) embeddings of each image's turns."""
-    learn = sklearn()
-    count = len(vectors)
-    order = np.random.default_rng(derive_seed(seed, _SPLIT)).permutation(count)
-    held = order[: min(count - 1, max(1, round(settings.held_out * count)))]
-    train = np.delete(vectors, held, axis=0)
-    regression = learn.linear_model.LogisticRegression(C=settings.strength, max_iter=2000)
-    classifier = learn.pipeline.make_pipeline(learn.preprocessing.StandardScaler(), regression)
-    classifier.fit(train.reshape(-1, vectors.shape[2]), np.tile(np.arange(4), len(train)))
-    named = classifier.predict(vectors[held].reshape(-1, vectors.shape[2]))
-    right, asked = int((named == np.tile(np.arange(4), len(held))).sum()), len(named)
-    low, high = wilson(right, asked)
-    accuracy = {"accuracy": 100 * right / asked, "accuracy_low": 100 * low, "accuracy_high": 100 * high}
+def probe_rotation(embeddings: np.ndarray, options: RotationOptions, seed: int) -> dict[str, Any]:
+    """Fit the rotation probe and measure its accuracy, in percent, on the held-out images.
+
+    Args:
+        embeddings: (N, 4, D) embeddings of each image, by rotation.
+        options: Options of the probe.
+        seed: Seed of the split.
+    """
+    sklearn = import_sklearn()
+    count = len(embeddings)
+    order = np.random.default_rng(derive_seed(seed, _SPLIT_STREAM)).permutation(count)
+    held = order[: min(count - 1, max(1, round(options.held_out * count)))]
+    train = np.delete(embeddings, held, axis=0)
+    regression = sklearn.linear_model.LogisticRegression(C=options.c, max_iter=2000)
+    classifier = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), regression)
+    classifier.fit(train.reshape(-1, embeddings.shape[2]), np.tile(np.arange(4), len(train)))
+    predicted = classifier.predict(embeddings[held].reshape(-1, embeddings.shape[2]))
+    correct, total = int((predicted == np.tile(np.arange(4), len(held))).sum()), len(predicted)
+    low, high = wilson_interval(correct, total)
+    accuracy = {"accuracy": 100 * correct / total, "accuracy_low": 100 * low, "accuracy_high": 100 * high}
     return accuracy | {"train": len(train), "held_out": len(held)}
 
 
-def _signals(found: _Seen) -> dict[str, float]:
-    upright = torch.from_numpy(np.stack(found.turned)[:, 0])
-    tokens = torch.from_numpy(np.concatenate(found.tokens))
+def _collapse_metrics(features: _ImageFeatures) -> dict[str, float]:
+    upright = torch.from_numpy(np.stack(features.embeddings)[:, 0])
+    tokens = torch.from_numpy(np.concatenate(features.tokens))
     return {
         "embedding_rank": effective_rank(upright),
         "token_rank": effective_rank(tokens),

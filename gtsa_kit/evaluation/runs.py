@@ -1,4 +1,4 @@
-"""Training several runs that are to be compared, one after the other; what is done is not done again."""
+"""Training of several runs that are compared, one after the other; finished runs are kept."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,45 +8,47 @@ from gtsa_kit.training.run import diff_configs, train
 from gtsa_kit.training.trainer import TrainerCallback
 
 
-class StoppedError(Exception):
-    """The watcher asked to stop; the same call goes on where it was."""
+class TrainingStoppedError(Exception):
+    """Raised when a callback stopped a training run; the same call to `train_all` continues it."""
 
 
-def train_all(runs: Mapping[str, RunConfig], folder: Path, watch: Callable[[str], TrainerCallback]) -> dict[str, Path]:
-    """Train each run into `folder / name`, going on with those that were begun and keeping those that have ended.
+def train_all(
+    configs: Mapping[str, RunConfig], folder: Path, make_callback: Callable[[str], TrainerCallback]
+) -> dict[str, Path]:
+    """Train each run in `folder / name`: resume unfinished runs and keep finished ones.
 
     Args:
-        runs: Settings by name; names are folders' names.
-        folder: Is made.
-        watch: Called with a run's name before it is trained.
+        configs: Settings by name; the names become folder names.
+        folder: Parent of the run folders; it is created if needed.
+        make_callback: Function of a run's name that returns the callback of its training.
 
     Returns:
         Run folders by name.
 
     Raises:
-        StoppedError: A watcher asked to stop.
+        TrainingStoppedError: A callback stopped the training.
         ValueError: A folder holds a run with other settings.
-        RunFailedError: As `gtsa_kit.training.run.train`.
+        RunFailedError: See `gtsa_kit.training.run.train`.
     """
-    paths = {name: folder / name for name in runs}
-    runs = {name: _as_begun(paths[name], config) for name, config in runs.items()}
-    for name, config in runs.items():
+    paths = {name: folder / name for name in configs}
+    configs = {name: _with_saved_precision(paths[name], config) for name, config in configs.items()}
+    for name, config in configs.items():
         run = paths[name]
         if (run / "encoder.safetensors").exists():
             continue
-        if not train(config, run, (run / "config.yaml").exists(), watch(name)):
-            raise StoppedError(name)
+        if not train(config, run, (run / "config.yaml").exists(), make_callback(name)):
+            raise TrainingStoppedError(name)
     return paths
 
 
-def _as_begun(run: Path, config: RunConfig) -> RunConfig:
-    """The settings; in the precision that the run settled on where it was begun."""
+def _with_saved_precision(run: Path, config: RunConfig) -> RunConfig:
+    """Return the settings, with precision `auto` replaced by what an existing run has resolved it to."""
     if not (run / "config.yaml").exists():
         return config
     saved = load_config(file=run / "config.yaml")
     if changed := diff_configs(saved, config):
         raise ValueError(
-            f"{run} holds a run with other settings (its, now: {'; '.join(changed)}); "
+            f"{run} holds a run with other settings (saved, requested: {'; '.join(changed)}); "
             "choose another --out, or remove that folder"
         )
     if config.train.precision != "auto":

@@ -8,21 +8,14 @@ import numpy as np
 import torch
 
 from gtsa_kit.data.label_map import VOID
-from gtsa_kit.data.labeled import left_out_settings
+from gtsa_kit.data.labeled import skipped_settings
 from gtsa_kit.data.labeled_masks import SegmentationDataset
-from gtsa_kit.evaluation.dense_probes import (
-    LinearRecipe,
-    NeighborRecipe,
-    Scorer,
-    fit_linear,
-    fit_neighbors,
-    predict,
-)
-from gtsa_kit.evaluation.dense_tokens import Framing, Tokens, compute_tokens
+from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions, Scorer, fit_knn, fit_linear, predict
+from gtsa_kit.evaluation.dense_tokens import InputOptions, PatchTokens, compute_patch_tokens
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.support.intervals import bootstrap
-from gtsa_kit.evaluation.support.lazy_imports import torchmetrics
+from gtsa_kit.evaluation.support.lazy_imports import import_torchmetrics
 from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.statistics import bootstrap_interval
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 PROBES = ("linear", "knn")
@@ -31,123 +24,141 @@ MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc":
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Everything but models, images and progress."""
+    """Options of the segmentation evaluation."""
 
-    framing: Framing = field(default_factory=Framing)
+    input: InputOptions = field(default_factory=InputOptions)
+    """Input size and tiling."""
     probes: tuple[str, ...] = PROBES
+    """Names of the probes."""
     seeds: int = 3
-    """Of the split, where it is drawn; of the linear layer's start and order; of the patches that are kept."""
+    """Number of seeds, for the split (where the dataset has none), the linear layer and the subsampling of patches."""
     val_share: float = 0.2
-    """Where the split is drawn."""
-    linear: LinearRecipe = field(default_factory=LinearRecipe)
-    neighbors: NeighborRecipe = field(default_factory=NeighborRecipe)
+    """Fraction of the images for validation, where the dataset has no split."""
+    linear: LinearProbeOptions = field(default_factory=LinearProbeOptions)
+    """Options of the linear probe."""
+    knn: KNNProbeOptions = field(default_factory=KNNProbeOptions)
+    """Options of the k-NN probe."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be."""
+        """Raise `ValueError` for values out of range."""
         if not self.probes or not set(self.probes) <= set(PROBES):
             raise ValueError(f"probes are {' and '.join(PROBES)}, got {', '.join(self.probes) or 'none'}")
         if self.seeds < 1 or not 0 < self.val_share < 1:
-            raise ValueError(f"seeds are at least 1 and the share is between 0 and 1, got {self}")
+            raise ValueError(f"seeds must be at least 1 and val_share between 0 and 1, got {self}")
 
 
 def segment(
     models: Sequence[Model],
     data: SegmentationDataset,
     options: SegmentOptions | None = None,
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Probe models on images with masks.
+    """Evaluate probes of frozen patch tokens on images with masks.
 
-    mIoU, aAcc and mAcc are mmsegmentation's: from the pixels of all validation images together; a class that is
-    neither there nor predicted does not count in mIoU, one that is not there does not count in mAcc. Void pixels count
-    nowhere. The interval of mIoU is a bootstrap over images: frames of one video are more alike than it assumes.
+    mIoU, aAcc and mAcc are defined as in mmsegmentation, over the pixels of all validation images together. A class
+    that is neither in the masks nor predicted does not count in mIoU; one that is not in the masks does not count in
+    mAcc. Void pixels are ignored. The interval of mIoU is a bootstrap over images, which it takes as independent;
+    frames of one video are not.
 
     Args:
-        models: To compare.
+        models: Models to compare.
         data: Images and masks.
-        options: None is all defaults.
-        tell: Told of the progress.
+        options: Options; None means the defaults.
+        on_progress: Progress callback.
     """
-    torchmetrics()
+    import_torchmetrics()
     options = options or SegmentOptions()
     rows: list[dict[str, Any]] = []
     for model in models:
-        with compute_tokens(model.runner, data, options.framing, tell, f"tokens of {model.name}") as tokens:
-            sizes = sorted({place.size for own in tokens.photos for place in own})
+        with compute_patch_tokens(model.runner, data, options.input, on_progress, f"tokens of {model.name}") as tokens:
+            sizes = sorted({span.input_size for own in tokens.spans for span in own})
             for seed in range(options.seeds):
                 for probe in options.probes:
-                    named = {"model": f"{model.name}, {probe}", "encoder": model.name, "probe": probe, "seed": seed}
-                    found = _probe(tokens, data, probe, seed, options, tell, f"{probe} probe of {model.name}")
-                    rows.append(named | found | {"inputs": [list(size) for size in sizes[:10]]})
-    split = {"split": "given"} if data.given else {"split": "drawn"}
+                    row = {"model": f"{model.name}, {probe}", "encoder": model.name, "probe": probe, "seed": seed}
+                    task = f"{probe} probe of {model.name}, seed {seed}"
+                    row |= _probe(tokens, data, probe, seed, options, on_progress, task)
+                    rows.append(row | {"inputs": [list(size) for size in sizes[:10]]})
+    split = {"split": "given"} if data.has_split else {"split": "random"}
     settings = asdict(options) | split | {"images": len(data.pairs), "classes": list(data.classes)}
-    settings |= {"interval": "bootstrap, 95%, over one run's validation images"} | left_out_settings(data.skipped)
+    settings |= {"interval": "bootstrap, 95%, over one run's validation images"} | skipped_settings(data.skipped)
     title = f"segmentation, {len(data.classes)} classes, {len(data.pairs)} images"
     return Report("segment", title, MEASURES, rows, settings)
 
 
-def counts_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(3, classes) int64 of (H, W) maps: pixels that agree, that are of a class, that are predicted as one; no void."""
+def pixel_counts(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Count the correct, the labeled and the predicted pixels of each class, without void pixels.
+
+    Args:
+        predicted: (H, W) int64 classes.
+        labels: (H, W) uint8 classes, or `VOID`.
+        classes: Number of classes.
+
+    Returns:
+        (3, classes) int64.
+    """
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     target = torch.from_numpy(labels.astype(np.int64))
-    table = multiclass_confusion_matrix(
+    confusion = multiclass_confusion_matrix(
         torch.from_numpy(predicted), target, classes, ignore_index=VOID, validate_args=False
     ).numpy()
-    return np.stack([np.diag(table), table.sum(1), table.sum(0)])
+    return np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)])
 
 
-def measures_of(counts: np.ndarray) -> dict[str, Any]:
-    """Measures in percent, and the IoU of each class (None if it is neither there nor predicted), of summed counts."""
-    agree, there, _ = counts.astype(np.float64)
+def segmentation_metrics(counts: np.ndarray) -> dict[str, Any]:
+    """Return mIoU, aAcc, mAcc and the IoU of each class, in percent, from summed (3, classes) pixel counts.
+
+    The IoU of a class that is neither in the masks nor predicted is None.
+    """
+    correct, labeled, _ = counts.astype(np.float64)
     iou = _iou(counts)
-    recall = np.divide(agree, there, out=np.full_like(agree, np.nan), where=there > 0)
+    recall = np.divide(correct, labeled, out=np.full_like(correct, np.nan), where=labeled > 0)
     return {
         "miou": 100 * float(np.nanmean(iou)),
-        "aacc": 100 * float(agree.sum() / there.sum()),
+        "aacc": 100 * float(correct.sum() / labeled.sum()),
         "macc": 100 * float(np.nanmean(recall)),
         "iou": [None if np.isnan(value) else 100 * float(value) for value in iou],
     }
 
 
 def _probe(
-    tokens: Tokens,
+    tokens: PatchTokens,
     data: SegmentationDataset,
     probe: str,
     seed: int,
     options: SegmentOptions,
-    tell: ProgressCallback,
-    what: str,
+    on_progress: ProgressCallback,
+    task: str,
 ) -> dict[str, Any]:
-    """Train on one side of the split, and measure on the other."""
+    """Fit a probe on the training images and return its metrics on the validation images."""
     val = data.validation(options.val_share, seed)
-    train = tokens.places(~val)
-    if not any(tokens.shares[place.cells].any() for place in train):
+    train = tokens.spans_of(~val)
+    if not any(tokens.class_shares[span.rows].any() for span in train):
         raise ValueError("every pixel of the training masks is void; check --ignore and --colors")
     score: Scorer
     if probe == "linear":
         score = fit_linear(tokens, train, seed, options.linear)
     else:
-        score = fit_neighbors(tokens, train, seed, options.neighbors)
-    chosen = np.flatnonzero(val).tolist()
-    counts, pixels = np.zeros((len(chosen), 3, len(data.classes)), np.int64), 0
-    for done, photo in enumerate(chosen):
-        pair = data.pairs[photo]
+        score = fit_knn(tokens, train, seed, options.knn)
+    val_indices = np.flatnonzero(val).tolist()
+    counts, pixels = np.zeros((len(val_indices), 3, len(data.classes)), np.int64), 0
+    for done, index in enumerate(val_indices):
+        pair = data.pairs[index]
         pixels += pair.height * pair.width
-        found = predict(tokens, tokens.photos[photo], (pair.height, pair.width), score)
-        counts[done] = counts_of(found, data.labels(pair), len(data.classes))
-        tell(f"{what}, seed {seed}", done + 1, len(chosen))
+        predicted = predict(tokens, tokens.spans[index], (pair.height, pair.width), score)
+        counts[done] = pixel_counts(predicted, data.labels(pair), len(data.classes))
+        on_progress(task, done + 1, len(val_indices))
     if not counts[:, 1].any():
         raise ValueError("every pixel of the validation masks is void; check --ignore and --colors")
-    measured = measures_of(counts.sum(0))
-    low, high = bootstrap(_miou, counts)
-    return measured | {
-        "iou": dict(zip(data.classes, measured["iou"], strict=True)),
+    metrics = segmentation_metrics(counts.sum(0))
+    low, high = bootstrap_interval(_miou, counts)
+    return metrics | {
+        "iou": dict(zip(data.classes, metrics["iou"], strict=True)),
         "miou_low": low,
         "miou_high": high,
         "train": int((~val).sum()),
-        "val": len(chosen),
-        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # a table of colors may have missed some
+        "val": len(val_indices),
+        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # shows pixels that a table of colors misses
     }
 
 
@@ -157,8 +168,8 @@ def _miou(counts: np.ndarray) -> float:
 
 
 def _iou(counts: np.ndarray) -> np.ndarray:
-    """(classes,), NaN of a class that is neither there nor predicted."""
-    agree, there, predicted = counts.astype(np.float64)
-    union = there + predicted - agree
-    iou: np.ndarray = np.divide(agree, union, out=np.full_like(agree, np.nan), where=union > 0)
+    """Return the (classes,) IoU, NaN for a class that is neither in the masks nor predicted."""
+    correct, labeled, predicted = counts.astype(np.float64)
+    union = labeled + predicted - correct
+    iou: np.ndarray = np.divide(correct, union, out=np.full_like(correct, np.nan), where=union > 0)
     return iou

@@ -1,4 +1,4 @@
-"""How far features move when an image is recolored, turned or cropped: the paper's figure 2."""
+"""Sensitivity of features to color changes, rotations and crops: figure 2 of the paper."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,60 +11,63 @@ from torch import Generator, Tensor
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import augment_color, crop_and_rotate, sample_box
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.scenes import Scene, Scenes, common_size, encode
-from gtsa_kit.evaluation.support.estimates import mean_with_ci
 from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 ONLY_COLOR = ViewsConfig(jitter_p=1.0, grayscale_p=0.0, blur_p=0.0, noise_std=0.0)
 ONLY_BLUR = ViewsConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, noise_std=0.0)
 
 
-def _recolored(scene: Scene, size: int, generator: Generator) -> Tensor:
-    return augment_color(crop_and_rotate(scene.pixels, scene.whole, 0, size), ONLY_COLOR, generator)
+def _color(image: EvalImage, size: int, generator: Generator) -> Tensor:
+    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_COLOR, generator)
 
 
-def _blurred(scene: Scene, size: int, generator: Generator) -> Tensor:
-    return augment_color(crop_and_rotate(scene.pixels, scene.whole, 0, size), ONLY_BLUR, generator)
+def _blur(image: EvalImage, size: int, generator: Generator) -> Tensor:
+    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_BLUR, generator)
 
 
-def _turned(scene: Scene, size: int, generator: Generator) -> Tensor:
-    turn = int(torch.randint(4, (), generator=generator))
-    return crop_and_rotate(scene.pixels, scene.whole, turn, size)
+def _rotation(image: EvalImage, size: int, generator: Generator) -> Tensor:
+    k = int(torch.randint(4, (), generator=generator))
+    return crop_and_rotate(image.pixels, image.full_box, k, size)
 
 
-def _cropped(scene: Scene, size: int, generator: Generator) -> Tensor:
+def _crop(image: EvalImage, size: int, generator: Generator) -> Tensor:
     config = ViewsConfig()
-    box = sample_box(scene.pixels.shape[1], scene.pixels.shape[2], config.global_area, config.aspect, generator)
-    return crop_and_rotate(scene.pixels, box.tolist(), 0, size)
+    box = sample_box(image.pixels.shape[1], image.pixels.shape[2], config.global_area, config.aspect, generator)
+    return crop_and_rotate(image.pixels, box.tolist(), 0, size)
 
 
-TRANSFORMATIONS: Mapping[str, Callable[[Scene, int, Generator], Tensor]] = {
-    "color": _recolored,
-    "turn": _turned,
-    "crop": _cropped,
-    "blur": _blurred,
+TRANSFORMATIONS: Mapping[str, Callable[[EvalImage, int, Generator], Tensor]] = {
+    "color": _color,
+    "rotation": _rotation,
+    "crop": _crop,
+    "blur": _blur,
 }
-"""Each as in the method's global views: jitter in full strength, a uniform quarter turn, 30 to 100% of the area."""
+"""Random transformations by name, with the strengths of the method's global views: color jitter, rotation by a uniform
+multiple of 90 degrees, crops of 30 to 100% of the area, blur."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is drawn."""
+class SensitivityOptions:
+    """Options of the sensitivity evaluation."""
 
-    transformations: tuple[str, ...] = ("color", "turn", "crop")
-    """One at a time, of `TRANSFORMATIONS`."""
+    transformations: tuple[str, ...] = ("color", "rotation", "crop")
+    """Names of the `TRANSFORMATIONS` to measure, each on its own."""
     views: int = 10
-    """Of each image under each of them."""
+    """Number of views of each image under each transformation."""
     size: int | None = None
-    """Side of the views; None: the models' own."""
+    """Side of the views, in pixels; None means the models' own size."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be measured."""
+        """Raise `ValueError` for an unknown transformation or too few views."""
         unknown = [name for name in self.transformations if name not in TRANSFORMATIONS]
         if unknown or not self.transformations:
-            raise ValueError(f"unknown transformation {''.join(unknown[:1])!r}; choose of {', '.join(TRANSFORMATIONS)}")
+            raise ValueError(
+                f"unknown transformation {''.join(unknown[:1])!r}; choose from {', '.join(TRANSFORMATIONS)}"
+            )
         if self.views < 2:
             raise ValueError(f"a variance needs at least 2 views, got {self.views}")
 
@@ -72,67 +75,71 @@ class Settings:
 def sensitivity(
     models: Sequence[Model],
     paths: Sequence[Path],
-    settings: Settings = Settings(),  # frozen
+    options: SensitivityOptions = SensitivityOptions(),  # frozen
     seeds: Sequence[int] = (0,),
-    tell: ProgressCallback = no_progress,
+    on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Variance of the pooled output over views by one transformation at a time, mean over images.
+    """Measure the variance of the embedding over views by one transformation, averaged over images.
 
-    It is given as a share of the model's variance over the untransformed images, so that neither the scale nor the
-    offset of a model's features counts: 0% does not move at all, 100% moves as far as from one image to another.
-    Variances are sums over dimensions, with n - 1. The intervals are over images, the denominator taken as given.
+    The variance is a percentage of the model's variance over the untransformed images, so the scale and the offset of
+    the features do not matter: 0% means invariant, 100% means as different as two images. Variances are summed over
+    dimensions, with n - 1 in the denominator. The intervals are over images, with the variance over images taken as
+    exact.
 
     Args:
-        models: To compare; all see the same views.
-        paths: Images, at least two that can be read; broken ones are left out.
-        settings: What is drawn.
-        seeds: Of the views.
-        tell: Told of the progress.
+        models: Models to compare; all get the same views.
+        paths: Images, at least two of them readable; unreadable ones are skipped.
+        options: Options of the views.
+        seeds: Seeds of the views.
+        on_progress: Progress callback.
 
     Raises:
-        ValueError: Fewer than two images, or the models share no size.
+        ValueError: Fewer than two images can be read, or the models share no size.
     """
-    size = common_size(models, settings.size)
+    size = common_size(models, options.size)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        scenes = Scenes(paths, seed, tell)
-        moved: dict[str, list[list[float]]] = {model.name: [] for model in models}
-        plain: dict[str, list[np.ndarray]] = {model.name: [] for model in models}
-        for scene in scenes:
-            views = draw(scene, settings, size)
+        images = EvalImages(paths, seed, on_progress)
+        variances: dict[str, list[list[float]]] = {model.name: [] for model in models}
+        untransformed: dict[str, list[np.ndarray]] = {model.name: [] for model in models}
+        for image in images:
+            views = [crop_and_rotate(image.pixels, image.full_box, 0, size), *sample_views(image, options, size)]
             for model in models:
-                vectors = encode(model.runner, [crop_and_rotate(scene.pixels, scene.whole, 0, size), *views]).embedding
-                plain[model.name].append(vectors[0])
-                sets = vectors[1:].reshape(-1, settings.views, vectors.shape[1])
-                moved[model.name].append(sets.var(axis=1, ddof=1).sum(axis=1).tolist())
-        if scenes.count < 2:
+                vectors = encode(model.runner, views).embedding
+                untransformed[model.name].append(vectors[0])
+                sets = vectors[1:].reshape(-1, options.views, vectors.shape[1])
+                variances[model.name].append(sets.var(axis=1, ddof=1).sum(axis=1).tolist())
+        if images.count < 2:
             raise ValueError("only one image can be read; a variance over images needs at least two")
         for model in models:
-            rows.append({"model": model.name, "seed": seed} | _row(plain[model.name], moved[model.name], settings))
-    measures = {name: f"{name} %" for name in settings.transformations}
-    about = asdict(settings) | {"size": size, "interval": "95%, normal, over images"} | scenes.settings()
-    title = f"variance over {settings.views} views, of that over {scenes.count} images"
-    return Report("sensitivity", title, measures, rows, about)
+            columns = _columns(untransformed[model.name], variances[model.name], options)
+            rows.append({"model": model.name, "seed": seed} | columns)
+    measures = {name: f"{name} %" for name in options.transformations}
+    settings = asdict(options) | {"size": size, "interval": "95%, normal, over images"} | images.report_settings()
+    title = f"variance over {options.views} views, of that over {images.count} images"
+    return Report("sensitivity", title, measures, rows, settings)
 
 
-def draw(scene: Scene, settings: Settings, size: int) -> list[Tensor]:
-    """Views (3, size, size) uint8, `settings.views` of each transformation in turn."""
+def sample_views(image: EvalImage, options: SensitivityOptions, size: int) -> list[Tensor]:
+    """Sample (3, size, size) uint8 views, `options.views` of each transformation in turn."""
     return [
-        TRANSFORMATIONS[name](scene, size, scene.generator)
-        for name in settings.transformations
-        for _ in range(settings.views)
+        TRANSFORMATIONS[name](image, size, image.generator)
+        for name in options.transformations
+        for _ in range(options.views)
     ]
 
 
-def _row(plain: list[np.ndarray], moved: list[list[float]], settings: Settings) -> dict[str, Any]:
-    vectors, variances = np.stack(plain), np.array(moved)  # (N, D), (N, transformations)
+def _columns(
+    untransformed: list[np.ndarray], variances: list[list[float]], options: SensitivityOptions
+) -> dict[str, Any]:
+    """Return the columns of a report row from the (D,) vectors and the variances by transformation of each image."""
+    vectors, within = np.stack(untransformed), np.array(variances)  # (N, D), (N, transformations)
     between = float(vectors.var(axis=0, ddof=1).sum())
-    # Where all images give the same but for rounding there is nothing to compare with.
-    shares = (
-        100 * variances / between if between > 1e-12 * float((vectors**2).sum(axis=1).mean()) else variances * np.nan
-    )
+    # If all images have the same embedding up to rounding, there is no variance to divide by.
+    comparable = between > 1e-12 * float((vectors**2).sum(axis=1).mean())
+    percentages = 100 * within / between if comparable else within * np.nan
     row: dict[str, Any] = {"variance_images": between}
-    for place, name in enumerate(settings.transformations):
-        row |= mean_with_ci(name, shares[:, place])
-        row[f"{name}_variance"] = float(variances[:, place].mean())
+    for index, name in enumerate(options.transformations):
+        row |= mean_with_ci(name, percentages[:, index])
+        row[f"{name}_variance"] = float(within[:, index].mean())
     return row

@@ -1,77 +1,176 @@
+"""The commands `gtsa eval`: reports, figures, tables and errors."""
+
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fake_models import odd_ones
+import yaml
+from helpers.commands import sets
+from helpers.evaluation_data import write_blocks, write_color_classes
+from helpers.fake_models import write_edge_cases
 from PIL import Image
 
-from gtsa_kit.evaluation.support.bar_charts import grouped_bars
-from gtsa_kit.evaluation.support.estimates import mean_with_ci
-from gtsa_kit.evaluation.support.report import Report
+IMAGE_EVALUATIONS = ("pca", "attention", "matches", "sensitivity", "correspondence", "rotation")
+MATCHING = ("matches", "correspondence")
+"""Evaluations by nearest neighbors: on constant images their matches are ties that rounding decides."""
 
 
 @pytest.fixture
 def mixed(images: Path, tmp_path: Path) -> Path:
-    """A list of sound, odd and broken images."""
-    paths = [*sorted(images.iterdir())[:1], *odd_ones(tmp_path)]
+    """Write a list of ordinary, unusual and unreadable images."""
+    paths = [*sorted(images.iterdir())[:1], *write_edge_cases(tmp_path)]
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
     return tmp_path / "list.txt"
 
 
-@pytest.mark.parametrize("name", ["pca", "attention", "matches", "sensitivity", "correspondence", "rotation"])
-def test_every_evaluation_writes_a_picture_and_json_and_shows_them(
+@pytest.fixture(scope="session")
+def color_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_color_classes(tmp_path_factory.mktemp("classes"))
+
+
+def float_values(summary: list[dict[str, object]]) -> list[np.ndarray]:
+    """Return the float values of the first two models."""
+    return [np.array([value for value in line.values() if isinstance(value, float)]) for line in summary[:2]]
+
+
+@pytest.mark.parametrize("name", IMAGE_EVALUATIONS)
+def test_each_evaluation_writes_a_figure_and_json_and_prints_them(
     gtsa_here: Callable, mixed: Path, tiny_run: Path, tiny_onnx: Path, tmp_path: Path, name: str
 ) -> None:
+    out = tmp_path / "out"
+    count = ["--count", "8"] if name in ("pca", "attention") else []
     models = [tiny_run, tiny_onnx, "--random", "vit_test"]
-    common = [
-        *(["--count", "8"] if name in ("pca", "attention") else []),
-        "--images",
-        mixed,
-        "--out",
-        tmp_path / "looks",
-        "--size",
-        "64",
-    ]
-    done = gtsa_here("eval", name, *models, *common, "--json")
+    done = gtsa_here("eval", name, *models, *count, "--images", mixed, "--out", out, "--size", "64", "--json")
     assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert shown == json.loads((tmp_path / "looks" / f"{name}.json").read_text())
-    assert [line["model"] for line in shown["summary"]][:3] == [
+    report = json.loads(done.stdout)
+    assert report == json.loads((out / f"{name}.json").read_text())
+    assert [line["model"] for line in report["summary"]][:3] == [
         tiny_run.name,
         "/".join(tiny_onnx.parts[-2:]),
         "random vit_test",
     ]
-    assert shown["settings"]["images"] == 4
-    assert len(shown["settings"]["skipped"]) == 2
-    assert "2 files left out" in done.stderr
-    # The run and its float32 export are one model.
-    values = [line[key] for line in shown["summary"][:2] for key in line if isinstance(line[key], float)]
-    np.testing.assert_allclose(*np.split(np.array(values), 2), rtol=0.05)
-    assert np.asarray(Image.open(tmp_path / "looks" / f"{name}.png").convert("L")).std() > 10
+    assert report["settings"]["images"] == 4
+    assert len(report["settings"]["skipped"]) == 2
+    assert "2 files skipped" in done.stderr
+    if name not in MATCHING:
+        run, export = float_values(report["summary"])
+        np.testing.assert_allclose(run, export, rtol=0.05)
+    assert np.asarray(Image.open(out / f"{name}.png").convert("L")).std() > 10
 
 
-def test_the_table_for_people(gtsa_here: Callable, mixed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", MATCHING)
+def test_a_run_and_its_float32_export_match_the_same_patches(
+    gtsa_here: Callable, images: Path, tiny_run: Path, tiny_onnx: Path, tmp_path: Path, name: str
+) -> None:
+    """On these images the smallest gap between two candidates is 80 times the difference of the models' cosines."""
+    done = gtsa_here("eval", name, tiny_run, tiny_onnx, "--images", images, "--out", tmp_path, "--size", 64, "--json")
+    assert done.returncode == 0, done.stderr
+    run, export = float_values(json.loads(done.stdout)["summary"])
+    assert len(run) >= 3
+    np.testing.assert_allclose(run, export, rtol=1e-4)
+
+
+def test_the_table(gtsa_here: Callable, mixed: Path, tmp_path: Path) -> None:
     done = gtsa_here(
         *("eval", "sensitivity", "--random", "vit_test", "--images", mixed, "--out", tmp_path, "--size", "32"),
-        *("--views", "2", "--transform", "turn", "--transform", "blur", "--seeds", "2"),
+        *("--views", "2", "--transform", "rotation", "--transform", "blur", "--seeds", "2"),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    for word in ("random vit_test", "turn %", "blur %", "±", "sensitivity.json"):
+    for word in ("random vit_test", "rotation %", "blur %", "±", "sensitivity.json"):
         assert word in done.stderr
 
 
-def test_pairs_of_files(gtsa_here: Callable, images: Path, tmp_path: Path) -> None:
+def test_matches_of_pairs_of_files(gtsa_here: Callable, images: Path, tmp_path: Path) -> None:
     a, b = sorted(images.iterdir())[:2]
     (tmp_path / "pairs.txt").write_text(f"{a}\t{b}\n{b}\t{a}\n")
     done = gtsa_here(
-        *("eval", "matches", "--random", "vit_test", "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "looks"),
-        *("--size", "64"),
+        *("eval", "matches", "--random", "vit_test", "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "out"),
+        *("--size", "64", "--figure-rows", "1"),
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "looks" / "matches.png").exists()
+    assert (tmp_path / "out" / "matches.png").exists()
+
+
+def test_knn(color_classes: Path, tiny_run: Path, gtsa_here: Callable, tmp_path: Path) -> None:
+    arguments = ("--images", color_classes, "--out", tmp_path / "out", "--size", 32, "--device", "cpu", "--seeds", 2)
+    done = gtsa_here("eval", "knn", tiny_run, "--random", "vit_test", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "out" / "knn.json").read_text())
+    assert [line["model"] for line in report["summary"]][1] == "random vit_test"
+    assert report["settings"]["seeds"] == 2
+    assert (tmp_path / "out" / "knn.png").stat().st_size > 1000
+
+
+def test_linear(color_classes: Path, gtsa_here: Callable, tmp_path: Path) -> None:
+    arguments = ("--images", color_classes, "--out", tmp_path, "--size", 32, "--device", "cpu", "--seeds", 1)
+    done = gtsa_here("eval", "linear", "--random", "vit_test", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "top-1 %" in done.stderr
+    assert "wrote" in done.stderr
+    assert not done.stdout
+    assert gtsa_here("eval", "linear", *arguments).returncode == 2
+
+
+def test_segment(gtsa_here: Callable, tmp_path: Path) -> None:
+    blocks = write_blocks(tmp_path / "blocks")
+    arguments = ("--images", blocks, "--out", tmp_path, "--tiles", 32, "--device", "cpu", "--seeds", 1, "--ignore", 0)
+    done = gtsa_here("eval", "segment", "--random", "vit_test", *arguments, "--epochs", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "segment.json").read_text())
+    assert report["settings"]["classes"] == ["1", "2"]
+    assert [line["model"] for line in report["summary"]] == ["random vit_test, linear", "random vit_test, knn"]
+    assert (tmp_path / "segment.png").stat().st_size > 1000
+    wrong = gtsa_here("eval", "segment", "--random", "vit_test", *arguments, "--probe", "forest")
+    assert wrong.returncode == 2
+    assert "probes are linear and knn" in wrong.stderr
+
+
+def test_ablation_gives_one_table(gtsa_here: Callable, images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("dark", "light"):
+        for index in range(8):
+            pixels = rng.integers(0, 100, (40, 40, 3), dtype=np.uint8) + (0 if kind == "dark" else 150)
+            (tmp_path / "classes" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "classes" / kind / f"{index}.png")
+    (tmp_path / "classes" / "dark" / "empty.png").write_bytes(b"")
+    out = tmp_path / "out"
+    command = ("eval", "ablation", images, "--labeled", tmp_path / "classes", "--preset", "quick", "--out", out)
+    command += ("--seeds", 2, "--size", 32, "--json", *sets({**tiny, "train.steps": 2}))
+    done = gtsa_here(*command)
+    assert done.returncode == 0, done.stderr
+    assert "1 files skipped" in done.stderr
+    assert "dark/empty.png: empty file" in done.stderr
+    report = json.loads(done.stdout)
+    assert [line["model"] for line in report["summary"]] == ["l", "l + l_pc", "l + l_pc + l_rp", "random"]
+    assert all(0 <= row[key] <= 100 for row in report["rows"] for key in ("knn", "linear"))
+    assert report == json.loads((out / "ablation.json").read_text())
+    weights = {name: yaml.safe_load((out / name / "config.yaml").read_text())["loss"] for name in ("region", "whole")}
+    assert (weights["region"]["rotation_weight"], weights["whole"]["rotation_weight"]) == (0.0, 0.5)
+    assert Image.open(out / "ablation.png").size[0] > 300
+    again = gtsa_here(*command)
+    assert json.loads(again.stdout) == report
+
+
+def test_ablation_without_data_to_probe_on_trains_nothing(gtsa_here: Callable, images: Path, tmp_path: Path) -> None:
+    done = gtsa_here("eval", "ablation", images, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "--labeled" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_extra_is_reported(
+    color_classes: Path, gtsa_here: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    done = gtsa_here("eval", "linear", "--random", "vit_test", "--images", color_classes, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "hint: pip install 'gtsa-kit[eval]'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -81,9 +180,9 @@ def test_pairs_of_files(gtsa_here: Callable, images: Path, tmp_path: Path) -> No
         (("sensitivity", "--images", "/nowhere", "--out", "x"), "does not exist"),
         (
             ("sensitivity", "--random", "vit_test", "--images", "HERE", "--out", "x", "--transform", "shear"),
-            "color, turn",
+            "color, rotation",
         ),
-        (("correspondence", "--images", "HERE", "--out", "x"), "which model"),
+        (("correspondence", "--images", "HERE", "--out", "x"), "no model given"),
         (("rotation", "--random", "vit_huge", "--images", "HERE", "--out", "x"), "unknown architecture"),
         (("matches", "--random", "vit_test", "--out", "x"), "either --images or --pairs"),
         (("attention", "/nowhere", "--images", "HERE", "--out", "x"), "does not exist"),
@@ -102,30 +201,3 @@ def test_wrong_use(
     assert done.returncode == 2, done.stderr
     assert word in done.stderr
     assert not (tmp_path / "x").exists()
-
-
-def test_bars_are_as_high_as_the_means(tmp_path: Path) -> None:
-    """Blue, the first model's, against orange: three times as high."""
-    rows = [
-        {"model": "a", "seed": seed, "x": value, "x_low": None, "x_high": None}
-        for seed, value in ((0, 20.0), (1, 40.0))
-    ]
-    rows += [
-        {"model": "b", "seed": 0, "x": 10.0} | {"x_low": None, "x_high": None},
-        {"model": "(chance)", "seed": 0, "x": 30.0},
-    ]
-    grouped_bars(Report("r", "t", {"x": "x"}, rows, {}), {"x": "x"}, tmp_path / "bars.png", "y")
-    picture = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB")).astype(int)
-    blue, orange = (
-        (np.abs(picture - np.array(color)).max(axis=-1) < 10).sum(axis=0).max()
-        for color in ((31, 119, 180), (255, 127, 14))
-    )
-    assert blue / orange == pytest.approx(3, rel=0.05)
-
-
-def test_means_and_their_intervals() -> None:
-    row = mean_with_ci("x", [1.0, 3.0, float("nan")])
-    assert row["x"] == 2
-    assert row["x_high"] - row["x"] == pytest.approx(1.96 * np.sqrt(2) / np.sqrt(2), rel=1e-3)
-    assert mean_with_ci("x", [4.0]) == {"x": 4.0, "x_low": None, "x_high": None}
-    assert mean_with_ci("x", [float("nan")])["x"] is None

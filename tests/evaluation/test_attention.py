@@ -1,3 +1,5 @@
+"""Attention maps of the last block."""
+
 import copy
 import json
 from pathlib import Path
@@ -6,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.fake_models import noise, odd_ones
+from helpers.fake_models import write_edge_cases, write_noise
 from PIL import Image
 
-from gtsa_kit.evaluation.attention import attention, last_attention, look, spread
+from gtsa_kit.evaluation.attention import attention, attention_maps, last_attention, normalized_entropy
 from gtsa_kit.evaluation.models import open_encoders
 from gtsa_kit.export.formats.onnx import WEIGHTS_KEY
 from gtsa_kit.models.encoder import Encoder
@@ -20,10 +22,10 @@ def encoder(tiny_run: Path) -> Encoder:
     return open_encoders([tiny_run])[0][1]
 
 
-def test_against_an_explicit_softmax_in_float64(encoder: Encoder) -> None:
+def test_last_attention_against_an_explicit_softmax_in_float64(encoder: Encoder) -> None:
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 48, 32)).astype(np.float32))
     encoder = copy.deepcopy(encoder)
-    encoder.vit.blocks[-1].attn.qkv.weight.data *= 8  # random weights look everywhere alike
+    encoder.vit.blocks[-1].attn.qkv.weight.data *= 8  # the attention of random weights is nearly uniform
     entering = []
     block = encoder.vit.blocks[-1]
     handle = block.register_forward_pre_hook(lambda _module, inputs: entering.append(inputs[0]))
@@ -34,8 +36,8 @@ def test_against_an_explicit_softmax_in_float64(encoder: Encoder) -> None:
     weights = {name: value.double().numpy() for name, value in block.state_dict().items()}
     normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     normed = normed * weights["norm1.weight"] + weights["norm1.bias"]
-    found = last_attention(encoder, images).numpy()
-    assert found.shape == (2, 2, 7, 7)
+    result = last_attention(encoder, images).numpy()
+    assert result.shape == (2, 2, 7, 7)
     for image in range(2):
         for head in range(2):
             rows = {part: slice(64 * part + 32 * head, 64 * part + 32 * (head + 1)) for part in (0, 1)}
@@ -45,8 +47,8 @@ def test_against_an_explicit_softmax_in_float64(encoder: Encoder) -> None:
             for query in range(7):
                 scores = np.array([q[query] @ k[key] / np.sqrt(32) for key in range(7)])
                 expected = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-                np.testing.assert_allclose(found[image, head, query], expected, atol=1e-5)
-    assert np.ptp(found) > 0.1  # it does look somewhere
+                np.testing.assert_allclose(result[image, head, query], expected, atol=1e-5)
+    assert np.ptp(result) > 0.1  # not uniform
 
 
 def test_the_encoder_is_left_as_it_was(encoder: Encoder) -> None:
@@ -58,37 +60,37 @@ def test_the_encoder_is_left_as_it_was(encoder: Encoder) -> None:
     assert not encoder.vit.blocks[-1].attn.qkv._forward_hooks
 
 
-def test_class_and_pooled_looks_are_rows_of_the_attention(encoder: Encoder, tmp_path: Path) -> None:
-    image = Image.open(noise(tmp_path / "a.png", 0))
-    seen = look(encoder, image, (48, 64))
+def test_class_and_patch_maps_are_rows_of_the_attention(encoder: Encoder, tmp_path: Path) -> None:
+    image = Image.open(write_noise(tmp_path / "a.png", 0))
+    maps = attention_maps(encoder, image, (48, 64))
     weights = last_attention(encoder, torch.from_numpy(encoder.preprocessing(image, (48, 64)))[None])[0].numpy()
-    assert seen.heads.shape == (2, 3, 4)
-    assert seen.heads[1, 2, 1] == pytest.approx(weights[1, 0, 1 + 2 * 4 + 1], rel=1e-5)
+    assert maps.heads.shape == (2, 3, 4)
+    assert maps.heads[1, 2, 1] == pytest.approx(weights[1, 0, 1 + 2 * 4 + 1], rel=1e-5)
     slow = np.mean([weights[head, query, 1 + 2 * 4 + 1] for head in range(2) for query in range(1, 13)])
-    assert seen.pooled[2, 1] == pytest.approx(slow, rel=1e-5)
+    assert maps.patch_mean[2, 1] == pytest.approx(slow, rel=1e-5)
 
 
-def test_spread() -> None:
-    assert spread(np.full((4, 4), 0.3)) == pytest.approx(1)
+def test_normalized_entropy() -> None:
+    assert normalized_entropy(np.full((4, 4), 0.3)) == pytest.approx(1)
     one = np.zeros((4, 4))
     one[1, 2] = 5
-    assert spread(one) == pytest.approx(1 / 16)
+    assert normalized_entropy(one) == pytest.approx(1 / 16)
     one[3, 3] = 5
-    assert spread(one) == pytest.approx(2 / 16)
+    assert normalized_entropy(one) == pytest.approx(2 / 16)
 
 
-def test_picture_and_report_on_odd_images(tiny_run: Path, tmp_path: Path) -> None:
+def test_figure_and_report_of_edge_cases(tiny_run: Path, tmp_path: Path) -> None:
     encoders = open_encoders([tiny_run], ["vit_test"])
-    report = attention(encoders, odd_ones(tmp_path), tmp_path / "looks" / "attention.png", 64)
+    report = attention(encoders, write_edge_cases(tmp_path), tmp_path / "out" / "attention.png", 64)
     assert [row["model"] for row in report.rows] == [tiny_run.name, "random vit_test"]
     assert all(0 < row[key] <= 100 for row in report.rows for key in report.measures)
     assert report.settings["images"] == 3
     json.dumps(report.to_dict())
-    picture = np.asarray(Image.open(tmp_path / "looks" / "attention.png").convert("RGB"))
+    picture = np.asarray(Image.open(tmp_path / "out" / "attention.png").convert("RGB"))
     assert picture.std() > 10
 
 
-def test_what_holds_weights_can_be_looked_into_and_nothing_else(
+def test_only_sources_with_weights_can_be_opened(
     tiny_run: Path, tiny_onnx: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     images = torch.ones(1, 3, 32, 32)
@@ -97,12 +99,12 @@ def test_what_holds_weights_can_be_looked_into_and_nothing_else(
         torch.testing.assert_close(last_attention(again, images), last_attention(encoder, images))
     halves = onnx.load(tiny_onnx)
     halves.metadata_props.remove(next(entry for entry in halves.metadata_props if entry.key == WEIGHTS_KEY))
-    onnx.save(halves, tmp_path / "halves.onnx")  # as fp16 and int8 files are: without a way back to the weights
+    onnx.save(halves, tmp_path / "halves.onnx")  # like fp16 and int8 files, without the weights
     (tmp_path / "encoder.ts").write_bytes(b"")
     for artifact in ("encoder.ts", "halves.onnx"):
         with pytest.raises(ValueError, match=r"no float32 weights .* name the run folder or the \.safetensors"):
             open_encoders([tmp_path / artifact])
     with pytest.raises(ValueError, match="does not exist"):
         open_encoders([Path("/nowhere")])
-    with pytest.raises(ValueError, match="which model"):
+    with pytest.raises(ValueError, match="no model given"):
         open_encoders([])

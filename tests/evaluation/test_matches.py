@@ -1,71 +1,73 @@
+"""Patch matches against the loss and slow loops, and their figure."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.fake_models import colors, fake, noise, odd_ones, ramp
+from helpers.fake_models import color_tokens, fake_model, write_edge_cases, write_gradient, write_noise
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gtsa_kit.evaluation import match_lines
-from gtsa_kit.evaluation.matches import Pairs, Settings, best_matches, distances, matches, read_pairs
-from gtsa_kit.evaluation.scenes import encode
+from gtsa_kit.evaluation import match_plot
+from gtsa_kit.evaluation.eval_images import encode
+from gtsa_kit.evaluation.matches import MatchesOptions, ViewPairs, match_distances, match_patches, matches, read_pairs
 from gtsa_kit.methods.gtsa_losses import correspondence_loss
 
-SMALL = Settings(matched=0.2, size=96)
+SMALL = MatchesOptions(match_fraction=0.2, size=96)
 
 
-@pytest.mark.parametrize("matched", [0.01, 0.3, 1.0])
-def test_the_pairs_are_those_of_the_loss(matched: float) -> None:
+@pytest.mark.parametrize("match_fraction", [0.01, 0.3, 1.0])
+def test_matches_are_those_of_the_loss(match_fraction: float) -> None:
     maps = np.random.default_rng(0).standard_normal((2, 8, 5, 5))
-    found = best_matches(*maps, matched)
+    result = match_patches(*maps, match_fraction)
     pair = torch.from_numpy(maps)[None]
-    loss = correspondence_loss(pair, torch.empty(1, 0, 8, 5, 5, dtype=torch.float64), pair, matched)
-    assert found.cosine.mean() == pytest.approx(-float(loss))
+    loss = correspondence_loss(pair, torch.empty(1, 0, 8, 5, 5, dtype=torch.float64), pair, match_fraction)
+    assert result.cosine.mean() == pytest.approx(-float(loss))
 
 
-def test_each_pair_is_a_nearest_neighbor() -> None:
+def test_each_match_is_a_nearest_neighbor() -> None:
     a, b = np.random.default_rng(1).standard_normal((2, 8, 4, 4))
-    found = best_matches(a, b, 0.5)
+    result = match_patches(a, b, 0.5)
     first, second = a.reshape(8, -1), b.reshape(8, -1)
 
     def cosine(i: int, j: int) -> float:
         return first[:, i] @ second[:, j] / np.linalg.norm(first[:, i]) / np.linalg.norm(second[:, j])
 
-    assert found.forward.tolist() == [True] * 8 + [False] * 8
-    for i, j, value, forward in zip(*found, strict=True):
+    assert result.forward.tolist() == [True] * 8 + [False] * 8
+    for i, j, value, forward in zip(*result, strict=True):
         assert value == pytest.approx(cosine(i, j))
-        others = [cosine(i, k) for k in range(16)] if forward else [cosine(k, j) for k in range(16)]
-        assert value == pytest.approx(max(others))
+        candidates = [cosine(i, k) for k in range(16)] if forward else [cosine(k, j) for k in range(16)]
+        assert value == pytest.approx(max(candidates))
 
 
-def test_places_named_by_color_are_matched_where_they_are(tmp_path: Path) -> None:
-    paths = [ramp(tmp_path / f"{i}.png", 200 + 8 * i) for i in range(4)]
-    row = matches([fake(colors)], paths, SMALL).rows[0]
+def test_positions_named_by_color_are_matched_correctly(tmp_path: Path) -> None:
+    paths = [write_gradient(tmp_path / f"{i}.png", 200 + 8 * i) for i in range(4)]
+    row = matches([fake_model(color_tokens)], paths, SMALL).rows[0]
     assert row["cosine"] > 0.999
-    assert row["right"] == 100
-    assert row["apart"] < 1
+    assert row["within_one_patch"] == 100
+    assert row["distance"] < 1
 
 
-def test_a_match_to_what_is_not_shown_is_wrong(tmp_path: Path) -> None:
-    (pair,) = Pairs([ramp(tmp_path / "a.png")], 0, 96)
+def test_a_match_to_a_position_outside_of_the_view_is_wrong(tmp_path: Path) -> None:
+    (pair,) = ViewPairs([write_gradient(tmp_path / "a.png")], 0, 96)
     far = pair.b._replace(box=pair.b.box + 10_000)
-    maps = encode(fake(colors).runner, [pair.a.image, far.image]).feature_map
-    assert distances(best_matches(*maps, 1.0), pair._replace(b=far), (6, 6)).min() > 6
+    maps = encode(fake_model(color_tokens).runner, [pair.a.image, far.image]).feature_map
+    assert match_distances(match_patches(*maps, 1.0), pair._replace(b=far), (6, 6)).min() > 6
 
 
-def test_pairs_of_images_and_broken_ones_among_them(tmp_path: Path) -> None:
-    files = [noise(tmp_path / f"{i}.png", i) for i in range(4)]
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"")
-    pairs = [(files[0], broken), (broken, files[1]), (files[2], files[3]), (files[1], files[1])]
-    report = matches([fake(colors)], pairs, Settings(size=32))
+def test_pairs_with_unreadable_images_are_skipped(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / f"{i}.png", i) for i in range(4)]
+    unreadable = tmp_path / "unreadable.png"
+    unreadable.write_bytes(b"")
+    pairs = [(files[0], unreadable), (unreadable, files[1]), (files[2], files[3]), (files[1], files[1])]
+    report = matches([fake_model(color_tokens)], pairs, MatchesOptions(size=32))
     assert list(report.measures) == ["cosine"]
     assert report.title.endswith("2 pairs")
     assert len(report.settings["skipped"]) == 2
-    assert report.rows[0]["apart"] is None
+    assert report.rows[0]["distance"] is None
     with pytest.raises(ValueError, match="no pair"):
-        matches([fake(colors)], pairs[:2], Settings(size=32))
+        matches([fake_model(color_tokens)], pairs[:2], MatchesOptions(size=32))
 
 
 def test_reading_pairs(tmp_path: Path) -> None:
@@ -78,29 +80,33 @@ def test_reading_pairs(tmp_path: Path) -> None:
             read_pairs(listed)
 
 
-def test_lines_join_like_colors(tmp_path: Path) -> None:
-    (pair,) = Pairs([ramp(tmp_path / "a.png")], 0, 96)
-    found = best_matches(*encode(fake(colors).runner, [pair.a.image, pair.b.image]).feature_map, 0.2)
+def test_lines_connect_equal_colors(tmp_path: Path) -> None:
+    (pair,) = ViewPairs([write_gradient(tmp_path / "a.png")], 0, 96)
+    result = match_patches(*encode(fake_model(color_tokens).runner, [pair.a.image, pair.b.image]).feature_map, 0.2)
     axis = Figure().subplots()
-    match_lines._draw_pair(axis, pair, found, (6, 6), np.zeros((len(found.a), 4)))
+    match_plot._draw_pair(axis, pair, result, (6, 6), np.zeros((len(result.a), 4)))
     canvas = np.asarray(axis.images[0].get_array()).astype(int)
     segments = axis.collections[0].get_segments()
-    assert len(segments) == len(found.a)
+    assert len(segments) == len(result.a)
     for (x0, y0), (x1, y1) in segments:
-        assert x0 < 96 < 96 + match_lines.GAP <= x1
+        assert x0 < 96 < 96 + match_plot.GAP <= x1
         assert np.abs(canvas[round(y0), round(x0)] - canvas[round(y1), round(x1)]).max() < 48  # about a patch
 
 
-def test_the_picture_shows_the_images(tmp_path: Path) -> None:
-    paths = [ramp(tmp_path / "a.png"), noise(tmp_path / "b.png", 0)]
-    match_lines.draw_matches(
-        [fake(colors, "one"), fake(colors, "two")], paths, tmp_path / "new" / "matches.png", SMALL, lines=5
+def test_the_figure_contains_the_images(tmp_path: Path) -> None:
+    paths = [write_gradient(tmp_path / "a.png"), write_noise(tmp_path / "b.png", 0)]
+    match_plot.draw_matches(
+        [fake_model(color_tokens, "one"), fake_model(color_tokens, "two")],
+        paths,
+        tmp_path / "new" / "matches.png",
+        SMALL,
+        lines=5,
     )
     picture = np.asarray(Image.open(tmp_path / "new" / "matches.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0]
-    assert (picture[..., 2] == 200).mean() > 0.02  # the ramp's blue
+    assert (picture[..., 2] == 200).mean() > 0.02  # the blue of the gradient
 
 
-def test_odd_images(tmp_path: Path) -> None:
-    report = matches([fake(colors)], odd_ones(tmp_path), Settings(size=32))
+def test_edge_cases(tmp_path: Path) -> None:
+    report = matches([fake_model(color_tokens)], write_edge_cases(tmp_path), MatchesOptions(size=32))
     assert report.settings["images"] == 3

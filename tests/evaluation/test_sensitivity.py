@@ -1,25 +1,27 @@
+"""Sensitivity to transformations, against a slow loop."""
+
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.fake_models import colors, constant, fake, noise, odd_ones
+from helpers.fake_models import color_tokens, constant_tokens, fake_model, write_edge_cases, write_noise
 
-from gtsa_kit.evaluation.scenes import Scenes, encode
-from gtsa_kit.evaluation.sensitivity import Settings, draw, sensitivity
+from gtsa_kit.evaluation.eval_images import EvalImages, encode
+from gtsa_kit.evaluation.sensitivity import SensitivityOptions, sample_views, sensitivity
 
-SMALL = Settings(views=4, size=32)
+SMALL = SensitivityOptions(views=4, size=32)
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("noise")
-    return [noise(folder / f"{seed}.png", seed) for seed in range(5)]
+    return [write_noise(folder / f"{seed}.png", seed) for seed in range(5)]
 
 
 def test_against_a_slow_loop(paths: list[Path]) -> None:
-    model = fake(lambda patches: np.concatenate([patches**2 / 100, patches[:1] * patches[1:2]]))
+    model = fake_model(lambda patches: np.concatenate([patches**2 / 100, patches[:1] * patches[1:2]]))
     row = sensitivity([model], paths, SMALL, [3]).rows[0]
 
     def variance(vectors: list[np.ndarray]) -> float:
@@ -30,22 +32,22 @@ def test_against_a_slow_loop(paths: list[Path]) -> None:
             total += math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
         return total
 
-    plain = []
+    untransformed = []
     within: dict[str, list[float]] = {name: [] for name in SMALL.transformations}
-    for scene in Scenes(paths, 3):
-        views = draw(scene, SMALL, 32)
+    for image in EvalImages(paths, 3):
+        views = sample_views(image, SMALL, 32)
         vectors = [encode(model.runner, [view]).embedding[0] for view in views]
-        for place, name in enumerate(SMALL.transformations):
-            within[name].append(variance(vectors[4 * place : 4 * place + 4]))
-        whole = (
-            torch.nn.functional.interpolate(scene.pixels[None].float(), (32, 32), mode="bicubic", antialias=True)
+        for index, name in enumerate(SMALL.transformations):
+            within[name].append(variance(vectors[4 * index : 4 * index + 4]))
+        upright = (
+            torch.nn.functional.interpolate(image.pixels[None].float(), (32, 32), mode="bicubic", antialias=True)
             .round()
             .clamp(0, 255)
             .to(torch.uint8)
         )
-        plain.append(encode(model.runner, [whole[0]]).embedding[0])
+        untransformed.append(encode(model.runner, [upright[0]]).embedding[0])
     for name, values in within.items():
-        shares = [100 * value / variance(plain) for value in values]
+        shares = [100 * value / variance(untransformed) for value in values]
         mean = sum(shares) / 5
         half = 1.96 * math.sqrt(sum((share - mean) ** 2 for share in shares) / 4) / math.sqrt(5)
         assert row[name] == pytest.approx(mean, rel=1e-3)
@@ -53,62 +55,62 @@ def test_against_a_slow_loop(paths: list[Path]) -> None:
         assert row[f"{name}_high"] == pytest.approx(mean + half, rel=2e-3)
 
 
-def test_scale_and_offset_of_features_do_not_count(paths: list[Path]) -> None:
-    models = [fake(colors, "a"), fake(lambda patches: 7 * patches + 100, "b")]
+def test_scale_and_offset_of_features_do_not_matter(paths: list[Path]) -> None:
+    models = [fake_model(color_tokens, "a"), fake_model(lambda patches: 7 * patches + 100, "b")]
     a, b = sensitivity(models, paths, SMALL).rows
     for name in SMALL.transformations:
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
     assert b["variance_images"] == pytest.approx(49 * a["variance_images"], rel=1e-4)
 
 
-def test_what_a_mean_color_can_and_cannot_see(paths: list[Path]) -> None:
-    row = sensitivity([fake(colors)], paths, SMALL).rows[0]
-    assert row["turn"] < 1e-6 < 1 < row["color"]  # a turn moves pixels and changes none
+def test_the_mean_color_is_invariant_to_rotation_alone(paths: list[Path]) -> None:
+    row = sensitivity([fake_model(color_tokens)], paths, SMALL).rows[0]
+    assert row["rotation"] < 1e-6 < 1 < row["color"]  # a rotation moves pixels and changes none
     assert row["crop"] > 1
 
 
-def test_a_constant_model_does_not_move_and_has_nothing_to_compare_with(paths: list[Path]) -> None:
-    row = sensitivity([fake(constant)], paths, SMALL).rows[0]
+def test_a_constant_model_has_no_variance_to_compare_with(paths: list[Path]) -> None:
+    row = sensitivity([fake_model(constant_tokens)], paths, SMALL).rows[0]
     for name in SMALL.transformations:
         assert row[f"{name}_variance"] == 0
         assert row[name] is None
 
 
-def test_all_models_see_the_same_views_and_each_seed_others(paths: list[Path]) -> None:
-    seen = {}
+def test_all_models_get_the_same_views_and_each_seed_others(paths: list[Path]) -> None:
+    inputs = {}
     for seed in (0, 0, 1):
-        models = [fake(colors, "a"), fake(constant, "b")]
+        models = [fake_model(color_tokens, "a"), fake_model(constant_tokens, "b")]
         sensitivity(models, paths, SMALL, [seed])
-        first, second = (np.stack(model.runner.seen) for model in models)
+        first, second = (np.stack(model.runner.inputs) for model in models)
         np.testing.assert_array_equal(first, second)
-        if seed in seen:
-            np.testing.assert_array_equal(first, seen[seed])
-        seen[seed] = first
-    assert not np.array_equal(seen[0], seen[1])
+        if seed in inputs:
+            np.testing.assert_array_equal(first, inputs[seed])
+        inputs[seed] = first
+    assert not np.array_equal(inputs[0], inputs[1])
 
 
-def test_the_views_of_a_image_do_not_depend_on_broken_neighbors(paths: list[Path], tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no")
-    after = {scene.place: draw(scene, SMALL, 32) for scene in Scenes([paths[0], broken, paths[2]], 0)}
-    before = {scene.place: draw(scene, SMALL, 32) for scene in Scenes([paths[0], paths[1], paths[2]], 0)}
+def test_the_views_of_an_image_do_not_depend_on_unreadable_images(paths: list[Path], tmp_path: Path) -> None:
+    unreadable = tmp_path / "unreadable.png"
+    unreadable.write_bytes(b"no")
+    after = {image.index: sample_views(image, SMALL, 32) for image in EvalImages([paths[0], unreadable, paths[2]], 0)}
+    before = {image.index: sample_views(image, SMALL, 32) for image in EvalImages([paths[0], paths[1], paths[2]], 0)}
     assert list(after) == [0, 2]
     torch.testing.assert_close(after[2], before[2], rtol=0, atol=0)
 
 
 def test_one_transformation_at_a_time(paths: list[Path]) -> None:
-    settings = Settings(("turn", "color", "blur"), views=6, size=32)
-    scene = next(iter(Scenes(paths, 0)))
-    views = draw(scene, settings, 32)
-    whole = next(
-        view for view in (torch.rot90(views[0], turn, (1, 2)) for turn in range(4)) if _upright(view, scene.pixels)
+    options = SensitivityOptions(("rotation", "color", "blur"), views=6, size=32)
+    image = next(iter(EvalImages(paths, 0)))
+    views = sample_views(image, options, 32)
+    upright = next(
+        view for view in (torch.rot90(views[0], k, (1, 2)) for k in range(4)) if _upright(view, image.pixels)
     )
-    turns = [torch.rot90(whole, turn, (1, 2)) for turn in range(4)]
-    assert all(any(torch.equal(view, turn) for turn in turns) for view in views[:6])
+    rotations = [torch.rot90(upright, k, (1, 2)) for k in range(4)]
+    assert all(any(torch.equal(view, k) for k in rotations) for view in views[:6])
     assert len({bytes(view.numpy().tobytes()) for view in views[6:12]}) == 6
-    for view in views[12:]:  # blurred: the same colors on the whole, less detail
-        assert abs(view.float().mean() - whole.float().mean()) < 2
-        assert _detail(view) <= _detail(whole) + 0.1
+    for view in views[12:]:  # blurred: the same colors on the upright, less detail
+        assert abs(view.float().mean() - upright.float().mean()) < 2
+        assert _detail(view) <= _detail(upright) + 0.1
 
 
 def _upright(view: torch.Tensor, pixels: torch.Tensor) -> bool:
@@ -120,22 +122,22 @@ def _detail(view: torch.Tensor) -> float:
     return float(view.float().diff(dim=1).abs().mean())
 
 
-def test_odd_images_are_taken_and_broken_ones_counted(tmp_path: Path) -> None:
-    report = sensitivity([fake(colors)], odd_ones(tmp_path), SMALL)
+def test_edge_cases_are_measured_and_unreadable_images_counted(tmp_path: Path) -> None:
+    report = sensitivity([fake_model(color_tokens)], write_edge_cases(tmp_path), SMALL)
     assert report.settings["images"] == 3
-    assert [Path(item["path"]).name for item in report.settings["skipped"]] == ["empty.jpg", "torn.png"]
+    assert [Path(item["path"]).name for item in report.settings["skipped"]] == ["empty.jpg", "truncated.png"]
     assert all(report.rows[0][name] >= 0 for name in SMALL.transformations)
 
 
-def test_too_few_images_are_said(paths: list[Path], tmp_path: Path) -> None:
+def test_too_few_images_are_rejected(paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two"):
-        sensitivity([fake(colors)], paths[:1], SMALL)
+        sensitivity([fake_model(color_tokens)], paths[:1], SMALL)
     (tmp_path / "no.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of the 1 images can be read, first .*no\.jpg"):
-        sensitivity([fake(colors)], [tmp_path / "no.jpg"], SMALL)
+        sensitivity([fake_model(color_tokens)], [tmp_path / "no.jpg"], SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"views": 1}, {"transformations": ("shear",)}, {"transformations": ()}])
-def test_wrong_settings(wrong: dict) -> None:
+def test_wrong_options(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"variance|transformation"):
-        Settings(**wrong)
+        SensitivityOptions(**wrong)

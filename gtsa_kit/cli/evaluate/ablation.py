@@ -1,4 +1,4 @@
-"""gtsa eval ablation: what each loss brings."""
+"""The command `gtsa eval ablation`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.evaluate_options import Device, Json, Out, Seeds, Size, show
+from gtsa_kit.cli.support.evaluate_options import Device, Json, Out, Seeds, Size
 
 if TYPE_CHECKING:
     from gtsa_kit.config import RunConfig
+    from gtsa_kit.evaluation.models import Model
 
 
 def ablation(
@@ -23,12 +24,14 @@ def ablation(
     ] = None,
     masked: Annotated[
         Path | None,
-        typer.Option(help="Images with masks: images/ and masks/, perhaps in train/ and val/.", metavar="DIR"),
+        typer.Option(help="Images with masks: images/ and masks/, optionally in train/ and val/.", metavar="DIR"),
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Void class of the masks; repeatable.", metavar="CLASS")
     ] = None,
-    tiles: Annotated[int | None, typer.Option(min=16, help="Cut images with masks into such squares.")] = None,
+    tiles: Annotated[
+        int | None, typer.Option(min=16, help="Cut images with masks into square tiles of this side, in pixels.")
+    ] = None,
     size: Size = None,
     preset: Annotated[str, typer.Option(help="Settings of the three runs: coco, ade20k or quick.")] = "coco",
     set_: Annotated[
@@ -36,60 +39,70 @@ def ablation(
         typer.Option("--set", help="One setting of the runs; repeatable.", metavar="KEY=VALUE"),
     ] = None,
     seeds: Seeds = 3,
-    random: Annotated[bool, typer.Option(help="Whether random weights stand beside them.")] = True,
+    random: Annotated[bool, typer.Option(help="Whether to add random weights.")] = True,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Train by the region loss, with patch correspondence, and with the rotation loss too; probe each (Table 5).
+    """Train with one, two and all three losses of GTSA, and probe each run: table 5 of the paper.
 
-    The runs go into OUT and differ in nothing else. Ctrl-C saves; the same command goes on. Runs that are done are
-    kept, so that more probes cost only themselves.
+    The runs have the region loss; then patch correspondence too; then the rotation loss too.
+
+    They are written to OUT and differ in the loss weights alone. Ctrl-C saves; the same command resumes. Finished
+    runs are kept, so more probes need no more training.
 
     [bold]Example[/bold]
 
-      gtsa eval ablation photos/ --labeled scenes/ --masked camvid/ --ignore 11 --preset quick --out looks/
+      gtsa eval ablation photos/ --labeled scenes/ --masked camvid/ --ignore 11 --preset quick --out eval/
     """
-    from gtsa_kit.cli.support.evaluate_progress import progress_bar, warn
+    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
     from gtsa_kit.config import load_config, parse_overrides
-    from gtsa_kit.data.label_map import read_options
-    from gtsa_kit.data.labeled import read_labeled
-    from gtsa_kit.data.labeled_masks import read_masked
-    from gtsa_kit.evaluation.ablation import FOLDERS, ablation_runs, probe_table
-    from gtsa_kit.evaluation.dense_tokens import Framing
+    from gtsa_kit.data.label_map import read_mask_options
+    from gtsa_kit.data.labeled import read_classification_dataset
+    from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+    from gtsa_kit.evaluation.ablation import ablation_runs, probe_table
+    from gtsa_kit.evaluation.dense_tokens import InputOptions
     from gtsa_kit.evaluation.image_probes import ProbeOptions
-    from gtsa_kit.evaluation.models import Model, open_models, random_runner
     from gtsa_kit.evaluation.segment import SegmentOptions
-    from gtsa_kit.evaluation.support.bar_charts import bar_chart
+    from gtsa_kit.evaluation.support.plots import bar_chart
 
     if labeled is None and masked is None:
-        raise ValueError("nothing to probe on; name images with classes (--labeled) or with masks (--masked)")
+        raise ValueError("no data to probe on; name images with classes (--labeled) or with masks (--masked)")
     data = {"data": str(require(folder).absolute())}
     config = load_config(preset, None, parse_overrides(set_ or []) | data)
-    with progress_bar() as tell:
-        classes = read_labeled(require(labeled)) if labeled else None
-        masks = read_masked(require(masked), None, read_options(None, ignore or []), tell) if masked else None
-    runs = train_here(ablation_runs(config), out)
+    mask_options = read_mask_options(None, ignore or [])
+    with progress_bar() as on_progress:
+        classification = read_classification_dataset(require(labeled)) if labeled else None
+        segmentation = read_segmentation_dataset(require(masked), None, mask_options, on_progress) if masked else None
+    models = open_runs(train_runs(ablation_runs(config), out), config if random else None, device)
+    options = ProbeOptions(seeds, size=size), SegmentOptions(InputOptions(size, tiles), ("linear",), seeds)
+    with progress_bar() as on_progress:
+        report = probe_table(models, classification, segmentation, options, on_progress)
+    key = next(iter(report.measures))
+    bar_chart(report, {key: report.measures[key]}, out / "ablation.png", report.measures[key])
+    write_report(report, out, as_json)
+
+
+def train_runs(configs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]:
+    """Train the unfinished runs, with a display; Ctrl-C saves and exits with code 130."""
+    from gtsa_kit.cli.support.progress import make_console
+    from gtsa_kit.cli.support.training_display import training_display
+    from gtsa_kit.evaluation.runs import TrainingStoppedError, train_all
+
+    try:
+        with training_display(make_console()) as display:
+            return train_all(configs, out, lambda _: display)
+    except TrainingStoppedError:
+        fail(f"stopped and saved in {out}; run the same command to resume", 130)
+
+
+def open_runs(runs: Mapping[str, Path], random: "RunConfig | None", device: str) -> "list[Model]":
+    """Open the runs under the names of the table's rows, and add random weights for a configuration."""
+    from gtsa_kit.evaluation.ablation import FOLDERS
+    from gtsa_kit.evaluation.models import Model, open_models, random_runner
+
     rows = {folder: row for row, folder in FOLDERS.items()}
     opened = open_models(list(runs.values()), device=device)
     models = [Model(rows[name], model.runner, model.source) for name, model in zip(runs, opened, strict=True)]
     if random:
-        models.append(Model("random", random_runner(config.model.arch, config.train.seed, device), None))
-    options = ProbeOptions(seeds, size=size), SegmentOptions(Framing(size, tiles), ("linear",), seeds)
-    with progress_bar() as tell:
-        report = probe_table(models, classes, masks, options, tell)
-    warn(report)
-    bar_chart(report, next(iter(report.measures)), out / "ablation.png")
-    show(report, out, as_json)
-
-
-def train_here(runs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]:
-    """Train what is not trained yet, with a display; Ctrl-C saves and ends with exit code 130."""
-    from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.cli.support.training_display import training_display
-    from gtsa_kit.evaluation.runs import StoppedError, train_all
-
-    try:
-        with training_display(make_console()) as display:
-            return train_all(runs, out, lambda _: display)
-    except StoppedError:
-        fail(f"stopped, and saved in {out}; the same command goes on", 130)
+        models.append(Model("random", random_runner(random.model.arch, random.train.seed, device), None))
+    return models

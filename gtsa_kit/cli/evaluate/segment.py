@@ -1,4 +1,4 @@
-"""gtsa eval segment: what frozen patch tokens know of the pixels."""
+"""The command `gtsa eval segment`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,31 +6,34 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds, show
+from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds
 
 
 def segment(
     images: Annotated[
         Path,
         typer.Option(
-            help="Images; or, without --masks, a folder with images/ and masks/, perhaps in train/ and val/ each.",
+            help="Images; or, without --masks, a folder with images/ and masks/, optionally in train/ and val/ each.",
             metavar="DIR",
         ),
     ],
     out: Out,
     models: Models = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Masks of the same names, in index or in color (PNG).", metavar="DIR")
+        Path | None, typer.Option(help="Masks with the names of the images, as index or color PNG.", metavar="DIR")
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="Void: an index, a color (#000000) or a name; repeatable. Index 255 is.", metavar="CLASS"),
+        typer.Option(
+            help="Void class: an index, a color (#000000) or a name; repeatable. Index 255 is always void.",
+            metavar="CLASS",
+        ),
     ] = None,
     colors: Annotated[
         Path | None,
         typer.Option(
             help='Names of classes: JSON {"#804080": "road"} or {"3": "road"}, or a CSV name,r,g,b. Other pixels are '
-            "void. Default: each color or index that is found is a class.",
+            "void. Default: each color or index in the masks is a class.",
             metavar="FILE",
         ),
     ] = None,
@@ -38,63 +41,54 @@ def segment(
         int | None,
         typer.Option(
             min=16,
-            help="Cut images into squares of this side: a model that learnt on small crops sees "
-            "details as it knows them.",
+            help="Cut images into square tiles of this side, to show a model that was trained on small crops details "
+            "at their scale.",
             metavar="PIXELS",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            min=16, help="Longer side of the input, in pixels. Default: the tile's, or what the model was made for."
-        ),
+        typer.Option(min=16, help="Longer side of the input, in pixels. Default: the tile's, or the model's own size."),
     ] = None,
     probe: Annotated[str, typer.Option(help="linear, knn or both.")] = "both",
-    k: Annotated[int, typer.Option(min=1, help="Neighbors of the k-NN probe.")] = 30,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the linear probe.")] = 20,
+    k: Annotated[int, typer.Option(min=1, help="Number of neighbors of the k-NN probe.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the linear probe.")] = 20,
     random: Random = None,
     seeds: Seeds = 3,
     val_share: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Of the images for validation, where no split is given.")
+        float, typer.Option(min=0.01, max=0.99, help="Fraction of the images for validation, if there is no split.")
     ] = 0.2,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Segment images by probes of frozen patch tokens: a linear layer, and the nearest labeled patches.
+    """Segment images by probes of frozen patch tokens: a linear layer, and k-NN among labeled patches.
 
-    Measured at the masks' full resolution. Writes segment.json, with the IoU of each class, and segment.png. Frames of
-    one video are alike: keep them on one side, with train/ and val/.
+    Metrics are measured at the full resolution of the masks. Writes segment.json, with the IoU of each class, and
+    segment.png. Frames of one video are alike: keep them on one side of the split, with train/ and val/.
 
     [bold]Examples[/bold]
 
-      gtsa eval segment runs/street --images camvid/ --ignore 11 --out looks/ --random vit_small --size 480
+      gtsa eval segment runs/street --images camvid/ --ignore 11 --out eval/ --random vit_small --size 480
 
-      gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out looks/ --tiles 96
+      gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out eval/ --tiles 96
     """
-    from gtsa_kit.cli.support.evaluate_progress import progress_bar, warn
-    from gtsa_kit.data.label_map import read_options
-    from gtsa_kit.data.labeled_masks import read_masked
-    from gtsa_kit.evaluation.dense_probes import LinearRecipe, NeighborRecipe
-    from gtsa_kit.evaluation.dense_tokens import Framing
+    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.data.label_map import read_mask_options
+    from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+    from gtsa_kit.evaluation import segment as evaluation
+    from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions
+    from gtsa_kit.evaluation.dense_tokens import InputOptions
     from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.evaluation.segment import PROBES, SegmentOptions
-    from gtsa_kit.evaluation.segment import segment as measure
-    from gtsa_kit.evaluation.support.bar_charts import bar_chart
+    from gtsa_kit.evaluation.support.plots import bar_chart
 
-    options = SegmentOptions(
-        Framing(size, tiles),
-        PROBES if probe == "both" else (probe,),
-        seeds,
-        val_share,
-        LinearRecipe(epochs=epochs),
-        NeighborRecipe(k=k),
-    )
-    means = read_options(colors, ignore or [])
+    probes = evaluation.PROBES if probe == "both" else (probe,)
+    linear, knn = LinearProbeOptions(epochs=epochs), KNNProbeOptions(k=k)
+    options = evaluation.SegmentOptions(InputOptions(size, tiles), probes, seeds, val_share, linear, knn)
+    mask_options = read_mask_options(colors, ignore or [])
     require(images)
     opened = open_models(models or [], random or [], device=device)
-    with progress_bar() as tell:
-        data = read_masked(images, masks, means, tell)
-        report = measure(opened, data, options, tell)
-    bar_chart(report, "miou", out / "segment.png")
-    warn(report)
-    show(report, out, as_json)
+    with progress_bar() as on_progress:
+        data = read_segmentation_dataset(images, masks, mask_options, on_progress)
+        report = evaluation.segment(opened, data, options, on_progress)
+    bar_chart(report, {"miou": "mIoU"}, out / "segment.png", "%; line: 95% interval of one run, dots: seeds")
+    write_report(report, out, as_json)

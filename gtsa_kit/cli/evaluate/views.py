@@ -1,4 +1,4 @@
-"""gtsa eval sensitivity, correspondence, rotation: what becomes of features when the view changes."""
+"""The commands `gtsa eval sensitivity`, `correspondence` and `rotation`: features under changes of the view."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size, show
+from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size
 
 if TYPE_CHECKING:
     from gtsa_kit.evaluation.support.report import Report
 
-Count = Annotated[int, typer.Option(min=2, help="Images, evenly spread over the folder.")]
+Count = Annotated[int, typer.Option(min=2, help="Number of images, evenly spaced over the folder.")]
 
 
 def sensitivity(
@@ -20,37 +20,37 @@ def sensitivity(
     models: Models = None,
     random: Random = None,
     transform: Annotated[
-        list[str] | None, typer.Option(help="color, turn, crop or blur; repeatable. Default: the first three.")
+        list[str] | None, typer.Option(help="color, rotation, crop or blur; repeatable. Default: the first three.")
     ] = None,
-    views: Annotated[int, typer.Option(min=2, help="Of each image under each of them.")] = 10,
+    views: Annotated[int, typer.Option(min=2, help="Views of each image under each transformation.")] = 10,
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Measure how far the embedding moves when an image is recolored, turned or cropped.
+    """Measure the variance of the embedding under color changes, rotations and crops: figure 2 of the paper.
 
-    Variance over the views of an image, as a share of the variance from one image to another: 0% does not
-    move, at 100% the view matters as much as the image. All models see the same views. Writes sensitivity.json
-    and sensitivity.png, the paper's figure 2.
+    The variance over the views of an image is a percentage of the variance over images: 0% means invariant, 100% means
+    that two views differ as much as two images. All models get the same views. Writes sensitivity.json and
+    sensitivity.png.
 
     [bold]Examples[/bold]
 
-      gtsa eval sensitivity runs/street --random vit_small --images photos/ --out looks/
+      gtsa eval sensitivity runs/street --random vit_small --images photos/ --out eval/
 
-      gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out looks/ --transform turn --json
+      gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out eval/ --transform rotation --json
     """
-    from gtsa_kit.cli.support.evaluate_progress import measured
-    from gtsa_kit.evaluation import sensitivity as measure
+    from gtsa_kit.cli.support.evaluate_steps import evaluate_images
+    from gtsa_kit.evaluation import sensitivity as evaluation
 
-    settings = measure.Settings(tuple(dict.fromkeys(transform or ("color", "turn", "crop"))), views, size)
-    report = measured(
+    names = tuple(dict.fromkeys(transform or ("color", "rotation", "crop")))
+    options = evaluation.SensitivityOptions(names, views, size)
+    report = evaluate_images(
         *(images, count, models, random, device),
-        lambda opened, paths, tell: measure.sensitivity(opened, paths, settings, range(seeds), tell),
+        lambda opened, paths, on_progress: evaluation.sensitivity(opened, paths, options, range(seeds), on_progress),
     )
-    bars = {name: name for name in settings.transformations}
-    _finish(report, out, as_json, bars, "% of the variance over images", log=True)
+    _write(report, out, as_json, {name: name for name in names}, "% of the variance over images", log=True)
 
 
 def correspondence(
@@ -58,35 +58,37 @@ def correspondence(
     out: Out,
     models: Models = None,
     random: Random = None,
-    within: Annotated[float, typer.Option(min=0.1, help="Patches off that still count as found.")] = 1.0,
-    photometric: Annotated[bool, typer.Option("--photometric", help="Views have training's color noise too.")] = False,
+    radius: Annotated[float, typer.Option(min=0.1, help="Largest distance of a correct match, in patches.")] = 1.0,
+    color_augmentation: Annotated[
+        bool, typer.Option("--color-augmentation", help="Apply the color augmentation of training to the views too.")
+    ] = False,
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Measure whether the nearest patch in another view is that of the same place.
+    """Measure the correspondence recall@r: whether the nearest token in another view is at the true position.
 
-    Two views of an image, apart by a crop, a quarter turn, or both: of the places that both show, the share whose
-    nearest token by cosine lies where it should, beside what guessing would reach. Writes correspondence.json (also
-    within 0.5 and 2 patches) and correspondence.png.
+    The two views of an image differ by a crop, a rotation, or both. Recall is the share of the points visible in both
+    views whose nearest token by cosine is at most RADIUS patches from the true position; the report adds the recall by
+    chance, and at 0.5, 1 and 2 patches. Writes correspondence.json and correspondence.png.
 
     [bold]Examples[/bold]
 
-      gtsa eval correspondence runs/street --random vit_small --images photos/ --out looks/
+      gtsa eval correspondence runs/street --random vit_small --images photos/ --out eval/
 
-      gtsa eval correspondence runs/a runs/b --images photos/ --out looks/ --photometric --seeds 3
+      gtsa eval correspondence runs/a runs/b --images photos/ --out eval/ --color-augmentation --seeds 3
     """
-    from gtsa_kit.cli.support.evaluate_progress import measured
-    from gtsa_kit.evaluation import correspondence as measure
+    from gtsa_kit.cli.support.evaluate_steps import evaluate_images
+    from gtsa_kit.evaluation import correspondence as evaluation
 
-    settings = measure.Settings(within, photometric, size=size)
-    report = measured(
+    options = evaluation.CorrespondenceOptions(radius, color_augmentation, size=size)
+    report = evaluate_images(
         *(images, count, models, random, device),
-        lambda opened, paths, tell: measure.correspondence(opened, paths, settings, range(seeds), tell),
+        lambda opened, paths, on_progress: evaluation.correspondence(opened, paths, options, range(seeds), on_progress),
     )
-    _finish(report, out, as_json, measure.CONDITIONS, f"found within {within:g} patch, %")
+    _write(report, out, as_json, evaluation.CONDITIONS, f"correspondence recall@{radius:g}, %")
 
 
 def rotation(
@@ -95,7 +97,7 @@ def rotation(
     models: Models = None,
     random: Random = None,
     held_out: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of the images to judge the probe on.")
+        float, typer.Option(min=0.01, max=0.99, help="Fraction of the images to measure the accuracy on.")
     ] = 0.3,
     count: Count = 200,
     seeds: Seeds = 3,
@@ -103,35 +105,34 @@ def rotation(
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Measure how plainly the embedding tells an image's turn, and whether features have collapsed.
+    """Measure the rotation accuracy of a linear probe, and whether the features have collapsed.
 
-    A linear probe names the quarter turn of images that it was not fitted on; chance is 25%. Beside it effective
-    ranks and the spread of tokens, which fall when features become alike. Writes rotation.json and rotation.png. Needs
-    scikit-learn, which the extra `eval` brings.
+    The probe predicts the rotation (0, 90, 180 or 270 degrees) of images that it was not fitted on; chance is 25%. The
+    report adds the effective ranks and the standard deviation of tokens, which fall when features collapse. Writes
+    rotation.json and rotation.png. Needs scikit-learn, from the extra `eval`.
 
     [bold]Examples[/bold]
 
-      gtsa eval rotation runs/street --random vit_small --images photos/ --out looks/
+      gtsa eval rotation runs/street --random vit_small --images photos/ --out eval/
 
-      gtsa eval rotation runs/a runs/b --images photos/ --out looks/ --seeds 5 --json
+      gtsa eval rotation runs/a runs/b --images photos/ --out eval/ --seeds 5 --json
     """
-    from gtsa_kit.cli.support.evaluate_progress import measured
-    from gtsa_kit.evaluation import rotation as measure
+    from gtsa_kit.cli.support.evaluate_steps import evaluate_images
+    from gtsa_kit.evaluation import rotation as evaluation
 
-    settings = measure.Settings(held_out, size=size)
-    report = measured(
+    options = evaluation.RotationOptions(held_out, size=size)
+    report = evaluate_images(
         *(images, count, models, random, device),
-        lambda opened, paths, tell: measure.rotation(opened, paths, settings, range(seeds), tell),
+        lambda opened, paths, on_progress: evaluation.rotation(opened, paths, options, range(seeds), on_progress),
     )
-    _finish(report, out, as_json, {"accuracy": "quarter turn"}, "turns right, %; chance is 25")
+    _write(report, out, as_json, {"accuracy": "rotation"}, "rotation accuracy, %; chance is 25")
 
 
-def _finish(
-    report: "Report", out: Path, as_json: bool, bars: Mapping[str, str], ylabel: str, log: bool = False
+def _write(
+    report: "Report", out: Path, as_json: bool, measures: Mapping[str, str], ylabel: str, log: bool = False
 ) -> None:
-    from gtsa_kit.cli.support.evaluate_progress import warn
-    from gtsa_kit.evaluation.support.bar_charts import grouped_bars
+    from gtsa_kit.cli.support.evaluate_steps import write_report
+    from gtsa_kit.evaluation.support.plots import bar_chart
 
-    grouped_bars(report, bars, out / f"{report.name}.png", ylabel, log)
-    warn(report)
-    show(report, out, as_json)
+    bar_chart(report, measures, out / f"{report.name}.png", ylabel, log)
+    write_report(report, out, as_json)

@@ -1,4 +1,4 @@
-"""What an evaluation found: rows of a table, the same in JSON, on the terminal and in plots."""
+"""The result of an evaluation: the rows of a table, for JSON, the terminal and plots."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,24 @@ from typing import Any
 from gtsa_kit import __version__
 from gtsa_kit.files import write_json
 
-KEYS = ("model", "seed")
-
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation of several models, perhaps under several seeds."""
+    """Results of one evaluation of several models under one or more seeds."""
 
     name: str
-    """As the command calls it."""
+    """Name of the evaluation's command."""
     title: str
+    """Title of tables and plots."""
     measures: Mapping[str, str]
-    """Key of a row to the heading that people read, in the order of the table; units belong in the heading."""
+    """Column key to heading with unit, in the order of the table."""
     rows: Sequence[Mapping[str, Any]]
-    """One for each model and seed: `model`, `seed`, the measures, and what else is worth keeping."""
+    """One row for each model and seed: `model`, `seed`, the measures, and further columns for the JSON."""
     settings: Mapping[str, Any]
-    """What the numbers depend on."""
+    """Everything that the numbers depend on."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as JSON-serializable data."""
         return {
             "evaluation": self.name,
             "gtsa_kit": __version__,
@@ -37,18 +36,18 @@ class Report:
         }
 
     def write(self, folder: Path) -> Path:
-        """Write `<name>.json` into a folder, which is made."""
+        """Write `<name>.json` into a folder, which is created if needed, and return its path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
         write_json(path, self.to_dict())
         return path
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row for each model in order of appearance: mean of each measure over seeds, and its deviation as `*_std`.
+        """Return a row for each model in order of appearance: each measure's mean over seeds, and `<key>_std`.
 
-        The deviation is the sample's (n - 1), None for one seed; a measure that is missing (None) stays so.
+        The standard deviation is the sample's (n - 1), and None for one seed. A measure without values is None.
         """
-        found = []
+        summary = []
         for model in dict.fromkeys(row["model"] for row in self.rows):
             rows = [row for row in self.rows if row["model"] == model]
             line: dict[str, Any] = {"model": model, "seeds": len(rows)}
@@ -56,5 +55,5 @@ class Report:
                 values = [row[key] for row in rows if row.get(key) is not None]
                 line[key] = statistics.fmean(values) if values else None
                 line[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
-            found.append(line)
-        return found
+            summary.append(line)
+        return summary

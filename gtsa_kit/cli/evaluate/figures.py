@@ -1,0 +1,154 @@
+"""The commands `gtsa eval pca`, `attention`, `matches` and `neighbors`: figures to judge by eye."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size
+
+Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
+Count = Annotated[int, typer.Option(min=1, help="Number of images, evenly spaced over the folder.")]
+
+
+def pca(
+    images: Images,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    count: Count = 6,
+    size: Annotated[int, typer.Option(min=16, help="Longer side of the input, in pixels.")] = 448,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Draw images above their feature maps, colored by principal components, a row for each model.
+
+    Writes pca.png, and pca.json with the share of the variance in the three components; near 100% means that the
+    features have few dimensions.
+
+    [bold]Examples[/bold]
+
+      gtsa eval pca runs/street --images photos/ --out eval/
+
+      gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out eval/
+    """
+    from gtsa_kit.cli.support.evaluate_steps import evaluate_images, write_report
+    from gtsa_kit.evaluation import pca as evaluation
+
+    report = evaluate_images(
+        *(images, count, models, random, device),
+        lambda opened, paths, on_progress: evaluation.pca(opened, paths, out / "pca.png", size, on_progress),
+    )
+    write_report(report, out, as_json)
+
+
+def attention(
+    images: Images,
+    out: Out,
+    models: Models = None,
+    random: Random = None,
+    count: Count = 4,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the attention maps of the last block: the mean over patch tokens, and the class token by head.
+
+    It needs weights: a run folder, a .safetensors, or a float32 .onnx exported by gtsa. Writes attention.png and
+    attention.json.
+
+    [bold]Examples[/bold]
+
+      gtsa eval attention runs/street --images photos/ --out eval/
+
+      gtsa eval attention runs/street --random vit_small --images photos/ --out eval/ --count 2 --size 448
+    """
+    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.data.image_files import find_images
+    from gtsa_kit.evaluation import attention as evaluation
+    from gtsa_kit.evaluation.eval_images import evenly_spaced
+    from gtsa_kit.evaluation.models import open_encoders
+
+    paths = evenly_spaced(find_images(require(images)).paths, count)
+    encoders = open_encoders(models or [], random or [])
+    with progress_bar() as on_progress:
+        report = evaluation.attention(encoders, paths, out / "attention.png", size, on_progress)
+    write_report(report, out, as_json)
+
+
+def matches(
+    out: Out,
+    models: Models = None,
+    images: Annotated[Path | None, typer.Option(help="Images, two views of each.", metavar="FOLDER")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --images, pairs of images: a text file with two tab-separated paths a line.",
+            metavar="FILE",
+        ),
+    ] = None,
+    random: Random = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of images or pairs to measure.")] = 50,
+    figure_rows: Annotated[int, typer.Option(min=1, help="Number of images or pairs in the figure.")] = 4,
+    lines: Annotated[int, typer.Option(min=1, help="Number of matches drawn for each.")] = 24,
+    seeds: Seeds = 1,
+    size: Size = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Draw the patch matches that the correspondence loss selects: figure 3 of the paper.
+
+    For two views (crop and rotation) of an image, it also measures the distance of the matches from the true positions.
+    Writes matches.png and matches.json.
+
+    [bold]Examples[/bold]
+
+      gtsa eval matches runs/street --random vit_small --images photos/ --out eval/
+
+      gtsa eval matches runs/street --pairs pairs.txt --out eval/ --lines 40
+    """
+    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.data.image_files import find_images
+    from gtsa_kit.evaluation import matches as evaluation
+    from gtsa_kit.evaluation.eval_images import evenly_spaced
+    from gtsa_kit.evaluation.match_plot import draw_matches
+    from gtsa_kit.evaluation.models import open_models
+
+    if (images is None) == (pairs is None):
+        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
+    paths: Sequence[Path | tuple[Path, Path]]
+    paths = evaluation.read_pairs(require(pairs)) if pairs else find_images(require(images or Path())).paths
+    opened, options = open_models(models or [], random or [], device=device), evaluation.MatchesOptions(size=size)
+    with progress_bar() as on_progress:
+        report = evaluation.matches(opened, evenly_spaced(paths, count), options, range(seeds), on_progress)
+    draw_matches(opened, evenly_spaced(paths, figure_rows), out / "matches.png", options, lines=lines)
+    write_report(report, out, as_json)
+
+
+def neighbors(
+    model: Model,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="Folder for neighbors.png.", metavar="DIR")],
+    count: Annotated[int, typer.Option(min=1, help="Number of query images, evenly spaced over the folder.")] = 6,
+    top: Annotated[int, typer.Option(min=1, help="Number of neighbors of each.")] = 5,
+) -> None:
+    """Draw the nearest neighbors of some images, by cosine of their embeddings.
+
+    [bold]Example[/bold]
+
+      gtsa eval neighbors runs/street --images photos/ --out eval/
+    """
+    import numpy as np
+
+    from gtsa_kit.cli.support.progress import make_console
+    from gtsa_kit.data.image_files import find_images
+    from gtsa_kit.embedding.iterate import embed
+    from gtsa_kit.evaluation.neighbors import draw_neighbors
+
+    files = find_images(images)
+    by_name = {files.name(path): path for path in files.paths}
+    vectors = {item.path: item.features.embedding for item in embed(images, model, on_unreadable=lambda *_: None)}
+    paths = [by_name[name] for name in vectors]
+    draw_neighbors(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
+    make_console().print(f"wrote {out / 'neighbors.png'}")

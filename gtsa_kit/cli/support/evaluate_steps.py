@@ -1,0 +1,89 @@
+"""Steps that the evaluation commands share: progress, evaluation of images, and output of the report."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.table import Table
+
+from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.data.image_files import find_images
+from gtsa_kit.evaluation.eval_images import evenly_spaced
+from gtsa_kit.evaluation.models import Model, open_models
+from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.progress import ProgressCallback
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """Show a progress bar on standard error during the block, and yield the callback that updates it."""
+    with Steps(make_console()) as steps:
+
+        def on_progress(task: str, done: int, total: int) -> None:
+            if task != steps.stage:
+                steps.begin(task, total, unit="")
+            steps.update(done, f"{steps.rate:.1f} a second")
+
+        yield on_progress
+
+
+def evaluate_images(
+    images: Path,
+    count: int,
+    models: list[Path] | None,
+    random: list[str] | None,
+    device: str,
+    evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
+) -> Report:
+    """Open the models and some of the images that the command line names, and evaluate them under a progress bar."""
+    paths = evenly_spaced(find_images(require(images)).paths, count)
+    opened = open_models(models or [], random or [], device=device)
+    with progress_bar() as on_progress:
+        return evaluate(opened, paths, on_progress)
+
+
+def write_report(report: Report, out: Path, as_json: bool) -> None:
+    """Write a report as JSON into a folder, and print it.
+
+    Warnings and the table go to standard error; with `as_json`, the JSON goes to standard output instead of the table.
+    """
+    _warn_about_inputs(report)
+    path = report.write(out)
+    if as_json:
+        json.dump(report.to_dict(), sys.stdout, indent=2, ensure_ascii=False)
+        print()
+        return
+    table = Table(title=report.title, title_justify="left")
+    table.add_column("model", overflow="fold")
+    for heading in report.measures.values():
+        table.add_column(heading, justify="right")
+    for line in report.summary():
+        table.add_row(line["model"], *(_format_value(line[key], line[f"{key}_std"]) for key in report.measures))
+    make_console().print(table)
+    make_console().print(f"wrote {path}")
+
+
+def _warn_about_inputs(report: Report) -> None:
+    """Print the number of skipped files, and the input sizes of the models where they differ."""
+    skipped = report.settings["skipped"]
+    if skipped:
+        first = skipped[0]
+        make_console().print(
+            f"{len(skipped)} files skipped, first {first['path']}: {first['reason']}; the report lists them",
+            markup=False,
+            soft_wrap=True,
+        )
+    model_by_input = {str(row.get("input") or row.get("inputs")): row["model"] for row in report.rows}
+    if len(model_by_input) > 1:
+        sizes = ", ".join(f"{model} {size}" for size, model in model_by_input.items())
+        make_console().print(f"the models took different (height, width): {sizes}", markup=False, soft_wrap=True)
+
+
+def _format_value(value: float | None, deviation: float | None) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+    return text if deviation is None else f"{text} ± {deviation:.2g}"
