@@ -1,4 +1,4 @@
-"""A server of Triton's gRPC protocol that reads a model repository as Triton's documentation says, on onnxruntime."""
+"""Fake Triton server: its gRPC protocol, for a model repository as Triton documents it, on ONNX Runtime."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ NUMPY = {schema.TYPE_FP32: np.float32, schema.TYPE_FP16: np.float16, schema.TYPE
 
 
 def read_config(model: Path) -> schema.ModelConfig:
-    """By Triton's published schema; unknown fields and wrong types raise."""
+    """Parse a configuration by Triton's published schema; unknown fields and wrong types raise."""
     config = text_format.Parse((model / "config.pbtxt").read_text(), schema.ModelConfig())
     assert config.name == model.name
     versions = [entry for entry in model.iterdir() if entry.is_dir() and entry.name.isdecimal()]
@@ -27,12 +27,12 @@ def read_config(model: Path) -> schema.ModelConfig:
 
 
 def full_shape(config: schema.ModelConfig, tensor: Any) -> list[int]:
-    """[-1] + dims where Triton batches, else dims."""
+    """Return the shape with batch: `dims` after -1 where Triton joins requests, else `dims`."""
     return [-1, *tensor.dims] if config.max_batch_size else list(tensor.dims)
 
 
 def check_tensor(config: schema.ModelConfig, tensor: Any, value: np.ndarray) -> None:
-    """Raise `ValueError` unless a tensor is of the shape and type of the configuration."""
+    """Raise `ValueError` unless a tensor has the shape and type of the configuration."""
     shape = full_shape(config, tensor)
     fits = len(shape) == value.ndim and all(a in (-1, b) for a, b in zip(shape, value.shape, strict=True))
     if not fits or (config.max_batch_size and value.shape[0] > config.max_batch_size):
@@ -42,17 +42,17 @@ def check_tensor(config: schema.ModelConfig, tensor: Any, value: np.ndarray) -> 
 
 
 def infer(repository: Path, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a model, or the steps of an ensemble."""
+    """Run a model, or the steps of an ensemble, and return its outputs by name."""
     config = read_config(repository / name)
     for tensor in config.input:
         check_tensor(config, tensor, inputs[tensor.name])
     if config.platform == "ensemble":
-        known = dict(inputs)
+        tensors = dict(inputs)
         for step in config.ensemble_scheduling.step:
-            given = {own: known[there] for own, there in step.input_map.items()}
-            found = infer(repository, step.model_name, given)
-            known |= {there: found[own] for own, there in step.output_map.items()}
-        outputs = {tensor.name: known[tensor.name] for tensor in config.output}
+            step_inputs = {own: tensors[name] for own, name in step.input_map.items()}
+            step_outputs = infer(repository, step.model_name, step_inputs)
+            tensors |= {name: step_outputs[own] for own, name in step.output_map.items()}
+        outputs = {tensor.name: tensors[tensor.name] for tensor in config.output}
     else:
         names = [tensor.name for tensor in config.output]
         session = onnxruntime.InferenceSession(
@@ -89,7 +89,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
 @contextmanager
 def serving(repository: Path) -> Iterator[str]:
-    """The address of a server of a repository."""
+    """Serve a repository, and yield the address of the server."""
     server = grpc.server(ThreadPoolExecutor(2))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Service(repository), server)
     port = server.add_insecure_port("127.0.0.1:0")

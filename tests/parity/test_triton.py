@@ -1,4 +1,4 @@
-"""Model repositories for NVIDIA Triton, read by its published schema and asked by its own client."""
+"""Model repositories for NVIDIA Triton, parsed by its published schema and queried by its own client."""
 
 import errno
 import importlib.util
@@ -30,8 +30,8 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.triton import repository as triton_repository
 from gtsa_kit.export.triton.config import ServingOptions, check_serving, max_batch_size
-from gtsa_kit.export.triton.models import byte_manifest, open_artifact, preprocess_graph, repository_models
-from gtsa_kit.export.triton.pbtxt import EnumValue, render
+from gtsa_kit.export.triton.models import open_artifact, preprocess_graph, preprocess_manifest, repository_models
+from gtsa_kit.export.triton.pbtxt import EnumValue, to_pbtxt
 from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder
@@ -45,25 +45,27 @@ ONNX_TYPES = {
 
 
 @pytest.fixture(scope="module")
-def halved(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bytes in, fp16, two more maps, fixed size, batches up to 6."""
+def half_precision(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a graph with uint8 input, fp16, two more maps, fixed size and batches up to 6."""
     options = ExportOptions("fp16", Range(64, 64), Range(48, 48), Range(1, 6), (0, 1), input="uint8")
-    path = tmp_path_factory.mktemp("halved") / "encoder.onnx"
+    path = tmp_path_factory.mktemp("half_precision") / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, options, scenes)
     return path
 
 
 @pytest.fixture(scope="module")
 def single(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One image of one size."""
+    """Return a graph for one image of one size."""
     options = ExportOptions("fp32", Range(32, 32), Range(64, 64), Range(1, 1))
     path = tmp_path_factory.mktemp("single") / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, options, scenes)
     return path
 
 
-def write(artifact: Path, repository: Path, uint8_input: bool = False, force: bool = False, **how: Any) -> list[Path]:
-    models = repository_models(artifact, open_artifact(artifact), ServingOptions(**how), uint8_input)
+def write(
+    artifact: Path, repository: Path, uint8_input: bool = False, force: bool = False, **settings: Any
+) -> list[Path]:
+    models = repository_models(artifact, open_artifact(artifact), ServingOptions(**settings), uint8_input)
     return write_repository(repository, models, force)
 
 
@@ -81,9 +83,9 @@ def module_of(path: Path) -> Any:
 
 
 def engine_of(graph: Path, folder: Path, variant: str = "tensorrt", fixed: bool = False) -> Path:
-    """A file that an engine's manifest describes; no machine without a GPU builds a real one of this variant."""
+    """Write a placeholder with the manifest of an engine; a real one of this variant needs a GPU to build."""
     path = folder / "encoder.engine"
-    path.write_bytes(b"a plan")
+    path.write_bytes(b"an engine")
     own = read_manifest(graph)
     record = EngineRecord(
         variant=variant,
@@ -106,10 +108,10 @@ def engine_of(graph: Path, folder: Path, variant: str = "tensorrt", fixed: bool 
 
 
 def check_against_graph(config: schema.ModelConfig, graph: onnx.GraphProto) -> None:
-    """Names, types and shapes as a file says them: the oracle is the graph, not its manifest."""
-    for said, given in ((config.input, graph.input), (config.output, graph.output)):
-        assert [tensor.name for tensor in said] == [value.name for value in given]
-        for tensor, value in zip(said, given, strict=True):
+    """Compare names, types and shapes with the graph itself, not with its manifest."""
+    for declared, given in ((config.input, graph.input), (config.output, graph.output)):
+        assert [tensor.name for tensor in declared] == [value.name for value in given]
+        for tensor, value in zip(declared, given, strict=True):
             real = value.type.tensor_type
             assert tensor.data_type == ONNX_TYPES[real.elem_type]
             shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in real.shape.dim]
@@ -117,7 +119,7 @@ def check_against_graph(config: schema.ModelConfig, graph: onnx.GraphProto) -> N
 
 
 def check_warmup(config: schema.ModelConfig, model: Path) -> None:
-    """Triton sends what the warm-up says; the graph must take it."""
+    """Run the warm-up requests, which the graph must accept."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     assert config.model_warmup
     assert len({one.name for one in config.model_warmup}) == len(config.model_warmup)
@@ -130,12 +132,12 @@ def check_warmup(config: schema.ModelConfig, model: Path) -> None:
         assert len(session.run(None, {name: np.zeros(shape, dtype)})) == len(config.output)
 
 
-def test_configurations_are_those_of_the_graphs(tiny_onnx: Path, halved: Path, single: Path, tmp_path: Path) -> None:
-    for artifact, most in ((tiny_onnx, 16), (halved, 6), (single, 0)):
+def test_configurations_match_the_graphs(tiny_onnx: Path, half_precision: Path, single: Path, tmp_path: Path) -> None:
+    for artifact, max_batch in ((tiny_onnx, 16), (half_precision, 6), (single, 0)):
         (folder,) = write(artifact, tmp_path / "models", name=artifact.parent.name)
         config = read_config(folder)
         assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
-        assert config.max_batch_size == most
+        assert config.max_batch_size == max_batch
         check_against_graph(config, onnx.load(folder / "1" / "model.onnx").graph)
         check_warmup(config, folder / "1" / "model.onnx")
         assert config.version_policy.latest.num_versions == 1
@@ -143,9 +145,9 @@ def test_configurations_are_those_of_the_graphs(tiny_onnx: Path, halved: Path, s
             (schema.ModelInstanceGroup.KIND_AUTO, 1)
         ]
         preferred = list(config.dynamic_batching.preferred_batch_size)
-        assert config.HasField("dynamic_batching") == bool(most)
+        assert config.HasField("dynamic_batching") == bool(max_batch)
         assert preferred == sorted(set(preferred))
-        assert all(1 < batch <= most for batch in preferred)
+        assert all(1 < batch <= max_batch for batch in preferred)
         assert load(folder / "1" / "model.onnx", "cpu").manifest == open_artifact(artifact)
         assert sha256_of(folder / "1" / "model.onnx") == sha256_of(artifact)
     assert {len(read_config(path).output) for path in (tmp_path / "models").iterdir()} == {2, 4}
@@ -169,68 +171,68 @@ def test_options_reach_the_configuration(tiny_onnx: Path, tmp_path: Path) -> Non
     assert list(read_config(folder).input[0].dims) == [3, -1, -1]
 
 
-def test_engines_are_plans_with_their_profile(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_engines_keep_their_profile(tiny_onnx: Path, tmp_path: Path) -> None:
     (folder,) = write(engine_of(tiny_onnx, tmp_path), tmp_path / "models", name="fast")
     config = read_config(folder)
     assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "tensorrt", 12)
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 12]
     assert [list(one.inputs["images"].dims) for one in config.model_warmup] == [[3, 96, 64]] * 2
-    assert (folder / "1" / "model.plan").read_bytes() == b"a plan"
+    assert (folder / "1" / "model.plan").read_bytes() == b"an engine"
     assert read_manifest(folder / "1" / "model.plan").engine is not None
-    for bad, says in (({"max_batch": 13}, "largest batch of the graph"), ({"kind": "cpu"}, "runs on a GPU")):
-        with pytest.raises(ValueError, match=says):
-            write(tmp_path / "encoder.engine", tmp_path / "models", name="x", **bad)
+    for settings, message in (({"max_batch": 13}, "maximum batch of the graph"), ({"kind": "cpu"}, "runs on a GPU")):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / "encoder.engine", tmp_path / "models", name="x", **settings)
     three = write(tmp_path / "encoder.engine", tmp_path / "models", uint8_input=True, name="bytes")
     assert [read_config(path).platform for path in three] == ["onnxruntime_onnx", "tensorrt_plan", "ensemble"]
 
 
-def test_what_triton_cannot_run_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_artifacts_that_triton_can_not_run_are_rejected(tiny_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"engine of tensorrt-rtx.*--runtime tensorrt"):
         open_artifact(engine_of(tiny_onnx, tmp_path, "tensorrt-rtx"))
     path = engine_of(tiny_onnx, tmp_path)
-    path.write_bytes(b"a pla")
+    path.write_bytes(b"an engin")
     with pytest.raises(ValueError, match="is not the engine that"):
         open_artifact(path)
     manifest = read_manifest(tiny_onnx)
     graph = tmp_path / "encoder.onnx"
     graph.write_bytes(tiny_onnx.read_bytes())
-    unproved = manifest.model_copy(update={"parity": None})
-    for said, says in ((unproved, "has not been through"), (failed_like(manifest), "did not hold parity")):
-        write_manifest(graph, said)
-        with pytest.raises(ValueError, match=says):
+    ungated = manifest.model_copy(update={"parity": None})
+    for changed, message in ((ungated, "has not been through"), (with_failed_parity(manifest), "did not pass its")):
+        write_manifest(graph, changed)
+        with pytest.raises(ValueError, match=message):
             open_artifact(graph)
-    for form, precision, batch, how, says in (
-        ("onnx", "fp8", Range(1, None), ServingOptions(), "fp8 only if it is told so"),
+    for file_format, precision, batch, settings, message in (
+        ("onnx", "fp8", Range(1, None), ServingOptions(), "fp8 only with a session option"),
         ("onnx", "bf16", Range(1, None), ServingOptions(kind="cpu"), "bf16 runs on a GPU"),
         ("onnx", "fp32", Range(4, 4), ServingOptions(max_batch=2), "batches of 4; export it with --batch 1:2"),
         ("onnx", "fp32", Range(2, None), ServingOptions(max_batch=2), "batches of 2 or more"),
         ("onnx", "fp32", Range(1, 8), ServingOptions(max_batch=9), "above 8"),
     ):
-        with pytest.raises(ValueError, match=says):
-            check_serving(form, precision, batch, how)
+        with pytest.raises(ValueError, match=message):
+            check_serving(file_format, precision, batch, settings)
     assert max_batch_size(Range(2, None), None) == max_batch_size(Range(4, 4), None) == 0
-    for how in ({"name": "../x"}, {"name": ""}, {"name": "a b"}, {"instances": 0}, {"queue_delay_ms": -1.0}):
-        with pytest.raises(ValueError, match=r"takes|names a folder"):
-            ServingOptions(**how)  # type: ignore[arg-type]
+    for invalid in ({"name": "../x"}, {"name": ""}, {"name": "a b"}, {"instances": 0}, {"queue_delay_ms": -1.0}):
+        with pytest.raises(ValueError, match=r"takes|is the name of a folder"):
+            ServingOptions(**invalid)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.1, 0.5, 0.9)])
-def test_bytes_are_normalized_as_the_runner_does(tiny_onnx: Path, scenes: ParityImages, mean: Any) -> None:
+def test_uint8_images_are_normalized_like_in_the_runner(tiny_onnx: Path, scenes: ParityImages, mean: Any) -> None:
     own = read_manifest(tiny_onnx)
     manifest = own.model_copy(update={"preprocessing": own.preprocessing | {"mean": mean}})
     session = onnxruntime.InferenceSession(
-        preprocess_graph(byte_manifest(manifest)), providers=["CPUExecutionProvider"]
+        preprocess_graph(preprocess_manifest(manifest)), providers=["CPUExecutionProvider"]
     )
     runner = load(tiny_onnx, "cpu")
     runner.manifest = manifest
     for image in scenes.images[:3]:
         for size in ((224, 224), (48, 112)):
             pixels = runner.preprocessing.resized(image, size)
-            (found,) = session.run(None, {"images": pixels[None]})
-            np.testing.assert_allclose(found[0], runner.prepare(image, size), rtol=0, atol=1e-6)
+            (normalized,) = session.run(None, {"images": pixels[None]})
+            np.testing.assert_allclose(normalized[0], runner.prepare(image, size), rtol=0, atol=1e-6)
             exact = (pixels.astype(np.float64) / 255 - mean) / np.float64(manifest.preprocessing["std"])
-            np.testing.assert_allclose(found[0], exact.transpose(2, 0, 1), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(normalized[0], exact.transpose(2, 0, 1), rtol=0, atol=1e-6)
 
 
 def test_preprocessing_keeps_fixed_sizes(single: Path, tmp_path: Path) -> None:
@@ -243,8 +245,8 @@ def test_preprocessing_keeps_fixed_sizes(single: Path, tmp_path: Path) -> None:
     assert list(configs["one"].input[0].dims) == [1, 32, 64, 3]
 
 
-def test_the_client_gets_what_the_runner_gives(
-    tiny_onnx: Path, halved: Path, single: Path, scenes: ParityImages, tmp_path: Path
+def test_the_client_gets_the_outputs_of_the_runner(
+    tiny_onnx: Path, half_precision: Path, single: Path, scenes: ParityImages, tmp_path: Path
 ) -> None:
     images = [tmp_path / f"{index}.png" for index in range(3)]
     for path, image in zip(images, scenes.images, strict=False):
@@ -252,38 +254,40 @@ def test_the_client_gets_what_the_runner_gives(
     models = tmp_path / "models"
     write(tiny_onnx, models, name="floats")
     write(tiny_onnx, models, uint8_input=True, name="bytes")
-    write(halved, models, uint8_input=True, name="halved")
+    write(half_precision, models, uint8_input=True, name="half")
     write(single, models, name="single")
-    ask = module_of(CLIENT).features
+    request_features = module_of(CLIENT).features
     with serving(models) as url, client.InferenceServerClient(url) as server:
         for name, artifact, count in (
             ("floats", tiny_onnx, 3),
             ("bytes", tiny_onnx, 3),
-            ("halved", halved, 3),
+            ("half", half_precision, 3),
             ("single", single, 1),
         ):
-            beside = models / name / "1" / "model.onnx.json"
-            said = json.loads(beside.read_text()) if beside.exists() else None
-            found = ask(server, name, images[:count], said)
+            path = models / name / "1" / "model.onnx.json"
+            manifest = json.loads(path.read_text()) if path.exists() else None
+            outputs = request_features(server, name, images[:count], manifest)
             runner = load(artifact, "cpu")
             expected = runner(np.stack([runner.prepare(image) for image in scenes.images[:count]]))
-            np.testing.assert_allclose(found["embedding"], expected.embedding, atol=1e-4)
-            np.testing.assert_allclose(found["feature_map"], expected.feature_map, atol=1e-4)
-            assert {f"feature_map_{layer}" for layer in expected.layers} == set(found) - {"embedding", "feature_map"}
+            np.testing.assert_allclose(outputs["embedding"], expected.embedding, atol=1e-4)
+            np.testing.assert_allclose(outputs["feature_map"], expected.feature_map, atol=1e-4)
+            assert {f"feature_map_{layer}" for layer in expected.layers} == set(outputs) - {"embedding", "feature_map"}
         with pytest.raises(client.InferenceServerException, match="is not"):
-            ask(server, "single", images[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text()))
-        ran = subprocess.run(
+            request_features(
+                server, "single", images[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text())
+            )
+        done = subprocess.run(
             [sys.executable, CLIENT, "bytes", images[0], "--url", url], capture_output=True, text=True, timeout=120
         )
-        assert ran.returncode == 0, ran.stderr
-        assert ran.stdout.startswith("embedding [1, 64] ")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("embedding [1, 64] ")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_writing_again_replaces_or_refuses(tiny_onnx: Path, single: Path, tmp_path: Path) -> None:
+def test_an_existing_model_is_replaced_only_with_force(tiny_onnx: Path, single: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write(tiny_onnx, models, uint8_input=True, name="a")
     before = tree(models)
@@ -303,7 +307,7 @@ def test_writing_again_replaces_or_refuses(tiny_onnx: Path, single: Path, tmp_pa
 
 
 @pytest.mark.parametrize("fails", ["first rename", "second rename", "full disk"])
-def test_a_failure_leaves_the_repository_as_it_was(
+def test_a_failure_leaves_the_repository_unchanged(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     models = tmp_path / "models"
@@ -319,7 +323,7 @@ def test_a_failure_leaves_the_repository_as_it_was(
                 raise OSError(errno.EIO, "planted")
         real(source, target)
 
-    def full(*what: object) -> None:
+    def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if fails == "full disk":
@@ -335,7 +339,7 @@ def test_a_failure_leaves_the_repository_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
-def test_a_mounted_repository_is_written_from_within(
+def test_a_repository_that_is_a_mount_point_is_staged_inside(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.rename
@@ -353,34 +357,34 @@ def test_a_mounted_repository_is_written_from_within(
     assert read_config(models / "a").max_batch_size == 3
 
 
-def test_the_command_writes_a_run_through_the_gate(
+def test_the_command_exports_a_run_through_the_parity_gate(
     tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = tmp_path / "models"
-    asked = [tiny_run, "--out", models, "--size", "32", "--batch", "1:2", "--input", "uint8", "--images", images]
-    done = invoke(*asked, "--name", "tiny", "--instances", "cpu:2")
+    arguments = [tiny_run, "--out", models, "--size", "32", "--batch", "1:2", "--input", "uint8", "--images", images]
+    done = invoke(*arguments, "--name", "tiny", "--instances", "cpu:2")
     assert done.exit_code == 0, done.output
     config = read_config(models / "tiny")
     assert (config.max_batch_size, config.input[0].data_type) == (2, schema.TYPE_UINT8)
     assert (config.instance_group[0].kind, config.instance_group[0].count) == (schema.ModelInstanceGroup.KIND_CPU, 2)
-    kept = read_manifest(models / "tiny" / "1" / "model.onnx")
-    assert kept.parity is not None
-    assert kept.parity.passed
-    assert "exists; add --force" in str(invoke(*asked, "--name", "tiny").exception)
-    monkeypatch.setattr("gtsa_kit.cli.support.export_triton.export_artifact", lambda *_: failed_like(kept))
-    failed = invoke(*asked, "--name", "worse")
+    written = read_manifest(models / "tiny" / "1" / "model.onnx")
+    assert written.parity is not None
+    assert written.parity.passed
+    assert "exists; add --force" in str(invoke(*arguments, "--name", "tiny").exception)
+    monkeypatch.setattr("gtsa_kit.cli.support.export_triton.export_artifact", lambda *_: with_failed_parity(written))
+    failed = invoke(*arguments, "--name", "worse")
     assert failed.exit_code == 1
     assert [path.name for path in models.iterdir()] == ["tiny"]
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
-def failed_like(manifest: Manifest) -> Manifest:
+def with_failed_parity(manifest: Manifest) -> Manifest:
     assert manifest.parity
     return manifest.model_copy(update={"parity": manifest.parity.model_copy(update={"passed": False})})
 
 
-def test_the_command_refuses_before_it_works(tiny_onnx: Path, tiny_run: Path, tmp_path: Path) -> None:
-    for arguments, says in (
+def test_the_command_rejects_invalid_options_before_it_exports(tiny_onnx: Path, tiny_run: Path, tmp_path: Path) -> None:
+    for arguments, message in (
         ((tiny_onnx, "--precision", "fp16"), "served as it is"),
         ((tiny_onnx, "--layers", "1"), "served as it is"),
         ((tiny_onnx, "--batch", "4"), "served as it is"),
@@ -391,7 +395,7 @@ def test_the_command_refuses_before_it_works(tiny_onnx: Path, tiny_run: Path, tm
         ((tiny_run, "--precision", "tf32"), "does not support"),
     ):
         done = invoke(*arguments, "--out", tmp_path / "models")
-        assert says in str(done.exception), done.output
+        assert message in str(done.exception), done.output
     plain = CliRunner().invoke(app, ["export", str(tiny_onnx), "--format", "onnx", "--max-batch", "3"])
     assert "add --format triton" in str(plain.exception)
     assert not any(tmp_path.iterdir())
@@ -400,24 +404,24 @@ def test_the_command_refuses_before_it_works(tiny_onnx: Path, tiny_run: Path, tm
 
 
 @pytest.mark.parametrize("text", ['a "quoted" \\ name', "line\nbreak", "ünï ✓"])
-def test_text_survives_the_text_format(text: str) -> None:
-    message = {
+def test_strings_survive_the_text_format(text: str) -> None:
+    fields = {
         "name": text,
         "max_batch_size": 3,
         "input": [{"name": text, "data_type": EnumValue("TYPE_FP16"), "dims": []}],
     }
-    config = text_format.Parse(render(message), schema.ModelConfig())
+    config = text_format.Parse(to_pbtxt(fields), schema.ModelConfig())
     assert (config.name, config.input[0].name, config.input[0].data_type) == (text, text, schema.TYPE_FP16)
 
 
-def test_floats_of_half_size_are_known() -> None:
+def test_half_precision_and_uint8_inputs_are_supported() -> None:
     manifest: Manifest = build_manifest(Encoder("vit_test"), "onnx", ExportOptions(), {}, "0" * 64)
     (images,) = manifest.inputs
     for dtype, kind in (("float16", schema.TYPE_FP16), ("uint8", schema.TYPE_UINT8), ("bfloat16", schema.TYPE_BF16)):
         changed = manifest.model_copy(update={"inputs": (images.model_copy(update={"dtype": dtype}),)})
         if dtype == "uint8":
-            changed = byte_manifest(manifest)
+            changed = preprocess_manifest(manifest)
         (model,) = repository_models(Path("x"), changed, ServingOptions(), uint8_input=False)
-        config = text_format.Parse(render(model.config), schema.ModelConfig())
+        config = text_format.Parse(to_pbtxt(model.config), schema.ModelConfig())
         assert config.input[0].data_type == kind
         assert config.model_warmup[0].inputs["images"].data_type == kind

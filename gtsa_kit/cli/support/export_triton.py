@@ -1,4 +1,4 @@
-"""`gtsa export --format triton`: what it does, and what it shows of it. Commands import this when they run."""
+"""Steps and output of `gtsa export --format triton`. Imports torch, so the command imports it when it runs."""
 
 import shlex
 import tempfile
@@ -20,23 +20,23 @@ from gtsa_kit.export.triton.config import ServingOptions, check_serving
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
 
-SERVED = (SUFFIX["onnx"], SUFFIX["trt"])
+SERVED_SUFFIXES = (SUFFIX["onnx"], SUFFIX["trt"])
 
 
 def parse_serving(
     name: str | None, instances: str | None, max_batch: int | None, delay_ms: float | None
 ) -> ServingOptions:
-    """--name, --instances, --max-batch and --queue-delay-ms; None leaves one to us."""
+    """Parse --name, --instances, --max-batch and --queue-delay-ms; None takes the default."""
     kind, _, count = (instances or "1").rpartition(":")
     if not count.isdecimal() or kind not in ("", "gpu", "cpu"):
         raise ValueError(f"--instances takes N, gpu:N or cpu:N, got {instances!r}")
-    standard = ServingOptions()
+    defaults = ServingOptions()
     return ServingOptions(
-        name=standard.name if name is None else name,
+        name=defaults.name if name is None else name,
         instances=int(count),
         kind=kind or "auto",  # type: ignore[arg-type]
         max_batch=max_batch,
-        queue_delay_ms=standard.queue_delay_ms if delay_ms is None else delay_ms,
+        queue_delay_ms=defaults.queue_delay_ms if delay_ms is None else delay_ms,
     )
 
 
@@ -51,47 +51,47 @@ def export_triton(
     out: Path | None,
     force: bool,
 ) -> None:
-    """A file as it is, or weights through the parity gate, into a model repository."""
-    shown = make_console()
-    if path.is_file() and path.suffix in SERVED:
+    """Write a model repository from an exported file as it is, or from weights, which pass the parity gate first."""
+    console = make_console()
+    if path.is_file() and path.suffix in SERVED_SUFFIXES:
         manifest = open_artifact(path)
-        _check_as_it_is(path, manifest, precision, options, calibrate)
-        _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, shown)
+        _check_unchanged(path, manifest, precision, options, calibrate)
+        _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, console)
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
-    opened = open_source_with_note(path, import_options, shown)
+    opened = open_source_with_note(path, import_options, console)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
     repository.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as folder:
         graph = Path(folder, "encoder.onnx")
-        manifest = _export(opened, graph, options, calibrate, images, shown)
-        _write(graph, manifest, serving, options.input == "uint8", repository, force, shown)
+        manifest = _export(opened, graph, options, calibrate, images, console)
+        _write(graph, manifest, serving, options.input == "uint8", repository, force, console)
 
 
-def _check_as_it_is(
+def _check_unchanged(
     path: Path, manifest: Manifest, precision: str | None, options: ExportOptions, calibrate: Path | None
 ) -> None:
-    """Refuse what would need another graph."""
-    as_it_is = ExportOptions(precision=options.precision, input=options.input)
-    if precision not in (None, manifest.precision) or options != as_it_is or calibrate:
+    """Raise `ValueError` for options that would change the graph of an exported file."""
+    unchanged = ExportOptions(precision=options.precision, input=options.input)
+    if precision not in (None, manifest.precision) or options != unchanged or calibrate:
         raise ValueError(
-            f"{path} is served as it is; leave out --precision, --calibrate, --size, --batch, --layers and --opset, or "
-            "name the run that it came from"
+            f"{path} is served as it is; omit --precision, --calibrate, --size, --batch, --layers and --opset, or give "
+            "the run that it was exported from"
         )
 
 
 def _export(
-    opened: Source, graph: Path, options: ExportOptions, calibrate: Path | None, images: Path | None, shown: Console
+    opened: Source, graph: Path, options: ExportOptions, calibrate: Path | None, images: Path | None, console: Console
 ) -> Manifest:
     parity_set = load_parity_images(require(images) if images else opened.images)
     calibration = read_calibration(require(calibrate)) if calibrate else None
-    shown.print("writing the graph")
-    with Steps(shown) as steps:
+    console.print("writing the graph")
+    with Steps(console) as steps:
         manifest = export_artifact(opened, "onnx", graph, options, parity_set, calibration, progress_callback(steps))
     assert manifest.parity is not None
-    shown.print(parity_table(manifest.parity))
+    console.print(parity_table(manifest.parity))
     if not manifest.parity.passed:
         fail(f"{failure_message(opened.path, manifest.parity)}; no repository was written", 1)
     return manifest
@@ -104,28 +104,28 @@ def _write(
     uint8_input: bool,
     repository: Path,
     force: bool,
-    shown: Console,
+    console: Console,
 ) -> None:
     models = repository_models(artifact, manifest, serving, uint8_input)
     size = megabytes(artifact)
     write_repository(repository, models, force)
-    shown.print(_models_table(models))
+    console.print(_models_table(models))
     if manifest.engine:
-        shown.print(f"the server must hold TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True)
+        console.print(f"the server must have TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True)
     start = f"tritonserver --model-repository={shlex.quote(str(repository.resolve()))}"
-    shown.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
+    console.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
 
 
 def _models_table(models: list[RepositoryModel]) -> Table:
-    """A row for each input and output."""
+    """Build a table with a row for each input and output."""
     table = Table(box=None, pad_edge=False)
     for name in ("model", "", "tensor", "type", "dims", "batch"):
         table.add_column(name, overflow="fold")
     for model in models:
-        most = model.config["max_batch_size"]
-        for way in ("input", "output"):
-            for tensor in model.config[way]:
+        max_batch = model.config["max_batch_size"]
+        for direction in ("input", "output"):
+            for tensor in model.config[direction]:
                 dims = ", ".join("any" if length == -1 else str(length) for length in tensor["dims"])
-                batch = f"up to {most}" if most else "in dims"
-                table.add_row(model.name, way, tensor["name"], tensor["data_type"], dims, batch)
+                batch = f"up to {max_batch}" if max_batch else "in dims"
+                table.add_row(model.name, direction, tensor["name"], tensor["data_type"], dims, batch)
     return table

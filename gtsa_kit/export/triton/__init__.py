@@ -1,1 +1,1 @@
-"""Model repositories of NVIDIA Triton."""
+"""Model repositories for NVIDIA Triton."""

@@ -1,4 +1,4 @@
-"""What NVIDIA Triton is told of a model: the content of `config.pbtxt`, out of a manifest."""
+"""Configuration of a model for NVIDIA Triton: the content of `config.pbtxt`, derived from a manifest."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,13 @@ from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.spec import INPUT, Range
 from gtsa_kit.export.triton.pbtxt import EnumValue, Message
 
-Kind = Literal["auto", "gpu", "cpu"]
-MOST: Final = 16
-"""Images of a batch where the graph sets no limit."""
-USUAL: Final = 8
-MARK: Final = "gtsa_kit"
-"""The parameter that says who wrote a configuration."""
+InstanceKind = Literal["auto", "gpu", "cpu"]
+DEFAULT_MAX_BATCH: Final = 16
+"""Maximum batch size where the graph sets none."""
+PREFERRED_BATCH: Final = 8
+"""Batch size that Triton prefers where an engine's profile has no optimal one."""
+WRITER_KEY: Final = "gtsa_kit"
+"""Parameter of a configuration that marks it as written by gtsa-kit."""
 TYPES: Final = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -26,31 +27,31 @@ TYPES: Final = {
     "int64": "TYPE_INT64",
 }
 BACKENDS: Final = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "trt": ("tensorrt_plan", "tensorrt")}
-"""Platform and backend, by format of the artifact."""
+"""Platform and backend by format of the artifact."""
 NORMALIZED: Final = "normalized"
-"""What the preprocessing hands to the encoder."""
+"""Name of the tensor that the preprocessing passes to the encoder."""
 
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """How a model is to be served."""
+    """Settings of a served model."""
 
     name: str = "encoder"
     instances: int = 1
-    """On each device."""
-    kind: Kind = "auto"
+    """Copies of the model on each device."""
+    kind: InstanceKind = "auto"
     max_batch: int | None = None
-    """Images that requests are joined to at most; 0 leaves batches as they come; None leaves it to the graph."""
+    """Maximum batch that requests are joined to; 0 joins none; None takes the maximum of the graph."""
     queue_delay_ms: float = 1.0
-    """That a request waits for others at most."""
+    """Maximum time that a request waits for others, in milliseconds."""
 
     def __post_init__(self) -> None:
-        """Refuse what Triton would."""
+        """Raise `ValueError` for settings that Triton would reject."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise ValueError(
-                f"--name names a folder and a model, of letters, digits, '_', '-' and '.', got {self.name!r}"
+                f"--name is the name of a folder and a model: letters, digits, '_', '-' and '.', got {self.name!r}"
             )
-        if self.kind not in get_args(Kind) or self.instances < 1:
+        if self.kind not in get_args(InstanceKind) or self.instances < 1:
             raise ValueError(f"--instances takes N, gpu:N or cpu:N with N from 1, got {self.kind}:{self.instances}")
         if self.max_batch is not None and self.max_batch < 0:
             raise ValueError(f"--max-batch takes 0 or more, got {self.max_batch}")
@@ -58,52 +59,52 @@ class ServingOptions:
             raise ValueError(f"--queue-delay-ms takes 0 to 60000, got {self.queue_delay_ms}")
 
 
-def check_serving(form: str, precision: str, batch: Range, serving: ServingOptions) -> None:
-    """Raise `ValueError` unless an artifact can be served as is asked.
+def check_serving(file_format: str, precision: str, batch: Range, serving: ServingOptions) -> None:
+    """Raise `ValueError` unless an artifact can be served with the settings.
 
     Args:
-        form: "onnx" or "trt".
-        precision: Of the artifact.
-        batch: That it takes.
-        serving: What is asked.
+        file_format: "onnx" or "trt".
+        precision: Precision of the artifact.
+        batch: Batch sizes that the artifact accepts.
+        serving: Requested settings.
     """
     max_batch_size(batch, serving.max_batch)
-    if form == "onnx" and precision == "fp8":
+    if file_format == "onnx" and precision == "fp8":
         raise ValueError(
-            "ONNX Runtime computes with fp8 only if it is told so, and Triton's is not; take another --precision, or "
-            "serve an engine: gtsa export --format trt"
+            "ONNX Runtime computes with fp8 only with a session option that Triton does not set; use another "
+            "--precision, or serve an engine: gtsa export --format trt"
         )
-    if serving.kind == "cpu" and _needs_gpu(form, precision):
-        what = "an engine" if form == "trt" else f"ONNX Runtime in {precision}"
-        raise ValueError(f"{what} runs on a GPU; take --instances gpu:{serving.instances}")
+    if serving.kind == "cpu" and _needs_gpu(file_format, precision):
+        artifact = "an engine" if file_format == "trt" else f"ONNX Runtime in {precision}"
+        raise ValueError(f"{artifact} runs on a GPU; use --instances gpu:{serving.instances}")
 
 
-def max_batch_size(allowed: Range, wanted: int | None) -> int:
-    """Images that Triton may join requests to; 0 where the graph does not take every batch from 1 on.
+def max_batch_size(allowed: Range, requested: int | None) -> int:
+    """Return the maximum batch that Triton joins requests to; 0 where the graph does not accept every batch from 1.
 
     Raises:
-        ValueError: More is wanted than the graph takes.
+        ValueError: `requested` is more than the graph accepts.
     """
     if allowed.fixed or allowed.min > 1:
-        if wanted:
-            takes = allowed.min if allowed.fixed else f"{allowed.min} or more"
+        if requested:
+            sizes = allowed.min if allowed.fixed else f"{allowed.min} or more"
             raise ValueError(
-                f"requests can't be joined: the graph takes batches of {takes}; export it with --batch 1:{wanted}, or "
-                "leave out --max-batch"
+                f"requests can't be joined: the graph takes batches of {sizes}; export it with --batch 1:{requested}, "
+                "or omit --max-batch"
             )
         return 0
-    if wanted is None:
-        return MOST if allowed.max is None else allowed.max
-    if allowed.max is not None and wanted > allowed.max:
+    if requested is None:
+        return DEFAULT_MAX_BATCH if allowed.max is None else allowed.max
+    if allowed.max is not None and requested > allowed.max:
         raise ValueError(
-            f"--max-batch {wanted} is above {allowed.max}, the largest batch of the graph; export it with "
-            f"--batch 1:{wanted}"
+            f"--max-batch {requested} is above {allowed.max}, the maximum batch of the graph; export it with "
+            f"--batch 1:{requested}"
         )
-    return wanted
+    return requested
 
 
 def encoder_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
-    """Of the encoder itself."""
+    """Return the configuration of the encoder."""
     if _needs_gpu(manifest.format, manifest.precision):
         serving = replace(serving, kind="gpu")
     platform, backend = BACKENDS[manifest.format]
@@ -111,81 +112,83 @@ def encoder_config(manifest: Manifest, serving: ServingOptions, name: str) -> Me
 
 
 def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
-    """Of the graph that makes bytes into what the encoder takes.
+    """Return the configuration of the graph that normalizes uint8 images.
 
     Args:
-        manifest: Of that graph, see `triton.byte_manifest`.
-        serving: As the encoder is served.
-        name: Of the model.
+        manifest: Manifest of that graph (`models.preprocess_manifest`).
+        serving: Settings of the encoder.
+        name: Name of the model.
     """
     platform, backend = BACKENDS["onnx"]
-    at_once = replace(serving, queue_delay_ms=0)  # requests wait for others at the encoder, which gains from it
-    return _model(manifest, at_once, name, {"platform": platform, "backend": backend}, manifest.outputs)
+    serving = replace(serving, queue_delay_ms=0)  # requests are joined at the encoder, where that saves time
+    return _model(manifest, serving, name, {"platform": platform, "backend": backend}, manifest.outputs)
 
 
-def ensemble_config(manifest: Manifest, encoder: Manifest, serving: ServingOptions, steps: tuple[str, str]) -> Message:
-    """Of the two in a row, which takes bytes and gives features.
+def ensemble_config(
+    preprocess: Manifest, encoder: Manifest, serving: ServingOptions, steps: tuple[str, str]
+) -> Message:
+    """Return the configuration of the ensemble of preprocessing and encoder, from uint8 images to features.
 
     Args:
-        manifest: Of the preprocessing.
-        encoder: Of the encoder.
-        serving: How they are served; its name is the ensemble's.
-        steps: Names of the models, preprocessing and encoder.
+        preprocess: Manifest of the preprocessing.
+        encoder: Manifest of the encoder.
+        serving: Settings; their name is that of the ensemble.
+        steps: Model names of preprocessing and encoder.
     """
-    most = max_batch_size(encoder.range_of("batch"), serving.max_batch)
-    same = {spec.name: spec.name for spec in encoder.outputs}
+    max_batch = max_batch_size(encoder.range_of("batch"), serving.max_batch)
+    outputs = {spec.name: spec.name for spec in encoder.outputs}
     return {
         "name": serving.name,
         "platform": "ensemble",
-        "max_batch_size": most,
-        "input": [_tensor(manifest.inputs[0], most)],
-        "output": [_tensor(spec, most) for spec in encoder.outputs],
+        "max_batch_size": max_batch,
+        "input": [_tensor(preprocess.inputs[0], max_batch)],
+        "output": [_tensor(spec, max_batch) for spec in encoder.outputs],
         "ensemble_scheduling": {
             "step": [
                 _step(steps[0], {INPUT: INPUT}, {NORMALIZED: NORMALIZED}),
-                _step(steps[1], {encoder.inputs[0].name: NORMALIZED}, same),
+                _step(steps[1], {encoder.inputs[0].name: NORMALIZED}, outputs),
             ]
         },
-        "parameters": _mark(),
+        "parameters": _parameters(),
     }
 
 
 def optimal_size(manifest: Manifest) -> tuple[int, int]:
-    """Height and width of most images: those that an engine is best at, else those of training, or nearest to them."""
+    """Return the (height, width) of the engine's optimal shape, else the allowed size nearest to that of training."""
     if manifest.engine and manifest.engine.profile:
-        usual = dict(zip(manifest.input_layout, manifest.engine.profile[1], strict=True))
-        return usual["height"], usual["width"]
+        optimal = dict(zip(manifest.input_layout, manifest.engine.profile[1], strict=True))
+        return optimal["height"], optimal["width"]
     base = int(manifest.preprocessing["size"])
     return manifest.range_of("height").clamp(base), manifest.range_of("width").clamp(base)
 
 
-def _needs_gpu(form: str, precision: str) -> bool:
-    return form == "trt" or precision == "bf16"
+def _needs_gpu(file_format: str, precision: str) -> bool:
+    return file_format == "trt" or precision == "bf16"
 
 
 def _model(
     manifest: Manifest, serving: ServingOptions, name: str, backend: Message, outputs: tuple[TensorSpec, ...]
 ) -> Message:
-    most = max_batch_size(manifest.range_of("batch"), serving.max_batch)
+    max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
     kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
     return {
         "name": name,
         **backend,
-        "max_batch_size": most,
-        "input": [_tensor(spec, most) for spec in manifest.inputs],
-        "output": [_tensor(spec, most) for spec in outputs],
+        "max_batch_size": max_batch,
+        "input": [_tensor(spec, max_batch) for spec in manifest.inputs],
+        "output": [_tensor(spec, max_batch) for spec in outputs],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"count": serving.instances, "kind": EnumValue(kind)}],
-        **_batching(manifest, most, serving.queue_delay_ms),
-        "model_warmup": list(_warmups(manifest, most)),
-        "parameters": _mark(),
+        **_dynamic_batching(manifest, max_batch, serving.queue_delay_ms),
+        "model_warmup": list(_warmups(manifest, max_batch)),
+        "parameters": _parameters(),
     }
 
 
-def _batching(manifest: Manifest, most: int, delay_ms: float) -> Message:
-    if most < 2:
+def _dynamic_batching(manifest: Manifest, max_batch: int, delay_ms: float) -> Message:
+    if max_batch < 2:
         return {}
-    preferred = sorted({min(_usual_batch(manifest), most), most})
+    preferred = sorted({min(_optimal_batch(manifest), max_batch), max_batch})
     return {
         "dynamic_batching": {
             "preferred_batch_size": preferred,
@@ -194,14 +197,14 @@ def _batching(manifest: Manifest, most: int, delay_ms: float) -> Message:
     }
 
 
-def _usual_batch(manifest: Manifest) -> int:
+def _optimal_batch(manifest: Manifest) -> int:
     if manifest.engine and manifest.engine.profile:
         return manifest.engine.profile[1][0]
-    return manifest.range_of("batch").clamp(USUAL)
+    return manifest.range_of("batch").clamp(PREFERRED_BATCH)
 
 
-def _warmups(manifest: Manifest, most: int) -> Iterator[Message]:
-    """Requests before the first: one image, and a full batch. Triton repeats the image as often as the batch says."""
+def _warmups(manifest: Manifest, max_batch: int) -> Iterator[Message]:
+    """Yield warm-up requests of one image and of a full batch; Triton repeats the image to fill the batch."""
     height, width = optimal_size(manifest)
     lengths: dict[str, int] = {
         "batch": manifest.range_of("batch").clamp(1),
@@ -211,30 +214,34 @@ def _warmups(manifest: Manifest, most: int) -> Iterator[Message]:
     }
     spec = manifest.inputs[0]
     shape = [lengths[axis] for axis in manifest.input_layout]
-    for batch in sorted({1, most or 1}):
-        zeros = {"data_type": EnumValue(TYPES[spec.dtype]), "dims": shape[1:] if most else shape, "zero_data": True}
+    for batch in sorted({1, max_batch or 1}):
+        zeros = {
+            "data_type": EnumValue(TYPES[spec.dtype]),
+            "dims": shape[1:] if max_batch else shape,
+            "zero_data": True,
+        }
         yield {
-            "name": f"{batch if most else lengths['batch']} x {height} x {width}",
+            "name": f"{batch if max_batch else lengths['batch']} x {height} x {width}",
             "batch_size": batch,
             "inputs": [{"key": spec.name, "value": zeros}],
         }
 
 
-def _tensor(spec: TensorSpec, most: int) -> Message:
-    """Dimensions without the batch where Triton makes batches; -1 is any length."""
+def _tensor(spec: TensorSpec, max_batch: int) -> Message:
+    """Return the tensor entry; `dims` omit the batch where Triton joins requests, and -1 is a dynamic axis."""
     dims = [length if isinstance(length, int) else -1 for length in spec.shape]
-    return {"name": spec.name, "data_type": EnumValue(TYPES[spec.dtype]), "dims": dims[1:] if most else dims}
+    return {"name": spec.name, "data_type": EnumValue(TYPES[spec.dtype]), "dims": dims[1:] if max_batch else dims}
 
 
 def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Message:
-    """Keys are the model's own names, values those within the ensemble; the newest version."""
+    """Return a step of the ensemble; the maps go from the model's tensor names to those of the ensemble."""
     return {
         "model_name": model,
-        "model_version": -1,
+        "model_version": -1,  # the newest
         "input_map": [{"key": name, "value": value} for name, value in inputs.items()],
         "output_map": [{"key": name, "value": value} for name, value in outputs.items()],
     }
 
 
-def _mark() -> list[Message]:
-    return [{"key": MARK, "value": {"string_value": __version__}}]
+def _parameters() -> list[Message]:
+    return [{"key": WRITER_KEY, "value": {"string_value": __version__}}]

@@ -1,4 +1,4 @@
-"""What a model repository for NVIDIA Triton holds: an artifact that has passed its gate, and what goes before it."""
+"""Models of a repository for NVIDIA Triton: an artifact that passed its parity gate, and its preprocessing."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,15 @@ from gtsa_kit.files import sha256_of
 
 OPSET: Final = 18
 IR_VERSION: Final = 8
-"""Old enough for every server that knows the opset."""
+"""IR version that every server with this opset can read."""
 
 
 def open_artifact(path: Path) -> Manifest:
-    """The manifest of an `.onnx` or `.engine` file that may be served.
+    """Return the manifest of an `.onnx` or `.engine` file that can be served.
 
     Raises:
-        ValueError: Not ours, not whole, not past its gate, or not what Triton runs.
+        ValueError: The file was not exported by gtsa-kit, is damaged, did not pass its parity gate, or can't run on
+            Triton.
     """
     if path.suffix == SUFFIX["onnx"]:
         manifest = read_onnx_manifest(path)
@@ -41,7 +42,7 @@ def open_artifact(path: Path) -> Manifest:
     if report is None:
         raise ValueError(f"{path} has not been through a parity gate; export it again with gtsa export")
     if not report.passed:
-        raise ValueError(f"{path} did not hold parity when it was exported; gtsa verify shows by how much")
+        raise ValueError(f"{path} did not pass its parity gate when it was exported; gtsa verify shows the difference")
     return manifest
 
 
@@ -51,7 +52,7 @@ def _check_engine(path: Path, manifest: Manifest) -> None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
     if record.variant != "tensorrt":
         raise ValueError(
-            f"{path} is an engine of {record.variant}, and Triton runs engines of TensorRT itself; build one with gtsa "
+            f"{path} is an engine of {record.variant}, but Triton runs engines of TensorRT only; build one with gtsa "
             f"export --format trt --runtime tensorrt, or serve {record.graph.file}, the same graph"
         )
     if sha256_of(path) != record.sha256:
@@ -61,17 +62,17 @@ def _check_engine(path: Path, manifest: Manifest) -> None:
 def repository_models(
     artifact: Path, manifest: Manifest, serving: ServingOptions, uint8_input: bool
 ) -> list[RepositoryModel]:
-    """What the repository will hold, in the order in which it may appear.
+    """Return the models of the repository, in an order in which each model follows those that it uses.
 
     Args:
-        artifact: The file to serve.
-        manifest: Its manifest.
-        serving: How.
-        uint8_input: Whether clients send (H, W, 3) bytes. An artifact of float input then gets a graph before it that
-            normalizes, and an ensemble of the two under the model's name.
+        artifact: File to serve.
+        manifest: Manifest of the file.
+        serving: Settings of the model.
+        uint8_input: Whether clients send (H, W, 3) uint8 images. For an artifact with float32 input the repository then
+            gets a preprocessing graph, and an ensemble of the two under the model's name.
 
     Raises:
-        ValueError: The artifact does not go with what is asked.
+        ValueError: The artifact can't be served with the settings.
     """
     check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
     ensemble = uint8_input and manifest.inputs[0].dtype != "uint8"
@@ -79,16 +80,15 @@ def repository_models(
     encoder = RepositoryModel(encoder_config(manifest, serving, name), manifest, artifact)
     if not ensemble:
         return [encoder]
-    before = byte_manifest(manifest)
-    preprocess = RepositoryModel(
-        preprocess_config(before, serving, f"{serving.name}_preprocess"), content=preprocess_graph(before)
-    )
+    preprocessing = preprocess_manifest(manifest)
+    config = preprocess_config(preprocessing, serving, f"{serving.name}_preprocess")
+    preprocess = RepositoryModel(config, content=preprocess_graph(preprocessing))
     steps = preprocess.name, encoder.name
-    return [preprocess, encoder, RepositoryModel(ensemble_config(before, manifest, serving, steps))]
+    return [preprocess, encoder, RepositoryModel(ensemble_config(preprocessing, manifest, serving, steps))]
 
 
-def byte_manifest(encoder: Manifest) -> Manifest:
-    """Of the graph that normalizes: the encoder's ranges and batch, bytes in, the encoder's input out."""
+def preprocess_manifest(encoder: Manifest) -> Manifest:
+    """Return the manifest of the preprocessing: the ranges of the encoder, uint8 images in, the encoder's input out."""
     images = encoder.inputs[0]
     batch, _, height, width = images.shape
     return encoder.model_copy(
@@ -101,7 +101,7 @@ def byte_manifest(encoder: Manifest) -> Manifest:
 
 
 def preprocess_graph(manifest: Manifest) -> bytes:
-    """An ONNX graph from (B, H, W, 3) bytes to (B, 3, H, W) floats, as the manifest's preprocessing normalizes them."""
+    """Build the ONNX graph from (B, H, W, 3) uint8 to (B, 3, H, W) float32, normalized as in the manifest."""
     import onnx
     from onnx import helper, numpy_helper
 

@@ -1,26 +1,26 @@
-"""Protobuf's text format, without the schema that a library would want."""
+"""Writer of protobuf's text format, which needs no schema."""
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 Message = dict[str, Any]
-"""Fields by name: messages are mappings, repeated fields lists, enums `EnumValue`s."""
+"""Fields by name: a message is a mapping, a repeated field a list, an enum value an `EnumValue`."""
 
 
 class EnumValue(str):
-    """An enum's value, which stands without quotes."""
+    """Value of an enum, which is written without quotes."""
 
 
-def render(fields: Mapping[str, Any], indent: str = "") -> str:
-    """A message in protobuf's text format."""
+def to_pbtxt(fields: Mapping[str, Any], indent: str = "") -> str:
+    """Render a message in protobuf's text format."""
     return "".join(f"{indent}{line}\n" for name, value in fields.items() for line in _lines(name, value))
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         yield f"{name} {{"
-        yield from render(value, "  ").splitlines()
+        yield from to_pbtxt(value, "  ").splitlines()
         yield "}"
     elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
         for one in value:

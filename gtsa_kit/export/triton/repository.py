@@ -1,4 +1,4 @@
-"""Model repositories of NVIDIA Triton on the disk: each model appears in one whole, or not at all."""
+"""Model repositories of NVIDIA Triton on disk: each model is published by a rename, completely or not at all."""
 
 import os
 import shutil
@@ -10,66 +10,66 @@ from pathlib import Path
 from typing import Final
 
 from gtsa_kit.export.manifest import Manifest, write_manifest
-from gtsa_kit.export.triton.config import MARK
-from gtsa_kit.export.triton.pbtxt import Message, render
+from gtsa_kit.export.triton.config import WRITER_KEY
+from gtsa_kit.export.triton.pbtxt import Message, to_pbtxt
 from gtsa_kit.files import atomic_write, sync_folder, write_text
 
 FILES: Final = {"onnx": "model.onnx", "trt": "model.plan"}
-"""What Triton's backends look for, by format."""
+"""File name that Triton's backends expect, by format."""
 VERSION: Final = "1"
 
 
 @dataclass(frozen=True)
 class RepositoryModel:
-    """One folder of the repository."""
+    """One model, which is one folder of the repository."""
 
     config: Message
     manifest: Manifest | None = None
     file: Path | None = None
-    """What to copy as the model."""
+    """File to copy as the model."""
     content: bytes = b""
-    """The model itself, where it is no file."""
+    """Serialized model, where there is no file."""
 
     @property
     def name(self) -> str:
-        """Of the folder, and under which clients ask for it."""
+        """Name of the folder, and of the model in requests."""
         return str(self.config["name"])
 
 
 def check_targets(repository: Path, names: list[str], force: bool) -> None:
-    """Raise `ValueError` unless the models may be written: no file of others, nothing there unless it is forced."""
+    """Raise `ValueError` if a model exists (without `force`) or was written by something else than gtsa-kit."""
     if repository.exists() and not repository.is_dir():
-        raise ValueError(f"{repository} is a file; name a folder with --out")
+        raise ValueError(f"{repository} is a file; give a folder with --out")
     for target in (repository / name for name in names):
         if not target.exists():
             continue
-        if not _is_ours(target):
+        if not _written_by_gtsa(target):
             raise ValueError(f"{target} was not written by gtsa export; choose another --name or --out")
         if not force:
             raise ValueError(f"{target} exists; add --force to replace it, or choose another --name")
 
 
-def _is_ours(model: Path) -> bool:
+def _written_by_gtsa(model: Path) -> bool:
     try:
-        return f'key: "{MARK}"' in (model / "config.pbtxt").read_text(encoding="utf-8")
+        return f'key: "{WRITER_KEY}"' in (model / "config.pbtxt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def write_repository(repository: Path, models: list[RepositoryModel], force: bool = False) -> list[Path]:
-    """Write models into a repository; each appears, or replaces the one before, whole.
+    """Write models into a repository; each appears, or replaces an existing one, completely.
 
     Args:
-        repository: Folder; others' models in it stay as they are.
-        models: See `triton.repository_models`.
-        force: Whether to replace what was written before.
+        repository: Folder of the repository; other models in it are not changed.
+        models: Models to write (`models.repository_models`).
+        force: Whether to replace models that gtsa-kit wrote before.
 
     Returns:
-        Their folders.
+        Folders of the models.
 
     Raises:
-        ValueError: See `check_targets`.
-        OSError: A full disk or the like; the repository is as it was.
+        ValueError: A model can't be written (`check_targets`).
+        OSError: Writing failed, for example on a full disk; the repository is unchanged.
     """
     check_targets(repository, [model.name for model in models], force)
     with _staging(repository) as staging:
@@ -94,37 +94,37 @@ def _write_model(folder: Path, model: RepositoryModel) -> None:
         with atomic_write(version / FILES["onnx"]) as file:
             file.write(model.content)
     else:
-        write_text(version / ".keep", "")  # an ensemble's version is empty, and empty folders get lost in copies
-    write_text(folder / "config.pbtxt", render(model.config))
+        write_text(version / ".keep", "")  # an ensemble has no model file, and copies may drop empty folders
+    write_text(folder / "config.pbtxt", to_pbtxt(model.config))
 
 
-def _publish(staged: Path, target: Path, aside: Path) -> None:
-    """Rename a finished model into its place; what was there comes back if that fails."""
+def _publish(staged: Path, target: Path, backup: Path) -> None:
+    """Rename a finished model into the repository; restore the previous one if that fails."""
     replaced = target.exists()
     if replaced:
-        os.rename(target, aside)
+        os.rename(target, backup)
     try:
         os.rename(staged, target)
     except BaseException:
         if replaced:
-            os.rename(aside, target)
+            os.rename(backup, target)
         raise
 
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """A folder to write in that Triton does not look into, from which a rename leads into the repository.
+    """Create a folder on the same file system that Triton does not read, and remove it at the end.
 
-    It is beside the repository; inside, hidden, where the repository is a mount of its own.
+    It is beside the repository, or hidden inside of it where the repository is a mount point.
     """
-    made = not repository.exists()
+    created = not repository.exists()
     repository.mkdir(parents=True, exist_ok=True)
     folder = _make_staging(repository)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if made and not any(repository.iterdir()):
+        if created and not any(repository.iterdir()):
             repository.rmdir()
 
 
@@ -134,11 +134,11 @@ def _make_staging(repository: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix=f".{repository.name}-", dir=repository.parent))
     except OSError:
         return Path(tempfile.mkdtemp(prefix=".gtsa-", dir=repository))
-    probe, landed = folder / "probe", repository / folder.name
+    probe, renamed = folder / "probe", repository / folder.name
     try:
         probe.mkdir()
-        os.rename(probe, landed)
-        landed.rmdir()
+        os.rename(probe, renamed)
+        renamed.rmdir()
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=".gtsa-", dir=repository))
