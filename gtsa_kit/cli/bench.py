@@ -84,18 +84,18 @@ def bench(
     openers = {
         name: _opener(file, device, provider, engine_cache, fallback) for name, file in zip(names, files, strict=True)
     }
-    out = make_console()
-    speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, out)
+    console = make_console()
+    speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, console)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
     reference = str(source.path) if source else names[0]
     if as_json:
         print(json.dumps(as_data(speeds, gates, skipped, reference, parity_set.origin), indent=2))
         return
     for shape in dict.fromkeys(speed.shape for speed in speeds):
-        out.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
+        console.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
     for name, used in {speed.name: speed.provider for speed in speeds}.items():
-        out.print(f"{name}: {used}", soft_wrap=True)
-    out.print(f"cosine: worst patch token, compared with {reference}", soft_wrap=True)
+        console.print(f"{name}: {used}", soft_wrap=True)
+    console.print(f"cosine: worst patch token, compared with {reference}", soft_wrap=True)
 
 
 def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool) -> "OpenFile":
@@ -114,19 +114,19 @@ def _measure(
     parity_set: "ParityImages",
     seconds: float,
     source: "Source | None",
-    out: "Console",
+    console: "Console",
 ) -> "tuple[list[Speed], list[Skipped]]":
     from gtsa_kit.cli.support.progress import Steps
     from gtsa_kit.export.benchmark.compare import compare_speed
 
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-        out.print(
+        console.print(
             f"the load average of the last minute is {load}; other programs lower the figures, those of PyTorch most"
         )
-    out.print(f"opening {len(openers)} files, each in a process of its own; measuring on {parity_set.origin}")
+    console.print(f"opening {len(openers)} files, each in a process of its own; measuring on {parity_set.origin}")
     skipped: list[Skipped] = []
-    with Steps(out) as steps:
+    with Steps(console) as steps:
         steps.begin("measuring, percent", 100)
         speeds = compare_speed(
             openers,
@@ -138,7 +138,7 @@ def _measure(
             lambda share: steps.update(round(100 * share)),
         )
     for name, shape, reason in skipped:
-        out.print(f"{name} does not accept {shape}: {reason}", soft_wrap=True)
+        console.print(f"{name} does not accept {shape}: {reason}", soft_wrap=True)
     if not speeds:
         raise ValueError("nothing was measured: no file accepts any of the shapes; change --batch and --size")
     return speeds, skipped

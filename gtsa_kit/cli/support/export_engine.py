@@ -58,12 +58,12 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
 
     A dry run builds without a parity gate and keeps nothing.
     """
-    out = make_console()
-    opened = open_for_engine(path, import_options, options, out)
-    request = make_request(opened, options, out)
+    console = make_console()
+    opened = open_for_engine(path, import_options, options, console)
+    request = make_request(opened, options, console)
     calibration = read_calibration(require(options.calibrate)) if options.calibrate else None
     if options.dry_run:
-        _dry_run(opened, options, request, calibration, out)
+        _dry_run(opened, options, request, calibration, console)
         return
     run_images = opened.images if isinstance(opened, Source) else None
     parity_set = load_parity_images(require(options.images) if options.images else run_images)
@@ -71,18 +71,16 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     if isinstance(opened, SourceGraph) and target is None:
         target = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", target, options.force)
-    graph = _prepare_graph(opened, engine, options.options, parity_set, calibration, out)
-    out.print(f"building {engine} for {_describe_ranges(request.ranges)}", soft_wrap=True)
-    manifest = _build(graph, engine, request, out)
-    with Steps(out) as steps:
+    graph = _prepare_graph(opened, engine, options.options, parity_set, calibration, console)
+    console.print(f"building {engine} for {_describe_ranges(request.ranges)}", soft_wrap=True)
+    manifest = _build(graph, engine, request, console)
+    with Steps(console) as steps:
         on_case = progress_callback(steps, "parity of the engine")
         manifest = check_engine_parity(_reference(opened), engine, manifest, parity_set, on_case)
-    _print_engine(engine, manifest, out)
+    _print_engine(engine, manifest, console)
 
 
-def open_for_engine(
-    path: Path, import_options: ImportOptions, options: EngineOptions, out: Console
-) -> Source | SourceGraph:
+def open_for_engine(path: Path, import_options: ImportOptions, options: EngineOptions, console: Console) -> Source | SourceGraph:
     """Open an ONNX file as a graph to build as it is, or weights to write a graph from.
 
     An ONNX file of gtsa-kit is opened as weights if another precision, other layers or another input is requested.
@@ -91,7 +89,7 @@ def open_for_engine(
         ValueError: The file can't be used, or a precision, layers or an input is requested of another tool's graph.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
-        return open_source_with_note(path, import_options, out)
+        return open_source_with_note(path, import_options, console)
     graph = read_graph_file(path)
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
     if graph.manifest is None:
@@ -105,17 +103,17 @@ def open_for_engine(
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
     if precision_fits and layers in ((), own.layers) and dtype in ("float32", own.inputs[0].dtype):
         return graph
-    return open_source_with_note(path, import_options, out)
+    return open_source_with_note(path, import_options, console)
 
 
-def make_request(opened: Source | SourceGraph, options: EngineOptions, out: Console) -> EngineRequest:
+def make_request(opened: Source | SourceGraph, options: EngineOptions, console: Console) -> EngineRequest:
     """Choose the variant and check all options before anything is written.
 
     Raises:
         ValueError: An option is invalid, or the variant does not support it.
     """
     variant, reason = choose_variant(options.runtime)
-    out.print(f"{variant.name} {variant.version}: {reason}")
+    console.print(f"{variant.name} {variant.version}: {reason}")
     check_settings(variant, options.settings)
     ranges = _requested_ranges(opened, options.options)
     precision = options.options.precision
@@ -152,36 +150,36 @@ def _prepare_graph(
     options: ExportOptions,
     parity_set: ParityImages,
     calibration: Calibration | None,
-    out: Console,
+    console: Console,
 ) -> SourceGraph:
     """Put the graph beside the engine, and check that it passed its parity gate."""
     if isinstance(opened, SourceGraph):
         graph = copy_graph(opened, engine)
     else:
         check_supported("trt", options, calibration is not None)
-        out.print(f"writing the graph of {engine}", soft_wrap=True)
-        with Steps(out) as steps:
+        console.print(f"writing the graph of {engine}", soft_wrap=True)
+        with Steps(console) as steps:
             on_case = progress_callback(steps, "parity of the graph")
             graph = export_graph(opened, engine, options, parity_set, calibration, on_case)
     if graph.manifest is None:
-        out.print(
+        console.print(
             f"{graph.path.name} is another tool's graph: there is no float32 encoder to compare it with", soft_wrap=True
         )
         return graph
     if graph.manifest.parity is None:
         raise ValueError(f"{graph.path} has not been through a parity gate; export it again with gtsa export")
-    out.print(parity_table(graph.manifest.parity))
+    console.print(parity_table(graph.manifest.parity))
     if not graph.manifest.parity.passed:
         fail(f"{failure_message(graph.path, graph.manifest.parity)}; no engine was built from it", 1)
     return graph
 
 
-def _build(graph: SourceGraph, engine: Path, request: EngineRequest, out: Console) -> Manifest:
+def _build(graph: SourceGraph, engine: Path, request: EngineRequest, console: Console) -> Manifest:
     try:
-        with Steps(out) as steps:
+        with Steps(console) as steps:
             return write_engine(graph, engine, request, _build_progress(steps))
     except EngineBuildError as error:
-        out.print(problem_table(error.problems))
+        console.print(problem_table(error.problems))
         fail(f"{error}. The builder's messages are in {log_path(engine).name}", 1)
 
 
@@ -190,19 +188,19 @@ def _dry_run(
     options: EngineOptions,
     request: EngineRequest,
     calibration: Calibration | None,
-    out: Console,
+    console: Console,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="gtsa-dry-") as folder:
         if isinstance(opened, Source):
             check_supported("trt", options.options, calibration is not None)
             opened = write_graph(opened, Path(folder, "encoder.onnx"), options.options, calibration)
-        with Steps(out) as steps:
+        with Steps(console) as steps:
             report = lint(opened, request, _build_progress(steps))
     if report.problems:
-        out.print(problem_table(list(report.problems)))
+        console.print(problem_table(list(report.problems)))
         fail(str(EngineBuildError(opened.path.name, list(report.problems))), 1)
-    out.print(_lint_table(report))
-    out.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
+    console.print(_lint_table(report))
+    console.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
 
 
 def _build_progress(steps: Steps) -> OnStep:
@@ -233,12 +231,12 @@ def _lint_table(report: LintReport) -> Table:
     return table
 
 
-def _print_engine(engine: Path, manifest: Manifest, out: Console) -> None:
+def _print_engine(engine: Path, manifest: Manifest, console: Console) -> None:
     """Print the result; exit with 1 if the engine did not pass its parity gate."""
     record, parity = manifest.engine, manifest.parity
     assert record is not None
     if parity:
-        out.print(parity_table(parity))
+        console.print(parity_table(parity))
     result = "failed" if parity and not parity.passed else "passed" if parity else record.parity
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
@@ -247,7 +245,7 @@ def _print_engine(engine: Path, manifest: Manifest, out: Console) -> None:
     table.add_row("for", f"{record.variant} {record.version}, compute capabilities {', '.join(record.capabilities)}")
     table.add_row("parity of the engine", result)
     table.add_row("other files", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
-    out.print(table)
+    console.print(table)
     if parity and not parity.passed:
         fail(f"{failure_message(engine, parity)}; do not use it, its report is in {engine.name}.json", 1)
 

@@ -111,7 +111,9 @@ def _write(
     write_repository(repository, models, force)
     console.print(_models_table(models))
     if manifest.engine:
-        console.print(f"the server must have TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True)
+        console.print(
+            f"the server must have TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True
+        )
     start = f"tritonserver --model-repository={shlex.quote(str(repository.resolve()))}"
     console.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
 
