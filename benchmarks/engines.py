@@ -1,10 +1,11 @@
-"""TensorRT engines of ViT-S/16: how long they take to build and how large they are; on a GPU also how fast they run.
+"""Build time and size of TensorRT engines of ViT-S/16, and their speed on a GPU.
 
-Run: .venv/bin/python benchmarks/engines.py --images FOLDER [--precisions fp32,fp16,bf16,int8] [--arch vit_small]
+Run: .venv/bin/python benchmarks/engines.py --images FOLDER [--precisions fp32,fp16,bf16,int8]
      [--batch 32] [--rounds 5] [--json FILE]
 
-Without a GPU: the build table alone, by TensorRT-RTX. With one: images a second of each engine beside torch.compile and
-ONNX Runtime, in turns, from images that lie on the GPU already (ONNX Runtime: from the host's memory, as it is called).
+Without a GPU it prints the table of builds by TensorRT-RTX. With a GPU it also measures the images per second of each
+engine, of torch.compile and of ONNX Runtime in alternating rounds. The images are on the GPU already, but for ONNX
+Runtime in the memory of the host, as in its usual calls.
 """
 
 import argparse
@@ -44,8 +45,8 @@ console = Console(highlight=False, width=120)
 
 
 @dataclass(frozen=True)
-class Built:
-    """One engine."""
+class BuiltEngine:
+    """Result of one build."""
 
     precision: str
     graph: str
@@ -58,28 +59,28 @@ class Built:
 
 def build(
     source: Source, variant: TensorRTVariant, precision: str, graph: str, batch: int, images: Path, folder: Path
-) -> Built:
-    """A graph through its gate at one small shape (the tests try the others), and an engine of it."""
+) -> BuiltEngine:
+    """Export a graph through its parity gate, and build an engine from it."""
     sides, layers = GRAPHS[graph]
     options = ExportOptions(precision=precision, height=sides, width=sides, batch=Range(1, batch), layers=layers)
     path = folder / f"{precision} {graph}.engine"
     calibration = read_calibration(images) if precision in QUANTIZED else None
-    found = export_graph(source, path, options, load_parity_images(images), calibration)
+    exported = export_graph(source, path, options, load_parity_images(images), calibration)
     gpus = check_capabilities(variant, (), precision, dynamic=not sides.fixed)
     ranges = InputRanges(options.batch, sides, sides)
-    order = EngineRequest(
+    request = EngineRequest(
         variant, BuildSettings(gpus, tf32=precision == "tf32"), ranges, OptimalShape(batch, (SIDE, SIDE)), precision
     )
-    record = write_engine(found, path, order).engine
+    record = write_engine(exported, path, request).engine
     assert record is not None
     size = path.stat().st_size / 1e6
-    return Built(
+    return BuiltEngine(
         precision, graph, record.seconds, size, f"{record.variant} {record.version}", record.capabilities, str(path)
     )
 
 
-def contenders(source: Source, built: list[Built], batch: int) -> dict[str, Callable[[], object]]:
-    """What runs a batch on the GPU, by name."""
+def make_runs(source: Source, built: list[BuiltEngine], batch: int) -> dict[str, Callable[[], object]]:
+    """Return functions that run a batch on the GPU, by name."""
     images = torch.randn(batch, 3, SIDE, SIDE, device="cuda")
     plain = source.encoder.cuda().eval()
     compiled = torch.compile(plain, dynamic=False)
@@ -106,21 +107,21 @@ def contenders(source: Source, built: list[Built], batch: int) -> dict[str, Call
     return runs
 
 
-def rates(runs: dict[str, Callable[[], object]], batch: int, rounds: int, calls: int = 20) -> dict[str, float]:
-    """Images a second, the median of rounds in which everybody has a turn."""
-    seen: dict[str, list[float]] = {name: [] for name in runs}
+def measure_rates(runs: dict[str, Callable[[], object]], batch: int, rounds: int, calls: int = 20) -> dict[str, float]:
+    """Return images per second by name, as the median of rounds in which every function runs."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(5):
             run()
     for _ in range(rounds):
         for name, run in runs.items():
             torch.cuda.synchronize()
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(calls):
                 run()
             torch.cuda.synchronize()
-            seen[name].append(batch * calls / (time.perf_counter() - began))
-    return {name: median(values) for name, values in seen.items()}
+            rates[name].append(batch * calls / (time.perf_counter() - start))
+    return {name: median(values) for name, values in rates.items()}
 
 
 def main() -> None:
@@ -131,8 +132,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    variant, why = choose_variant()
-    console.print(f"{variant.name} {variant.version}: {why}")
+    variant, reason = choose_variant()
+    console.print(f"{variant.name} {variant.version}: {reason}")
     table = Table(title="engines of ViT-S/16, batches of 1 to 32", title_justify="left", box=None)
     for name in ("precision", "size of the input", "built in s", "MB", "compute capabilities"):
         table.add_column(name, justify="right" if name in ("built in s", "MB") else "left")
@@ -143,22 +144,22 @@ def main() -> None:
             for graph in GRAPHS:
                 one = build(source, variant, precision, graph, args.batch, args.images, Path(name))
                 built.append(one)
-                able = ", ".join(one.capabilities)
-                table.add_row(precision, graph, f"{one.seconds:.1f}", f"{one.megabytes:.1f}", able)
+                capabilities = ", ".join(one.capabilities)
+                table.add_row(precision, graph, f"{one.seconds:.1f}", f"{one.megabytes:.1f}", capabilities)
         console.print(table)
         speeds = {}
         if torch.cuda.is_available():
-            speeds = rates(contenders(source, built, args.batch), args.batch, args.rounds)
+            speeds = measure_rates(make_runs(source, built, args.batch), args.batch, args.rounds)
             show_speeds(speeds, args.batch)
         else:
-            console.print("no GPU here: how fast they run is not measured")
+            console.print("there is no GPU, so the speed of the engines is not measured")
     if args.json:
         rows = [asdict(one) | {"path": ""} for one in built]
-        args.json.write_text(json.dumps({"built": rows, "images_per_second": speeds}, indent=2))
+        args.json.write_text(json.dumps({"engines": rows, "images_per_second": speeds}, indent=2))
 
 
 def show_speeds(speeds: dict[str, float], batch: int) -> None:
-    title = f"images a second at {SIDE}, batch {batch}, {torch.cuda.get_device_name()}"
+    title = f"images per second at {SIDE}, batch {batch}, {torch.cuda.get_device_name()}"
     table = Table(title=title, title_justify="left", box=None)
     for name in ("", "images/s", "ratio"):
         table.add_column(name, justify="right" if name else "left")

@@ -1,9 +1,9 @@
-"""ViT-S/16 on this machine's processor: every format and precision side by side, at 224 pixels.
+"""Speed of ViT-S/16 on the CPU in every format and precision, at 224 pixels.
 
 Run: .venv/bin/python benchmarks/inference.py --images FOLDER [--source RUN] [--only NAME,NAME] [--batches 1,8,32]
      [--seconds 3] [--json FILE]
 
-Each contender has a process of its own and all cores when it is its turn; turns go round
+Each candidate runs in a process of its own, in alternating time slices on all cores
 (gtsa_kit.export.benchmark.compare).
 """
 
@@ -34,7 +34,7 @@ from gtsa_kit.models.weights import save_encoder
 
 SIDE = 224
 BASELINE = "PyTorch fp32"
-# The encoder as it is: whether in bf16, whether compiled.
+# PyTorch without export: (bf16, compiled).
 MODULES = {BASELINE: (False, False), "PyTorch bf16 autocast": (True, False), "torch.compile bf16": (True, True)}
 EXPORTS = {
     "TorchScript fp32": ("torchscript", "fp32"),
@@ -53,27 +53,27 @@ console = Console(highlight=False, width=120)
 
 
 class ModuleRunner:
-    """The encoder, called as one would by hand."""
+    """Runner of the encoder in PyTorch, without export."""
 
     def __init__(self, encoder: Encoder, bf16: bool, compiled: bool) -> None:
         self.preprocessing, self.bf16 = encoder.preprocessing, bf16
-        # Not dynamic: compiled once for each batch, it is as fast as it gets.
+        # Static shapes: compiled once for each batch size, which is the fastest.
         self.module = torch.compile(encoder, dynamic=False) if compiled else encoder
         self.provider = "PyTorch, compiled" if compiled else "PyTorch"
 
     def __call__(self, images: np.ndarray) -> Features:
-        """(B, 3, H, W) float32, normalized, to numpy."""
+        """Compute the features of (B, 3, H, W) float32, normalized."""
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            found = self.module(torch.from_numpy(images))
-        return Features(found.embedding.float().numpy(), found.feature_map.float().numpy())
+            features = self.module(torch.from_numpy(images))
+        return Features(features.embedding.float().numpy(), features.feature_map.float().numpy())
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-        """One image as an element of a batch."""
+        """Preprocess one image as an element of a batch."""
         return self.preprocessing(image, size)
 
 
 class SessionRunner:
-    """ONNX Runtime as its own examples call it, with what it takes by default."""
+    """Runner of a plain ONNX Runtime session with default options."""
 
     provider = "ONNX Runtime"
 
@@ -83,41 +83,41 @@ class SessionRunner:
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def __call__(self, images: np.ndarray) -> Features:
-        """(B, 3, H, W) float32, normalized, to numpy."""
+        """Compute the features of (B, 3, H, W) float32, normalized."""
         return Features(*self.session.run(["embedding", "feature_map"], {"images": images}))
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-        """One image as an element of a batch."""
+        """Preprocess one image as an element of a batch."""
         return Preprocessing()(image, size)
 
 
 @dataclass(frozen=True)
 class OpenModule:
-    """Opens weights as the encoder that they are."""
+    """Opener of weights as a `ModuleRunner`."""
 
     source: Path
     bf16: bool
     compiled: bool
 
     def __call__(self) -> ModuleRunner:
-        """Open it."""
+        """Open the weights."""
         return ModuleRunner(open_source(self.source).encoder, self.bf16, self.compiled)
 
 
 @dataclass(frozen=True)
 class OpenSession:
-    """Opens an ONNX file with nothing of ours."""
+    """Opener of an ONNX file as a `SessionRunner`."""
 
     path: Path
     libraries = ("onnxruntime",)
 
     def __call__(self) -> SessionRunner:
-        """Open it."""
+        """Open the file."""
         return SessionRunner(self.path)
 
 
 def random_run(folder: Path) -> Path:
-    """A run whose weights have real variance everywhere; timm's initial biases and norms would flatter int8."""
+    """Save a run with random weights of realistic variance; timm's initial biases and norms would favor int8."""
     torch.manual_seed(0)
     weights = Encoder("vit_small").vit.state_dict()
     for tensor in weights.values():
@@ -126,8 +126,8 @@ def random_run(folder: Path) -> Path:
     return folder
 
 
-def contenders(source: Source, folder: Path, names: list[str], folder_of_images: Path) -> dict[str, Opener]:
-    """Openers by name; what has to be exported is."""
+def make_openers(source: Source, folder: Path, names: list[str], folder_of_images: Path) -> dict[str, Opener]:
+    """Export what is missing, and return the openers by name."""
     openers: dict[str, Opener] = {}
     images = load_parity_images(folder_of_images)
     calibration = read_calibration(folder_of_images)
@@ -135,20 +135,20 @@ def contenders(source: Source, folder: Path, names: list[str], folder_of_images:
         if name in MODULES:
             openers[name] = OpenModule(source.path, *MODULES[name])
             continue
-        form, precision = EXPORTS[name]
-        if form == "openvino" and find_spec("openvino") is None:
-            console.print(f"{name} is left out: openvino is not installed")
+        file_format, precision = EXPORTS[name]
+        if file_format == "openvino" and find_spec("openvino") is None:
+            console.print(f"{name} is skipped: openvino is not installed")
             continue
-        path = folder / f"{precision}{SUFFIX[form]}"
+        path = folder / f"{precision}{SUFFIX[file_format]}"
         if not path.exists():
-            report = export_artifact(source, form, path, ExportOptions(precision=precision), images, calibration).parity
-            console.print(f"{form} {precision}: parity {'holds' if report and report.passed else 'FAILED'}")
+            report = export_artifact(source, file_format, path, ExportOptions(precision=precision), images, calibration).parity
+            console.print(f"{file_format} {precision}: parity {'passed' if report and report.passed else 'FAILED'}")
         openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, "cpu")
     return openers
 
 
-def without_those_that_fail(openers: dict[str, Opener], images: ParityImages) -> dict[str, Opener]:
-    """Compiling needs a C++ compiler, and more; what can't be done here is said."""
+def drop_failing(openers: dict[str, Opener], images: ParityImages) -> dict[str, Opener]:
+    """Return the openers that work on this machine, and print the others: torch.compile needs a C++ compiler."""
     good = {}
     for name, opener in openers.items():
         try:
@@ -156,34 +156,34 @@ def without_those_that_fail(openers: dict[str, Opener], images: ParityImages) ->
                 compare_speed({name: opener}, [BatchShape(1, SIDE, SIDE)], images, seconds=0)
             good[name] = opener
         except RuntimeError as error:
-            console.print(f"{name} is left out: {str(error).splitlines()[0]}")
+            console.print(f"{name} is skipped: {str(error).splitlines()[0]}")
     return good
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Describe the machine that the figures depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    said = dict(part.split(":", 1) for part in reversed(lines) if ":" in part)
-    said = {name.strip(): value.strip() for name, value in said.items()}
-    present = said.get("flags", "").split()
+    pairs = dict(part.split(":", 1) for part in reversed(lines) if ":" in part)
+    cpu = {name.strip(): value.strip() for name, value in pairs.items()}
+    present = cpu.get("flags", "").split()
     return {
-        "processor": said.get("model name", platform.processor()),
-        "family and model": f"{said.get('cpu family', '?')}, {said.get('model', '?')}",
+        "processor": cpu.get("model name", platform.processor()),
+        "family and model": f"{cpu.get('cpu family', '?')}, {cpu.get('model', '?')}",
         "flags": [flag for flag in FLAGS if flag in present],
         "cores": os.cpu_count(),
         "threads of torch": torch.get_num_threads(),
-        "load before": round(os.getloadavg()[0], 2),  # PyTorch on all cores suffers most from other work
+        "load before": round(os.getloadavg()[0], 2),  # other programs slow down PyTorch on all cores most
         "torch": torch.__version__,
     }
 
 
 def show(rows: list[Speed], batches: list[int]) -> Table:
-    """A contender a line: ratio and rate at each batch, worst cosine over the batches, time to open."""
+    """Build a table with rate and ratio at each batch, worst cosine over the batches, load time and memory."""
     table = Table(
-        title=f"ViT-S/16 at {SIDE}, images a second and the ratio to {rows[0].name}", title_justify="left", box=None
+        title=f"ViT-S/16 at {SIDE}, images per second and the ratio to {rows[0].name}", title_justify="left", box=None
     )
     table.add_column("", no_wrap=True)
     for batch in batches:
@@ -193,23 +193,23 @@ def show(rows: list[Speed], batches: list[int]) -> Table:
         table.add_column(column, justify="right")
     for name in dict.fromkeys(row.name for row in rows):
         own = {row.shape.batch: row for row in rows if row.name == name}
-        cells = []
+        columns = []
         for batch in batches:
             base = next(row for row in rows if row.shape.batch == batch)
             rate = own[batch].images_per_second
-            cells += [f"{rate:.1f}", f"{rate / base.images_per_second:.2f}"]
+            columns += [f"{rate:.1f}", f"{rate / base.images_per_second:.2f}"]
         cosine = min(row.min_cosine for row in own.values())
         last = own[batches[-1]]
         memory = "" if last.memory_mb is None else f"{last.memory_mb:.0f}"
-        table.add_row(name, *cells, f"{cosine:.6f}", f"{last.load_seconds:.2f}", memory)
+        table.add_row(name, *columns, f"{cosine:.6f}", f"{last.load_seconds:.2f}", memory)
     return table
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--source", type=Path, help="a run of ViT-S/16; random weights without")
-    parser.add_argument("--only", help=f"of {', '.join([*MODULES, *EXPORTS])}")
+    parser.add_argument("--source", type=Path, help="a run of ViT-S/16; default: random weights")
+    parser.add_argument("--only", help=f"comma-separated subset of {', '.join([*MODULES, *EXPORTS])}")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--json", type=Path)
@@ -225,10 +225,10 @@ def main() -> None:
     console.print("\n".join(f"{name}: {value}" for name, value in about.items()))
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(args.source or random_run(Path(folder)))
-        openers = without_those_that_fail(contenders(source, Path(folder), names, args.images), images)
+        openers = drop_failing(make_openers(source, Path(folder), names, args.images), images)
         shapes = [BatchShape(batch, SIDE, SIDE) for batch in batches]
         rows = compare_speed(openers, shapes, images, args.seconds, source.encoder)
-    console.print(show(rows, batches), f"cosines on {images.origin}, to the float32 encoder")
+    console.print(show(rows, batches), f"cosines on {images.origin}, compared with the float32 encoder")
     if args.json:
         args.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2))
 

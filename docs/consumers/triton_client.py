@@ -1,10 +1,10 @@
-"""Ask a Triton server for the features of images.
+"""Request the features of images from a Triton server.
 
     python triton_client.py encoder photos/1.jpg photos/2.jpg --url localhost:8001
     python triton_client.py encoder photos/1.jpg --manifest models/encoder/1/model.onnx.json
 
-The second is for a model that takes normalized floats: mean and std are in the manifest. Needs tritonclient[grpc],
-numpy and Pillow.
+The second form is for a model that takes normalized float32: mean and std are in the manifest. Needs
+tritonclient[grpc], numpy and Pillow.
 """
 
 import argparse
@@ -16,38 +16,37 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import np_to_triton_dtype
 
-SIZE = 224
+DEFAULT_SIDE = 224
 
 
-def read(path, height, width):
-    """(H, W, 3) bytes, RGB."""
+def read_image(path, height, width):
+    """Read an image as (height, width, 3) uint8, RGB."""
     image = Image.open(path).convert("RGB")
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def make_input(pixels, config, manifest=None):
-    """The request's tensor for (N, H, W, 3) bytes, as the model's configuration wants it."""
-    wanted = config.input[0]
-    if wanted.data_type == triton.model_config_pb2.TYPE_FP32:
+    """Build the request's tensor from (N, H, W, 3) uint8, in the dtype and layout of the model's configuration."""
+    expected = config.input[0]
+    if expected.data_type == triton.model_config_pb2.TYPE_FP32:
         mean, std = (np.float32(manifest["preprocessing"][name]) for name in ("mean", "std"))
         normalized = (pixels.astype(np.float32) / 255 - mean) / std
         pixels = np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
-    tensor = triton.InferInput(wanted.name, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
+    tensor = triton.InferInput(expected.name, list(pixels.shape), np_to_triton_dtype(pixels.dtype))
     tensor.set_data_from_numpy(pixels)
     return tensor
 
 
-def size_of(config):
-    """Height and width that the model takes; -1 is any multiple of 16."""
-    wanted = config.input[0]
-    dims = [length for length in wanted.dims[0 if config.max_batch_size else 1 :] if length != 3]
-    return [SIZE if length == -1 else length for length in dims]
+def input_size(config):
+    """Return the height and width of the model's input; a dynamic axis (-1) accepts any multiple of 16."""
+    dims = [length for length in config.input[0].dims[0 if config.max_batch_size else 1 :] if length != 3]
+    return [DEFAULT_SIDE if length == -1 else length for length in dims]
 
 
 def features(client, model, paths, manifest=None):
-    """`embedding` (N, D), `feature_map` (N, D, H/16, W/16) and what else the model gives, by name."""
+    """Return the outputs by name: `embedding` (N, D), `feature_map` (N, D, H/16, W/16), and maps of other layers."""
     config = client.get_model_config(model).config
-    pixels = np.stack([read(path, *size_of(config)) for path in paths])
+    pixels = np.stack([read_image(path, *input_size(config)) for path in paths])
     result = client.infer(model, [make_input(pixels, config, manifest)])
     return {output.name: result.as_numpy(output.name) for output in config.output}
 
@@ -58,8 +57,8 @@ if __name__ == "__main__":
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--url", default="localhost:8001")
     parser.add_argument("--manifest", type=Path)
-    asked = parser.parse_args()
-    said = json.loads(asked.manifest.read_text(encoding="utf-8")) if asked.manifest else None
-    with triton.InferenceServerClient(asked.url) as server:
-        for name, values in features(server, asked.model, asked.paths, said).items():
+    args = parser.parse_args()
+    manifest = json.loads(args.manifest.read_text(encoding="utf-8")) if args.manifest else None
+    with triton.InferenceServerClient(args.url) as client:
+        for name, values in features(client, args.model, args.paths, manifest).items():
             print(name, list(values.shape), *(f"{value:.4f}" for value in values.flat[:4]))
