@@ -141,7 +141,9 @@ def make_openers(source: Source, folder: Path, names: list[str], folder_of_image
             continue
         path = folder / f"{precision}{SUFFIX[file_format]}"
         if not path.exists():
-            report = export_artifact(source, file_format, path, ExportOptions(precision=precision), images, calibration).parity
+            report = export_artifact(
+                source, file_format, path, ExportOptions(precision=precision), images, calibration
+            ).parity
             console.print(f"{file_format} {precision}: parity {'passed' if report and report.passed else 'FAILED'}")
         openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, "cpu")
     return openers
