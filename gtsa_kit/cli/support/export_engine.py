@@ -80,7 +80,9 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     _print_engine(engine, manifest, console)
 
 
-def open_for_engine(path: Path, import_options: ImportOptions, options: EngineOptions, console: Console) -> Source | SourceGraph:
+def open_for_engine(
+    path: Path, import_options: ImportOptions, options: EngineOptions, console: Console
+) -> Source | SourceGraph:
     """Open an ONNX file as a graph to build as it is, or weights to write a graph from.
 
     An ONNX file of gtsa-kit is opened as weights if another precision, other layers or another input is requested.
