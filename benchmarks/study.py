@@ -29,7 +29,8 @@ from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.label_map import read_mask_options
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
-from gtsa_kit.data.multicrop import MultiCropDataset, stack
+from gtsa_kit.data.multicrop import MultiCropDataset, collate_batches
+from gtsa_kit.data.sources import FileSource
 from gtsa_kit.evaluation.correspondence import Settings as CorrespondenceSettings
 from gtsa_kit.evaluation.correspondence import correspondence
 from gtsa_kit.evaluation.dense_tokens import InputOptions
@@ -236,8 +237,9 @@ def what_region_learnt(run: Path, images: Sequence[Path], seed: int = 100) -> di
         image; `constant`, for the best student that says the same of every place; and `correspondence`.
     """
     config, method = trained(run)
-    shown = MultiCropDataset(list(images), config.views, seed)
-    views = stack([shown[t] for t in range(len(images))]).views
+    source = FileSource(Path(), list(images))
+    dataset = MultiCropDataset(source, list(source.entries()), config.views, seed)
+    views = collate_batches([dataset[t] for t in range(len(images))]).views
     outputs = method(views)
     cells = (config.loss.roi_size_global, config.loss.roi_size_local)
 

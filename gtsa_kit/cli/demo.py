@@ -64,7 +64,7 @@ def demo_images() -> list[Path]:
 def _train(images: Path, run: Path, steps: int) -> None:
     from gtsa_kit.cli.train import train
 
-    train(images, preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
+    train(str(images), preset="quick", steps=steps, out=run, resume=(run / "config.yaml").exists())
 
 
 def _export(run: Path, format_name: str) -> None:

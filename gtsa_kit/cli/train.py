@@ -1,6 +1,7 @@
 """Command `gtsa train`."""
 
 import sys
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +9,16 @@ import typer
 
 from gtsa_kit.cli.support.common import fail, require
 
+NO_IMAGES = "no images given; give a folder, a list of paths, an archive or a URL: gtsa train SOURCE"
+
 
 def train(
-    folder: Annotated[
-        Path | None,
+    source: Annotated[
+        str | None,
         typer.Argument(
-            help="Images: a folder (with subfolders), or a text file with one path per line.", metavar="FOLDER"
+            help="Images: a folder (with subfolders), a quoted glob, a text or Parquet list of paths, a .tar, a .zip, "
+            "or a URL (s3://, gs://, hf://, http://).",
+            metavar="SOURCE",
         ),
     ] = None,
     preset: Annotated[
@@ -54,7 +59,7 @@ def train(
         int | None, typer.Option(help="Number of GPUs, or of processes on a CPU. Default: all GPUs, or 1.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. Default 0.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of FOLDER>.", metavar="DIR")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of SOURCE>.", metavar="DIR")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out from its last checkpoint.")] = False,
 ) -> None:
     """Train a ViT on your images with GTSA or with a baseline.
@@ -72,6 +77,8 @@ def train(
 
       gtsa train photos/ --method dino --out runs/street-dino
 
+      gtsa train s3://bucket/photos --out runs/street
+
       gtsa train photos/ --out runs/street --resume
     """
     overrides = _given_options(
@@ -86,10 +93,10 @@ def train(
             "train.devices": devices,
             "train.seed": seed,
             "method": method,
-            "data": str(require(folder).absolute()) if folder else None,
+            "data": _absolute(source) if source else None,
         }
     )
-    run_dir = out or _default_out(folder, resume)
+    run_dir = out or _default_out(source, resume)
     settings = resolve_settings(run_dir, resume, preset, config, set_ or [], overrides)
 
     from gtsa_kit.cli.support.training_display import run_training
@@ -115,7 +122,7 @@ def resolve_settings(
             print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
         settings = load_config(preset or "coco", file, overrides)
         if not settings.data:
-            raise ValueError("no images given; give a folder or a text file of paths: gtsa train FOLDER")
+            raise ValueError(NO_IMAGES)
         return settings
 
     from gtsa_kit.training.run import diff_configs
@@ -142,10 +149,22 @@ def _given_options(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _default_out(folder: Path | None, resume: bool) -> Path:
-    """Return the default run folder, runs/<name of FOLDER>."""
-    if folder is None and resume:
+def _absolute(source: str) -> str:
+    """Return a source that does not depend on the working directory; raise `ValueError` if it is missing."""
+    if "://" in source:
+        return source
+    if not has_magic(source):
+        require(Path(source))
+    return str(Path(source).absolute())
+
+
+def _default_out(source: str | None, resume: bool) -> Path:
+    """Return the default run folder, runs/<name of SOURCE>; a glob has the name of its folder."""
+    if source is None and resume:
         raise ValueError("no run given; give its folder: gtsa train --resume --out DIR")
-    if folder is None:
-        raise ValueError("no images given; give a folder or a text file of paths: gtsa train FOLDER")
-    return Path("runs") / (folder.absolute().name if folder.is_dir() else folder.stem)
+    if source is None:
+        raise ValueError(NO_IMAGES)
+    path = Path(source).absolute()
+    while has_magic(path.name) and not path.exists():
+        path = path.parent
+    return Path("runs") / (path.name if path.is_dir() or "://" in source else path.stem)

@@ -185,7 +185,7 @@ class RunConfig(Section):
     preset: str = "coco"
     method: MethodName = "gtsa"
     data: str = ""
-    """Training images: a folder, or a text file of paths."""
+    """Source of the training images: a folder, a glob, a list of paths, an archive or a URL."""
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()

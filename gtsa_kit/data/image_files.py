@@ -1,7 +1,6 @@
-"""Image files: which there are, in which order, and which of them can't be read."""
+"""Listings of images in natural order, and checks that the images can be read."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,115 +11,132 @@ from typing import TypeVar
 
 from PIL import Image
 
-from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, open_image
+from gtsa_kit.data.entries import IMAGE_SUFFIXES, Entry, Source, display_path, read_entry, sort_entries
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, decode_image, open_image
+from gtsa_kit.data.sources import FileSource, open_source
 
-In = TypeVar("In")
-
-
-Out = TypeVar("Out")
-
-
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images in natural order of their paths, and what could not be looked at."""
+    """Images of a source in natural order, held in memory."""
 
-    root: Path
-    paths: list[Path]
-    broken: list[ImageError]
+    source: Source
+    entries: list[Entry]
+    """Images that are not known to be unreadable."""
+    unreadable: list[Entry]
+    """Images and folders that can't be read, with the reason."""
 
     @property
     def total(self) -> int:
-        """Images, sound and broken."""
-        return len(self.paths) + len(self.broken)
+        """Count of images, readable or not."""
+        return len(self.entries) + len(self.unreadable)
+
+
+@dataclass(frozen=True)
+class FileList(ImageList):
+    """Image files on a disk in natural order of their paths."""
+
+    root: Path
+    """Folder that display names are relative to."""
+    paths: list[Path]
+    """Paths of `entries`."""
 
     def name(self, path: Path) -> str:
-        """The path as files and tables show it: relative to the root where it lies below it, always valid UTF-8."""
-        shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-        return os.fsencode(shown.as_posix()).decode("utf-8", "backslashreplace")
+        """Return the display name of a path: valid UTF-8, relative to the root where it lies below it."""
+        return display_path(self.root, path)
 
 
-def find_images(source: Path) -> ImageList:
-    """List images below a folder, in a text file of paths (one a line), or one file.
+def list_images(where: str) -> ImageList:
+    """List the images of a source in natural order, each once.
 
-    Listed paths count from the list's folder or, where nothing is there, from the working directory. Links to folders
-    are followed, once each; hidden names are passed over; folders that can't be read are reported.
+    Files are ordered by their paths, and everything else by its name.
 
     Raises:
-        ValueError: `source` is missing, is none of the three, or holds no image.
+        ValueError: The source is none that `open_source` opens, or it holds no image.
     """
-    if not source.exists():
-        raise ValueError(f"{source} does not exist; give a folder of images or a text file that lists paths")
-    broken: list[ImageError] = []
-    if source.is_dir():
-        root, paths = source, list(_walk(source, broken))
-    elif source.suffix.lower() in IMAGE_SUFFIXES:
-        root, paths = source.parent, [source]
-    else:
-        root, paths = source.parent, list(dict.fromkeys(_read_list(source)))
-    if not paths:
-        why = f"; {len(broken)} folders could not be read, first {broken[0]}" if broken else ""
-        raise ValueError(f"no images in {source} (looked for {' '.join(sorted(IMAGE_SUFFIXES))}){why}")
-    return ImageList(root, sorted(paths, key=natural_key), broken)
+    source = open_source(where)
+    by_path = isinstance(source, FileSource)
+    entries = sort_entries(source.entries(), by_locator=by_path)
+    unreadable = [entry for entry in entries if entry.reason]
+    readable = [entry for entry in entries if not entry.reason]
+    if not readable:
+        reason = ""
+        if unreadable:
+            first = f"{unreadable[0].locator or unreadable[0].name}: {unreadable[0].reason}"
+            reason = f"; {len(unreadable)} folders or archives could not be read, first {first}"
+        raise ValueError(f"no images in {where} (suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}){reason}")
+    return ImageList(source, readable, unreadable)
 
 
-def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key under which `img2` comes before `img10`; the path itself breaks ties."""
-    text = path.as_posix()
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], text
+def find_images(where: Path) -> FileList:
+    """List the image files of a folder, a glob, a list, or one file, for code that needs files on a disk.
+
+    Raises:
+        ValueError: As for `list_images`, or the images are not files on this disk.
+    """
+    images = list_images(str(where))
+    if not isinstance(images.source, FileSource) or any("://" in entry.locator for entry in images.entries):
+        raise ValueError(f"{where} holds images that are not files on this disk; copy or unpack them to a folder")
+    paths = [Path(entry.locator) for entry in images.entries]
+    return FileList(images.source, images.entries, images.unreadable, images.source.root, paths)
 
 
 def iter_readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
-    """Decode one after the other, leaving out what is broken: for looking at a few, where others list the failures."""
+    """Yield (path, image) of the images that can be read, and skip the others without a report."""
     for path in paths:
         with suppress(ImageError):
             yield path, open_image(path)
 
 
 def sample_images(folder: Path, count: int) -> tuple[list[Image.Image], list[str]]:
-    """Up to `count` readable images, evenly spread over a folder, and their names.
+    """Return up to `count` readable images, spread evenly over a folder, and their file names.
 
     Raises:
         ValueError: None of them can be read.
     """
     paths = find_images(folder).paths
     stride = max(1, len(paths) // count)
-    in_turn = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
-    found = list(islice(iter_readable(in_turn), count))
-    if not found:
+    candidates = [*paths[::stride], *(path for i, path in enumerate(paths) if i % stride)]
+    images = list(islice(iter_readable(candidates), count))
+    if not images:
         raise ValueError(f"no image in {folder} can be read")
-    return [image for _, image in found], [path.name for path, _ in found]
+    return [image for _, image in images], [path.name for path, _ in images]
 
 
 def validate_images(
-    paths: Iterable[Path], max_pixels: int = MAX_PIXELS, on_checked: Callable[[], None] = lambda: None
-) -> list[ImageError]:
-    """Decode every image, on all cores, and return the broken ones in the order of `paths`.
+    source: Source,
+    entries: Iterable[Entry],
+    max_pixels: int = MAX_PIXELS,
+    on_checked: Callable[[], None] = lambda: None,
+) -> list[Entry]:
+    """Decode every image, and return the unreadable ones with their reasons, in the order of `entries`.
 
-    Decoders release Python's lock, so threads do; a bounded window of them is in flight, so memory stays flat.
+    Threads on all cores do it, since decoders release Python's lock; few images are in memory at a time.
     """
 
-    def check(path: Path) -> ImageError | None:
+    def check(entry: Entry) -> Entry | None:
         try:
-            open_image(path, max_pixels)
-        except ImageError as broken:
-            return broken
+            decode_image(read_entry(source, entry), Path(entry.name), max_pixels)
+        except ImageError as error:
+            return entry._replace(reason=error.reason)
         return None
 
-    found = []
+    unreadable = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in bounded_map(pool, check, paths, window=4 * (os.cpu_count() or 1)):
+        for result in bounded_map(pool, check, entries, window=4 * (os.cpu_count() or 1)):
             on_checked()
             if result is not None:
-                found.append(result)
-    return found
+                unreadable.append(result)
+    return unreadable
 
 
-def bounded_map(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], window: int) -> Iterator[Out]:
-    """`pool.map` that never holds more than `window` items: results in order, memory bounded, Ctrl-C heard."""
+def bounded_map(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], window: int
+) -> Iterator[Result]:
+    """Yield results in order as `pool.map` does, with at most `window` items in memory, and stop on Ctrl-C."""
     source = iter(items)
     pending = [pool.submit(work, item) for item in islice(source, window)]
     try:
@@ -130,37 +146,3 @@ def bounded_map(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iter
     finally:
         for future in pending:
             future.cancel()
-
-
-def _walk(folder: Path, broken: list[ImageError]) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-
-    def unreadable(error: OSError) -> None:
-        broken.append(ImageError(Path(error.filename), f"folder can't be read: {error.strerror}"))
-
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        about = os.stat(here)
-        if (about.st_dev, about.st_ino) in seen:  # a link back up, or a second way in
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield Path(here, name)
-
-
-def _read_list(file: Path) -> list[Path]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts at U+2028 and its like
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{file} is neither a folder, nor an image, nor a text file (UTF-8) that lists paths: {error}"
-        ) from error
-    return [_listed(line.strip(), file.parent) for line in lines if line.strip()]
-
-
-def _listed(line: str, folder: Path) -> Path:
-    """A listed path: from the list's own folder or, where nothing is there, from the working directory."""
-    path = folder / line
-    return path if path.exists() or not os.path.exists(line) else Path(line).absolute()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gtsa_kit.data.image_files import find_images, natural_key
-from gtsa_kit.data.sources import display_name
+from gtsa_kit.data.entries import display_name, natural_key
+from gtsa_kit.data.image_files import find_images
 
 SPLITS = ("train", "val")
 
@@ -119,7 +119,7 @@ class _Row:
 
 def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
     files = find_images(root)
-    skipped = [SkippedImage(files.name(error.path), error.reason) for error in files.broken]
+    skipped = [SkippedImage(entry.name, entry.reason) for entry in files.unreadable]
     parts = [path.relative_to(root).parts for path in files.paths]
     has_split = {own[0] for own in parts if len(own) > 2} >= set(SPLITS)
     depth = 1 if has_split else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.data.image_files import ImageList, bounded_map, find_images
+from gtsa_kit.data.image_files import FileList, bounded_map, find_images
 from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.label_map import LabelMap, MaskOptions, build_label_map, read_mask_values
 from gtsa_kit.data.labeled import SPLITS, SkippedImage
@@ -130,13 +130,11 @@ def _split_folders(images: Path, masks: Path | None) -> list[tuple[str | None, P
     return [(None, images, masks)]
 
 
-def _match(images: ImageList, masks: ImageList, split: str | None) -> tuple[list[Candidate], list[SkippedImage]]:
+def _match(images: FileList, masks: FileList, split: str | None) -> tuple[list[Candidate], list[SkippedImage]]:
     """Match images and masks by relative path without suffix; return the matches and the files without a partner."""
     prefix = f"{split}/" if split else ""
     skipped = [
-        SkippedImage(f"{prefix}{files.name(error.path)}", error.reason)
-        for files in (images, masks)
-        for error in files.broken
+        SkippedImage(f"{prefix}{entry.name}", entry.reason) for files in (images, masks) for entry in files.unreadable
     ]
     by_name: dict[Path, Path] = {}
     for mask in masks.paths:

@@ -1,8 +1,8 @@
-"""From a list of images to batches of views, the same whatever the workers, processes and interruptions.
+"""Multi-crop pretraining data: from a list of images to batches of views that don't depend on workers or processes.
 
-Presentations are numbered through the whole run: number t belongs to epoch t // N and shows the image at place
-t % N of that epoch's order. The order depends on (seed, epoch) alone and the views on (seed, t) alone. So every epoch
-shows every image once, batches may straddle epochs, and a run can go on from any step with nothing but its number.
+Samples are numbered through the whole run: sample t belongs to epoch t // N and is the image at position t % N of that
+epoch's order, N being the count of images. The order depends on (seed, epoch) alone, and the views on (seed, t) alone.
+So every epoch uses every image once, batches may straddle epochs, and a run can resume at any step from its number.
 """
 
 import signal
@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,82 +21,87 @@ from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import Views, collate, make_views
 from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, prepare_for_device
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, read_file
+from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.hardware import available_cores
 
-SUBSTITUTES = 100
-"""Broken images in a row after which it is not the images that are at fault."""
+MAX_SUBSTITUTES = 100
+"""Unreadable images in a row after which a sample is given up: the fault is not in single images."""
 
-_ORDER, _VIEWS, _STEP = range(3)  # streams of random numbers that never meet
+_ORDER, _VIEWS, _STEP = range(3)  # independent streams of random numbers
 
 
 def derive_seed(seed: int, stream: int, *counters: int) -> int:
-    """A 64-bit seed for one purpose and one moment; statistically independent of all others."""
+    """Return a 64-bit seed for one stream and one count, statistically independent of all others."""
     return int(np.random.SeedSequence([seed, stream, *counters]).generate_state(1, np.uint64)[0])
 
 
 def seed_step(seed: int, step: int, micro: int) -> None:
-    """Set torch's own generators for one (micro-)step, so that drop path can be repeated without saved state."""
+    """Seed torch's global generators for one micro-step, so that drop path can be repeated without saved state."""
     torch.manual_seed(derive_seed(seed, _STEP, step, micro))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of B images, or what the device is to make them of, and the files found broken on the way."""
+    """Views of B images, or decoded images to make them of, and the images that could not be read."""
 
     views: Views | DecodedBatch | None
-    """None when no readable image could be found."""
-    broken: list[ImageError]
+    """Views or decoded images; None if no readable image was found."""
+    unreadable: list[Entry]
+    """Images that were skipped, with the reason."""
 
     def pin_memory(self) -> "Batch":
-        """Called by the data loader."""
-        return Batch(self.views.pin_memory() if self.views else None, self.broken)
+        """Return the batch in page-locked memory (called by the data loader)."""
+        return Batch(self.views.pin_memory() if self.views else None, self.unreadable)
 
 
 class MultiCropDataset(Dataset[Batch]):
-    """Presentation number t to its views, or with `on_device` to the image: a Batch of one, not yet stacked."""
+    """Samples of a pretraining run by their number: views of one image, or the decoded image for the device."""
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        source: Source,
+        entries: Sequence[Entry],
         views: ViewsConfig,
         seed: int,
         max_pixels: int = MAX_PIXELS,
         on_device: bool = False,
     ) -> None:
-        self.paths, self.views, self.seed, self.max_pixels, self.on_device = paths, views, seed, max_pixels, on_device
+        self.source, self.entries = source, entries
+        self.views, self.seed, self.max_pixels, self.on_device = views, seed, max_pixels, on_device
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.paths))
-
-    def image(self, t: int) -> int:
-        """Index into `paths` of presentation t."""
-        epoch, place = divmod(t, len(self.paths))
-        return int(self._order(epoch)[place])
-
-    def _pixels(self, path: Path) -> Tensor:
-        """(3, H, W) uint8, with the colors of a pixel side by side."""
-        pixels, _ = decode(read_file(path), str(path), self.max_pixels)
-        return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
+    def image_index(self, t: int) -> int:
+        """Return the index into `entries` of sample t."""
+        epoch, position = divmod(t, len(self.entries))
+        return int(self._order(epoch)[position])
 
     def __getitem__(self, t: int) -> Batch:
-        """The views of presentation t. An image that has broken since the run began gives way to its successor."""
-        broken: list[ImageError] = []
-        first = self.image(t)
-        for offset in range(min(SUBSTITUTES, len(self.paths))):
+        """Return sample t as a batch of one, not stacked; the next image replaces one that can't be read."""
+        unreadable: list[Entry] = []
+        first = self.image_index(t)
+        for offset in range(min(MAX_SUBSTITUTES, len(self.entries))):
+            entry = self.entries[(first + offset) % len(self.entries)]
             try:
-                image = self._pixels(self.paths[(first + offset) % len(self.paths)])
+                image = self._decode(entry)
             except ImageError as error:
-                broken.append(error)
+                unreadable.append(entry._replace(reason=error.reason))
                 continue
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _VIEWS, t))
             make = prepare_for_device if self.on_device else make_views
-            return Batch(make(image, self.views, generator), broken)
-        return Batch(None, broken)
+            return Batch(make(image, self.views, generator), unreadable)
+        return Batch(None, unreadable)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.entries))
+
+    def _decode(self, entry: Entry) -> Tensor:
+        """Return (3, H, W) uint8, with the channels of a pixel side by side in memory."""
+        pixels, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
+        return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the cache, which does not travel to spawned workers."""
+        """Drop the cache, which can't be pickled for spawned workers."""
         return {k: v for k, v in self.__dict__.items() if k != "_order"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -107,46 +111,48 @@ class MultiCropDataset(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class DistributedBatchSampler:
-    """Which presentations one process takes: at every micro-step, a contiguous block of the step's."""
+    """Sample numbers of one process: at every micro-step, a contiguous block of the step's samples."""
 
-    batch: int
+    batch_size: int
+    """Images of a micro-batch of one process."""
     accumulate: int
+    """Micro-steps of a step."""
     rank: int
-    world: int
-    start: int
-    stop: int
-    """Steps, [start, stop)."""
+    world_size: int
+    start_step: int
+    stop_step: int
+    """Step before which the samples end."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Numbers t, a list for each micro-step."""
-        for micro in range(self.start * self.accumulate, self.stop * self.accumulate):
-            first = (micro * self.world + self.rank) * self.batch
-            yield list(range(first, first + self.batch))
+        """Yield the sample numbers of each micro-step."""
+        for micro in range(self.start_step * self.accumulate, self.stop_step * self.accumulate):
+            first = (micro * self.world_size + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.accumulate
+        return (self.stop_step - self.start_step) * self.accumulate
 
 
 def make_batches(
-    presentations: MultiCropDataset, share: DistributedBatchSampler, workers: int, pin: bool
+    dataset: MultiCropDataset, sampler: DistributedBatchSampler, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """Micro-batches of a process in order."""
+    """Return an iterator over the micro-batches of a process, in order."""
     loader = DataLoader(
-        presentations,
-        batch_sampler=share,
+        dataset,
+        batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=stack,
+        collate_fn=collate_batches,
         pin_memory=pin,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_ignore_interrupts,
         prefetch_factor=2 if workers else None,
     )
     return iter(loader)
 
 
 def resolve_workers(workers: int | Literal["auto"], device: str, processes: int | Literal["auto"]) -> int:
-    """Processes that make views, for each training process; `auto` leaves that one a core.
+    """Return the count of data-loading workers for each training process; `auto` leaves that process a core.
 
-    On the CPU the model needs the cores: one is enough to prepare the next batch meanwhile.
+    On the CPU the model needs the cores: one worker prepares the next batch meanwhile.
     """
     if workers != "auto":
         return workers
@@ -157,33 +163,35 @@ def resolve_workers(workers: int | Literal["auto"], device: str, processes: int 
 
 
 class TimedBatches:
-    """Views batch by batch; keeps count of the time spent waiting for them and of the broken files met on the way."""
+    """Iterator over views that sums the time spent waiting and collects the unreadable images."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
         self.waited = 0.0
-        self.broken: list[ImageError] = []
+        """Seconds spent waiting for batches."""
+        self.unreadable: list[Entry] = []
+        """Images skipped since the caller last cleared the list."""
 
     def __next__(self) -> Views | DecodedBatch | None:
-        """The next batch's views; None when no image can be read any more."""
+        """Return the next batch's views, or None if no image can be read any more."""
         begin = time.monotonic()
         batch = next(self._batches)
         self.waited += time.monotonic() - begin
-        self.broken += batch.broken
+        self.unreadable += batch.unreadable
         return batch.views
 
 
-def stack(samples: list[Batch]) -> Batch:
-    """Samples to a batch; without views if one of them has none."""
+def collate_batches(samples: list[Batch]) -> Batch:
+    """Stack samples to a batch, without views if one of them has none."""
     views = [sample.views for sample in samples if isinstance(sample.views, Views)]
-    images = [sample.views for sample in samples if isinstance(sample.views, DecodedBatch)]
-    broken = [error for sample in samples for error in sample.broken]
-    if len(images) == len(samples):
-        return Batch(collate_decoded(images), broken)
-    return Batch(collate(views) if len(views) == len(samples) else None, broken)
+    decoded = [sample.views for sample in samples if isinstance(sample.views, DecodedBatch)]
+    unreadable = [entry for sample in samples for entry in sample.unreadable]
+    if len(decoded) == len(samples):
+        return Batch(collate_decoded(decoded), unreadable)
+    return Batch(collate(views) if len(views) == len(samples) else None, unreadable)
 
 
-def _quiet_worker(_: int) -> None:
-    # Ctrl-C goes to every process of the group; only the main one decides what it means.
+def _ignore_interrupts(_: int) -> None:
+    # Ctrl-C reaches every process of the group; only the main process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

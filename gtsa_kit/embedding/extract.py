@@ -5,18 +5,16 @@ module knows neither output files nor shards: `iterate` hands the results to the
 dataset folder.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.data.sources import Entry, Source
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.export import Runner
@@ -94,14 +92,9 @@ def extract_prepared(
 def load_image(entry: Entry, source: Source, preprocessor: Preprocessor) -> PreparedImage | FailedImage:
     """Read and decode one image."""
     try:
-        if entry.reason:
-            raise ImageError(Path(entry.name), entry.reason)
-        return preprocessor(entry.name, source.read(entry.locator))
+        return preprocessor(entry.name, read_entry(source, entry))
     except ImageError as error:
         return FailedImage(entry.name, error.reason)
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error) or type(error).__name__
-        return FailedImage(entry.name, reason)
     except MemoryError:
         return FailedImage(entry.name, "does not fit in memory")
 

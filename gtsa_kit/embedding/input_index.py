@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gtsa_kit.data.sources import Entry, Source
+from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
 from gtsa_kit.files import sync_folder
 
 NO_IMAGES = "no images there (by their suffix: .jpg .png .webp .bmp .tif and similar)"
@@ -24,10 +23,10 @@ def list_inputs(source: Source) -> list[Entry]:
     Raises:
         ValueError: The source has no entries.
     """
-    unique = {(entry.name, entry.locator): entry for entry in source.entries()}
-    if not unique:
+    entries = sort_entries(source.entries())
+    if not entries:
         raise ValueError(NO_IMAGES)
-    return sorted(unique.values(), key=lambda e: (natural_bytes(e.name), e.name.encode(), os.fsencode(e.locator)))
+    return entries
 
 
 @dataclass(frozen=True)
@@ -110,27 +109,13 @@ def describe_changes(old: Path, new: Path) -> str:
     return ", ".join(changes) or "other files of the same names"
 
 
-def natural_bytes(name: str) -> bytes:
-    """Return bytes that sort as `images.natural_key` does: img2 before img10."""
-    parts = re.split(r"([0-9]+)", name)
-    key = bytearray()
-    for i, part in enumerate(parts):
-        if i % 2:
-            digits = part.lstrip("0").encode()
-            key += b"\1" + len(digits).to_bytes(4, "big") + digits
-        elif part:
-            key += b"\2" + part.encode("utf-8", "surrogatepass") + b"\0"
-    return bytes(key)
-
-
 def _fill(database: sqlite3.Connection, source: Source) -> None:
     database.execute("PRAGMA journal_mode = OFF")  # an unfinished index is discarded
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
     database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS})")
-    rows = (
-        (natural_bytes(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in source.entries()
-    )
+    entries = source.entries(stamps=True)
+    rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
     while some := list(islice(rows, 1000)):
         database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", some)
     database.execute("CREATE INDEX temp.by_key ON raw (key, name, locator)")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gtsa_kit.data.sources import Entry, open_source
+from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.extract import BatchPlan, extract_features
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.data.sources import Entry, Source, open_source
+from gtsa_kit.data.entries import Entry, Source
+from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.extract import extract_features
 from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out, locked
 from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gtsa_kit.data.entries import Entry, display_name
 from gtsa_kit.data.labeled import ClassificationDataset, SkippedImage
-from gtsa_kit.data.sources import Entry, FileSource, display_name
+from gtsa_kit.data.sources import FileSource
 from gtsa_kit.embedding.extract import BatchPlan, extract_features
 from gtsa_kit.embedding.model import choose_batch_size
 from gtsa_kit.embedding.preprocess import Preprocessor
@@ -70,9 +71,9 @@ def embed_images(
     input_size = square_input_size(runner, size)
     plan = BatchPlan(choose_batch_size(runner), available_cores())
     preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", input_size))
-    entries = (Entry(str(path), str(path), "") for path in paths)
+    entries = (Entry(str(path), str(path)) for path in paths)
     vectors, indices, skipped = [], [], []
-    for index, row in enumerate(extract_features(entries, FileSource(Path(), ()), runner, preprocessor, plan)):
+    for index, row in enumerate(extract_features(entries, FileSource(Path()), runner, preprocessor, plan)):
         if isinstance(row, FailedImage):
             skipped.append(SkippedImage(display_name(row.path), row.reason))
         else:

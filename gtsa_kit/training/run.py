@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 from gtsa_kit.config import RunConfig, dump_config
-from gtsa_kit.data.image_files import ImageList, find_images, validate_images
-from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.image_files import ImageList, list_images, validate_images
 from gtsa_kit.data.multicrop import (
     DistributedBatchSampler,
     MultiCropDataset,
@@ -18,6 +18,7 @@ from gtsa_kit.data.multicrop import (
     make_batches,
     resolve_workers,
 )
+from gtsa_kit.data.sources import reopen_source
 from gtsa_kit.files import read_json_lines, write_text
 from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods import make_method
@@ -95,8 +96,8 @@ def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCal
         raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
     if has_checkpoint:
         write_text(run_dir / "config.yaml", dump_config(config))
-        return _load_image_list(run_dir)
-    images = find_images(Path(config.data))
+        return _load_image_list(config.data, run_dir)
+    images = list_images(config.data)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", dump_config(config))
     for stale in ("metrics.jsonl", "errors.jsonl"):
@@ -114,7 +115,7 @@ def make_train_state(
     Raises:
         ValueError: The checkpoint's run has another number of steps, images, or images per step.
     """
-    schedule = TrainSchedule.from_config(config, len(images.paths), fabric.world_size)
+    schedule = TrainSchedule.from_config(config, len(images.entries), fabric.world_size)
     torch.manual_seed(config.train.seed)
     model = make_method(config)
     if checkpoint is not None:
@@ -144,14 +145,15 @@ def open_batches(
     """Open this process's micro-batches from `step` to the end."""
     train = config.train
     max_pixels = round(train.max_megapixels * 1e6)
-    dataset = MultiCropDataset(images.paths, config.views, train.seed, max_pixels, train.augment_on == "device")
+    on_device = train.augment_on == "device"
+    dataset = MultiCropDataset(images.source, images.entries, config.views, train.seed, max_pixels, on_device)
     sampler = DistributedBatchSampler(
-        batch=train.batch_size,
+        batch_size=train.batch_size,
         accumulate=train.accumulate,
         rank=fabric.global_rank,
-        world=fabric.world_size,
-        start=step,
-        stop=schedule.steps,
+        world_size=fabric.world_size,
+        start_step=step,
+        stop_step=schedule.steps,
     )
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
     return TimedBatches(make_batches(dataset, sampler, workers, pin=fabric.device.type == "cuda"))
@@ -181,9 +183,9 @@ def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:
 
 def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callback: TrainerCallback) -> ImageList:
     """Decode the images (a sample of a large folder), list unreadable ones in errors.jsonl, and skip them."""
-    total = len(images.paths)
+    total = len(images.entries)
     limit = config.train.validate_images
-    sample = images.paths if total <= limit else random.Random(config.train.seed).sample(images.paths, limit)
+    sample = images.entries if total <= limit else random.Random(config.train.seed).sample(images.entries, limit)
     done = 0
 
     def on_image() -> None:
@@ -193,30 +195,31 @@ def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callba
             raise KeyboardInterrupt
         callback.on_scan(done, len(sample))
 
-    errors = validate_images(sample, round(config.train.max_megapixels * 1e6), on_image)
+    unreadable = validate_images(images.source, sample, round(config.train.max_megapixels * 1e6), on_image)
     logger = RunLogger(run_dir, 0)
-    logger.add_unreadable(images, [*images.broken, *errors])
+    logger.add_unreadable([*images.unreadable, *unreadable])
     logger.close()
-    if len(errors) == total:
+    if len(unreadable) == total:
         raise RunFailedError(f"none of the {total} images is readable; see {run_dir / 'errors.jsonl'}")
-    check_unreadable_share(len(errors), len(sample) or 1, config, run_dir)
-    unreadable = {error.path for error in errors}
-    return ImageList(images.root, [path for path in images.paths if path not in unreadable], errors)
+    check_unreadable_share(len(unreadable), len(sample) or 1, config, run_dir)
+    skipped = {entry.locator for entry in unreadable}
+    entries = [entry for entry in images.entries if entry.locator not in skipped]
+    return ImageList(images.source, entries, unreadable)
 
 
 def _save_image_list(run_dir: Path, images: ImageList) -> None:
     content = {
-        "root": str(images.root),
-        "paths": [str(path) for path in images.paths],
-        "unreadable": [[str(error.path), error.reason] for error in images.broken],
+        "entries": [[entry.name, entry.locator] for entry in images.entries],
+        "unreadable": [[entry.name, entry.locator, entry.reason] for entry in images.unreadable],
     }
     write_text(run_dir / "images.json", json.dumps(content))
 
 
-def _load_image_list(run_dir: Path) -> ImageList:
+def _load_image_list(source: str, run_dir: Path) -> ImageList:
     content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
-    errors = [ImageError(Path(path), reason) for path, reason in content["unreadable"]]
-    return ImageList(Path(content["root"]), [Path(path) for path in content["paths"]], errors)
+    entries = [Entry(name, locator) for name, locator in content["entries"]]
+    unreadable = [Entry(name, locator, reason=reason) for name, locator, reason in content["unreadable"]]
+    return ImageList(reopen_source(source), entries, unreadable)
 
 
 def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.entries import Entry
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
 
@@ -111,15 +110,14 @@ class RunLogger:
         """Sync metrics.jsonl to disk, so that it is never behind the checkpoint that is written next."""
         os.fsync(self._metrics_file.fileno())
 
-    def add_unreadable(self, images: ImageList, errors: Iterable[ImageError]) -> int:
+    def add_unreadable(self, entries: Iterable[Entry]) -> int:
         """Add images to errors.jsonl, each once, and return the number of its rows."""
         with open(self.run_dir / "errors.jsonl", "a", encoding="utf-8") as file:
-            for error in errors:
-                name = images.name(error.path)
-                if name not in self._unreadable:
-                    self._unreadable.add(name)
-                    file.write(json.dumps({"path": name, "reason": error.reason}) + "\n")
-                    self.text_log.info("unreadable image: %s: %s", name, error.reason)
+            for entry in entries:
+                if entry.name not in self._unreadable:
+                    self._unreadable.add(entry.name)
+                    file.write(json.dumps({"path": entry.name, "reason": entry.reason}) + "\n")
+                    self.text_log.info("unreadable image: %s: %s", entry.name, entry.reason)
         return len(self._unreadable)
 
     def draw_curves(self) -> None:

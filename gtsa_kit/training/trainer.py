@@ -10,8 +10,8 @@ from torch import Tensor
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
+from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.multicrop import (
     TimedBatches,
     seed_step,
@@ -150,9 +150,9 @@ def next_views(state: TrainState) -> Views:
     """Return the next micro-batch on the device; with `augment_on=device` its views are made there."""
     batch = next(state.batches)
     if batch is None:
-        raise RunFailedError(
-            f"no more images can be read; check that the folder still exists: {state.batches.broken[-1]}"
-        )
+        last = state.batches.unreadable[-1]
+        source = state.config.data
+        raise RunFailedError(f"no more images can be read; check that {source} exists: {last.name}: {last.reason}")
     if isinstance(batch, DecodedBatch):
         return apply_augmentations_batched(batch, state.config.views, state.fabric.device)
     return batch.to(state.fabric.device)
@@ -204,16 +204,16 @@ def save(state: TrainState, logger: RunLogger | None, saved_step: int) -> None:
 
 def record_unreadable(state: TrainState, logger: RunLogger | None) -> None:
     """Add images that any process failed to read since the last call to errors.jsonl, and check their share."""
-    per_process: list[list[ImageError]] = [state.batches.broken]
+    per_process: list[list[Entry]] = [state.batches.unreadable]
     if state.fabric.world_size > 1:
         per_process = [[]] * state.fabric.world_size
-        torch.distributed.all_gather_object(per_process, state.batches.broken)
-    state.batches.broken = []
+        torch.distributed.all_gather_object(per_process, state.batches.unreadable)
+    state.batches.unreadable = []
     if not any(per_process):
         return
     count = 0
     if logger:
-        count = logger.add_unreadable(state.images, [error for errors in per_process for error in errors])
+        count = logger.add_unreadable([entry for entries in per_process for entry in entries])
     check_unreadable_share(state.fabric.broadcast(count), state.images.total, state.config, state.run_dir)
 
 

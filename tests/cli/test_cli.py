@@ -46,7 +46,7 @@ def test_version(gtsa: Callable) -> None:
     ("args", "word"),
     [
         (("train", "/nowhere"), "does not exist"),
-        (("train",), "gtsa train FOLDER"),
+        (("train",), "gtsa train SOURCE"),
         (("train", "--resume"), "gtsa train --resume --out DIR"),
         (("train", ".", "--preset", "imagenet"), "choose one of coco, ade20k, quick"),
         (("train", ".", "--set", "loss.rotation_weigth=1"), "loss.rotation_weight"),

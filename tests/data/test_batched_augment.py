@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.datasets import multicrop_dataset
 from PIL import Image, ImageFilter
 from plain.views import JITTER, plain_views
 from torch import Tensor
@@ -19,7 +20,7 @@ from gtsa_kit.data.batched_augment import (
     prepare_for_device,
     shrink,
 )
-from gtsa_kit.data.multicrop import MultiCropDataset, stack
+from gtsa_kit.data.multicrop import collate_batches
 
 STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 SIZES = [(300, 200), (120, 333), (256, 256), (90, 70), (1, 1), (7, 400)]
@@ -37,7 +38,7 @@ def sample_images() -> list[Tensor]:
     rng, made = np.random.default_rng(0), []
     for height, width in SIZES:
         y, x = np.mgrid[:height, :width]
-        waves = 128 + 90 * np.stack([np.sin(x / 9), np.cos(y / 11), np.sin((x + y) / 17)])
+        waves = 128 + 90 * np.collate_batches([np.sin(x / 9), np.cos(y / 11), np.sin((x + y) / 17)])
         made.append(torch.from_numpy((waves + rng.normal(0, 25, waves.shape)).clip(0, 255).astype(np.uint8)))
     return made
 
@@ -186,7 +187,7 @@ def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
 def test_views_of_shrunk_images_show_the_same():
     # Waves of 40 pixels and more: shrinking to a third loses nothing of them.
     y, x = np.mgrid[:1200, :1600]
-    waves = 128 + 90 * np.stack([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
+    waves = 128 + 90 * np.collate_batches([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
     image = torch.from_numpy(waves.astype(np.uint8))
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **STILL)
     full = make_views(image, config, generator(0))
@@ -203,8 +204,8 @@ def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     paths = sorted(tmp_path.iterdir())
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
-    here = stack([MultiCropDataset(paths, config, seed=5)[t] for t in range(4)]).views
-    there = stack([MultiCropDataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
+    here = collate_batches([multicrop_dataset(paths, config, seed=5)[t] for t in range(4)]).views
+    there = collate_batches([multicrop_dataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
     assert isinstance(there, DecodedBatch)
     made = apply_augmentations_batched(there, config, torch.device("cpu"))
     assert torch.equal(made.boxes, here.boxes)

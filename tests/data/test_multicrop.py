@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.datasets import multicrop_dataset
 from helpers.image_samples import jpeg, scene
 
 from gtsa_kit.config import ViewsConfig
@@ -13,11 +14,10 @@ from gtsa_kit.data import multicrop as data
 from gtsa_kit.data.multicrop import (
     Batch,
     DistributedBatchSampler,
-    MultiCropDataset,
+    collate_batches,
     derive_seed,
     make_batches,
     seed_step,
-    stack,
 )
 
 SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
@@ -29,14 +29,14 @@ def images(tmp_path) -> list[Path]:
     return [jpeg(tmp_path / f"{i}.jpg", np.roll(scene(), 3 * i, axis=1)) for i in range(7)]
 
 
-def share(
+def sampler(
     start: int, stop: int, batch: int = 3, accumulate: int = 1, rank: int = 0, world: int = 1
 ) -> DistributedBatchSampler:
-    return DistributedBatchSampler(batch=batch, accumulate=accumulate, rank=rank, world=world, start=start, stop=stop)
+    return DistributedBatchSampler(batch, accumulate, rank, world, start, stop)
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return a.broken == b.broken and all(map(torch.equal, a.views, b.views))
+    return a.unreadable == b.unreadable and all(map(torch.equal, a.views, b.views))
 
 
 # --- which image when -------------------------------------------------------------------------------------------
@@ -44,8 +44,8 @@ def same(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 101])
 def test_every_epoch_shows_every_image_once(count):
-    presentations = MultiCropDataset([Path(str(i)) for i in range(count)], SMALL, seed=3)
-    epochs = [[presentations.image(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
+    dataset = multicrop_dataset([Path(str(i)) for i in range(count)], SMALL, seed=3)
+    epochs = [[dataset.image_index(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     if count > 50:
         assert len({tuple(epoch) for epoch in epochs}) == 5  # in another order each time
@@ -53,36 +53,36 @@ def test_every_epoch_shows_every_image_once(count):
 
 def test_order_depends_on_seed_and_epoch_alone():
     paths = [Path(str(i)) for i in range(31)]
-    straight = [MultiCropDataset(paths, SMALL, seed=3).image(t) for t in range(200)]
-    jumping = MultiCropDataset(paths, SMALL, seed=3)
+    straight = [multicrop_dataset(paths, SMALL, seed=3).image_index(t) for t in range(200)]
+    jumping = multicrop_dataset(paths, SMALL, seed=3)
     places = np.random.default_rng(0).permutation(200).tolist()
-    assert {t: jumping.image(t) for t in places} == dict(enumerate(straight))
-    assert [MultiCropDataset(paths, SMALL, seed=4).image(t) for t in range(200)] != straight
+    assert {t: jumping.image_index(t) for t in places} == dict(enumerate(straight))
+    assert [multicrop_dataset(paths, SMALL, seed=4).image_index(t) for t in range(200)] != straight
 
 
 @pytest.mark.parametrize(
     ("count", "batch", "accumulate", "world"), list(product([7, 10], [1, 3, 4], [1, 2], [1, 2, 3]))
 )
-def test_all_shares_together_are_the_step(count, batch, accumulate, world):
+def test_all_ranks_together_are_the_step(count, batch, accumulate, world):
     steps, whole = 11, batch * accumulate * world
-    shares = [list(share(0, steps, batch, accumulate, rank, world)) for rank in range(world)]
+    shares = [list(sampler(0, steps, batch, accumulate, rank, world)) for rank in range(world)]
     shown = []
-    for step, (alone,) in enumerate(zip(share(0, steps, whole), strict=True)):
+    for step, (alone,) in enumerate(zip(sampler(0, steps, whole), strict=True)):
         micros = [mine[step * accumulate + micro] for micro in range(accumulate) for mine in shares]
         together = [t for micro in micros for t in micro]
         assert all(len(micro) == batch for micro in micros)
         assert together == alone == list(range(step * whole, (step + 1) * whole))
         shown += together
     # so that epochs hold, whatever the number of processes
-    presentations = MultiCropDataset([Path(str(i)) for i in range(count)], SMALL, seed=1)
+    dataset = multicrop_dataset([Path(str(i)) for i in range(count)], SMALL, seed=1)
     for epoch in range(len(shown) // count):
-        part = [presentations.image(t) for t in shown[epoch * count : (epoch + 1) * count]]
+        part = [dataset.image_index(t) for t in shown[epoch * count : (epoch + 1) * count]]
         assert sorted(part) == list(range(count))
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 5), (5, 5)])
-def test_share_knows_its_length(start, stop):
-    part = share(start, stop, accumulate=2, rank=1, world=3)
+def test_sampler_knows_its_length(start, stop):
+    part = sampler(start, stop, accumulate=2, rank=1, world=3)
     assert len(list(part)) == len(part) == 2 * (stop - start)
     assert list(part) == list(part)  # it can be read again
 
@@ -91,54 +91,54 @@ def test_share_knows_its_length(start, stop):
 
 
 def batches(paths: list[Path], part: DistributedBatchSampler, workers: int = 0, seed: int = 5) -> Iterator[Batch]:
-    return make_batches(MultiCropDataset(paths, SMALL, seed), part, workers, pin=False)
+    return make_batches(multicrop_dataset(paths, SMALL, seed), part, workers, pin=False)
 
 
 @pytest.fixture
 def straight(images) -> list[Batch]:
-    return list(batches(images, share(0, 6)))
+    return list(batches(images, sampler(0, 6)))
 
 
-def test_batches_hold_the_views_of_their_presentations(images, straight):
+def test_batches_hold_the_views_of_their_dataset(images, straight):
     assert len(straight) == 6
-    presentations = MultiCropDataset(images, SMALL, 5)
+    dataset = multicrop_dataset(images, SMALL, 5)
     for i, batch in enumerate(straight):
-        assert batch.broken == []
+        assert batch.unreadable == []
         assert batch.views.global_images.shape == (3, 2, 3, 32, 32)
         assert batch.views.local_images.shape == (3, 1, 3, 16, 16)
         for j in range(3):
-            one = presentations[3 * i + j].views
+            one = dataset[3 * i + j].views
             assert all(torch.equal(many[j], single) for many, single in zip(batch.views, one, strict=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(images, straight, workers):
-    got = list(batches(images, share(0, 6), workers))
+    got = list(batches(images, sampler(0, 6), workers))
     assert len(got) == 6
     assert all(map(same, got, straight))
 
 
 def test_other_seeds_are_other_views(images, straight):
-    assert not any(map(same, batches(images, share(0, 6), seed=6), straight))
+    assert not any(map(same, batches(images, sampler(0, 6), seed=6), straight))
 
 
 def test_each_epoch_draws_new_views(images):
-    presentations = MultiCropDataset(images, SMALL, 5)
-    times = [t for t in range(21) if presentations.image(t) == 3]
-    boxes = [tuple(presentations[t].views.boxes.flatten().tolist()) for t in times]
+    dataset = multicrop_dataset(images, SMALL, 5)
+    times = [t for t in range(21) if dataset.image_index(t) == 3]
+    boxes = [tuple(dataset[t].views.boxes.flatten().tolist()) for t in times]
     assert len(set(boxes)) == len(times) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starting_later_is_skipping(images, straight, workers):
-    got = list(batches(images, share(4, 6), workers))
+    got = list(batches(images, sampler(4, 6), workers))
     assert len(got) == 2
     assert all(map(same, got, straight[4:]))
 
 
 def test_processes_share_what_one_would_see(images):
-    (alone,) = batches(images, share(3, 4, batch=6))
-    ranks = [next(batches(images, share(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
+    (alone,) = batches(images, sampler(3, 4, batch=6))
+    ranks = [next(batches(images, sampler(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
     for name, whole in alone.views._asdict().items():
         assert torch.equal(torch.cat([getattr(rank.views, name) for rank in ranks]), whole)
 
@@ -146,14 +146,14 @@ def test_processes_share_what_one_would_see(images):
 def test_torchs_own_generator_does_not_matter(images, straight):
     torch.manual_seed(123)
     torch.rand(7)
-    assert all(map(same, batches(images, share(0, 6)), straight))
+    assert all(map(same, batches(images, sampler(0, 6)), straight))
 
 
-def test_presentations_travel_to_spawned_workers(images):
-    there = MultiCropDataset(images, SMALL, 5)
-    there.image(0)  # fills the cache, which stays behind
+def test_dataset_travel_to_spawned_workers(images):
+    there = multicrop_dataset(images, SMALL, 5)
+    there.image_index(0)  # fills the cache, which stays behind
     again = pickle.loads(pickle.dumps(there))
-    assert [again.image(t) for t in range(20)] == [there.image(t) for t in range(20)]
+    assert [again.image_index(t) for t in range(20)] == [there.image_index(t) for t in range(20)]
     assert all(map(torch.equal, again[3].views, there[3].views))
 
 
@@ -164,34 +164,35 @@ def test_presentations_travel_to_spawned_workers(images):
 def test_a_image_that_vanishes_gives_way(images, straight, workers):
     gone = images[2]
     gone.unlink()
-    got = list(batches(images, share(0, 6), workers))
-    order = MultiCropDataset(images, SMALL, 5)
+    got = list(batches(images, sampler(0, 6), workers))
+    order = multicrop_dataset(images, SMALL, 5)
     for i, (now, before) in enumerate(zip(got, straight, strict=True)):
-        hit = [j for j in range(3) if order.image(3 * i + j) == 2]
-        assert [error.path for error in now.broken] == [gone] * len(hit)
-        assert all("no such file" in error.reason for error in now.broken)
+        hit = [j for j in range(3) if order.image_index(3 * i + j) == 2]
+        assert [entry.locator for entry in now.unreadable] == [str(gone)] * len(hit)
+        assert all("no such file" in entry.reason for entry in now.unreadable)
         for name, whole in now.views._asdict().items():
             for j in set(range(3)) - set(hit):  # the others are what they were
                 assert torch.equal(whole[j], getattr(before.views, name)[j])
-    assert sum(len(batch.broken) for batch in got) >= 2  # more than two epochs were shown
+    assert sum(len(batch.unreadable) for batch in got) >= 2  # more than two epochs were shown
 
 
-def test_the_successor_stands_in_with_the_draws_of_the_presentation(images):
-    presentations = MultiCropDataset(images, SMALL, 5)
-    t = next(t for t in range(7) if presentations.image(t) == 6)
+def test_the_successor_stands_in_with_the_draws_of_the_sample(images):
+    dataset = multicrop_dataset(images, SMALL, 5)
+    t = next(t for t in range(7) if dataset.image_index(t) == 6)
     images[6].unlink()
-    stand_in = presentations[t]
+    stand_in = dataset[t]
     images[6].write_bytes(images[0].read_bytes())  # the list goes round
-    assert all(map(torch.equal, stand_in.views, presentations[t].views))
-    assert [error.path for error in stand_in.broken] == [images[6]]
+    assert all(map(torch.equal, stand_in.views, dataset[t].views))
+    assert [entry.locator for entry in stand_in.unreadable] == [str(images[6])]
 
 
 def test_vanishing_while_a_run_is_on(images):
-    going = batches(images, share(0, 6))
-    assert next(going).broken == []
+    going = batches(images, sampler(0, 6))
+    assert next(going).unreadable == []
     images[4].write_bytes(b"")
     later = list(islice(going, 5))
-    assert {(error.path, error.reason) for batch in later for error in batch.broken} == {(images[4], "empty file")}
+    unreadable = {(entry.locator, entry.reason) for batch in later for entry in batch.unreadable}
+    assert unreadable == {(str(images[4]), "empty file")}
     assert all(batch.views is not None for batch in later)
 
 
@@ -199,32 +200,32 @@ def test_vanishing_while_a_run_is_on(images):
 def test_all_broken(images, workers):
     for path in images:
         path.write_bytes(b"rubbish")
-    batch = next(batches(images, share(0, 1), workers))
+    batch = next(batches(images, sampler(0, 1), workers))
     assert batch.views is None
-    assert {error.path for error in batch.broken} == set(images)
-    assert len(batch.broken) == 3 * 7
+    assert {entry.locator for entry in batch.unreadable} == set(map(str, images))
+    assert len(batch.unreadable) == 3 * 7
 
 
 def test_search_for_a_substitute_ends(images, monkeypatch):
-    monkeypatch.setattr(data, "SUBSTITUTES", 4)
+    monkeypatch.setattr(data, "MAX_SUBSTITUTES", 4)
     for path in images:
         path.unlink()
-    batch = MultiCropDataset(images, SMALL, 5)[0]
+    batch = multicrop_dataset(images, SMALL, 5)[0]
     assert batch.views is None
-    assert len(batch.broken) == 4
+    assert len(batch.unreadable) == 4
 
 
 def test_one_sample_without_views_spoils_its_batch(images):
-    sound = MultiCropDataset(images, SMALL, 5)[0]
+    sound = multicrop_dataset(images, SMALL, 5)[0]
     empty = Batch(None, [])
-    assert stack([sound, empty]).views is None
-    assert stack([empty, sound]).views is None
-    assert stack([sound, sound]).views.rotations.shape == (2, 3)
+    assert collate_batches([sound, empty]).views is None
+    assert collate_batches([empty, sound]).views is None
+    assert collate_batches([sound, sound]).views.rotations.shape == (2, 3)
 
 
 def test_limit_of_pixels_reaches_the_decoder(images):
-    assert MultiCropDataset(images, SMALL, 5, max_pixels=24 * 32)[0].broken == []
-    assert MultiCropDataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
+    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32)[0].unreadable == []
+    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import functools
 import http.server
 import os
 import random
+import re
 import tarfile
 import threading
 import zipfile
@@ -15,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gtsa_kit.data.image_files import find_images, natural_key
+from gtsa_kit.data.entries import natural_key
+from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.sources import open_source
-from gtsa_kit.embedding.input_index import describe_changes, natural_bytes, write_input_index
+from gtsa_kit.embedding.input_index import describe_changes, write_input_index
 
 
 def everything(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
@@ -83,16 +85,17 @@ def test_over_http(server: str, wanted: dict[str, bytes], tmp_path: Path) -> Non
         source.read(entries[0].locator)
 
 
-def test_natural_bytes_sort_as_natural_keys() -> None:
+def test_natural_order_is_that_of_text_and_numbers() -> None:
+    def parts(name: str) -> tuple[list[tuple[int, int, str]], str]:
+        pieces = re.split(r"([0-9]+)", name)
+        return [(0, int(piece), "") if i % 2 else (1, 0, piece) for i, piece in enumerate(pieces) if piece], name
+
     rng = random.Random()
-    names = [
-        "".join(rng.choice(["a", "b", "0", "1", "2", "10", "/", "é", ".", "007"]) for _ in range(6))
-        for _ in range(3000)
-    ]
-    names = [name for name in set(names) if Path(name).as_posix() == name]
-    assert sorted(names, key=lambda name: (natural_bytes(name), name.encode())) == sorted(
-        names, key=lambda name: natural_key(Path(name))
-    )
+    letters = ["a", "b", "0", "1", "2", "10", "/", "é", ".", "007", "\udce9", "😀"]
+    names = list({"".join(rng.choice(letters) for _ in range(6)) for _ in range(3000)})
+    assert sorted(names, key=natural_key) == sorted(names, key=parts)
+    paths = [Path(name) for name in names if Path(name).as_posix() == name]
+    assert sorted(paths, key=natural_key) == sorted(paths, key=lambda path: parts(path.as_posix()))
 
 
 def test_links_loops_hidden_and_odd_names(images: Path, tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.datasets import multicrop_dataset
 from plain.losses import plain_loss  # type: ignore[import-not-found]
 from plain.step import plain_optimizer, plain_update  # type: ignore[import-not-found]
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views, collate
-from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import gtsa_loss
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
@@ -19,7 +19,7 @@ from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer
 def config_and_views(images: Path) -> tuple[RunConfig, Views]:
     tiny = {"model.arch": "vit_test", "model.projector_dim": 48, "model.drop_path": 0.0, "views.local_crops": 3}
     config = load_config("coco", None, {**tiny, "data": str(images)})
-    dataset = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
+    dataset = multicrop_dataset(sorted(images.iterdir()), config.views, seed=0)
     return config, collate([dataset[t].views for t in range(3)])
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.datasets import multicrop_dataset
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from gtsa_kit import hardware
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import collate
-from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods import make_method
 from gtsa_kit.training.fabric import resolve_precision
@@ -34,7 +34,7 @@ def test_bf16_gradients_have_the_direction_of_float32_gradients(images: Path, ti
     config = settings(images, tiny)
     torch.manual_seed(0)
     method = make_method(config)
-    dataset = MultiCropDataset(sorted(images.iterdir()), config.views, seed=0)
+    dataset = multicrop_dataset(sorted(images.iterdir()), config.views, seed=0)
     views = collate([dataset[t].views for t in range(8)])
     gradients = []
     for half in (False, True):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gtsa_kit.data.image_files import natural_key
+from gtsa_kit.data.entries import natural_key
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
 
 BLOCK_BYTES = 32 << 20

@@ -1,0 +1,126 @@
+"""Entries of a listing of images: their names, natural order and stamps."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from gtsa_kit.data.image_io import ImageError, image_errors
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
+"""Suffixes, in lower case, of the names that count as images."""
+
+Handle = TypeVar("Handle")
+
+
+class Entry(NamedTuple):
+    """One image of a listing, or a part of the source that could not be listed."""
+
+    name: str
+    """Name in tables and files: valid UTF-8, relative to the source's root where the image lies below it."""
+    locator: str
+    """Argument of `Source.read`."""
+    stamp: str = ""
+    """Text that changes when the content does, as far as that shows without reading it; "" if unknown."""
+    reason: str = ""
+    """Reason why the image can't be used, or "" while none is known."""
+
+
+class Source(Protocol):
+    """Images in one place. `read` may be called from many threads; a source survives pickling and forking."""
+
+    def entries(self, stamps: bool = False) -> Iterator[Entry]:
+        """Yield all images in any order, few at a time in memory; stamps may cost a system call each."""
+
+    def read(self, locator: str) -> bytes:
+        """Return the content of one image; raises `ImageError` or `OSError`."""
+
+
+class PerProcess(Generic[Handle]):
+    """A handle that every process opens for itself.
+
+    Forked processes share file offsets, event loops of network clients don't survive a fork, and neither can be
+    pickled.
+    """
+
+    def __init__(self, open_handle: Callable[[], Handle]) -> None:
+        self._open_handle = open_handle
+        self._opened: tuple[int, Handle] | None = None
+
+    def get(self) -> Handle:
+        """Return this process's handle, opening it on first use."""
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
+            opened = self._opened = os.getpid(), self._open_handle()
+        return opened[1]
+
+    def __reduce__(self) -> tuple[type["PerProcess[Handle]"], tuple[Callable[[], Handle]]]:
+        return type(self), (self._open_handle,)
+
+
+def read_entry(source: Source, entry: Entry) -> bytes:
+    """Return the content of an entry.
+
+    Raises:
+        ImageError: It can't be read; the error names the entry.
+    """
+    path = Path(entry.name)
+    if entry.reason:
+        raise ImageError(path, entry.reason)
+    try:
+        with image_errors(path):
+            return source.read(entry.locator)
+    except ImageError as error:
+        raise ImageError(path, error.reason) from error
+
+
+def sort_entries(entries: Iterable[Entry], by_locator: bool = False) -> list[Entry]:
+    """Return entries in natural order of their names, or of their locators; each pair of name and locator once."""
+    unique = {(entry.name, entry.locator): entry for entry in entries}
+    if by_locator:
+        return sorted(unique.values(), key=lambda entry: natural_key(entry.locator))
+    return sorted(unique.values(), key=lambda entry: (natural_key(entry.name), os.fsencode(entry.locator)))
+
+
+def natural_key(name: str | os.PathLike[str]) -> bytes:
+    """Return a sort key under which `img2` comes before `img10`; the name itself breaks ties."""
+    text = Path(name).as_posix() if isinstance(name, os.PathLike) else name
+    key = bytearray()
+    for i, part in enumerate(re.split(r"([0-9]+)", text)):
+        if i % 2:
+            digits = part.lstrip("0").encode()
+            key += b"\1" + len(digits).to_bytes(4, "big") + digits
+        elif part:
+            key += b"\2" + part.encode("utf-8", "surrogatepass") + b"\0"
+    return bytes(key) + b"\0" + text.encode("utf-8", "surrogatepass")
+
+
+def display_path(root: Path, path: Path) -> str:
+    """Return the display name of a path: relative to the root where it lies below it."""
+    return display_name((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
+
+
+def display_name(name: str) -> str:
+    """Return a name as valid UTF-8, whatever its bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a name has the suffix of an image, in any case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_visible_image(name: str) -> bool:
+    """Return whether a relative path has the suffix of an image, and neither it nor a folder in it is hidden."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return has_image_suffix(name) and not any(part.startswith(".") for part in parts)
+
+
+def file_stamp(path: Path) -> str:
+    """Return the size and time of change of a file; "" if there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
