@@ -1,3 +1,5 @@
+"""The `gtsa` command: help, exit codes, messages, and one run through all steps."""
+
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from gtsa_kit import __version__
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """Its speed is that of its imports; a benchmark measures it, here is what would spoil it."""
+    """Check the imports that would slow `gtsa --help` down; a benchmark measures its time."""
     code = (
         "import sys; sys.argv = ['gtsa', '--help']\n"
         "from gtsa_kit.cli import main\n"
@@ -31,7 +33,7 @@ def test_help_loads_nothing_heavy() -> None:
     "train export verify info bench embed demo eval_pca eval_neighbors eval_attention eval_matches eval_sensitivity "
     "eval_correspondence eval_rotation".split(),
 )
-def test_every_command_teaches(gtsa_here: Callable, command: str) -> None:
+def test_the_help_of_every_command_has_an_example(gtsa_here: Callable, command: str) -> None:
     command = command.replace("_", " ")
     done = gtsa_here(*command.split(), "--help")
     assert done.returncode == 0
@@ -66,7 +68,7 @@ def test_version(gtsa: Callable) -> None:
         (("nonsense",), "nonsense"),
     ],
 )
-def test_wrong_use_is_exit_2_one_line_and_a_way_out(
+def test_wrong_use_exits_with_2_and_prints_one_line_with_a_hint(
     gtsa_here: Callable, args: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,30 +77,30 @@ def test_wrong_use_is_exit_2_one_line_and_a_way_out(
     assert word in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []  # nothing was begun
+    assert list(tmp_path.iterdir()) == []  # nothing was written
 
 
-def test_a_process_ends_as_its_command_does(gtsa: Callable) -> None:
+def test_the_process_exits_with_the_code_of_its_command(gtsa: Callable) -> None:
     done = gtsa("export", "/nowhere")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "gtsa: /nowhere does not exist\n")
 
 
-def test_debug_shows_the_traceback(gtsa: Callable) -> None:
+def test_debug_prints_the_traceback(gtsa: Callable) -> None:
     assert "Traceback" in gtsa("export", "/nowhere", "--debug").stderr
 
 
-def test_the_whole_way_by_command_line(
+def test_train_export_embed_and_evaluate_by_command_line(
     gtsa: Callable, gtsa_here: Callable, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    """Training as a user's process; what follows in this one, which has its libraries loaded."""
-    listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(str(path) for path in images.iterdir()))
+    """Train in a process as a user does; the other commands run in this process, which has the libraries loaded."""
+    image_list = tmp_path / "list.txt"
+    image_list.write_text("\n".join(str(path) for path in images.iterdir()))
     run = tmp_path / "run"
     for call, *args in (
-        (gtsa, "train", listed, "--out", run, "--steps", "2", *sets(tiny)),
-        (gtsa_here, "export", run, "--format", "onnx", "--images", listed),
+        (gtsa, "train", image_list, "--out", run, "--steps", "2", *sets(tiny)),
+        (gtsa_here, "export", run, "--format", "onnx", "--images", image_list),
         (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", images),
-        (gtsa_here, "embed", listed, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
+        (gtsa_here, "embed", image_list, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
         (
             gtsa_here,
             "eval",
@@ -107,17 +109,17 @@ def test_the_whole_way_by_command_line(
             "--images",
             images,
             "--out",
-            tmp_path / "looks",
+            tmp_path / "figures",
             "--size",
             "64",
         ),
-        (gtsa_here, "eval", "neighbors", run, "--images", images, "--out", tmp_path / "looks"),
+        (gtsa_here, "eval", "neighbors", run, "--images", images, "--out", tmp_path / "figures"),
     ):
         done = call(*args)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
-    assert (tmp_path / "looks" / "pca.png").exists()
-    assert (tmp_path / "looks" / "neighbors.png").exists()
+    assert (tmp_path / "figures" / "pca.png").exists()
+    assert (tmp_path / "figures" / "neighbors.png").exists()
     done = gtsa_here("export", run, "--format", "onnx")
     assert done.returncode == 2
     assert "--force" in done.stderr

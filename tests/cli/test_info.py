@@ -1,3 +1,5 @@
+"""The `gtsa info` command."""
+
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +23,7 @@ from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 
-FORMS = ("onnx", "torchscript", "openvino")
+FORMATS = ("onnx", "torchscript", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +40,15 @@ def artifacts(run: Path, images: Path) -> dict[str, Path]:
     pytest.importorskip("openvino")
     options = ExportOptions(height=Range(32, 64), width=Range(32, 64))
     source, parity_set = open_source(run), load_parity_images(images)
-    paths = {form: run / f"encoder{SUFFIX[form]}" for form in FORMS}
-    for form, path in paths.items():
-        export_artifact(source, form, path, options, parity_set)
+    paths = {file_format: run / f"encoder{SUFFIX[file_format]}" for file_format in FORMATS}
+    for file_format, path in paths.items():
+        export_artifact(source, file_format, path, options, parity_set)
     return paths
 
 
 @pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """Resize, half and quantized weights, a fixed shape, an operator that is not of ONNX."""
+def foreign_onnx(tmp_path: Path) -> Path:
+    """Return an ONNX file with Resize, float16 and int8 weights, a fixed shape and an operator of another domain."""
     half = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "half")
     quarter = numpy_helper.from_array(np.ones((2, 5), np.int8), "quarter")
     nodes = [
@@ -79,16 +81,16 @@ def call(*args: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_an_artifact_says_what_its_manifest_says(form: str, artifacts: dict[str, Path]) -> None:
-    path = artifacts[form]
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_an_artifact_prints_its_manifest(file_format: str, artifacts: dict[str, Path]) -> None:
+    path = artifacts[file_format]
     manifest = read_manifest(path)
-    said = json.loads(call(path, "--json"))
-    assert said["manifest"] == manifest.model_dump(mode="json")
-    assert said["kind"] == f"gtsa-kit {form}"
-    files = [path, path.with_suffix(".bin")] if form == "openvino" else [path]
-    assert said["size"] == sum(file.stat().st_size for file in files)
-    assert (said["graph"] is None) == (form != "onnx")
+    printed = json.loads(call(path, "--json"))
+    assert printed["manifest"] == manifest.model_dump(mode="json")
+    assert printed["kind"] == f"gtsa-kit {file_format}"
+    files = [path, path.with_suffix(".bin")] if file_format == "openvino" else [path]
+    assert printed["size"] == sum(file.stat().st_size for file in files)
+    assert (printed["graph"] is None) == (file_format != "onnx")
 
     table = call(path)
     for text in (
@@ -104,17 +106,17 @@ def test_an_artifact_says_what_its_manifest_says(form: str, artifacts: dict[str,
         assert text in table
 
 
-def test_a_run_and_its_weights(run: Path) -> None:
+def test_a_run_folder_and_its_weights(run: Path) -> None:
     for path, kind in ((run, "gtsa-kit run"), (run / "encoder.safetensors", "gtsa-kit weights")):
-        said = json.loads(call(path, "--json"))
-        assert said["kind"] == kind
-        assert said["encoder"]["sha256"] == sha256_of(run / "encoder.safetensors")
+        printed = json.loads(call(path, "--json"))
+        assert printed["kind"] == kind
+        assert printed["encoder"]["sha256"] == sha256_of(run / "encoder.safetensors")
         count = sum(tensor.numel() for tensor in Encoder("vit_test").vit.state_dict().values())
-        assert said["encoder"]["parameters"] == {"float32": count}
+        assert printed["encoder"]["parameters"] == {"float32": count}
         assert "method gtsa, steps 3\n" in "".join(f"{line.rstrip()}\n" for line in call(path).splitlines())
 
 
-def test_our_onnx_needs_no_file_beside_it(artifacts: dict[str, Path], tmp_path: Path) -> None:
+def test_an_exported_onnx_contains_its_manifest(artifacts: dict[str, Path], tmp_path: Path) -> None:
     alone = tmp_path / "alone.onnx"
     shutil.copy(artifacts["onnx"], alone)
     assert inspect_file(alone).manifest == read_manifest(artifacts["onnx"])
@@ -126,10 +128,10 @@ def test_our_onnx_needs_no_file_beside_it(artifacts: dict[str, Path], tmp_path: 
     assert graph.remarks == ()
 
 
-def test_a_foreign_graph(foreign: Path) -> None:
-    found = inspect_file(foreign)
-    assert (found.kind, found.manifest) == ("ONNX of another tool", None)
-    graph = found.graph
+def test_an_onnx_of_another_tool(foreign_onnx: Path) -> None:
+    file_info = inspect_file(foreign_onnx)
+    assert (file_info.kind, file_info.manifest) == ("ONNX of another tool", None)
+    graph = file_info.graph
     assert (graph.producer, graph.opsets) == ("theirs 2", {"ai.onnx": 18, "com.microsoft": 1})
     assert graph.parameters == {"float16": 12, "int8": 10, "float32": 4}
     assert graph.operators["Resize"] == graph.operators["com.microsoft::FastGelu"] == 1
@@ -145,39 +147,39 @@ def test_a_foreign_graph(foreign: Path) -> None:
         "int8 weights",
         "no dynamic axes: the graph takes one shape alone",
     ]
-    table = call(foreign)
+    table = call(foreign_onnx)
     assert "1 antialiased Resize, which TensorRT rejects" in table
     assert "x  float32 (1, 3, 8, 8)" in table
-    assert json.loads(call(foreign, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
+    assert json.loads(call(foreign_onnx, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
 
 
-def test_a_foreign_graph_with_weights_beside_it(foreign: Path) -> None:
-    model = onnx.load(foreign)
-    onnx.save(model, foreign, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    manifest_path(foreign).write_text('{"voice": "of another tool"}')
-    found = inspect_file(foreign)
-    assert found.graph.external == ("weights.bin",)
-    assert found.manifest is None
-    assert found.size == foreign.stat().st_size + (foreign.parent / "weights.bin").stat().st_size
-    (foreign.parent / "weights.bin").unlink()
-    assert "weights.bin, which holds weights, is missing" in inspect_file(foreign).graph.remarks
+def test_an_onnx_of_another_tool_with_external_weights(foreign_onnx: Path) -> None:
+    model = onnx.load(foreign_onnx)
+    onnx.save(model, foreign_onnx, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    manifest_path(foreign_onnx).write_text('{"voice": "of another tool"}')
+    file_info = inspect_file(foreign_onnx)
+    assert file_info.graph.external == ("weights.bin",)
+    assert file_info.manifest is None
+    assert file_info.size == foreign_onnx.stat().st_size + (foreign_onnx.parent / "weights.bin").stat().st_size
+    (foreign_onnx.parent / "weights.bin").unlink()
+    assert "weights.bin, which holds weights, is missing" in inspect_file(foreign_onnx).graph.remarks
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "encoder.ts", "encoder.xml", "encoder.bin", "encoder.safetensors"])
-def test_half_a_file_is_said_to_be_one(name: str, artifacts: dict[str, Path], run: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(name: str, artifacts: dict[str, Path], run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     shutil.copytree(run, folder)
-    damaged, asked = folder / name, folder / name.replace(".bin", ".xml")
+    damaged, opened = folder / name, folder / name.replace(".bin", ".xml")
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"encoder\.(onnx|ts|xml|bin|safetensors) is .*; export it or copy it again"):
-        inspect_file(asked)
+        inspect_file(opened)
     damaged.write_bytes(b"")
     with pytest.raises(ValueError, match="; export it or copy it again"):
-        inspect_file(asked)
+        inspect_file(opened)
 
 
-def test_what_is_not_known_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_unknown_files_are_rejected_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "notes.onnx").write_text("hello")
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
@@ -192,7 +194,7 @@ def test_what_is_not_known_is_refused_with_a_way_out(tmp_path: Path) -> None:
             inspect_file(tmp_path / name)
 
 
-def test_weights_of_others_are_sent_to_export(run: Path, tmp_path: Path) -> None:
+def test_weights_without_metadata_are_referred_to_export(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "encoder.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"no model\.json that says what it is; gtsa export opens"):
         inspect_file(tmp_path / "model.safetensors")

@@ -1,3 +1,5 @@
+"""Parsing of option values."""
+
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +15,7 @@ from gtsa_kit.cli.support.parsing import (
 from gtsa_kit.export.spec import ANY_SIZE, Range
 
 
-def test_texts_become_values() -> None:
+def test_option_values_are_parsed() -> None:
     assert parse_side("224", "--size") == (224, 224)
     assert parse_side("480x640", "--size") == (480, 640)
     assert parse_sizes(None, None, None) == (ANY_SIZE, ANY_SIZE)
@@ -30,7 +32,7 @@ def test_texts_become_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "word"),
+    ("parse", "word"),
     [
         (lambda: parse_sizes("224", None, "448"), "--size fixes the size"),
         (lambda: parse_side("224x", "--size"), "N or HEIGHTxWIDTH"),
@@ -46,6 +48,6 @@ def test_texts_become_values() -> None:
         (lambda: parse_color("a,b,c", "--std"), "--std takes three numbers"),
     ],
 )
-def test_wrong_texts_name_the_option_and_what_it_takes(wrong: Callable[[], object], word: str) -> None:
+def test_errors_name_the_option_and_its_format(parse: Callable[[], object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        wrong()
+        parse()
