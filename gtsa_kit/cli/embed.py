@@ -142,8 +142,8 @@ def merge(
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.merge import merge_parts
 
-    messages = make_console()
-    with Steps(messages) as steps:
+    console = make_console()
+    with Steps(console) as steps:
         steps.begin("merging", 0, unit="rows")
 
         def on_progress(done: int, total: int) -> None:
@@ -151,7 +151,7 @@ def merge(
             steps.update(done)
 
         rows, errors = merge_parts(out, parts, on_progress)
-    messages.print(f"{rows} rows and {errors} errors in {out}")
+    console.print(f"{rows} rows and {errors} errors in {out}")
 
 
 def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> None:
@@ -163,11 +163,11 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> No
     from gtsa_kit.export import load
 
     check_out(out, options.resume)
-    messages = make_console()
-    with print_fallback_warnings(messages):
+    console = make_console()
+    with print_fallback_warnings(console):
         runner = load(model, **options.load_options)
-    messages.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
-    with Steps(messages) as steps:
+    console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
+    with Steps(console) as steps:
 
         def on_progress(progress: EmbedProgress) -> None:
             if steps.stage != "embedding":
@@ -180,7 +180,7 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> No
             fail(f"interrupted: {out} keeps all that is committed; continue with --resume", 130)
         rate = steps.rate
     before = summary.total - summary.processed
-    messages.print(
+    console.print(
         f"{summary.rows} rows in {out / 'vectors'}"
         + (f", {summary.errors} files could not be used: {out / 'errors.jsonl'}" if summary.errors else "")
         + (f"; {before} of {summary.total} were there before" if before else "")

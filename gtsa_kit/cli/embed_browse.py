@@ -1,40 +1,45 @@
-"""gtsa embed search, map and duplicates: browse_app at a dataset folder."""
+"""gtsa embed search, map and duplicates: browsing a dataset folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.browse_display import show_duplicates, show_hits, write_groups, write_hits
+from gtsa_kit.cli.support.browse_display import (
+    print_duplicates,
+    print_hits,
+    write_duplicates_sheet,
+    write_hits_sheet,
+)
 from gtsa_kit.cli.support.common import require
 
 if TYPE_CHECKING:
-    from gtsa_kit.embedding.browse.search import Hit
-    from gtsa_kit.embedding.browse.vectors import Vectors
+    from gtsa_kit.embedding.browse.search import SearchHit
+    from gtsa_kit.embedding.browse.vectors import VectorTable
 
 browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-Dataset = Annotated[Path, typer.Argument(help="What gtsa embed wrote (its --out).", metavar="DIR")]
+DatasetFolder = Annotated[Path, typer.Argument(help="Folder that gtsa embed wrote (its --out).", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @browse_app.command("search")
 def search_command(
-    folder: Dataset,
-    image: Annotated[Path | None, typer.Option(help="Image to look for, anywhere.", metavar="FILE")] = None,
-    row: Annotated[str | None, typer.Option(help="Or one of the dataset, by its `path`.", metavar="PATH")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many to find.")] = 10,
+    folder: DatasetFolder,
+    image: Annotated[Path | None, typer.Option(help="Query: any image.", metavar="FILE")] = None,
+    row: Annotated[str | None, typer.Option(help="Query: a row of the dataset, by its `path`.", metavar="PATH")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     model: Annotated[
-        Path | None, typer.Option(help="The model of the vectors, where it lies now if it was moved.")
+        Path | None, typer.Option(help="Model of the vectors, if it is no longer at the path where it was used.")
     ] = None,
-    sheet: Annotated[
+    contact_sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet, .png or .jpg. Default DIR/search.jpg.", metavar="FILE")
     ] = None,
     as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
-    """Find the images that are most like one: exact cosine, best first.
+    """Find the images that are most similar to one, by exact cosine, best first.
 
     Prints rank, cosine and path, and writes a contact sheet with the query first.
 
@@ -45,36 +50,37 @@ def search_command(
       gtsa embed search vectors/ --row 2019/img10.jpg --json
     """
     if (image is None) == (row is None):
-        raise ValueError("give --image FILE or --row PATH, one of the two")
-    from gtsa_kit.embedding.browse.contact_sheet import check_sheet_name
+        raise ValueError("give either --image FILE or --row PATH")
+    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path
 
-    check_sheet_name(sheet := sheet or folder / "search.jpg")
-    data = _open(folder)
+    contact_sheet = contact_sheet or folder / "search.jpg"
+    check_contact_sheet_path(contact_sheet)
+    data = _open_vectors(folder)
     if image is not None:
-        query = _embedded(data, require(image), model, device)
-        name, leave_out = str(image), None
+        query, name, exclude = _embed_image(data, require(image), model, device), str(image), None
     else:
-        found = data.find(str(row))
-        query, name, leave_out = data.vectors([found.index])[0], found.path, found.index
-    hits = _search(data, query, top, leave_out)
-    show_hits(hits, name, as_json)
-    write_hits(data, hits, image, name, sheet)
+        query_row = data.find(str(row))
+        query, name, exclude = data.vectors([query_row.index])[0], query_row.path, query_row.index
+    hits = _search(data, query, top, exclude)
+    print_hits(hits, name, as_json)
+    write_hits_sheet(data, hits, image, name, contact_sheet)
 
 
 @browse_app.command("map")
 def map_command(
-    folder: Dataset,
+    folder: DatasetFolder,
     out: Annotated[Path | None, typer.Option(help="Page to write. Default DIR/map.html.", metavar="FILE")] = None,
     layout: Annotated[
-        str, typer.Option(help="pca: at once, any size; tsne: shows clusters, needs scikit-learn, up to 5,000 points.")
+        str,
+        typer.Option(help="pca: fast, any size. tsne: shows clusters better, needs scikit-learn, up to 5,000 points."),
     ] = "pca",
-    points: Annotated[int, typer.Option(min=1, help="At most, evenly spread over the dataset.")] = 100_000,
+    points: Annotated[int, typer.Option(min=1, help="Number of points at most, evenly sampled.")] = 100_000,
     thumbnails: Annotated[
-        int, typer.Option(min=0, help="Images inside the file, 5 KB each; of the others it holds a relative link.")
+        int, typer.Option(min=0, help="Thumbnails inside the file, 5 KB each; other images are relative links.")
     ] = 2_000,
     device: Device = "auto",
 ) -> None:
-    """Draw the dataset as a map in one HTML file: like images lie together.
+    """Draw the dataset as a map in one HTML file: a projection in which similar images are close to each other.
 
     The page opens offline. Point at an image to see it, its path and its nearest neighbors.
 
@@ -84,90 +90,95 @@ def map_command(
 
       gtsa embed map vectors/ --layout tsne --points 5000 --out looks/map.html
     """
-    data = _open(folder)
+    data = _open_vectors(folder)
     out = out or folder / "map.html"
     from gtsa_kit.cli.support.progress import Steps, make_console
-    from gtsa_kit.embedding.browse.projection import make_atlas
-    from gtsa_kit.embedding.browse.projection_page import write_page
+    from gtsa_kit.embedding.browse.projection import make_projection
+    from gtsa_kit.embedding.browse.projection_page import write_projection_page
     from gtsa_kit.embedding.browse.thumbnails import SourceImages
     from gtsa_kit.export.runtime.load import pick_device
 
-    shown = make_console()
-    with Steps(shown) as steps:
+    console = make_console()
+    with Steps(console) as steps:
         steps.begin("finding neighbors", min(points, len(data)), unit="images")
-        atlas = make_atlas(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
-        steps.begin("making thumbnails", min(thumbnails, len(atlas.rows)), unit="images")
+        projection = make_projection(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
+        steps.begin("making thumbnails", min(thumbnails, len(projection.rows)), unit="images")
         title = f"Map of {Path(data.source or folder.absolute()).name}"
         images = SourceImages(data.source)
-        write_page(atlas, images, out, title, thumbnails, lambda done, _: steps.update(done))
-    if atlas.unsound:
-        shown.print(f"{atlas.unsound} rows have no direction (zeros, NaN or infinity) and are left out")
-    if len(atlas.rows) + atlas.unsound < atlas.total:
-        shown.print(f"{len(atlas.rows)} of {atlas.total} rows are shown, evenly spread; more with --points")
-    shown.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+        write_projection_page(projection, images, out, title, thumbnails, lambda done, _: steps.update(done))
+    if projection.invalid_vectors:
+        console.print(f"{projection.invalid_vectors} rows have no direction (zeros, NaN or infinity) and are skipped")
+    if len(projection.rows) + projection.invalid_vectors < projection.total:
+        console.print(
+            f"{len(projection.rows)} of {projection.total} rows are drawn, evenly sampled; --points sets their number"
+        )
+    console.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
 @browse_app.command("duplicates")
 def duplicates_command(
-    folder: Dataset,
+    folder: DatasetFolder,
     threshold: Annotated[
-        float, typer.Option(help="Least cosine of near-duplicates, above 0, up to 1. Depends on the model: look.")
+        float,
+        typer.Option(help="Least cosine of near-duplicates, above 0, up to 1. The right value depends on the model."),
     ] = 0.995,
-    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")] = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")
+    ] = None,
     as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
-    """List images that are nearly the same, in groups; nothing is deleted.
+    """List groups of images that are nearly the same. Nothing is deleted.
 
-    Of each group the image with the most pixels comes first: the one to keep. The others could be dropped if they
-    are as near to it as --threshold says.
+    The first image of each group has the most pixels: it is the one to keep. Another image can be dropped if its
+    cosine with the first reaches --threshold.
 
     [bold]Examples[/bold]
 
-      gtsa embed duplicates vectors/ --sheet duplicates.jpg
+      gtsa embed duplicates vectors/ --contact-sheet duplicates.jpg
 
       gtsa embed duplicates vectors/ --threshold 0.98 --json
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"--threshold is above 0 and at most 1, got {threshold:g}")
-    from gtsa_kit.embedding.browse.contact_sheet import check_sheet_name
+        raise ValueError(f"--threshold must be above 0 and at most 1, got {threshold:g}")
+    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path
 
-    if sheet:
-        check_sheet_name(sheet)
-    data = _open(folder)
+    if contact_sheet:
+        check_contact_sheet_path(contact_sheet)
+    data = _open_vectors(folder)
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
     from gtsa_kit.export.runtime.load import pick_device
 
-    shown = make_console()
-    with Steps(shown) as steps:
-        steps.begin("comparing, per cent", 100)
-        found = find_duplicates(
+    console = make_console()
+    with Steps(console) as steps:
+        steps.begin("comparing, percent", 100)
+        duplicates = find_duplicates(
             data, threshold, pick_device(device), lambda done, total: steps.update(100 * done // total)
         )
-    show_duplicates(found, threshold, as_json)
-    if sheet and found.groups:
-        write_groups(data, found.groups, sheet)
-        shown.print(f"wrote {sheet}", soft_wrap=True)
+    print_duplicates(duplicates, threshold, as_json)
+    if contact_sheet and duplicates.groups:
+        write_duplicates_sheet(data, duplicates.groups, contact_sheet)
+        console.print(f"wrote {contact_sheet}", soft_wrap=True)
 
 
-def _open(folder: Path) -> "Vectors":
-    """The dataset; says so if it is not finished."""
+def _open_vectors(folder: Path) -> "VectorTable":
+    """Open a dataset folder, and print a note if it is not complete."""
     from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.embedding.browse.vectors import open_vectors
 
     data = open_vectors(require(folder))
-    if not data.finished:
+    if not data.complete:
         make_console().print(
-            f"{folder} is not finished: this looks at the {len(data)} rows that are there; gtsa embed with --resume "
-            "makes the others",
+            f"{folder} is not complete: only the {len(data)} committed rows are used; gtsa embed with --resume adds "
+            "the others",
             soft_wrap=True,
         )
     return data
 
 
-def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> Any:
-    """(D,) vector of an image."""
+def _embed_image(data: "VectorTable", image: Path, model: Path | None, device: str) -> Any:
+    """Return the vector (D,) of an image."""
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.embedding.browse.search import embed_query, open_model
 
@@ -175,10 +186,10 @@ def _embedded(data: "Vectors", image: Path, model: Path | None, device: str) -> 
     return embed_query(open_model(data, model, device), query, data.job.get("resize"))
 
 
-def _search(data: "Vectors", query: Any, top: int, leave_out: int | None) -> "list[Hit]":
+def _search(data: "VectorTable", query: Any, top: int, exclude: int | None) -> "list[SearchHit]":
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.search import search
 
     with Steps(make_console()) as steps:
         steps.begin("searching", len(data), unit="rows")
-        return search(data, query, top, leave_out, steps.update)
+        return search(data, query, top, exclude, steps.update)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from gtsa_kit.embedding.folder import DENSE, ERRORS, VECTORS
+from gtsa_kit.embedding.folder import DENSE, ERRORS, VECTORS, vector_parts
 from gtsa_kit.embedding.rows import FeatureRow
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
 from gtsa_kit.export.spec import FEATURE_MAP
@@ -21,7 +21,7 @@ class EmbeddingDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.parts = sorted((folder / VECTORS).glob("part-*.parquet"))
+        self.parts = vector_parts(folder)
         if not self.parts:
             raise ValueError(f"{folder} holds no vectors; make them with gtsa embed")
         self.schema = pq.read_schema(self.parts[0])

@@ -45,6 +45,11 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
+def vector_parts(folder: Path) -> list[Path]:
+    """Return the Parquet files of a dataset folder, in the order of the shards."""
+    return sorted((folder / VECTORS).glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
+
+
 def check_out(out: Path, resume: bool) -> None:
     """Raise `ValueError` if `out` holds files that a new job would mix with or overwrite."""
     if out.exists() and not out.is_dir():

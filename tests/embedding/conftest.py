@@ -10,7 +10,7 @@ from gtsa_kit.models.weights import save_encoder
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of the smallest encoder."""
+    """Run folder of the smallest encoder."""
     run = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     save_encoder(run, Encoder("vit_test").vit.state_dict(), "vit_test", {})
@@ -19,7 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mixed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sound and broken files, in folders, with a turned one: 24 rows and 4 errors."""
+    """Folder of readable and unreadable files, one of them rotated by EXIF: 24 rows and 4 errors."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "sub ü 日本").mkdir()
     for i in range(20):
@@ -33,5 +33,5 @@ def mixed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sub ü 日本" / "9.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(images / "p3.jpg").save(folder / "turned.jpg", exif=exif)
+    Image.open(images / "p3.jpg").save(folder / "rotated.jpg", exif=exif)
     return folder

@@ -1,4 +1,4 @@
-"""The fast ways of decoding against Pillow, pixel by pixel."""
+"""Preprocessing against Pillow, pixel by pixel."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ MODES = {
 }
 
 
-def pictures() -> list[np.ndarray]:
-    """Real images where they are at hand, and what is worse than any: noise and hard edges."""
+def sample_images() -> list[np.ndarray]:
+    """Return real images, if there are any here, and harder ones: noise and sharp edges."""
     rng = np.random.default_rng(0)
-    found = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(SCENES.glob("*.jpg"))[:3]]
+    real = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(SCENES.glob("*.jpg"))[:3]]
     noise = rng.integers(0, 2, (400, 620, 3), dtype=np.uint8) * 255
-    return [*found, noise, noise.transpose(1, 0, 2).copy(), scene(701, 90), scene(33, 500)]
+    return [*real, noise, noise.transpose(1, 0, 2).copy(), scene(701, 90), scene(33, 500)]
 
 
 def difference(content: bytes, size: tuple[int, int]) -> int:
@@ -41,7 +41,7 @@ def difference(content: bytes, size: tuple[int, int]) -> int:
 
 @pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
 def test_every_format_and_mode_is_within_one_level(kind: str, mode: str) -> None:
-    for picture in pictures():
+    for picture in sample_images():
         image = Image.fromarray(picture)
         if mode == "I;16":
             image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -63,21 +63,21 @@ def test_every_kind_of_jpeg_is_decoded_to_the_same_values(options: dict[str, obj
 
 def test_sizes_at_random_are_within_one_level() -> None:
     rng = np.random.default_rng()
-    taken = 0
+    fast = 0
     for _ in range(60):
         h, w = (16 * int(n) for n in rng.integers(1, 16, 2))
         height, width = int(h * rng.uniform(0.5, 5)), int(w * rng.uniform(0.5, 5))
         picture = rng.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255
         by_pillow = np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.BICUBIC)).astype(int)
         assert np.abs(resize(picture, (h, w), PREPROCESSING) - by_pillow).max() <= 1, (height, width, h, w)
-        taken += pass_order(height, width, h, w, PREPROCESSING.interpolation) is not None
-    assert taken > 5, "the fast way is never taken"
+        fast += pass_order(height, width, h, w, PREPROCESSING.interpolation) is not None
+    assert fast > 5, "torch's resize is never used"
     assert pass_order(100, 100, 96, 96, PREPROCESSING.interpolation) is None
     assert MIN_TORCH_SHRINK > 1
 
 
-def test_orders_of_the_passes_differ() -> None:
-    """Else the search for Pillow's order would find what is not there."""
+def test_the_order_of_the_passes_changes_pixels() -> None:
+    """Otherwise `pass_order` could not tell the orders apart."""
     picture = np.random.default_rng(0).integers(0, 2, (480, 640, 3), dtype=np.uint8) * 255
     from gtsa_kit.embedding.preprocess import _resize_by_torch
 
@@ -95,15 +95,15 @@ def test_damaged_files_are_refused_exactly_when_pillow_refuses_them() -> None:
             for _ in range(3):
                 content[rng.integers(2, len(content))] = rng.integers(0, 256)
         try:
-            wanted = np.asarray(open_bytes(bytes(content)))
+            expected = np.asarray(open_bytes(bytes(content)))
         except ImageError:
             with pytest.raises(ImageError):
                 decode(bytes(content))
         else:
-            assert np.array_equal(decode(bytes(content))[0], wanted)
+            assert np.array_equal(decode(bytes(content))[0], expected)
 
 
-def test_normalized_as_the_encoder_wants_it() -> None:
+def test_normalization_equals_that_of_the_encoder() -> None:
     pixels = scene(32, 48)
     assert np.array_equal(normalize(pixels, PREPROCESSING), PREPROCESSING(Image.fromarray(pixels), (32, 48)))
 
@@ -111,16 +111,16 @@ def test_normalized_as_the_encoder_wants_it() -> None:
 @pytest.mark.parametrize(("shape", "kind"), [((1, 1), "PNG"), ((1, 20000), "PNG"), ((20000, 1), "JPEG")])
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
-    for rule in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
-        ready = Preprocessor(PREPROCESSING, rule, takes_bytes=True)("a", content)
-        height, width = ready.size
-        assert (ready.height, ready.width) == shape
+    for policy in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
+        prepared = Preprocessor(PREPROCESSING, policy, takes_bytes=True)("a", content)
+        height, width = prepared.size
+        assert (prepared.height, prepared.width) == shape
         assert height % 16 == width % 16 == 0
         assert height * width <= 8192 * 256
-        assert np.abs(ready.pixels.astype(int) - 77).max() <= 2
+        assert np.abs(prepared.pixels.astype(int) - 77).max() <= 2
 
 
-def test_large_images_are_decoded_alone_and_in_full(tmp_path: Path) -> None:
+def test_large_images_are_decoded_in_full(tmp_path: Path) -> None:
     side = np.tile(np.linspace(0, 255, 6000).astype(np.uint8), (6000, 1))
     content = encoded(side, "JPEG", quality=80)
     assert difference(content, (224, 224)) <= 1

@@ -1,4 +1,4 @@
-"""What people open tables with."""
+"""Dataset folders opened with the libraries that people use for tables."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ def dataset(request: pytest.FixtureRequest, images: Path, model: Path, tmp_path_
 
 
 def check(paths: list[str], vectors: object, dataset: Path) -> None:
-    names, wanted = read_dataset(dataset).vectors()
+    names, expected = read_dataset(dataset).vectors()
     assert paths == names == [f"p{i}.jpg" for i in range(20)]
-    np.testing.assert_array_equal(np.stack(list(vectors)).astype(np.float32), wanted.astype(np.float32))
+    np.testing.assert_array_equal(np.stack(list(vectors)).astype(np.float32), expected.astype(np.float32))
 
 
 def test_pandas(dataset: Path) -> None:

@@ -1,4 +1,4 @@
-"""Dataset folders as `gtsa embed` writes them, made by hand."""
+"""Dataset folders in the format of `gtsa embed`, written without it."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,11 @@ from gtsa_kit.export.manifest import Manifest, TensorSpec
 
 
 def manifest(dim: int) -> Manifest:
+    """Return the manifest of a model with vectors of length `dim`."""
     tensor = TensorSpec(name="images", dtype="float32", shape=(1, 3, 224, 224))
-    about: dict[str, Any] = {"format": "onnx", "precision": "fp32", "target": {}, "source_sha256": "0" * 64}
+    model: dict[str, Any] = {"format": "onnx", "precision": "fp32", "target": {}, "source_sha256": "0" * 64}
     parts = {"architecture": {}, "dim": dim, "preprocessing": {}, "inputs": (tensor,), "outputs": (), "axes": {}}
-    return Manifest(**about, **parts)
+    return Manifest(**model, **parts)
 
 
 def write_dataset(
@@ -24,25 +25,25 @@ def write_dataset(
     paths: list[str] | None = None,
     pixels: list[tuple[int, int]] | None = None,
     part: int = 1000,
-    about: Manifest | None = None,
+    model_manifest: Manifest | None = None,
     journal: dict[str, Any] | None = None,
     **job: Any,
 ) -> Path:
-    """(N, D) float16 or float32 rows, `part` of them in a file."""
+    """Write vectors (N, D), float16 or float32, with `part` rows in a file."""
     (folder / "vectors").mkdir(parents=True)
     dim = vectors.shape[1]
-    names = paths or [f"sub/p{i}.jpg" for i in range(len(vectors))]
+    path_column = paths or [f"sub/p{i}.jpg" for i in range(len(vectors))]
     sides = np.array(pixels or [(40, 30)] * len(vectors), dtype=np.int32).reshape(-1, 2)
     value = pa.from_numpy_dtype(vectors.dtype)
     fields = [("path", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("embedding", pa.list_(value, dim))]
     schema = pa.schema(
         [pa.field(name, kind, nullable=False) for name, kind in fields],
-        metadata={"gtsa_kit": (about or manifest(dim)).model_dump_json()},
+        metadata={"gtsa_kit": (model_manifest or manifest(dim)).model_dump_json()},
     )
     for number, start in enumerate(range(0, max(1, len(vectors)), part)):
         here = slice(start, start + part)
         flat = pa.array(np.ascontiguousarray(vectors[here]).ravel())
-        columns = [pa.array(names[here], pa.string()), pa.array(sides[here, 0]), pa.array(sides[here, 1])]
+        columns = [pa.array(path_column[here], pa.string()), pa.array(sides[here, 0]), pa.array(sides[here, 1])]
         columns.append(pa.FixedSizeListArray.from_arrays(flat, dim))
         table = pa.Table.from_arrays(columns, schema=schema)
         pq.write_table(table, folder / "vectors" / f"part-{number:05d}.parquet", row_group_size=300)
@@ -53,7 +54,7 @@ def write_dataset(
 
 
 def unit64(vectors: np.ndarray) -> np.ndarray:
-    """The slow obvious version: float64, all at once; rows without a direction become nan."""
+    """Return the vectors divided by their norms, in float64; NaN for rows without a direction."""
     wide = vectors.astype(np.float64)
     with np.errstate(all="ignore"):
         return wide / np.linalg.norm(wide, axis=1, keepdims=True)

@@ -1,1 +1,1 @@
-"""Search, near-duplicates and maps of an embedded dataset."""
+"""Tools to browse a dataset folder: search, near-duplicates, projections to a plane, contact sheets."""

@@ -1,4 +1,4 @@
-"""A contact sheet: images in a grid, a few words below each."""
+"""Contact sheets: images in a grid, with two lines of text below each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,73 +10,78 @@ from PIL import Image, ImageDraw, ImageFont
 from gtsa_kit.files import atomic_write
 
 TILE = 200
-"""Pixels, of an image's square."""
+"""Side of an image's square in pixels."""
 
-_MARGIN, _LINE, _FONT = 10, 17, 13
-_PAPER, _INK, _GRAY, _FAINT = "#ffffff", "#1a1a1a", "#d4d4d4", "#6b6b6b"
+_MARGIN, _LINE_HEIGHT, _FONT_SIZE = 10, 17, 13
+_BACKGROUND, _TEXT, _PLACEHOLDER, _SECONDARY_TEXT = "#ffffff", "#1a1a1a", "#d4d4d4", "#6b6b6b"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One square of a sheet."""
+    """One image of a contact sheet with its text."""
 
     image: Image.Image | None
-    """None of an image that is missing or broken: a gray square."""
+    """Thumbnail; None for an image that is missing or unreadable, which is drawn as a gray square."""
     title: str
+    """First line."""
     name: str
+    """Second line."""
 
 
-def write_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> None:
-    """Write a PNG or a JPEG, as the suffix says.
+def write_contact_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> None:
+    """Write a contact sheet as PNG or JPEG, by the suffix of `out`.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: The suffix is another one.
     """
-    check_sheet_name(out)
+    check_contact_sheet_path(out)
     rows = -(-len(tiles) // columns)
-    width, height = TILE + _MARGIN, TILE + 2 * _LINE + _MARGIN
-    sheet = Image.new("RGB", (_MARGIN + columns * width, _MARGIN + rows * height), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font()
+    width, height = TILE + _MARGIN, TILE + 2 * _LINE_HEIGHT + _MARGIN
+    canvas = Image.new("RGB", (_MARGIN + columns * width, _MARGIN + rows * height), _BACKGROUND)
+    draw, font = ImageDraw.Draw(canvas), _font()
     for index, tile in enumerate(tiles):
         left, top = _MARGIN + index % columns * width, _MARGIN + index // columns * height
-        _paste(sheet, draw, font, tile, left, top)
-        draw.text((left, top + TILE + 1), _fit(tile.title, draw, font), _INK, font)
-        draw.text((left, top + TILE + 1 + _LINE), _fit(tile.name, draw, font), _FAINT, font)
+        _draw_image(canvas, draw, font, tile, left, top)
+        draw.text((left, top + TILE + 1), _shorten(tile.title, draw, font), _TEXT, font)
+        draw.text((left, top + TILE + 1 + _LINE_HEIGHT), _shorten(tile.name, draw, font), _SECONDARY_TEXT, font)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
-        sheet.save(file, "PNG" if out.suffix.lower() == ".png" else "JPEG", quality=90)
+        canvas.save(file, "PNG" if out.suffix.lower() == ".png" else "JPEG", quality=90)
 
 
-def check_sheet_name(out: Path) -> None:
-    """`ValueError` unless a sheet can be written under that name."""
+def check_contact_sheet_path(out: Path) -> None:
+    """Raise `ValueError` unless the suffix is one of PNG or JPEG."""
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"a contact sheet is a .png or a .jpg, got {out}")
+        raise ValueError(f"a contact sheet must be a .png or .jpg file, got {out}")
 
 
-def in_rows(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]:
-    """Tiles in which every group begins a row; groups longer than a row are cut, the last tile saying how many more."""
-    found: list[Tile] = []
+def arrange_groups(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]:
+    """Return tiles in which every group begins a row.
+
+    A group longer than a row is cut; its last tile says how many images are missing.
+    """
+    arranged: list[Tile] = []
     for group in groups:
-        shown = list(islice(group, columns))
+        tiles = list(islice(group, columns))
         if len(group) > columns:
-            shown[-1] = Tile(None, f"and {len(group) - columns + 1} more", "")
-        found += [*shown, *[Tile(Image.new("RGB", (1, 1), _PAPER), "", "")] * (columns - len(shown))]
-    return found
+            tiles[-1] = Tile(None, f"and {len(group) - columns + 1} more", "")
+        arranged += [*tiles, *[Tile(Image.new("RGB", (1, 1), _BACKGROUND), "", "")] * (columns - len(tiles))]
+    return arranged
 
 
-def _paste(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
+def _draw_image(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
 ) -> None:
     if tile.image is None:
-        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _GRAY)
-        draw.text((x + TILE // 2, y + TILE // 2), _fit(tile.name, draw, font), _INK, font, anchor="mm")
+        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _PLACEHOLDER)
+        draw.text((x + TILE // 2, y + TILE // 2), _shorten(tile.name, draw, font), _TEXT, font, anchor="mm")
         return
     image = tile.image
-    sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+    canvas.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
 
 
-def _fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """The end of a text that is too long: of paths, it tells more than the start."""
+def _shorten(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """Return the end of a text that is too long: the end of a path identifies the image better than its start."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[-200:])
     if len(line) == len(text) and draw.textlength(line, font) <= TILE:
         return line
@@ -86,7 +91,7 @@ def _fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> 
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """Matplotlib's own file: Latin, Greek, Cyrillic and more; Pillow's built-in font has Latin alone."""
+    """Load the font that Matplotlib ships, which has Greek, Cyrillic and more; Pillow's own font has Latin alone."""
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT)
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT_SIZE)

@@ -1,4 +1,4 @@
-"""A dataset as points on a plane: like images lie together."""
+"""Projection of a dataset to points in a plane, in which similar images are close to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,72 +6,73 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gtsa_kit.embedding.browse.vectors import Row, Vectors, cosines
+from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable, cosines
 
-MOST_POINTS = 100_000
-"""What a browser draws without stutter; their vectors are held in memory together."""
+MAX_POINTS = 100_000
+"""Points that a browser draws without delay; their vectors are in memory together."""
 
-MOST_FOR_TSNE = 5_000
-"""Beyond, t-SNE takes many minutes."""
+MAX_TSNE_POINTS = 5_000
+"""Points of t-SNE; more would take many minutes."""
 
 LAYOUTS = ("pca", "tsne")
 
 NEIGHBORS = 5
 
-_ROWS = 512
+_ROWS_AT_A_TIME = 512
 
 
 @dataclass(frozen=True)
-class Atlas:
-    """Points and what is known of them, in the order of the rows."""
+class Projection:
+    """Points of a projection with their rows and nearest neighbors, in the order of the rows."""
 
-    rows: list[Row]
+    rows: list[ImageRow]
     points: np.ndarray
-    """(n, 2) float32, the longer side of their box from -1 to 1."""
-    near: np.ndarray
-    """(n, k) int32: numbers of the nearest other points by cosine of the vectors, best first."""
+    """Positions (n, 2), float32; the longer side of their bounding box reaches from -1 to 1."""
+    neighbors: np.ndarray
+    """Indices (n, k), int32, of the nearest other points by cosine of the vectors, best first."""
     cosines: np.ndarray
-    """(n, k) float32, of those."""
+    """Cosines (n, k), float32, with those neighbors."""
     total: int
     """Rows of the dataset."""
-    unsound: int
-    """Rows without a direction (zeros, NaN) among those chosen, which are left out."""
+    invalid_vectors: int
+    """Sampled rows without a direction (zeros, NaN, infinity), which are skipped."""
 
 
-def make_atlas(
-    data: Vectors,
+def make_projection(
+    data: VectorTable,
     layout: str = "pca",
-    most: int = MOST_POINTS,
+    max_points: int = MAX_POINTS,
     device: torch.device | str = "cpu",
-    on_points: Callable[[int, int], None] = lambda *_: None,
-) -> Atlas:
-    """Lay out at most `most` rows, evenly spread over the dataset.
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Projection:
+    """Project at most `max_points` rows, evenly sampled from the dataset.
 
     Args:
         data: The dataset.
-        layout: "pca", two principal components; "tsne", by scikit-learn, for up to `MOST_FOR_TSNE` points.
-        most: Points.
-        device: What multiplies.
-        on_points: Told (points whose neighbors are found, of how many).
+        layout: "pca" for two principal components; "tsne" for scikit-learn's t-SNE of up to `MAX_TSNE_POINTS` points.
+        max_points: Number of points, at most.
+        device: Device of the products.
+        on_progress: Called with (points with known neighbors, total points).
 
     Raises:
-        ValueError: An unknown layout, too many points for t-SNE, no scikit-learn, or no row with a direction.
+        ValueError: The layout is unknown, has too many points or needs scikit-learn; or no row has a direction.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(np.int64))
-    if layout == "tsne" and len(chosen) > MOST_FOR_TSNE:
-        raise ValueError(f"t-SNE of {len(chosen)} points takes too long; use --layout pca or --points {MOST_FOR_TSNE}")
-    unit, chosen, unsound = _directions(data, chosen)
-    if not len(chosen):
+    sampled = np.unique(np.linspace(0, len(data) - 1, min(max_points, len(data))).round().astype(np.int64))
+    if layout == "tsne" and len(sampled) > MAX_TSNE_POINTS:
+        hint = f"use --layout pca or --points {MAX_TSNE_POINTS}"
+        raise ValueError(f"t-SNE of {len(sampled)} points takes too long; {hint}")
+    unit, sampled, invalid = _read_directions(data, sampled)
+    if not len(sampled):
         raise ValueError(f"no row of {data.folder} has a direction: all vectors are zero, or hold NaN or infinity")
-    near, cosine = _nearest(unit, torch.device(device), on_points)
+    neighbors, cosine = _nearest_neighbors(unit, torch.device(device), on_progress)
     points = pca(unit, 2) if layout == "pca" else _tsne(unit)
-    return Atlas(data.rows(chosen), _boxed(points), near, cosine, len(data), unsound)
+    return Projection(data.rows(sampled), _scale_to_unit_box(points), neighbors, cosine, len(data), invalid)
 
 
 def pca(vectors: np.ndarray, count: int) -> np.ndarray:
-    """(n, count) float64 scores on the first principal components; the largest weight of each component is positive."""
+    """Return the scores (n, count), float64, on the first principal components; their largest weights are positive."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     centered = vectors - mean
     _, basis = np.linalg.eigh((centered.T @ centered).astype(np.float64))
@@ -81,35 +82,35 @@ def pca(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.pad(scores, ((0, 0), (0, count - scores.shape[1])))
 
 
-def _directions(data: Vectors, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Unit vectors (n, D) of the chosen rows that have a direction, their numbers, and how many have none."""
-    unit, sound = np.empty((len(chosen), data.dim), dtype=np.float32), np.zeros(len(chosen), dtype=bool)
+def _read_directions(data: VectorTable, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the unit vectors (n, D) of the valid sampled rows, their indices, and the number of invalid ones."""
+    unit, valid = np.empty((len(sampled), data.dim), dtype=np.float32), np.zeros(len(sampled), dtype=bool)
     for block in data.blocks():
-        first, last = np.searchsorted(chosen, [block.start, block.start + len(block.vectors)])
-        places = chosen[first:last] - block.start
-        unit[first:last], sound[first:last] = block.unit[places], block.sound[places]
-    if sound.all():
-        return unit, chosen, 0
-    return unit[sound], chosen[sound], int((~sound).sum())
+        first, last = np.searchsorted(sampled, [block.start, block.start + len(block.vectors)])
+        positions = sampled[first:last] - block.start
+        unit[first:last], valid[first:last] = block.unit[positions], block.valid[positions]
+    if valid.all():
+        return unit, sampled, 0
+    return unit[valid], sampled[valid], int((~valid).sum())
 
 
-def _nearest(
-    unit: np.ndarray, device: torch.device, on_points: Callable[[int, int], None]
+def _nearest_neighbors(
+    unit: np.ndarray, device: torch.device, on_progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) int32 numbers and float32 cosines of the nearest others; equal ones in the order of the rows."""
+    """Return indices (n, k), int32, and cosines, float32, of the nearest others; ties in the order of the rows."""
     count, k = len(unit), min(NEIGHBORS, len(unit) - 1)
-    near, cosine = np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32)
-    everything = torch.from_numpy(unit).to(device)
-    for start in range(0, count if k else 0, _ROWS):
-        rough = everything[start : start + _ROWS] @ everything.T
+    neighbors, cosine = np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32)
+    all_rows = torch.from_numpy(unit).to(device)
+    for start in range(0, count if k else 0, _ROWS_AT_A_TIME):
+        rough = all_rows[start : start + _ROWS_AT_A_TIME] @ all_rows.T
         rough[torch.arange(len(rough)), torch.arange(start, start + len(rough))] = -2
         others = rough.topk(min(2 * k, count - 1), dim=1).indices.cpu().numpy()
-        ours = slice(start, start + len(others))
-        exact = cosines(unit[others.ravel()], np.repeat(unit[ours], others.shape[1], axis=0)).reshape(others.shape)
+        rows = slice(start, start + len(others))
+        exact = cosines(unit[others.ravel()], np.repeat(unit[rows], others.shape[1], axis=0)).reshape(others.shape)
         best = np.lexsort((others, -exact), axis=1)[:, :k]
-        near[ours], cosine[ours] = (np.take_along_axis(found, best, axis=1) for found in (others, exact))
-        on_points(start + len(others), count)
-    return near, cosine
+        neighbors[rows], cosine[rows] = (np.take_along_axis(values, best, axis=1) for values in (others, exact))
+        on_progress(start + len(others), count)
+    return neighbors, cosine
 
 
 def _tsne(unit: np.ndarray) -> np.ndarray:
@@ -117,18 +118,18 @@ def _tsne(unit: np.ndarray) -> np.ndarray:
         from sklearn.manifold import TSNE  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ValueError("--layout tsne needs scikit-learn; pip install scikit-learn, or use --layout pca") from error
-    if len(unit) < 4 or np.ptp(unit, axis=0).max() < 1e-6:  # too few for any perplexity, or nothing to tell apart
+    if len(unit) < 4 or np.ptp(unit, axis=0).max() < 1e-6:  # too few points for any perplexity, or all points equal
         return pca(unit, 2)
-    start = pca(unit, max(2, min(50, unit.shape[1], len(unit))))
-    # Our own first places, all different: with equal ones scikit-learn 1.9 divides by zero and ends in a crash.
-    first = start[:, :2] / max(float(start[:, 0].std()), 1e-6) + np.random.default_rng(0).normal(
+    scores = pca(unit, max(2, min(50, unit.shape[1], len(unit))))
+    # Noise makes all initial positions different: scikit-learn 1.9 divides by zero and crashes on equal ones.
+    initial = scores[:, :2] / max(float(scores[:, 0].std()), 1e-6) + np.random.default_rng(0).normal(
         0, 1e-2, (len(unit), 2)
     )
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, init=1e-4 * first, random_state=0).fit_transform(start))
+    return np.asarray(TSNE(perplexity=perplexity, init=1e-4 * initial, random_state=0).fit_transform(scores))
 
 
-def _boxed(points: np.ndarray) -> np.ndarray:
+def _scale_to_unit_box(points: np.ndarray) -> np.ndarray:
     low, high = points.min(axis=0), points.max(axis=0)
     half = max(float((high - low).max()) / 2, 1e-12)
     return np.asarray((points - (low + high) / 2) / half, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The nearest rows of a vector: exact, in one pass over the file."""
+"""Exact search for the nearest rows of a vector, in one pass over the files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.embedding.browse.vectors import SLACK, Row, Vectors, cosines
+from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorTable, cosines
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.models.encoder import Preprocessing
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A row that was found."""
+class SearchHit:
+    """A row and its cosine with the query."""
 
-    row: Row
+    row: ImageRow
     cosine: float
 
 
 def inner_products(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """(N, D) float32 by (D,) to (N,), exact: by faiss if it is installed, else by numpy."""
+    """Return the exact products (N,) of (N, D) float32 with (D,), by faiss if it is installed, otherwise by numpy."""
     if find_spec("faiss") is None:
         return np.asarray(rows @ unit)
     import faiss
@@ -34,81 +34,82 @@ def inner_products(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def search(
-    data: Vectors,
+    data: VectorTable,
     query: np.ndarray,
     top: int,
-    leave_out: int | None = None,
-    on_rows: Callable[[int], None] = lambda _: None,
-) -> list[Hit]:
-    """The `top` rows of highest cosine, best first; equal ones in the order of the rows.
+    exclude: int | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> list[SearchHit]:
+    """Return the `top` rows of highest cosine, best first; equal ones in the order of the rows.
 
-    float32 chooses who may be among them, a block at a time; float64 decides. Rows without a direction (zeros, NaN)
-    are never found.
+    float32 products select candidates, one block at a time, and float64 cosines rank them. Rows without a direction
+    (zeros, NaN, infinity) are never returned.
 
     Args:
         data: The dataset.
-        query: (D,), of any length but 0.
-        top: At least 1.
-        leave_out: A row that is not to be found: the query itself.
-        on_rows: Told how many rows were looked at so far.
+        query: Vector (D,) of any norm but 0.
+        top: Number of rows, at least 1.
+        exclude: Index of a row to leave out, for example the query's own.
+        on_progress: Called with the number of rows that are compared so far.
 
     Raises:
-        ValueError: A query of another D, or without a direction.
+        ValueError: The query has another length, or no direction.
     """
     query = np.asarray(query, dtype=np.float64)
-    length = np.linalg.norm(query)
+    norm = np.linalg.norm(query)
     if query.shape != (data.dim,):
         raise ValueError(f"the rows have {data.dim} numbers, the query {' x '.join(map(str, query.shape))}")
-    if not (np.isfinite(length) and length > 0):
+    if not (np.isfinite(norm) and norm > 0):
         raise ValueError("the query has no direction: its vector is zero, or holds NaN or infinity")
-    unit = (query / length).astype(np.float32)
-    best, rows = np.empty(0), np.empty(0, dtype=np.int64)
+    unit = (query / norm).astype(np.float32)
+    best, indices = np.empty(0), np.empty(0, dtype=np.int64)
     for block in data.blocks():
-        rough = np.where(block.sound, inner_products(block.unit, unit), -np.inf)
-        if leave_out is not None and 0 <= leave_out - block.start < len(rough):
-            rough[leave_out - block.start] = -np.inf
-        floor = best[-1] if len(best) == top else -1
+        rough = np.where(block.valid, inner_products(block.unit, unit), -np.inf)
+        if exclude is not None and 0 <= exclude - block.start < len(rough):
+            rough[exclude - block.start] = -np.inf
+        threshold = best[-1] if len(best) == top else -1
         if len(rough) > top:
-            floor = max(floor, np.partition(rough, -top)[-top])
-        near = np.flatnonzero(rough >= floor - SLACK)
-        best = np.concatenate([best, cosines(block.vectors[near], query[None])])
-        rows = np.concatenate([rows, block.start + near])
-        order = np.lexsort((rows, -best))[:top]
-        best, rows = best[order], rows[order]
-        on_rows(block.start + len(rough))
-    return [Hit(row, float(cosine)) for row, cosine in zip(data.rows(rows), best, strict=True)]
+            threshold = max(threshold, np.partition(rough, -top)[-top])
+        candidates = np.flatnonzero(rough >= threshold - FLOAT32_SLACK)
+        best = np.concatenate([best, cosines(block.vectors[candidates], query[None])])
+        indices = np.concatenate([indices, block.start + candidates])
+        order = np.lexsort((indices, -best))[:top]
+        best, indices = best[order], indices[order]
+        on_progress(block.start + len(rough))
+    return [SearchHit(row, float(cosine)) for row, cosine in zip(data.rows(indices), best, strict=True)]
 
 
-def open_model(data: Vectors, model: Path | None = None, device: str = "auto") -> Runner:
-    """The model that made the rows, from where it lay then or from `model`.
+def open_model(data: VectorTable, model: Path | None = None, device: str = "auto") -> Runner:
+    """Open the model that made the rows, at the path of job.json or at `model`.
 
     Raises:
-        ValueError: It is not there, or another one: other weights, another preprocessing, another D.
+        ValueError: It is missing, or its weights, preprocessing or vector length differ.
     """
-    was_at = data.job.get("model", {}).get("path")
-    path = model or (Path(was_at) if was_at else None)
+    recorded = data.job.get("model", {}).get("path")
+    path = model or (Path(recorded) if recorded else None)
     if path is None or not path.exists():
-        was = f"{path} does not exist" if path else f"{data.folder} does not say where its model lies"
-        raise ValueError(f"{was}; name the model of these vectors with --model")
+        reason = f"{path} does not exist" if path else f"{data.folder} does not say where its model is"
+        raise ValueError(f"{reason}; name the model of these vectors with --model")
     runner = load(path, device)
-    made, now = data.manifest, runner.manifest
-    for what, old, new in (
-        ("weights (sha256)", made.source_sha256, now.source_sha256),
-        ("numbers in a vector", made.dim, now.dim),
-        ("preprocessing", Preprocessing.from_dict(made.preprocessing), runner.preprocessing),
+    old, new = data.manifest, runner.manifest
+    for name, old_value, new_value in (
+        ("weights (sha256)", old.source_sha256, new.source_sha256),
+        ("numbers in a vector", old.dim, new.dim),
+        ("preprocessing", Preprocessing.from_dict(old.preprocessing), runner.preprocessing),
     ):
-        if old != new:
-            raise ValueError(f"{path} is not the model of {data.folder}: {what} {new}, not {old}; name it with --model")
+        if old_value != new_value:
+            difference = f"{name} {new_value}, not {old_value}"
+            raise ValueError(f"{path} is not the model of {data.folder}: {difference}; name it with --model")
     return runner
 
 
-def embed_query(runner: Runner, image: Image.Image, sizes: Mapping[str, Any] | None = None) -> np.ndarray:
-    """(D,) float32 vector of one image, made as the rows were.
+def embed_query(runner: Runner, image: Image.Image, resize: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Return the vector (D,), float32, of one image, preprocessed as the rows were.
 
     Args:
-        runner: Their model.
+        runner: The model that made the rows.
         image: Upright RGB.
-        sizes: What job.json says of them: the fields of a `ResizePolicy`; None for the model's own size.
+        resize: Fields of a `ResizePolicy`, from job.json; None for the model's own size.
     """
-    size = ResizePolicy(**sizes)(*image.size) if sizes else None
+    size = ResizePolicy(**resize)(*image.size) if resize else None
     return np.asarray(runner(runner.prepare(image, size)[None]).embedding[0])

@@ -1,9 +1,7 @@
-"""The images that a dataset was made from, opened again by the paths in its rows."""
+"""Images of a dataset's rows, opened again at their source by the paths in the rows."""
 
 import glob
 import os
-import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,49 +9,46 @@ from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from threading import Lock
-from typing import IO
 from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, open_bytes, open_image
-
-MAX_MEMBER_BYTES = 1 << 30
-"""Of one image in an archive."""
+from gtsa_kit.data.sources import Source, open_source
 
 
 class SourceImages:
-    """Opens rows by path. `source` is what was embedded: a folder, glob, list of paths, tar or zip; None if unknown.
+    """The images of a source: a folder, glob, list of paths, tar or zip; None if the source is unknown.
 
-    Of other sources (a glob of archives, a store behind a URL) no image is opened: looking asks no network.
+    Images in a glob of archives or behind a URL are not opened: browsing uses no network.
     """
 
     def __init__(self, source: str | None) -> None:
         self.source = None if source is None or "://" in source else Path(source)
-        self._lock = Lock()  # archives are read by one thread at a time
+        self._lock = Lock()  # one thread lists an archive, the others wait
 
     def open(self, path: str) -> Image.Image:
-        """Upright 8-bit RGB.
+        """Open the image of a row as upright 8-bit RGB.
 
         Raises:
-            ImageError: It is gone, or was damaged since.
+            ImageError: It is missing or unreadable.
         """
-        if self._in_archive:
-            return self._open_member(path)
+        if self._is_archive:
+            return open_bytes(self._read_member(path), Path(path))
         file = self.file(path)
         if file is None:
-            raise ImageError(Path(path), "not known where it lies")
+            raise ImageError(Path(path), "its location is unknown")
         return open_image(file)
 
     def file(self, path: str) -> Path | None:
-        """Where the image of a row lies; None in an archive, behind a URL, and where the source is unknown."""
-        if self.source is None or self._in_archive or "://" in path:
+        """Return the file of a row's image; None in an archive, behind a URL, or if the source is unknown."""
+        if self.source is None or self._is_archive or "://" in path:
             return None
         return self._root / path
 
     def link(self, path: str, page: Path) -> str | None:
-        """A relative address of the image for a page, None where `file` is."""
+        """Return a relative URL of the image for a page, None if it has no file."""
         file = self.file(path)
         if file is None:
             return None
@@ -61,18 +56,20 @@ class SourceImages:
         return quote(Path(relative).as_posix())
 
     def thumbnails(self, paths: Iterable[str], side: int) -> Iterator[Image.Image | None]:
-        """In the order of `paths`, at most `side` pixels high and wide; None of what can't be opened."""
+        """Yield thumbnails in the order of `paths`, at most `side` pixels high and wide; None for unreadable images."""
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            yield from bounded_map(pool, lambda path: small(lambda: self.open(path), side), paths, window=4 * threads)
+            yield from bounded_map(
+                pool, lambda path: make_thumbnail(lambda: self.open(path), side), paths, window=4 * threads
+            )
 
     @cached_property
-    def _in_archive(self) -> bool:
+    def _is_archive(self) -> bool:
         return self.source is not None and self.source.is_file() and self.source.suffix.lower() in (".tar", ".zip")
 
     @cached_property
     def _root(self) -> Path:
-        """What rows are relative to: the folder, that of the list, or the part of a glob that is no pattern."""
+        """Folder that the paths are relative to: the source's, the list's, or the part of a glob without a pattern."""
         assert self.source is not None
         if self.source.is_dir():
             return self.source
@@ -81,41 +78,26 @@ class SourceImages:
         return Path(*takewhile(lambda part: not glob.has_magic(part), self.source.parts))
 
     @cached_property
-    def _members(self) -> dict[str, tarfile.TarInfo]:
-        assert isinstance(self._archive, tarfile.TarFile)
-        return {member.name: member for member in self._archive if member.isfile()}
-
-    @cached_property
-    def _archive(self) -> tarfile.TarFile | zipfile.ZipFile:
-        assert self.source is not None
-        return zipfile.ZipFile(self.source) if self.source.suffix.lower() == ".zip" else tarfile.open(self.source)
-
-    def _open_member(self, path: str) -> Image.Image:
-        return open_bytes(self._read_member(path), Path(path))
+    def _archive(self) -> tuple[Source, dict[str, str]]:
+        """The opened archive, and the locator of each member by its name."""
+        archive = open_source(str(self.source))
+        return archive, {entry.name: entry.locator for entry in archive.entries() if not entry.reason}
 
     def _read_member(self, path: str) -> bytes:
-        """The bytes of a member, else `ImageError`."""
+        """Return the content of a member of the archive; `ImageError` if it can't be read."""
         try:
-            with self._lock, self._member(path) as stream:
-                content = stream.read(MAX_MEMBER_BYTES + 1)
-        except (KeyError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            with self._lock:
+                archive, locators = self._archive
+            return archive.read(locators[path])
+        except ImageError:
+            raise
+        except (KeyError, OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
             raise ImageError(Path(path), f"can't be read from {self.source}: {error}") from error
-        if len(content) > MAX_MEMBER_BYTES:
-            raise ImageError(Path(path), f"more than {MAX_MEMBER_BYTES >> 20} MiB")
-        return content
-
-    def _member(self, path: str) -> IO[bytes]:
-        archive = self._archive
-        stream = (
-            archive.open(path) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(self._members[path])
-        )
-        assert stream is not None, "only files are members"
-        return stream
 
 
-def small(opening: Callable[[], Image.Image], side: int) -> Image.Image | None:
-    """What is opened, at most `side` pixels high and wide; None if it can't be."""
+def make_thumbnail(open_image: Callable[[], Image.Image], side: int) -> Image.Image | None:
+    """Return the opened image, at most `side` pixels high and wide; None if it can't be opened."""
     try:
-        return ImageOps.contain(opening(), (side, side), Image.Resampling.BICUBIC)
+        return ImageOps.contain(open_image(), (side, side), Image.Resampling.BICUBIC)
     except ImageError:
         return None

@@ -1,4 +1,4 @@
-"""Vectors of a dataset folder, block by block: however many rows there are, memory holds one block of them."""
+"""Vectors of a dataset folder, read block by block: memory holds one block, whatever the number of rows."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,244 +12,247 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gtsa_kit.data.entries import natural_key
+from gtsa_kit.embedding.folder import JOB, JOURNAL, VECTORS, vector_parts
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
 
 BLOCK_BYTES = 32 << 20
-"""Of float32 vectors that are looked at together."""
+"""Size of a block of float32 vectors."""
 
-SLACK = 1e-4
-"""More than float32 cosines of a thousand numbers can be off, in whatever order they are summed."""
-
-PARTS = "vectors/part-*.parquet"
-JOB, JOURNAL = "job.json", "journal.json"
+FLOAT32_SLACK = 1e-4
+"""Upper bound for the error of a float32 cosine of a thousand numbers, whatever the order of the sum."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One image of a dataset."""
+class ImageRow:
+    """Columns of one row that describe the image."""
 
     index: int
+    """Index of the row in the dataset."""
     path: str
     width: int
     height: int
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows `start` to `start + len(vectors)` of a dataset."""
+class VectorBlock:
+    """Vectors of the rows `start` to `start + len(vectors)` of a dataset."""
 
     start: int
     vectors: np.ndarray
-    """(n, D) float32, as they were stored."""
+    """Vectors (n, D), float32, as they are stored."""
 
     @property
-    def numbers(self) -> np.ndarray:
-        """(n,) row numbers."""
+    def indices(self) -> np.ndarray:
+        """Row indices (n,)."""
         return np.arange(self.start, self.start + len(self.vectors))
 
     @cached_property
     def unit(self) -> np.ndarray:
-        """(n, D) float32 of length 1; zeros in rows that are not `sound`."""
+        """Vectors (n, D), float32, divided by their norms; zeros in rows that are not `valid`."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            unit = np.divide(self.vectors, self._lengths[:, None], out=np.empty_like(self.vectors), casting="same_kind")
-        unit[~self.sound] = 0
+            unit = np.divide(self.vectors, self._norms[:, None], out=np.empty_like(self.vectors), casting="same_kind")
+        unit[~self.valid] = 0
         return np.asarray(unit)
 
     @cached_property
-    def sound(self) -> np.ndarray:
-        """(n,) bool: False where a vector has no direction, being zero, or holding NaN or infinity."""
-        return np.asarray(np.isfinite(self._lengths) & (self._lengths > 0))
+    def valid(self) -> np.ndarray:
+        """Mask (n,): False for a vector without a direction, which is zero, or holds NaN or infinity."""
+        return np.asarray(np.isfinite(self._norms) & (self._norms > 0))
 
     @cached_property
-    def _lengths(self) -> np.ndarray:
-        """(n,) float64; einsum casts in pieces, so that no float64 copy of the block is made."""
+    def _norms(self) -> np.ndarray:
+        """Norms (n,), float64. einsum casts piece by piece and makes no float64 copy of the block."""
         with np.errstate(invalid="ignore", over="ignore"):
             squares = np.einsum("nd,nd->n", self.vectors, self.vectors, dtype=np.float64, casting="same_kind")
         return np.asarray(np.sqrt(squares))
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """A dataset folder, opened for reading."""
+class VectorTable:
+    """The vectors and paths of a dataset folder, opened for reading."""
 
     folder: Path
     parts: tuple[Path, ...]
-    lengths: tuple[int, ...]
-    """Rows of each part."""
+    """Parquet files, in order."""
+    part_rows: tuple[int, ...]
+    """Number of rows of each part."""
     dim: int
+    """Length D of a vector."""
     manifest: Manifest
+    """Manifest of the model that made the vectors."""
     job: dict[str, Any]
-    """What job.json holds: how the folder was made; {} where it is missing."""
-    finished: bool
-    """Whether all images are there."""
+    """Content of job.json; {} if it is missing."""
+    complete: bool
+    """All images of the job are embedded."""
 
     def __len__(self) -> int:
-        return sum(self.lengths)
+        return sum(self.part_rows)
 
     @property
     def source(self) -> str | None:
-        """What was embedded, None if job.json does not say."""
+        """Source of the images, None if job.json does not name it."""
         return self.job.get("source")
 
     @property
-    def starts(self) -> list[int]:
-        """The first row of each part."""
-        return [sum(self.lengths[:i]) for i in range(len(self.lengths))]
+    def part_starts(self) -> list[int]:
+        """Index of the first row of each part."""
+        return [sum(self.part_rows[:i]) for i in range(len(self.part_rows))]
 
     @property
-    def block_rows(self) -> int:
-        """Rows that a block holds at most."""
+    def rows_per_block(self) -> int:
+        """Rows of a block, at most."""
         return max(1, BLOCK_BYTES // (4 * self.dim))
 
-    def blocks(self, start: int = 0, rows: int | None = None) -> Iterator[Block]:
-        """All vectors from row `start` on, in order, at most `rows` at a time (by default what `BLOCK_BYTES` holds)."""
-        rows = rows or self.block_rows
-        for part, first, length in zip(self.parts, self.starts, self.lengths, strict=True):
-            at = first
-            for batch in _batches(part, ["embedding"], rows) if first + length > start else ():
-                skip = max(0, start - at)
+    def blocks(self, start: int = 0, max_rows: int | None = None) -> Iterator[VectorBlock]:
+        """Yield all vectors from row `start` on, in blocks of `max_rows` rows at most (by default `BLOCK_BYTES`)."""
+        max_rows = max_rows or self.rows_per_block
+        for part, first, length in zip(self.parts, self.part_starts, self.part_rows, strict=True):
+            position = first
+            for batch in _batches(part, ["embedding"], max_rows) if first + length > start else ():
+                skip = max(0, start - position)
                 if skip < len(batch):
                     column = batch.column(0).slice(skip)
                     values = column.flatten().to_numpy(zero_copy_only=False)
-                    yield Block(at + skip, values.reshape(len(column), self.dim).astype(np.float32, copy=False))
-                at += len(batch)
+                    vectors = values.reshape(len(column), self.dim).astype(np.float32, copy=False)
+                    yield VectorBlock(position + skip, vectors)
+                position += len(batch)
 
-    def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> list[Row]:
-        """The rows asked for, in the order asked for; all of them by default."""
-        wanted = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
-        found: dict[int, Row] = {}
-        for at, batch in self._picked(["path", "width", "height"], wanted):
-            for index, path, width, height in zip(at, *(column.to_pylist() for column in batch.columns), strict=True):
-                found[index] = Row(index, path, width, height)
-        return [found[index] for index in wanted.tolist()]
+    def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> list[ImageRow]:
+        """Return the rows of these indices, in their order; all rows by default."""
+        requested = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
+        rows: dict[int, ImageRow] = {}
+        for picked, batch in self._select(["path", "width", "height"], requested):
+            columns = (column.to_pylist() for column in batch.columns)
+            for index, path, width, height in zip(picked, *columns, strict=True):
+                rows[index] = ImageRow(index, path, width, height)
+        return [rows[index] for index in requested.tolist()]
 
     def vectors(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(len(indices), D) float32, as stored."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        out = np.empty((len(wanted), self.dim), dtype=np.float32)
-        place = {index: i for i, index in enumerate(wanted.tolist())}
-        assert len(place) == len(wanted), "each row once"
-        for at, batch in self._picked(["embedding"], wanted):
-            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(len(at), self.dim)
-            out[[place[index] for index in at]] = values
+        """Return the vectors (len(indices), D), float32, of different rows, in the order of the indices."""
+        requested = np.asarray(indices, dtype=np.int64)
+        out = np.empty((len(requested), self.dim), dtype=np.float32)
+        positions = {index: i for i, index in enumerate(requested.tolist())}
+        assert len(positions) == len(requested), "each row once"
+        for picked, batch in self._select(["embedding"], requested):
+            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(len(picked), self.dim)
+            out[[positions[index] for index in picked]] = values
         return out
 
-    def find(self, path: str) -> Row:
-        """The first row of that path.
+    def find(self, path: str) -> ImageRow:
+        """Return the first row with this path.
 
         Raises:
-            ValueError: There is none; the message names up to three of the same file name.
+            ValueError: There is none. The message names up to three rows with the same file name.
         """
-        alike: list[str] = []
+        similar: list[str] = []
         name = path.rsplit("/", 1)[-1]
-        for part, first in zip(self.parts, self.starts, strict=True):
-            at = first
+        for part, first in zip(self.parts, self.part_starts, strict=True):
+            position = first
             for batch in _batches(part, ["path"], 1 << 16):
-                for index, value in enumerate(batch.column(0).to_pylist(), at):
+                for index, value in enumerate(batch.column(0).to_pylist(), position):
                     if value == path:
                         return self.rows([index])[0]
-                    if len(alike) < 3 and value.rsplit("/", 1)[-1] == name:
-                        alike.append(value)
-                at += len(batch)
-        meant = f"did you mean {', '.join(alike)}?" if alike else "rows are named as in the column `path`"
-        raise ValueError(f"no row of {self.folder} is called {path}; {meant}")
+                    if len(similar) < 3 and value.rsplit("/", 1)[-1] == name:
+                        similar.append(value)
+                position += len(batch)
+        hint = f"did you mean {', '.join(similar)}?" if similar else "give a value of the column `path`"
+        raise ValueError(f"no row of {self.folder} has the path {path}; {hint}")
 
-    def _picked(self, columns: list[str], wanted: np.ndarray) -> Iterator[tuple[list[int], pa.RecordBatch]]:
-        """Row numbers and what `columns` hold there, in the order of the file."""
-        sought = np.unique(wanted)
-        assert not len(sought) or 0 <= sought[0] <= sought[-1] < len(self), "no such row"
-        for part, first, length in zip(self.parts, self.starts, self.lengths, strict=True):
-            if not np.any((sought >= first) & (sought < first + length)):
+    def _select(self, columns: list[str], requested: np.ndarray) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+        """Yield row indices and the values of `columns` there, in the order of the files."""
+        indices = np.unique(requested)
+        assert not len(indices) or 0 <= indices[0] <= indices[-1] < len(self), "no such row"
+        for part, first, length in zip(self.parts, self.part_starts, self.part_rows, strict=True):
+            if not np.any((indices >= first) & (indices < first + length)):
                 continue
-            at = first
-            for batch in _batches(part, columns, self.block_rows):
-                here = sought[(sought >= at) & (sought < at + len(batch))]
+            position = first
+            for batch in _batches(part, columns, self.rows_per_block):
+                here = indices[(indices >= position) & (indices < position + len(batch))]
                 if len(here):
-                    yield here.tolist(), batch.take(pa.array(here - at))
-                at += len(batch)
+                    yield here.tolist(), batch.take(pa.array(here - position))
+                position += len(batch)
 
 
-def open_vectors(folder: Path) -> Vectors:
-    """Open what `gtsa embed` wrote, finished or not.
+def open_vectors(folder: Path) -> VectorTable:
+    """Open a dataset folder that `gtsa embed` wrote, complete or not.
 
     Raises:
-        ValueError: No dataset, no rows, a damaged part, or parts of several models.
+        ValueError: The folder has no vectors or no rows, a part is damaged, or parts come from several models.
     """
-    parts = tuple(sorted(folder.glob(PARTS), key=natural_key))
+    parts = vector_parts(folder)
     journal = _read_json(folder / JOURNAL)
-    if "shards" in journal:  # a part beyond was cut off by a kill, and will be written again
+    if "shards" in journal:  # a kill interrupted the writing of later parts; the job writes them again
         parts = parts[: max(1, int(journal["shards"]))]
     if not parts:
-        raise ValueError(f"{folder} holds no vectors ({PARTS}); make them with gtsa embed FOLDER --out {folder}")
-    metadata = [_footer(part) for part in parts]
-    schemas = [found.schema.to_arrow_schema() for found in metadata]
-    dims = {_dim(part, schema) for part, schema in zip(parts, schemas, strict=True)}
+        raise ValueError(f"{folder} holds no vectors ({VECTORS}/); make them with gtsa embed FOLDER --out {folder}")
+    metadata = [_read_footer(part) for part in parts]
+    schemas = [footer.schema.to_arrow_schema() for footer in metadata]
+    dims = {_check_schema(part, schema) for part, schema in zip(parts, schemas, strict=True)}
     manifests = {(schema.metadata or {}).get(METADATA_KEY.encode()) for schema in schemas}
     if len(dims) > 1 or len(manifests) > 1:
         raise ValueError(f"the parts in {folder} come from several models; embed the images again, with one")
     text = manifests.pop()
     if text is None:
-        raise ValueError(f"{parts[0]} does not say which model made it; make it with gtsa embed")
+        raise ValueError(f"{parts[0]} does not name the model that made it; make it with gtsa embed")
     manifest = parse_manifest(text.decode(), str(parts[0]))
-    lengths = tuple(found.num_rows for found in metadata)
-    if not sum(lengths):
-        raise ValueError(f"{folder} holds no rows: no image was embedded; its errors.jsonl says why")
-    job, finished = _read_json(folder / JOB), bool(journal.get("complete", True))
-    return Vectors(folder, parts, lengths, dims.pop(), manifest, job, finished)
+    part_rows = tuple(footer.num_rows for footer in metadata)
+    if not sum(part_rows):
+        raise ValueError(f"{folder} holds no rows: no image was embedded; the reasons are in its errors.jsonl")
+    job, complete = _read_json(folder / JOB), bool(journal.get("complete", True))
+    return VectorTable(folder, tuple(parts), part_rows, dims.pop(), manifest, job, complete)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n,) float64 cosines of the rows of (n, D) and of (n, D) or (1, D), nan where one has no direction.
+    """Return cosines (n,), float64, between rows of (n, D) and of (n, D) or (1, D); NaN for a vector without direction.
 
-    Rounded to 12 decimals: what is equal but for the last bits of its arithmetic ties, whichever block it lay in.
+    They are rounded to 12 decimals, so that equal vectors tie: the last bits of a sum depend on the block.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        found = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.asarray(np.round(np.clip(found, -1, 1), 12))
+        quotient = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.asarray(np.round(np.clip(quotient, -1, 1), 12))
 
 
 def _batches(part: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    with _reading(part), pq.ParquetFile(part, pre_buffer=False) as file:
+    with _damage_as_value_error(part), pq.ParquetFile(part, pre_buffer=False) as file:
         yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
 
-def _footer(part: Path) -> pq.FileMetaData:
-    with _reading(part), pq.ParquetFile(part) as file:
+def _read_footer(part: Path) -> pq.FileMetaData:
+    with _damage_as_value_error(part), pq.ParquetFile(part) as file:
         return file.metadata
 
 
 @contextmanager
-def _reading(part: Path) -> Iterator[None]:
-    """What the Parquet reader says of damage, as a `ValueError`; the system's own errors pass."""
+def _damage_as_value_error(part: Path) -> Iterator[None]:
+    """Raise errors of the Parquet reader as `ValueError`; errors of the operating system pass."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{part} is damaged: {why}; remove it and run gtsa embed again with --resume") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{part} is damaged: {reason}; remove it and run gtsa embed again with --resume") from error
 
 
-def _dim(part: Path, schema: pa.Schema) -> int:
-    """Length of the vectors, else `ValueError`."""
+def _check_schema(part: Path, schema: pa.Schema) -> int:
+    """Return the length of the vectors; raise `ValueError` if columns are missing or of another type."""
     missing = {"path", "width", "height", "embedding"} - set(schema.names)
     if missing:
         raise ValueError(f"{part} has no column {', '.join(sorted(missing))}; make it with gtsa embed")
-    kind = schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
-        raise ValueError(f"the column embedding of {part} is {kind}, no fixed-size list of floats")
-    return int(kind.list_size)
+    column_type = schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(column_type) or not pa.types.is_floating(column_type.value_type):
+        raise ValueError(f"the column embedding of {part} is {column_type}, not a fixed-size list of floats")
+    return int(column_type.list_size)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        job = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}; run gtsa embed again with --resume") from error
-    if not isinstance(job, dict):
-        raise ValueError(f"{path} is damaged: it holds no object; run gtsa embed again with --resume")
-    return job
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it is not a JSON object; run gtsa embed again with --resume")
+    return content

@@ -4,19 +4,19 @@
   const data = JSON.parse($("content").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   const points = new Float32Array(bytes(data.points));
-  const near = new Int32Array(bytes(data.near));
+  const neighborIndices = new Int32Array(bytes(data.neighbors));
   const cosines = new Float32Array(bytes(data.cosines));
-  const count = data.names.length;
+  const count = data.names.length, perPoint = data.neighbors_per_point;
   const canvas = $("canvas"), ctx = canvas.getContext("2d");
   const palette = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a63d2", "#7a7a7a"];
 
   // A point p is drawn at (p * view.scale + view.x, -p * view.scale + view.y), in CSS pixels.
   const view = { scale: 1, x: 0, y: 0 };
-  let width = 0, height = 0, hovered = -1, chosen = -1, matched = null, waiting = false, shown = -1;
+  let width = 0, height = 0, hovered = -1, selected = -1, matched = null, redrawPending = false, displayed = -1;
   const screenX = (i) => points[2 * i] * view.scale + view.x;
   const screenY = (i) => -points[2 * i + 1] * view.scale + view.y;
 
-  // --- colors: one for each folder at the top, where there are two to eight
+  // --- colors: one for each top folder, if there are two to eight
   const folders = new Map();
   const folderOf = data.names.map((name) => (name.includes("/") ? name.slice(0, name.indexOf("/")) : ""));
   for (const folder of folderOf) if (folders.size <= palette.length && !folders.has(folder)) folders.set(folder, folders.size);
@@ -32,21 +32,21 @@
 
   // --- drawing
   function redraw() {
-    if (!waiting) requestAnimationFrame(draw);
-    waiting = true;
+    if (!redrawPending) requestAnimationFrame(draw);
+    redrawPending = true;
   }
 
   function draw() {
-    waiting = false;
-    const style = getComputedStyle(document.documentElement), ink = (name) => style.getPropertyValue(name);
+    redrawPending = false;
+    const style = getComputedStyle(document.documentElement), cssColor = (name) => style.getPropertyValue(name);
     const side = Math.max(2, Math.min(9, 160 / Math.sqrt(count) + Math.log2(view.scale / fitScale() + 1)));
     ctx.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     ctx.clearRect(0, 0, width, height);
-    ctx.fillStyle = ink("--point");
-    for (const wanted of matched ? [false, true] : [true]) {
-      ctx.globalAlpha = wanted ? 0.8 : 0.12;
+    ctx.fillStyle = cssColor("--point");
+    for (const highlighted of matched ? [false, true] : [true]) {
+      ctx.globalAlpha = highlighted ? 0.8 : 0.12;
       for (let i = 0; i < count; i++) {
-        if (matched && Boolean(matched[i]) !== wanted) continue;
+        if (matched && Boolean(matched[i]) !== highlighted) continue;
         const x = screenX(i), y = screenY(i);
         if (x < -side || y < -side || x > width + side || y > height + side) continue;
         if (colored) ctx.fillStyle = palette[folders.get(folderOf[i])];
@@ -54,12 +54,12 @@
       }
     }
     ctx.globalAlpha = 1;
-    drawNeighbors(current(), side, ink);
+    drawNeighbors(current(), side, cssColor);
   }
 
-  function drawNeighbors(point, side, ink) {
+  function drawNeighbors(point, side, cssColor) {
     if (point < 0) return;
-    ctx.strokeStyle = ink("--mark");
+    ctx.strokeStyle = cssColor("--highlight");
     ctx.lineWidth = 1;
     ctx.beginPath();
     for (const other of neighbors(point)) {
@@ -73,8 +73,8 @@
     ctx.stroke();
   }
 
-  const current = () => (hovered >= 0 ? hovered : chosen);
-  const neighbors = (i) => near.subarray(i * data.each, (i + 1) * data.each);
+  const current = () => (hovered >= 0 ? hovered : selected);
+  const neighbors = (i) => neighborIndices.subarray(i * perPoint, (i + 1) * perPoint);
   const fitScale = () => Math.max(1, Math.min(width, height) / 2 - 24);
 
   function showAll() {
@@ -92,49 +92,49 @@
 
   // --- the panel
   function picture(i, alt) {
-    const place = document.createElement("div");
+    const frame = document.createElement("div");
     if (!data.pictures[i]) {
-      place.textContent = "no picture";
-      return place;
+      frame.textContent = "no image";
+      return frame;
     }
     const image = new Image();
     image.alt = alt;
     image.onerror = () => image.replaceWith("image not found");
     image.src = data.pictures[i];
-    place.append(image);
-    return place;
+    frame.append(image);
+    return frame;
   }
 
   function show() {
     const i = current();
     redraw();
-    if (i === shown) return;
-    shown = i;
-    $("shown").hidden = i < 0;
+    if (i === displayed) return;
+    displayed = i;
+    $("details").hidden = i < 0;
     $("help").hidden = i >= 0;
     if (i < 0) return;
     $("picture").replaceChildren(...picture(i, data.names[i]).childNodes);
     $("name").textContent = data.names[i];
     $("size").textContent = data.sizes[i].join(" × ");
-    $("near").replaceChildren(...Array.from(neighbors(i), (other, k) => neighbor(other, cosines[i * data.each + k])));
+    $("neighbors").replaceChildren(...Array.from(neighbors(i), (other, k) => neighbor(other, cosines[i * perPoint + k])));
   }
 
   function neighbor(i, cosine) {
     const item = document.createElement("li"), button = document.createElement("button");
-    const small = picture(i, ""), words = document.createElement("span"), value = document.createElement("b");
-    small.className = "small";
-    words.className = "words";
+    const thumbnail = picture(i, ""), label = document.createElement("span"), value = document.createElement("b");
+    thumbnail.className = "thumbnail";
+    label.className = "label";
     value.textContent = cosine.toFixed(3);
-    words.append(value, " ", data.names[i]);
+    label.append(value, " ", data.names[i]);
     button.type = "button";
-    button.append(small, words);
-    button.onclick = () => choose(i);
+    button.append(thumbnail, label);
+    button.onclick = () => select(i);
     item.append(button);
     return item;
   }
 
-  function choose(i) {
-    chosen = i;
+  function select(i) {
+    selected = i;
     hovered = -1;
     if (i >= 0) bringIntoView(i);
     show();
@@ -148,11 +148,11 @@
   }
 
   // --- pointer
-  function nearestTo(x, y, reach) {
-    let best = -1, least = reach * reach;
+  function nearestTo(x, y, radius) {
+    let best = -1, bestCost = radius * radius;
     for (let i = 0; i < count; i++) {
       const dx = screenX(i) - x, dy = screenY(i) - y, d = dx * dx + dy * dy;
-      if (d < least && (!matched || matched[i])) [best, least] = [i, d];
+      if (d < bestCost && (!matched || matched[i])) [best, bestCost] = [i, d];
     }
     return best;
   }
@@ -186,8 +186,8 @@
   });
   for (const kind of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(kind, (event) => {
-      const was = down.delete(event.pointerId), touch = event.pointerType === "touch";
-      if (kind === "pointerup" && was && moved < 5) choose(nearestTo(event.offsetX, event.offsetY, touch ? 28 : 14));
+      const wasDown = down.delete(event.pointerId), touch = event.pointerType === "touch";
+      if (kind === "pointerup" && wasDown && moved < 5) select(nearestTo(event.offsetX, event.offsetY, touch ? 28 : 14));
     });
   }
   canvas.addEventListener("pointerleave", () => { hovered = -1; show(); });
@@ -199,26 +199,26 @@
   // --- keyboard and buttons
   const arrows = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-  // The next point in a direction: near, and not far off the line.
-  function step([dx, dy]) {
+  // Select the next point in a direction: close, and not far from the line in that direction.
+  function selectNext([dx, dy]) {
     const from = current();
-    if (from < 0) return choose(nearestTo(width / 2, height / 2, Infinity));
-    let best = -1, least = Infinity;
+    if (from < 0) return select(nearestTo(width / 2, height / 2, Infinity));
+    let best = -1, bestCost = Infinity;
     for (let i = 0; i < count; i++) {
       const x = screenX(i) - screenX(from), y = screenY(i) - screenY(from);
       const ahead = x * dx + y * dy, aside = Math.abs(x * dy - y * dx), cost = ahead + 3 * aside;
-      if (i !== from && ahead > 1e-6 && aside <= 2 * ahead && cost < least && (!matched || matched[i])) [best, least] = [i, cost];
+      if (i !== from && ahead > 1e-6 && aside <= 2 * ahead && cost < bestCost && (!matched || matched[i])) [best, bestCost] = [i, cost];
     }
-    if (best >= 0) choose(best);
+    if (best >= 0) select(best);
   }
 
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (arrows[event.key]) step(arrows[event.key]);
+    if (arrows[event.key]) selectNext(arrows[event.key]);
     else if (event.key === "+" || event.key === "=") zoomAt(1.5, width / 2, height / 2);
     else if (event.key === "-") zoomAt(1 / 1.5, width / 2, height / 2);
     else if (event.key === "0") showAll();
-    else if (event.key === "Escape") choose(-1);
+    else if (event.key === "Escape") select(-1);
     else return;
     event.preventDefault();
   });
@@ -227,29 +227,29 @@
     button.onclick = () => (factor ? zoomAt(factor, width / 2, height / 2) : showAll());
   }
 
-  // --- finding by name
-  $("text").addEventListener("input", () => {
-    const text = $("text").value.toLowerCase();
+  // --- search by name
+  $("query").addEventListener("input", () => {
+    const text = $("query").value.toLowerCase();
     matched = text ? Uint8Array.from(data.names, (name) => name.toLowerCase().includes(text)) : null;
     $("matches").textContent = matched ? `${matched.reduce((sum, one) => sum + one, 0)} found` : "";
     redraw();
   });
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    const after = matched ? matched.indexOf(1, chosen + 1) : -1;
-    if (matched) choose(after >= 0 ? after : matched.indexOf(1));
+    const after = matched ? matched.indexOf(1, selected + 1) : -1;
+    if (matched) select(after >= 0 ? after : matched.indexOf(1));
   });
 
   // --- size and theme
   new ResizeObserver(() => {
-    const fresh = !width;
+    const first = !width;
     const before = { width, height };
     [width, height] = [canvas.clientWidth, canvas.clientHeight];
     canvas.width = Math.round(width * devicePixelRatio);
     canvas.height = Math.round(height * devicePixelRatio);
     view.x += (width - before.width) / 2;
     view.y += (height - before.height) / 2;
-    if (fresh) showAll();
+    if (first) showAll();
     redraw();
   }).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

@@ -1,3 +1,5 @@
+"""Projections against brute force, and their page in a parser and in a browser."""
+
 import base64
 import json
 import re
@@ -14,8 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gtsa_kit.cli.embed_browse import browse_app
-from gtsa_kit.embedding.browse.projection import make_atlas, pca
-from gtsa_kit.embedding.browse.projection_page import write_page
+from gtsa_kit.embedding.browse.projection import make_projection, pca
+from gtsa_kit.embedding.browse.projection_page import write_projection_page
 from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.embedding.browse.vectors import open_vectors
 
@@ -24,7 +26,7 @@ EVIL += ["a b#c?d%41.jpg", "日本 ü&amp;'\".jpg", "{{content}}.jpg"]
 
 
 class Scripts(HTMLParser):
-    """What a browser's parser takes for scripts, and whatever points outside."""
+    """Scripts and links as an HTML parser finds them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ def content_of(page: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of images of which some have dangerous names, its page with three of them inside."""
+    """A dataset whose images have partly dangerous names, and its page with three thumbnails inside."""
     folder = tmp_path_factory.mktemp("map")
     (folder / "photos").mkdir()
     names = [*(name.replace("/", "\N{DIVISION SLASH}") for name in EVIL), *(f"p{i}.jpg" for i in range(5, 20))]
@@ -71,33 +73,33 @@ def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def test_points_are_the_principal_components(tmp_path: Path) -> None:
+def test_points_are_principal_components(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((300, 6)) * [5, 3, 1, 1, 1, 1] + 2).astype(np.float32)
     scores = pca(rows, 2)
     centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
     for axis in range(2):
-        wanted = left[:, axis] * sizes[axis]
-        assert min(np.abs(scores[:, axis] - wanted).max(), np.abs(scores[:, axis] + wanted).max()) < 1e-4
+        expected = left[:, axis] * sizes[axis]
+        assert min(np.abs(scores[:, axis] - expected).max(), np.abs(scores[:, axis] + expected).max()) < 1e-4
     assert pca(np.ones((3, 1), dtype=np.float32), 2).shape == (3, 2)
 
 
-def test_neighbors_are_brute_force(tmp_path: Path) -> None:
+def test_neighbors_equal_brute_force(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
     rows[50] = rows[60] = rows[70]
     rows[5] = np.nan
-    atlas = make_atlas(open_vectors(write_dataset(tmp_path / "d", rows, part=300)))
+    projection = make_projection(open_vectors(write_dataset(tmp_path / "d", rows, part=300)))
     kept = np.delete(np.arange(700), 5)
-    assert [row.index for row in atlas.rows] == kept.tolist()
+    assert [row.index for row in projection.rows] == kept.tolist()
     unit = unit64(rows[kept])
     cosine = np.round(unit @ unit.T, 6)
     np.fill_diagonal(cosine, -2)
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :5]
-    np.testing.assert_array_equal(atlas.near, order)
-    np.testing.assert_allclose(atlas.cosines, np.take_along_axis(cosine, order, axis=1), atol=2e-6)
-    assert np.abs(atlas.points).max() == pytest.approx(1)
-    few = make_atlas(open_vectors(tmp_path / "d"), most=10)
+    np.testing.assert_array_equal(projection.neighbors, order)
+    np.testing.assert_allclose(projection.cosines, np.take_along_axis(cosine, order, axis=1), atol=2e-6)
+    assert np.abs(projection.points).max() == pytest.approx(1)
+    few = make_projection(open_vectors(tmp_path / "d"), max_points=10)
     assert [row.index for row in few.rows] == [0, 78, 155, 233, 311, 388, 466, 544, 621, 699]
 
 
@@ -105,14 +107,14 @@ def test_neighbors_are_brute_force(tmp_path: Path) -> None:
 def test_few_and_equal_rows(layout: str, tmp_path: Path) -> None:
     for count in (1, 2, 5):
         same = np.ones((count, 4), dtype=np.float32)
-        atlas = make_atlas(open_vectors(write_dataset(tmp_path / f"{count}", same)), layout)
-        assert np.isfinite(atlas.points).all()
-        assert atlas.near.shape == (count, min(5, count - 1))
-        write_page(atlas, SourceImages(None), tmp_path / "page.html", "few")
+        projection = make_projection(open_vectors(write_dataset(tmp_path / f"{count}", same)), layout)
+        assert np.isfinite(projection.points).all()
+        assert projection.neighbors.shape == (count, min(5, count - 1))
+        write_projection_page(projection, SourceImages(None), tmp_path / "page.html", "few")
         assert content_of(tmp_path / "page.html")["pictures"] == [None] * count
     nothing = write_dataset(tmp_path / "zero", np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(ValueError, match=r"no row of .* has a direction"):
-        make_atlas(open_vectors(nothing), layout)
+        make_projection(open_vectors(nothing), layout)
 
 
 def test_tsne_keeps_clusters_together(tmp_path: Path) -> None:
@@ -120,13 +122,13 @@ def test_tsne_keeps_clusters_together(tmp_path: Path) -> None:
     label = np.arange(60) % 3
     rows = (4 * rng.standard_normal((3, 16))[label] + 0.3 * rng.standard_normal((60, 16))).astype(np.float32)
     data = open_vectors(write_dataset(tmp_path / "d", rows))
-    points = make_atlas(data, "tsne").points
+    points = make_projection(data, "tsne").points
     apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 9 * np.eye(60)
     assert (label[apart.argmin(axis=1)] == label).all()
-    np.testing.assert_array_equal(make_atlas(data, "tsne").points, points)
+    np.testing.assert_array_equal(make_projection(data, "tsne").points, points)
 
 
-def test_the_page_holds_names_pictures_and_links(mapped: Path) -> None:
+def test_the_page_holds_names_thumbnails_and_links(mapped: Path) -> None:
     page = mapped / "map.html"
     content = content_of(page)
     names = [row.path for row in open_vectors(mapped).rows()][:20]
@@ -136,14 +138,14 @@ def test_the_page_holds_names_pictures_and_links(mapped: Path) -> None:
     for index, picture in enumerate(content["pictures"]):
         if index not in inside:
             assert re.fullmatch(r"\.\./photos/[-A-Za-z0-9_.~%]+", picture)
-    near = np.frombuffer(base64.b64decode(content["near"]), "<i4").reshape(20, content["each"])
-    assert near.shape == (20, 5)
+    neighbors = np.frombuffer(base64.b64decode(content["neighbors"]), "<i4").reshape(20, content["neighbors_per_point"])
+    assert neighbors.shape == (20, 5)
     assert "http" not in page.read_text(encoding="utf-8").replace("http-equiv", "")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with no way to any network."""
+    """Headless Chromium without network."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs chromium and chromedriver")
     from selenium import webdriver
@@ -163,8 +165,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
-def place_of(content: dict[str, Any], index: int, width: float, height: float) -> tuple[float, float]:
-    """Where a point lies on the canvas when all are shown, from its middle."""
+def canvas_offset(content: dict[str, Any], index: int, width: float, height: float) -> tuple[float, float]:
+    """Return the offset of a point from the middle of the canvas, at the initial zoom."""
     points = np.frombuffer(base64.b64decode(content["points"]), "<f4").reshape(-1, 2)
     scale = min(width, height) / 2 - 24
     return float(points[index, 0] * scale), float(-points[index, 1] * scale)
@@ -176,7 +178,7 @@ def wait_for(driver: Any, script: str) -> Any:
     return WebDriverWait(driver, 30).until(lambda d: d.execute_script(script))
 
 
-def test_in_a_browser_pointing_shows_the_image(browser: Any, mapped: Path) -> None:
+def test_pointing_in_a_browser_displays_the_image(browser: Any, mapped: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -186,31 +188,33 @@ def test_in_a_browser_pointing_shows_the_image(browser: Any, mapped: Path) -> No
     canvas = browser.find_element(By.ID, "canvas")
     wait_for(
         browser,
-        "return document.getElementById('note').textContent === '20 images; 1 without a direction left out'",
+        "return document.getElementById('note').textContent === '20 images; 1 without a direction skipped'",
     )
-    near = np.frombuffer(base64.b64decode(content["near"]), "<i4").reshape(20, -1)
-    for index in (0, 1, 2, 3, 4, 10):  # inside the file and linked, of all dangerous names
-        x, y = place_of(content, index, canvas.size["width"], canvas.size["height"])
+    neighbors = np.frombuffer(base64.b64decode(content["neighbors"]), "<i4").reshape(20, -1)
+    for index in (0, 1, 2, 3, 4, 10):  # inside the page and linked, with all dangerous names
+        x, y = canvas_offset(content, index, canvas.size["width"], canvas.size["height"])
         ActionChains(browser).move_to_element_with_offset(canvas, round(x), round(y)).perform()
-        shown = browser.find_element(By.ID, "name").get_property("textContent")
-        assert shown == content["names"][index]
+        displayed = browser.find_element(By.ID, "name").get_property("textContent")
+        assert displayed == content["names"][index]
         assert wait_for(
             browser, "const i = document.querySelector('#picture img'); return i && i.complete && i.naturalWidth"
         )
-        listed = [item.get_property("textContent") for item in browser.find_elements(By.CSS_SELECTOR, "#near .words")]
-        assert [text.split(" ", 1)[1] for text in listed] == [content["names"][i] for i in near[index]]
-    assert browser.title == "Map of photos"  # no name ran
+        listed = [
+            item.get_property("textContent") for item in browser.find_elements(By.CSS_SELECTOR, "#neighbors .label")
+        ]
+        assert [text.split(" ", 1)[1] for text in listed] == [content["names"][i] for i in neighbors[index]]
+    assert browser.title == "Map of photos"  # no name ran as a script
     assert browser.get_log("browser") == []
 
 
-def test_in_a_browser_by_keyboard_and_at_phone_width(browser: Any, mapped: Path, tmp_path: Path) -> None:
+def test_keyboard_and_phone_width_in_a_browser(browser: Any, mapped: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
     browser.get((mapped / "map.html").as_uri())
     canvas = browser.find_element(By.ID, "canvas")
     canvas.send_keys(Keys.ARROW_RIGHT)
-    name = "return document.getElementById('shown').hidden ? '' : document.getElementById('name').textContent"
+    name = "return document.getElementById('details').hidden ? '' : document.getElementById('name').textContent"
     first = wait_for(browser, name)
     seen = {first}
     for key in (Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_DOWN, "+", "-", "0"):
@@ -219,7 +223,7 @@ def test_in_a_browser_by_keyboard_and_at_phone_width(browser: Any, mapped: Path,
     assert len(seen) >= 3
     canvas.send_keys(Keys.ESCAPE)
     assert browser.execute_script(name) == ""
-    browser.find_element(By.ID, "text").send_keys("p12", Keys.ENTER)
+    browser.find_element(By.ID, "query").send_keys("p12", Keys.ENTER)
     assert browser.execute_script(name) == "p12.jpg"
     assert browser.find_element(By.ID, "matches").text == "1 found"
     browser.execute_cdp_cmd(

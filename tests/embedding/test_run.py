@@ -1,4 +1,4 @@
-"""What is written, against the encoder run by hand."""
+"""Rows and maps of dataset folders against the encoder, run one image at a time."""
 
 import json
 from collections.abc import Callable
@@ -10,27 +10,25 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from gtsa_kit import embed
-from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import UnreadableFileError, embed_folder
-from gtsa_kit.feature_grid import boxes_to_grid, grid_to_boxes
+from gtsa_kit.feature_grid import grid_to_boxes
 from gtsa_kit.models.weights import load_encoder
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
-NAMES = [*NAMES, *(f"sub ü 日本/{i}.jpg" for i in range(3)), "turned.jpg"]
-BROKEN = ["empty.png", "img2b.jpg", "img11.webp", "sub ü 日本/9.png"]
+NAMES = [*NAMES, *(f"sub ü 日本/{i}.jpg" for i in range(3)), "rotated.jpg"]
+UNREADABLE = ["empty.png", "img2b.jpg", "img11.webp", "sub ü 日本/9.png"]
 
 
-def by_hand(encoder: torch.nn.Module, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and map of one image, with Pillow and nothing of ours but the encoder."""
+def run_encoder(encoder: torch.nn.Module, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return embedding and map of one image, computed with Pillow and the encoder alone."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     image = ImageOps.exif_transpose(Image.open(path)).resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = ((np.asarray(image) / 255 - mean) / std).transpose(2, 0, 1)
     with torch.no_grad():
-        found = encoder(torch.from_numpy(pixels)[None].float())
-    return found.embedding[0].numpy(), found.feature_map[0].numpy()
+        features = encoder(torch.from_numpy(pixels)[None].float())
+    return features.embedding[0].numpy(), features.feature_map[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +36,11 @@ def encoder(model: Path) -> torch.nn.Module:
     return load_encoder(model)
 
 
-@pytest.mark.parametrize("how", [{}, {"size": (64, 96)}, {"short_side": 80}, {"native": True}])
+@pytest.mark.parametrize("sizes", [{}, {"size": (64, 96)}, {"short_side": 80}, {"native": True}])
 def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
-    mixed: Path, model: Path, tmp_path: Path, encoder: torch.nn.Module, how: dict[str, object]
+    mixed: Path, model: Path, tmp_path: Path, encoder: torch.nn.Module, sizes: dict[str, object]
 ) -> None:
-    options = EmbedOptions(dense=True, dtype="float32", batch_size=3, rows_per_shard=7, sha256=True, **how)
+    options = EmbedOptions(dense=True, dtype="float32", batch_size=3, rows_per_shard=7, sha256=True, **sizes)
     summary = embed_folder(mixed, model, tmp_path / "out", options)
     assert (summary.rows, summary.errors, summary.total) == (24, 4, 28)
     dataset = read_dataset(tmp_path / "out")
@@ -53,41 +51,25 @@ def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
             upright = ImageOps.exif_transpose(image)
             stored = image.size
         assert (row.width, row.height) == upright.size
-        wanted = how.get("size", (224, 224))
-        if "short_side" in how:
+        expected = sizes.get("size", (224, 224))
+        if "short_side" in sizes:
             assert min(size) == 80
             assert abs(size[0] / size[1] - row.height / row.width) < 0.15
-        elif "native" in how:
+        elif "native" in sizes:
             assert size == (round(row.height / 16) * 16, round(row.width / 16) * 16)
         else:
-            assert size == wanted
-        embedding, feature_map = by_hand(encoder, mixed / row.path, size)
+            assert size == expected
+        embedding, feature_map = run_encoder(encoder, mixed / row.path, size)
         np.testing.assert_allclose(row.embedding, embedding, atol=2e-2)  # a level of 255 in the pixels
         assert embedding @ row.embedding / np.linalg.norm(embedding) / np.linalg.norm(row.embedding) > 0.9999
         np.testing.assert_allclose(row.maps["feature_map"], feature_map, atol=1e-1)
         whole = [0, 0, size[1] // 16, size[0] // 16]
         np.testing.assert_allclose(grid_to_boxes(row.grid_to_pixel, np.array(whole)), [0, 0, *stored], atol=1e-9)
-    assert [error["path"] for error in dataset.errors()] == BROKEN
+    assert [error["path"] for error in dataset.errors()] == UNREADABLE
     assert all(error["reason"] for error in dataset.errors())
 
 
-def test_a_box_on_a_turned_image_is_where_its_cells_are_bright(
-    model: Path, tmp_path: Path, encoder: torch.nn.Module
-) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    stored = np.zeros((96, 160, 3), np.uint8)
-    stored[16:48, 96:144] = 255  # x 96..144, y 16..48 of the file
-    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
-    row = next(iter(embed(tmp_path / "a.png", model, native=True)))
-    u0, v0, u1, v1 = boxes_to_grid(row.transform, np.array([96, 16, 144, 48])).round().astype(int)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
-    assert (upright[16 * v0 : 16 * v1, 16 * u0 : 16 * u1] == 255).all()
-    assert upright.sum() == 255 * 3 * 256 * (v1 - v0) * (u1 - u0)
-    assert row.features.feature_map.shape[1:] == (10, 6)
-
-
-def test_schema_is_the_contract(mixed: Path, model: Path, tmp_path: Path) -> None:
+def test_schema_of_the_vectors(mixed: Path, model: Path, tmp_path: Path) -> None:
     embed_folder(mixed, model, tmp_path / "out", EmbedOptions(dtype="float16", sha256=True))
     schema = pq.read_schema(tmp_path / "out" / "vectors" / "part-00000.parquet")
     assert [(f.name, str(f.type)) for f in schema] == [
@@ -100,20 +82,6 @@ def test_schema_is_the_contract(mixed: Path, model: Path, tmp_path: Path) -> Non
     assert json.loads(schema.metadata[b"gtsa_kit"])["dim"] == 64
 
 
-def test_the_iterator_yields_the_same_and_leaves_the_broken_to_the_caller(
-    mixed: Path, model: Path, tmp_path: Path
-) -> None:
-    embed_folder(mixed, model, tmp_path / "out")
-    broken: list[str] = []
-    found = list(embed(mixed, model, on_unreadable=lambda path, reason: broken.append(path)))
-    assert broken == BROKEN
-    for item, row in zip(found, read_dataset(tmp_path / "out"), strict=True):
-        assert item.path == row.path
-        np.testing.assert_array_equal(item.features.embedding, row.embedding)
-    with pytest.raises(ImageError, match=r"empty\.png"):
-        list(embed(mixed, model))
-
-
 def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Path) -> None:
     embed_folder(images, model, tmp_path / "out", EmbedOptions(layers=(0, 1), rows_per_shard=6))
     row = read_dataset(tmp_path / "out")[19]
@@ -124,7 +92,7 @@ def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Pat
         embed_folder(images, model, tmp_path / "other", EmbedOptions(layers=(5,)))
 
 
-def test_all_broken_is_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:
+def test_only_unreadable_images_give_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(50):
         (tmp_path / "in" / f"{i}.jpg").write_bytes(b"")
@@ -136,7 +104,7 @@ def test_all_broken_is_a_dataset_without_rows(model: Path, tmp_path: Path) -> No
     assert len(list(read_dataset(tmp_path / "out").errors())) == 50
 
 
-def test_fail_ends_at_the_first_and_can_go_on(mixed: Path, model: Path, tmp_path: Path) -> None:
+def test_fail_stops_at_the_first_unreadable_image_and_can_be_resumed(mixed: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableFileError, match=r"empty\.png.*--on-error skip"):
         embed_folder(mixed, model, tmp_path / "out", EmbedOptions(fail_on_unreadable=True))
     embed_folder(mixed, model, tmp_path / "out", EmbedOptions(resume=True))
@@ -155,7 +123,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(images: Path, model
 def test_on_the_command_line(
     gtsa: Callable[..., object], gtsa_here: Callable[..., object], mixed: Path, model: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "merge").symlink_to(mixed)  # called like a command
+    (tmp_path / "merge").symlink_to(mixed)  # a folder with the name of a subcommand
     done = gtsa("embed", "./merge", "--model", model, "--out", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 files could not be used" in done.stderr
