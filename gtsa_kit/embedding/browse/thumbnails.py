@@ -2,7 +2,6 @@
 
 import glob
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,9 +12,10 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
+from gtsa_kit.data.archives import open_archive
+from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, open_bytes, open_image
-from gtsa_kit.data.sources import Source, open_source
 
 
 class SourceImages:
@@ -78,21 +78,22 @@ class SourceImages:
         return Path(*takewhile(lambda part: not glob.has_magic(part), self.source.parts))
 
     @cached_property
-    def _archive(self) -> tuple[Source, dict[str, str]]:
-        """The opened archive, and the locator of each member by its name."""
-        archive = open_source(str(self.source))
-        return archive, {entry.name: entry.locator for entry in archive.entries() if not entry.reason}
+    def _archive(self) -> tuple[Source, dict[str, Entry]]:
+        """The opened archive, and its entries by name."""
+        assert self.source is not None
+        archive = open_archive(self.source)
+        return archive, {entry.name: entry for entry in archive.entries() if not entry.reason}
 
     def _read_member(self, path: str) -> bytes:
         """Return the content of a member of the archive; `ImageError` if it can't be read."""
         try:
             with self._lock:
-                archive, locators = self._archive
-            return archive.read(locators[path])
-        except ImageError:
-            raise
-        except (KeyError, OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-            raise ImageError(Path(path), f"can't be read from {self.source}: {error}") from error
+                archive, entries = self._archive
+        except ValueError as error:
+            raise ImageError(Path(path), str(error)) from error
+        if path not in entries:
+            raise ImageError(Path(path), f"not in {self.source}")
+        return read_entry(archive, entries[path])
 
 
 def make_thumbnail(open_image: Callable[[], Image.Image], side: int) -> Image.Image | None:
