@@ -185,7 +185,7 @@ def test_unknown_files_are_rejected_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
     for name, words in (
         ("nothing.onnx", "does not exist; name an exported file"),
-        ("notes.txt", "is not a file that is known here; name an exported file"),
+        ("notes.txt", "is a file of an unknown kind; name an exported file"),
         ("notes.onnx", "is not"),
         (".", "is not a run folder"),
         ("unfinished", "gtsa train --resume"),
@@ -196,5 +196,5 @@ def test_unknown_files_are_rejected_with_a_hint(tmp_path: Path) -> None:
 
 def test_weights_without_metadata_are_referred_to_export(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "encoder.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"no model\.json that says what it is; gtsa export opens"):
+    with pytest.raises(ValueError, match=r"no readable model\.json that describes it; gtsa export opens"):
         inspect_file(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The programs of docs/consumers, really built and run, against the Python runner on the same picture."""
+"""Programs of docs/consumers: built, run and compared with the Python runner on the same image."""
 
 import os
 import shutil
@@ -23,8 +23,12 @@ INPUTS = {"float32": ANY_SIZE, "uint8": BOUNDED}
 
 @pytest.fixture(scope="module")
 def artifacts(made: Callable[..., Path]) -> dict[tuple[str, str], Path]:
-    """By format and type of the input."""
-    return {(form, kind): made(form, **graph) for form in ("torchscript", "onnx") for kind, graph in INPUTS.items()}
+    """Return artifacts by format and input type."""
+    return {
+        (file_format, kind): made(file_format, **graph)
+        for file_format in ("torchscript", "onnx")
+        for kind, graph in INPUTS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built as docs/consumers.md says, less the optimization."""
+    """Build the program as docs/consumers.md does, without optimization."""
     program = tmp_path_factory.mktemp("build") / "torchscript"
     include, lib = TORCH / "include", TORCH / "lib"
     command = ["g++", "-std=c++20", "-O0", "-isystem", include, CONSUMERS / "torchscript.cpp", "-o", program]
@@ -56,7 +60,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def node_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """onnx.mjs beside a node_modules, which is how an import finds its package."""
+    """Copy onnx.mjs beside a node_modules folder, where its import finds the package."""
     if not shutil.which("node"):
         pytest.skip("node is not installed")
     paths = [Path(path) for path in os.environ.get("NODE_PATH", "").split(os.pathsep) if path]
@@ -72,8 +76,8 @@ def node_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(program: Path, command: list[object]) -> Path:
     if not shutil.which("g++"):
         pytest.skip("g++ is not installed")
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    assert completed.returncode == 0, completed.stderr[-3000:]
     return program
 
 
@@ -81,38 +85,38 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
 
 
-def numbers_of(artifact: Path) -> list[str]:
-    """Mean and std as the programs in C++ take them; none for an artifact that normalizes by itself."""
+def mean_and_std(artifact: Path) -> list[str]:
+    """Return mean and std as arguments of the C++ programs; none for uint8 input."""
     manifest = read_manifest(artifact)
     if manifest.inputs[0].dtype == "uint8":
         return []
     return [str(number) for key in ("mean", "std") for number in manifest.preprocessing[key]]
 
 
-def check(done: subprocess.CompletedProcess[str], artifact: Path, photo: Path) -> None:
-    """What was printed is what the Python runner computes."""
-    assert done.returncode == 0, done.stderr
+def check(completed: subprocess.CompletedProcess[str], artifact: Path, photo: Path) -> None:
+    """Compare the output of a program with the Python runner."""
+    assert completed.returncode == 0, completed.stderr
     runner = load(artifact, "cpu")
     image = runner.prepare(Image.open(photo), size=(HEIGHT, WIDTH))
     shapes = {"images": [1, *image.shape], "embedding": [1, 64], "feature_map": [1, 64, HEIGHT // 16, WIDTH // 16]}
-    *lines, values = done.stdout.splitlines()
+    *lines, values = completed.stdout.splitlines()
     assert lines == [f"{name} {shape}" for name, shape in shapes.items()]
-    got = np.array(values.removeprefix("first values ").split(), float)
-    wanted = runner(image[None]).embedding[0, :8]
-    assert np.ptp(wanted) > 0.1  # values that could not be mistaken for others
-    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    actual = np.array(values.removeprefix("first values ").split(), float)
+    expected = runner(image[None]).embedding[0, :8]
+    assert np.ptp(expected) > 0.1  # values that could not be mistaken for others
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_torchscript_in_cpp(kind: str, torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
     artifact = artifacts["torchscript", kind]
-    check(run(torchscript, artifact, photo, *numbers_of(artifact)), artifact, photo)
+    check(run(torchscript, artifact, photo, *mean_and_std(artifact)), artifact, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_onnx_in_cpp(kind: str, onnx: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
     artifact = artifacts["onnx", kind]
-    check(run(onnx, artifact, photo, *numbers_of(artifact)), artifact, photo)
+    check(run(onnx, artifact, photo, *mean_and_std(artifact)), artifact, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -121,15 +125,15 @@ def test_onnx_in_node(kind: str, node_script: Path, artifacts: dict[tuple[str, s
     check(run("node", node_script, artifact, photo), artifact, photo)
 
 
-def test_cpp_refuses_what_it_cannot_do(
+def test_cpp_rejects_invalid_images(
     torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path, tmp_path: Path
 ) -> None:
     artifact = artifacts["torchscript", "float32"]
-    numbers, odd, short = numbers_of(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
+    numbers, odd, short = mean_and_std(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
     Image.new("RGB", (40, 32)).save(odd)
     short.write_bytes(photo.read_bytes()[:-1])
     assert run(torchscript).returncode == 2
     for picture, reason in ((odd, "must be multiples of 16"), (short, "ends too early"), (artifact, "not a PPM file")):
-        done = run(torchscript, artifact, picture, *numbers)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert reason in done.stderr
+        completed = run(torchscript, artifact, picture, *numbers)
+        assert (completed.returncode, completed.stdout) == (1, "")
+        assert reason in completed.stderr

@@ -1,4 +1,4 @@
-"""Graphs that the tests export, few and shared: a trace takes seconds."""
+"""Options of the graphs that tests export and share; a trace takes seconds."""
 
 from gtsa_kit.export.spec import Range
 

@@ -1,4 +1,4 @@
-"""The table of parity that a run of the tests ends with; its rows come from whichever worker measured them."""
+"""Parity table at the end of a test run, with the rows of all workers."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,13 +8,13 @@ import pytest
 if TYPE_CHECKING:
     from gtsa_kit.export.manifest import Manifest
 
-COLUMNS = "model|graph|format|precision|max abs|mean abs|min cosine|same nearest|shapes|".split("|")
+COLUMNS = "model|graph|format|precision|max abs|mean abs|min cosine|neighbors|shapes|".split("|")
 ROWS: list[list[str]] = []
 
 
 @pytest.fixture
 def matrix(record_property: Callable[[str, object], None]) -> "Callable[[str, Manifest], None]":
-    """Put a graph's report into the table."""
+    """Add a graph's report to the table."""
 
     def add(graph: str, manifest: "Manifest") -> None:
         record_property("parity", row_of(graph, manifest))
@@ -23,19 +23,19 @@ def matrix(record_property: Callable[[str, object], None]) -> "Callable[[str, Ma
 
 
 def row_of(graph: str, manifest: "Manifest") -> list[str]:
-    """As plain text, which travels from a worker."""
+    """Return the row as text, which workers can send."""
     assert manifest.parity
-    found = manifest.parity.differences
-    shapes = {(d.batch, d.height, d.width) for d in found}
+    differences = manifest.parity.differences
+    shapes = {(d.batch, d.height, d.width) for d in differences}
     return [
         manifest.architecture["name"],
         graph,
         manifest.format,
         manifest.precision,
-        f"{max(d.max_abs for d in found):.1e}",
-        f"{max(d.mean_abs for d in found):.1e}",
-        f"{min(d.min_cosine for d in found):.7f}",
-        f"{min(d.neighbors for d in found if d.neighbors is not None):.3f}",
+        f"{max(d.max_abs for d in differences):.1e}",
+        f"{max(d.mean_abs for d in differences):.1e}",
+        f"{min(d.min_cosine for d in differences):.7f}",
+        f"{min(d.neighbors for d in differences if d.neighbors is not None):.3f}",
         " ".join(f"{b}x{h}x{w}" for b, h, w in sorted(shapes)),
         "ok" if manifest.parity.passed else "FAILED",
     ]

@@ -1,10 +1,10 @@
-"""Weights of runs that were never trained."""
+"""Runs with random weights."""
 
 from pathlib import Path
 
 
 def save_random(folder: Path, arch: str) -> None:
-    """A run of random weights, with real variance everywhere: timm's biases, norms, positions would hide mistakes."""
+    """Write a run of random weights; timm's initial biases, norms and positions are too regular to reveal errors."""
     import torch
 
     from gtsa_kit.models.encoder import Encoder

@@ -1,4 +1,4 @@
-"""What each kind of file is, beside being right."""
+"""Properties of exported files other than parity."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.weights import load_encoder
 
-FORMS = ["onnx", "torchscript", "pt2", "openvino"]
+FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -37,18 +37,18 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     return {v.name: v.type.tensor_type.elem_type for v in values} | {t.name: t.data_type for t in graph.initializer}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("shape", [(1, 224, 224), (3, 48, 208), (5, 16, 16), (1, 512, 32), (2, 640, 480)])
-def test_any_shape_runs(form: str, shape: tuple[int, int, int], made, tiny_run: Path) -> None:
-    """Shapes that the gate does not try, and batches that a runner may divide."""
+def test_any_shape_runs(file_format: str, shape: tuple[int, int, int], made, tiny_run: Path) -> None:
+    """Run shapes that are no parity cases, and batches that a runner may divide."""
     images = np.random.default_rng(0).standard_normal((shape[0], 3, *shape[1:]), dtype=np.float32)
-    wanted = load_encoder(tiny_run)(torch.from_numpy(images))
-    got = load(made(form), "cpu")(images)
-    assert got.feature_map.shape == (shape[0], 64, shape[1] // 16, shape[2] // 16)
-    assert got.feature_map.dtype == np.float32
-    np.testing.assert_allclose(got.feature_map, wanted.feature_map.detach().numpy(), atol=1e-4)
-    np.testing.assert_allclose(got.embedding, wanted.embedding.detach().numpy(), atol=1e-4)
-    np.testing.assert_allclose(got.embedding, got.feature_map.mean((2, 3)), atol=1e-5)
+    expected = load_encoder(tiny_run)(torch.from_numpy(images))
+    actual = load(made(file_format), "cpu")(images)
+    assert actual.feature_map.shape == (shape[0], 64, shape[1] // 16, shape[2] // 16)
+    assert actual.feature_map.dtype == np.float32
+    np.testing.assert_allclose(actual.feature_map, expected.feature_map.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(actual.embedding, expected.embedding.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(actual.embedding, actual.feature_map.mean((2, 3)), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -62,29 +62,31 @@ def normalized(pixels: np.ndarray) -> np.ndarray:
     return ((pixels / 255 - p.mean) / p.std).transpose(0, 3, 1, 2).astype(np.float32)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_layers_equal_timm(form: str, made, tiny_run: Path, pixels: np.ndarray, normalized: np.ndarray) -> None:
-    """timm's own forward, at the size where its positions need no resampling."""
-    about = load_encoder(tiny_run)
-    model = timm.create_model(about.architecture.timm_model, num_classes=0, **about.architecture.timm_kwargs).eval()
-    model.load_state_dict(about.vit.state_dict())
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_layers_equal_timm(file_format: str, made, tiny_run: Path, pixels: np.ndarray, normalized: np.ndarray) -> None:
+    """Compare with timm's forward at the size whose position embeddings need no resampling."""
+    encoder = load_encoder(tiny_run)
+    model = timm.create_model(encoder.architecture.timm_model, num_classes=0, **encoder.architecture.timm_kwargs).eval()
+    model.load_state_dict(encoder.vit.state_dict())
     with torch.no_grad():
         images = torch.from_numpy(normalized)
-        wanted = model.forward_intermediates(images, indices=[0, 1], norm=True, intermediates_only=True)
-    got = load(made(form, **BOUNDED), "cpu")(pixels)
-    assert list(got.layers) == [1, 0]
+        expected = model.forward_intermediates(images, indices=[0, 1], norm=True, intermediates_only=True)
+    actual = load(made(file_format, **BOUNDED), "cpu")(pixels)
+    assert list(actual.layers) == [1, 0]
     for layer in (0, 1):
-        np.testing.assert_allclose(got.layers[layer], wanted[layer].numpy(), atol=2e-5)
-    np.testing.assert_allclose(got.layers[1], got.feature_map, atol=1e-6)
+        np.testing.assert_allclose(actual.layers[layer], expected[layer].numpy(), atol=2e-5)
+    np.testing.assert_allclose(actual.layers[1], actual.feature_map, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_bytes_are_normalized_inside(form: str, made, pixels: np.ndarray, normalized: np.ndarray) -> None:
-    """Equal to normalizing outside, so that a service may send a quarter of the bytes."""
-    inside = load(made(form, **BOUNDED), "cpu")(pixels[:, :64, :96])
-    outside = load(made(form), "cpu")(normalized[:, :, :64, :96])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_uint8_input_is_normalized_in_the_graph(
+    file_format: str, made, pixels: np.ndarray, normalized: np.ndarray
+) -> None:
+    """Check that uint8 input equals normalizing outside of the graph."""
+    inside = load(made(file_format, **BOUNDED), "cpu")(pixels[:, :64, :96])
+    outside = load(made(file_format), "cpu")(normalized[:, :, :64, :96])
     np.testing.assert_allclose(inside.feature_map, outside.feature_map, atol=1e-4)
-    assert read_manifest(made(form, **BOUNDED)).inputs[0].shape == ("batch", "height", "width", 3)
+    assert read_manifest(made(file_format, **BOUNDED)).inputs[0].shape == ("batch", "height", "width", 3)
 
 
 def test_onnx_is_one_plain_file(made) -> None:
@@ -119,17 +121,18 @@ def test_every_optimization_level_gives_equal_results(made) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 80, 112), dtype=np.float32)
     exact = load(made("onnx"), "cpu")(images).feature_map
     for precision in ("fp32", "fp16", "int8"):
-        found = []
+        results = []
         for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"):
             options = ort.SessionOptions()
-            options.add_session_config_entry("session.x64quantprecision", "1")  # as our runner does
+            options.add_session_config_entry("session.x64quantprecision", "1")  # as the runner does
             options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
             session = ort.InferenceSession(str(made("onnx", precision=precision)), options, ["CPUExecutionProvider"])
-            found.append(session.run(["feature_map"], {"images": images})[0])
-        # Orders of summation differ, and an int8 sum between two steps may fall to either: rarely, so the mean tells.
-        rounding = np.abs(found[0] - exact).mean() + 2e-6
-        for other in [*found[1:], load(made("onnx", precision=precision), "cpu")(images).feature_map]:
-            assert np.abs(other - found[0]).mean() < rounding / 4, precision
+            results.append(session.run(["feature_map"], {"images": images})[0])
+        # Orders of summation differ, and an int8 sum between two steps may round to either one. That is rare, so means
+        # are compared.
+        rounding = np.abs(results[0] - exact).mean() + 2e-6
+        for other in [*results[1:], load(made("onnx", precision=precision), "cpu")(images).feature_map]:
+            assert np.abs(other - results[0]).mean() < rounding / 4, precision
 
 
 @pytest.mark.parametrize(("precision", "half"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
@@ -148,7 +151,7 @@ def test_half_graphs_keep_float32_where_it_matters(precision: str, half: int, ma
 
 
 def test_int8_is_symmetric_and_per_channel(made) -> None:
-    """What TensorRT asks for: int8 on both sides, zero points 0."""
+    """Check what TensorRT requires: int8 on both sides, zero points 0."""
     model = onnx.load(made("onnx", precision="int8"))
     values = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     quantizers = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -167,8 +170,8 @@ def test_int8_is_symmetric_and_per_channel(made) -> None:
     assert made("onnx", precision="int8").stat().st_size < made("onnx").stat().st_size * 0.7
 
 
-def test_fixed_size_folds_the_positions(made) -> None:
-    """No arithmetic of positions is left, and no axis is dynamic."""
+def test_fixed_size_folds_the_position_embeddings(made) -> None:
+    """Check that no arithmetic of position embeddings and no dynamic axis remains."""
     fixed = onnx.load(made("onnx", **{**FIXED, "batch": Range(2, 2)}))
     dynamic = onnx.load(made("onnx"))
     assert len(fixed.graph.node) < len(dynamic.graph.node) - 20
@@ -185,7 +188,7 @@ BARE = {
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages with torch and what it needs, and nothing of ours or of our other dependencies."""
+    """Link torch and its dependencies into a folder, without gtsa-kit and its other dependencies."""
     absent = (
         "gtsa",
         "_gtsa",
@@ -205,26 +208,38 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", BARE)
+@pytest.mark.parametrize("file_format", BARE)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_torch_files_run_in_a_bare_environment(form: str, precision: str, made, bare: Path, tmp_path: Path) -> None:
+def test_torch_files_run_in_a_bare_environment(
+    file_format: str, precision: str, made, bare: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys; sys.path.append(sys.argv[2]); import torch\n"
         "try:\n    import gtsa_kit; print('not bare')\nexcept ImportError:\n    pass\n"
         "try:\n    import timm; print('not bare')\nexcept ImportError:\n    pass\n"
-        f"{BARE[form]}\n"
+        f"{BARE[file_format]}\n"
         "for shape in ((2, 3, 32, 64), (1, 3, 16, 16)):\n"
         "    e, f = m(torch.zeros(shape)); print(tuple(e.shape), tuple(f.shape), e.dtype)\n"
     )
-    command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", code, str(made(form, precision=precision)), str(bare)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        str(made(file_format, precision=precision)),
+        str(bare),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     expected = ["(2, 64) (2, 64, 2, 4) torch.float32", "(1, 64) (1, 64, 1, 1) torch.float32"]
     assert done.stdout.splitlines() == expected, done.stderr
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_no_folder_of_this_machine_is_inside(form: str, made) -> None:
-    path = made(form)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_files_contain_no_paths_of_this_machine(file_format: str, made) -> None:
+    path = made(file_format)
     contents = [path.read_bytes()]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -245,9 +260,9 @@ def test_torchscript_is_frozen(made) -> None:
 
 
 def test_manifest_describes_the_artifact(made, tiny_run: Path) -> None:
-    for form in FORMS:
-        manifest = read_manifest(made(form, **BOUNDED))
-        assert manifest.format == form
+    for file_format in FORMATS:
+        manifest = read_manifest(made(file_format, **BOUNDED))
+        assert manifest.format == file_format
         assert manifest.source_sha256 == sha256_of(tiny_run / "encoder.safetensors")
         assert manifest.dim == 64
         axes = manifest.axes
@@ -257,29 +272,29 @@ def test_manifest_describes_the_artifact(made, tiny_run: Path) -> None:
         assert manifest.outputs[1].shape == ("batch", 64, "height/16", "width/16")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_an_onnx_file_can_be_exported_again(form: str, made, tiny_run: Path, tmp_path: Path) -> None:
-    if form == "openvino":
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_an_onnx_file_can_be_exported_again(file_format: str, made, tiny_run: Path, tmp_path: Path) -> None:
+    if file_format == "openvino":
         pytest.importorskip("openvino")
     source = open_source(made("onnx"))
     original = load_encoder(tiny_run).vit.state_dict()
     for name, tensor in source.encoder.vit.state_dict().items():
         assert torch.equal(tensor, original[name]), name
-    if form != "onnx":
+    if file_format != "onnx":
         # The weights are the same and any graph of them would be; one of a fixed size is traced in a third of the time.
         fixed = ExportOptions(height=Range(64, 64), width=Range(96, 96))
-        manifest = export_artifact(source, form, tmp_path / f"encoder{SUFFIX[form]}", fixed)
+        manifest = export_artifact(source, file_format, tmp_path / f"encoder{SUFFIX[file_format]}", fixed)
         assert manifest.parity.passed
         assert manifest.source_sha256 == sha256_of(tiny_run / "encoder.safetensors")
 
 
-def test_files_without_float32_weights_are_no_source(made) -> None:
+def test_files_without_float32_weights_are_rejected_as_sources(made) -> None:
     for path in (made("torchscript"), made("onnx", precision="fp16"), made("onnx", precision="int8")):
         with pytest.raises(ValueError, match="weights"):
             open_source(path)
 
 
-def test_sensitivity_finds_the_layer_that_hurts(tiny_run: Path, calibration: Calibration) -> None:
+def test_layer_sensitivity_finds_the_sensitive_layer(tiny_run: Path, calibration: Calibration) -> None:
     encoder = load_encoder(tiny_run)
     with torch.no_grad():  # one input channel so large that the others lose their steps; in float32 nothing changes
         block = encoder.vit.blocks[1]
@@ -290,14 +305,14 @@ def test_sensitivity_finds_the_layer_that_hurts(tiny_run: Path, calibration: Cal
     batches = list(calibration_batches(calibration, encoder.preprocessing, options))[:2]
     graph = ExportGraph(encoder, options)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
-    found = layer_sensitivity(graph, batches, QUANT_TYPES["int8"])
-    assert len(found) == 8
-    assert found[0][0] == "blocks.1.fc1"
-    assert 1 - found[0][1] > 10 * (1 - found[1][1])
+    results = layer_sensitivity(graph, batches, QUANT_TYPES["int8"])
+    assert len(results) == 8
+    assert results[0][0] == "blocks.1.fc1"
+    assert 1 - results[0][1] > 10 * (1 - results[1][1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
 
 
-def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> None:
+def test_export_errors_have_hints(tiny_run: Path, made, tmp_path: Path) -> None:
     source = open_source(tiny_run)
     (tmp_path / "encoder.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match="--force"):
@@ -331,12 +346,12 @@ def test_export_refuses_with_a_way_out(tiny_run: Path, made, tmp_path: Path) -> 
         ({"layers": (1, 1)}, "twice"),
     ],
 )
-def test_options_say_what_is_allowed(wrong: dict, word: str) -> None:
+def test_option_errors_name_what_is_allowed(wrong: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ExportOptions(**wrong)
 
 
-def test_a_layer_that_is_not_there_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+def test_missing_layers_are_rejected(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", ExportOptions(layers=(2,)))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The export command: the fastest by default, all formats, int8 that does not hold, foreign sources and frameworks."""
+"""The export command: autoselection, all formats, failing int8, imported checkpoints and frameworks."""
 
 import json
 import shutil
@@ -18,28 +18,30 @@ from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.spec import Tolerance
 
 
-def words(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was said, whatever the width of the terminal."""
+def stderr_text(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return standard error as one line."""
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_without_options_the_fastest_that_holds_parity_is_left(
+def test_autoselect_keeps_the_fastest_that_holds_parity(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
-    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[of[2]], of[:2]])
+    options = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
+    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[options[2]], options[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
-    said = words(capsys)
-    assert "torchscript bf16 did not hold parity" in said
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left in ({"encoder.onnx", "encoder.onnx.json"}, {"encoder.ts", "encoder.ts.json"})
+    output = stderr_text(capsys)
+    assert "torchscript bf16 did not hold parity" in output
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names in ({"encoder.onnx", "encoder.onnx.json"}, {"encoder.ts", "encoder.ts.json"})
     path = next(path for path in tmp_path.iterdir() if path.suffix != ".json")
     assert read_manifest(path).parity.passed
     assert load(path).manifest.precision == "fp32"
 
 
-def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_remains_when_no_format_holds_parity(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
@@ -48,7 +50,7 @@ def test_nothing_is_left_when_no_format_holds(tiny_run: Path, tmp_path: Path, mo
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_candidates_are_what_is_asked_for() -> None:
+def test_candidates_have_the_requested_precision() -> None:
     assert {c.precision for c in candidates("fp16")[0]} == {"fp16"}
     assert {c.file_format for c in candidates("int8")[0]} <= {"onnx", "openvino"}
     assert {c.precision for some in candidates() for c in some} <= {"fp16", "bf16", "fp32"}
@@ -68,7 +70,7 @@ def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
         export(tiny_run, format_name="all", out=tmp_path)
 
 
-def test_int8_that_does_not_hold_names_the_layers(
+def test_failing_int8_names_the_sensitive_layers(
     tiny_run: Path,
     images: Path,
     tmp_path: Path,
@@ -81,29 +83,29 @@ def test_int8_that_does_not_hold_names_the_layers(
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, format_name="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
     assert stopped.value.code == 1
-    said = words(capsys)
+    output = stderr_text(capsys)
     for word in ("blocks.0.qkv", "blocks.1.fc2", "differs from the encoder", "worst on"):
-        assert word in said
+        assert word in output
     assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 images of images0"
 
 
-def test_a_foreign_checkpoint_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_of_another_tool_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = timm.create_model("vit_tiny_patch16_224", embed_dim=64, depth=2, num_heads=2, num_classes=5).eval()
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
     export(tmp_path / "theirs.pth", format_name="onnx", size="224", heads=2, mean="0.5,0.5,0.5", std="0.5,0.5,0.5")
-    assert "skipped 2 keys of heads" in words(capsys)
+    assert "skipped 2 keys of heads" in stderr_text(capsys)
     runner = load(tmp_path / "encoder.onnx")
     assert runner.manifest.preprocessing["mean"] == [0.5, 0.5, 0.5]
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         tokens = model.forward_features(images)[:, 1:]
-    found = torch.from_numpy(runner(images.numpy()).feature_map).flatten(2).transpose(1, 2)
-    assert torch.allclose(found, tokens, atol=2e-5)
+    actual = torch.from_numpy(runner(images.numpy()).feature_map).flatten(2).transpose(1, 2)
+    assert torch.allclose(actual, tokens, atol=2e-5)
 
 
 def test_frameworks_are_formats(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(tiny_run, format_name="timm", out=tmp_path / "timm")
-    assert "parity holds" in words(capsys)
+    assert "parity holds" in stderr_text(capsys)
     assert json.loads((tmp_path / "timm" / "gtsa.json").read_text())["parity"]["passed"]
     with pytest.raises(ValueError, match="--force"):
         export(tiny_run, format_name="timm", out=tmp_path / "timm")
@@ -125,4 +127,4 @@ def test_verify_finds_the_source_beside_the_file(
         verify(tmp_path / "encoder.onnx")
     (tmp_path / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
     verify(tmp_path / "encoder.onnx", images=images)
-    assert "parity holds" in words(capsys)
+    assert "parity holds" in stderr_text(capsys)

@@ -1,4 +1,4 @@
-"""The gate sees what it is there to see."""
+"""Faults that the parity gate must detect."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ LAYERS = (0, 1)
 
 
 class Faulty(Runner):
-    """The true encoder with one thing wrong."""
+    """Runner of the encoder with one fault."""
 
     def __init__(
         self, runner: Runner, before: Callable[[np.ndarray], np.ndarray], after: Callable[[Features], Features]
@@ -31,8 +31,8 @@ class Faulty(Runner):
         self.manifest, self.provider = runner.manifest, "faulty"
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        found = self.after(self.runner(np.ascontiguousarray(self.before(images))))
-        return [found.embedding, found.feature_map, *found.layers.values()]
+        features = self.after(self.runner(np.ascontiguousarray(self.before(images))))
+        return [features.embedding, features.feature_map, *features.layers.values()]
 
 
 def same(value):
@@ -181,9 +181,9 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, format_name="torchscript", out=tmp_path / "bad.ts")
     assert stopped.value.code == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for word in ("differs from the encoder", "cosine", "worst on crop at", " at "):
-        assert word in said
+        assert word in message
     assert not read_manifest(tmp_path / "bad.ts").parity.passed
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers: what they are told, that nothing falls back unasked, what is said of what is missing."""
+"""ONNX Runtime's providers: their options, fallback on request alone, and errors with hints."""
 
 import io
 import shutil
@@ -38,7 +38,7 @@ from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.models.encoder import Encoder
 
 REAL = onnxruntime.InferenceSession
-NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what is missing is said where there is no GPU")
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="errors of missing GPUs need a machine without one")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def batch() -> np.ndarray:
 
 
 class FakeSession:
-    """A session that says it runs on what it was given, and counts on the processor."""
+    """Session that reports the given providers and computes on the CPU."""
 
     made: list["FakeSession"]
     holds: Callable[[list[str]], list[str]]
@@ -81,7 +81,7 @@ class FakeSession:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
-    """A machine with a GPU, as far as anybody asks."""
+    """Simulate a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     everything = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*everything, "CPUExecutionProvider"])
@@ -95,7 +95,7 @@ def manifest_for(tiny: Encoder, **options: Any) -> Manifest:
 
 
 def shapes(options: dict[str, str], prefix: str) -> list[tuple[int, ...]]:
-    """Smallest, usual and largest, as the options say them."""
+    """Return the minimum, optimal and maximum shape in the options."""
     texts = [options[f"{prefix}_profile_{end}_shapes"] for end in ("min", "opt", "max")]
     assert all(text.startswith("images:") for text in texts)
     return [tuple(int(part) for part in text.removeprefix("images:").split("x")) for text in texts]
@@ -111,8 +111,8 @@ def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provid
         {"height": Range(64, 64), "width": Range(32, 32)},
     ):
         manifest = manifest_for(tiny, **options)
-        smallest, usual, largest = shapes(provider_options(provider, manifest, 0, None), prefix)
-        for low, middle, high, axis in zip(smallest, usual, largest, manifest.input_layout, strict=True):
+        minimum, optimal, maximum = shapes(provider_options(provider, manifest, 0, None), prefix)
+        for low, middle, high, axis in zip(minimum, optimal, maximum, manifest.input_layout, strict=True):
             assert low <= middle <= high
             if axis == "3":
                 assert (low, high) == (3, 3)
@@ -127,7 +127,7 @@ def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provid
     assert provider_options("cuda", manifest_for(tiny), 2, None) == {"device_id": "2", "use_tf32": "0"}
 
 
-def test_tensorrt_is_told_what_types_the_graph_has(tiny: Encoder) -> None:
+def test_tensorrt_options_allow_the_types_of_the_graph(tiny: Encoder) -> None:
     for precision in ("fp16", "bf16", "int8"):
         options = provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, None)
         assert {name for name in options if name.endswith("_enable")} == {f"trt_{precision}_enable"}
@@ -138,7 +138,7 @@ def test_tensorrt_is_told_what_types_the_graph_has(tiny: Encoder) -> None:
         provider_options("tensorrt", manifest_for(tiny, precision="fp8"), 0, None)
 
 
-def test_the_provider_itself_knows_the_options(tiny: Encoder, tmp_path: Path) -> None:
+def test_the_provider_library_contains_the_options(tiny: Encoder, tmp_path: Path) -> None:
     library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     if not library.exists():
         pytest.skip("this build of ONNX Runtime has no TensorRT provider to look into")
@@ -157,14 +157,14 @@ def test_the_provider_itself_knows_the_options(tiny: Encoder, tmp_path: Path) ->
         ("tensorrt-rtx", "does not have it; pip install onnxruntime onnxruntime-ep-nv-tensorrt-rtx"),
     ],
 )
-def test_what_is_missing_is_said(tiny_onnx: Path, provider: str, says: str) -> None:
-    with pytest.raises(ProviderUnavailable, match=says):
+def test_missing_providers_are_named(tiny_onnx: Path, provider: str, message: str) -> None:
+    with pytest.raises(ProviderUnavailable, match=message):
         load(tiny_onnx, provider=provider)
 
 
 @NO_GPU
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_session_that_went_to_the_processor_by_itself_is_noticed(
+def test_a_silent_fallback_to_the_cpu_is_an_error(
     tiny_onnx: Path, provider: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(onnx_gpu_sessions, "unavailable_reason", lambda provider: "")
@@ -174,7 +174,7 @@ def test_a_session_that_went_to_the_processor_by_itself_is_noticed(
 
 
 @NO_GPU
-def test_falling_back_gives_equal_numbers_and_says_so(tiny_onnx: Path, batch: np.ndarray) -> None:
+def test_fallback_gives_equal_features_and_a_warning(tiny_onnx: Path, batch: np.ndarray) -> None:
     expected = load(tiny_onnx, "cpu")(batch)
     for provider, steps in (("cuda", 1), ("tensorrt", 2), ("tensorrt-rtx", 2)):
         with pytest.warns(FallbackWarning, match="provider: .*; falling back to") as caught:
@@ -190,11 +190,11 @@ def test_falling_back_gives_equal_numbers_and_says_so(tiny_onnx: Path, batch: np
 
 
 @NO_GPU
-def test_commands_show_the_way_down(tiny_onnx: Path, images: Path, tmp_path: Path) -> None:
-    shown = Console(file=io.StringIO(), width=300)
-    open_runner(tiny_onnx, "auto", "tensorrt", None, True, shown)
-    said = shown.file.getvalue()  # type: ignore[attr-defined]
-    assert [line.rpartition(" ")[2] for line in said.splitlines()] == ["cuda", "cpu"]
+def test_commands_print_fallbacks(tiny_onnx: Path, images: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    open_runner(tiny_onnx, "auto", "tensorrt", None, True, console)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [line.rpartition(" ")[2] for line in output.splitlines()] == ["cuda", "cpu"]
     arguments = ["embed", images, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
     assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, ProviderUnavailable)
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
@@ -202,7 +202,7 @@ def test_commands_show_the_way_down(tiny_onnx: Path, images: Path, tmp_path: Pat
         OpenFile(tiny_onnx, provider="cuda")()
 
 
-def test_a_gpu_runs_what_is_asked_of_it(fake: type[FakeSession], tiny_onnx: Path, batch: np.ndarray) -> None:
+def test_the_requested_provider_runs(fake: type[FakeSession], tiny_onnx: Path, batch: np.ndarray) -> None:
     for provider, name in (
         ("cuda", "CUDAExecutionProvider"),
         ("tensorrt", "TensorrtExecutionProvider"),
@@ -218,7 +218,7 @@ def test_a_gpu_runs_what_is_asked_of_it(fake: type[FakeSession], tiny_onnx: Path
     assert {options["device_id"] for options in fake.made[-1].options.values()} == {"1"}
 
 
-def test_beyond_the_profile_is_refused_in_words(fake: type[FakeSession], tiny_onnx: Path) -> None:
+def test_shapes_beyond_the_profile_are_rejected(fake: type[FakeSession], tiny_onnx: Path) -> None:
     runner = load(tiny_onnx, provider="tensorrt")
     _, _, (most, _, high, wide) = shapes(fake.made[-1].options["TensorrtExecutionProvider"], "trt")
     for shape, axis in (
@@ -231,16 +231,16 @@ def test_beyond_the_profile_is_refused_in_words(fake: type[FakeSession], tiny_on
     assert load(tiny_onnx, provider="cuda")(np.zeros((1, 3, high + 16, 32), np.float32)).embedding.shape == (1, 64)
 
 
-def test_auto_says_when_a_gpu_is_left_idle(fake: type[FakeSession], tiny_onnx: Path) -> None:
+def test_auto_warns_of_an_idle_gpu(fake: type[FakeSession], tiny_onnx: Path) -> None:
     fake.holds = staticmethod(lambda names: ["CPUExecutionProvider"])
     with pytest.warns(FallbackWarning, match="falling back to cpu"):
         assert "CPU" in load(tiny_onnx).provider
-    for asked in ({"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt-rtx"}):
+    for request in ({"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt-rtx"}):
         with pytest.raises(ProviderUnavailable, match="add --fallback"):
-            load(tiny_onnx, **asked)
+            load(tiny_onnx, **request)
 
 
-def test_costly_operators_elsewhere_are_a_fallback_too(fake: type[FakeSession], tiny_onnx: Path) -> None:
+def test_unassigned_costly_operators_need_fallback(fake: type[FakeSession], tiny_onnx: Path) -> None:
     fake.unassigned = ("MatMul", "Shape", "MatMul", "Softmax")
     with pytest.raises(ProviderUnavailable, match="does not support 2 MatMul, 1 Softmax"):
         load(tiny_onnx, provider="tensorrt")
@@ -249,7 +249,7 @@ def test_costly_operators_elsewhere_are_a_fallback_too(fake: type[FakeSession], 
     assert load(tiny_onnx, provider="tensorrt").provider.endswith("TensorrtExecutionProvider")
 
 
-def test_onnx_runtime_tells_where_operators_go(tiny_onnx: Path) -> None:
+def test_onnx_runtime_reports_the_assignment_of_operators(tiny_onnx: Path) -> None:
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = REAL(str(tiny_onnx), settings, providers=["CPUExecutionProvider"])
@@ -260,7 +260,7 @@ def test_onnx_runtime_tells_where_operators_go(tiny_onnx: Path) -> None:
     assert not onnx_gpu_sessions.unassigned_ops(session, "CPUExecutionProvider")
 
 
-def test_rtx_comes_as_a_plugin_too(
+def test_tensorrt_rtx_as_a_plugin(
     fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = types.ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
@@ -291,7 +291,7 @@ def test_rtx_comes_as_a_plugin_too(
     onnx_sessions._register_plugin.cache_clear()
 
 
-def test_engines_of_two_encoders_do_not_meet(fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path) -> None:
+def test_two_encoders_have_separate_cache_folders(fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / tiny_onnx.name
     other.parent.mkdir()
     model = onnx.load(tiny_onnx)
@@ -312,17 +312,15 @@ def test_engines_of_two_encoders_do_not_meet(fake: type[FakeSession], tiny_onnx:
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc/engines"])
-def test_a_cache_that_cannot_be_written_is_refused(
-    fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, place: str
-) -> None:
+def test_a_read_only_cache_is_rejected(fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, location: str) -> None:
     (tmp_path / "file").touch()
-    folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(place, Path(place))
+    folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(location, Path(location))
     with pytest.raises(ValueError, match=r"engines can't be kept in .*; name a writable folder"):
         load(tiny_onnx, provider="tensorrt", engine_cache=folder, fallback=True)
     assert not fake.made
 
 
-def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
+def test_contradicting_options_are_rejected(tiny_onnx: Path, tiny_run: Path) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     for provider, device, target in (("cpu", "cuda", gpu), ("cuda", "cpu", cpu), ("tensorrt", "cpu", cpu)):
         with pytest.raises(ValueError, match="does not run on --device"):
@@ -339,7 +337,7 @@ def test_contradictions_are_refused(tiny_onnx: Path, tiny_run: Path) -> None:
         load(tiny_run, provider="cpu")
 
 
-def test_remedies_name_the_version() -> None:
+def test_install_hints_name_the_version() -> None:
     assert "tensorrt==10.*" in install_hint("libnvinfer.so.10")
     assert "tensorrt==11.*" in install_hint("libnvonnxparser.so.11")
     assert "tensorrt==10.*" in install_hint("nvinfer_10.dll")

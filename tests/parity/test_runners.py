@@ -1,4 +1,4 @@
-"""One interface to every file: what it takes, what it refuses, many threads."""
+"""Runners of every format: accepted and rejected inputs, concurrent calls."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,25 +16,25 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 from gtsa_kit.models.encoder import Preprocessing
 
-FORMS = ["onnx", "torchscript", "pt2", "openvino"]
+FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 
 
 @pytest.fixture(scope="module")
 def artifacts(made: Callable[..., Path]) -> dict[str, Path]:
-    return {form: made(form) for form in FORMS}
+    return {file_format: made(file_format) for file_format in FORMATS}
 
 
 @pytest.fixture(scope="module")
 def runners(artifacts: dict[str, Path]) -> dict[str, Runner]:
-    return {form: load(path, "cpu") for form, path in artifacts.items()}
+    return {file_format: load(path, "cpu") for file_format, path in artifacts.items()}
 
 
 @pytest.fixture(scope="module")
 def bounded(made: Callable[..., Path]) -> dict[str, Runner]:
-    return {form: load(made(form, **BOUNDED), "cpu") for form in FORMS}
+    return {file_format: load(made(file_format, **BOUNDED), "cpu") for file_format in FORMATS}
 
 
-def test_runner_says_what_is_allowed(runners: dict[str, Runner], bounded: dict[str, Runner]) -> None:
+def test_input_errors_name_what_is_allowed(runners: dict[str, Runner], bounded: dict[str, Runner]) -> None:
     good = np.zeros((1, 3, 32, 32), np.float32)
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     wrong = [
@@ -52,16 +52,16 @@ def test_runner_says_what_is_allowed(runners: dict[str, Runner], bounded: dict[s
         (np.zeros((1, 64, 336, 3), np.uint8), "width must be 48 to 320"),
         (np.zeros((5, 64, 64, 3), np.uint8), "batch must be 1 to 4"),
     ]
-    for some, right, wrongs in ((runners, good, wrong), (bounded, pixels, wrong_pixels)):
-        for runner in some.values():
-            for images, word in wrongs:
+    for group, right, cases in ((runners, good, wrong), (bounded, pixels, wrong_pixels)):
+        for runner in group.values():
+            for images, word in cases:
                 with pytest.raises(ValueError, match=word):
                     runner(images)
             rows, columns = right.shape[1:3] if right is pixels else right.shape[2:]
             assert runner(right).feature_map.shape == (1, 64, rows // 16, columns // 16)
 
 
-def test_fixed_axes_say_so(tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
+def test_errors_of_fixed_axes(tiny_run: Path, tmp_path: Path, scenes: ParityImages) -> None:
     fixed = ExportOptions(height=Range(64, 64), width=Range(96, 96), batch=Range(2, 2), input="uint8")
     path = tmp_path / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, fixed, scenes)
@@ -78,16 +78,16 @@ def test_fixed_axes_say_so(tiny_run: Path, tmp_path: Path, scenes: ParityImages)
 def test_runners_are_safe_from_many_threads(runners: dict[str, Runner]) -> None:
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((1 + i % 5, 3, 32 + 16 * (i % 2), 48), dtype=np.float32) for i in range(24)]
-    for form, runner in runners.items():
+    for file_format, runner in runners.items():
         alone = [runner(images).feature_map for images in inputs]
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(lambda images: runner(images).feature_map, inputs))  # noqa: B023
         for a, b in zip(alone, together, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=form)
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=file_format)
 
 
 def test_a_divided_batch_comes_back_in_order(runners: dict[str, Runner]) -> None:
-    """Every image of a batch, alone and among others."""
+    """Compare every image of a batch with the image alone."""
     images = np.random.default_rng(0).standard_normal((8, 3, 48, 64), dtype=np.float32)
     for runner in runners.values():
         if hasattr(runner, "cores"):
@@ -99,18 +99,18 @@ def test_a_divided_batch_comes_back_in_order(runners: dict[str, Runner]) -> None
                 np.testing.assert_allclose(whole.embedding[i], runner(images[i : i + 1]).embedding[0], atol=1e-5)
 
 
-def test_features_stay_when_the_runner_goes_on(runners: dict[str, Runner]) -> None:
-    """No buffer of the runtime's own is handed out."""
+def test_features_do_not_change_in_later_calls(runners: dict[str, Runner]) -> None:
+    """Check that returned arrays are no buffers of the runtime."""
     rng = np.random.default_rng(0)
     first, second = (rng.standard_normal((2, 3, 48, 64), dtype=np.float32) for _ in range(2))
     for runner in runners.values():
-        found = runner(first)
-        kept = found.feature_map.copy()
+        features = runner(first)
+        kept = features.feature_map.copy()
         runner(second)
-        np.testing.assert_array_equal(found.feature_map, kept)
+        np.testing.assert_array_equal(features.feature_map, kept)
 
 
-def test_preprocessing_of_a_image_is_one_and_the_same(
+def test_preprocessing_is_the_same_in_every_runner(
     runners: dict[str, Runner], tiny_run: Path, tmp_path: Path, scenes: ParityImages
 ) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
@@ -125,7 +125,7 @@ def test_preprocessing_of_a_image_is_one_and_the_same(
     np.testing.assert_array_equal(prepared, Preprocessing()(image, (96, 128)))
 
 
-def test_load_says_what_it_can_open(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+def test_unreadable_files_are_rejected(tmp_path: Path, artifacts: dict[str, Path]) -> None:
     for name, content in [
         ("bad.onnx", b"not a model"),
         ("bad.ts", b"PK\x03\x04 nor this"),
@@ -138,9 +138,9 @@ def test_load_says_what_it_can_open(tmp_path: Path, artifacts: dict[str, Path]) 
     ]:
         path = tmp_path / name
         path.write_bytes(content)
-        for form, suffix in SUFFIX.items():
+        for file_format, suffix in SUFFIX.items():
             if path.suffix == suffix:
-                manifest = artifacts[form].with_name(f"encoder{suffix}.json").read_bytes()
+                manifest = artifacts[file_format].with_name(f"encoder{suffix}.json").read_bytes()
                 path.with_name(f"{name}.json").write_bytes(manifest)
         path.with_suffix(".bin").write_bytes(b"")
         with pytest.raises(ValueError, match=path.stem):
@@ -151,21 +151,21 @@ def test_load_says_what_it_can_open(tmp_path: Path, artifacts: dict[str, Path]) 
         load(artifacts["onnx"], device="quantum")
 
 
-def test_truncated_files_are_refused(tmp_path: Path, artifacts: dict[str, Path]) -> None:
-    for form, path in artifacts.items():
+def test_truncated_files_are_rejected(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    for file_format, path in artifacts.items():
         cut = tmp_path / path.name
         cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         cut.with_name(f"{cut.name}.json").write_bytes(path.with_name(f"{path.name}.json").read_bytes())
-        if form == "openvino":
+        if file_format == "openvino":
             cut.with_suffix(".bin").write_bytes(path.with_suffix(".bin").read_bytes())
         with pytest.raises(ValueError, match="encoder"):
             load(cut)
 
 
-def test_manifests_are_asked_for(tmp_path: Path, artifacts: dict[str, Path]) -> None:
-    for form in ("torchscript", "pt2"):
-        lost = tmp_path / f"lost{SUFFIX[form]}"
-        lost.write_bytes(artifacts[form].read_bytes())
+def test_missing_manifests_are_rejected(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    for file_format in ("torchscript", "pt2"):
+        lost = tmp_path / f"lost{SUFFIX[file_format]}"
+        lost.write_bytes(artifacts[file_format].read_bytes())
         with pytest.raises(ValueError, match="no manifest"):
             load(lost)
     alone = tmp_path / "alone.onnx"
