@@ -1,9 +1,9 @@
-"""Peak memory of embedding, by the number of entries: links to one file, with the smallest model.
+"""Peak memory of embedding by the number of inputs, which are links to one file, with the smallest model.
 
-Run: .venv/bin/python benchmarks/embedding_memory.py [--counts 1000,100000,1000000] [--embed 2000]
+Run: .venv/bin/python benchmarks/embedding_memory.py [--counts 1000,100000,1000000] [--embed 1000]
 
-Each count has a process of its own. Listing is measured over all entries; of them `--embed` are then embedded, since
-what embedding holds in memory does not depend on how many come after.
+Each count has its own process. It indexes all inputs on the disk, then embeds `--embed` of them: the memory of
+embedding does not depend on the number of inputs that follow.
 """
 
 import argparse
@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+FILES_PER_FOLDER = 1000
+
 
 def measure(count: int, embedded: int) -> tuple[float, float]:
-    """Peak resident memory in MB: before the listing, and at the end."""
+    """Return the peak memory in MB before the inputs are indexed, and at the end."""
     from gtsa_kit.data.sources import open_source
     from gtsa_kit.embedding.input_index import write_input_index
     from gtsa_kit.embedding.iterate import embed
@@ -33,27 +35,27 @@ def measure(count: int, embedded: int) -> tuple[float, float]:
         image = folder / "a.jpg"
         Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(image)
         for i in range(count):
-            if i % 1000 == 0:
-                some = folder / "in" / str(i // 1000)
-                some.mkdir(parents=True)
-            (some / f"{i}.jpg").symlink_to(image)
+            subfolder = folder / "in" / str(i // FILES_PER_FOLDER)
+            if i % FILES_PER_FOLDER == 0:
+                subfolder.mkdir(parents=True)
+            (subfolder / f"{i}.jpg").symlink_to(image)
         list(islice(embed(image, folder / "model", size=(32, 32)), 1))
-        before = peak()
+        before = peak_memory()
         inputs = write_input_index(open_source(str(folder / "in")), folder / "input_index.sqlite")
         assert inputs.count == count
         for _ in inputs.read(0, count):
             pass
-        some = folder / "in" / "0"
-        list(islice(embed(some, folder / "model", size=(32, 32)), embedded))
-        return before, peak()
+        list(islice(embed(folder / "in" / "0", folder / "model", size=(32, 32)), embedded))
+        return before, peak_memory()
 
 
-def peak() -> float:
-    """Of this process, in MB."""
+def peak_memory() -> float:
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
+    """Measure one process for each count, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", default="1000,100000,1000000")
     parser.add_argument("--embed", type=int, default=1000)

@@ -33,7 +33,7 @@ class EmbedOptions:
     """Continue the job in the output folder."""
     engine: Literal["local", "ray"] = "local"
     part: tuple[int, int] = (1, 1)
-    """(I, N): embed the I-th of N parts of the images, counted from 1."""
+    """Part of the images to embed: (I, N) is the I-th of N parts, counted from 1."""
     sha256: bool = False
     """Also write a digest of each file."""
     max_pixels: int = MAX_PIXELS

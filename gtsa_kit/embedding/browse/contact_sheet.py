@@ -38,12 +38,12 @@ def write_contact_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> N
     rows = -(-len(tiles) // columns)
     width, height = TILE + _MARGIN, TILE + 2 * _LINE_HEIGHT + _MARGIN
     canvas = Image.new("RGB", (_MARGIN + columns * width, _MARGIN + rows * height), _BACKGROUND)
-    draw, font = ImageDraw.Draw(canvas), _font()
+    drawing, font = ImageDraw.Draw(canvas), _font()
     for index, tile in enumerate(tiles):
         left, top = _MARGIN + index % columns * width, _MARGIN + index // columns * height
-        _draw_image(canvas, draw, font, tile, left, top)
-        draw.text((left, top + TILE + 1), _shorten(tile.title, draw, font), _TEXT, font)
-        draw.text((left, top + TILE + 1 + _LINE_HEIGHT), _shorten(tile.name, draw, font), _SECONDARY_TEXT, font)
+        _draw_image(canvas, drawing, font, tile, left, top)
+        drawing.text((left, top + TILE + 1), _shorten(tile.title, drawing, font), _TEXT, font)
+        drawing.text((left, top + TILE + 1 + _LINE_HEIGHT), _shorten(tile.name, drawing, font), _SECONDARY_TEXT, font)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         canvas.save(file, "PNG" if out.suffix.lower() == ".png" else "JPEG", quality=90)
@@ -70,22 +70,22 @@ def arrange_groups(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]
 
 
 def _draw_image(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
+    canvas: Image.Image, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
 ) -> None:
     if tile.image is None:
-        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), _PLACEHOLDER)
-        draw.text((x + TILE // 2, y + TILE // 2), _shorten(tile.name, draw, font), _TEXT, font, anchor="mm")
+        drawing.rectangle((x, y, x + TILE - 1, y + TILE - 1), _PLACEHOLDER)
+        drawing.text((x + TILE // 2, y + TILE // 2), _shorten(tile.name, drawing, font), _TEXT, font, anchor="mm")
         return
     image = tile.image
     canvas.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
 
 
-def _shorten(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+def _shorten(text: str, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
     """Return the end of a text that is too long: the end of a path identifies the image better than its start."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[-200:])
-    if len(line) == len(text) and draw.textlength(line, font) <= TILE:
+    if len(line) == len(text) and drawing.textlength(line, font) <= TILE:
         return line
-    while draw.textlength("…" + line, font) > TILE:
+    while drawing.textlength("…" + line, font) > TILE:
         line = line[1:]
     return "…" + line
 

@@ -133,8 +133,8 @@ def _join_pairs(
         a, b = i[start : start + PAIRS], j[start : start + PAIRS]
         different = groups.root(rows.start + a) != groups.root(columns.start + b)
         a, b = a[different], b[different]
-        near = cosines(rows.vectors[a], columns.vectors[b]) >= threshold
-        groups.join(rows.start + a[near], columns.start + b[near])
+        similar = cosines(rows.vectors[a], columns.vectors[b]) >= threshold
+        groups.join(rows.start + a[similar], columns.start + b[similar])
 
 
 def _describe_groups(data: VectorTable, groups: list[np.ndarray], threshold: float) -> list[list[DuplicateMember]]:

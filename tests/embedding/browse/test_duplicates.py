@@ -42,9 +42,9 @@ def test_duplicates_equal_brute_force(threshold: float, tmp_path: Path) -> None:
         while pending:
             i = pending.pop()
             group.append(i)
-            near = [j for j in sorted(remaining) if cosine[i, j] >= threshold]
-            pending += near
-            remaining -= set(near)
+            similar = [j for j in sorted(remaining) if cosine[i, j] >= threshold]
+            pending += similar
+            remaining -= set(similar)
         if len(group) > 1:
             groups.append(sorted(group))
     assert [sorted(member.row.index for member in group) for group in duplicates.groups] == groups
