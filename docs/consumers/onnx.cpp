@@ -1,9 +1,9 @@
-// Runs an exported encoder.onnx on one picture: C++17, ONNX Runtime and nothing else.
+// Runs an exported encoder.onnx on one image: C++17, ONNX Runtime alone.
 //
 //     onnx encoder.onnx photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
 //
 // The six numbers are those of encoder.onnx.json, under "preprocessing". Leave them out for an artifact of
-// `--input uint8`: it takes bytes and normalizes them itself.
+// `--input uint8`, which takes uint8 pixels and normalizes them in its graph.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -18,7 +18,7 @@
 
 constexpr int64_t kPatch = 16;
 
-struct Picture {
+struct Image {
   int64_t width, height;
   std::vector<uint8_t> pixels;  // (height, width, 3), RGB
 };
@@ -30,39 +30,39 @@ int64_t read_number(std::istream& file) {
   return number;
 }
 
-// A binary PPM (P6).
-Picture read_ppm(const std::string& path) {
+// Reads a binary PPM (P6).
+Image read_ppm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string kind;
   file >> kind;
-  const int64_t width = read_number(file), height = read_number(file), highest = read_number(file);
-  if (!file || kind != "P6" || highest != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
+  const int64_t width = read_number(file), height = read_number(file), max_value = read_number(file);
+  if (!file || kind != "P6" || max_value != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
   if (width < kPatch || height < kPatch || width % kPatch || height % kPatch)
     throw std::runtime_error(path + ": width and height must be multiples of " + std::to_string(kPatch));
-  file.get();  // the one blank between header and pixels
-  Picture picture{width, height, std::vector<uint8_t>(3 * width * height)};
-  if (!file.read(reinterpret_cast<char*>(picture.pixels.data()), picture.pixels.size()))
+  file.get();  // the single whitespace character between header and pixels
+  Image image{width, height, std::vector<uint8_t>(3 * width * height)};
+  if (!file.read(reinterpret_cast<char*>(image.pixels.data()), image.pixels.size()))
     throw std::runtime_error(path + " ends too early");
-  return picture;
+  return image;
 }
 
-// Bytes to (3, height, width) float32; mean and std are for colors of 0 to 1.
-std::vector<float> normalized(const Picture& picture, const std::vector<float>& numbers) {
-  const size_t area = picture.pixels.size() / 3;
-  std::vector<float> planes(picture.pixels.size());
+// Converts pixels to (3, height, width) float32, normalized; mean and std are for colors of 0 to 1.
+std::vector<float> normalized(const Image& image, const std::vector<float>& mean_std) {
+  const size_t area = image.pixels.size() / 3;
+  std::vector<float> planes(image.pixels.size());
   for (size_t i = 0; i < planes.size(); ++i) {
     const size_t pixel = i / 3, color = i % 3;
-    planes[color * area + pixel] = (picture.pixels[i] / 255.0f - numbers[color]) / numbers[3 + color];
+    planes[color * area + pixel] = (image.pixels[i] / 255.0f - mean_std[color]) / mean_std[3 + color];
   }
   return planes;
 }
 
 void print_shape(const char* name, const Ort::Value& value) {
-  const char* before = "[";
+  const char* separator = "[";
   std::cout << name << ' ';
   for (const int64_t length : value.GetTensorTypeAndShapeInfo().GetShape()) {
-    std::cout << before << length;
-    before = ", ";
+    std::cout << separator << length;
+    separator = ", ";
   }
   std::cout << "]\n";
 }
@@ -72,22 +72,22 @@ int main(int argc, char** argv) try {
     std::cerr << "usage: onnx encoder.onnx photo.ppm [MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B]\n";
     return 2;
   }
-  std::vector<float> numbers;
-  for (int i = 3; i < argc; ++i) numbers.push_back(std::stof(argv[i]));
+  std::vector<float> mean_std;
+  for (int i = 3; i < argc; ++i) mean_std.push_back(std::stof(argv[i]));
 
   Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "gtsa");
   Ort::Session encoder(environment, argv[1], Ort::SessionOptions{});
-  Picture picture = read_ppm(argv[2]);
+  Image image = read_ppm(argv[2]);
 
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  std::array<int64_t, 4> shape{1, picture.height, picture.width, 3};
-  std::vector<float> planes;  // the tensor below only points to its values
+  std::array<int64_t, 4> shape{1, image.height, image.width, 3};
+  std::vector<float> planes;  // the tensor refers to these values and does not copy them
   Ort::Value images{nullptr};
-  if (numbers.empty()) {
-    images = Ort::Value::CreateTensor<uint8_t>(memory, picture.pixels.data(), picture.pixels.size(), shape.data(), 4);
+  if (mean_std.empty()) {
+    images = Ort::Value::CreateTensor<uint8_t>(memory, image.pixels.data(), image.pixels.size(), shape.data(), 4);
   } else {
-    planes = normalized(picture, numbers);
-    shape = {1, 3, picture.height, picture.width};
+    planes = normalized(image, mean_std);
+    shape = {1, 3, image.height, image.width};
     images = Ort::Value::CreateTensor<float>(memory, planes.data(), planes.size(), shape.data(), 4);
   }
 

@@ -1,4 +1,4 @@
-// Runs an exported encoder.onnx on one picture, in Node:
+// Runs an exported encoder.onnx on one image, in Node:
 //
 //     node onnx.mjs encoder.onnx photo.ppm
 //
@@ -9,11 +9,11 @@ import * as ort from "onnxruntime-node";
 
 const PATCH = 16;
 
-/** A binary PPM (P6) as bytes (height, width, 3), RGB. */
+/** Reads a binary PPM (P6) as (height, width, 3) uint8, RGB. */
 function readPpm(path) {
   const file = readFileSync(path);
-  const blank = String.raw`(?:\s|#.*\n)+`;
-  const header = new RegExp(`^P6${blank}(\\d+)${blank}(\\d+)${blank}255\\s`).exec(file.toString("latin1", 0, 1000));
+  const whitespace = String.raw`(?:\s|#.*\n)+`;
+  const header = new RegExp(`^P6${whitespace}(\\d+)${whitespace}(\\d+)${whitespace}255\\s`).exec(file.toString("latin1", 0, 1000));
   if (!header) throw new Error(`${path} is not a PPM file (P6, 8 bits)`);
   const [width, height] = [Number(header[1]), Number(header[2])];
   if (!width || !height || width % PATCH || height % PATCH) {
@@ -24,7 +24,7 @@ function readPpm(path) {
   return { width, height, pixels };
 }
 
-/** Bytes to (3, height, width) float32; mean and std are for colors of 0 to 1. */
+/** Converts pixels to (3, height, width) float32, normalized; mean and std are for colors of 0 to 1. */
 function normalized(pixels, { mean, std }) {
   const area = pixels.length / 3;
   const planes = new Float32Array(pixels.length);

@@ -1,9 +1,9 @@
-// Runs an exported encoder.ts on one picture: C++20, libtorch and nothing else.
+// Runs an exported encoder.ts on one image: C++20, libtorch alone.
 //
 //     torchscript encoder.ts photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
 //
 // The six numbers are those of encoder.ts.json, under "preprocessing". Leave them out for an artifact of
-// `--input uint8`: it takes bytes and normalizes them itself.
+// `--input uint8`, which takes uint8 pixels and normalizes them in its graph.
 
 #include <torch/script.h>
 
@@ -24,27 +24,27 @@ int64_t read_number(std::istream& file) {
   return number;
 }
 
-// A binary PPM (P6) as (1, height, width, 3) bytes, RGB.
+// Reads a binary PPM (P6) as (1, height, width, 3) uint8, RGB.
 torch::Tensor read_ppm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string kind;
   file >> kind;
-  const int64_t width = read_number(file), height = read_number(file), highest = read_number(file);
-  if (!file || kind != "P6" || highest != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
-  // The artifact itself does not complain: it would leave out what is over at the right and at the bottom.
+  const int64_t width = read_number(file), height = read_number(file), max_value = read_number(file);
+  if (!file || kind != "P6" || max_value != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
+  // The artifact raises no error: it ignores pixels beyond the last full patch.
   if (width < kPatch || height < kPatch || width % kPatch || height % kPatch)
     throw std::runtime_error(path + ": width and height must be multiples of " + std::to_string(kPatch));
-  file.get();  // the one blank between header and pixels
+  file.get();  // the single whitespace character between header and pixels
   torch::Tensor pixels = torch::empty({1, height, width, 3}, torch::kUInt8);
   if (!file.read(reinterpret_cast<char*>(pixels.data_ptr<uint8_t>()), pixels.numel()))
     throw std::runtime_error(path + " ends too early");
   return pixels;
 }
 
-// Bytes to (1, 3, height, width) float32; mean and std are for colors of 0 to 1.
-torch::Tensor normalized(const torch::Tensor& pixels, const std::vector<float>& numbers) {
-  const torch::Tensor six = torch::tensor(numbers).view({2, 1, 3, 1, 1});
-  return ((pixels.permute({0, 3, 1, 2}) / 255.0 - six[0]) / six[1]).contiguous();
+// Converts pixels to (1, 3, height, width) float32, normalized; mean and std are for colors of 0 to 1.
+torch::Tensor normalized(const torch::Tensor& pixels, const std::vector<float>& mean_std) {
+  const torch::Tensor stats = torch::tensor(mean_std).view({2, 1, 3, 1, 1});
+  return ((pixels.permute({0, 3, 1, 2}) / 255.0 - stats[0]) / stats[1]).contiguous();
 }
 
 int main(int argc, char** argv) try {
@@ -52,13 +52,13 @@ int main(int argc, char** argv) try {
     std::cerr << "usage: torchscript encoder.ts photo.ppm [MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B]\n";
     return 2;
   }
-  std::vector<float> numbers;
-  for (int i = 3; i < argc; ++i) numbers.push_back(std::stof(argv[i]));
+  std::vector<float> mean_std;
+  for (int i = 3; i < argc; ++i) mean_std.push_back(std::stof(argv[i]));
 
   const c10::InferenceMode no_gradients;
   torch::jit::Module encoder = torch::jit::load(argv[1]);
   torch::Tensor images = read_ppm(argv[2]);
-  if (!numbers.empty()) images = normalized(images, numbers);
+  if (!mean_std.empty()) images = normalized(images, mean_std);
 
   const auto outputs = encoder.forward({images}).toTuple();
   const torch::Tensor embedding = outputs->elements()[0].toTensor();    // (1, D)

@@ -54,8 +54,8 @@ def batch() -> np.ndarray:
 class FakeSession:
     """Session that reports the given providers and computes on the CPU."""
 
-    made: list["FakeSession"]
-    holds: Callable[[list[str]], list[str]]
+    sessions: list["FakeSession"]
+    reported_providers: Callable[[list[str]], list[str]]
     unassigned: tuple[str, ...] = ()
 
     def __init__(self, model: Any, settings: Any, providers: Any = (), enable_fallback: int = 1) -> None:
@@ -65,10 +65,10 @@ class FakeSession:
         assert on_cpu or enable_fallback == 0, "ONNX Runtime must not choose for the user"
         self.real = REAL(model, providers=["CPUExecutionProvider"])
         self.names = [*self.options, *(ep for ep, _ in self.devices)]
-        type(self).made.append(self)
+        type(self).sessions.append(self)
 
     def get_providers(self) -> list[str]:
-        return type(self).holds([*self.names, *(["CPUExecutionProvider"] if self.devices else [])])
+        return type(self).reported_providers([*self.names, *(["CPUExecutionProvider"] if self.devices else [])])
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
         nodes = [types.SimpleNamespace(op_type=name) for name in type(self).unassigned]
@@ -85,7 +85,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     everything = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*everything, "CPUExecutionProvider"])
-    kind = type("Fake", (FakeSession,), {"made": [], "holds": staticmethod(lambda names: names)})
+    kind = type("Fake", (FakeSession,), {"sessions": [], "reported_providers": staticmethod(lambda names: names)})
     monkeypatch.setattr(onnxruntime, "InferenceSession", kind)
     return kind
 
@@ -150,7 +150,7 @@ def test_the_provider_library_contains_the_options(tiny: Encoder, tmp_path: Path
 
 @NO_GPU
 @pytest.mark.parametrize(
-    ("provider", "says"),
+    ("provider", "message"),
     [
         ("cuda", "cuda provider: there is no NVIDIA GPU here.*; run this on a machine with one, or add --fallback"),
         ("tensorrt", "tensorrt provider: there is no NVIDIA GPU here"),
@@ -211,16 +211,16 @@ def test_the_requested_provider_runs(fake: type[FakeSession], tiny_onnx: Path, b
     ):
         runner = load(tiny_onnx, provider=provider)
         assert runner.provider == f"ONNX Runtime, {name}"
-        assert list(fake.made[-1].options) == [name]
+        assert list(fake.sessions[-1].options) == [name]
         assert runner(batch).embedding.shape == (3, 64)
     load(tiny_onnx, "cuda:1", "tensorrt", fallback=True)
-    assert list(fake.made[-1].options) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
-    assert {options["device_id"] for options in fake.made[-1].options.values()} == {"1"}
+    assert list(fake.sessions[-1].options) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert {options["device_id"] for options in fake.sessions[-1].options.values()} == {"1"}
 
 
 def test_shapes_beyond_the_profile_are_rejected(fake: type[FakeSession], tiny_onnx: Path) -> None:
     runner = load(tiny_onnx, provider="tensorrt")
-    _, _, (most, _, high, wide) = shapes(fake.made[-1].options["TensorrtExecutionProvider"], "trt")
+    _, _, (most, _, high, wide) = shapes(fake.sessions[-1].options["TensorrtExecutionProvider"], "trt")
     for shape, axis in (
         ((1, 3, high + 16, 32), "height"),
         ((1, 3, 32, wide + 16), "width"),
@@ -232,7 +232,7 @@ def test_shapes_beyond_the_profile_are_rejected(fake: type[FakeSession], tiny_on
 
 
 def test_auto_warns_of_an_idle_gpu(fake: type[FakeSession], tiny_onnx: Path) -> None:
-    fake.holds = staticmethod(lambda names: ["CPUExecutionProvider"])
+    fake.reported_providers = staticmethod(lambda names: ["CPUExecutionProvider"])
     with pytest.warns(FallbackWarning, match="falling back to cpu"):
         assert "CPU" in load(tiny_onnx).provider
     for request in ({"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt-rtx"}):
@@ -282,7 +282,7 @@ def test_tensorrt_rtx_as_a_plugin(
     for _ in range(2):
         assert load(tiny_onnx, "cuda:1", "tensorrt-rtx", tmp_path).provider == "ONNX Runtime, Rtx"
     assert registered == [("Rtx", "rtx.so")]
-    (name, options), *others = fake.made[-1].devices
+    (name, options), *others = fake.sessions[-1].devices
     assert (name, others) == ("Rtx", [])
     assert Path(options["nv_runtime_cache_path"]).parent == tmp_path
     assert "device_id" not in options
@@ -303,7 +303,7 @@ def test_two_encoders_have_separate_cache_folders(fake: type[FakeSession], tiny_
     folders = []
     for path in (tiny_onnx, other, tiny_onnx):
         load(path, provider="tensorrt", engine_cache=kept)
-        options = fake.made[-1].options["TensorrtExecutionProvider"]
+        options = fake.sessions[-1].options["TensorrtExecutionProvider"]
         assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("1", "1")
         assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"]
         folders.append(Path(options["trt_engine_cache_path"]))
@@ -311,13 +311,13 @@ def test_two_encoders_have_separate_cache_folders(fake: type[FakeSession], tiny_
     assert all(folder.is_dir() and folder.parent == kept and not any(folder.iterdir()) for folder in folders)
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/engines"])
+@pytest.mark.parametrize("location", ["a file", "below a file", "/proc/engines"])
 def test_a_read_only_cache_is_rejected(fake: type[FakeSession], tiny_onnx: Path, tmp_path: Path, location: str) -> None:
     (tmp_path / "file").touch()
     folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(location, Path(location))
     with pytest.raises(ValueError, match=r"engines can't be kept in .*; name a writable folder"):
         load(tiny_onnx, provider="tensorrt", engine_cache=folder, fallback=True)
-    assert not fake.made
+    assert not fake.sessions
 
 
 def test_contradicting_options_are_rejected(tiny_onnx: Path, tiny_run: Path) -> None:
