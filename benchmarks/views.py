@@ -1,6 +1,6 @@
-"""Milliseconds an image on one thread for each part of making views, against Pillow and torchvision called plainly.
+"""Milliseconds per image on one thread for each part of augmentation, compared with plain Pillow and torchvision.
 
-Both do the same draws of the same samples, in turns, so that whatever else the machine does meets both alike.
+Both sides use the same images and parameters and alternate, so that other load of the machine affects both alike.
 Run: .venv/bin/python benchmarks/views.py --images FOLDER [--preset coco] [--count 40] [--rounds 3] [--json FILE]
 """
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig, load_config
-from gtsa_kit.data import color as colors
+from gtsa_kit.data import color
 from gtsa_kit.data.augment import apply_augmentations, crop_and_rotate
-from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, sample_augmentation
+from gtsa_kit.data.augmentation_params import JITTER_STEPS, AugmentationParams, sample_augmentation
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
@@ -33,7 +33,7 @@ from gtsa_kit.data.multicrop import derive_seed
 
 @dataclass(frozen=True)
 class Sample:
-    """One image in the form that either way takes, and what was drawn for it."""
+    """One image in the formats of both sides, and its augmentation parameters."""
 
     path: Path
     image: Image.Image
@@ -43,54 +43,56 @@ class Sample:
 
     @property
     def crops(self) -> list[tuple[list[int], int, int]]:
-        """Box, turn and size of every view."""
+        """Box, rotation and size of every view."""
         sizes = [self.config.global_size] * self.config.global_crops
         sizes += [self.config.local_size] * (len(self.params.boxes) - len(sizes))
         return list(zip(self.params.boxes.tolist(), self.params.rotations.tolist(), sizes, strict=True))
 
 
-def load(path: Path, index: int, config: ViewsConfig) -> Sample:
+def load_sample(path: Path, index: int, config: ViewsConfig) -> Sample:
     image = open_image(path)
-    params = sample_augmentation(
-        image.height, image.width, config, torch.Generator().manual_seed(derive_seed(0, 0, index))
-    )
-    pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(2, 0, 1)  # as the workers have it
+    generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
+    params = sample_augmentation(image.height, image.width, config, generator)
+    pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(
+        2, 0, 1
+    )  # layout of the workers
     return Sample(path, image, pixels, params, config)
 
 
-def of_each(work: Callable[[Sample], object]) -> Callable[[list[Sample]], float]:
-    """Milliseconds an image."""
+def time_samples(run: Callable[[Sample], object]) -> Callable[[list[Sample]], float]:
+    """Return a function that measures milliseconds per image."""
 
     def measure(samples: list[Sample]) -> float:
         begin = time.perf_counter()
         for sample in samples:
-            work(sample)
+            run(sample)
         return 1e3 * (time.perf_counter() - begin) / len(samples)
 
     return measure
 
 
-def of_views(work: Callable[[object, float], object], ours: bool, which: int) -> Callable[[list[Sample]], float]:
-    """The same of one step of jitter (gray 4, blur 5) done to all ten views, as if each were certain."""
+def time_views(run: Callable[[object, float], object], ours: bool, step: int) -> Callable[[list[Sample]], float]:
+    """Return a function that measures one step of color augmentation (4: grayscale, 5: blur) on all views."""
 
     def measure(samples: list[Sample]) -> float:
-        spans = []
+        times = []
         for sample in samples[:4]:
             views = [plain_crop(sample.image, *crop) for crop in sample.crops]
-            given = [np.ascontiguousarray(np.asarray(v).transpose(2, 0, 1)) if ours else v for v in views]
-            factors = sample.params.colors.factors[:, which].tolist() if which < len(STEPS) else [1.05] * len(views)
+            inputs = [np.ascontiguousarray(np.asarray(v).transpose(2, 0, 1)) if ours else v for v in views]
+            is_jitter = step < len(JITTER_STEPS)
+            factors = sample.params.colors.factors[:, step].tolist() if is_jitter else [1.05] * len(views)
             begin = time.perf_counter()
-            for view, factor in zip(given, factors, strict=True):
-                work(view, factor)
-            spans.append(time.perf_counter() - begin)
-        return 1e3 * statistics.mean(spans)
+            for view, factor in zip(inputs, factors, strict=True):
+                run(view, factor)
+            times.append(time.perf_counter() - begin)
+        return 1e3 * statistics.mean(times)
 
     return measure
 
 
 def parts() -> dict[str, tuple[Callable[[list[Sample]], float], Callable[[list[Sample]], float]]]:
-    """Name to ours and the plain way."""
-    ours = (colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation, colors.adjust_hue)
+    """Return the measuring functions of both sides, ours first, by the name of the part."""
+    ours = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
 
     def both(sample: Sample) -> object:
         pixels, _ = decode(sample.path.read_bytes())
@@ -101,30 +103,32 @@ def parts() -> dict[str, tuple[Callable[[list[Sample]], float], Callable[[list[S
         params = sample_augmentation(sample.image.height, sample.image.width, sample.config, torch.Generator())
         return plain_views(open_image(sample.path), sample.params, sample.config), params
 
-    drawing = of_each(lambda p: sample_augmentation(*p.pixels.shape[-2:], p.config, torch.Generator().manual_seed(0)))
+    sampling = time_samples(
+        lambda p: sample_augmentation(*p.pixels.shape[-2:], p.config, torch.Generator().manual_seed(0))
+    )
     table = {
-        "decode": (of_each(lambda p: decode(p.path.read_bytes())), of_each(lambda p: open_image(p.path))),
-        "draw": (drawing, drawing),
-        "crop, resize, turn": (
-            of_each(lambda p: [crop_and_rotate(p.pixels, *crop) for crop in p.crops]),
-            of_each(lambda p: [plain_crop(p.image, *crop) for crop in p.crops]),
+        "decode": (time_samples(lambda p: decode(p.path.read_bytes())), time_samples(lambda p: open_image(p.path))),
+        "sample parameters": (sampling, sampling),
+        "crop, resize, rotate": (
+            time_samples(lambda p: [crop_and_rotate(p.pixels, *crop) for crop in p.crops]),
+            time_samples(lambda p: [plain_crop(p.image, *crop) for crop in p.crops]),
         ),
     }
-    for index, name in enumerate(STEPS):
-        table[f"{name} of all views"] = of_views(ours[index], True, index), of_views(JITTER[index], False, index)
+    for index, name in enumerate(JITTER_STEPS):
+        table[f"{name} of all views"] = time_views(ours[index], True, index), time_views(JITTER[index], False, index)
     table["gray of all views"] = (
-        of_views(lambda v, _: colors.to_grayscale(v), True, 4),
-        of_views(lambda v, _: tv.rgb_to_grayscale(v, 3), False, 4),
+        time_views(lambda v, _: color.to_grayscale(v), True, 4),
+        time_views(lambda v, _: tv.rgb_to_grayscale(v, 3), False, 4),
     )
     table["blur of all views"] = (
-        of_views(lambda v, sigma: colors.gaussian_blur(v, sigma), True, 5),
-        of_views(lambda v, sigma: v.filter(ImageFilter.GaussianBlur(sigma)), False, 5),
+        time_views(lambda v, sigma: color.gaussian_blur(v, sigma), True, 5),
+        time_views(lambda v, sigma: v.filter(ImageFilter.GaussianBlur(sigma)), False, 5),
     )
-    table["views, as drawn"] = (
-        of_each(lambda p: apply_augmentations(p.pixels, p.params, p.config)),
-        of_each(lambda p: plain_views(p.image, p.params, p.config)),
+    table["views"] = (
+        time_samples(lambda p: apply_augmentations(p.pixels, p.params, p.config)),
+        time_samples(lambda p: plain_views(p.image, p.params, p.config)),
     )
-    table["decode, draw, views"] = of_each(both), of_each(both_plain)
+    table["decode, sample, views"] = time_samples(both), time_samples(both_plain)
     return table
 
 
@@ -138,14 +142,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config(args.preset).views
-    samples = [load(path, i, config) for i, path in enumerate(find_images(args.images).paths[: args.count])]
+    samples = [load_sample(path, i, config) for i, path in enumerate(find_images(args.images).paths[: args.count])]
     table = Table(title=f"{args.preset}, {len(samples)} images, one thread, median of {args.rounds} rounds")
-    for column in ("part", "ms an image", "plain", "times as fast"):
+    for column in ("part", "ms per image", "plain", "speedup"):
         table.add_column(column, justify="left" if column == "part" else "right")
     rows = []
-    for name, ways in parts().items():
-        rounds = [[way(samples) for way in ways] for _ in range(args.rounds + 1)][1:]  # the first one warms up
-        ms, plain = (statistics.median(spans) for spans in zip(*rounds, strict=True))
+    for name, sides in parts().items():
+        rounds = [[measure(samples) for measure in sides] for _ in range(args.rounds + 1)][1:]  # the first one warms up
+        ms, plain = (statistics.median(times) for times in zip(*rounds, strict=True))
         ratio = statistics.median(b / a for a, b in rounds)
         rows.append({"part": name, "ms": ms, "plain_ms": plain, "ratio": ratio})
         table.add_row(name, f"{ms:.2f}", f"{plain:.2f}", f"{ratio:.1f}")

@@ -1,16 +1,17 @@
-"""Where the cells of a feature map lie on the image, as its file stores it: points, boxes and masks, both ways.
+"""Maps points, boxes and masks between a feature map and the image as its file stores it.
 
-A cell is the unit square [u, u + 1] x [v, v + 1], u counted along the map's width and v along its height; a pixel
-likewise, x to the right and y down. Between them stands one affine, `grid_to_pixel` (2, 3): (x, y) = A @ (u, v, 1). It
-holds the resize (a stretch of the upright image onto the input) and the EXIF orientation, undone: cameras and
-annotation tools count pixels in the file, viewers and the encoder look at it upright.
+Grid coordinates (u, v) count patches along the width and height of the feature map: patch (row, column) is the square
+[column, column + 1] x [row, row + 1]. Pixel coordinates (x, y) count likewise to the right and down. An affine matrix
+`grid_to_pixel` (2, 3) joins them: (x, y) = A @ (u, v, 1). It holds the resize of the upright image to the model's input
+and undoes the EXIF orientation: cameras and annotation tools count pixels as stored, while viewers and the encoder see
+the upright image.
 """
 
 import numpy as np
 
-# EXIF orientation -> (x, y) in the file of a point (X, Y) of the upright image that is W x H, as rows of a matrix
-# over (X, Y, W, H).
-_STORED = {
+# EXIF orientation -> (x, y) in the file of a point (X, Y) of the upright image of size W x H, as the rows of a matrix
+# that multiplies (X, Y, W, H).
+_UPRIGHT_TO_STORED = {
     1: ((1, 0, 0, 0), (0, 1, 0, 0)),
     2: ((-1, 0, 1, 0), (0, 1, 0, 0)),
     3: ((-1, 0, 1, 0), (0, -1, 0, 1)),
@@ -23,66 +24,73 @@ _STORED = {
 
 
 def grid_to_pixel(width: int, height: int, grid: tuple[int, int], orientation: int = 1) -> np.ndarray:
-    """The affine (2, 3), float64, from cells to pixels of the file.
+    """Return the affine matrix (2, 3) float64 from grid coordinates to pixel coordinates of the stored image.
 
     Args:
-        width, height: Of the upright image.
-        grid: (h, w) of the feature map, which covers the whole image.
-        orientation: The file's EXIF orientation, 1 to 8; anything else counts as 1, as in viewers.
+        width: Width of the upright image in pixels.
+        height: Height of the upright image in pixels.
+        grid: (rows, columns) of the feature map, which covers the whole image.
+        orientation: EXIF orientation of the file, 1 to 8; anything else counts as 1, as in image viewers.
+
+    Raises:
+        ValueError: A size is less than 1.
     """
     if width < 1 or height < 1 or min(grid) < 1:
         raise ValueError(f"sizes are at least 1, got {width} x {height} and a grid of {grid[0]} x {grid[1]}")
-    rows = np.asarray(_STORED.get(orientation, _STORED[1]), np.float64)
+    rows = np.asarray(_UPRIGHT_TO_STORED.get(orientation, _UPRIGHT_TO_STORED[1]), np.float64)
     scale = np.array([width / grid[1], height / grid[0]])
     return np.column_stack([rows[:, :2] * scale, rows[:, 2:] @ np.array([width, height], np.float64)])
 
 
-def grid_to_points(matrix: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(..., 2) positions (u, v) on the map to (..., 2) positions (x, y) on the image."""
-    points: np.ndarray = np.asarray(cells, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+def grid_to_points(matrix: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Map grid positions (..., 2) as (u, v) to pixel positions (..., 2) as (x, y)."""
+    points: np.ndarray = np.asarray(positions, np.float64) @ matrix[:, :2].T + matrix[:, 2]
     return points
 
 
 def points_to_grid(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(..., 2) positions (x, y) on the image to (..., 2) positions (u, v) on the map; floor them for an index."""
-    cells: np.ndarray = (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    return cells
+    """Map pixel positions (..., 2) as (x, y) to grid positions (..., 2) as (u, v); their floor is the patch."""
+    positions: np.ndarray = (np.asarray(points, np.float64) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    return positions
 
 
 def grid_to_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) boxes (u0, v0, u1, v1) on the map to (..., 4) boxes (x0, y0, x1, y1) on the image."""
-    return _sorted(grid_to_points(matrix, _corners(boxes)))
+    """Map boxes (..., 4) as (u0, v0, u1, v1) on the grid to boxes (..., 4) as (x0, y0, x1, y1) in pixels."""
+    return _sort_corners(grid_to_points(matrix, _corners(boxes)))
 
 
 def boxes_to_grid(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) boxes (x0, y0, x1, y1) on the image to (..., 4) boxes (u0, v0, u1, v1) on the map, not rounded."""
-    return _sorted(points_to_grid(matrix, _corners(boxes)))
+    """Map boxes (..., 4) as (x0, y0, x1, y1) in pixels to boxes (..., 4) as (u0, v0, u1, v1) on the grid, unrounded."""
+    return _sort_corners(points_to_grid(matrix, _corners(boxes)))
 
 
 def mask_to_grid(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """A mask (H, W) over the file's pixels to the share (h, w) of each cell that it covers, 0 to 1, exact.
+    """Return the exact share (rows, columns), 0 to 1, of each patch that a mask over the stored image covers.
 
     Args:
         matrix: `grid_to_pixel` of the image.
-        mask: bool, or weights of the pixels.
-        grid: (h, w) of the map.
+        mask: (H, W) bool, or weights of the pixels.
+        grid: (rows, columns) of the feature map.
+
+    Raises:
+        ValueError: The mask is not two-dimensional.
     """
     mask = np.asarray(mask, np.float64)
     if mask.ndim != 2:
         raise ValueError(f"a mask is (height, width), got {mask.shape}")
-    lying = matrix[0, 0] == 0  # u runs along the file's y
-    along_x, along_y = (grid[0], grid[1]) if lying else (grid[1], grid[0])
-    columns = _means(mask, _edges(matrix[0], along_x))  # (H, cells along x)
-    cells = _means(columns.T, _edges(matrix[1], along_y)).T  # (cells along y, cells along x)
-    return cells.T if lying else cells
+    transposed = matrix[0, 0] == 0  # u runs along the file's y
+    along_x, along_y = (grid[0], grid[1]) if transposed else (grid[1], grid[0])
+    columns = _interval_means(mask, _patch_edges(matrix[0], along_x))  # (H, patches along x)
+    shares = _interval_means(columns.T, _patch_edges(matrix[1], along_y)).T  # (patches along y, patches along x)
+    return shares.T if transposed else shares
 
 
 def grid_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values (h, w, ...) of cells to (H, W, ...) of the file's pixels: each takes the cell that its center lies in.
+    """Return a value (H, W, ...) for each pixel of the stored image: that of the patch that holds its center.
 
     Args:
         matrix: `grid_to_pixel` of the image.
-        values: bool, class numbers, scores.
+        values: Values (rows, columns, ...) of patches, such as bool, class numbers or scores.
         size: (H, W) of the image as its file stores it.
     """
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
@@ -103,19 +111,19 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
     return boxes.reshape(*boxes.shape[:-1], 2, 2)
 
 
-def _sorted(corners: np.ndarray) -> np.ndarray:
-    """(..., 2 corners, 2) to (..., 4) with the smaller corner first, which a turn or a flip has swapped."""
+def _sort_corners(corners: np.ndarray) -> np.ndarray:
+    """Join corners (..., 2, 2) to boxes (..., 4) with the smaller coordinates first; rotation and flips swap them."""
     return np.concatenate([corners.min(-2), corners.max(-2)], -1)
 
 
-def _edges(row: np.ndarray, cells: int) -> np.ndarray:
-    """Where the edges of the cells lie along x or y of the file; they fall where the image is flipped."""
+def _patch_edges(row: np.ndarray, count: int) -> np.ndarray:
+    """Return the edges (count + 1,) of the patches along x or y of the file, which descend if the image is flipped."""
     step = float(row[:2].sum())  # one of the two is 0
-    return step * np.arange(cells + 1) + float(row[2])
+    return step * np.arange(count + 1) + float(row[2])
 
 
-def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Means of (M, L) values, taken as constant over each unit, between (n + 1) edges along the last axis: (M, n)."""
+def _interval_means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the means (M, n) of values (M, L), constant within each unit, between n + 1 edges along the last axis."""
     sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
     edges = np.clip(edges, 0, values.shape[1])
     low = np.minimum(edges.astype(np.intp), values.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a full disk or a power cut leaves the old content or the new, never half of either."""
+"""Atomic writing of files: after a kill, a full disk or a power cut a file has its old or its new content, complete."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file whose content appears under `path` all at once, when the block ends without an error.
 
-    The temporary file is a hidden neighbor with a fixed name: what a killed process left is overwritten by the next
-    write, so rubbish does not pile up.
+    The temporary file is a hidden file in the same folder with a fixed name, so that the next write overwrites what a
+    killed process left.
 
     Raises:
-        OSError: The folder is missing or not writable, or the disk is full; `path` is as it was.
+        OSError: The folder is missing or not writable, or the disk is full; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -33,18 +33,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8), all at once."""
+    """Replace the content of `path` with `text` (UTF-8), atomically."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` by `content` as indented JSON, all at once."""
+    """Replace the content of `path` with `content` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` last through a power cut (where folders can be opened: not on Windows)."""
+    """Sync a folder, so that a rename inside it survives a power cut; does nothing on Windows."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -55,16 +55,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file's content as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file, none if it is missing; a last line torn by a kill is dropped."""
+    """Return the objects of a JSON Lines file, none if it is missing; an incomplete last line is dropped."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:  # asked of the reading, not before it: a run that begins anew removes it
+    except FileNotFoundError:  # checked by reading, since a new run may remove the file at any time
         return []
     rows = []
     for line in text.splitlines():
@@ -76,5 +76,5 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace `path` by one JSON object a line, all at once."""
+    """Replace the content of `path` with one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

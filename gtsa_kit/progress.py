@@ -1,10 +1,10 @@
-"""How evaluations say how far they are, without printing."""
+"""Progress callbacks: functions report progress through them and never print."""
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Told (what is done, how many so far, of how many)."""
+"""Function that is called with the task, the number of finished items and their total."""
 
 
-def no_progress(what: str, done: int, total: int) -> None:
-    """For those who don't want to know."""
+def no_progress(task: str, done: int, total: int) -> None:
+    """Ignore progress."""

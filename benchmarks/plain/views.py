@@ -1,6 +1,6 @@
-"""The views of an image the obvious way: Pillow and torchvision, one call for each thing that is done.
+"""Views of an image by plain calls of Pillow and torchvision, one call for each operation.
 
-It is told what was drawn, so that what it makes can be held against what the package makes of the same draws.
+The augmentation parameters are given, so that the views can be compared with those of the package.
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adj
 
 
 def plain_crop(image: Image.Image, box: list[int], rotation: int, size: int) -> Image.Image:
-    """A crop, resized, then turned counter-clockwise."""
+    """Crop, resize, then rotate by rotation * 90 degrees counter-clockwise."""
     view = image.crop(tuple(box)).resize((size, size), Image.Resampling.BICUBIC)
     return view.transpose(getattr(Image.Transpose, f"ROTATE_{90 * rotation}")) if rotation else view
 
 
 def plain_views(image: Image.Image, params: AugmentationParams, config: ViewsConfig) -> list[np.ndarray]:
-    """(S, S, 3) uint8 views, globals first."""
+    """Make the views (S, S, 3) uint8, globals first."""
     views = []
     for index, (box, rotation) in enumerate(zip(params.boxes.tolist(), params.rotations.tolist(), strict=True)):
         size = config.global_size if index < config.global_crops else config.local_size
-        view = plain_colors(plain_crop(image, box, rotation, size), params, index)
+        view = augment_color_plain(plain_crop(image, box, rotation, size), params, index)
         if config.noise_std:
             generator = torch.Generator().manual_seed(int(params.colors.noise_seeds[index]))
             noise = torch.randn(3, size, size, generator=generator).permute(1, 2, 0).numpy() * (255 * config.noise_std)
@@ -36,8 +36,8 @@ def plain_views(image: Image.Image, params: AugmentationParams, config: ViewsCon
     return views
 
 
-def plain_colors(view: Image.Image, params: AugmentationParams, index: int) -> Image.Image:
-    """Jitter, gray and blur of one view."""
+def augment_color_plain(view: Image.Image, params: AugmentationParams, index: int) -> Image.Image:
+    """Apply color jitter, grayscale and blur to one view."""
     colors = params.colors
     if colors.jittered[index]:
         for step in colors.orders[index].tolist():

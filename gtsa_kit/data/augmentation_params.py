@@ -1,7 +1,7 @@
-"""Everything that is random about the views of an image, as plain numbers: what is drawn here is only done later.
+"""Sampling of the random parameters of augmentation, which `augment` and `batched_augment` apply.
 
-Every number comes from the generator that the caller passes, and a quantity that is switched off is drawn all the same:
-so two configurations that differ in one of them agree in all others.
+All numbers come from the generator that the caller passes. A parameter that is switched off is sampled all the same, so
+two configurations that differ in one parameter agree in all others.
 """
 
 import math
@@ -15,68 +15,70 @@ from torch import Generator, Tensor
 
 from gtsa_kit.config import ViewsConfig
 
-ATTEMPTS = 50
-"""Crops drawn before one is taken that can't fail: a thin image may have no other."""
-STEPS = ("brightness", "contrast", "saturation", "hue")
-"""Of color jitter, in the order of `ColorParams.factors`."""
+MAX_ATTEMPTS = 50
+"""Sampled crops after which the whole image is taken: a thin image may have no other valid crop."""
+JITTER_STEPS = ("brightness", "contrast", "saturation", "hue")
+"""Steps of color jitter, in the order of `ColorParams.factors`."""
 
-_ORDERS = np.array(list(permutations(range(len(STEPS)))))
-_MOST = np.array([0.8, 0.8, 0.8, 0.2])  # how far each step goes at strength 1
+_ORDERS = np.array(list(permutations(range(len(JITTER_STEPS)))))
+_MAX_CHANGE = np.array([0.8, 0.8, 0.8, 0.2])  # largest change of each step at strength 1
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class ViewColorParams:
-    """What is done to the pixels of one view."""
+    """Color augmentation of one view."""
 
     order: list[int]
-    """Of the `STEPS` of color jitter; empty for none."""
+    """Order of the `JITTER_STEPS`; empty for no color jitter."""
     factors: list[float]
-    """Of each of the `STEPS`."""
+    """Factor of each of the `JITTER_STEPS`."""
     gray: bool
+    """True if the view is converted to grayscale."""
     sigma: float
-    """Of the blur, in pixels; 0 for none."""
+    """Standard deviation of the blur, in pixels; 0 for no blur."""
     noise_seed: int
+    """Seed of the generator of the noise."""
 
 
 class ColorParams(NamedTuple):
-    """What is done to the pixels of V views; a view's row says nothing about another's."""
+    """Color augmentation of V views, sampled independently."""
 
     jittered: Tensor
-    """(V,) bool."""
+    """Views with color jitter, (V,) bool."""
     factors: Tensor
-    """(V, 4) float64: brightness, contrast, saturation (1 changes nothing) and hue (0 changes nothing; 1 is a turn)."""
+    """Factors (V, 4) float64: brightness, contrast, saturation (1 is neutral), hue (0 is neutral, 1 a full circle)."""
     orders: Tensor
-    """(V, 4) int64: which of the `STEPS` is first, second, third, last."""
+    """Order (V, 4) int64 of the `JITTER_STEPS`, by their index, first to last."""
     gray: Tensor
-    """(V,) bool."""
+    """Views that are converted to grayscale, (V,) bool."""
     sigmas: Tensor
-    """(V,) float64: of the blur, in pixels of the view; 0 for none."""
+    """Standard deviations (V,) float64 of the blur, in pixels of the view; 0 for no blur."""
     noise_seeds: Tensor
-    """(V,) int64."""
+    """Seeds (V,) int64 of the noise."""
 
     def rows(self) -> list[ViewColorParams]:
-        """View by view."""
+        """Return the parameters of each view."""
         jittered, factors, orders, *rest = (tensor.tolist() for tensor in self)
         orders = [order if any_ else [] for order, any_ in zip(orders, jittered, strict=True)]
         return list(map(ViewColorParams, orders, factors, *rest))
 
 
 class AugmentationParams(NamedTuple):
-    """All that makes the views of an image: globals first."""
+    """Random parameters of the V views of an image, globals first."""
 
     boxes: Tensor
-    """(V, 4) int64: crops, in pixels of the image."""
+    """Crops (V, 4) int64 as x0, y0, x1, y1 in pixels of the image."""
     rotations: Tensor
-    """(V,) int64: counter-clockwise quarter turns."""
+    """Rotation k of each view (V,) int64, by k * 90 degrees counter-clockwise."""
     flips: Tensor
-    """(V,) bool: whether the finished view is mirrored left to right."""
+    """Views that are mirrored left to right after rotation, (V,) bool."""
     colors: ColorParams
 
 
 def sample_augmentation(height: int, width: int, config: ViewsConfig, generator: Generator) -> AugmentationParams:
-    """All that is random about the views of an image of this size."""
+    """Sample the parameters of all views of an image of this size in pixels."""
     boxes = sample_boxes(height, width, config, generator)
     chances = torch.rand(2, len(boxes), generator=generator, dtype=torch.float64)
     rotations = (chances[0] * 4).long() if config.rotate else torch.zeros(len(boxes), dtype=torch.long)
@@ -86,25 +88,25 @@ def sample_augmentation(height: int, width: int, config: ViewsConfig, generator:
 
 
 def sample_color_params(count: int, config: ViewsConfig, generator: Generator) -> ColorParams:
-    """What is done to the pixels of so many views: jitter in random order, gray, blur, each at its own rate."""
+    """Sample the color augmentation of `count` views: jitter in random order, grayscale, blur and noise seeds."""
     u = torch.rand(10, count, generator=generator, dtype=torch.float64).numpy()
     jittered = (u[0] < config.jitter_p) & (config.jitter_strength > 0)
-    most = _MOST * config.jitter_strength
-    low = np.array([*np.maximum(0, 1 - most[:3]), -most[3]])
-    high = np.array([*(1 + most[:3]), most[3]])
+    limit = _MAX_CHANGE * config.jitter_strength
+    low = np.array([*np.maximum(0, 1 - limit[:3]), -limit[3]])
+    high = np.array([*(1 + limit[:3]), limit[3]])
     factors = low + (high - low) * u[1:5].T
     orders = _ORDERS[(u[5] * len(_ORDERS)).astype(np.int64)]
-    least, largest = config.blur_sigma
-    sigmas = np.where(u[7] < config.blur_p, least + (largest - least) * u[8], 0)
-    drawn = (jittered, factors, orders, u[6] < config.grayscale_p, sigmas, (u[9] * 2**53).astype(np.int64))
-    return ColorParams(*map(torch.from_numpy, drawn))
+    min_sigma, max_sigma = config.blur_sigma
+    sigmas = np.where(u[7] < config.blur_p, min_sigma + (max_sigma - min_sigma) * u[8], 0)
+    params = (jittered, factors, orders, u[6] < config.grayscale_p, sigmas, (u[9] * 2**53).astype(np.int64))
+    return ColorParams(*map(torch.from_numpy, params))
 
 
 def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Generator) -> Tensor:
-    """Crops (G + L, 4), whole pixels, that keep the overlap rule: all pairs of globals, each local with each global.
+    """Sample crops (G + L, 4) int64 that overlap enough: all pairs of globals, and each local with each global.
 
-    Drawn by rejection. After `ATTEMPTS` the whole image is taken: it overlaps every global crop in all of that
-    crop, so the rule holds for any image.
+    Crops are sampled by rejection. After `MAX_ATTEMPTS` the whole image is taken: it contains every global crop, so the
+    overlap is large enough for any image.
     """
     uniforms = _Uniforms(generator)
     globals_: list[Box] = []
@@ -112,10 +114,10 @@ def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Genera
     plan = [(globals_, config.global_area, config.min_global_overlap)] * config.global_crops
     plan += [(locals_, config.local_area, config.min_overlap)] * config.local_crops
     for crops, area, overlap in plan:
-        least = overlap * width * height
-        for _ in range(ATTEMPTS):
+        min_pixels = overlap * width * height
+        for _ in range(MAX_ATTEMPTS):
             box = _sample_box(height, width, area, config.aspect, uniforms)
-            if all(_shared(box, other) >= least for other in globals_):
+            if all(_intersection_area(box, other) >= min_pixels for other in globals_):
                 break
         else:
             box = (0, 0, width, height)
@@ -126,25 +128,25 @@ def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Genera
 def sample_box(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """One crop (4,): share of the image uniform in `area`, aspect log-uniform, place uniform.
+    """Sample one crop (4,) int64: its share of the image uniform in `area`, aspect log-uniform, position uniform.
 
-    Where no crop of that aspect fits (a thin image), the aspect gives way and the area stays, since the overlap
-    rule is about area.
+    If no crop of that aspect fits (a thin image), the aspect changes and the area stays, since the required overlap is
+    an area.
     """
     return torch.tensor(_sample_box(height, width, area, aspect, _Uniforms(generator)))
 
 
 class _Uniforms:
-    """Numbers of [0, 1) one by one, drawn many at a time: a draw for each would cost more than what is done with it."""
+    """Uniform numbers of [0, 1), sampled 64 at a time: one call of torch for each would cost more than its use."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
-        self._left: list[float] = []
+        self._remaining: list[float] = []
 
     def __call__(self) -> float:
-        if not self._left:
-            self._left = torch.rand(64, generator=self._generator, dtype=torch.float64).tolist()
-        return self._left.pop()
+        if not self._remaining:
+            self._remaining = torch.rand(64, generator=self._generator, dtype=torch.float64).tolist()
+        return self._remaining.pop()
 
 
 def _sample_box(
@@ -168,6 +170,6 @@ def _sample_box(
     return x0, y0, x0 + w, y0 + h
 
 
-def _shared(a: Box, b: Box) -> int:
-    """Pixels that two boxes have in common."""
+def _intersection_area(a: Box, b: Box) -> int:
+    """Return the number of pixels that two boxes share."""
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))

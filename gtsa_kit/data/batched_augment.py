@@ -1,7 +1,8 @@
-"""Views of a batch of images at once on the device of the model: `augment.apply_augmentations` for many images.
+"""Multi-crop augmentation of a batch of images on the device of the model.
 
-Data-loading processes then only decode, shrink and sample. Parameters are those of `augment`, and what is made of
-them is the same within a level, hue and blur within three. B images, V = G + L views of each; N = B * G or B * L.
+Data-loading workers then only decode and shrink images and sample the parameters. The parameters are those of
+`augment`; pixels agree with it within one level, and after hue and blur within three. Shapes: B images, V = G + L views
+of each, and N = B * G or N = B * L views at a time.
 """
 
 import math
@@ -15,10 +16,10 @@ from torch.nn import functional as F
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import batched_color
 from gtsa_kit.data.augment import Views, columns_first
-from gtsa_kit.data.augmentation_params import STEPS, AugmentationParams, ColorParams, sample_augmentation
+from gtsa_kit.data.augmentation_params import JITTER_STEPS, AugmentationParams, ColorParams, sample_augmentation
 from gtsa_kit.geometry import cubic
 
-_STEPS = (
+_JITTER = (
     batched_color.adjust_brightness,
     batched_color.adjust_contrast,
     batched_color.adjust_saturation,
@@ -27,38 +28,38 @@ _STEPS = (
 
 
 class DecodedBatch(NamedTuple):
-    """B images, decoded, and what is to be made of them."""
+    """B decoded images and the parameters of their views."""
 
     pixels: Tensor
-    """(B, 3, H, W) uint8: each fills the upper left corner, the rest is nothing."""
+    """Images (B, 3, H, W) uint8, each in the upper left corner and padded with zeros."""
     scale: Tensor
-    """(B, 2) float64: by how much, down and across; boxes are in pixels of the image before that."""
+    """Scale (B, 2) float64 of height and width by which images were shrunk; boxes are in pixels before that."""
     params: AugmentationParams
-    """With B in front of every shape; stays in the host's memory, where it is decided what is to be launched."""
+    """Parameters with B in front of every shape, in the host's memory, since they decide which kernels are launched."""
 
     def pin_memory(self) -> "DecodedBatch":
-        """The same images in page-locked memory (called by the data loader)."""
+        """Return the batch with images in page-locked memory (called by the data loader)."""
         return self._replace(pixels=self.pixels.pin_memory())
 
 
 def prepare_for_device(image: Tensor, config: ViewsConfig, generator: Generator) -> DecodedBatch:
-    """A (3, H, W) uint8 image, no larger than its views need, with its draws; as a batch of one."""
+    """Return a (3, H, W) uint8 image as a batch of one, shrunk to what its views need, with sampled parameters."""
     height, width = image.shape[-2:]
-    drawn = sample_augmentation(height, width, config, generator)
-    pixels = shrink(image, largest_side(config))
+    params = sample_augmentation(height, width, config, generator)
+    pixels = shrink(image, max_side(config))
     scale = torch.tensor([[pixels.shape[1] / height, pixels.shape[2] / width]], dtype=torch.float64)
-    return DecodedBatch(pixels[None], scale, _map(lambda tensor: tensor[None], drawn))
+    return DecodedBatch(pixels[None], scale, _map(lambda tensor: tensor[None], params))
 
 
-def largest_side(config: ViewsConfig) -> int:
-    """Side of the square image whose smallest crops have as many pixels as their views, down and across."""
-    thinnest = min(config.aspect[0], 1 / config.aspect[1])
+def max_side(config: ViewsConfig) -> int:
+    """Return the side of the square image whose smallest crops have as many rows and columns as their views."""
+    min_aspect = min(config.aspect[0], 1 / config.aspect[1])
     kinds = [(config.global_size, config.global_area), (config.local_size, config.local_area)]
-    return max(math.ceil(size / math.sqrt(area[0] * thinnest)) for size, area in kinds)
+    return max(math.ceil(size / math.sqrt(area[0] * min_aspect)) for size, area in kinds)
 
 
 def shrink(image: Tensor, side: int) -> Tensor:
-    """(3, H, W) uint8 to at most side * side pixels, and twice the side either way; a smaller one as it is."""
+    """Shrink a (3, H, W) uint8 image to at most side * side pixels, and to twice the side in height and width."""
     height, width = image.shape[-2:]
     scale = min(1.0, side / math.sqrt(height * width), 2 * side / max(height, width))
     if scale == 1.0:
@@ -68,7 +69,7 @@ def shrink(image: Tensor, side: int) -> Tensor:
 
 
 def collate_decoded(parts: list[DecodedBatch]) -> DecodedBatch:
-    """One batch of several."""
+    """Join batches to one, padding the images to one size."""
     height, width = (max(part.pixels.shape[axis] for part in parts) for axis in (2, 3))
     pixels = torch.zeros((sum(len(part.pixels) for part in parts), 3, height, width), dtype=torch.uint8)
     first = 0
@@ -82,7 +83,7 @@ def collate_decoded(parts: list[DecodedBatch]) -> DecodedBatch:
 
 @torch.no_grad()
 def apply_augmentations_batched(decoded: DecodedBatch, config: ViewsConfig, device: torch.device) -> Views:
-    """The views that were drawn, made on the device; nothing there is waited for."""
+    """Make the views on the device, without synchronizing with it."""
     pixels = decoded.pixels.to(device, non_blocking=True)
     params, n_global, batch = decoded.params, config.global_crops, len(pixels)
     images = []
@@ -92,104 +93,121 @@ def apply_augmentations_batched(decoded: DecodedBatch, config: ViewsConfig, devi
         if not count:
             images.append(pixels.new_zeros((batch, 0, 3, size, size)))
             continue
-        owners = torch.arange(batch).repeat_interleave(count)
-        boxes = boxes * decoded.scale[owners].flip(-1).repeat(1, 2)
-        views = crop_and_rotate_batched(pixels, owners, boxes, rotations, size)
+        image_indices = torch.arange(batch).repeat_interleave(count)
+        boxes = boxes * decoded.scale[image_indices].flip(-1).repeat(1, 2)
+        views = crop_and_rotate_batched(pixels, image_indices, boxes, rotations, size)
         views = augment_color_batched(
             views, ColorParams(*(tensor[:, kind].flatten(0, 1) for tensor in params.colors)), config
         )
-        views = torch.where(_there(flips, device)[:, None, None, None], views.flip(-1), views)
+        views = torch.where(_to_device(flips, device)[:, None, None, None], views.flip(-1), views)
         images.append(views.to(torch.uint8).reshape(batch, count, *views.shape[1:]))
-    return Views(images[0], images[1], _there(params.boxes.float(), device), _there(params.rotations, device))
+    return Views(images[0], images[1], _to_device(params.boxes.float(), device), _to_device(params.rotations, device))
 
 
-def crop_and_rotate_batched(pixels: Tensor, owners: Tensor, boxes: Tensor, rotations: Tensor, size: int) -> Tensor:
-    """(N, 3, size, size) float32 whole numbers: antialiased bicubic views of boxes, turned.
+def crop_and_rotate_batched(
+    pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int
+) -> Tensor:
+    """Crop boxes, resize them by antialiased bicubic interpolation, and rotate them.
 
     Args:
-        pixels: (B, 3, H, W) uint8, on the device.
-        owners, boxes, turns: (N,) which image, (N, 4) where in it, (N,) quarter turns; on the host.
-        size: Side of the views.
+        pixels: Images (B, 3, H, W) uint8, on the device.
+        image_indices: Index (N,) of each view's image, on the host.
+        boxes: Crops (N, 4) in pixels, on the host.
+        rotations: Rotations k (N,), by k * 90 degrees counter-clockwise, on the host.
+        size: Side of the views in pixels.
+
+    Returns:
+        (N, 3, size, size) float32 whole numbers, 0 to 255.
     """
     views = torch.empty((len(boxes), 3, size, size), device=pixels.device)
     extents = boxes[:, 2:] - boxes[:, :2]
     by_columns = torch.tensor([columns_first(h, w, size) for w, h in extents.tolist()])
     for first in (False, True):
-        chosen = torch.nonzero(by_columns == first).squeeze(1)
-        if not len(chosen):
+        selected = torch.nonzero(by_columns == first).squeeze(1)
+        if not len(selected):
             continue
-        made = _resample(pixels, owners[chosen], boxes[chosen], rotations[chosen], size, first)
-        views.index_copy_(0, _there(chosen, pixels.device), made)
+        part = _resample(pixels, image_indices[selected], boxes[selected], rotations[selected], size, first)
+        views.index_copy_(0, _to_device(selected, pixels.device), part)
     return views
 
 
-def _resample(pixels: Tensor, owners: Tensor, boxes: Tensor, rotations: Tensor, size: int, by_columns: bool) -> Tensor:
-    """As `crop_and_rotate_batched`, with one order of the two passes, between which values are rounded and cut."""
+def _resample(
+    pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int, by_columns: bool
+) -> Tensor:
+    """Make views with one order of the two resize passes, between which values are rounded and clipped."""
     device = pixels.device
-    # A quarter turn is a mirror of the weights and, if odd, a transposition.
-    rows, from_rows = _weights(boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, device)
-    columns, from_columns = _weights(boxes[:, 0], boxes[:, 2], (rotations == 1) | (rotations == 2), size, device)
+    # A rotation mirrors the weights and, by 90 or 270 degrees, transposes the view.
+    rows, from_rows = _resize_weights(boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, device)
+    columns, from_columns = _resize_weights(boxes[:, 0], boxes[:, 2], (rotations == 1) | (rotations == 2), size, device)
     from_rows.clamp_(max=pixels.shape[2] - 1)
     from_columns.clamp_(max=pixels.shape[3] - 1)
-    of = _there(owners, device)[:, None, None]
-    crops = pixels[of, :, from_rows[:, :, None], from_columns[:, None]].float()  # (N, h, w, 3)
+    index = _to_device(image_indices, device)[:, None, None]
+    crops = pixels[index, :, from_rows[:, :, None], from_columns[:, None]].float()  # (N, h, w, 3)
     if by_columns:
         views = _to_levels(torch.einsum("nih,nhwc->niwc", rows, crops))
         views = _to_levels(torch.einsum("njw,niwc->ncij", columns, views))
     else:
         views = _to_levels(torch.einsum("njw,nhwc->nhjc", columns, crops))
         views = _to_levels(torch.einsum("nih,nhjc->ncij", rows, views))
-    return torch.where(_there(rotations % 2 == 1, device)[:, None, None, None], views.mT, views)
+    return torch.where(_to_device(rotations % 2 == 1, device)[:, None, None, None], views.mT, views)
 
 
-def _weights(low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of antialiased bicubic weights (a = -0.5) along one axis, and the pixels that they act on.
+def _resize_weights(
+    low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return antialiased bicubic weights (a = -0.5) along one axis, and the indices of the pixels that they weigh.
 
     Args:
-        low, high: (N,) ends of the boxes, in pixels, on the host.
-        mirrored: (N,) bool.
-        size: Pixels of a view.
+        low: Start (N,) of the boxes in pixels, on the host.
+        high: End (N,) of the boxes in pixels, on the host.
+        mirrored: Views (N,) bool that are mirrored along the axis, on the host.
+        size: Side of the views in pixels.
+        device: Device of the results.
 
     Returns:
-        (N, size, n) and (N, n), on the device; n is the most pixels that one of the boxes touches.
+        Weights (N, size, n) and indices (N, n); n is the largest number of pixels that a box touches.
     """
     first, last = low.floor(), high.ceil()
-    most = int((last - first).max())
-    low, first, last, step = (_there(t.float(), device)[:, None, None] for t in (low, first, last, (high - low) / size))
-    place = torch.arange(size, device=device, dtype=torch.float32)[:, None]
-    place = torch.where(_there(mirrored, device)[:, None, None], size - 1 - place, place)
-    cells = torch.arange(most, device=device, dtype=torch.float32)
-    distance = ((cells + 0.5 - (low - first) - (place + 0.5) * step) / step.clamp(min=1)).abs()
-    weights = cubic(distance) * (cells < last - first)
-    return weights / weights.sum(-1, keepdim=True), (first[:, 0] + cells).long()
+    count = int((last - first).max())
+    ends = low, first, last, (high - low) / size
+    low, first, last, step = (_to_device(values.float(), device)[:, None, None] for values in ends)
+    output = torch.arange(size, device=device, dtype=torch.float32)[:, None]
+    output = torch.where(_to_device(mirrored, device)[:, None, None], size - 1 - output, output)
+    inputs = torch.arange(count, device=device, dtype=torch.float32)
+    distance = ((inputs + 0.5 - (low - first) - (output + 0.5) * step) / step.clamp(min=1)).abs()
+    weights = cubic(distance) * (inputs < last - first)
+    return weights / weights.sum(-1, keepdim=True), (first[:, 0] + inputs).long()
 
 
 def _to_levels(values: Tensor) -> Tensor:
+    """Round to whole numbers, 0 to 255, in place."""
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
 def augment_color_batched(views: Tensor, colors: ColorParams, config: ViewsConfig) -> Tensor:
-    """Color jitter, gray, blur and noise of (N, 3, S, S) float32 whole numbers, each view its own."""
-    factors, sigmas = _there(colors.factors, views.device), _there(colors.sigmas, views.device)
-    for place in range(len(STEPS)):
-        step_of = colors.orders[:, place].where(colors.jittered, torch.tensor(len(STEPS)))
-        for step, work in enumerate(_STEPS):
-            views = _some(views, step_of == step, work, factors[:, step])
-    views = _some(views, colors.gray, lambda some, _: batched_color.to_grayscale(some), sigmas)
-    views = _some(views, colors.sigmas > 0, batched_color.gaussian_blur, sigmas)
-    return _with_noise(views, colors.noise_seeds, config.noise_std) if config.noise_std > 0 else views
+    """Apply color jitter, grayscale, blur and noise to views (N, 3, S, S) float32, each with its own parameters."""
+    factors, sigmas = _to_device(colors.factors, views.device), _to_device(colors.sigmas, views.device)
+    for position in range(len(JITTER_STEPS)):
+        steps = colors.orders[:, position].where(colors.jittered, torch.tensor(len(JITTER_STEPS)))
+        for step, adjust in enumerate(_JITTER):
+            views = _apply_to_selected(views, steps == step, adjust, factors[:, step])
+    views = _apply_to_selected(views, colors.gray, lambda selected, _: batched_color.to_grayscale(selected), sigmas)
+    views = _apply_to_selected(views, colors.sigmas > 0, batched_color.gaussian_blur, sigmas)
+    return _add_noise(views, colors.noise_seeds, config.noise_std) if config.noise_std > 0 else views
 
 
-def _some(views: Tensor, chosen: Tensor, work: Callable[[Tensor, Tensor], Tensor], strengths: Tensor) -> Tensor:
-    """Do something, each at its own strength, to the views that are chosen, (N,) bool on the host."""
-    index = torch.nonzero(chosen).squeeze(1)
+def _apply_to_selected(
+    views: Tensor, selected: Tensor, operation: Callable[[Tensor, Tensor], Tensor], strengths: Tensor
+) -> Tensor:
+    """Apply an operation, with a strength (N,) per view, to the views that are selected, (N,) bool on the host."""
+    index = torch.nonzero(selected).squeeze(1)
     if not len(index):
         return views
-    index = _there(index, views.device)
-    return views.index_copy_(0, index, work(views[index], strengths[index]))
+    index = _to_device(index, views.device)
+    return views.index_copy_(0, index, operation(views[index], strengths[index]))
 
 
-def _with_noise(views: Tensor, seeds: Tensor, std: float) -> Tensor:
+def _add_noise(views: Tensor, seeds: Tensor, std: float) -> Tensor:
     for view, seed in zip(views, seeds.tolist(), strict=True):
         generator = Generator(views.device).manual_seed(seed)
         noise = torch.randn(view.shape, generator=generator, device=views.device)
@@ -197,11 +215,13 @@ def _with_noise(views: Tensor, seeds: Tensor, std: float) -> Tensor:
     return views
 
 
-def _there(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _map(work: Callable[..., Tensor], *params: AugmentationParams) -> AugmentationParams:
-    """Draws of which each tensor is made of the same tensors of others."""
+def _map(function: Callable[..., Tensor], *params: AugmentationParams) -> AugmentationParams:
+    """Apply a function to every tensor of the parameters, or to the corresponding tensors of several."""
     boxes, rotations, flips, colors = zip(*params, strict=True)
-    return AugmentationParams(work(*boxes), work(*rotations), work(*flips), ColorParams(*map(work, *colors)))
+    return AugmentationParams(
+        function(*boxes), function(*rotations), function(*flips), ColorParams(*map(function, *colors))
+    )

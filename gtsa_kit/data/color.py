@@ -1,7 +1,7 @@
-"""Color jitter, gray and blur of small images, by the arithmetic of Pillow, many pixels at a time.
+"""Color jitter, grayscale and blur of small images by the arithmetic of Pillow, many pixels at a time.
 
-Images are (3, n) or (3, S, S) uint8, color by color. All but hue and blur give what Pillow gives, bit by bit: it
-computes in float32 and cuts off what is behind the point. Hue is within one level of it, blur within three.
+Images are (3, n) or (3, S, S) uint8. All functions but hue and blur give the values of Pillow bit for bit: it computes
+in float32 and truncates. Hue is within one level of Pillow, and blur within three.
 """
 
 import math
@@ -16,30 +16,30 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 _LUMA = np.array([[19595, 38470, 7471]], np.float32) / 65536  # in float32 all sums with these are exact
 _HALF = np.float32(0.5)
 _BYTE = np.uint16(8)
-_CENTERS = np.array([[765], [510], [1020]], np.int16)  # red is missing about cyan; green, blue but about themselves
-_BLOCK = 16  # rows and columns that the blur makes at a time
+_CENTERS = np.array([[765], [510], [1020]], np.int16)  # hue of cyan for red, of green and of blue, times six
+_BLOCK = 16  # rows or columns that the blur computes at a time
 
 
 def adjust_brightness(image: Image, factor: float) -> Image:
-    """All values times a factor."""
+    """Multiply all values by a factor."""
     return _stretch(image.astype(np.float32), None, factor)
 
 
 def adjust_contrast(image: Image, factor: float) -> Image:
-    """Away from the mean gray by a factor."""
+    """Multiply the differences from the mean gray by a factor."""
     pixels = image.astype(np.float32)
     mean = _gray(pixels).sum(-1).sum(dtype=np.float64) / (image.size // 3)
     return _stretch(pixels, np.float32(math.floor(mean + 0.5)), factor)
 
 
 def adjust_saturation(image: Image, factor: float) -> Image:
-    """Away from each pixel's gray by a factor."""
+    """Multiply the differences from each pixel's gray by a factor."""
     pixels = image.astype(np.float32)
     return _stretch(pixels, _gray(pixels), factor)
 
 
 def _stretch(pixels: Floats, middle: Floats | np.float32 | None, factor: float) -> Image:
-    """Away from the middle (None: from black), by a factor, in place."""
+    """Multiply the differences from the middle (None: from black) by a factor, in place."""
     if middle is not None:
         pixels -= middle
     pixels *= np.float32(factor)
@@ -51,25 +51,25 @@ def _stretch(pixels: Floats, middle: Floats | np.float32 | None, factor: float) 
 
 
 def to_grayscale(image: Image) -> Image:
-    """Three equal channels."""
+    """Return three equal channels of gray."""
     return np.repeat(_gray(image.astype(np.float32)).astype(np.uint8), 3, axis=0)
 
 
 def adjust_hue(image: Image, factor: float) -> Image:
-    """Hue on by a part of the circle, [-0.5, 0.5].
+    """Shift the hue by a part of the circle, [-0.5, 0.5].
 
-    Pillow keeps hue in 8 bits, which can be six levels of a color: so the same 256 hues are used here.
+    Pillow keeps hue in 8 bits, and rounding to them can change a color by six levels; so the same 256 hues are used.
     """
     top, chroma, hue = hues(image.reshape(3, -1))
-    hue += np.int32(factor * 255).astype(np.uint8)  # beyond the end of the circle it goes on from the start
-    place = hue.astype(np.int16)
-    place *= np.int16(6)  # 255 for each of the six parts of the circle
-    share = place - _CENTERS
+    hue += np.int32(factor * 255).astype(np.uint8)  # wraps around the circle
+    position = hue.astype(np.int16)
+    position *= np.int16(6)  # 255 for each sixth of the circle
+    share = position - _CENTERS
     np.abs(share, out=share)
     np.subtract(np.int16(510), share[0], out=share[0])
     share[1:] -= np.int16(255)
     np.clip(share, 0, 255, out=share)
-    missing = share.view(np.uint16)  # of the chroma, in each color
+    missing = share.view(np.uint16)  # the part of the chroma that each channel lacks
     missing *= chroma.astype(np.uint16)
     missing += np.uint16(128)  # divided by 255 and rounded, in 16 bits
     missing += missing >> _BYTE
@@ -78,33 +78,33 @@ def adjust_hue(image: Image, factor: float) -> Image:
 
 
 def hues(pixels: Image) -> tuple[Image, Image, Image]:
-    """Of (3, n): largest value, its distance to the smallest, and hue, (n,) each."""
+    """Return the largest channel of (3, n) pixels, its difference from the smallest, and the hue, (n,) each."""
     red, green, blue = pixels
     top = np.maximum(np.maximum(red, green), blue)
     low = np.minimum(np.minimum(red, green), blue)
     chroma = top - low
-    middle = red + green + blue - low - top - top  # less the largest, modulo 256
+    middle = red + green + blue - low - top - top  # middle channel minus the largest, modulo 256
     order = (red >= blue).view(np.uint8)
     order = order + order + (green >= blue).view(np.uint8)
     order = order + order + (red >= green).view(np.uint8)
-    place = order.astype(np.int32)
+    index = order.astype(np.int32)
     for part in (chroma, middle):
-        place *= np.int32(256)
-        place += part.astype(np.int32)
-    return top, chroma, np.take(hue_table(), place)
+        index *= np.int32(256)
+        index += part.astype(np.int32)
+    return top, chroma, np.take(hue_table(), index)
 
 
 @lru_cache(1)
 def hue_table() -> Image:
-    """(8 * 256 * 256,) hues by which colors are the larger ones, chroma, and the middle color less the largest.
+    """Return the hues (8 * 256 * 256,) by order of the channels, chroma, and middle channel minus the largest.
 
-    Where hue would be a whole number but for rounding, Pillow's rounding decides on which side it is cut off, and that
-    shows: hence Pillow's operations in its precision.
+    Where the exact hue is a whole number, Pillow's rounding decides whether it is truncated to the next lower one. So
+    the table is computed by Pillow's operations in Pillow's precision.
     """
     order, chroma, middle = np.ogrid[:8, :256, :256]
     red_green, green_blue, red_blue = order & 1 > 0, order & 2 > 0, order & 4 > 0
     is_red, is_green = red_green & red_blue, ~red_green & green_blue
-    # Each third of the circle begins at the largest color and goes on by the difference of the two others.
+    # Hue starts at the largest channel's third of the circle and adds the difference of the two other channels.
     start = np.where(is_red, 0, np.where(is_green, 2, 4))
     sign = np.where(np.where(is_red, green_blue, np.where(is_green, ~red_blue, red_green)), 1, -1)
     share = (-middle % 256).astype(np.float32) / np.maximum(chroma, 1).astype(np.float32)
@@ -115,19 +115,19 @@ def hue_table() -> Image:
 
 
 def _gray(pixels: Floats) -> Floats:
-    """(3, ...) to whole numbers (1, ...)."""
+    """Return the gray of pixels (3, ...) as whole numbers (1, ...)."""
     gray: Floats = np.matmul(_LUMA, pixels.reshape(3, -1), dtype=np.float32).reshape(1, *pixels.shape[1:])
     gray += _HALF
     return np.floor(gray, out=gray)
 
 
 def gaussian_blur(image: Image, sigma: float) -> Image:
-    """(3, S, S) by Pillow's approximate Gaussian: three box blurs that share the variance, borders repeated."""
+    """Blur a (3, S, S) image by Pillow's approximate Gaussian: three box blurs, with border pixels repeated."""
     size = image.shape[-1]
     weights, reach = _blur_weights(size, sigma)
     pixels = image.astype(np.float32)
     rows, both = np.empty_like(pixels), np.empty_like(pixels)
-    # The weights are a band about the diagonal: blocks of it are multiplied, not the zeros.
+    # The weights are a band about the diagonal; blocks of the band are multiplied, without the zeros.
     blocks = [(a, min(a + _BLOCK, size)) for a in range(0, size, _BLOCK)]
     for a, b in blocks:
         reads = slice(max(0, a - reach), b + reach)
@@ -142,7 +142,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
 
 
 def _blur_weights(size: int, sigma: float) -> tuple[Floats, int]:
-    """(size, size) of three passes, and how far from the diagonal they go."""
+    """Return the weights (size, size) of the three passes, and the half width of their band."""
     kernel = _box_kernel(sigma)
     reach = 3 * (len(kernel) // 2)
     edge = 2 * reach
@@ -159,17 +159,17 @@ def _blur_weights(size: int, sigma: float) -> tuple[Floats, int]:
 
 
 def _one_pass(size: int, kernel: np.ndarray) -> np.ndarray:
-    """(size, size) of one box blur; what lies beyond the border is the pixel at the border."""
+    """Return the weights (size, size) of one box blur, with border pixels repeated."""
     reach = len(kernel) // 2
-    spread = np.arange(size)[:, None] + np.arange(-reach, reach + 1)
+    columns = np.arange(size)[:, None] + np.arange(-reach, reach + 1)
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], spread.clip(0, size - 1)), kernel)
+    np.add.at(matrix, (np.arange(size)[:, None], columns.clip(0, size - 1)), kernel)
     return matrix
 
 
 @lru_cache(256)
 def _box_kernel(sigma: float) -> np.ndarray:
-    """Box of which three have the variance of the Gaussian: whole taps, and a part of one at either end."""
+    """Return the box kernel of which three have the variance of the Gaussian; its two outer taps are fractions."""
     variance = sigma**2 / 3
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.augment import augment_color, crop_and_rotate, sample_boxes
+from gtsa_kit.data.augment import augment_color, crop_and_rotate
+from gtsa_kit.data.augmentation_params import sample_boxes
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.plots import CHANCE

@@ -45,7 +45,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import augment as views
-from gtsa_kit.data.augment import Views, augment_color, collate, crop_and_rotate, make_views, sample_box, sample_boxes
+from gtsa_kit.data.augment import Views, augment_color, collate, crop_and_rotate, make_views
+from gtsa_kit.data.augmentation_params import sample_box, sample_boxes
 from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_maps
 from gtsa_kit.methods import gtsa_losses as losses
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augmentation_params import (
-    STEPS,
+    JITTER_STEPS,
     AugmentationParams,
     sample_augmentation,
     sample_box,
@@ -112,7 +112,7 @@ def test_factors(strength):
 
 def test_orders():
     orders = sample_color_params(MANY, ViewsConfig(), generator(2)).orders
-    assert (orders.sort(-1).values == torch.arange(len(STEPS))).all()
+    assert (orders.sort(-1).values == torch.arange(len(JITTER_STEPS))).all()
     _, which = torch.unique(orders, dim=0, return_inverse=True)
     assert as_often(which.numpy(), 24)
 

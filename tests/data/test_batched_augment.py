@@ -16,7 +16,7 @@ from gtsa_kit.data.batched_augment import (
     DecodedBatch,
     apply_augmentations_batched,
     collate_decoded,
-    largest_side,
+    max_side,
     prepare_for_device,
     shrink,
 )
@@ -38,7 +38,7 @@ def sample_images() -> list[Tensor]:
     rng, made = np.random.default_rng(0), []
     for height, width in SIZES:
         y, x = np.mgrid[:height, :width]
-        waves = 128 + 90 * np.collate_batches([np.sin(x / 9), np.cos(y / 11), np.sin((x + y) / 17)])
+        waves = 128 + 90 * np.stack([np.sin(x / 9), np.cos(y / 11), np.sin((x + y) / 17)])
         made.append(torch.from_numpy((waves + rng.normal(0, 25, waves.shape)).clip(0, 255).astype(np.uint8)))
     return made
 
@@ -79,7 +79,7 @@ def differences(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
 def unbounded(request, monkeypatch):
     """DecodedBatch as they are, but where a test is about their being shrunk."""
     if "shrunk" not in request.node.name:
-        monkeypatch.setattr(batched_augment, "largest_side", lambda config: 10_000)
+        monkeypatch.setattr(batched_augment, "max_side", lambda config: 10_000)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -173,7 +173,7 @@ def test_noise_is_of_the_asked_strength():
 
 def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
     config = ViewsConfig()
-    side = largest_side(config)
+    side = max_side(config)
     # A crop of the least area and the flattest shape still has a pixel for each of the view's.
     assert np.sqrt(side**2 * config.global_area[0] * config.aspect[0]) >= config.global_size
     assert np.sqrt(side**2 * config.local_area[0] * config.aspect[0]) >= config.local_size
@@ -187,7 +187,7 @@ def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
 def test_views_of_shrunk_images_show_the_same():
     # Waves of 40 pixels and more: shrinking to a third loses nothing of them.
     y, x = np.mgrid[:1200, :1600]
-    waves = 128 + 90 * np.collate_batches([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
+    waves = 128 + 90 * np.stack([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
     image = torch.from_numpy(waves.astype(np.uint8))
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **STILL)
     full = make_views(image, config, generator(0))
