@@ -152,7 +152,7 @@ def send_over_socket(connection: socket.socket, content: bytes, buffer: memoryvi
         connection.recv_into(buffer[received:], remaining, socket.MSG_WAITALL)
 
 
-def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:
+def start_server(command: list[str]) -> tuple[subprocess.Popen[str], int]:
     """Start a server process, wait until it answers, and return it with its port."""
     import httpx
 
@@ -184,7 +184,7 @@ def main() -> None:
     paths = find_images(options.images).paths
     files = [paths[i % len(paths)].read_bytes() for i in range(options.count)]
     result = measure(options.artifact, files, options.rounds, options.seconds)
-    console.print(table(result))
+    console.print(build_table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -192,43 +192,54 @@ def main() -> None:
 def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> dict[str, Any]:
     """Start the servers, measure everything, and stop the servers."""
     runner = load(artifact)
-    ours, port = start([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
-    lit, lit_port = (None, 0)
+    server, port = start_server([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
+    lit_server, lit_port = None, 0
     if find_spec("litserve"):
-        lit, lit_port = start([sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"])
+        lit_server, lit_port = start_server(
+            [sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"]
+        )
     else:
         console.print("LitServe is skipped; pip install litserve")
     rates: dict[str, list[float]] = {"offline": [], "gtsa serve": [], "LitServe": []}
     requests, lit_requests = build_requests(files, QUERY), build_json_requests(files, "/predict")
-    spawned = get_context("spawn")
+    context = get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, mp_context=spawned) as load_process:
+        with ProcessPoolExecutor(1, mp_context=context) as load_process:
             run_load = lambda *args: load_process.submit(*args).result()  # noqa: E731
             offline_rate(runner, files[:BATCH])
             run_load(saturated_rate, port, requests[:CONCURRENCY], CONCURRENCY)
             for _ in range(rounds):
                 rates["offline"].append(offline_rate(runner, files))
                 rates["gtsa serve"].append(run_load(saturated_rate, port, requests, CONCURRENCY))
-                if lit:
+                if lit_server:
                     rates["LitServe"].append(run_load(saturated_rate, lit_port, lit_requests, CONCURRENCY))
             by_request, offline = idle_latencies(port, requests[:60], runner, files[:60])
             half = statistics.median(rates["gtsa serve"]) / 2
             regular = run_load(open_loop_latencies, port, requests, half, seconds, False)
             poisson = run_load(open_loop_latencies, port, requests, half, seconds, True)
     finally:
-        for process in filter(None, (ours, lit)):
+        for process in filter(None, (server, lit_server)):
             process.terminate()
             process.wait(60)
-    single = statistics.median(by_request)
     ratios = [a / b for a, b in zip(rates["gtsa serve"], rates["offline"], strict=True)]
     return {
         "artifact": artifact.name,
         "provider": runner.provider,
         "rates": {name: values for name, values in rates.items() if values},
         "serve_over_offline": statistics.median(ratios),
+        "half_load_rate": half,
+        **latency_figures(by_request, offline, regular, poisson),
+    }
+
+
+def latency_figures(
+    by_request: list[float], offline: list[float], regular: list[float], poisson: list[float]
+) -> dict[str, float]:
+    """Return medians and quantiles of latencies in seconds, in milliseconds and relative to a single request."""
+    single = statistics.median(by_request)
+    return {
         "single_ms": 1000 * single,
         "idle_adds_ms": 1000 * statistics.median(a - b for a, b in zip(by_request, offline, strict=True)),
-        "half_load_rate": half,
         "p50_regular_ms": 1000 * float(np.quantile(regular, 0.5)),
         "p99_regular_ms": 1000 * float(np.quantile(regular, 0.99)),
         "p99_poisson_ms": 1000 * float(np.quantile(poisson, 0.99)),
@@ -237,11 +248,11 @@ def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> 
     }
 
 
-def table(result: dict[str, Any]) -> Table:
+def build_table(result: dict[str, Any]) -> Table:
     rows = Table(title=f"{result['artifact']}, {result['provider']}", show_header=False)
     for name, values in result["rates"].items():
-        each = ", ".join(f"{rate:.1f}" for rate in values)
-        rows.add_row(f"{name}, images per second", f"{statistics.median(values):.1f}  ({each})")
+        rounds = ", ".join(f"{rate:.1f}" for rate in values)
+        rows.add_row(f"{name}, images per second", f"{statistics.median(values):.1f}  ({rounds})")
     for name, value in result.items():
         if isinstance(value, float):
             rows.add_row(name.replace("_", " "), f"{value:.2f}")

@@ -236,14 +236,14 @@ function rotate(slot, quarters) {
   compute([slot], false);
 }
 
-async function save(slot, kind) {
+async function save(slot, fileFormat) {
   try {
-    const content = kind === "npz"
+    const content = fileFormat === "npz"
       ? await (await requestFeatures(slot, { outputs: `embedding,${byId("layer").value}`, format: "npz" })).blob()
       : await new Promise((resolve) => slot.canvas.toBlob(resolve, "image/png"));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(content);
-    link.download = `${slot.name.replace(/\.[^.]*$/, "") || "image"}.${kind}`;
+    link.download = `${slot.name.replace(/\.[^.]*$/, "") || "image"}.${fileFormat}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   } catch (error) {
@@ -295,7 +295,7 @@ for (const slot of slots) {
   });
 }
 // A file dropped beside the image areas would otherwise replace the page.
-for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
   if (input.value === "similarity" && !selection) setStatus("Click a patch, or focus an image and use the arrow keys.");
