@@ -1,4 +1,4 @@
-"""gtsa demo."""
+"""The command `gtsa demo`."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,7 +10,7 @@ from gtsa_kit.cli.support.common import fail
 
 STEPS = 24
 
-# Test patterns, drawings and portraits of the package; what remains are scenes.
+# Test patterns, drawings and portraits in the package, which are not used.
 NOT_SCENES = (
     "5points* adelson* apriltag* eg-morph* fisheye* greenscreen* left* Image18* lena* monalisa* multiblobs* penguins* "
     "scale-space* segmentation* shark* wally* wheres-wally*"
@@ -18,37 +18,37 @@ NOT_SCENES = (
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.", metavar="DIR")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all output.", metavar="DIR")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=2, help="Training steps of 16 images.")] = STEPS,
 ) -> None:
-    """Train, export and embed on real images, and draw pictures of the result: a few minutes on two cores.
+    """Train, export and embed on real images, and draw figures of the results: a few minutes on two cores.
 
-    The images come with the package mvtb-data (MIT). Interrupted, the same command goes on where it was. So short
-    a training shows that everything works, and that the loss falls; it does not make a good encoder.
+    The images are those of the package mvtb-data (MIT). After an interruption the same command resumes. Such a short
+    training shows that everything works and that the loss falls; it does not give a good encoder.
     """
     from gtsa_kit.cli.support.progress import make_console
 
     images = demo_images()
     out.mkdir(parents=True, exist_ok=True)
-    listed = out / "images.txt"
-    listed.write_text("".join(f"{path}\n" for path in images), encoding="utf-8")
+    image_list = out / "images.txt"
+    image_list.write_text("".join(f"{path}\n" for path in images), encoding="utf-8")
 
     run = out / "run"
-    _train(listed, run, steps)
-    for form in ("onnx", "torchscript"):
-        _export(run, form)
+    _train(image_list, run, steps)
+    for format_name in ("onnx", "torchscript"):
+        _export(run, format_name)
     vectors = out / "vectors"
-    _embed(listed, run / "encoder.onnx", vectors)
-    make_console().print("drawing")
-    _pictures(listed, run / "encoder.onnx", out)
-    make_console().print(_table(out, run, vectors))
+    _embed(image_list, run / "encoder.onnx", vectors)
+    make_console().print("drawing figures")
+    _draw_figures(image_list, run / "encoder.onnx", out)
+    make_console().print(_results_table(out, run, vectors))
 
 
 def demo_images() -> list[Path]:
-    """The scenes of mvtb-data, as installed.
+    """Return the scene images of the installed package mvtb-data.
 
     Raises:
-        ValueError: It is not installed.
+        ValueError: The package is not installed.
     """
     from importlib.util import find_spec
 
@@ -57,8 +57,8 @@ def demo_images() -> list[Path]:
     package = find_spec("mvtbdata")
     if package is None or not package.submodule_search_locations:
         raise ValueError('the demo\'s images are not installed; pip install "gtsa-kit[demo]"')
-    found = find_images(Path(package.submodule_search_locations[0]) / "images")
-    return [path for path in found.paths if not any(fnmatch(path.name, pattern) for pattern in NOT_SCENES)]
+    files = find_images(Path(package.submodule_search_locations[0]) / "images")
+    return [path for path in files.paths if not any(fnmatch(path.name, pattern) for pattern in NOT_SCENES)]
 
 
 def _train(images: Path, run: Path, steps: int) -> None:
@@ -79,11 +79,11 @@ def _embed(images: Path, model: Path, vectors: Path) -> None:
     from gtsa_kit.cli.embed import embed_with_progress
     from gtsa_kit.embedding.options import EmbedOptions
 
-    shutil.rmtree(vectors, ignore_errors=True)  # vectors of an earlier encoder
+    shutil.rmtree(vectors, ignore_errors=True)  # vectors of an earlier run
     embed_with_progress(str(images), model, vectors, EmbedOptions())
 
 
-def _pictures(images: Path, model: Path, out: Path) -> None:
+def _draw_figures(images: Path, model: Path, out: Path) -> None:
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding import read_dataset
     from gtsa_kit.evaluation.eval_images import evenly_spaced
@@ -91,14 +91,14 @@ def _pictures(images: Path, model: Path, out: Path) -> None:
     from gtsa_kit.evaluation.neighbors import draw_neighbors
     from gtsa_kit.evaluation.pca import pca
 
-    found = find_images(images)
-    campus = [path for path in found.paths if "campus" in path.parts]
+    files = find_images(images)
+    campus = [path for path in files.paths if "campus" in path.parts]
     pca(open_models([model]), evenly_spaced(campus, 6), out / "pca.png")
     _, vectors = read_dataset(out / "vectors").vectors()
-    draw_neighbors(vectors, found.paths, out / "neighbors.png")
+    draw_neighbors(vectors, files.paths, out / "neighbors.png")
 
 
-def _table(out: Path, run: Path, vectors: Path) -> object:
+def _results_table(out: Path, run: Path, vectors: Path) -> object:
     from rich.table import Table
 
     from gtsa_kit.files import read_json_lines
@@ -107,14 +107,14 @@ def _table(out: Path, run: Path, vectors: Path) -> object:
     first, last = (sum(row["region"] for row in part) / len(part) for part in (rows[:5], rows[-5:]))
     if not last < first:
         fail(f"the region loss did not fall ({first:.3f} to {last:.3f}); look at {run / 'curves.png'}", 1)
-    table = Table(title="made", title_justify="left", box=None, show_header=False)
+    table = Table(title="results", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
-    table.add_row("curves", str(run / "curves.png"), f"region loss {first:.3f} at first, {last:.3f} at the end")
+    table.add_row("curves", str(run / "curves.png"), f"region loss {first:.3f} at the start, {last:.3f} at the end")
     table.add_row("encoder", str(run / "encoder.safetensors"), "loads in timm")
     table.add_row("ONNX", str(run / "encoder.onnx"), "parity in encoder.onnx.json")
     table.add_row("TorchScript", str(run / "encoder.ts"), "parity in encoder.ts.json")
-    table.add_row("vectors", str(vectors / "vectors"), "one row an image")
+    table.add_row("vectors", str(vectors / "vectors"), "one row for each image")
     table.add_row("feature maps", str(out / "pca.png"), "principal components as colors")
-    table.add_row("neighbors", str(out / "neighbors.png"), "six images and their nearest")
+    table.add_row("neighbors", str(out / "neighbors.png"), "six images and their nearest neighbors")
     return table

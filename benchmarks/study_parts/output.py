@@ -1,0 +1,143 @@
+"""Tables and plots of the benchmark study."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from gtsa_kit.evaluation.support.plots import axes_grid, save_figure
+from gtsa_kit.files import read_json_lines
+from study_parts.settings import MEASURES, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAINING_PANELS = {
+    "effective_rank": "effective rank of tokens",
+    "feature_std": "std of tokens (0: collapse)",
+    "region": "region loss (dotted: constant baseline)",
+    "correspondence": "patch correspondence loss",
+    "rotation_accuracy": "rotation accuracy",
+    "teacher_entropy": "DINO: teacher entropy",
+    "divergence": "DINO: divergence from the teacher",
+    "contrast_accuracy": "MoCo v3: contrast accuracy",
+}
+"""Column of metrics.jsonl to the title of its panel."""
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for each method: means over the seeds of the probe, then over the pretraining seeds.
+
+    `<key>_half_range` is half the range over the pretraining seeds (None for one seed), and `<key>_probe_std` the
+    standard deviation over the seeds of the probe.
+    """
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row["values"] for row in rows if row["method"] == method]
+        line: dict[str, Any] = {"method": method, "seeds": len(own)}
+        for key in present_measures(own[0]):
+            means = [statistics.fmean(values[key]) for values in own]
+            line[key] = statistics.fmean(means)
+            line[f"{key}_half_range"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
+            line[f"{key}_probe_std"] = statistics.fmean(statistics.stdev(values[key]) for values in own)
+        lines.append(line)
+    return lines
+
+
+def present_measures(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the measures that some values hold; a scale need not have all probes."""
+    return [key for key in MEASURES if key in values]
+
+
+def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table for the terminal."""
+    table = Table(title="mean ± half the range over pretraining seeds (standard deviation over seeds of the probe)")
+    table.add_column("measure")
+    for line in lines:
+        table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
+    for key in present_measures(lines[0]):
+        table.add_row(MEASURES[key], *(format_value(line, key) for line in lines))
+    return table
+
+
+def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table in Markdown."""
+    head = "| | " + " | ".join(f"{line['method']} ({line['seeds']})" for line in lines) + " |"
+    rule = "|---|" + "---|" * len(lines)
+    rows = [
+        "| " + " | ".join([MEASURES[key], *(format_value(line, key) for line in lines)]) + " |"
+        for key in present_measures(lines[0])
+    ]
+    return "\n".join([head, rule, *rows]) + "\n"
+
+
+def format_value(line: Mapping[str, Any], key: str) -> str:
+    half_range = line[f"{key}_half_range"]
+    text = f"{line[key]:.1f}" + (f" ± {half_range:.1f}" if half_range is not None else "")
+    return f"{text} ({line[f'{key}_probe_std']:.1f})"
+
+
+def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Draw a panel for each measure, with a dot for each run and its standard deviation over seeds of the probe."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    keys = [key for key in present_measures(rows[0]["values"]) if not key.endswith("rank")]
+    figure = axes_grid(4, -(-len(keys) // 4), width=3.75, height=2.7)
+    for unused in figure.axes[len(keys) :]:
+        unused.set_axis_off()
+    for axis, key in zip(figure.axes, keys, strict=False):
+        for row in rows:
+            values, method = row["values"][key], methods.index(row["method"])
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            x = method + 0.2 * row["seed"]
+            axis.errorbar(x, statistics.fmean(values), deviation, fmt="o", capsize=3, color=f"C{method}")
+        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=7)
+        axis.set_title(MEASURES[key], fontsize=9)
+        axis.grid(axis="y", alpha=0.3)
+    save_figure(figure, out)
+
+
+def draw_training(runs: Mapping[Run, Path], out: Path) -> None:
+    """Draw the logged collapse metrics of all runs, and the loss terms of each method."""
+    logs = {f"{method} {seed}": read_json_lines(run / "metrics.jsonl") for (method, seed), run in runs.items()}
+    figure = axes_grid(4, 2, width=3.75, height=3.0)
+    for axis, (key, title) in zip(figure.axes, TRAINING_PANELS.items(), strict=True):
+        _draw_curves(axis, logs, key)
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=6)
+    save_figure(figure, out)
+
+
+def _draw_curves(axis: "Axes", logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> None:
+    for name, log in logs.items():
+        if not log or key not in log[0]:
+            continue
+        steps = [row["step"] for row in log]
+        [line] = axis.plot(steps, [row[key] for row in log], label=name, linewidth=1)
+        if key == "region":
+            baseline = [row["region_loss_constant_baseline"] for row in log]
+            axis.plot(steps, baseline, color=line.get_color(), linewidth=0.7, linestyle=":")
+
+
+def print_region_loss(
+    recalls: Mapping[str, Mapping[str, Mapping[str, float]]], controls: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Print the results of the region loss analysis by run."""
+    for name, recall in recalls.items():
+        print(f"{name}, correspondence recall@1: {recall}")
+    for name, values in controls.items():
+        print(f"{name}, region loss: {_format_losses(values.items())}")
+
+
+def _format_losses(values: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{key} {value:.3f}" for key, value in values)
+
+
+def training_seconds(run: Path) -> float:
+    """Return the training time of a run; the logged seconds restart at each resumption, so their maxima are summed."""
+    seconds = [row["seconds"] for row in read_json_lines(run / "metrics.jsonl")]
+    ends = [a for a, b in pairwise(seconds) if b < a]
+    return sum(ends) + seconds[-1]
