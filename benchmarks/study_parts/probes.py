@@ -36,14 +36,14 @@ def build_probes(data: Path, names: Sequence[str], seeds: int) -> dict[str, Prob
 
 def classification_probes(data: Path, seeds: int) -> dict[str, Probe]:
     """Return the k-NN and linear probes of scene classes."""
-    places = read_classification_dataset(data / "scenes" / "places")
+    dataset = read_classification_dataset(data / "scenes" / "places")
     options, embed = ProbeOptions(seeds=seeds, size=SIZE), cached_embedder()
 
     def places_knn(model: Model) -> dict[str, list[float]]:
-        return {"places_knn": column(knn([model], places, options, embed=embed), "top1")}
+        return {"places_knn": column(knn([model], dataset, options, embed=embed), "top1")}
 
     def places_linear(model: Model) -> dict[str, list[float]]:
-        return {"places_linear": column(linear([model], places, options, embed=embed), "top1")}
+        return {"places_linear": column(linear([model], dataset, options, embed=embed), "top1")}
 
     return {"places": places_knn, "places linear": places_linear}
 

@@ -22,7 +22,7 @@ class MaskOptions:
     names: Mapping[int, str] = field(default_factory=dict)
     """Class name of each pixel value; other values are void. If empty, each value in the masks is a class."""
     in_color: bool = False
-    """Whether the values in `names` are colors (0xRRGGBB); otherwise they are indices."""
+    """True if the values in `names` are colors (0xRRGGBB); otherwise they are indices."""
     ignore: tuple[str, ...] = ()
     """Void values or class names, such as `11`, `#000000` or `sky`. Index 255 is void too, unless `names` has it."""
 
@@ -36,9 +36,9 @@ class LabelMap:
     values: np.ndarray
     """Pixel values that belong to a class, ascending: indices, or colors as 0xRRGGBB."""
     class_numbers: np.ndarray
-    """uint8 class number of each of `values`."""
+    """Class number of each of `values`, uint8."""
     in_color: bool
-    """Whether `values` are colors."""
+    """True if `values` are colors."""
 
     def read(self, mask: Path) -> np.ndarray:
         """Return the (H, W) uint8 class numbers of a mask file; raise `ImageError` if it cannot be read."""

@@ -31,13 +31,13 @@ class ClassificationDataset:
     """Images with classes, in natural order of their names, so the same data gives the same splits from any source."""
 
     paths: list[Path]
-    """N images."""
+    """Paths of the N images."""
     labels: np.ndarray
-    """(N,) int64 class numbers, indices of `classes`."""
+    """Class numbers (indices of `classes`), (N,) int64."""
     classes: tuple[str, ...]
     """Class names by class number."""
     validation: np.ndarray | None
-    """(N,) bool mask of the validation images; None where the dataset has no split."""
+    """Mask of the validation images, (N,) bool; None if the dataset has no split."""
     skipped: tuple[SkippedImage, ...] = ()
     """Files that are not used."""
 

@@ -46,7 +46,7 @@ class SegmentationDataset:
 
     @property
     def has_split(self) -> bool:
-        """Whether the dataset is split into train/ and val/."""
+        """True if the dataset is split into train/ and val/."""
         return self.pairs[0].split is not None
 
     def labels(self, pair: ImageMaskPair) -> np.ndarray:
@@ -92,8 +92,8 @@ def read_segmentation_dataset(
     candidates: list[Candidate] = []
     skipped: list[SkippedImage] = []
     for split, split_images, split_masks in _split_folders(images, masks):
-        matched, unmatched = _match(find_images(split_images), find_images(split_masks), split)
-        candidates += matched
+        matches, unmatched = _match(find_images(split_images), find_images(split_masks), split)
+        candidates += matches
         skipped += unmatched
     if not candidates:
         raise ValueError(f"no image in {images} has a mask of its name; suffixes may differ")
@@ -141,18 +141,18 @@ def _match(images: FileList, masks: FileList, split: str | None) -> tuple[list[C
         key = mask.relative_to(masks.root).with_suffix("")
         if by_name.setdefault(key, mask) != mask:
             skipped.append(SkippedImage(f"{prefix}{masks.name(mask)}", "a second mask of this name"))
-    matched: list[Candidate] = []
+    matches: list[Candidate] = []
     used = set()
     for image in images.paths:
         key = image.relative_to(images.root).with_suffix("")
         if key in by_name:
-            matched.append((split, image, by_name[key], f"{prefix}{images.name(image)}"))
+            matches.append((split, image, by_name[key], f"{prefix}{images.name(image)}"))
             used.add(key)
         else:
             skipped.append(SkippedImage(f"{prefix}{images.name(image)}", "no mask of this name"))
     unused = (mask for key, mask in by_name.items() if key not in used)
     skipped += [SkippedImage(f"{prefix}{masks.name(mask)}", "a mask without image") for mask in unused]
-    return matched, skipped
+    return matches, skipped
 
 
 def _inspect(candidate: Candidate, as_color: bool) -> tuple[ImageMaskPair, np.ndarray, bool] | SkippedImage:

@@ -24,9 +24,9 @@ class AttentionMaps(NamedTuple):
     """Attention to the patches of one image; the rest of each query's weight of 1 goes to the class token."""
 
     heads: np.ndarray
-    """(heads, h, w) attention of the class token by head."""
+    """Attention of the class token by head, (heads, h, w)."""
     patch_mean: np.ndarray
-    """(h, w) attention of the patch tokens, which the embedding pools: the mean over these tokens and over heads."""
+    """Attention of the patch tokens, which the embedding pools: the mean over these tokens and over heads, (h, w)."""
 
 
 @torch.inference_mode()

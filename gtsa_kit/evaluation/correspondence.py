@@ -40,7 +40,7 @@ class CorrespondenceOptions:
     radius: float = 1.0
     """Largest distance of a correct match, in patches; the report contains the recall at each of `RADII` too."""
     color_augmentation: bool = False
-    """Whether the views also get the color augmentation of training."""
+    """True if the views also get the color augmentation of training."""
     min_overlap: float = 0.1
     """Smallest overlap of the two crops, as a fraction of the image area."""
     size: int | None = None
@@ -51,11 +51,11 @@ class View(NamedTuple):
     """A rotated crop of an image."""
 
     box: Tensor
-    """(4,) float64 crop box, in pixels of the image."""
+    """Crop box (x0, y0, x1, y1) in pixels of the image, (4,) float64."""
     rotation: int
     """Counter-clockwise rotation in multiples of 90 degrees, as rot90's k."""
     image: Tensor
-    """(3, S, S) uint8."""
+    """Pixels of the view, (3, S, S) uint8."""
 
 
 def correspondence(

@@ -62,15 +62,15 @@ class TokenSpan:
     image_index: int
     """Index of the image in the dataset."""
     box: tuple[int, int, int, int]
-    """(top, left, bottom, right) of the tile, in pixels of the image."""
+    """Box of the tile (top, left, bottom, right), in pixels of the image."""
     input_size: tuple[int, int]
-    """(height, width) of the model's input, in pixels."""
+    """Size of the model's input (height, width), in pixels."""
     start: int
     """Index of the first row."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the patch grid."""
+        """Patch grid (h, w)."""
         return self.input_size[0] // PATCH, self.input_size[1] // PATCH
 
     @property
@@ -86,9 +86,9 @@ class PatchTokens:
     spans: tuple[tuple[TokenSpan, ...], ...]
     """Spans of each image, in order of the dataset."""
     features: np.ndarray
-    """(patches, D) float32 tokens."""
+    """Patch tokens, (patches, D) float32."""
     class_shares: np.ndarray
-    """(patches, C) float32 share of each class among the pixels of a patch; void pixels are missing from the sum."""
+    """Share of each class among the pixels of a patch, (patches, C) float32; void pixels are missing from the sum."""
 
     def spans_of(self, selected: np.ndarray) -> list[TokenSpan]:
         """Return the spans of the images that a (N,) bool mask selects."""

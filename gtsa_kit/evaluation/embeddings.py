@@ -26,12 +26,12 @@ class ImageEmbeddings:
     """Embeddings of the readable images of a list."""
 
     vectors: np.ndarray
-    """(M, D) float32."""
+    """Embeddings, (M, D) float32."""
     indices: np.ndarray
-    """(M,) indices of the readable images in the list."""
+    """Indices of the readable images in the list, (M,)."""
     skipped: tuple[SkippedImage, ...]
     input_size: tuple[int, int]
-    """(height, width) of the input, in pixels."""
+    """Size of the input (height, width), in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class LabeledEmbeddings:
     """Embeddings of a classification dataset from one model."""
 
     vectors: np.ndarray
-    """(M, D) float32."""
+    """Embeddings, (M, D) float32."""
     labels: np.ndarray
-    """(M,) int64 class numbers."""
+    """Class numbers, (M,) int64."""
     validation: np.ndarray | None
-    """(M,) bool, or None where the dataset has no split."""
+    """Mask of the validation images, (M,) bool; None if the dataset has no split."""
     skipped: tuple[SkippedImage, ...]
     input_size: tuple[int, int]
-    """(height, width) of the input, in pixels."""
+    """Size of the input (height, width), in pixels."""
 
 
 DatasetEmbedder = Callable[[Model, ClassificationDataset, int | None, ProgressCallback], LabeledEmbeddings]

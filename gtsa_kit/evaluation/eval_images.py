@@ -34,7 +34,7 @@ class EvalImage:
     """Index in the list of paths."""
     path: Path
     pixels: Tensor
-    """(3, H, W) uint8, upright."""
+    """Upright image, (3, H, W) uint8."""
     generator: Generator
     """Random generator of this image: its numbers depend on the seed and the index, not on other images or models."""
 

@@ -52,9 +52,9 @@ class LabeledVectors:
     """Embeddings and labels of one side of a split."""
 
     vectors: np.ndarray
-    """(N, D)."""
+    """Embeddings, (N, D)."""
     labels: np.ndarray
-    """(N,) class numbers."""
+    """Class numbers, (N,)."""
 
 
 SplitScorer = Callable[[LabeledVectors, LabeledVectors, int], Iterator[tuple[Mapping[str, Any], np.ndarray]]]

@@ -42,30 +42,32 @@ def draw_matches(
     from matplotlib.colors import Normalize
 
     pairs = list(ViewPairs(paths, seed, common_size(models, options.size)))
-    panels = []
+    drawings = []
     for pair in pairs:
         for model in models:
             map_a, map_b = feature_maps(model, pair)
-            found = match_patches(map_a, map_b, options.match_fraction)
-            panels.append((pair, _subset(found, lines), (map_a.shape[1], map_a.shape[2])))
-    values = np.concatenate([found.cosine for _, found, _ in panels])
+            patch_matches = match_patches(map_a, map_b, options.match_fraction)
+            drawings.append((pair, _subset(patch_matches, lines), (map_a.shape[1], map_a.shape[2])))
+    values = np.concatenate([patch_matches.cosine for _, patch_matches, _ in drawings])
     colors = ScalarMappable(Normalize(values.min(), values.max()), "viridis")
     figure = image_grid(len(models), len(pairs), width=4.2, height=2.1)
-    for axis, (pair, found, grid) in zip(figure.axes, panels, strict=True):
-        _draw_pair(axis, pair, found, grid, colors.to_rgba(found.cosine))
+    for axis, (pair, patch_matches, grid) in zip(figure.axes, drawings, strict=True):
+        _draw_pair(axis, pair, patch_matches, grid, colors.to_rgba(patch_matches.cosine))
     for axis, model in zip(figure.axes, models, strict=False):
         axis.set_title(model.name, fontsize=8)
     figure.colorbar(colors, ax=figure.axes, label="cosine", shrink=0.6)
     save_figure(figure, out)
 
 
-def _subset(found: PatchMatches, count: int) -> PatchMatches:
-    order = np.argsort(-found.cosine, kind="stable")
+def _subset(patch_matches: PatchMatches, count: int) -> PatchMatches:
+    order = np.argsort(-patch_matches.cosine, kind="stable")
     chosen = order[evenly_spaced_indices(len(order), count)]
-    return PatchMatches(*(column[chosen] for column in found))
+    return PatchMatches(*(column[chosen] for column in patch_matches))
 
 
-def _draw_pair(axis: "Axes", pair: ViewPair, found: PatchMatches, grid: tuple[int, int], colors: np.ndarray) -> None:
+def _draw_pair(
+    axis: "Axes", pair: ViewPair, patch_matches: PatchMatches, grid: tuple[int, int], colors: np.ndarray
+) -> None:
     from matplotlib.collections import LineCollection
 
     side = pair.a.image.shape[2]
@@ -74,6 +76,6 @@ def _draw_pair(axis: "Axes", pair: ViewPair, found: PatchMatches, grid: tuple[in
     canvas.paste(to_image(pair.b.image), (side + GAP, 0))
     axis.imshow(np.asarray(canvas), interpolation="nearest")
     centers = side * patch_centers(*grid).numpy() - 0.5
-    ends = np.stack([centers[found.a], centers[found.b] + [side + GAP, 0]], axis=1)
+    ends = np.stack([centers[patch_matches.a], centers[patch_matches.b] + [side + GAP, 0]], axis=1)
     axis.add_collection(LineCollection(list(ends), colors=colors, linewidths=0.9))
     axis.scatter(ends[..., 0], ends[..., 1], s=2, color="white", zorder=3)

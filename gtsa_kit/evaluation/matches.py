@@ -38,20 +38,20 @@ class ViewPair(NamedTuple):
     a: View
     b: View
     same_image: bool
-    """Whether both views are of one image, so that the true correspondence is known."""
+    """True if both views are of one image, so that the true correspondence is known."""
 
 
 class PatchMatches(NamedTuple):
     """Matched pairs of patches: first the matches from `a` to `b`, then those from `b` to `a`."""
 
     a: np.ndarray
-    """(2K,) patch indices in the first view, row by row."""
+    """Patch indices in the first view, row by row, (2K,)."""
     b: np.ndarray
-    """(2K,) patch indices in the second view, row by row."""
+    """Patch indices in the second view, row by row, (2K,)."""
     cosine: np.ndarray
-    """(2K,) cosines of the matched tokens."""
+    """Cosines of the matched tokens, (2K,)."""
     forward: np.ndarray
-    """(2K,) bool: whether the match is from `a` to `b`."""
+    """True if the match is from `a` to `b`, (2K,) bool."""
 
 
 def matches(
@@ -173,14 +173,16 @@ def match_patches(map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -
     return PatchMatches(a, b, similarity[a, b], np.arange(len(a)) < k)
 
 
-def match_distances(found: PatchMatches, pair: ViewPair, grid: tuple[int, int]) -> np.ndarray:
+def match_distances(patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int, int]) -> np.ndarray:
     """Return the (2K,) distances, in patches of an (h, w) grid, of the matches from the true positions."""
     a, b = pair.a, pair.b
     centers = patch_centers(*grid)
     in_b = map_points_between_views(centers, a.box, a.rotation, b.box, b.rotation).numpy()
     in_a = map_points_between_views(centers, b.box, b.rotation, a.box, a.rotation).numpy()
-    prediction = np.where(found.forward[:, None], centers.numpy()[found.b], centers.numpy()[found.a])
-    truth = np.where(found.forward[:, None], in_b[found.a], in_a[found.b])
+    prediction = np.where(
+        patch_matches.forward[:, None], centers.numpy()[patch_matches.b], centers.numpy()[patch_matches.a]
+    )
+    truth = np.where(patch_matches.forward[:, None], in_b[patch_matches.a], in_a[patch_matches.b])
     return patch_distance(prediction, truth, *grid)
 
 
@@ -198,8 +200,8 @@ def _two_views(image: EvalImage, size: int) -> ViewPair:
 
 def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> tuple[float, float, float]:
     """Return mean cosine, mean distance and percentage within a patch; the last two are NaN for two images."""
-    found = match_patches(map_a, map_b, match_fraction)
+    patch_matches = match_patches(map_a, map_b, match_fraction)
     if not pair.same_image:
-        return float(found.cosine.mean()), np.nan, np.nan
-    distance = match_distances(found, pair, (map_a.shape[1], map_a.shape[2]))
-    return float(found.cosine.mean()), float(distance.mean()), 100 * float((distance <= 1 + 1e-6).mean())
+        return float(patch_matches.cosine.mean()), np.nan, np.nan
+    distance = match_distances(patch_matches, pair, (map_a.shape[1], map_a.shape[2]))
+    return float(patch_matches.cosine.mean()), float(distance.mean()), 100 * float((distance <= 1 + 1e-6).mean())

@@ -20,7 +20,7 @@ class PrincipalComponents(NamedTuple):
     """The first three principal components of feature maps."""
 
     colors: list[np.ndarray]
-    """(h, w, 3) components of each map as RGB, 0 to 1."""
+    """Components of each map as RGB, (h, w, 3), 0 to 1."""
     explained: float
     """Fraction of the variance in these components, 0 to 1."""
 

@@ -52,9 +52,9 @@ class _ImageFeatures:
     """Features of all images from one model."""
 
     embeddings: list[np.ndarray] = field(default_factory=list)
-    """(4, D) embeddings of each image, by rotation."""
+    """Embeddings of each image by rotation, (4, D)."""
     tokens: list[np.ndarray] = field(default_factory=list)
-    """(n, D) tokens of each upright image, subsampled."""
+    """Subsampled tokens of each upright image, (n, D)."""
 
 
 def rotation(

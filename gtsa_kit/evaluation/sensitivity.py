@@ -134,13 +134,13 @@ def _columns(
     untransformed: list[np.ndarray], variances: list[list[float]], options: SensitivityOptions
 ) -> dict[str, Any]:
     """Return the columns of a report row from the (D,) vectors and the variances by transformation of each image."""
-    vectors, within = np.stack(untransformed), np.array(variances)  # (N, D), (N, transformations)
+    vectors, view_variances = np.stack(untransformed), np.array(variances)  # (N, D), (N, transformations)
     between = float(vectors.var(axis=0, ddof=1).sum())
     # If all images have the same embedding up to rounding, there is no variance to divide by.
     comparable = between > 1e-12 * float((vectors**2).sum(axis=1).mean())
-    percentages = 100 * within / between if comparable else within * np.nan
+    percentages = 100 * view_variances / between if comparable else view_variances * np.nan
     row: dict[str, Any] = {"variance_images": between}
     for index, name in enumerate(options.transformations):
         row |= mean_with_ci(name, percentages[:, index])
-        row[f"{name}_variance"] = float(within[:, index].mean())
+        row[f"{name}_variance"] = float(view_variances[:, index].mean())
     return row

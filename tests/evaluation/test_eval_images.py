@@ -31,12 +31,12 @@ def open_runner(options: ExportOptions) -> Runner:
 )
 def test_views_are_encoded_like_images_by_any_model(options: ExportOptions) -> None:
     views = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 3, 64, 64), dtype=np.uint8))
-    found = encode(open_runner(options), list(views))
-    assert (found.embedding.dtype, found.embedding.shape) == (np.float64, (11, 64))
+    results = encode(open_runner(options), list(views))
+    assert (results.embedding.dtype, results.embedding.shape) == (np.float64, (11, 64))
     with torch.inference_mode():
         expected = random_encoder("vit_test", 0)(normalize(views))
-    np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
-    np.testing.assert_allclose(found.feature_map, expected.feature_map, atol=1e-4)
+    np.testing.assert_allclose(results.embedding, expected.embedding, atol=1e-5)
+    np.testing.assert_allclose(results.feature_map, expected.feature_map, atol=1e-4)
 
 
 def test_a_size_that_all_models_take() -> None:
@@ -53,10 +53,10 @@ def test_images_are_upright_and_progress_is_reported(tmp_path: Path) -> None:
     paths = [write_noise(tmp_path / "a.png", 0), tmp_path / "gone.png", write_noise(tmp_path / "b.png", 1)]
     calls = []
     images = EvalImages(paths, 4, lambda *call: calls.append(call))
-    found = list(images)
-    assert [image.path for image in found] == [paths[0], paths[2]]
-    np.testing.assert_array_equal(found[0].pixels.permute(1, 2, 0).numpy(), np.asarray(open_image(paths[0])))
-    assert found[0].full_box == [0, 0, 90, 70]
+    results = list(images)
+    assert [image.path for image in results] == [paths[0], paths[2]]
+    np.testing.assert_array_equal(results[0].pixels.permute(1, 2, 0).numpy(), np.asarray(open_image(paths[0])))
+    assert results[0].full_box == [0, 0, 90, 70]
     assert [done for _, done, _ in calls] == [1, 2, 3]
     assert images.report_settings()["skipped"][0]["path"] == str(paths[1])
 

@@ -38,9 +38,9 @@ def two_models(tiny_run: Path) -> list[Model]:
 def test_accuracies_against_scikit_learn() -> None:
     rng = np.random.default_rng(2)
     scores, labels = rng.standard_normal((300, 9)), rng.integers(0, 9, 300)
-    found = accuracies(scores, labels)
-    assert found["top1"] == pytest.approx(100 * accuracy_score(labels, scores.argmax(1)))
-    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5))
+    result = accuracies(scores, labels)
+    assert result["top1"] == pytest.approx(100 * accuracy_score(labels, scores.argmax(1)))
+    assert result["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5))
     assert accuracies(scores[:, :5], labels % 5)["top5"] is None
 
 

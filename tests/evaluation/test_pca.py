@@ -22,9 +22,9 @@ def test_equal_tokens_have_equal_colors_across_images() -> None:
     flat = np.concatenate([color.reshape(-1, 3) for color in result.colors])
     kind = np.concatenate([label.ravel() for label in labels])
     means = np.stack([flat[kind == k].mean(axis=0) for k in range(4)])
-    within = max(np.abs(flat[kind == k] - means[k]).max() for k in range(4))
-    between = min(np.abs(means[a] - means[b]).max() for a in range(4) for b in range(a))
-    assert within < 0.05 < 0.3 < between
+    spread_within = max(np.abs(flat[kind == k] - means[k]).max() for k in range(4))
+    distance_between = min(np.abs(means[a] - means[b]).max() for a in range(4) for b in range(a))
+    assert spread_within < 0.05 < 0.3 < distance_between
     assert result.explained > 0.99  # four points lie in three dimensions
 
 

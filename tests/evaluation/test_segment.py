@@ -70,10 +70,10 @@ def test_measures_against_nested_loops_and_scikit_learn() -> None:
     assert metrics["miou"] == pytest.approx(100 * sum(i / u for i, u in zip(inter[:4], union[:4], strict=True)) / 4)
     assert metrics["macc"] == pytest.approx(100 * sum(i / t for i, t in zip(inter[:4], there[:4], strict=True)) / 4)
     assert metrics["aacc"] == pytest.approx(100 * right / pixels)
-    known = labels != VOID
-    assert metrics["miou"] == pytest.approx(100 * jaccard_score(labels[known], predicted[known], average="macro"))
-    assert metrics["macc"] == pytest.approx(100 * recall_score(labels[known], predicted[known], average="macro"))
-    assert metrics["aacc"] == pytest.approx(100 * accuracy_score(labels[known], predicted[known]))
+    labeled = labels != VOID
+    assert metrics["miou"] == pytest.approx(100 * jaccard_score(labels[labeled], predicted[labeled], average="macro"))
+    assert metrics["macc"] == pytest.approx(100 * recall_score(labels[labeled], predicted[labeled], average="macro"))
+    assert metrics["aacc"] == pytest.approx(100 * accuracy_score(labels[labeled], predicted[labeled]))
 
 
 def test_a_class_that_is_predicted_but_absent_counts_in_miou_alone() -> None:

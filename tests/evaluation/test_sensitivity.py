@@ -33,12 +33,12 @@ def test_against_a_slow_loop(paths: list[Path]) -> None:
         return total
 
     untransformed = []
-    within: dict[str, list[float]] = {name: [] for name in SMALL.transformations}
+    variances: dict[str, list[float]] = {name: [] for name in SMALL.transformations}
     for image in EvalImages(paths, 3):
         views = sample_views(image, SMALL, 32)
         vectors = [encode(model.runner, [view]).embedding[0] for view in views]
         for index, name in enumerate(SMALL.transformations):
-            within[name].append(variance(vectors[4 * index : 4 * index + 4]))
+            variances[name].append(variance(vectors[4 * index : 4 * index + 4]))
         upright = (
             torch.nn.functional.interpolate(image.pixels[None].float(), (32, 32), mode="bicubic", antialias=True)
             .round()
@@ -46,7 +46,7 @@ def test_against_a_slow_loop(paths: list[Path]) -> None:
             .to(torch.uint8)
         )
         untransformed.append(encode(model.runner, [upright[0]]).embedding[0])
-    for name, values in within.items():
+    for name, values in variances.items():
         shares = [100 * value / variance(untransformed) for value in values]
         mean = sum(shares) / 5
         half = 1.96 * math.sqrt(sum((share - mean) ** 2 for share in shares) / 4) / math.sqrt(5)

@@ -15,14 +15,14 @@ def mean_with_ci(key: str, values: Sequence[float] | np.ndarray) -> dict[str, An
 
     NaN values are ignored. The interval is None for fewer than two other values, and the mean is None for none.
     """
-    known = np.asarray(values, np.float64)
-    known = known[~np.isnan(known)]
-    if not len(known):
+    valid = np.asarray(values, np.float64)
+    valid = valid[~np.isnan(valid)]
+    if not len(valid):
         return {key: None, f"{key}_low": None, f"{key}_high": None}
-    mean = float(known.mean())
-    if len(known) == 1:
+    mean = float(valid.mean())
+    if len(valid) == 1:
         return {key: mean, f"{key}_low": None, f"{key}_high": None}
-    half = Z95 * float(known.std(ddof=1)) / math.sqrt(len(known))
+    half = Z95 * float(valid.std(ddof=1)) / math.sqrt(len(valid))
     return {key: mean, f"{key}_low": mean - half, f"{key}_high": mean + half}
 
 
@@ -35,7 +35,7 @@ def wilson_interval(successes: int, count: int, z: float = Z95) -> tuple[float, 
 
 
 def bootstrap_interval(
-    measure: Callable[[np.ndarray], float], items: np.ndarray, seed: int = 0, draws: int = 1000
+    measure: Callable[[np.ndarray], float], items: np.ndarray, seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float] | tuple[None, None]:
     """Return the percentile bootstrap interval (95%) of a measure, or (None, None) for fewer than two items.
 
@@ -43,14 +43,14 @@ def bootstrap_interval(
         measure: Function of the sum of the resampled items.
         items: (N, ...) quantities that add up, such as the counts of each image.
         seed: Seed of the resampling.
-        draws: Number of resampled sets.
+        resamples: Number of resampled sets.
     """
     if len(items) < 2:
         return None, None
     rng = np.random.default_rng(seed)
     flat = items.reshape(len(items), -1).astype(np.float64)
     values = []
-    for _ in range(draws):
+    for _ in range(resamples):
         counts = np.bincount(rng.integers(0, len(items), len(items)), minlength=len(items))
         values.append(measure((counts @ flat).reshape(items.shape[1:])))
     low, high = np.nanquantile(values, [0.025, 0.975])
