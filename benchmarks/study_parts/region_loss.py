@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.data.multicrop import MultiCropDataset, stack
+from gtsa_kit.data.multicrop import MultiCropDataset, collate_batches
+from gtsa_kit.data.sources import FileSource
 from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, correspondence
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
@@ -37,8 +38,9 @@ def region_loss_controls(run: Path, images: Sequence[Path], seed: int = 100) -> 
         correspondence loss.
     """
     config, method = load_method(run)
-    dataset = MultiCropDataset(list(images), config.views, seed)
-    views = stack([dataset[index] for index in range(len(images))]).views
+    source = FileSource(Path(), list(images))
+    dataset = MultiCropDataset(source, list(source.entries()), config.views, seed)
+    views = collate_batches([dataset[index] for index in range(len(images))]).views
     outputs = method(views)
     roi_sizes = (config.loss.roi_size_global, config.loss.roi_size_local)
 
