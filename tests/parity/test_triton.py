@@ -397,7 +397,7 @@ def test_the_command_rejects_invalid_options_before_it_exports(tiny_onnx: Path, 
         done = invoke(*arguments, "--out", tmp_path / "models")
         assert message in str(done.exception), done.output
     plain = CliRunner().invoke(app, ["export", str(tiny_onnx), "--format", "onnx", "--max-batch", "3"])
-    assert "add --format triton" in str(plain.exception)
+    assert "--max-batch needs --format triton" in str(plain.exception)
     assert not any(tmp_path.iterdir())
     assert parse_serving("a", "gpu:2", None, None) == ServingOptions("a", 2, "gpu")
     assert parse_serving(None, None, None, None) == ServingOptions()
