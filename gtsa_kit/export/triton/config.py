@@ -107,8 +107,7 @@ def encoder_config(manifest: Manifest, serving: ServingOptions, name: str) -> Me
     """Return the configuration of the encoder."""
     if _needs_gpu(manifest.format, manifest.precision):
         serving = replace(serving, kind="gpu")
-    platform, backend = BACKENDS[manifest.format]
-    return _model(manifest, serving, name, {"platform": platform, "backend": backend}, manifest.outputs)
+    return _model_config(manifest, serving, name)
 
 
 def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
@@ -119,9 +118,8 @@ def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) ->
         serving: Settings of the encoder.
         name: Name of the model.
     """
-    platform, backend = BACKENDS["onnx"]
     serving = replace(serving, queue_delay_ms=0)  # requests are joined at the encoder, where that saves time
-    return _model(manifest, serving, name, {"platform": platform, "backend": backend}, manifest.outputs)
+    return _model_config(manifest, serving, name)
 
 
 def ensemble_config(
@@ -166,17 +164,17 @@ def _needs_gpu(file_format: str, precision: str) -> bool:
     return file_format == "trt" or precision == "bf16"
 
 
-def _model(
-    manifest: Manifest, serving: ServingOptions, name: str, backend: Message, outputs: tuple[TensorSpec, ...]
-) -> Message:
+def _model_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
+    platform, backend = BACKENDS[manifest.format]
     max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
     kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
     return {
         "name": name,
-        **backend,
+        "platform": platform,
+        "backend": backend,
         "max_batch_size": max_batch,
         "input": [_tensor(spec, max_batch) for spec in manifest.inputs],
-        "output": [_tensor(spec, max_batch) for spec in outputs],
+        "output": [_tensor(spec, max_batch) for spec in manifest.outputs],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"count": serving.instances, "kind": EnumValue(kind)}],
         **_dynamic_batching(manifest, max_batch, serving.queue_delay_ms),

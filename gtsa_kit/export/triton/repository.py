@@ -37,7 +37,7 @@ class RepositoryModel:
 
 
 def check_targets(repository: Path, names: list[str], force: bool) -> None:
-    """Raise `ValueError` if a model exists (without `force`) or was written by something else than gtsa-kit."""
+    """Raise `ValueError` if a model exists (without `force`) or was written by another program."""
     if repository.exists() and not repository.is_dir():
         raise ValueError(f"{repository} is a file; give a folder with --out")
     for target in (repository / name for name in names):
