@@ -42,18 +42,13 @@ class BatchPlan:
     """Data type of the feature maps that are kept."""
 
 
-def never(patches: int) -> bool:
-    """Return False: no image has to begin a window."""
-    return False
-
-
 def extract_features(
     entries: Iterable[Entry],
     source: Source,
     runner: Runner,
     preprocessor: Preprocessor,
     plan: BatchPlan,
-    begins_window: Callable[[int], bool] = never,
+    begins_window: Callable[[int], bool] | None = None,
 ) -> Iterator[FeatureRow | FailedImage]:
     """Extract features of images, a bounded number of them in memory, and yield them in the order of the entries.
 
@@ -82,7 +77,7 @@ def extract_prepared(
     runner: Runner,
     plan: BatchPlan,
     window_size: int,
-    begins_window: Callable[[int], bool] = never,
+    begins_window: Callable[[int], bool] | None = None,
 ) -> Iterator[FeatureRow | FailedImage]:
     """Extract features of decoded images, and yield one result for each, in order."""
     for window in split_into_windows(images, window_size, begins_window):
@@ -100,7 +95,7 @@ def load_image(entry: Entry, source: Source, preprocessor: Preprocessor) -> Prep
 
 
 def split_into_windows(
-    images: Iterable[PreparedImage | FailedImage], size: int, begins_window: Callable[[int], bool] = never
+    images: Iterable[PreparedImage | FailedImage], size: int, begins_window: Callable[[int], bool] | None = None
 ) -> Iterator[list[PreparedImage | FailedImage]]:
     """Split images into windows of at most `size` readable ones. Batches are formed inside of a window.
 
@@ -110,14 +105,15 @@ def split_into_windows(
     Args:
         images: Decoded and failed images, in order.
         size: Readable images of a window, at most.
-        begins_window: Called with the number of patches of every readable image, in order; True if the image must not
-            share a batch with the images before it.
+        begins_window: Called with the number of patches of every readable image, in order. It returns True if the
+            image must not share a batch with the images before it.
     """
     window: list[PreparedImage | FailedImage] = []
     readable = 0
     for image in images:
         if isinstance(image, PreparedImage):
-            if begins_window(image.patches) or readable == size:
+            begins = begins_window is not None and begins_window(image.patches)
+            if begins or readable == size:
                 yield window
                 window, readable = [], 0
             readable += 1
