@@ -101,11 +101,13 @@ def load(path: Path) -> torch.Tensor:
 
 
 def make_our_views(pixels: torch.Tensor, index: int, config: RunConfig) -> Views:
+    """Make the views of a decoded image with gtsa-kit."""
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
     return make_views(pixels, config.views, generator)
 
 
 def make_plain_views(image: Image.Image, index: int, config: RunConfig) -> list[torch.Tensor]:
+    """Make the same views with Pillow and torchvision."""
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
     params = sample_augmentation(image.height, image.width, config.views, generator)
     return [torch.tensor(view).permute(2, 0, 1).contiguous() for view in plain_views(image, params, config.views)]
@@ -311,7 +313,7 @@ def view_rows(clock: Clock, count: int) -> list[dict[str, Any]]:
             "part": f"{stage}, ms per image, one thread",
             OURS: 1e3 * clock.median(OURS, stage) / count,
             PLAIN: 1e3 * clock.median(PLAIN, stage) / count,
-            "times as fast": clock.ratio(stage),
+            "speedup": clock.ratio(stage),
         }
         for stage in ("decode", "views")
     ]
@@ -326,7 +328,7 @@ def step_rows(
             "part": f"{precision}: {stage}, s",
             OURS: clock.median(OURS, stage),
             PLAIN: clock.median(PLAIN, stage),
-            "times as fast": clock.ratio(stage),
+            "speedup": clock.ratio(stage),
             "share %": 100 * clock.median(OURS, stage) / whole,
         }
         for stage in (*STAGES, "whole step")
@@ -342,7 +344,7 @@ def step_rows(
 
 def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title)
-    columns = [name for name in ("part", OURS, PLAIN, "times as fast", "share %") if any(name in row for row in rows)]
+    columns = [name for name in ("part", OURS, PLAIN, "speedup", "share %") if any(name in row for row in rows)]
     for column in columns:
         table.add_column(column, justify="left" if column == "part" else "right")
     for row in rows:

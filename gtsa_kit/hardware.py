@@ -73,6 +73,7 @@ def _time_matmul(a: "Tensor", b: "Tensor") -> float:
 
 
 def _cpu_has_bf16() -> bool:
+    """Return whether the CPU has bf16 instructions that torch uses."""
     import torch
 
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

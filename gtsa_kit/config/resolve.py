@@ -72,6 +72,7 @@ def _choose(key: str, choices: Mapping[str, Any], layers: Iterable[Mapping[str, 
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    """Read a settings file; raise `ValueError` if it is unreadable or not a mapping."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -111,6 +112,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Return the dotted keys of all settings and sections."""
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
@@ -142,6 +144,7 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 def _similar_keys(key: str) -> list[str]:
+    """Return keys that `key` may stand for: those with the same last part, or with a similar spelling."""
     keys = _known_keys()
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]

@@ -71,7 +71,8 @@ class ViewsConfig(Section):
     """Standard deviation of Gaussian noise on pixels scaled to 0..1. The paper gives no value, so it is off."""
 
     @model_validator(mode="after")
-    def _ranges_rise(self) -> "ViewsConfig":
+    def _check_ranges(self) -> "ViewsConfig":
+        """Raise `ValueError` for ranges in descending order and for values that no crop or hue can reach."""
         for name in ("global_area", "local_area", "aspect", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -196,7 +197,8 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _views_fit_the_method(self) -> "RunConfig":
+    def _check_method(self) -> "RunConfig":
+        """Raise `ValueError` for settings that the method does not support."""
         views, method = self.views, self.method
         if method == "gtsa" and views.hflip_p > 0:
             raise ValueError(

@@ -51,8 +51,9 @@ class DINO(Method):
         )
 
     def _head(self, width: int) -> nn.Module:
+        """Build the head without lightly's warning about the deprecated `weight_norm`."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)  # raised by lightly
+            warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
             return dino_head(width, self.dino_config)
 
     def forward(self, views: Views) -> DINOOutputs:

@@ -156,7 +156,7 @@ def roi_align_pairs(
 ) -> tuple[Tensor, Tensor]:
     """RoIAlign the overlap of each pair of views in the student's and the teacher's map.
 
-    RoIAlign and rotation are linear, so all regions of a map are one matrix product with its tokens.
+    RoIAlign and rotation are linear, so all regions of a map are one product of a matrix with its tokens.
 
     Args:
         student: Student maps, (B, V, C, h, w).
@@ -176,26 +176,27 @@ def roi_align_pairs(
     overlap = intersect(boxes, boxes_g)  # (B, V, P, 4)
     rotations_g = rotations_g[:, pairs]
     rotations = rotations[:, :, None].expand_as(rotations_g)  # (B, V, P)
+    rois = rotate_boxes(to_crop_coordinates(overlap, boxes), rotations)
+    rois_g = rotate_boxes(to_crop_coordinates(overlap, boxes_g), rotations_g)
+    weights = _roi_matrices(rois, roi_size, student.shape[-2:]).flatten(2, 3)  # (B, V, P * p * p, h * w)
+    student_regions = weights @ _tokens(student)  # (B, V, P * p * p, C)
+    teacher_regions = _teacher_regions(teacher, rois_g, rotations - rotations_g, pairs, roi_size)
+    shape = (*rotations.shape, roi_size, roi_size, student.shape[2])  # (B, V, P, p, p, C)
+    return student_regions.reshape(shape).movedim(-1, 3), teacher_regions.reshape(shape).movedim(-1, 3)
 
-    weights = _roi_matrices(rotate_boxes(to_crop_coordinates(overlap, boxes), rotations), roi_size, student.shape[-2:])
-    student_regions = weights.flatten(2, 3) @ _tokens(student)  # (B, V, P * p * p, C)
 
-    weights = _roi_matrices(
-        rotate_boxes(to_crop_coordinates(overlap, boxes_g), rotations_g), roi_size, teacher.shape[-2:]
-    )
-    n_tokens = weights.shape[-1]  # H * W
-    weights = weights.mT.reshape(*rotations.shape, n_tokens, roi_size, roi_size)  # (B, V, P, H * W, p, p)
-    weights = rotate_maps(weights, rotations - rotations_g).flatten(-2).mT  # (B, V, P, p * p, H * W)
+def _teacher_regions(teacher: Tensor, rois: Tensor, rotations: Tensor, pairs: Tensor, roi_size: int) -> Tensor:
+    """RoIAlign boxes (B, V, P, 4) in their teacher maps and rotate them by (B, V, P), to (B, V * P, p * p, C)."""
+    weights = _roi_matrices(rois, roi_size, teacher.shape[-2:])  # (B, V, P, p * p, H * W)
+    n_tokens = weights.shape[-1]
+    weights = weights.mT.reshape(*rotations.shape, n_tokens, roi_size, roi_size)
+    weights = rotate_maps(weights, rotations).flatten(-2).mT  # (B, V, P, p * p, H * W)
     by_teacher = pairs.flatten().argsort(stable=True)  # order of pairs in which those of one teacher view are adjacent
     per_teacher = len(by_teacher) // teacher.shape[1] * roi_size * roi_size
     weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, n_tokens)
-    teacher_regions = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
-    teacher_regions = teacher_regions.reshape(
-        len(teacher_regions), len(by_teacher), roi_size * roi_size, teacher_regions.shape[-1]
-    )[:, by_teacher.argsort()]  # (B, V * P, p * p, C)
-
-    shape = (*rotations.shape, roi_size, roi_size, student.shape[2])  # (B, V, P, p, p, C)
-    return student_regions.reshape(shape).movedim(-1, 3), teacher_regions.reshape(shape).movedim(-1, 3)
+    regions = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
+    regions = regions.reshape(len(regions), len(by_teacher), roi_size * roi_size, regions.shape[-1])
+    return regions[:, by_teacher.argsort()]
 
 
 def _roi_matrices(boxes: Tensor, roi_size: int, map_size: torch.Size) -> Tensor:

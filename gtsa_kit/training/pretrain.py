@@ -22,19 +22,19 @@ def pretrain(
 
     Args:
         images: Folder, glob, list, archive or URL.
-        out: Run folder; new, or with `resume` one that an earlier call began.
+        out: Run folder; new, or with `resume` that of an earlier call.
         preset: "coco" (the paper's settings), "ade20k" or "quick".
         method: "gtsa", "dino" or "mocov3".
-        settings: Further settings by their dotted names, such as {"train.batch_size": 64}.
+        settings: Other settings by dotted key, such as {"train.batch_size": 64}.
         resume: Continue the run in `out` from its newest checkpoint.
-        callback: Notified of the scan, the start and every step; its `stop` ends the run early.
+        callback: Called at the image check, the start and every step; its `should_stop` ends the run early.
 
     Returns:
-        The run folder, which holds encoder.safetensors, if the run has ended.
+        The run folder; it holds encoder.safetensors if the run finished.
 
     Raises:
-        ValueError: A setting or a folder is wrong; nothing was started.
-        RunFailedError: The run started and can't continue, for example because too many images are unreadable.
+        ValueError: A setting or a folder is invalid; training was not started.
+        RunFailedError: Training was started and cannot go on, for example because too many images are unreadable.
     """
     from gtsa_kit.config import load_config
     from gtsa_kit.training.run import train

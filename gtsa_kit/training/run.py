@@ -208,6 +208,7 @@ def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callba
 
 
 def _save_image_list(run_dir: Path, images: ImageList) -> None:
+    """Write images.json, which a resumed run reads instead of listing the source again."""
     content = {
         "entries": [[entry.name, entry.locator] for entry in images.entries],
         "unreadable": [[entry.name, entry.locator, entry.reason] for entry in images.unreadable],
@@ -216,6 +217,7 @@ def _save_image_list(run_dir: Path, images: ImageList) -> None:
 
 
 def _load_image_list(source: str, run_dir: Path) -> ImageList:
+    """Read images.json of a run folder."""
     content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
     entries = [Entry(name, locator) for name, locator in content["entries"]]
     unreadable = [Entry(name, locator, reason=reason) for name, locator, reason in content["unreadable"]]

@@ -12,10 +12,7 @@ from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.multicrop import (
-    TimedBatches,
-    seed_step,
-)
+from gtsa_kit.data.multicrop import TimedBatches, seed_step
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.collapse_metrics import effective_rank, feature_std
 from gtsa_kit.training.checkpoint import save_checkpoint
@@ -109,11 +106,9 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
 
         update_weights(state, schedule_values)
 
-        metrics = None
-        if log_due:
-            metrics = collect_metrics(state, output, schedule_values, throughput)
-            if logger:
-                logger.log_step(metrics)
+        metrics = collect_metrics(state, output, schedule_values, throughput) if log_due else None
+        if metrics and logger:
+            logger.log_step(metrics)
         if save_due or stopping:
             save(state, logger, saved_step)
             saved_step = state.step
@@ -227,6 +222,7 @@ def check_unreadable_share(unreadable: int, images: int, config: RunConfig, run_
 
 
 def _not_finite_message(subject: str, state: TrainState, saved_step: int) -> str:
+    """Return the message of the error for a loss or weight that is not finite."""
     kept = f"the checkpoint of step {saved_step} is kept" if saved_step else "no checkpoint was written yet"
     return (
         f"{subject} is not finite; {kept} in {state.run_dir / 'checkpoints'}. Try --precision fp32 --resume, "

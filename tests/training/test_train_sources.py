@@ -99,9 +99,9 @@ def test_every_source_trains_as_the_folder(
 
 @pytest.mark.parametrize("make", [as_tar, as_zip, as_zips])
 def test_sources_read_alike_in_spawned_workers(make: Callable[[Path, Path], str], images: Path, tmp_path: Path) -> None:
-    found = list_images(make(images, tmp_path))
+    listed = list_images(make(images, tmp_path))
     with torch.multiprocessing.get_context("spawn").Pool(2) as pool:
-        content = pool.map(found.source.read, [entry.locator for entry in found.entries])
+        content = pool.map(listed.source.read, [entry.locator for entry in listed.entries])
     assert content == [(images / f"p{index}.jpg").read_bytes() for index in range(20)]
 
 
