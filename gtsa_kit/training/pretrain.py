@@ -34,7 +34,7 @@ def pretrain(
 
     Raises:
         ValueError: A setting or a folder is invalid; training was not started.
-        RunFailedError: Training was started and cannot go on, for example because too many images are unreadable.
+        RunFailedError: Training was started and cannot continue, for example because too many images are unreadable.
     """
     from gtsa_kit.config import load_config
     from gtsa_kit.training.run import train

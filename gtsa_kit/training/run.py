@@ -48,7 +48,7 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
 
     Raises:
         ValueError: Settings, folder or images cannot be used; training was not started.
-        RunFailedError: Training was started and cannot go on.
+        RunFailedError: Training was started and cannot continue.
     """
     if config.method != "gtsa":
         require_lightly(config.method)

@@ -22,7 +22,7 @@ from gtsa_kit.training.run_logger import RunLogger, StepMetrics, ThroughputMeter
 
 
 class RunFailedError(RuntimeError):
-    """Raised when a run cannot go on; its last checkpoint is kept."""
+    """Raised when a run cannot continue; its last checkpoint is kept."""
 
 
 class TrainerCallback:
