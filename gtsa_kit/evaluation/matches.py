@@ -61,7 +61,7 @@ def matches(
     seeds: Sequence[int] = (0,),
     on_progress: ProgressCallback = no_progress,
 ) -> Report:
-    """Match patches as the correspondence loss does (eq. 2 of the paper), and measure the matches.
+    """Match patches as the correspondence loss does (eq. 3 of the paper), and measure the matches.
 
     Each patch of a view is matched with its nearest neighbor by cosine in the other view, in both directions; the K
     best matches of each direction are kept. For two views (crop and rotation) of one image, the distance of a match is
