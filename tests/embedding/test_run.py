@@ -17,7 +17,7 @@ from gtsa_kit.feature_grid import grid_to_boxes
 from gtsa_kit.models.weights import load_encoder
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
-NAMES = [*NAMES, *(f"sub ü 日本/{i}.jpg" for i in range(3)), "rotated.jpg"]
+NAMES = [*NAMES, "rotated.jpg", *(f"sub ü 日本/{i}.jpg" for i in range(3))]
 UNREADABLE = ["empty.png", "img2b.jpg", "img11.webp", "sub ü 日本/9.png"]
 
 
