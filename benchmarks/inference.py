@@ -117,7 +117,7 @@ class OpenSession:
 
 
 def random_run(folder: Path) -> Path:
-    """Save a run with random weights of realistic variance; timm's initial biases and norms would favor int8."""
+    """Save a run with random weights of realistic variance; timm's initial biases and norms would flatter int8."""
     torch.manual_seed(0)
     weights = Encoder("vit_small").vit.state_dict()
     for tensor in weights.values():

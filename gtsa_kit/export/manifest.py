@@ -102,7 +102,7 @@ class EngineRecord(Record):
     """SHA-256 of the engine file."""
     graph: GraphRecord
     parity: str
-    """Whether the engine itself was compared: "run", or "not run: " and the reason."""
+    """Comparison of the engine itself: "run", or "not run: " and the reason."""
     optimization_level: int | None
     workspace_gib: float | None
     seconds: float

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import megabytes, open_source_with_note, progress_callback
+from gtsa_kit.cli.support.engine_display import build_progress, describe_ranges, lint_table, print_engine, problem_table
+from gtsa_kit.cli.support.export_steps import open_source_with_note, progress_callback
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.formats.quantize import Calibration
@@ -19,7 +19,7 @@ from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
 from gtsa_kit.export.source import ImportOptions, Source, find_reference
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, ExportOptions
-from gtsa_kit.export.tensorrt.build import BuildSettings, OnStep, check_settings
+from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
     check_engine_parity,
@@ -29,8 +29,8 @@ from gtsa_kit.export.tensorrt.engine import (
     write_engine,
     write_graph,
 )
-from gtsa_kit.export.tensorrt.lint import LintReport, lint
-from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem
+from gtsa_kit.export.tensorrt.lint import lint
+from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.models.encoder import Encoder
 
@@ -72,12 +72,12 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
         target = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", target, options.force)
     graph = _prepare_graph(opened, engine, options.options, parity_set, calibration, console)
-    console.print(f"building {engine} for {_describe_ranges(request.ranges)}", soft_wrap=True)
+    console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
     manifest = _build(graph, engine, request, console)
     with Steps(console) as steps:
         on_case = progress_callback(steps, "parity of the engine")
         manifest = check_engine_parity(_reference(opened), engine, manifest, parity_set, on_case)
-    _print_engine(engine, manifest, console)
+    print_engine(engine, manifest, console)
 
 
 def open_for_engine(
@@ -179,7 +179,7 @@ def _prepare_graph(
 def _build(graph: SourceGraph, engine: Path, request: EngineRequest, console: Console) -> Manifest:
     try:
         with Steps(console) as steps:
-            return write_engine(graph, engine, request, _build_progress(steps))
+            return write_engine(graph, engine, request, build_progress(steps))
     except EngineBuildError as error:
         console.print(problem_table(error.problems))
         fail(f"{error}. The builder's messages are in {log_path(engine).name}", 1)
@@ -197,63 +197,9 @@ def _dry_run(
             check_supported("trt", options.options, calibration is not None)
             opened = write_graph(opened, Path(folder, "encoder.onnx"), options.options, calibration)
         with Steps(console) as steps:
-            report = lint(opened, request, _build_progress(steps))
+            report = lint(opened, request, build_progress(steps))
     if report.problems:
         console.print(problem_table(list(report.problems)))
         fail(str(EngineBuildError(opened.path.name, list(report.problems))), 1)
-    console.print(_lint_table(report))
+    console.print(lint_table(report))
     console.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
-
-
-def _build_progress(steps: Steps) -> OnStep:
-    def on_step(phase: str, done: int, total: int) -> None:
-        if (steps.stage, steps.total) != ("building", total):
-            steps.begin("building", total)
-        steps.update(done, phase)
-
-    return on_step
-
-
-def problem_table(problems: list[ParseProblem]) -> Table:
-    """Build a table of all nodes that TensorRT rejects."""
-    table = Table(title="rejected by TensorRT", title_justify="left", box=None)
-    for name in ("node", "operator", "layer", "reason"):
-        table.add_column(name, overflow="fold")
-    for problem in problems:
-        table.add_row(problem.node, problem.operator, problem.layer, problem.message)
-    return table
-
-
-def _lint_table(report: LintReport) -> Table:
-    table = Table(show_header=False, box=None)
-    table.add_row("size", f"{report.size / 1e6:.1f} MB, built in {report.seconds:.1f} s")
-    table.add_row("GPUs", ", ".join(report.capabilities))
-    for name, dtype, shape in report.tensors:
-        table.add_row(name, f"{dtype} ({', '.join('any' if length == -1 else str(length) for length in shape)})")
-    return table
-
-
-def _print_engine(engine: Path, manifest: Manifest, console: Console) -> None:
-    """Print the result; exit with 1 if the engine did not pass its parity gate."""
-    record, parity = manifest.engine, manifest.parity
-    assert record is not None
-    if parity:
-        console.print(parity_table(parity))
-    result = "failed" if parity and not parity.passed else "passed" if parity else record.parity
-    table = Table(show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("engine", f"{engine}, {megabytes(engine):.1f} MB in {record.seconds:.1f} s")
-    table.add_row("for", f"{record.variant} {record.version}, compute capabilities {', '.join(record.capabilities)}")
-    table.add_row("parity of the engine", result)
-    table.add_row("other files", f"{engine.name}.json (manifest), {record.graph.file}, {log_path(engine).name}")
-    console.print(table)
-    if parity and not parity.passed:
-        fail(f"{failure_message(engine, parity)}; do not use it, its report is in {engine.name}.json", 1)
-
-
-def _describe_ranges(ranges: InputRanges) -> str:
-    batch, height, width = (
-        str(one.min) if one.fixed else f"{one.min} to {one.max}" for one in (ranges.batch, ranges.height, ranges.width)
-    )
-    return f"batches of {batch}, height {height}, width {width}"
