@@ -246,7 +246,7 @@ def _resolve_format(format_name: str, out: Path | None) -> str:
     by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
     if format_name == "auto" and out and out.suffix in by_suffix:
         return by_suffix[out.suffix]
-    known = ("auto", "all", *FORMATS, "triton", *FRAMEWORKS)
-    if format_name not in known:
-        raise ValueError(f"unknown format {format_name!r}; choose one of {', '.join(known)}")
+    names = ("auto", "all", *FORMATS, "triton", *FRAMEWORKS)
+    if format_name not in names:
+        raise ValueError(f"unknown format {format_name!r}; choose one of {', '.join(names)}")
     return format_name

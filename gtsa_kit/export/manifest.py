@@ -159,9 +159,9 @@ class Manifest(Record):
         step = 1 if axis == "batch" else PATCH
         if value % step or value != allowed.clamp(value):
             limit = f"at least {allowed.min}" if allowed.max is None else f"{allowed.min} to {allowed.max}"
-            near = allowed.clamp(max(1, round(value / step)) * step)
+            nearest = allowed.clamp(max(1, round(value / step)) * step)
             steps = "" if step == 1 else f" and multiples of {step}"
-            raise ValueError(f"{axis} must be {limit}{steps}, got {value}; nearest: {near}")
+            raise ValueError(f"{axis} must be {limit}{steps}, got {value}; nearest: {nearest}")
 
 
 def manifest_path(artifact: Path) -> Path:

@@ -58,7 +58,7 @@ class Range:
 
     @property
     def fixed(self) -> bool:
-        """Whether one value alone is allowed."""
+        """True if one value alone is allowed."""
         return self.min == self.max
 
     def clamp(self, value: int) -> int:

@@ -35,8 +35,8 @@ def varied(architecture: Any, preprocessing: Preprocessing | None = None, seed: 
     encoder = Encoder(architecture, preprocessing=preprocessing).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
-            spread = 0.3 if parameter.ndim < 2 else 0.03
-            parameter += spread * torch.randn(parameter.shape, generator=generator)
+            scale = 0.3 if parameter.ndim < 2 else 0.03
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
     return encoder
 
 

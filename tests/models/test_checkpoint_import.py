@@ -29,8 +29,8 @@ def vary(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            spread = 0.3 if parameter.ndim < 2 else 0.05
-            parameter += spread * torch.randn(parameter.shape, generator=generator)
+            scale_factor = 0.3 if parameter.ndim < 2 else 0.05
+            parameter += scale_factor * torch.randn(parameter.shape, generator=generator)
     return model.eval()
 
 
@@ -259,7 +259,7 @@ def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
 
 
 def dino(teacher: StateDict, student: StateDict) -> dict[str, Any]:
-    """What main_dino.py saves: heads, options, numpy's numbers among the optimizer's."""
+    """Build a checkpoint of main_dino.py: heads, options, and numpy scalars in the optimizer."""
     head = prefixed("head.", {"mlp.0.weight": torch.zeros(8, 64), "last_layer.weight_v": torch.zeros(9, 8)})
     return {
         "student": prefixed("module.", {**prefixed("backbone.", student), **head}),

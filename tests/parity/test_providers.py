@@ -142,10 +142,10 @@ def test_the_provider_library_contains_the_options(tiny: Encoder, tmp_path: Path
     library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     if not library.exists():
         pytest.skip("this build of ONNX Runtime has no TensorRT provider to look into")
-    known = library.read_bytes()
+    content = library.read_bytes()
     for precision in ("fp16", "bf16", "int8"):
         for name in provider_options("tensorrt", manifest_for(tiny, precision=precision), 0, tmp_path):
-            assert b"\0" + name.encode() + b"\0" in known, name
+            assert b"\0" + name.encode() + b"\0" in content, name
 
 
 @NO_GPU

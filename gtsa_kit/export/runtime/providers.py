@@ -56,7 +56,7 @@ class ProviderRequest:
     engine_cache: Path | None = None
     """Folder for the engines that TensorRT builds; it is created if it is missing."""
     fallback: bool = False
-    """Whether a slower provider may replace one that can't run here."""
+    """Permission for a slower provider to replace one that can't run here."""
 
     def __post_init__(self) -> None:
         """Check the provider and the engine cache."""
@@ -70,7 +70,7 @@ class ProviderRequest:
 
     @property
     def is_default(self) -> bool:
-        """Whether no provider, cache or fallback was requested."""
+        """True if no provider, cache or fallback was requested."""
         return self == ProviderRequest()
 
     def resolve(self, device: str, target: torch.device) -> tuple[str, ...]:

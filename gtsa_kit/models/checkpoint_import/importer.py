@@ -111,8 +111,8 @@ def _locate(path: Path) -> Path:
 def _no_vit_message(file: Path, state_dicts: dict[str, StateDict]) -> str:
     names = [f"{entry}.{name}".lstrip(".") for entry, tensors in state_dicts.items() for name in tensors]
     content = f"its {len(names)} keys begin with {shorten_list(names, 3)}" if names else "it contains no named tensors"
-    known = ", ".join(dict.fromkeys(library_of(key_format) for key_format in KEY_FORMATS))
-    return f"{file} holds no supported ViT: {content}; supported key names are those of {known}"
+    supported = ", ".join(dict.fromkeys(library_of(key_format) for key_format in KEY_FORMATS))
+    return f"{file} holds no supported ViT: {content}; supported key names are those of {supported}"
 
 
 def _grid_side(weights: StateDict, file: Path) -> int:

@@ -27,7 +27,7 @@ class CheckpointMetadata:
     """Facts about weights that the weights do not contain; None if unknown."""
 
     is_run: bool = False
-    """Whether a run of gtsa-kit wrote the weights."""
+    """True if a run of gtsa-kit wrote the weights."""
     heads: int | None = None
     """Number of attention heads."""
     norm_eps: float | None = None
