@@ -53,9 +53,7 @@ def load_sample(path: Path, index: int, config: ViewsConfig) -> Sample:
     image = open_image(path)
     generator = torch.Generator().manual_seed(derive_seed(0, 0, index))
     params = sample_augmentation(image.height, image.width, config, generator)
-    pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(
-        2, 0, 1
-    )  # layout of the workers
+    pixels = torch.from_numpy(decode(read_file(path), path.name)[0]).permute(2, 0, 1)  # layout of the workers
     return Sample(path, image, pixels, params, config)
 
 

@@ -84,9 +84,9 @@ def rotate_maps(maps: Tensor, rotations: Tensor) -> Tensor:
 
 def cubic(distance: Tensor) -> Tensor:
     """Return the bicubic kernel (a = -0.5) at distances of any shape, 0 or more; it is 0 from 2 on."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    inner = (1.5 * distance - 2.5) * distance * distance + 1
+    outer = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance < 1, inner, torch.where(distance < 2, outer, torch.zeros_like(distance)))
 
 
 def roi_weights(low: Tensor, high: Tensor, bins: int, length: int) -> Tensor:
@@ -106,9 +106,7 @@ def roi_weights(low: Tensor, high: Tensor, bins: int, length: int) -> Tensor:
     max_samples = -(-length // bins)  # enough for a region inside the map
     bin_index = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None]
     sample = torch.arange(max_samples, device=low.device, dtype=low.dtype)
-    inside = (bin_index + (sample + 0.5) / samples[..., None, None]) * bin_size[
-        ..., None, None
-    ]  # (..., bins, samples)
+    inside = (bin_index + (sample + 0.5) / samples[..., None, None]) * bin_size[..., None, None]  # (..., bins, samples)
     # Patch i has its center at i + 0.5; beyond the outer centers the outer patches' values continue.
     position = (start[..., None, None] + inside - 0.5).clamp(0, length - 1)
     centers = torch.arange(length, device=low.device, dtype=low.dtype)

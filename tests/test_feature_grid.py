@@ -38,8 +38,8 @@ def test_a_pixel_of_the_upright_image_is_found_in_the_file(orientation: int) -> 
     height, width = upright.shape
     matrix = grid_to_pixel(width, height, (height, width), orientation)  # a cell for each pixel
     rows, columns = np.indices(upright.shape)
-    found = np.floor(grid_to_points(matrix, np.stack([columns + 0.5, rows + 0.5], -1))).astype(int)
-    assert np.array_equal(stored[found[..., 1], found[..., 0]], upright)
+    stored_pixels = np.floor(grid_to_points(matrix, np.stack([columns + 0.5, rows + 0.5], -1))).astype(int)
+    assert np.array_equal(stored[stored_pixels[..., 1], stored_pixels[..., 0]], upright)
     assert np.array_equal(grid_to_mask(matrix, upright, stored.shape), stored)
 
 
@@ -70,8 +70,8 @@ def test_a_mask_covers_what_fine_sampling_says(orientation: int, grid: tuple[int
     matrix = grid_to_pixel(upright.shape[1], upright.shape[0], grid, orientation)
     # Each pixel in pieces so fine that no piece is cut by a cell's edge: then the share is a plain mean.
     pieces = np.kron(upright_mask, np.ones(grid))  # (H * h, W * w)
-    wanted = pieces.reshape(grid[0], upright.shape[0], grid[1], upright.shape[1]).mean((1, 3))
-    np.testing.assert_allclose(mask_to_grid(matrix, mask, grid), wanted, atol=1e-12)
+    expected = pieces.reshape(grid[0], upright.shape[0], grid[1], upright.shape[1]).mean((1, 3))
+    np.testing.assert_allclose(mask_to_grid(matrix, mask, grid), expected, atol=1e-12)
 
 
 def test_a_box_as_a_mask_fills_the_same_cells() -> None:
@@ -79,10 +79,10 @@ def test_a_box_as_a_mask_fills_the_same_cells() -> None:
     mask = np.zeros((64, 48), bool)  # turned by the orientation: the file stands
     x0, y0, x1, y1 = grid_to_boxes(matrix, np.array([1, 1, 3, 2])).astype(int)
     mask[y0:y1, x0:x1] = True
-    wanted = np.zeros((3, 4))
-    wanted[1:2, 1:3] = 1
-    assert np.array_equal(mask_to_grid(matrix, mask, (3, 4)), wanted)
-    assert np.array_equal(grid_to_mask(matrix, wanted > 0, (64, 48)), mask)
+    expected = np.zeros((3, 4))
+    expected[1:2, 1:3] = 1
+    assert np.array_equal(mask_to_grid(matrix, mask, (3, 4)), expected)
+    assert np.array_equal(grid_to_mask(matrix, expected > 0, (64, 48)), mask)
 
 
 def test_nonsense_is_refused() -> None:

@@ -11,7 +11,7 @@ SIDE = 12
 
 
 def some_boxes(count: int, seed: int, side: int = SIDE) -> Tensor:
-    """(count, 4) int64, each at least one cell in size."""
+    """Return random boxes (count, 4) int64 of at least one patch in width and height."""
     generator = torch.Generator().manual_seed(seed)
     low = torch.randint(side, (count, 2), generator=generator)
     size = 1 + (torch.rand(count, 2, generator=generator) * (side - low)).long()
@@ -19,7 +19,7 @@ def some_boxes(count: int, seed: int, side: int = SIDE) -> Tensor:
 
 
 def painted(box: Tensor, side: int = SIDE) -> Tensor:
-    """(side, side) bool, rows first: the cells of a box; none where it is empty."""
+    """Return a mask (side, side) bool, rows first, of the patches in a box."""
     x0, y0, x1, y1 = box.tolist()
     mask = torch.zeros(side, side, dtype=torch.bool)
     mask[y0 : max(y0, y1), x0 : max(x0, x1)] = True
@@ -149,50 +149,50 @@ def unit_boxes(count: int) -> Tensor:
     return torch.cat([inside, torch.tensor(EDGES, dtype=torch.float64)])
 
 
-def by_products(maps: Tensor, boxes: Tensor, cells: int) -> Tensor:
+def by_products(maps: Tensor, boxes: Tensor, bins: int) -> Tensor:
     x0, y0, x1, y1 = boxes.unbind(-1)
-    rows = roi_weights(y0, y1, cells, maps.shape[-2])
-    columns = roi_weights(x0, x1, cells, maps.shape[-1])
+    rows = roi_weights(y0, y1, bins, maps.shape[-2])
+    columns = roi_weights(x0, x1, bins, maps.shape[-1])
     return torch.einsum("kph,chw,kqw->kcpq", rows, maps, columns)
 
 
-def by_torchvision(maps: Tensor, boxes: Tensor, cells: int) -> Tensor:
+def by_torchvision(maps: Tensor, boxes: Tensor, bins: int) -> Tensor:
     height, width = maps.shape[-2:]
     scaled = boxes * torch.tensor([width, height, width, height], dtype=boxes.dtype)
-    return roi_align(maps[None], [scaled], cells, sampling_ratio=-1, aligned=True)
+    return roi_align(maps[None], [scaled], bins, sampling_ratio=-1, aligned=True)
 
 
-@pytest.mark.parametrize("cells", [10, 4, 1])
+@pytest.mark.parametrize("bins", [10, 4, 1])
 @pytest.mark.parametrize("size", MAPS)
-def test_products_are_roi_align(size, cells):
+def test_products_are_roi_align(size, bins):
     maps = torch.randn(3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     boxes = unit_boxes(200)
-    torch.testing.assert_close(by_products(maps, boxes, cells), by_torchvision(maps, boxes, cells), atol=1e-9, rtol=0)
+    torch.testing.assert_close(by_products(maps, boxes, bins), by_torchvision(maps, boxes, bins), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("cells", [10, 4, 1])
+@pytest.mark.parametrize("bins", [10, 4, 1])
 @pytest.mark.parametrize("size", MAPS)
-def test_gradients_are_those_of_roi_align(size, cells):
+def test_gradients_are_those_of_roi_align(size, bins):
     maps = torch.randn(2, *size, dtype=torch.float64, requires_grad=True)
     boxes = unit_boxes(20)
-    upstream = torch.randn(len(boxes), 2, cells, cells, dtype=torch.float64)
+    upstream = torch.randn(len(boxes), 2, bins, bins, dtype=torch.float64)
     ours, theirs = (
-        torch.autograd.grad(pool(maps, boxes, cells), maps, upstream)[0] for pool in (by_products, by_torchvision)
+        torch.autograd.grad(pool(maps, boxes, bins), maps, upstream)[0] for pool in (by_products, by_torchvision)
     )
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("cells", [10, 4, 1])
+@pytest.mark.parametrize("bins", [10, 4, 1])
 @pytest.mark.parametrize("length", [1, 6, 10, 14, 40])
-def test_each_bin_is_an_average(length, cells):
+def test_each_bin_is_an_average(length, bins):
     # No sample may be lost, not even where a bin is exactly as long as a whole number of cells.
     low = torch.tensor([0.0, 0.0, 0.25, 0.999, 0.5, 0.0])
     high = torch.tensor([1.0, 0.5, 0.75, 1.0, 0.5, 1e-6])
     for dtype in (torch.float32, torch.float64):
-        weights = roi_weights(low.to(dtype), high.to(dtype), cells, length)
-        assert weights.shape == (6, cells, length)
+        weights = roi_weights(low.to(dtype), high.to(dtype), bins, length)
+        assert weights.shape == (6, bins, length)
         assert (weights >= 0).all()
-        torch.testing.assert_close(weights.sum(-1), torch.ones(6, cells, dtype=dtype))
+        torch.testing.assert_close(weights.sum(-1), torch.ones(6, bins, dtype=dtype))
 
 
 def test_single_precision_is_close_to_double():

@@ -1,11 +1,11 @@
-"""The proof that what the region loss compares are the same points of the image, and tests of the draws.
+"""Proof that the region loss compares the same points of the image, and tests of the sampled views.
 
-Images say where they are: red is x, green is y. They go through the real pipeline and the real alignment, with
-patch means in place of an encoder, so that every cell of a map holds the place in the image that it shows. Pixel i
-has its center at i + 0.5 and holds the value i, so the place is the value plus one half. All below is in pixels of the
-image, and s is the scale of a view: pixels of the image for each of its own (0.4 to 2.7 here).
+The images hold their own coordinates: red is x, green is y. They go through the real pipeline and the real alignment,
+with patch means in place of an encoder, so that every patch of a map holds its position in the image. Pixel i has its
+center at i + 0.5 and holds the value i, so the position is the value plus one half. Lengths below are in pixels of
+the image, and s is the scale of a view: pixels of the image per pixel of the view (0.4 to 2.7 here).
 
-How far may a value be from the place that it ought to show?
+The error of a value has these bounds:
 
 * ROUNDING. Views hold whole numbers: at most 0.5, in any average of view pixels too.
 * FIXED. The resize works with weights that are multiples of 2**-14: at most 12 of them act on a pixel, each off by at
@@ -13,20 +13,20 @@ How far may a value be from the place that it ought to show?
 * KERNEL. The cubic kernel keeps straight lines where it lies inside the crop and is not stretched. Stretched (s > 1)
   and sampled at whole pixels, its center is off by at most 0.03; where the crop's border cuts it, by at most 0.21.
   `test_kernel_keeps_straight_lines` computes both in float64 for every size in use.
-* CLAMP. RoIAlign continues the outer cells' values beyond their centers, half a cell of 8 view pixels from the border:
-  there at most 8 s is lost. Inside, patch means, linear interpolation and the mean over a bin's samples, which lie
-  evenly about its center, all keep straight lines: they add nothing.
+* CLAMP. RoIAlign continues the outer patches' values beyond their centers, half a patch of 8 view pixels from the
+  border: there the error is at most 8 s. Inside, patch means, linear interpolation and the mean over a bin's samples,
+  which lie evenly about its center, all keep straight lines: they add nothing.
 
-`inner` bins read no cell at the border of a map, neither the student's nor the teacher's. There a place is right within
-INNER = 0.5 + 0.1 + 0.03, and elsewhere within that plus 0.21 - 0.03 and 8 s. Two places that should be one differ by
-twice that at most.
+`inner` bins read no patch at the border of a map, neither the student's nor the teacher's. There a position is correct
+within INNER = 0.5 + 0.1 + 0.03, and elsewhere within that plus 0.21 - 0.03 and 8 s. Two positions that should be equal
+differ by twice that at most.
 
-That bound would miss a shift by a pixel. The mean of the signed error over many views does not: crops are drawn at
+That bound would miss a shift by a pixel. The mean of the signed error over many views does not: crops are
 random, so the rounding error of a view has mean zero and a standard deviation of at most sqrt(1/12) (were it the same
 all over the view; it is not: measured, it is a sixth of that). Over n views the mean stays within 4 sqrt(1/12 / n),
 about 0.13, with n the number of views that count where pairs share them (Kish). That is less than half a pixel of a
-view, which is 0.2 to 0.8 and 0.4 in the mean. 4 standard deviations, in 16 pairs of turns x 2 axes x 3 comparisons x 2
-kinds of student: a false alarm with p < 0.02, and the seeds are fixed.
+view, which is 0.2 to 0.8 and 0.4 in the mean. 4 standard deviations, in 16 pairs of rotations x 2 axes x 3
+comparisons x 2 kinds of student: a false alarm with p < 0.02, and the seeds are fixed.
 """
 
 import math
@@ -59,102 +59,102 @@ STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 ROTATIONS = list(product(range(4), range(4)))
 
 
-def places(height: int, width: int) -> Tensor:
-    """A (3, H, W) image of its own coordinates."""
+def coordinate_image(height: int, width: int) -> Tensor:
+    """Return an image (3, H, W) of its own coordinates."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y, torch.zeros_like(x)]).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the region loss is given for one kind of student view, and what the views truly show."""
+    """Inputs of the region loss for one kind of student view, with maps of positions."""
 
     student: Tensor
-    """(B, V, 2, h, w)."""
+    """Positions (B, V, 2, h, w) of the student's patches."""
     teacher: Tensor
-    """(B, G, 2, H, W)."""
+    """Positions (B, G, 2, H, W) of the teacher's patches."""
     boxes: Tensor
     rotations: Tensor
     boxes_g: Tensor
     rotations_g: Tensor
-    cells: int
+    bins: int
     kept: np.ndarray
-    """(B, V, G) bool: not a view with itself."""
+    """Pairs (B, V, G) bool of two different views."""
 
 
 def sample_views(config: ViewsConfig, count: int = IMAGES) -> Views:
-    images = [places(*SIZES[i % len(SIZES)]) for i in range(count)]
+    images = [coordinate_image(*SIZES[i % len(SIZES)]) for i in range(count)]
     return collate([make_views(p, config, torch.Generator().manual_seed(i)) for i, p in enumerate(images)])
 
 
 def make_pairs(kind: str) -> Pairs:
     crops = {"global": (4, 0), "local": (2, 8)}[kind]
-    drawn = sample_views(ViewsConfig(global_crops=crops[0], local_crops=crops[1], **STILL))
-    globals_ = patch_means(drawn.global_images)
+    sampled = sample_views(ViewsConfig(global_crops=crops[0], local_crops=crops[1], **STILL))
+    globals_ = patch_means(sampled.global_images)
     g = slice(0, crops[0])
     v = g if kind == "global" else slice(crops[0], None)
-    student = globals_ if kind == "global" else patch_means(drawn.local_images)
+    student = globals_ if kind == "global" else patch_means(sampled.local_images)
     kept = np.ones((len(student), student.shape[1], crops[0]), bool)
     if kind == "global":
         kept[:] = ~np.eye(crops[0], dtype=bool)
-    cells = {"global": 10, "local": 4}[kind]
-    boxes, rotations = drawn.boxes, drawn.rotations
-    return Pairs(student, globals_, boxes[:, v], rotations[:, v], boxes[:, g], rotations[:, g], cells, kept)
+    bins = {"global": 10, "local": 4}[kind]
+    boxes, rotations = sampled.boxes, sampled.rotations
+    return Pairs(student, globals_, boxes[:, v], rotations[:, v], boxes[:, g], rotations[:, g], bins, kept)
 
 
-sound_pairs = cache(make_pairs)
+correct_pairs = cache(make_pairs)
 
 
 def patch_means(images: Tensor) -> Tensor:
-    """(B, V, 3, S, S) to (B, V, 2, S/16, S/16): the mean place of every patch."""
+    """Return the mean position of every patch, (B, V, 3, S, S) to (B, V, 2, S/16, S/16)."""
     return F.avg_pool2d(images[:, :, :2].float().flatten(0, 1), PATCH).unflatten(0, images.shape[:2])
 
 
 def align(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Student's and teacher's places, (B, V, G, 2, p, p), by the region loss's own code."""
+    """Return the student's and teacher's positions (B, V, G, 2, p, p) by the code of the region loss."""
     args = (pairs.boxes, pairs.rotations, pairs.boxes_g, pairs.rotations_g)
-    seen, target = losses.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.cells)
-    return seen.numpy(), target.numpy()
+    region, target = losses.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.bins)
+    return region.numpy(), target.numpy()
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What each bin should show, from the boxes alone, as the image lies: no code of the package."""
+    """Expected position of each bin, computed from the boxes without code of the package."""
 
-    place: np.ndarray
-    """(B, V, G, 2, p, p)."""
+    position: np.ndarray
+    """Positions (B, V, G, 2, p, p)."""
     inner: np.ndarray
-    """(B, V, G, p, p) bool."""
-    slack: np.ndarray
-    """(B, V, G, 2, 1, 1): how far a bin that is not inner may be off, for the coarser of the two views."""
+    """Inner bins (B, V, G, p, p) bool."""
+    tolerance: np.ndarray
+    """Tolerance (B, V, G, 2, 1, 1) of a bin that is not inner, for the coarser of the two views."""
 
 
 @cache
 def truth(kind: str) -> Truth:
-    pairs = sound_pairs(kind)
+    pairs = correct_pairs(kind)
     a = pairs.boxes.numpy().astype(float)[:, :, None]
     b = pairs.boxes_g.numpy().astype(float)[:, None]
-    place, inner, slack = [], [], []
+    position, inner, tolerance = [], [], []
     for axis in (0, 1):
         low, high = np.maximum(a, b)[..., axis], np.minimum(a, b)[..., axis + 2]
-        edges = low[..., None] + (high - low)[..., None] * np.arange(pairs.cells + 1) / pairs.cells
-        place.append((edges[..., 1:] + edges[..., :-1]) / 2 - 0.5)
+        edges = low[..., None] + (high - low)[..., None] * np.arange(pairs.bins + 1) / pairs.bins
+        position.append((edges[..., 1:] + edges[..., :-1]) / 2 - 0.5)
         inside, scales = [], []
         for box, maps in ((a, pairs.student), (b, pairs.teacher)):
             length, start, size = maps.shape[-1], box[..., axis], box[..., axis + 2] - box[..., axis]
             at = (edges - start[..., None]) / size[..., None] * length
-            # Interpolation reads half a cell further than the bin goes; cells 0 and length - 1 stay unread.
+            # Interpolation reads half a patch beyond the bin; patches 0 and length - 1 are not read.
             inside.append((at[..., :-1] >= 1.5) & (at[..., 1:] <= length - 1.5))
             scales.append(size / (length * PATCH))
         inner.append(inside[0] & inside[1])
-        slack.append(CUT_KERNEL - KERNEL + PATCH / 2 * np.maximum(*np.broadcast_arrays(*scales)))
-    grid = np.broadcast_arrays(place[0][..., None, :], place[1][..., :, None])
+        tolerance.append(CUT_KERNEL - KERNEL + PATCH / 2 * np.maximum(*np.broadcast_arrays(*scales)))
+    grid = np.broadcast_arrays(position[0][..., None, :], position[1][..., :, None])
     return Truth(
-        np.stack(grid, 3), inner[0][..., None, :] & inner[1][..., :, None], np.stack(slack, -1)[..., None, None]
+        np.stack(grid, 3), inner[0][..., None, :] & inner[1][..., :, None], np.stack(tolerance, -1)[..., None, None]
     )
 
 
-def as_imageed(regions: np.ndarray, rotation: int) -> np.ndarray:
+def upright_view(regions: np.ndarray, rotation: int) -> np.ndarray:
     return np.rot90(regions, -rotation, axes=(-2, -1))
 
 
@@ -165,47 +165,47 @@ def effective(ids: np.ndarray) -> float:
 
 
 def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], rotation: int, rotation_g: int) -> list[str]:
-    """What is wrong with the aligned regions of the pairs of views that were truly turned so."""
-    pairs, true, (seen, target) = sound_pairs(kind), truth(kind), regions
+    """Return the errors of the aligned regions of the pairs of views with these rotations."""
+    pairs, true, (region, target) = correct_pairs(kind), truth(kind), regions
     which = (
         (pairs.rotations.numpy()[:, :, None] == rotation)
         & (pairs.rotations_g.numpy()[:, None] == rotation_g)
         & pairs.kept
     )
-    place, inner, slack = true.place[which], true.inner[which], true.slack[which]
+    position, inner, tolerance = true.position[which], true.inner[which], true.tolerance[which]
     counts = inner.any((1, 2))  # some overlaps are all border
     image, view, view_g = (index[counts] for index in np.nonzero(which))
     n = effective(image * 1000 + view), effective(image * 1000 + view_g)
     assert min(n) > 30, "too few views for the statistics"
-    # Both lie as the student's view does.
-    a, b = as_imageed(seen[which], rotation), as_imageed(target[which], rotation)
-    found = []
+    # Both regions are rotated as the student's view.
+    a, b = upright_view(region[which], rotation), upright_view(target[which], rotation)
+    errors = []
     for name, error, parts, variance in (
-        ("student", a - place, 1, 1 / 12 / n[0]),
-        ("teacher", b - place, 1, 1 / 12 / n[1]),
+        ("student", a - position, 1, 1 / 12 / n[0]),
+        ("teacher", b - position, 1, 1 / 12 / n[1]),
         ("one against the other", a - b, 2, 1 / 12 / n[0] + 1 / 12 / n[1]),
     ):
         if (off := np.abs(error).transpose(0, 2, 3, 1)[inner].max()) > parts * INNER:
-            found.append(f"{name}: {off:.2f} px off inside")
-        if (np.abs(error) > parts * (INNER + slack)).any():
-            found.append(f"{name}: {np.abs(error).max():.2f} px off at a border")
-        weights = inner / np.maximum(inner.sum((1, 2), keepdims=True), 1)  # every view has the same say
+            errors.append(f"{name}: {off:.2f} px off inside")
+        if (np.abs(error) > parts * (INNER + tolerance)).any():
+            errors.append(f"{name}: {np.abs(error).max():.2f} px off at a border")
+        weights = inner / np.maximum(inner.sum((1, 2), keepdims=True), 1)  # every view has the same weight
         bias = np.einsum("ncpq,npq->c", error, weights) / counts.sum()
         if (np.abs(bias) > 4 * math.sqrt(variance)).any():
-            found.append(f"{name}: biased by {bias.round(3)} px, allowed {4 * math.sqrt(variance):.3f}")
-    return found
+            errors.append(f"{name}: biased by {bias.round(3)} px, allowed {4 * math.sqrt(variance):.3f}")
+    return errors
 
 
-# --- the region loss compares the same places ------------------------------------------------------------------------
+# --- the region loss compares the same positions ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rotation", "rotation_g"), ROTATIONS)
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_regions_show_the_same_places(kind, rotation, rotation_g):
-    assert faults(kind, align(sound_pairs(kind)), rotation, rotation_g) == []
+def test_regions_show_the_same_positions(kind, rotation, rotation_g):
+    assert faults(kind, align(correct_pairs(kind)), rotation, rotation_g) == []
 
 
-# Deliberate mistakes, and the pairs of turns for which each is none. Everywhere else the proof above must fail.
+# Deliberate mistakes, and the pairs of rotations for which they change nothing. For all others the test must fail.
 
 Mistake = Callable[[Pairs], Pairs]
 
@@ -249,17 +249,17 @@ WRONG_INPUTS = {
 }
 
 
-def shifted_weights(cells_of_the_map: float) -> Callable[..., Tensor]:
-    def weights(low: Tensor, high: Tensor, cells: int, length: int) -> Tensor:
-        return roi_weights(low + cells_of_the_map / length, high + cells_of_the_map / length, cells, length)
+def shifted_weights(patches: float) -> Callable[..., Tensor]:
+    def weights(low: Tensor, high: Tensor, bins: int, length: int) -> Tensor:
+        return roi_weights(low + patches / length, high + patches / length, bins, length)
 
     return weights
 
 
 WRONG_CODE = {
-    "boxes not turned": ("rotate_boxes", lambda boxes, _: boxes, lambda t, g: t == g == 0),
-    "teacher's region not turned": ("rotate_maps", lambda maps, _: maps, lambda t, g: t == g),
-    "teacher's region turned back": (
+    "boxes not rotated": ("rotate_boxes", lambda boxes, _: boxes, lambda t, g: t == g == 0),
+    "teacher's region not rotated": ("rotate_maps", lambda maps, _: maps, lambda t, g: t == g),
+    "teacher's region rotated back": (
         "rotate_maps",
         lambda m, rotations: rotate_maps(m, -rotations),
         lambda t, g: t % 2 == g % 2,
@@ -269,8 +269,8 @@ WRONG_CODE = {
         lambda a, b: a.expand(*b.shape[:1], a.shape[1], b.shape[2], 4),
         never,
     ),
-    "half a cell off, as aligned=False": ("roi_weights", shifted_weights(0.5), never),
-    "half a cell off, the other way": ("roi_weights", shifted_weights(-0.5), never),
+    "half a patch off, as aligned=False": ("roi_weights", shifted_weights(0.5), never),
+    "half a patch off, the other way": ("roi_weights", shifted_weights(-0.5), never),
     "half a view pixel off": ("roi_weights", shifted_weights(0.5 / PATCH), never),
     "half a view pixel off, the other way": ("roi_weights", shifted_weights(-0.5 / PATCH), never),
 }
@@ -284,7 +284,7 @@ def wrong_rotations(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tu
 @pytest.mark.parametrize("kind", ["global", "local"])
 def test_wrong_inputs_are_noticed(kind, mistake):
     change, harmless = WRONG_INPUTS[mistake]
-    regions = align(change(sound_pairs(kind)))
+    regions = align(change(correct_pairs(kind)))
     assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
 
 
@@ -293,31 +293,31 @@ def test_wrong_inputs_are_noticed(kind, mistake):
 def test_wrong_code_is_noticed(kind, mistake, monkeypatch):
     name, wrong, harmless = WRONG_CODE[mistake]
     monkeypatch.setattr(losses, name, wrong)
-    regions = align(sound_pairs(kind))
+    regions = align(correct_pairs(kind))
     assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
 
 
 # --- a view shows its box --------------------------------------------------------------------------------------------
 
 
-def view_faults(drawn: Views) -> list[str]:
-    """What is wrong with views of places, pixel by pixel."""
-    found = []
-    for images, part in ((drawn.global_images, slice(0, 2)), (drawn.local_images, slice(2, None))):
+def view_faults(sampled: Views) -> list[str]:
+    """Return the errors of views of positions, pixel by pixel."""
+    errors = []
+    for images, part in ((sampled.global_images, slice(0, 2)), (sampled.local_images, slice(2, None))):
         size = images.shape[-1]
-        boxes, rotations = drawn.boxes[:, part].flatten(0, 1).numpy(), drawn.rotations[:, part].flatten().tolist()
+        boxes, rotations = sampled.boxes[:, part].flatten(0, 1).numpy(), sampled.rotations[:, part].flatten().tolist()
         means = []
         for view, box, rotation in zip(images.flatten(0, 1).numpy(), boxes, rotations, strict=True):
-            view = as_imageed(view.astype(float), rotation)
+            view = upright_view(view.astype(float), rotation)
             scale = (box[2:] - box[:2]) / size
             x, y = (box[:2, None] + (np.arange(size) + 0.5) * scale[:, None]) - 0.5
             error = view[:2] - np.stack(np.broadcast_arrays(x[None], y[:, None]))
             means.append(error.mean((1, 2)))
             if np.abs(error[:, 8:-8, 8:-8]).max() > INNER or np.abs(error).max() > INNER - KERNEL + CUT_KERNEL:
-                found.append(f"view of {box} turned {rotation}: {np.abs(error).max():.2f} px off")
+                errors.append(f"view of {box} rotated {rotation}: {np.abs(error).max():.2f} px off")
         if (np.abs(np.mean(means, 0)) > 4 * math.sqrt(1 / 12 / len(means))).any():
-            found.append(f"{size}: biased by {np.mean(means, 0).round(3)} px")
-    return found
+            errors.append(f"{size}: biased by {np.mean(means, 0).round(3)} px")
+    return errors
 
 
 def test_views_show_their_boxes():
@@ -353,15 +353,15 @@ def test_views_of_other_boxes_are_noticed(wrong, monkeypatch):
 def test_kernel_keeps_straight_lines():
     # KERNEL and CUT_KERNEL of the comment above, for every crop that these images allow.
     line = torch.arange(256, dtype=torch.float64).expand(1, 1, 256)
-    for size, smallest in ((224, 90), (96, 50)):
-        for crop in range(smallest, 257):
+    for size, min_error in ((224, 90), (96, 50)):
+        for crop in range(min_error, 257):
             view = tv.resize(
                 line[..., :crop], [1, size], interpolation=InterpolationMode.BICUBIC, antialias=True
             ).flatten()
-            place = (torch.arange(size) + 0.5) * crop / size
-            error = (view + 0.5 - place).abs()
+            position = (torch.arange(size) + 0.5) * crop / size
+            error = (view + 0.5 - position).abs()
             reach = 2 * max(crop / size, 1)  # of the kernel
-            assert error[(place > reach) & (place < crop - reach)].max() <= KERNEL
+            assert error[(position > reach) & (position < crop - reach)].max() <= KERNEL
             assert error.max() <= CUT_KERNEL
             assert reach / (crop / size) < PATCH  # a cut kernel spoils no more than the outer patch
 
@@ -380,12 +380,12 @@ def test_fine_patterns_are_averaged_not_sampled():
     assert (view - 127.5).abs().max() < 10
 
 
-def test_drawn_views_are_their_boxes_rotated():
+def test_sampled_views_are_their_boxes_rotated():
     image = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
-    drawn = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
-    assert drawn.rotations.unique().numel() > 2
-    both = [*drawn.global_images, *drawn.local_images]
-    for view, box, rotation in zip(both, drawn.boxes.int().tolist(), drawn.rotations.tolist(), strict=True):
+    sampled = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
+    assert sampled.rotations.unique().numel() > 2
+    both = [*sampled.global_images, *sampled.local_images]
+    for view, box, rotation in zip(both, sampled.boxes.int().tolist(), sampled.rotations.tolist(), strict=True):
         assert torch.equal(view, torch.rot90(crop_and_rotate(image, box, 0, view.shape[-1]), rotation, (1, 2)))
 
 
@@ -415,8 +415,8 @@ def test_overlap_rule(size):
     assert rule_holds(boxes, *size, config)
 
 
-def test_overlap_rule_holds_where_no_draw_keeps_it():
-    # Locals that must share a quarter of the image with both globals: now and then 50 draws don't find one.
+def test_overlap_rule_holds_where_no_sample_keeps_it():
+    # Locals that must share a quarter of the image with both globals: sometimes none of 50 samples is valid.
     config = ViewsConfig(local_area=(0.25, 0.3), min_overlap=0.25, min_global_overlap=0.25)
     generator = torch.Generator().manual_seed(0)
     boxes = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(15)])
@@ -424,27 +424,27 @@ def test_overlap_rule_holds_where_no_draw_keeps_it():
     assert (boxes[:, 2:] == torch.tensor([0, 0, 640, 480])).all(-1).any()
 
 
-def test_every_place_is_as_likely():
+def test_every_position_is_equally_likely():
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([sample_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
-    assert (drawn[:, 2:] - drawn[:, :2] == 1).all()
-    counts = torch.bincount(drawn[:, 0] + 3 * drawn[:, 1], minlength=6)
+    sampled = torch.stack([sample_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
+    assert (sampled[:, 2:] - sampled[:, :2] == 1).all()
+    counts = torch.bincount(sampled[:, 0] + 3 * sampled[:, 1], minlength=6)
     assert (counts - 100).abs().max() < 4 * math.sqrt(600 * 5 / 36)
 
 
 def test_areas_and_aspects_of_ordinary_images():
     config, generator = ViewsConfig(), torch.Generator().manual_seed(1)
-    drawn = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(300)]).double()
-    width, height = (drawn[..., 2:] - drawn[..., :2]).unbind(-1)
-    whole = box_area(drawn) == 480 * 640
-    assert whole.double().mean() < 0.01  # the way out is rarely taken
+    sampled = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(300)]).double()
+    width, height = (sampled[..., 2:] - sampled[..., :2]).unbind(-1)
+    whole = box_area(sampled) == 480 * 640
+    assert whole.double().mean() < 0.01  # the fallback is rarely used
     for part, (low, high) in ((slice(0, 2), config.global_area), (slice(2, None), config.local_area)):
         w, h = (side[:, part][~whole[:, part]] for side in (width, height))
         share = w * h / (480 * 640)
         # Sides are rounded to whole pixels: each is off by a half at most.
-        slack = 0.5 / w + 0.5 / h + 0.25 / (w * h)
-        assert (share >= low * (1 - slack)).all()
-        assert (share <= high * (1 + slack)).all()
+        tolerance = 0.5 / w + 0.5 / h + 0.25 / (w * h)
+        assert (share >= low * (1 - tolerance)).all()
+        assert (share <= high * (1 + tolerance)).all()
         assert ((w + 0.5) / (h - 0.5) >= config.aspect[0]).all()
         assert ((w - 0.5) / (h + 0.5) <= config.aspect[1]).all()
         # and both ranges are used
@@ -456,11 +456,11 @@ def test_areas_and_aspects_of_ordinary_images():
 
 def test_crops_lie_all_over():
     generator = torch.Generator().manual_seed(2)
-    drawn = torch.stack([sample_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
-    assert drawn[:, :2].amin(0).tolist() <= [10, 10]
-    assert drawn[:, 2].max() >= 630
-    assert drawn[:, 3].max() >= 470
-    center = ((drawn[:, :2] + drawn[:, 2:]) / 2).mean(0) / torch.tensor([640, 480])
+    sampled = torch.stack([sample_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
+    assert sampled[:, :2].amin(0).tolist() <= [10, 10]
+    assert sampled[:, 2].max() >= 630
+    assert sampled[:, 3].max() >= 470
+    center = ((sampled[:, :2] + sampled[:, 2:]) / 2).mean(0) / torch.tensor([640, 480])
     assert (center - 0.5).abs().max() < 0.03
 
 
@@ -470,17 +470,17 @@ def test_thin_and_tiny_images(size):
     config = ViewsConfig(global_size=32, local_size=16)
     image = torch.randint(256, (3, *size), dtype=torch.uint8)
     for seed in range(10):
-        drawn = make_views(image, config, torch.Generator().manual_seed(seed))
-        assert inside(drawn.boxes, *size)
-        assert rule_holds(drawn.boxes, *size, config)
-        assert drawn.global_images.shape == (2, 3, 32, 32)
-        assert drawn.local_images.shape == (8, 3, 16, 16)
+        sampled = make_views(image, config, torch.Generator().manual_seed(seed))
+        assert inside(sampled.boxes, *size)
+        assert rule_holds(sampled.boxes, *size, config)
+        assert sampled.global_images.shape == (2, 3, 32, 32)
+        assert sampled.local_images.shape == (8, 3, 16, 16)
 
 
 def test_single_pixel_fills_its_views():
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
-    drawn = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
-    for images in (drawn.global_images, drawn.local_images):
+    sampled = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
+    for images in (sampled.global_images, sampled.local_images):
         assert (images == image).all()
 
 
@@ -495,17 +495,17 @@ def test_generator_decides_everything():
     image = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
     config = ViewsConfig(noise_std=0.05)
 
-    def drawn(seed: int) -> Views:
+    def sampled(seed: int) -> Views:
         return make_views(image, config, torch.Generator().manual_seed(seed))
 
-    first, state = drawn(5), torch.get_rng_state()
+    first, state = sampled(5), torch.get_rng_state()
     torch.manual_seed(99)
     other = torch.get_rng_state()
-    assert same(drawn(5), first)
+    assert same(sampled(5), first)
     assert torch.equal(torch.get_rng_state(), other)  # torch's own generator is neither read nor moved
     torch.set_rng_state(state)
-    assert not same(drawn(6), first)
-    assert not torch.equal(drawn(6).boxes, first.boxes)
+    assert not same(sampled(6), first)
+    assert not torch.equal(sampled(6).boxes, first.boxes)
 
 
 def test_image_is_left_as_it_was():
@@ -519,43 +519,43 @@ def test_image_is_left_as_it_was():
 def test_rotations_are_uniform():
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     config = ViewsConfig(global_size=16, local_size=16, **STILL)
-    drawn = [make_views(image, config, torch.Generator().manual_seed(i)).rotations for i in range(100)]
-    counts = torch.bincount(torch.stack(drawn).flatten(), minlength=4)
+    sampled = [make_views(image, config, torch.Generator().manual_seed(i)).rotations for i in range(100)]
+    counts = torch.bincount(torch.stack(sampled).flatten(), minlength=4)
     assert len(counts) == 4
     assert (counts - 250).abs().max() < 4 * math.sqrt(1000 * 0.25 * 0.75)
 
 
 def noise_of(seed: int, **changes: object) -> Views:
     config = ViewsConfig(global_size=32, local_size=16, noise_std=0.02, **changes)
-    return make_views(places(90, 70), config, torch.Generator().manual_seed(seed))
+    return make_views(coordinate_image(90, 70), config, torch.Generator().manual_seed(seed))
 
 
 def test_without_rotations_the_crops_and_colors_stay():
-    drawn = make_views(places(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
-    upright = make_views(places(90, 70), ViewsConfig(**STILL, rotate=False), torch.Generator().manual_seed(2))
-    assert torch.equal(upright.boxes, drawn.boxes)
-    assert drawn.rotations.any()
+    sampled = make_views(coordinate_image(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
+    upright = make_views(coordinate_image(90, 70), ViewsConfig(**STILL, rotate=False), torch.Generator().manual_seed(2))
+    assert torch.equal(upright.boxes, sampled.boxes)
+    assert sampled.rotations.any()
     assert not upright.rotations.any()
-    for part, rotations in (("global_images", drawn.rotations[:2]), ("local_images", drawn.rotations[2:])):
-        pairs = zip(getattr(drawn, part), getattr(upright, part), rotations.tolist(), strict=True)
+    for part, rotations in (("global_images", sampled.rotations[:2]), ("local_images", sampled.rotations[2:])):
+        pairs = zip(getattr(sampled, part), getattr(upright, part), rotations.tolist(), strict=True)
         assert all(torch.equal(torch.rot90(a, -rotation, dims=(-2, -1)), b) for a, b, rotation in pairs)
 
 
 def test_mirrored_views_are_mirrors_of_what_they_were():
     for seed in range(3):
-        drawn, mirrored = noise_of(seed), noise_of(seed, hflip_p=1.0)
-        assert torch.equal(mirrored.global_images, drawn.global_images.flip(-1))
-        assert torch.equal(mirrored.local_images, drawn.local_images.flip(-1))
-        assert torch.equal(mirrored.boxes, drawn.boxes)
-        assert torch.equal(mirrored.rotations, drawn.rotations)
+        sampled, mirrored = noise_of(seed), noise_of(seed, hflip_p=1.0)
+        assert torch.equal(mirrored.global_images, sampled.global_images.flip(-1))
+        assert torch.equal(mirrored.local_images, sampled.local_images.flip(-1))
+        assert torch.equal(mirrored.boxes, sampled.boxes)
+        assert torch.equal(mirrored.rotations, sampled.rotations)
 
 
 def test_views_are_mirrored_at_their_rate_each_by_itself():
     mirrored = []
     for seed in range(40):
-        drawn, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, hflip_p=0.25)
+        sampled, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, hflip_p=0.25)
         for part in ("global_images", "local_images"):
-            for a, b in zip(getattr(drawn, part), getattr(some, part), strict=True):
+            for a, b in zip(getattr(sampled, part), getattr(some, part), strict=True):
                 assert torch.equal(a, b) or torch.equal(a.flip(-1), b)
                 mirrored.append(not torch.equal(a, b))
     assert abs(sum(mirrored) - 50) < 4 * math.sqrt(200 * 0.25 * 0.75)
@@ -563,14 +563,14 @@ def test_views_are_mirrored_at_their_rate_each_by_itself():
 
 
 def test_types_and_shapes():
-    drawn = make_views(places(90, 70), ViewsConfig(), torch.Generator().manual_seed(0))
-    assert (drawn.global_images.shape, drawn.global_images.dtype) == ((2, 3, 224, 224), torch.uint8)
-    assert (drawn.local_images.shape, drawn.local_images.dtype) == ((8, 3, 96, 96), torch.uint8)
-    assert (drawn.boxes.shape, drawn.boxes.dtype) == ((10, 4), torch.float32)
-    assert (drawn.rotations.shape, drawn.rotations.dtype) == ((10,), torch.int64)
-    assert torch.equal(drawn.boxes, drawn.boxes.round())
-    assert same(drawn.to(torch.device("cpu")), drawn)
-    both = collate([drawn, drawn])
+    sampled = make_views(coordinate_image(90, 70), ViewsConfig(), torch.Generator().manual_seed(0))
+    assert (sampled.global_images.shape, sampled.global_images.dtype) == ((2, 3, 224, 224), torch.uint8)
+    assert (sampled.local_images.shape, sampled.local_images.dtype) == ((8, 3, 96, 96), torch.uint8)
+    assert (sampled.boxes.shape, sampled.boxes.dtype) == ((10, 4), torch.float32)
+    assert (sampled.rotations.shape, sampled.rotations.dtype) == ((10,), torch.int64)
+    assert torch.equal(sampled.boxes, sampled.boxes.round())
+    assert same(sampled.to(torch.device("cpu")), sampled)
+    both = collate([sampled, sampled])
     assert both.local_images.shape == (2, 8, 3, 96, 96)
     assert both.rotations.shape == (2, 10)
 
@@ -578,13 +578,14 @@ def test_types_and_shapes():
 @pytest.mark.parametrize("global_crops", [1, 2, 3])
 def test_no_local_views(global_crops):
     config = ViewsConfig(global_crops=global_crops, local_crops=0)
-    drawn = collate([make_views(places(90, 70), config, torch.Generator().manual_seed(i)) for i in range(2)])
-    assert drawn.global_images.shape == (2, global_crops, 3, 224, 224)
-    assert (drawn.local_images.shape, drawn.local_images.dtype) == ((2, 0, 3, 96, 96), torch.uint8)
-    assert drawn.boxes.shape == (2, global_crops, 4)
+    image = coordinate_image(90, 70)
+    sampled = collate([make_views(image, config, torch.Generator().manual_seed(i)) for i in range(2)])
+    assert sampled.global_images.shape == (2, global_crops, 3, 224, 224)
+    assert (sampled.local_images.shape, sampled.local_images.dtype) == ((2, 0, 3, 96, 96), torch.uint8)
+    assert sampled.boxes.shape == (2, global_crops, 4)
 
 
-# --- photometric -----------------------------------------------------------------------------------------------------
+# --- color augmentation ----------------------------------------------------------------------------------------------
 
 
 def colors() -> Tensor:
@@ -609,7 +610,7 @@ def test_photometric_probabilities(which, p):
     assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / 400)
 
 
-def test_photometric_draws_are_independent():
+def test_color_augmentations_are_independent():
     config, generator = ViewsConfig(jitter_p=0.0, grayscale_p=0.5, blur_p=0.5, blur_sigma=(1.5, 2.0)), torch.Generator()
     table = torch.zeros(2, 2)
     for _ in range(400):
@@ -624,11 +625,11 @@ def test_gray_has_equal_channels():
     assert torch.equal(view[0], view[1])
     assert torch.equal(view[0], view[2])
     luma = (colors().float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
-    assert (view[0] - luma).abs().max() <= 1.1  # cut off, with weights of four digits
+    assert (view[0] - luma).abs().max() <= 1.1  # truncated, with weights of four digits
 
 
 def test_jitter_keeps_within_its_range():
-    # Of an even gray, contrast, saturation and hue leave the mean as it is: what changes is brightness, by 0.8 at most.
+    # Contrast, saturation and hue don't change the mean of a uniform gray; brightness changes it by at most 0.8.
     view = torch.full((3, 16, 16), 100, dtype=torch.uint8)
     for strength, most in ((1.0, 0.8), (0.25, 0.2)):
         config, generator = ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=strength), torch.Generator()
@@ -651,8 +652,8 @@ def test_blur_spreads_a_point_by_its_sigma():
     view = augment_color(
         view * 1, ViewsConfig(**STILL | {"blur_p": 1.0}, blur_sigma=(1.5, 1.5)), torch.Generator()
     ).double()
-    place = torch.arange(49.0) - 24
-    variance = (view[0].sum(0) * place**2).sum() / view[0].sum()
+    position = torch.arange(49.0) - 24
+    variance = (view[0].sum(0) * position**2).sum() / view[0].sum()
     assert abs(variance.sqrt() - 1.5) < 0.15  # the tails are lost to 8 bits
     assert torch.equal(view[0], view[0].T)
 

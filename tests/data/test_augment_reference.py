@@ -19,7 +19,7 @@ STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 
 
 def picture(kind: str, height: int = 200, width: int = 260) -> np.ndarray:
-    """(H, W, 3) uint8."""
+    """Return a test image (H, W, 3) uint8."""
     rng = np.random.default_rng(0)
     if kind == "noise":
         return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -85,7 +85,7 @@ def test_brightness_contrast_and_saturation_are_pillows_to_the_bit(kind, step):
 
 
 def every_color() -> np.ndarray:
-    """(n, 3): all pairs of values, with every fifth of the third, in each of the three places."""
+    """Return colors (n, 3): all pairs of values with every fifth third value, in each order of the channels."""
     grid = np.stack(np.meshgrid(np.arange(256), np.arange(256), np.arange(0, 256, 5)), -1).reshape(-1, 3)
     return np.concatenate([grid, grid[:, [2, 0, 1]], grid[:, [1, 2, 0]]]).astype(np.uint8)
 
@@ -104,16 +104,16 @@ def test_shifted_hues_are_within_a_level_of_pillows(factor):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gray_is_pillows_to_the_bit(kind):
-    wanted = Image.fromarray(picture(kind)).convert("L").convert("RGB")
-    assert furthest(colors.to_grayscale(planar(picture(kind))), planar(wanted)) == 0
+    expected = Image.fromarray(picture(kind)).convert("L").convert("RGB")
+    assert furthest(colors.to_grayscale(planar(picture(kind))), planar(expected)) == 0
 
 
 @pytest.mark.parametrize(("kind", "size"), list(product(KINDS, [16, 32, 96, 200])))
 def test_blur_is_within_three_levels_of_pillows(kind, size):
     image = picture(kind)[:size, :size]
     for sigma in (0.1, 0.3, 0.7, 1.1, 2**0.5, 1.9, 2.0, 3.5):
-        wanted = planar(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-        off = colors.gaussian_blur(planar(image), sigma).astype(int) - wanted
+        expected = planar(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+        off = colors.gaussian_blur(planar(image), sigma).astype(int) - expected
         assert np.abs(off).max() <= 3  # Pillow rounds six times on the way
         assert np.abs(off.mean()) < 0.3
 
@@ -122,15 +122,15 @@ def test_blur_is_within_three_levels_of_pillows(kind, size):
 
 
 def differences(images: list[Image.Image], config: ViewsConfig) -> np.ndarray:
-    """(values,) of all views of all images."""
-    found = []
+    """Return the differences (values,) from plain Pillow in all views of all images."""
+    parts = []
     for seed, image in enumerate(images):
         params = sample_augmentation(image.height, image.width, config, torch.Generator().manual_seed(seed))
         views = apply_augmentations(torch.from_numpy(planar(image)), params, config)
         made = [*views.global_images.numpy(), *views.local_images.numpy()]
-        for ours, wanted in zip(made, plain_views(image, params, config), strict=True):
-            found.append(np.abs(ours.astype(int) - planar(wanted)).ravel())
-    return np.concatenate(found)
+        for ours, expected in zip(made, plain_views(image, params, config), strict=True):
+            parts.append(np.abs(ours.astype(int) - planar(expected)).ravel())
+    return np.concatenate(parts)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What is drawn follows the distributions that the configuration states (tests at p = 0.001 and fixed seeds)."""
+"""Sampled parameters follow the distributions that the configuration states (tests at p = 0.001 and fixed seeds)."""
 
 import math
 
@@ -41,8 +41,8 @@ def same(a: AugmentationParams, b: AugmentationParams) -> bool:
 @pytest.fixture(scope="module")
 def free() -> np.ndarray:
     """Crops of an image so large that whole pixels do not show, in units of its sides: (n, 4)."""
-    drawn = [sample_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
-    return torch.stack(drawn).numpy() / [80_000, 60_000, 80_000, 60_000]
+    sampled = [sample_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
+    return torch.stack(sampled).numpy() / [80_000, 60_000, 80_000, 60_000]
 
 
 def test_areas_and_aspects(free):
@@ -72,31 +72,31 @@ def test_boxes_are_those_of_the_rule_and_no_others():
                 return np.array([x, y, x + w, y + h])
 
     def crops() -> np.ndarray:
-        found: list[np.ndarray] = []
-        while len(found) < 4:
-            box = crop(config.global_area if len(found) < 2 else config.local_area)
-            low = [np.maximum(box[:2], other[:2]) for other in found[:2]]
-            high = [np.minimum(box[2:], other[2:]) for other in found[:2]]
-            least = config.min_global_overlap if len(found) < 2 else config.min_overlap
+        counts: list[np.ndarray] = []
+        while len(counts) < 4:
+            box = crop(config.global_area if len(counts) < 2 else config.local_area)
+            low = [np.maximum(box[:2], other[:2]) for other in counts[:2]]
+            high = [np.minimum(box[2:], other[2:]) for other in counts[:2]]
+            least = config.min_global_overlap if len(counts) < 2 else config.min_overlap
             if all(np.clip(b - a, 0, None).prod() >= least * 480 * 640 for a, b in zip(low, high, strict=True)):
-                found.append(box)
-        return np.stack(found)
+                counts.append(box)
+        return np.stack(counts)
 
-    wanted = np.stack([crops() for _ in range(700)])
-    drawn = torch.stack([sample_boxes(480, 640, config, generator(i)) for i in range(700)]).numpy()
+    expected = np.stack([crops() for _ in range(700)])
+    sampled = torch.stack([sample_boxes(480, 640, config, generator(i)) for i in range(700)]).numpy()
     for view in (0, 1, 3):
         for side in range(4):
-            assert stats.ks_2samp(wanted[:, view, side], drawn[:, view, side]).pvalue > LEAST_P
-    areas = [box_area(torch.as_tensor(boxes[:, 2])).numpy() for boxes in (wanted, drawn)]
+            assert stats.ks_2samp(expected[:, view, side], sampled[:, view, side]).pvalue > LEAST_P
+    areas = [box_area(torch.as_tensor(boxes[:, 2])).numpy() for boxes in (expected, sampled)]
     assert stats.ks_2samp(*areas).pvalue > LEAST_P
 
 
 def test_rotations_and_mirrors():
-    drawn = [sample_augmentation(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
-    rotations = torch.stack([one.rotations for one in drawn])
+    sampled = [sample_augmentation(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
+    rotations = torch.stack([one.rotations for one in sampled])
     assert as_often(rotations.flatten().numpy(), 4)
     assert as_often((rotations[:, 0] * 4 + rotations[:, 1]).numpy(), 16)  # of one view and of the next, independently
-    flips = torch.stack([one.flips for one in drawn]).flatten()
+    flips = torch.stack([one.flips for one in sampled]).flatten()
     assert stats.binomtest(int(flips.sum()), len(flips), 0.3).pvalue > LEAST_P
 
 
@@ -119,12 +119,12 @@ def test_orders():
 
 def test_rates_and_blur():
     config = ViewsConfig(jitter_p=0.8, grayscale_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
-    drawn = sample_color_params(MANY, config, generator(3))
-    events = torch.stack([drawn.jittered, drawn.gray, drawn.sigmas > 0]).numpy()
+    sampled = sample_color_params(MANY, config, generator(3))
+    events = torch.stack([sampled.jittered, sampled.gray, sampled.sigmas > 0]).numpy()
     for happened, p in zip(events, (0.8, 0.2, 0.35), strict=True):
         assert stats.binomtest(int(happened.sum()), MANY, p).pvalue > LEAST_P
     assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.05
-    assert follows_uniform(drawn.sigmas[drawn.sigmas > 0].numpy(), 0.1, 2.0)
+    assert follows_uniform(sampled.sigmas[sampled.sigmas > 0].numpy(), 0.1, 2.0)
 
 
 def test_noise_seeds_differ():

@@ -34,7 +34,7 @@ DEVICES = [
 
 
 def sample_images() -> list[Tensor]:
-    """(3, H, W) uint8: noise over waves, of many shapes."""
+    """Return images (3, H, W) uint8 of many shapes: noise over waves."""
     rng, made = np.random.default_rng(0), []
     for height, width in SIZES:
         y, x = np.mgrid[:height, :width]
@@ -63,7 +63,7 @@ def by_pillow(config: ViewsConfig) -> list[list[np.ndarray]]:
 
 
 def flat(views: Views) -> list[np.ndarray]:
-    """(S, S, 3) view by view, image by image."""
+    """Return the views (S, S, 3) of each image by Pillow."""
     return [
         view.permute(1, 2, 0).numpy()
         for globals_, locals_ in zip(views.global_images, views.local_images, strict=True)

@@ -33,8 +33,8 @@ def test_validation_keeps_the_order(tmp_path):
     for i, path in enumerate(paths):
         path.write_bytes(b"rubbish" if i in bad else JPEG)
     ticks = []
-    found = validate_files(paths, on_checked=lambda: ticks.append(None))
-    assert [entry.locator for entry in found] == [str(paths[i]) for i in sorted(bad)]
+    listed = validate_files(paths, on_checked=lambda: ticks.append(None))
+    assert [entry.locator for entry in listed] == [str(paths[i]) for i in sorted(bad)]
     assert len(ticks) == len(paths)
 
 
@@ -97,45 +97,45 @@ def touch(folder: Path, *names: str) -> None:
         path.touch()
 
 
-def found_names(source: Path) -> list[str]:
-    found = find_images(source)
-    return [found.name(path) for path in found.paths]
+def listed_names(source: Path) -> list[str]:
+    listed = find_images(source)
+    return [listed.name(path) for path in listed.paths]
 
 
 def test_natural_order(tmp_path):
     ordered = ["Img3.jpg", "b2/2.png", "b2/10.png", "b10/1.png", "img1.jpg", "img2.jpg", "img10.jpg"]
     touch(tmp_path, *sorted(ordered))
-    assert found_names(tmp_path) == ordered
+    assert listed_names(tmp_path) == ordered
 
 
 def test_order_does_not_depend_on_the_disk(tmp_path):
     names = ["007.jpg", "07.jpg", "7.jpg", "A.jpg", "a.jpg", "1a.jpg", "a1.jpg", "-1.jpg", "é.jpg", "١.jpg"]
     touch(tmp_path / "one", *names)
     touch(tmp_path / "two", *reversed(names))
-    assert found_names(tmp_path / "one") == found_names(tmp_path / "two")
-    assert len(found_names(tmp_path / "one")) == len(names)
+    assert listed_names(tmp_path / "one") == listed_names(tmp_path / "two")
+    assert len(listed_names(tmp_path / "one")) == len(names)
 
 
 def test_suffixes_in_any_case(tmp_path):
     names = ["a.JPG", "b.Jpeg", "c.jpe", "d.jfif", "e.PNG", "f.webp", "g.BMP", "h.dib", "i.tif", "j.TIFF"]
     touch(tmp_path, *names, "k.txt", "l.gif", "jpg", "m.jpg.part")
-    assert found_names(tmp_path) == names
+    assert listed_names(tmp_path) == names
 
 
 def test_hidden_names_are_passed_over(tmp_path):
     touch(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "d/.e/f.jpg", "._a.jpg")
-    assert found_names(tmp_path) == ["a.jpg"]
+    assert listed_names(tmp_path) == ["a.jpg"]
 
 
 def test_a_hidden_folder_that_was_asked_for_is_read(tmp_path):
     touch(tmp_path, ".photos/a.jpg")
-    assert found_names(tmp_path / ".photos") == ["a.jpg"]
+    assert listed_names(tmp_path / ".photos") == ["a.jpg"]
 
 
 def test_names_with_spaces_and_any_script(tmp_path):
     names = ["a b/c  d.jpg", "Ærø.jpg", "写真.jpg", "😀.jpg", "line\nbreak.jpg", "two\u2028lines.jpg"]
     touch(tmp_path, *names)
-    assert sorted(found_names(tmp_path)) == sorted(names)
+    assert sorted(listed_names(tmp_path)) == sorted(names)
     for path in find_images(tmp_path).paths:
         path.write_bytes(JPEG)
         assert open_image(path).size == (32, 24)
@@ -147,11 +147,11 @@ def test_names_that_are_not_utf8(tmp_path):
     with open(raw, "wb") as file:
         file.write(JPEG)
     touch(tmp_path, "b.jpg")
-    found = find_images(tmp_path)
-    names = [found.name(path) for path in found.paths]
+    listed = find_images(tmp_path)
+    names = [listed.name(path) for path in listed.paths]
     assert sorted(names) == ["b.jpg", "caf\\xe9.jpg"]
     assert all(name.encode("utf-8") for name in names)  # so it can be written anywhere
-    assert open_image(found.paths[names.index("caf\\xe9.jpg")]).size == (32, 24)
+    assert open_image(listed.paths[names.index("caf\\xe9.jpg")]).size == (32, 24)
 
 
 def test_links_are_followed_once(tmp_path):
@@ -163,7 +163,7 @@ def test_links_are_followed_once(tmp_path):
     (photos / "other again").symlink_to(tmp_path / "elsewhere")
     (photos / "self").symlink_to(photos / "self")
     (photos / "dangling").symlink_to(tmp_path / "gone")
-    names = found_names(photos)
+    names = listed_names(photos)
     assert sorted(Path(name).name for name in names) == ["a.jpg", "b.jpg", "c.jpg"]
     assert len({os.path.realpath(path) for path in find_images(photos).paths}) == 3
 
@@ -171,7 +171,7 @@ def test_links_are_followed_once(tmp_path):
 def test_link_as_the_root(tmp_path):
     touch(tmp_path, "photos/a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "photos")
-    assert found_names(tmp_path / "link") == ["a.jpg"]
+    assert listed_names(tmp_path / "link") == ["a.jpg"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
@@ -179,44 +179,44 @@ def test_folder_that_cannot_be_read_is_reported(tmp_path):
     touch(tmp_path, "a.jpg", "locked/b.jpg")
     (tmp_path / "locked").chmod(0)
     try:
-        found = find_images(tmp_path)
+        listed = find_images(tmp_path)
     finally:
         (tmp_path / "locked").chmod(0o700)
-    assert found.paths == [tmp_path / "a.jpg"]
-    assert [entry.locator for entry in found.unreadable] == [str(tmp_path / "locked")]
-    assert "permission denied" in found.unreadable[0].reason.lower()
+    assert listed.paths == [tmp_path / "a.jpg"]
+    assert [entry.locator for entry in listed.unreadable] == [str(tmp_path / "locked")]
+    assert "permission denied" in listed.unreadable[0].reason.lower()
 
 
 def test_folder_named_like_a_image(tmp_path):
     touch(tmp_path, "folder.jpg/a.jpg", "b.jpg")
-    assert found_names(tmp_path) == ["b.jpg", "folder.jpg/a.jpg"]
+    assert listed_names(tmp_path) == ["b.jpg", "folder.jpg/a.jpg"]
 
 
 def test_text_list(tmp_path):
     touch(tmp_path, "photos/a b.jpg", "photos/é.jpg", "far/c.jpg")
     lines = ["photos/a b.jpg", "", "  photos/é.jpg  ", str(tmp_path / "far/c.jpg"), "photos/gone.jpg", "photos/a b.jpg"]
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    found = find_images(tmp_path / "list.txt")
+    listed = find_images(tmp_path / "list.txt")
     # In natural order, each once; what is missing stays in, so that opening it can report it.
-    assert [found.name(path) for path in found.paths] == [
+    assert [listed.name(path) for path in listed.paths] == [
         "far/c.jpg",
         "photos/a b.jpg",
         "photos/gone.jpg",
         "photos/é.jpg",
     ]
-    assert [entry.name for entry in validate_files(found.paths[2:3])] == [str(tmp_path / "photos/gone.jpg")]
+    assert [entry.name for entry in validate_files(listed.paths[2:3])] == [str(tmp_path / "photos/gone.jpg")]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_text_list_ends_lines_as_editors_do(tmp_path, newline):
     (tmp_path / "list").write_bytes(f"a.jpg{newline}b.jpg{newline}".encode())
-    assert found_names(tmp_path / "list") == ["a.jpg", "b.jpg"]
+    assert listed_names(tmp_path / "list") == ["a.jpg", "b.jpg"]
 
 
 def test_text_list_keeps_odd_names_whole(tmp_path):
     names = ["two\u2028lines.jpg", "next\u0085line.jpg", "form\ffeed.jpg"]
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
-    assert sorted(found_names(tmp_path / "list.txt")) == sorted(names)
+    assert sorted(listed_names(tmp_path / "list.txt")) == sorted(names)
 
 
 def test_text_list_from_elsewhere_is_relative_to_itself(tmp_path, monkeypatch):
@@ -228,8 +228,8 @@ def test_text_list_from_elsewhere_is_relative_to_itself(tmp_path, monkeypatch):
 
 def test_single_file(tmp_path):
     path = jpeg(tmp_path / "only one.JPG")
-    found = find_images(path)
-    assert (found.root, found.paths, found.name(path)) == (tmp_path, [path], "only one.JPG")
+    listed = find_images(path)
+    assert (listed.root, listed.paths, listed.name(path)) == (tmp_path, [path], "only one.JPG")
 
 
 @pytest.mark.parametrize("content", [None, "a.txt", ".hidden.jpg"])

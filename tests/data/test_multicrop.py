@@ -55,8 +55,8 @@ def test_order_depends_on_seed_and_epoch_alone():
     paths = [Path(str(i)) for i in range(31)]
     straight = [multicrop_dataset(paths, SMALL, seed=3).image_index(t) for t in range(200)]
     jumping = multicrop_dataset(paths, SMALL, seed=3)
-    places = np.random.default_rng(0).permutation(200).tolist()
-    assert {t: jumping.image_index(t) for t in places} == dict(enumerate(straight))
+    order = np.random.default_rng(0).permutation(200).tolist()
+    assert {t: jumping.image_index(t) for t in order} == dict(enumerate(straight))
     assert [multicrop_dataset(paths, SMALL, seed=4).image_index(t) for t in range(200)] != straight
 
 
@@ -66,17 +66,17 @@ def test_order_depends_on_seed_and_epoch_alone():
 def test_all_ranks_together_are_the_step(count, batch, accumulate, world):
     steps, whole = 11, batch * accumulate * world
     shares = [list(sampler(0, steps, batch, accumulate, rank, world)) for rank in range(world)]
-    shown = []
+    samples = []
     for step, (alone,) in enumerate(zip(sampler(0, steps, whole), strict=True)):
         micros = [mine[step * accumulate + micro] for micro in range(accumulate) for mine in shares]
         together = [t for micro in micros for t in micro]
         assert all(len(micro) == batch for micro in micros)
         assert together == alone == list(range(step * whole, (step + 1) * whole))
-        shown += together
+        samples += together
     # so that epochs hold, whatever the number of processes
     dataset = multicrop_dataset([Path(str(i)) for i in range(count)], SMALL, seed=1)
-    for epoch in range(len(shown) // count):
-        part = [dataset.image_index(t) for t in shown[epoch * count : (epoch + 1) * count]]
+    for epoch in range(len(samples) // count):
+        part = [dataset.image_index(t) for t in samples[epoch * count : (epoch + 1) * count]]
         assert sorted(part) == list(range(count))
 
 
@@ -216,11 +216,11 @@ def test_search_for_a_substitute_ends(images, monkeypatch):
 
 
 def test_one_sample_without_views_spoils_its_batch(images):
-    sound = multicrop_dataset(images, SMALL, 5)[0]
+    valid = multicrop_dataset(images, SMALL, 5)[0]
     empty = Batch(None, [])
-    assert collate_batches([sound, empty]).views is None
-    assert collate_batches([empty, sound]).views is None
-    assert collate_batches([sound, sound]).views.rotations.shape == (2, 3)
+    assert collate_batches([valid, empty]).views is None
+    assert collate_batches([empty, valid]).views is None
+    assert collate_batches([valid, valid]).views.rotations.shape == (2, 3)
 
 
 def test_limit_of_pixels_reaches_the_decoder(images):

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import pickle
 import random
 import re
 import tarfile
@@ -23,7 +24,7 @@ from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.input_index import describe_changes, write_input_index
 
 
-def everything(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
+def read_all(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
     """Names in order, with what is read."""
     source = open_source(str(where))
     listing = write_input_index(source, tmp_path / "listing.sqlite")
@@ -31,11 +32,11 @@ def everything(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def wanted(images: Path) -> dict[str, bytes]:
+def expected(images: Path) -> dict[str, bytes]:
     return {f"p{i}.jpg": (images / f"p{i}.jpg").read_bytes() for i in range(20)}
 
 
-def test_every_way_in_gives_the_same(images: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
+def test_every_way_in_gives_the_same(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     paths = list(images.iterdir())
     random.Random(0).shuffle(paths)
     with tarfile.open(tmp_path / "all.tar", "w") as tar, zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
@@ -50,14 +51,14 @@ def test_every_way_in_gives_the_same(images: Path, wanted: dict[str, bytes], tmp
         memory.pipe_file(f"/bucket/{path.name}", path.read_bytes())
     ways = [images, images / "*.jpg", tmp_path / "all.tar", tmp_path / "all.zip", "memory://bucket"]
     for way in [*ways, "memory://bucket/*.jpg"]:
-        found = everything(way, tmp_path)
-        assert list(found) == list(wanted), way
-        assert found == wanted, way
-    assert list(everything(tmp_path / "list.parquet", tmp_path).values()) == list(wanted.values())
+        content = read_all(way, tmp_path)
+        assert list(content) == list(expected), way
+        assert content == expected, way
+    assert list(read_all(tmp_path / "list.parquet", tmp_path).values()) == list(expected.values())
     os.replace(tmp_path / "list.txt", images.parent / "list.txt")  # paths count from the list's folder...
     listed = images.parent / "list.txt"
     listed.write_text("\n".join(f"{images.name}/{path.name}" for path in paths))
-    assert list(everything(listed, tmp_path).values()) == list(wanted.values())
+    assert list(read_all(listed, tmp_path).values()) == list(expected.values())
 
 
 @pytest.fixture
@@ -73,14 +74,14 @@ def server(images: Path) -> Iterator[str]:
         httpd.shutdown()
 
 
-def test_over_http(server: str, wanted: dict[str, bytes], tmp_path: Path) -> None:
-    assert everything(f"{server}/", tmp_path) == wanted
+def test_over_http(server: str, expected: dict[str, bytes], tmp_path: Path) -> None:
+    assert read_all(f"{server}/", tmp_path) == expected
     (tmp_path / "urls.txt").write_text(f"{server}/p10.jpg\n{server}/p2.jpg\n{server}/no.jpg\n")
     source = open_source(str(tmp_path / "urls.txt"))
     listing = write_input_index(source, tmp_path / "listing.sqlite")
     entries = list(listing.read(0, 3))
     assert [entry.name.rsplit("/", 1)[1] for entry in entries] == ["no.jpg", "p2.jpg", "p10.jpg"]
-    assert source.read(entries[1].locator) == wanted["p2.jpg"]
+    assert source.read(entries[1].locator) == expected["p2.jpg"]
     with pytest.raises(ImageError, match="can't be read"):
         source.read(entries[0].locator)
 
@@ -146,7 +147,7 @@ def test_bad_archives_and_nothing_at_all(images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.tar.gz").write_bytes(b"")
-    for where, said in (
+    for where, message in (
         (tmp_path / "bad.zip", "not a readable zip"),
         (tmp_path / "none", "does not exist"),
         (tmp_path / "*.gif", "nothing matches"),
@@ -154,5 +155,31 @@ def test_bad_archives_and_nothing_at_all(images: Path, tmp_path: Path) -> None:
         (tmp_path / "empty", "no images"),
         ("nonsense://x", "nonsense"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             write_input_index(open_source(str(where)), tmp_path / "l")
+
+
+def test_a_damaged_member_of_a_zip_is_an_image_error(images: Path, tmp_path: Path) -> None:
+    content = (images / "p0.jpg").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", content)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    start = data.index(b"a.jpg") + len(b"a.jpg")
+    data[start : start + 40] = b"\xff" * 40
+    (tmp_path / "a.zip").write_bytes(data)
+    source = open_source(str(tmp_path / "a.zip"))
+    with pytest.raises(ImageError, match="can't be unpacked"):
+        source.read("a.jpg")
+    with pytest.raises(ImageError, match="no longer in"):
+        source.read("b.jpg")
+
+
+def test_sources_survive_pickling(images: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(images / "p0.jpg", "p0.jpg")
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/pickled/p0.jpg", (images / "p0.jpg").read_bytes())
+    for where in (str(images), str(images / "*.jpg"), str(tmp_path / "a.zip"), "memory://pickled"):
+        source = pickle.loads(pickle.dumps(open_source(where)))
+        entry = next(entry for entry in source.entries() if entry.name == "p0.jpg")
+        assert source.read(entry.locator) == (images / "p0.jpg").read_bytes()

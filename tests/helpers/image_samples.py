@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def scene(height: int = 24, width: int = 32) -> np.ndarray:
-    """(H, W, 3) uint8: soft shapes and four different corners, so that no flip or turn goes unseen."""
+    """Return an image (H, W, 3) uint8 with soft shapes and four different corners: every flip and rotation shows."""
     y, x = np.mgrid[:height, :width] / np.array([height - 1 or 1, width - 1 or 1])[:, None, None]
     channels = [x, y, 0.5 + 0.5 * np.sin(5 * x + 3 * y)]
     return np.round(255 * np.stack(channels, -1)).astype(np.uint8)
