@@ -127,7 +127,7 @@ def start_process(artifact: Path, *options: str) -> tuple[subprocess.Popen[str],
     line = process.stderr.readline()
     url = re.search(r"http://127\.0\.0\.1:[0-9]+", line)
     assert url, line
-    assert wait_for(lambda: is_ready(url[0]), 60)
+    assert wait_for(lambda: is_ready(url[0]), 240)  # two workers on a busy machine take minutes
     return process, url[0]
 
 
