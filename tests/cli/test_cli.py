@@ -60,7 +60,7 @@ def test_version(gtsa: Callable) -> None:
         (("export", ".", "--branch", "both"), "teacher or student"),
         (("export", "."), "holds no encoder.safetensors"),
         (("verify", "/nowhere"), "does not exist"),
-        (("verify", __file__), "is no exported file"),
+        (("verify", __file__), "is not an exported file"),
         (("info", "/nowhere"), "does not exist"),
         (("bench", "/nowhere"), "does not exist"),
         (("embed", "/nowhere", "--model", "x", "--out", "y"), "does not exist"),
