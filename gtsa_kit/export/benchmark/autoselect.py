@@ -97,11 +97,9 @@ def autoselect(
             passed = {c: path for c, (path, m) in exported.items() if m.parity and m.parity.passed}
             if passed:
                 on_step("measuring", len(group), len(group) + 1)
-                speeds = _measure(passed, options, images) if len(passed) > 1 else []
-                best = max(speeds, key=lambda speed: speed.images_per_second).name if speeds else ""
-                chosen = next(candidate for candidate in passed if best in ("", str(candidate)))
+                chosen, speeds = _fastest(passed, options, images)
                 failed = tuple(candidate for candidate in exported if candidate not in passed)
-                return Autoselection(_move(passed[chosen], folder), exported[chosen][1], tuple(speeds), failed)
+                return Autoselection(_move(passed[chosen], folder), exported[chosen][1], speeds, failed)
         return None
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -120,9 +118,16 @@ def _export(
     return path, export_artifact(source, candidate.file_format, path, options, images, calibration)
 
 
-def _measure(paths: dict[Candidate, Path], options: ExportOptions, images: ParityImages) -> list[Speed]:
+def _fastest(
+    paths: dict[Candidate, Path], options: ExportOptions, images: ParityImages
+) -> tuple[Candidate, tuple[Speed, ...]]:
+    """Return the fastest candidate and the measurements; a single candidate is not measured."""
+    if len(paths) == 1:
+        return next(iter(paths)), ()
     shape = BatchShape(options.batch.clamp(BATCH), options.height.clamp(224), options.width.clamp(224))
-    return compare_speed({str(c): OpenFile(path) for c, path in paths.items()}, [shape], images, SECONDS)
+    speeds = compare_speed({str(c): OpenFile(path) for c, path in paths.items()}, [shape], images, SECONDS)
+    best = max(speeds, key=lambda speed: speed.images_per_second).name
+    return next(candidate for candidate in paths if str(candidate) == best), tuple(speeds)
 
 
 def _move(path: Path, folder: Path) -> Path:
