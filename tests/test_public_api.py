@@ -49,6 +49,10 @@ def test_users_get_types(tmp_path: Path) -> None:
 def test_from_images_to_a_verified_file(images: Path, tmp_path: Path) -> None:
     run = gtsa_kit.pretrain(images, tmp_path / "run", settings={**TINY, "train.steps": 2})
     assert (run / "encoder.safetensors").exists()
+    with pytest.raises(ValueError, match=r"other settings .*loss\.rotation_weight"):
+        gtsa_kit.pretrain(images, run, settings={"loss.rotation_weight": 0.1}, resume=True)
+    with pytest.raises(ValueError, match="does not exist"):
+        gtsa_kit.pretrain(images / "none", tmp_path / "other")
     path = gtsa_kit.export(run, format="onnx", size=(32, 48), layers=(1,))
     assert path == run / "encoder.onnx"
     with pytest.raises(ValueError, match="exists"):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import fail
 
 NO_IMAGES = "no images given; give a folder, a list of paths, an archive or a URL: gtsa train SOURCE"
 
@@ -81,6 +81,8 @@ def train(
 
       gtsa train photos/ --out runs/street --resume
     """
+    from gtsa_kit.training.pretrain import absolute_source
+
     overrides = _given_options(
         **{
             "train.epochs": epochs,
@@ -93,7 +95,7 @@ def train(
             "train.devices": devices,
             "train.seed": seed,
             "method": method,
-            "data": _absolute(source) if source else None,
+            "data": absolute_source(source) if source else None,
         }
     )
     run_dir = out or _default_out(source, resume)
@@ -113,49 +115,20 @@ def resolve_settings(
     Raises:
         ValueError: A setting is invalid, no images are given, or a setting of a resumed run differs from the saved one.
     """
-    from gtsa_kit.config import load_config, parse_overrides
+    from gtsa_kit.config import parse_overrides
+    from gtsa_kit.training.pretrain import resolve_config
 
-    overrides = parse_overrides(sets) | options
-    saved_file = run_dir / "config.yaml"
-    if not (resume and saved_file.exists()):
-        if resume:
-            print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
-        settings = load_config(preset or "coco", file, overrides)
-        if not settings.data:
-            raise ValueError(NO_IMAGES)
-        return settings
-
-    from gtsa_kit.training.run import diff_configs
-
-    saved = load_config(file=saved_file)
-    if overrides.get("method", saved.method) != saved.method:  # checked first, because a method changes other settings
-        raise ValueError(
-            f"the run in {run_dir} has the method {saved.method}; choose another --out for {overrides['method']}"
-        )
-    base = {"data": saved.data, "method": saved.method} | overrides
-    settings = (
-        load_config(preset or "coco", file, base) if preset or file else load_config(file=saved_file, overrides=base)
-    )
-    if changed := diff_configs(saved, settings):
-        raise ValueError(
-            f"the run in {run_dir} has other settings (saved, now: {'; '.join(changed)}); "
-            "remove these options to resume it, or choose another --out for a new run"
-        )
+    if resume and not (run_dir / "config.yaml").exists():
+        print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
+    settings = resolve_config(run_dir, resume, preset, file, parse_overrides(sets) | options)
+    if not settings.data:
+        raise ValueError(NO_IMAGES)
     return settings
 
 
 def _given_options(**options: Any) -> dict[str, Any]:
     """Return the options that were given on the command line."""
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _absolute(source: str) -> str:
-    """Return a source that does not depend on the working directory; raise `ValueError` if it is missing."""
-    if "://" in source:
-        return source
-    if not has_magic(source):
-        require(Path(source))
-    return str(Path(source).absolute())
 
 
 def _default_out(source: str | None, resume: bool) -> Path:

@@ -1,8 +1,11 @@
-"""The public function that trains an encoder."""
+"""The public function that trains an encoder, and the settings of a new or resumed run."""
 
 from collections.abc import Mapping
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gtsa_kit.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from gtsa_kit.training.trainer import TrainerCallback
@@ -12,8 +15,8 @@ def pretrain(
     images: str | Path,
     out: str | Path,
     *,
-    preset: str = "coco",
-    method: str = "gtsa",
+    preset: str | None = None,
+    method: str | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     callback: "TrainerCallback | None" = None,
@@ -22,25 +25,76 @@ def pretrain(
 
     Args:
         images: Folder, glob, list, archive or URL.
-        out: Run folder; new, or with `resume` that of an earlier call.
-        preset: "coco" (the paper's settings), "ade20k" or "quick".
-        method: "gtsa", "dino" or "mocov3".
-        settings: Other settings by dotted key, such as {"train.batch_size": 64}.
-        resume: Continue the run in `out` from its newest checkpoint.
-        callback: Called at the image check, the start and every step; its `should_stop` ends the run early.
+        out: Run folder; new, or with `resume` one that an earlier call began.
+        preset: "coco" (the paper's settings, the default), "ade20k" or "quick".
+        method: "gtsa" (the default), "dino" or "mocov3".
+        settings: Further settings by their dotted names, such as {"train.batch_size": 64}.
+        resume: Continue the run in `out` from its newest checkpoint, with its saved settings.
+        callback: Notified of the scan, the start and every step; its `should_stop` ends the run early.
 
     Returns:
-        The run folder; it holds encoder.safetensors if the run finished.
+        The run folder. It holds encoder.safetensors when the run has finished.
 
     Raises:
-        ValueError: A setting or a folder is invalid; training was not started.
+        ValueError: A setting or a folder is invalid, or a resumed run has other settings; training was not started.
         RunFailedError: Training was started and cannot continue, for example because too many images are unreadable.
     """
-    from gtsa_kit.config import load_config
     from gtsa_kit.training.run import train
     from gtsa_kit.training.trainer import TrainerCallback
 
-    overrides = {"data": str(images), "method": method, **(settings or {})}
-    config = load_config(preset, overrides=overrides)
+    overrides = {"data": absolute_source(str(images)), **({"method": method} if method else {}), **(settings or {})}
+    config = resolve_config(Path(out), resume, preset, None, overrides)
     train(config, Path(out), resume, callback or TrainerCallback())
     return Path(out)
+
+
+def resolve_config(
+    run_dir: Path, resume: bool, preset: str | None, file: Path | None, overrides: Mapping[str, Any]
+) -> RunConfig:
+    """Resolve the settings of a run: preset, then file, then overrides; a resumed run begins with its saved settings.
+
+    Args:
+        run_dir: Run folder.
+        resume: Whether the run in it is continued, if there is one.
+        preset: Name of a preset; "coco" by default for a new run.
+        file: YAML file of settings.
+        overrides: Settings by their dotted names.
+
+    Raises:
+        ValueError: A setting is invalid, or differs from the saved one of a resumed run that must keep it.
+    """
+    saved_file = run_dir / "config.yaml"
+    if not (resume and saved_file.exists()):
+        return load_config(preset or "coco", file, overrides)
+    from gtsa_kit.training.run import diff_configs
+
+    saved = load_config(file=saved_file)
+    if overrides.get("method", saved.method) != saved.method:  # checked first, because a method changes other settings
+        raise ValueError(
+            f"the run in {run_dir} has the method {saved.method}; choose another --out for {overrides['method']}"
+        )
+    base = {"data": saved.data, "method": saved.method} | dict(overrides)
+    if preset or file:
+        settings = load_config(preset or "coco", file, base)
+    else:
+        settings = load_config(file=saved_file, overrides=base)
+    if changed := diff_configs(saved, settings):
+        raise ValueError(
+            f"the run in {run_dir} has other settings (saved, now: {'; '.join(changed)}); "
+            "remove these options to resume it, or choose another --out for a new run"
+        )
+    return settings
+
+
+def absolute_source(source: str) -> str:
+    """Return a source of images that does not depend on the working directory.
+
+    Raises:
+        ValueError: It is a path, and nothing exists there.
+    """
+    if "://" in source:
+        return source
+    path = Path(source)
+    if not has_magic(source) and not path.exists():
+        raise ValueError(f"{path} does not exist")
+    return str(path.absolute())
