@@ -14,7 +14,7 @@ Names are imported when they are used, so that `gtsa --help` answers at once. `_
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from gtsa_kit.version import __version__
 
 _MODULES = {
     "pretrain": "gtsa_kit.training.pretrain",
@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use."""
     if name == "export":  # the package of that name is callable: see its __init__
-        return import_module("gtsa_kit.export")
+        return import_module(f"{__name__}.{name}")
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

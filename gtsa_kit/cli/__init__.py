@@ -49,7 +49,7 @@ def main() -> None:
     """Run a command; errors become one line, a hint and an exit code."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--version"]:
-        from gtsa_kit import __version__
+        from gtsa_kit.version import __version__
 
         print(f"gtsa-kit {__version__}")
         return

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.extract import BatchPlan
@@ -17,6 +16,7 @@ from gtsa_kit.embedding.shards import ShardLimits, choose_shard_limits
 from gtsa_kit.embedding.store import DatasetSpec
 from gtsa_kit.export import Runner
 from gtsa_kit.hardware import available_cores
+from gtsa_kit.version import __version__
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
-from gtsa_kit import __version__
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.spec import FEATURE_MAP, Range
 from gtsa_kit.files import write_text
+from gtsa_kit.version import __version__
 
 SCHEMA = 1
 METADATA_KEY = "gtsa_kit"

@@ -6,10 +6,10 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 
-from gtsa_kit import __version__
 from gtsa_kit.config import Arch
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
+from gtsa_kit.version import __version__
 
 SCHEMA = 1
 """Version of the format of encoder.json."""

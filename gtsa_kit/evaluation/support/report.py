@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit import __version__
 from gtsa_kit.files import write_json
+from gtsa_kit.version import __version__
 
 
 @dataclass(frozen=True)

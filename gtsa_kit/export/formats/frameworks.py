@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtsa_kit import __version__
 from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.formats.framework_files import WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
@@ -20,6 +19,7 @@ from gtsa_kit.files import write_json
 from gtsa_kit.models.checkpoint_import.metadata import EXPORT_FILE
 from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.weights import describe_encoder
+from gtsa_kit.version import __version__
 
 SCHEMA: Final = 1
 BATCH: Final = 2

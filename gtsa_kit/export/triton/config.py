@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from gtsa_kit import __version__
 from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.spec import INPUT, Range
 from gtsa_kit.export.triton.pbtxt import EnumValue, Message
+from gtsa_kit.version import __version__
 
 InstanceKind = Literal["auto", "gpu", "cpu"]
 DEFAULT_MAX_BATCH: Final = 16
