@@ -1,14 +1,14 @@
-"""Adapt a vision transformer to images without labels, export it with a parity report, and run it dense.
+"""Adapt a vision transformer to images without labels, export it with a parity report, compute dense features.
 
 The public API, in the order of its use:
 
 - `pretrain` trains an encoder on images without labels (GTSA, arXiv 2304.08014).
 - `export` writes it as ONNX, TorchScript, torch.export or OpenVINO and checks the file; `verify` checks a file again.
-- `load` opens any exported file, run folder or weights as a runner on numpy arrays; `load_encoder` as a torch module.
+- `load` opens an exported file, run folder or weights as a runner on numpy arrays; `load_encoder`, as a torch module.
 - `embed` yields features of a folder, list, archive or URL, image by image.
 - `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
 
-Names are imported when they are used, so that `gtsa --help` answers at once. `__init__.pyi` names their types.
+Names are imported on first use, so that `gtsa --help` starts fast. `__init__.pyi` declares them for type checkers.
 """
 
 from importlib import import_module

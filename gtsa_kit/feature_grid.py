@@ -1,16 +1,16 @@
-"""Maps points, boxes and masks between a feature map and the image as its file stores it.
+"""Mapping of points, boxes and masks between a feature map and the image as its file stores it.
 
 Grid coordinates (u, v) count patches along the width and height of the feature map: patch (row, column) is the square
-[column, column + 1] x [row, row + 1]. Pixel coordinates (x, y) count likewise to the right and down. An affine matrix
-`grid_to_pixel` (2, 3) joins them: (x, y) = A @ (u, v, 1). It holds the resize of the upright image to the model's input
-and undoes the EXIF orientation: cameras and annotation tools count pixels as stored, while viewers and the encoder see
-the upright image.
+[column, column + 1] x [row, row + 1]. Pixel coordinates (x, y) count pixels to the right and down. The affine matrix A
+(2, 3) that `grid_to_pixel` returns relates them: (x, y) = A @ (u, v, 1). It combines the resize of the upright image to
+the model's input with the inverse of the EXIF orientation, because annotation tools count pixels as stored, while
+viewers and the encoder see the upright image.
 """
 
 import numpy as np
 
-# EXIF orientation -> (x, y) in the file of a point (X, Y) of the upright image of size W x H, as the rows of a matrix
-# that multiplies (X, Y, W, H).
+# EXIF orientation -> matrix (2, 4) that maps (X, Y, W, H), a point of the upright image and its size, to (x, y) in the
+# stored image.
 _UPRIGHT_TO_STORED = {
     1: ((1, 0, 0, 0), (0, 1, 0, 0)),
     2: ((-1, 0, 1, 0), (0, 1, 0, 0)),
@@ -65,7 +65,7 @@ def boxes_to_grid(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def mask_to_grid(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Return the exact share (rows, columns), 0 to 1, of each patch that a mask over the stored image covers.
+    """Return the exact fraction (rows, columns) of each patch, 0 to 1, that a mask over the stored image covers.
 
     Args:
         matrix: `grid_to_pixel` of the image.
@@ -78,7 +78,7 @@ def mask_to_grid(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) ->
     mask = np.asarray(mask, np.float64)
     if mask.ndim != 2:
         raise ValueError(f"a mask is (height, width), got {mask.shape}")
-    transposed = matrix[0, 0] == 0  # u runs along the file's y
+    transposed = matrix[0, 0] == 0  # u runs along y of the stored image
     along_x, along_y = (grid[0], grid[1]) if transposed else (grid[1], grid[0])
     columns = _interval_means(mask, _patch_edges(matrix[0], along_x))  # (H, patches along x)
     shares = _interval_means(columns.T, _patch_edges(matrix[1], along_y)).T  # (patches along y, patches along x)
@@ -86,11 +86,11 @@ def mask_to_grid(matrix: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) ->
 
 
 def grid_to_mask(matrix: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a value (H, W, ...) for each pixel of the stored image: that of the patch that holds its center.
+    """Return the value (H, W, ...) of each pixel of the stored image: that of the patch that contains its center.
 
     Args:
         matrix: `grid_to_pixel` of the image.
-        values: Values (rows, columns, ...) of patches, such as bool, class numbers or scores.
+        values: Values (rows, columns, ...) of the patches, such as bool, class numbers or scores.
         size: (H, W) of the image as its file stores it.
     """
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
@@ -117,13 +117,13 @@ def _sort_corners(corners: np.ndarray) -> np.ndarray:
 
 
 def _patch_edges(row: np.ndarray, count: int) -> np.ndarray:
-    """Return the edges (count + 1,) of the patches along x or y of the file, which descend if the image is flipped."""
+    """Return the patch edges (count + 1,) along x or y of the stored image; they descend if it is flipped."""
     step = float(row[:2].sum())  # one of the two is 0
     return step * np.arange(count + 1) + float(row[2])
 
 
 def _interval_means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the means (M, n) of values (M, L), constant within each unit, between n + 1 edges along the last axis."""
+    """Return the means (M, n) of piecewise constant values (M, L) between n + 1 edges along the last axis."""
     sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
     edges = np.clip(edges, 0, values.shape[1])
     low = np.minimum(edges.astype(np.intp), values.shape[1] - 1)

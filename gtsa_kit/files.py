@@ -1,4 +1,4 @@
-"""Atomic writing of files: after a kill, a full disk or a power cut a file has its old or its new content, complete."""
+"""Atomic writing of files: after a kill, a full disk or a power cut a file has its complete old or new content."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file whose content appears under `path` all at once, when the block ends without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
     The temporary file is a hidden file in the same folder with a fixed name, so that the next write overwrites what a
     killed process left.
@@ -61,10 +61,10 @@ def sha256_of(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file, none if it is missing; an incomplete last line is dropped."""
+    """Return the objects of a JSON Lines file, without an incomplete last line; an empty list if it is missing."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:  # checked by reading, since a new run may remove the file at any time
+    except FileNotFoundError:  # no check beforehand: a new run may remove the file at any time
         return []
     rows = []
     for line in text.splitlines():

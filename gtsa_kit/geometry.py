@@ -45,7 +45,7 @@ def rotate_boxes(boxes: Tensor, rotations: Tensor) -> Tensor:
 
 
 def map_points_between_views(points: Tensor, crop: Tensor, rotation: int, crop_to: Tensor, rotation_to: int) -> Tensor:
-    """Map points of one view of an image to another view of it.
+    """Map points of one view of an image to another view of the same image.
 
     Args:
         points: (..., 2) x and y in the unit square of the first view.
@@ -55,7 +55,7 @@ def map_points_between_views(points: Tensor, crop: Tensor, rotation: int, crop_t
         rotation_to: Rotation of the second view.
 
     Returns:
-        (..., 2) x and y in the unit square of the second view; points that it does not show lie outside of the square.
+        (..., 2) x and y in the unit square of the second view; points outside the second view lie outside the square.
     """
     upright = _rotate_points(points, -rotation)
     pixels = crop[:2] + upright * (crop[2:] - crop[:2])
@@ -83,7 +83,7 @@ def rotate_maps(maps: Tensor, rotations: Tensor) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Return the bicubic kernel (a = -0.5) at distances of any shape, 0 or more; it is 0 from 2 on."""
+    """Return the bicubic kernel (a = -0.5) at nonnegative distances of any shape; it is 0 from distance 2 on."""
     inner = (1.5 * distance - 2.5) * distance * distance + 1
     outer = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     return torch.where(distance < 1, inner, torch.where(distance < 2, outer, torch.zeros_like(distance)))
@@ -107,7 +107,7 @@ def roi_weights(low: Tensor, high: Tensor, bins: int, length: int) -> Tensor:
     bin_index = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None]
     sample = torch.arange(max_samples, device=low.device, dtype=low.dtype)
     inside = (bin_index + (sample + 0.5) / samples[..., None, None]) * bin_size[..., None, None]  # (..., bins, samples)
-    # Patch i has its center at i + 0.5; beyond the outer centers the outer patches' values continue.
+    # Patch i has its center at i + 0.5; beyond the outermost centers the value of the outermost patch continues.
     position = (start[..., None, None] + inside - 0.5).clamp(0, length - 1)
     centers = torch.arange(length, device=low.device, dtype=low.dtype)
     hats = (1 - (position[..., None] - centers).abs()).clamp(min=0)  # (..., bins, samples, length)

@@ -40,8 +40,8 @@ def should_use_fused_attention(device: "torch.device", bf16: bool) -> bool:
 def should_use_bf16(device: "torch.device") -> bool:
     """Return whether training should run in bf16 (matrix products and convolutions; the rest stays float32).
 
-    A GPU is used in bf16 if it supports it. A CPU with bf16 instructions is measured for a tenth of a second, because
-    some have the instructions and are no faster.
+    A GPU runs in bf16 if it supports bf16. On a CPU with bf16 instructions the speed is measured for a tenth of a
+    second, because bf16 is not faster on all of them.
     """
     import torch
 
@@ -59,12 +59,12 @@ def bf16_speedup() -> float:
     rows, inner, columns = _BENCHMARK_SHAPE
     float32 = torch.randn(rows, inner), torch.randn(inner, columns)
     bf16 = float32[0].bfloat16(), float32[1].bfloat16()
-    _time_matmul(*float32), _time_matmul(*bf16)  # the first calls create the kernels
+    _time_matmul(*float32), _time_matmul(*bf16)  # warm-up: the first calls create the kernels
     return statistics.median(_time_matmul(*float32) / _time_matmul(*bf16) for _ in range(_BENCHMARK_ROUNDS))
 
 
 def _time_matmul(a: "Tensor", b: "Tensor") -> float:
-    """Return the seconds of one product."""
+    """Return the duration of one matrix product in seconds."""
     import torch
 
     start = time.perf_counter()

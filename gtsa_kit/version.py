@@ -1,3 +1,3 @@
-"""Version of the package, apart from `__init__` so that modules below the public API can import it."""
+"""Version of the package, in a module of its own so that every module can import it without the public API."""
 
 __version__ = "0.1.0"

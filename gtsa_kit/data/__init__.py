@@ -1,1 +1,1 @@
-"""Image files in, batches of augmented views out."""
+"""Image sources, decoding, augmentation and batches for pretraining; labeled datasets for evaluation."""

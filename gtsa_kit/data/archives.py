@@ -24,7 +24,7 @@ COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 @dataclass(frozen=True)
 class TarSource:
-    """An uncompressed tar archive, whose members are read by their position."""
+    """An uncompressed tar archive, whose members are read by byte offset."""
 
     path: Path
 
@@ -41,7 +41,7 @@ class TarSource:
             yield Entry(display_name(self.path.name), "", stamp, f"the archive is damaged here: {error}")
 
     def read(self, locator: str) -> bytes:
-        """Return the bytes at a member's position."""
+        """Return the content of a member; `locator` is offset:size in bytes."""
         offset, size = (int(part) for part in locator.split(":"))
         check_file_size(size, self.path)
         with open(self.path, "rb") as file:
@@ -50,9 +50,10 @@ class TarSource:
 
 
 class ZipSource:
-    """A zip archive, whose directory is held in memory."""
+    """A zip archive, whose central directory is kept in memory."""
 
     def __init__(self, path: Path) -> None:
+        """Open the archive; raise `ValueError` if it is not a readable zip."""
         self.path = path
         self._zip = PerProcess(partial(zipfile.ZipFile, path))
         try:
@@ -67,7 +68,7 @@ class ZipSource:
                 yield Entry(display_name(info.filename), info.filename, f"{info.file_size} {info.CRC:08x}")
 
     def read(self, locator: str) -> bytes:
-        """Return the unpacked content of a member whose checksum holds."""
+        """Return the decompressed content of a member; raise `ImageError` if it is missing or damaged."""
         path = Path(locator)
         try:
             archive = self._zip.get()
@@ -81,7 +82,7 @@ class ZipSource:
 
 
 class ArchivesSource:
-    """Several archives; the name of a member is `archive/member`."""
+    """Several archives; the name of an image is `archive/member`."""
 
     def __init__(self, root: Path, paths: list[Path]) -> None:
         self.names = {str(path): display_path(root, path) for path in paths}
@@ -100,5 +101,5 @@ class ArchivesSource:
 
 
 def open_archive(path: Path) -> TarSource | ZipSource:
-    """Open a .zip, or any other archive as a tar."""
+    """Open a .zip as a zip archive and any other file as a tar archive."""
     return ZipSource(path) if path.suffix.lower() == ".zip" else TarSource(path)

@@ -1,7 +1,7 @@
 """Sampling of the random parameters of augmentation, which `augment` and `batched_augment` apply.
 
-All numbers come from the generator that the caller passes. A parameter that is switched off is sampled all the same, so
-two configurations that differ in one parameter agree in all others.
+All random numbers come from the caller's generator. Disabled augmentations are sampled as well, so that two
+configurations that differ in one setting have the same values of all other parameters.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from gtsa_kit.config import ViewsConfig
 
 MAX_ATTEMPTS = 50
-"""Sampled crops after which the whole image is taken: a thin image may have no other valid crop."""
+"""Rejected crops after which the whole image is used: a thin image may have no other valid crop."""
 JITTER_STEPS = ("brightness", "contrast", "saturation", "hue")
 """Steps of color jitter, in the order of `ColorParams.factors`."""
 
@@ -61,7 +61,7 @@ class ColorParams(NamedTuple):
     def rows(self) -> list[ViewColorParams]:
         """Return the parameters of each view."""
         jittered, factors, orders, *rest = (tensor.tolist() for tensor in self)
-        orders = [order if any_ else [] for order, any_ in zip(orders, jittered, strict=True)]
+        orders = [order if is_jittered else [] for order, is_jittered in zip(orders, jittered, strict=True)]
         return list(map(ViewColorParams, orders, factors, *rest))
 
 
@@ -105,8 +105,8 @@ def sample_color_params(count: int, config: ViewsConfig, generator: Generator) -
 def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Generator) -> Tensor:
     """Sample crops (G + L, 4) int64 that overlap enough: all pairs of globals, and each local with each global.
 
-    Crops are sampled by rejection. After `MAX_ATTEMPTS` the whole image is taken: it contains every global crop, so the
-    overlap is large enough for any image.
+    Crops are sampled by rejection. After `MAX_ATTEMPTS` the whole image is used: it contains every other crop, so the
+    overlap is always large enough.
     """
     uniforms = _Uniforms(generator)
     globals_: list[Box] = []
@@ -128,16 +128,16 @@ def sample_boxes(height: int, width: int, config: ViewsConfig, generator: Genera
 def sample_box(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """Sample one crop (4,) int64: its share of the image uniform in `area`, aspect log-uniform, position uniform.
+    """Sample one crop (4,) int64 with uniform area (a fraction of the image), log-uniform aspect and uniform position.
 
-    If no crop of that aspect fits (a thin image), the aspect changes and the area stays, since the required overlap is
-    an area.
+    If no crop of the sampled aspects fits (a thin image), the area is kept and the aspect changed, because the required
+    overlap is an area.
     """
     return torch.tensor(_sample_box(height, width, area, aspect, _Uniforms(generator)))
 
 
 class _Uniforms:
-    """Uniform numbers of [0, 1), sampled 64 at a time: one call of torch for each would cost more than its use."""
+    """Uniform random numbers in [0, 1), sampled 64 at a time, because one call of torch per number would be slow."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
@@ -171,5 +171,5 @@ def _sample_box(
 
 
 def _intersection_area(a: Box, b: Box) -> int:
-    """Return the number of pixels that two boxes share."""
+    """Return the area in pixels of the intersection of two boxes."""
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))

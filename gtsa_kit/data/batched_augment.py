@@ -1,8 +1,8 @@
 """Multi-crop augmentation of a batch of images on the device of the model.
 
-Data-loading workers then only decode and shrink images and sample the parameters. The parameters are those of
-`augment`; pixels agree with it within one level, and after hue and blur within three. Shapes: B images, V = G + L views
-of each, and N = B * G or N = B * L views at a time.
+Data-loading workers then only decode and shrink images and sample the parameters. The parameters equal those of
+`augment`; pixels differ from it by at most one level (of 255), after hue and blur by at most three. Shapes: B images,
+V = G + L views of each, and N = B * G or N = B * L views at a time.
 """
 
 import math
@@ -35,7 +35,7 @@ class DecodedBatch(NamedTuple):
     scale: Tensor
     """Scale (B, 2) float64 of height and width by which images were shrunk; boxes are in pixels before that."""
     params: AugmentationParams
-    """Parameters with B in front of every shape, in the host's memory, since they decide which kernels are launched."""
+    """Parameters with B in front of every shape, on the host, because they decide which kernels are launched."""
 
     def pin_memory(self) -> "DecodedBatch":
         """Return the batch with images in page-locked memory (called by the data loader)."""
@@ -59,7 +59,7 @@ def max_side(config: ViewsConfig) -> int:
 
 
 def shrink(image: Tensor, side: int) -> Tensor:
-    """Shrink a (3, H, W) uint8 image to at most side * side pixels, and to twice the side in height and width."""
+    """Shrink a (3, H, W) uint8 image to at most side * side pixels and at most 2 * side in height and width."""
     height, width = image.shape[-2:]
     scale = min(1.0, side / math.sqrt(height * width), 2 * side / max(height, width))
     if scale == 1.0:
@@ -69,7 +69,7 @@ def shrink(image: Tensor, side: int) -> Tensor:
 
 
 def collate_decoded(parts: list[DecodedBatch]) -> DecodedBatch:
-    """Join batches to one, padding the images to one size."""
+    """Concatenate batches, padding the images to one size."""
     height, width = (max(part.pixels.shape[axis] for part in parts) for axis in (2, 3))
     pixels = torch.zeros((sum(len(part.pixels) for part in parts), 3, height, width), dtype=torch.uint8)
     first = 0
@@ -134,7 +134,7 @@ def crop_and_rotate_batched(
 def _resample(
     pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int, by_columns: bool
 ) -> Tensor:
-    """Make views with one order of the two resize passes, between which values are rounded and clipped."""
+    """Make views with one order of the two resize passes; values are rounded and clipped after each pass."""
     device = pixels.device
     # A rotation mirrors the weights and, by 90 or 270 degrees, transposes the view.
     rows, from_rows = _resize_weights(boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, device)
@@ -155,12 +155,12 @@ def _resample(
 def _resize_weights(
     low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return antialiased bicubic weights (a = -0.5) along one axis, and the indices of the pixels that they weigh.
+    """Return antialiased bicubic weights (a = -0.5) along one axis, and the indices of the pixels they apply to.
 
     Args:
         low: Start (N,) of the boxes in pixels, on the host.
         high: End (N,) of the boxes in pixels, on the host.
-        mirrored: Views (N,) bool that are mirrored along the axis, on the host.
+        mirrored: Views (N,) bool to mirror along the axis, on the host.
         size: Side of the views in pixels.
         device: Device of the results.
 

@@ -36,7 +36,7 @@ def to_grayscale(views: Tensor) -> Tensor:
 
 
 def adjust_hue(views: Tensor, factors: Tensor) -> Tensor:
-    """Shift the hue by a part of the circle, [-0.5, 0.5], in the 256 hues of Pillow."""
+    """Shift the hue by a fraction of the circle, -0.5 to 0.5, in Pillow's 256 hues."""
     colors = views.int()
     red, green, blue = colors.unbind(1)
     top, low = colors.amax(1), colors.amin(1)
@@ -54,7 +54,7 @@ def adjust_hue(views: Tensor, factors: Tensor) -> Tensor:
 
 @lru_cache
 def _hues(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the hue table (8 * 256 * 256,) uint8 and the centers of the channels (3,) int32, copied once."""
+    """Return the hue table (8 * 256 * 256,) uint8 and the centers of the channels (3,) int32, cached by device."""
     centers = torch.tensor(_CENTERS, dtype=torch.int32)
     return torch.from_numpy(hue_table()).to(device, non_blocking=True), centers.to(device, non_blocking=True)
 

@@ -1,7 +1,7 @@
 """Color jitter, grayscale and blur of small images by the arithmetic of Pillow, many pixels at a time.
 
-Images are (3, n) or (3, S, S) uint8. All functions but hue and blur give the values of Pillow bit for bit: it computes
-in float32 and truncates. Hue is within one level of Pillow, and blur within three.
+Images are (3, n) or (3, S, S) uint8. All functions but hue and blur give Pillow's values bit for bit, because they
+compute in float32 and truncate as it does. Hue is within one level (of 255) of Pillow, and blur within three.
 """
 
 import math
@@ -56,9 +56,9 @@ def to_grayscale(image: Image) -> Image:
 
 
 def adjust_hue(image: Image, factor: float) -> Image:
-    """Shift the hue by a part of the circle, [-0.5, 0.5].
+    """Shift the hue by a fraction of the circle, -0.5 to 0.5.
 
-    Pillow keeps hue in 8 bits, and rounding to them can change a color by six levels; so the same 256 hues are used.
+    The hue is rounded to 8 bits as in Pillow, because this rounding can change a color by six levels.
     """
     top, chroma, hue = hues(image.reshape(3, -1))
     hue += np.int32(factor * 255).astype(np.uint8)  # wraps around the circle
@@ -69,7 +69,7 @@ def adjust_hue(image: Image, factor: float) -> Image:
     np.subtract(np.int16(510), share[0], out=share[0])
     share[1:] -= np.int16(255)
     np.clip(share, 0, 255, out=share)
-    missing = share.view(np.uint16)  # the part of the chroma that each channel lacks
+    missing = share.view(np.uint16)  # the part of the chroma that is subtracted from each channel
     missing *= chroma.astype(np.uint16)
     missing += np.uint16(128)  # divided by 255 and rounded, in 16 bits
     missing += missing >> _BYTE
@@ -98,8 +98,8 @@ def hues(pixels: Image) -> tuple[Image, Image, Image]:
 def hue_table() -> Image:
     """Return the hues (8 * 256 * 256,) by order of the channels, chroma, and middle channel minus the largest.
 
-    Where the exact hue is a whole number, Pillow's rounding decides whether it is truncated to the next lower one. So
-    the table is computed by Pillow's operations in Pillow's precision.
+    The table is computed by Pillow's operations in Pillow's precision: where the exact hue is a whole number, rounding
+    errors decide whether it is truncated to the next lower one.
     """
     order, chroma, middle = np.ogrid[:8, :256, :256]
     red_green, green_blue, red_blue = order & 1 > 0, order & 2 > 0, order & 4 > 0
@@ -127,7 +127,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
     weights, reach = _blur_weights(size, sigma)
     pixels = image.astype(np.float32)
     rows, both = np.empty_like(pixels), np.empty_like(pixels)
-    # The weights are a band about the diagonal; blocks of the band are multiplied, without the zeros.
+    # The weight matrix is banded; only the blocks of the band are multiplied.
     blocks = [(a, min(a + _BLOCK, size)) for a in range(0, size, _BLOCK)]
     for a, b in blocks:
         reads = slice(max(0, a - reach), b + reach)
@@ -142,7 +142,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
 
 
 def _blur_weights(size: int, sigma: float) -> tuple[Floats, int]:
-    """Return the weights (size, size) of the three passes, and the half width of their band."""
+    """Return the weights (size, size) of the three passes together, and the half width of their band."""
     kernel = _box_kernel(sigma)
     reach = 3 * (len(kernel) // 2)
     edge = 2 * reach
@@ -169,7 +169,7 @@ def _one_pass(size: int, kernel: np.ndarray) -> np.ndarray:
 
 @lru_cache(256)
 def _box_kernel(sigma: float) -> np.ndarray:
-    """Return the box kernel of which three have the variance of the Gaussian; its two outer taps are fractions."""
+    """Return the box kernel with a third of the Gaussian's variance; its two outer taps are fractional."""
     variance = sigma**2 / 3
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))

@@ -1,4 +1,4 @@
-"""Decoding of the content of image files by the fastest decoder that gives Pillow's pixels."""
+"""Decoding of image files by the fastest decoder that gives the same pixels as Pillow."""
 
 import threading
 import warnings
@@ -12,7 +12,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
 
 LARGE_IMAGE_PIXELS = 24_000_000
-"""Pixels above which images are decoded one at a time, so that memory holds one of them and not one per core."""
+"""Number of pixels above which images are decoded one at a time, so that only one of them is in memory."""
 
 _large_image_lock = threading.Lock()
 
@@ -24,7 +24,7 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
         Upright pixels (H, W, 3) uint8, and the file's EXIF orientation.
 
     Raises:
-        ImageError: As for `image_io.open_image`; it names `name`.
+        ImageError: As for `image_io.open_image`; the message begins with `name`.
     """
     path = Path(name)
     header = read_header(content, path, max_pixels)
@@ -38,7 +38,7 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """Decode a JPEG with fewer copies; Pillow gives the same values, since both use libjpeg-turbo. None on failure."""
+    """Decode a JPEG with torchvision, which copies less than Pillow and gives the same values; None on failure."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that the buffer is not writable; nothing writes to it

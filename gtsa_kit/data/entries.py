@@ -22,25 +22,25 @@ class Entry(NamedTuple):
     locator: str
     """Argument of `Source.read`."""
     stamp: str = ""
-    """Text that changes when the content does, as far as that shows without reading it; "" if unknown."""
+    """Size and modification time, or a checksum: changes when the content does; "" if unknown."""
     reason: str = ""
     """Reason why the image can't be used, or "" while none is known."""
 
 
 class Source(Protocol):
-    """Images in one place. `read` may be called from many threads; a source survives pickling and forking."""
+    """Protocol of image sources. `read` is thread-safe; a source can be pickled and used in forked processes."""
 
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
-        """Yield all images in any order, few at a time in memory; stamps may cost a system call each."""
+        """Yield all images in any order, without holding them all in memory; `stamps` may cost a system call each."""
 
     def read(self, locator: str) -> bytes:
         """Return the content of one image; raises `ImageError` or `OSError`."""
 
 
 class PerProcess(Generic[Handle]):
-    """A handle that every process opens for itself.
+    """A handle (open file, network client) that every process opens for itself.
 
-    Forked processes share file offsets, event loops of network clients don't survive a fork, and neither can be
+    Forked processes would share file offsets, event loops of network clients don't survive a fork, and neither can be
     pickled.
     """
 
@@ -63,7 +63,7 @@ def read_entry(source: Source, entry: Entry) -> bytes:
     """Return the content of an entry.
 
     Raises:
-        ImageError: It can't be read; the error names the entry.
+        ImageError: The entry can't be read; the message begins with its name.
     """
     path = Path(entry.name)
     if entry.reason:
@@ -76,7 +76,7 @@ def read_entry(source: Source, entry: Entry) -> bytes:
 
 
 def sort_entries(entries: Iterable[Entry], by_locator: bool = False) -> list[Entry]:
-    """Return entries in natural order of their names, or of their locators; each pair of name and locator once."""
+    """Return entries in natural order of names or of locators, without duplicates (same name and locator)."""
     unique = {(entry.name, entry.locator): entry for entry in entries}
     if by_locator:
         return sorted(unique.values(), key=lambda entry: natural_key(entry.locator))
@@ -102,7 +102,7 @@ def display_path(root: Path, path: Path) -> str:
 
 
 def display_name(name: str) -> str:
-    """Return a name as valid UTF-8, whatever its bytes."""
+    """Return a name as valid UTF-8; bytes that can't be decoded become backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -118,7 +118,7 @@ def is_visible_image(name: str) -> bool:
 
 
 def file_stamp(path: Path) -> str:
-    """Return the size and time of change of a file; "" if there is no such file."""
+    """Return the size and modification time of a file; "" if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

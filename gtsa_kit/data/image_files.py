@@ -31,7 +31,7 @@ class ImageList:
 
     @property
     def total(self) -> int:
-        """Count of images, readable or not."""
+        """Number of images, readable or not."""
         return len(self.entries) + len(self.unreadable)
 
 
@@ -55,7 +55,7 @@ def list_images(where: str) -> ImageList:
     Files are ordered by their paths, and everything else by its name.
 
     Raises:
-        ValueError: The source is none that `open_source` opens, or it holds no image.
+        ValueError: `open_source` can't open the source, or it holds no image.
     """
     source = open_source(where)
     by_path = isinstance(source, FileSource)
@@ -72,7 +72,7 @@ def list_images(where: str) -> ImageList:
 
 
 def find_images(where: Path) -> FileList:
-    """List the image files of a folder, a glob, a list, or one file, for code that needs files on a disk.
+    """List the image files of a folder, a glob, a list, or one file, for code that needs paths of files.
 
     Raises:
         ValueError: As for `list_images`, or the images are not files on this disk.
@@ -85,7 +85,7 @@ def find_images(where: Path) -> FileList:
 
 
 def iter_readable(paths: Iterable[Path]) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield (path, image) of the images that can be read, and skip the others without a report."""
+    """Yield (path, image) of the images that can be read, and silently skip the others."""
     for path in paths:
         with suppress(ImageError):
             yield path, open_image(path)
@@ -114,7 +114,7 @@ def validate_images(
 ) -> list[Entry]:
     """Decode every image, and return the unreadable ones with their reasons, in the order of `entries`.
 
-    Threads on all cores do it, since decoders release Python's lock; few images are in memory at a time.
+    Images are decoded by threads on all cores, since decoders release the GIL; few are in memory at a time.
     """
 
     def check(entry: Entry) -> Entry | None:
@@ -136,7 +136,7 @@ def validate_images(
 def bounded_map(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], window: int
 ) -> Iterator[Result]:
-    """Yield results in order as `pool.map` does, with at most `window` items in memory, and stop on Ctrl-C."""
+    """Yield results in order, as `pool.map` does, with at most `window` items in memory; cancel the rest on errors."""
     source = iter(items)
     pending = [pool.submit(work, item) for item in islice(source, window)]
     try:

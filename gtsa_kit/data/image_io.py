@@ -1,4 +1,4 @@
-"""Reading, opening and decoding of image files: upright 8-bit RGB, or an `ImageError` that names the fault."""
+"""Reading and decoding of image files to upright 8-bit RGB; every failure is an `ImageError` with a reason."""
 
 import io
 import os
@@ -19,10 +19,10 @@ from gtsa_kit.data.rgb import DECODER_ERRORS, apply_orientation, exif_orientatio
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 
 MAX_PIXELS = 178_000_000
-"""Default limit of pixels in an image: just under Pillow's own bomb guard, about 0.5 GB once decoded."""
+"""Default limit of pixels in an image: just below Pillow's limit for decompression bombs, 0.5 GB when decoded."""
 
 MAX_FILE_BYTES = 2**30
-"""Limit of the size of a file; a larger one is not read into memory."""
+"""Limit of the size of a file in bytes; a larger one is not read into memory."""
 
 
 class ImageError(ValueError):
@@ -34,7 +34,7 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[Path, str]]:
-        """Pickle both arguments: the default would call the class with the message alone."""
+        """Pickle both arguments; by default an exception is rebuilt from its message alone."""
         return type(self), (self.path, self.reason)
 
 
@@ -50,7 +50,7 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Facts that an image file states before any pixel is decoded."""
+    """Header of an image file, read without decoding pixels."""
 
     format: str
     """Pillow's name of the format."""
@@ -67,7 +67,8 @@ class ImageHeader:
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file to upright 8-bit RGB.
 
-    16-bit samples keep their high byte, transparency is laid over white, and an animation gives its first frame.
+    16-bit samples keep their high byte, transparent images are composited over white, and an animation gives its first
+    frame.
 
     Raises:
         ImageError: The file is missing, unreadable, no image, damaged, or larger than `max_pixels`; the size is read
@@ -102,13 +103,13 @@ def open_mask(path: Path, colors: bool = False, max_pixels: int = MAX_PIXELS) ->
     Args:
         path: Image file.
         colors: Return colors even where the file stores palette indices or gray values.
-        max_pixels: Limit of the size.
+        max_pixels: Limit of the size in pixels.
 
     Returns:
         (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors; transparency is ignored.
 
     Raises:
-        ImageError: As for `open_image`, or its samples are floating-point.
+        ImageError: As for `open_image`, or the samples are floating-point.
     """
     with image_errors(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -155,7 +156,7 @@ def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MA
 
 @contextmanager
 def image_errors(path: Path) -> Iterator[None]:
-    """Raise whatever reading and decoding raise as an `ImageError` that names `path`."""
+    """Convert errors of reading and decoding to an `ImageError` that names `path`."""
     try:
         yield
     except ImageError:
@@ -180,7 +181,7 @@ def describe_error(error: BaseException) -> str:
 def _check_file(path: Path) -> int:
     """Return the size of a regular file that is not empty."""
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
         raise ImageError(path, "not a regular file")
     if status.st_size == 0:
         raise ImageError(path, "empty file")
@@ -197,12 +198,12 @@ def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:
 
 
 def _decode_file(file: IO[bytes], path: Path, max_pixels: int) -> DecodedImage:
-    # Pillow gets an open file: raw TIFFs that it opens by name are memory-mapped, with width and height swapped where
-    # the orientation is rotated, and a mapped file that shrinks meanwhile kills the process.
+    # Pillow gets an open file, because it memory-maps raw TIFFs that it opens by name: then it swaps width and height
+    # for some orientations, and the process is killed if the file shrinks meanwhile.
     with Image.open(file, formats=_FORMATS) as image:
         _check_pixels(image, path, max_pixels)
         before = exif_orientation(image)
         image.load()
-        after = exif_orientation(image)  # Pillow rotates a TIFF while loading and drops the tag; PNG may bring it then
+        after = exif_orientation(image)  # loading rotates a TIFF and drops the tag, and may add it for a PNG
         rgb = apply_orientation(to_rgb(image), after)
         return DecodedImage(rgb, before if image.format == "TIFF" else after)

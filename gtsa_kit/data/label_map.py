@@ -82,7 +82,9 @@ def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: Mas
     """
     example = {in_color: mask for mask, _, in_color in masks}
     if len(example) > 1:
-        raise ValueError(f"{example[True]} is in color and {example[False]} holds indices; name both by --colors FILE")
+        raise ValueError(
+            f"{example[True]} is in color and {example[False]} holds indices; list the colors of both in --colors FILE"
+        )
     in_color = masks[0][2]
     present = sorted({int(value) for _, values, _ in masks for value in values})
     names = dict(options.names) or {value: _default_name(value, in_color) for value in present}
@@ -115,7 +117,7 @@ def read_mask_options(colors: Path | None, ignore: Iterable[str]) -> MaskOptions
         pairs = _from_json(text) if colors.suffix.lower() == ".json" else _from_csv(text)
         names = {_parse_value(value): name for value, name in pairs}
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise ValueError(f'{colors}: {error}; it takes JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
+        raise ValueError(f'{colors}: {error}; expected JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
     kinds = {value.startswith("#") for value, _ in pairs}
     if len(kinds) != 1:
         raise ValueError(f"{colors} holds {'indices and colors' if kinds else 'nothing'}; give one kind")
@@ -138,7 +140,7 @@ def _check_class_count(count: int, values: str) -> None:
 def _from_json(text: str) -> list[tuple[str, str]]:
     content = json.loads(text)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
-        raise ValueError("not an object of names by color")
+        raise ValueError("not an object that maps indices or colors to names")
     return list(content.items())
 
 

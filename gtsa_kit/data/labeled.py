@@ -28,7 +28,7 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class ClassificationDataset:
-    """Images with classes, in natural order of their names, so the same data gives the same splits from any source."""
+    """Images with classes, in natural order of names, so that the same images give the same splits from any source."""
 
     paths: list[Path]
     """Paths of the N images."""
@@ -81,13 +81,13 @@ def read_classification_dataset(source: Path) -> ClassificationDataset:
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draw a random validation part that has its share of each class.
+    """Draw a random stratified validation split.
 
-    At least one image of each class is on either side; a class with one image has it in training.
+    Each class has at least one image in training and, if it has two or more, in validation.
 
     Args:
         labels: (N,) class numbers.
-        share: Fraction of each class for validation.
+        share: Fraction of each class for validation, 0 to 1.
         seed: Seed of the split.
 
     Returns:
@@ -172,7 +172,7 @@ def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _rows_without_training_class(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:
-    """Return the images whose class has no training image, or has one image that would have to be split."""
+    """Return the images whose class has no training image or, if the data has no split, only one image."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.label] = counts.get(row.label, 0) + (row.split != "val")

@@ -17,10 +17,10 @@ from gtsa_kit.progress import ProgressCallback, no_progress
 
 @dataclass(frozen=True)
 class ImageMaskPair:
-    """An image and its mask, both readable and of one size."""
+    """An image and its mask, both readable and of the same size."""
 
     name: str
-    """Path of the image relative to its folder, below its split."""
+    """Path of the image relative to its folder, prefixed by the split if there is one."""
     image: Path
     mask: Path
     width: int
@@ -50,7 +50,7 @@ class SegmentationDataset:
         return self.pairs[0].split is not None
 
     def labels(self, pair: ImageMaskPair) -> np.ndarray:
-        """Read the (H, W) uint8 class numbers of a mask, `VOID` for pixels of no class."""
+        """Read the (H, W) uint8 class numbers of a mask; pixels of no class are `VOID`."""
         return self.label_map.read(pair.mask)
 
     def validation(self, share: float, seed: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class SegmentationDataset:
 
 
 Candidate = tuple[str | None, Path, Path, str]
-"""Split, image, mask and name of a pair that has not been read yet."""
+"""Split, image, mask and name of a pair whose files have not been read."""
 
 
 def read_segmentation_dataset(
@@ -75,8 +75,8 @@ def read_segmentation_dataset(
 ) -> SegmentationDataset:
     """Find images and masks, decode all of them once, and build the label map.
 
-    The mask of an image has its name, with any suffix. Files that are unreadable or have no partner, and pairs of
-    different sizes, are skipped.
+    An image and its mask have the same name; suffixes may differ. Files that are unreadable or have no partner, and
+    pairs of different sizes, are skipped.
 
     Args:
         images: Folder of images, possibly with `train/` and `val/`; or, without `masks`, a folder with `images/` and
@@ -115,7 +115,7 @@ def read_segmentation_dataset(
 
 
 def _split_folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, Path]]:
-    """Return split (or None), folder of images and folder of masks."""
+    """Return the split (or None), image folder and mask folder of each part of the dataset."""
     if masks is None:
         if all((images / split / kind).is_dir() for split in SPLITS for kind in ("images", "masks")):
             return [(split, images / split / "images", images / split / "masks") for split in SPLITS]

@@ -1,8 +1,8 @@
 """Multi-crop pretraining data: from a list of images to batches of views that don't depend on workers or processes.
 
 Samples are numbered through the whole run: sample t belongs to epoch t // N and is the image at position t % N of that
-epoch's order, N being the count of images. The order depends on (seed, epoch) alone, and the views on (seed, t) alone.
-So every epoch uses every image once, batches may straddle epochs, and a run can resume at any step from its number.
+epoch's order, where N is the number of images. The order depends only on (seed, epoch), the views only on (seed, t). So
+every epoch uses every image once, a batch may span two epochs, and a run can resume from a step number alone.
 """
 
 import signal
@@ -26,24 +26,24 @@ from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.hardware import available_cores
 
 MAX_SUBSTITUTES = 100
-"""Unreadable images in a row after which a sample is given up: the fault is not in single images."""
+"""Number of consecutive unreadable images after which a sample has no views: the source itself has failed."""
 
 _ORDER, _VIEWS, _STEP = range(3)  # independent streams of random numbers
 
 
 def derive_seed(seed: int, stream: int, *counters: int) -> int:
-    """Return a 64-bit seed for one stream and one count, statistically independent of all others."""
+    """Return a 64-bit seed, statistically independent between streams and counters."""
     return int(np.random.SeedSequence([seed, stream, *counters]).generate_state(1, np.uint64)[0])
 
 
 def seed_step(seed: int, step: int, micro: int) -> None:
-    """Seed torch's global generators for one micro-step, so that drop path can be repeated without saved state."""
+    """Seed torch's global generators for one micro-step: a resumed run repeats drop path without saved state."""
     torch.manual_seed(derive_seed(seed, _STEP, step, micro))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of B images, or decoded images to make them of, and the images that could not be read."""
+    """Views of B images, or decoded images to make them from, and the images that could not be read."""
 
     views: Views | DecodedBatch | None
     """Views or decoded images; None if no readable image was found."""
@@ -56,7 +56,7 @@ class Batch:
 
 
 class MultiCropDataset(Dataset[Batch]):
-    """Samples of a pretraining run by their number: views of one image, or the decoded image for the device."""
+    """Dataset that maps a sample number to the views of one image, or to the decoded image for the device."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class MultiCropDataset(Dataset[Batch]):
         return int(self._order(epoch)[position])
 
     def __getitem__(self, t: int) -> Batch:
-        """Return sample t as a batch of one, not stacked; the next image replaces one that can't be read."""
+        """Return sample t, not yet collated; an image that can't be read is replaced by the next one."""
         unreadable: list[Entry] = []
         first = self.image_index(t)
         for offset in range(min(MAX_SUBSTITUTES, len(self.entries))):
@@ -96,7 +96,7 @@ class MultiCropDataset(Dataset[Batch]):
         return np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.entries))
 
     def _decode(self, entry: Entry) -> Tensor:
-        """Return (3, H, W) uint8, with the channels of a pixel side by side in memory."""
+        """Return (3, H, W) uint8 in channels-last memory layout."""
         pixels, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
         return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
 
@@ -111,17 +111,17 @@ class MultiCropDataset(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class DistributedBatchSampler:
-    """Sample numbers of one process: at every micro-step, a contiguous block of the step's samples."""
+    """Sampler of one process: at every micro-step, a contiguous block of the step's sample numbers."""
 
     batch_size: int
-    """Images of a micro-batch of one process."""
+    """Images per micro-batch of one process."""
     accumulate: int
-    """Micro-steps of a step."""
+    """Micro-steps per optimizer step."""
     rank: int
     world_size: int
     start_step: int
     stop_step: int
-    """Step before which the samples end."""
+    """Step at which sampling stops (exclusive)."""
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the sample numbers of each micro-step."""
@@ -150,9 +150,10 @@ def make_batches(
 
 
 def resolve_workers(workers: int | Literal["auto"], device: str, processes: int | Literal["auto"]) -> int:
-    """Return the count of data-loading workers for each training process; `auto` leaves that process a core.
+    """Return the number of data-loading workers per training process.
 
-    On the CPU the model needs the cores: one worker prepares the next batch meanwhile.
+    `auto` is one worker on a CPU, where the model needs the cores. On GPUs it is one per core of the process, except
+    one core for training, and at most 16.
     """
     if workers != "auto":
         return workers
@@ -173,7 +174,7 @@ class TimedBatches:
         """Images skipped since the caller last cleared the list."""
 
     def __next__(self) -> Views | DecodedBatch | None:
-        """Return the next batch's views, or None if no image can be read any more."""
+        """Return the next batch's views, or None if a sample has none (see `MAX_SUBSTITUTES`)."""
         begin = time.monotonic()
         batch = next(self._batches)
         self.waited += time.monotonic() - begin
@@ -182,7 +183,7 @@ class TimedBatches:
 
 
 def collate_batches(samples: list[Batch]) -> Batch:
-    """Stack samples to a batch, without views if one of them has none."""
+    """Stack samples into a batch; it has no views if one of the samples has none."""
     views = [sample.views for sample in samples if isinstance(sample.views, Views)]
     decoded = [sample.views for sample in samples if isinstance(sample.views, DecodedBatch)]
     unreadable = [entry for sample in samples for entry in sample.unreadable]
@@ -192,6 +193,6 @@ def collate_batches(samples: list[Batch]) -> Batch:
 
 
 def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C reaches every process of the group; only the main process decides what it means.
+    # Ctrl-C reaches every process of the group; only the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,6 +14,7 @@ class UrlSource:
     """Images below a URL that fsspec opens: `s3://`, `gs://`, `hf://`, `http://`, `memory://` and others."""
 
     def __init__(self, url: str) -> None:
+        """Connect; raise `ValueError` if the URL's protocol needs a package that is not installed."""
         self.url = url
         self._filesystem = PerProcess(partial(_open_url, url))
         try:
@@ -25,7 +26,10 @@ class UrlSource:
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
         """Yield the images below the URL, or those that match its pattern.
 
-        Names are relative to the part of the URL that is no pattern.
+        Names are relative to the part of the URL before the pattern.
+
+        Raises:
+            ValueError: There are none.
         """
         root = "/".join(before_pattern(self.path.split("/"))).rstrip("/")
         empty = True
@@ -37,7 +41,7 @@ class UrlSource:
             raise ValueError(f"no images at {self.url} (suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))})")
 
     def read(self, locator: str) -> bytes:
-        """Return the whole object."""
+        """Return the content of an object; raise `ImageError` if it can't be read."""
         filesystem, _ = self._filesystem.get()
         return read_remote(filesystem, locator)
 
@@ -57,20 +61,20 @@ class UrlSource:
 
 
 def read_url(url: str) -> bytes:
-    """Return the object at a URL.
+    """Return the content of the object at a URL.
 
     Raises:
-        ImageError: It can't be read.
+        ImageError: The object can't be read.
     """
     filesystem, path = _open_url(url)
     return read_remote(filesystem, path)
 
 
 def read_remote(filesystem: Any, path: str) -> bytes:
-    """Return an object of an fsspec file system.
+    """Return the content of an object of an fsspec file system.
 
     Raises:
-        ImageError: Its client raised an error, or it is larger than `MAX_FILE_BYTES`.
+        ImageError: The client raised an error, or the object is larger than `MAX_FILE_BYTES`.
     """
     errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
     try:
@@ -91,7 +95,7 @@ def read_remote(filesystem: Any, path: str) -> bytes:
 
 
 def remote_stamp(info: dict[str, Any]) -> str:
-    """Return the properties of an object that change with its content."""
+    """Return the stamp of an object: the properties that change with its content."""
     keys = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "blob_id", "created")
     return " ".join(str(info[key]) for key in keys if info.get(key) is not None)
 

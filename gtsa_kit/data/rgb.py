@@ -1,4 +1,4 @@
-"""Conversion of what Pillow opens to upright 8-bit RGB."""
+"""Conversion of Pillow images of any mode and orientation to upright 8-bit RGB."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ DECODER_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""Errors that Pillow's decoders raise: there is no common class. Each was seen on damaged files or is documented."""
+"""Errors of Pillow's decoders, which have no common class; each is documented or was seen with damaged files."""
 
 # EXIF orientation -> operation that makes the image upright.
 _TRANSPOSE = {
@@ -41,7 +41,7 @@ def exif_orientation(image: Image.Image) -> int:
     try:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
         return orientation if orientation in _TRANSPOSE else 1
-    except DECODER_ERRORS:  # damaged metadata beside valid pixels: the image is usable
+    except DECODER_ERRORS:  # damaged metadata; the pixels are usable
         return 1
 
 
@@ -52,10 +52,10 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB; transparency is laid over white.
+    """Convert an image of any mode to 8-bit RGB; transparent images are composited over white.
 
     Raises:
-        ValueError: Samples of more than 8 bits have no known range.
+        ValueError: The range of samples of more than 8 bits is unknown.
     """
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale the whole range of the sample type to 0..255; Pillow's own conversion clips everything above 255."""
+    """Scale the full range of the sample type to 0..255, where Pillow's own conversion would clip values above 255."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high < 2**32):  # also false for NaN
         raise ValueError(f"samples from {low:g} to {high:g} have no known range; store 8 or 16 bits")

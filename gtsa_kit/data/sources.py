@@ -16,11 +16,11 @@ def open_source(where: str) -> Source:
     """Open a source of images.
 
     Args:
-        where: A folder (searched below), an image, a glob, a text file with one path or URL a line, a Parquet file
-            with a column `path`, a `.tar` or `.zip` (or a glob of these), or a URL that fsspec knows.
+        where: A folder (searched below), an image, a glob, a text file with one path or URL per line, a Parquet
+            file with a column `path`, a `.tar` or `.zip` (or a glob of these), or a URL that fsspec opens.
 
     Raises:
-        ValueError: It is missing or none of these.
+        ValueError: `where` does not exist or is none of these.
     """
     if "://" in where:
         return UrlSource(where)
@@ -39,7 +39,7 @@ def open_source(where: str) -> Source:
 
 
 def reopen_source(where: str) -> Source:
-    """Open a source whose entries are known already: the folder or the list itself may be gone."""
+    """Open a source whose entries are already known; its folder or list need not exist any more."""
     if "://" not in where and not glob.has_magic(where) and not os.path.exists(where):
         return FileSource(Path(where), ())
     return open_source(where)
@@ -77,7 +77,7 @@ class FolderSource(FileSource):
             folder = pending.pop()
             try:
                 status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in visited:  # a link to a parent, or a second way in
+                if (status.st_dev, status.st_ino) in visited:  # a link to a parent, or a second link to a folder
                     continue
                 visited.add((status.st_dev, status.st_ino))
                 folders = []
@@ -89,7 +89,9 @@ class FolderSource(FileSource):
                             folders.append(Path(item.path))
                         elif has_image_suffix(item.name):
                             yield self._entry(Path(item.path), stamps)
-                pending += sorted(folders, reverse=True)  # so that the same link wins whatever the order on the disk
+                pending += sorted(
+                    folders, reverse=True
+                )  # so that the order on the disk does not decide which link to a folder is followed
             except OSError as error:
                 reason = f"folder can't be read: {error.strerror}"
                 yield Entry(display_path(self.root, folder), str(folder), "", reason)
@@ -110,14 +112,14 @@ class GlobSource(FileSource):
 
 @dataclass(frozen=True)
 class ListSource(FileSource):
-    """A text file with one path or URL a line, or a Parquet file with a column `path`."""
+    """A text file with one path or URL per line, or a Parquet file with a column `path`."""
 
     file: Path = Path()
 
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
         """Yield an entry for each path or URL.
 
-        A relative path counts from the list's folder or, if nothing is there, from the working directory.
+        A relative path is resolved against the list's folder or, if it does not exist there, the working directory.
         """
         for line in self._parquet_rows() if self.file.suffix.lower() == ".parquet" else self._lines():
             if "://" in line:
