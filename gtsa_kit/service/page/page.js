@@ -229,8 +229,8 @@ function selectPatch(slot, row, column) {
   draw();
 }
 
-function rotate(slot, quarters) {
-  slot.rotation = (slot.rotation + quarters + 4) % 4;
+function rotate(slot, k) {
+  slot.rotation = (slot.rotation + k + 4) % 4;
   selection = null;
   if (mode() === "similarity") document.querySelector("input[value=colors]").checked = true;
   compute([slot], false);
