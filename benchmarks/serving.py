@@ -32,7 +32,7 @@ from rich.table import Table
 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import bounded_map, find_images
-from gtsa_kit.embedding.preprocess import takes_bytes, to_input
+from gtsa_kit.embedding.preprocess import takes_uint8, to_input
 from gtsa_kit.export import Runner, load
 
 BATCH = 32
@@ -46,7 +46,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 def prepare(runner: Runner, content: bytes) -> np.ndarray:
     pixels, _ = decode(content)
     image = runner.preprocessing.resized(Image.fromarray(pixels))
-    return to_input(image, runner.preprocessing, takes_bytes(runner))
+    return to_input(image, runner.preprocessing, takes_uint8(runner))
 
 
 def offline_rate(runner: Runner, files: list[bytes]) -> float:

@@ -47,7 +47,11 @@ class EmbeddingDataset:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> FeatureRow:
-        """Return one row, with its maps (D, h, w), if there are any, in their stored type."""
+        """Return one row; its embedding and its maps (D, h, w), if there are any, have their stored type.
+
+        Raises:
+            IndexError: There is no such row.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         part = bisect_right(self._ends, index)

@@ -3,8 +3,8 @@
 Maps of a fixed size form an array (N, D, h, w) for each output. A Zarr shard holds the rows of one job shard, and a
 chunk holds one row.
 
-Ragged maps form an array (patches, D) for each output. The patches of image i lie from `offsets[i]` on, row by row,
-and `grid_hw[i]` is the shape of its map. Each job shard begins a new Zarr shard, so no Zarr shard is written twice. The
+Ragged maps form an array (patches, D) for each output. The patches of image i start at `offsets[i]`, row by row, and
+`grid_hw[i]` is the shape of its map. Each job shard begins a new Zarr shard, so no Zarr shard is written twice. The
 gaps between them are not stored.
 """
 
@@ -21,9 +21,9 @@ from gtsa_kit.embedding.rows import FeatureRow
 from gtsa_kit.embedding.shards import ShardLimits
 
 CHUNK_PATCHES = 256
-"""Patches of a chunk of a ragged array."""
+"""Patches per chunk of a ragged array."""
 CHUNK_ROWS = 1024
-"""Rows of a chunk of the arrays with one small entry for each row, such as `grid_to_pixel`."""
+"""Rows per chunk of the arrays with one small entry for each row, such as `grid_to_pixel`."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class DenseSpec:
 
 
 class DenseWriter:
-    """The Zarr group, open for writing."""
+    """Writer of the Zarr group of feature maps."""
 
     def __init__(self, path: Path, spec: DenseSpec, rows: int, patches: int) -> None:
-        """Open or create the group, and cut the arrays to `rows` rows and `patches` patches."""
+        """Open or create the group, and truncate the arrays to `rows` rows and `patches` patches."""
         self.path, self.spec, self.rows, self.patches = path, spec, rows, patches
         self.group = zarr.open_group(path, mode="a", zarr_format=3)
         self.arrays = {name: self._open_array(name, layout) for name, layout in self._layouts().items()}
@@ -79,10 +79,10 @@ class DenseWriter:
             self._sync(name, self.patches, end)
         self.arrays["offsets"][first:last] = self.patches + np.concatenate([[0], np.cumsum(counts)[:-1]])
         self.arrays["grid_hw"][first:last] = grids
-        shard = self._patches_of_shard()
+        shard = self._patches_per_shard()
         self.patches = -(-end // shard) * shard
 
-    def _patches_of_shard(self) -> int:
+    def _patches_per_shard(self) -> int:
         assert self.spec.limits.patches is not None, "ragged arrays have a limit of patches"
         return self.spec.limits.patches
 
@@ -93,7 +93,7 @@ class DenseWriter:
         for name in spec.outputs:
             shape: tuple[int, ...]
             if spec.grid is None:
-                shape, chunk, shard = (spec.dim,), CHUNK_PATCHES, self._patches_of_shard()
+                shape, chunk, shard = (spec.dim,), CHUNK_PATCHES, self._patches_per_shard()
             else:
                 shape, chunk, shard = (spec.dim, *spec.grid), 1, spec.limits.rows
             layouts[name] = {

@@ -1,8 +1,8 @@
 """Feature extraction in memory: images in, one result for each image out, in the same order.
 
 Threads read and decode images ahead of the model, and images of one shape go through the model in batches. This
-module knows neither output files nor shards: `iterate` hands the results to the caller, and `run` writes them to a
-dataset folder.
+module knows neither output files nor shards: `iterate` yields the results to the caller, and `run` writes them
+to a dataset folder.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ class BatchPlan:
     """Batch size, threads and kept maps of an extraction."""
 
     batch_size: int
-    """Images of one call of the model at its base size. Larger images form smaller batches of as many patches."""
+    """Images per call of the model at its base size. Batches of larger images hold fewer, with as many patches."""
     workers: int
     """Threads that read and decode."""
     map_names: tuple[str, ...] = ()
@@ -56,12 +56,12 @@ def extract_features(
         entries: The images.
         source: Reads their contents.
         runner: The model.
-        preprocessor: Makes inputs of the model from contents.
+        preprocessor: Converts file contents to inputs of the model.
         plan: Batch size, threads and kept maps.
         begins_window: See `split_into_windows`.
     """
     size = plan.batch_size * (1 if preprocessor.resize.kind == "fixed" else GROUPED_BATCHES)
-    # torch computes with one thread in each worker: images are decoded in parallel, not the parts of one image.
+    # One torch thread for each worker: images are decoded in parallel, so one image needs no parallel resize.
     with ThreadPoolExecutor(plan.workers, "gtsa-decode", torch.set_num_threads, (1,)) as pool:
         images = bounded_map(
             pool,
@@ -118,7 +118,7 @@ def split_into_windows(
                 window, readable = [], 0
             readable += 1
         window.append(image)
-        if readable == 0 and len(window) > size:  # a long run of unreadable images does not pile up
+        if readable == 0 and len(window) > size:  # bounds the memory of a long run of unreadable images
             yield window
             window = []
     if window:

@@ -18,7 +18,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @dataclass(frozen=True)
 class Journal:
-    """Extent of the committed results."""
+    """Counts of the committed results."""
 
     next_index: int
     """Index of the first input that is not committed."""
@@ -51,7 +51,7 @@ def vector_parts(folder: Path) -> list[Path]:
 
 
 def check_out(out: Path, resume: bool) -> None:
-    """Raise `ValueError` if `out` holds files that a new job would mix with or overwrite."""
+    """Raise `ValueError` if `out` holds files that a new job would overwrite or mix with its own."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder")
     names = {path.name for path in out.iterdir()} if out.exists() else set()
@@ -67,8 +67,8 @@ def check_out(out: Path, resume: bool) -> None:
 def locked(out: Path) -> Iterator[None]:
     """Keep other processes from writing into the same folder.
 
-    The operating system releases the lock when the process ends, however it ends. A lock by the mere existence of a
-    file would survive a kill, so a file system without locks is refused.
+    The operating system releases the lock when the process ends, however it ends. A lock file that counts by its
+    existence would survive a kill, so a file system without locks is rejected.
 
     Raises:
         ValueError: Another process holds the lock, or the file system has no locks.

@@ -12,7 +12,7 @@ from pathlib import Path
 from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
 from gtsa_kit.files import sync_folder
 
-NO_IMAGES = "no images there (by their suffix: .jpg .png .webp .bmp .tif and similar)"
+NO_IMAGES = "no images found; files are recognized by their suffix: .jpg .png .webp .bmp .tif and similar"
 
 _COLUMNS = "name BLOB, locator BLOB, stamp TEXT, reason TEXT"
 
@@ -50,7 +50,7 @@ class InputIndex:
 
 
 def write_input_index(source: Source, path: Path) -> InputIndex:
-    """List a source into the file `path`, which appears as a whole.
+    """List a source into the file `path`, which is written atomically.
 
     Raises:
         ValueError: The source has no entries.
@@ -116,8 +116,8 @@ def _fill(database: sqlite3.Connection, source: Source) -> None:
     database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS})")
     entries = source.entries(stamps=True)
     rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
-    while some := list(islice(rows, 1000)):
-        database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", some)
+    while batch := list(islice(rows, 1000)):
+        database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", batch)
     database.execute("CREATE INDEX temp.by_key ON raw (key, name, locator)")
     database.execute(
         "INSERT INTO entries (name, locator, stamp, reason) SELECT name, locator, stamp, reason FROM raw "

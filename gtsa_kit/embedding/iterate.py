@@ -27,7 +27,7 @@ class EmbeddedImage:
     path: str
     """Path relative to the source's folder."""
     features: Features
-    """embedding (D,), feature_map (D, h, w), and `layers` of that shape by block; float32."""
+    """`embedding` (D,), `feature_map` (D, h, w), and `layers`, a map (D, h, w) for each block; float32."""
     transform: np.ndarray
     """Affine (2, 3) from the feature map to pixels of the stored image, see `gtsa_kit.feature_grid`."""
     width: int
@@ -61,8 +61,8 @@ def embed(
         size: (height, width) of the input; by default the model's.
         short_side: Short side of the input, with the image's aspect ratio, in place of `size`.
         native: Keep the image's own size, rounded to the nearest multiple of 16.
-        batch_size: Images of one call of the model.
-        workers: Threads that read and decode.
+        batch_size: Images per call of the model; by default 32.
+        workers: Threads that read and decode; by default one for each core.
         max_pixels: Larger images count as unreadable.
         on_unreadable: Called with (path, reason) of each unreadable image; by default the first one raises.
         device: auto, cpu or cuda.

@@ -1,4 +1,4 @@
-"""Job of embedding images into a dataset folder: all that is decided before the first image is read."""
+"""Plan of a job that embeds images into a dataset folder: sizes, batches, shards and output files."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from gtsa_kit.version import __version__
 
 @dataclass(frozen=True)
 class EmbeddingJob:
-    """A planned job."""
+    """Model, options and sizes of one job."""
 
     source: str
     """Source of the images, as the user names it."""
@@ -72,7 +72,7 @@ def plan_job(source: str, model: Path, options: EmbedOptions, runner: Runner) ->
     """Choose sizes, batches and shards for a job.
 
     Raises:
-        ValueError: Options exclude each other, or the model does not give what they request.
+        ValueError: Options exclude each other, or the model does not support one.
     """
     manifest, map_dtype = runner.manifest, options.dtype or "float16"
     resize = choose_resize_policy(manifest, options.size, options.short_side, options.native)

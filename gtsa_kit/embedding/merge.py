@@ -21,7 +21,7 @@ def merge_parts(
 
     Args:
         out: A new or empty folder.
-        parts: All N parts, in any order.
+        parts: Dataset folders of all N parts, in any order.
         on_progress: Called with (rows done, total rows).
 
     Raises:
@@ -66,7 +66,7 @@ def _check_parts(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> 
         ignored = {"part", "source", "gtsa_kit"}
         different = [name for name in first if name not in ignored and record.get(name) != first[name]]
         if different:
-            raise ValueError(f"{folder} is of another job than {folders[0]}: {', '.join(different)} differ")
+            raise ValueError(f"{folder} belongs to another job than {folders[0]}: {', '.join(different)} differ")
     indices = [record["part"][0] for record in records]
     if any(record["part"][1] != count for record in records) or indices != list(range(1, count + 1)):
         given = ", ".join(f"{a}/{b}" for a, b in (record["part"] for record in records))

@@ -7,7 +7,7 @@ from gtsa_kit.export.spec import FEATURE_MAP, SUFFIX, layer_output
 from gtsa_kit.files import sha256_of
 
 DEFAULT_BATCH_SIZE = {"cpu": 32, "cuda": 128}
-"""Images of one call of the model, by the kind of device."""
+"""Images per call of the model, by the kind of device."""
 
 
 def map_output_names(runner: Runner, layers: tuple[int, ...]) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def map_output_names(runner: Runner, layers: tuple[int, ...]) -> tuple[str, ...]
 
 
 def choose_batch_size(runner: Runner, requested: int | None = None) -> int:
-    """Return the requested batch size, or the default of the runner's device, within the range that the model takes."""
+    """Return the requested batch size, or the device's default, within the range that the model accepts."""
     default = DEFAULT_BATCH_SIZE["cuda" if "cuda" in runner.provider.lower() else "cpu"]
     return runner.manifest.range_of("batch").clamp(requested or default)
 

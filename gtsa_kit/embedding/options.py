@@ -20,11 +20,11 @@ class EmbedOptions:
     short_side: int | None = None
     """Short side of the input in pixels; the aspect ratio is kept."""
     native: bool = False
-    """Keep each image's own size, rounded to the patch."""
+    """Keep each image's own size, rounded to multiples of the patch size."""
     dtype: Literal["float16", "float32"] | None = None
     """Data type of vectors and maps; None writes float32 vectors and float16 maps."""
     batch_size: int | None = None
-    """Images of one call of the model; None chooses by the device."""
+    """Images per call of the model; None chooses by the device."""
     workers: int | None = None
     """Threads that read and decode, or workers of the Ray cluster; None chooses by the machine."""
     fail_on_unreadable: bool = False
@@ -32,12 +32,13 @@ class EmbedOptions:
     resume: bool = False
     """Continue the job in the output folder."""
     engine: Literal["local", "ray"] = "local"
+    """Extract in this process, or on a Ray cluster."""
     part: tuple[int, int] = (1, 1)
     """Part of the images to embed: (I, N) is the I-th of N parts, counted from 1."""
     sha256: bool = False
     """Also write a digest of each file."""
     max_pixels: int = MAX_PIXELS
-    """Larger images are refused before they are decoded."""
+    """Larger images are rejected before they are decoded."""
     rows_per_shard: int | None = None
     """Rows that are committed together; None chooses by their size."""
     device: str = "auto"
@@ -45,7 +46,7 @@ class EmbedOptions:
     provider: str = "auto"
     """Execution provider of ONNX Runtime."""
     engine_cache: Path | None = None
-    """Folder of the provider's engines."""
+    """Folder in which the provider caches its engines."""
     fallback: bool = False
     """Use the next provider if the requested one does not work."""
 

@@ -1,7 +1,7 @@
-"""Preprocessing of image files to inputs of a model, by the fastest way that equals the reference.
+"""Preprocessing of image files to inputs of a model, by the fastest method that matches the reference.
 
-The reference is Pillow's decoder and its antialiased bicubic resize. Another way is used only where it is known to stay
-within 1/255 of the reference at every pixel.
+The reference is Pillow's decoder and its antialiased bicubic resize. A faster method is used only where it stays within
+1/255 of the reference at every pixel.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from gtsa_kit.export import Runner
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
 
 MIN_TORCH_SHRINK = 1.5
-"""Smallest factor of shrinking for torch's resize; below it, torch's 16-bit weights can be two levels off."""
+"""Smallest downscaling factor for torch's resize; below it, torch's 16-bit weights can be two levels off."""
 
 _TORCH_MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"}
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image in the form of the model's input."""
+    """An image preprocessed to a model's input, with the properties of its file."""
 
     path: str
-    """Path of the image as tables show it."""
+    """Path of the image, relative to its source."""
     width: int
     """Width of the upright image in pixels."""
     height: int
@@ -42,7 +42,7 @@ class PreparedImage:
     sha256: str
     """Digest of the file; "" unless it is requested."""
     pixels: np.ndarray
-    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, as the model takes it."""
+    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, whichever the model takes."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,10 +66,10 @@ class Preprocessor:
 
     preprocessing: Preprocessing
     resize: ResizePolicy
-    takes_bytes: bool
+    takes_uint8: bool
     """The model takes uint8 pixels and normalizes them itself."""
     max_pixels: int = MAX_PIXELS
-    """Larger images are refused before they are decoded."""
+    """Larger images are rejected before they are decoded."""
     sha256: bool = False
     """Also compute a digest of each file."""
 
@@ -78,7 +78,7 @@ class Preprocessor:
         cls, runner: Runner, resize: ResizePolicy, max_pixels: int = MAX_PIXELS, sha256: bool = False
     ) -> "Preprocessor":
         """Build the preprocessor that the runner's manifest describes."""
-        return cls(runner.preprocessing, resize, takes_bytes(runner), max_pixels, sha256)
+        return cls(runner.preprocessing, resize, takes_uint8(runner), max_pixels, sha256)
 
     def __call__(self, path: str, content: bytes) -> PreparedImage:
         """Decode, resize and normalize one file.
@@ -89,19 +89,19 @@ class Preprocessor:
         image, orientation = decode(content, path, self.max_pixels)
         height, width = image.shape[:2]
         resized = resize(image, self.resize(width, height), self.preprocessing)
-        pixels = to_input(resized, self.preprocessing, self.takes_bytes)
+        pixels = to_input(resized, self.preprocessing, self.takes_uint8)
         digest = hashlib.sha256(content).hexdigest() if self.sha256 else ""
         return PreparedImage(path, width, height, orientation, digest, pixels)
 
 
-def takes_bytes(runner: Runner) -> bool:
+def takes_uint8(runner: Runner) -> bool:
     """Return whether the runner takes uint8 pixels and normalizes them itself."""
     return runner.manifest.inputs[0].dtype == "uint8"
 
 
-def to_input(pixels: np.ndarray, preprocessing: Preprocessing, takes_bytes: bool) -> np.ndarray:
-    """Return resized (H, W, 3) uint8 pixels as the model takes them: unchanged, or normalized (3, H, W) float32."""
-    return pixels if takes_bytes else normalize(pixels, preprocessing)
+def to_input(pixels: np.ndarray, preprocessing: Preprocessing, takes_uint8: bool) -> np.ndarray:
+    """Return the model's input of resized (H, W, 3) uint8 pixels: unchanged, or normalized to (3, H, W) float32."""
+    return pixels if takes_uint8 else normalize(pixels, preprocessing)
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
@@ -117,8 +117,8 @@ def pass_order(height: int, width: int, to_height: int, to_width: int, interpola
     """Return the pass that Pillow does first at these sizes, "rows" or "columns"; None if Pillow itself must resize.
 
     Pillow rounds and clips to 0..255 between its two passes, so their order changes pixels at sharp edges by up to ten
-    levels. The rule for the order differs between versions of Pillow. Therefore noise is resized in both orders, once
-    for each shape, and compared with Pillow's result.
+    levels. The rule for the order differs between versions of Pillow. The order is therefore measured, once for each
+    shape: noise is resized in both orders and compared with Pillow's result.
     """
     shrinks = height >= MIN_TORCH_SHRINK * to_height and width >= MIN_TORCH_SHRINK * to_width
     if not shrinks or height * width > LARGE_IMAGE_PIXELS:
@@ -153,6 +153,6 @@ def normalize(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 @lru_cache(8)
 def _normalized_levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
-    """Normalized values (3, 256), float32, of every level of every channel."""
+    """Return the normalized values (3, 256), float32, of every level of every channel."""
     levels = np.arange(256, dtype=np.float32)[None, :] / 255
     return (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""Feature extraction on a Ray cluster: actors that each hold the model take blocks of entries; results are in order."""
+"""Feature extraction on a Ray cluster: each actor holds the model and processes blocks of entries, in order."""
 
 import logging
 import pickle
@@ -19,14 +19,14 @@ from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export import load
 
 BLOCK_ENTRIES = 64
-"""Entries of a block, which an actor takes at a time."""
+"""Entries of a block, the unit of work of an actor."""
 SUBMITTED_BLOCKS = 64
-"""Blocks that are handed to the cluster at a time."""
+"""Blocks that are submitted to the cluster together."""
 
 
 @dataclass(frozen=True)
 class RayTask:
-    """Arguments of an actor, pickled on the way to its machine."""
+    """Arguments of an actor; they must be picklable."""
 
     source: str
     """Source of the images; every machine opens it by itself."""

@@ -7,12 +7,12 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.export.manifest import Manifest
 
 MAX_PATCHES = 8192
-"""Patches of one image at most, where sizes vary: the memory of attention grows with their square."""
+"""Maximum patches of one image, where sizes vary: the memory of attention grows with their square."""
 
 
 @dataclass(frozen=True)
 class ResizePolicy:
-    """Rule for the model's input size of an image. Both sides of the input are multiples of the patch.
+    """Rule for the model's input size of an image. Both sides of the input are multiples of the patch size.
 
     `fixed` stretches every image to `size`. `short-side` keeps the aspect ratio and sets the short side. `native`
     rounds the image's own size.
@@ -22,9 +22,9 @@ class ResizePolicy:
     size: tuple[int, int] = (0, 0)
     """Input (height, width) of `fixed`; the short side, twice, of `short-side`; unused by `native`."""
     min_size: tuple[int, int] = (PATCH, PATCH)
-    """Smallest (height, width) that the model takes."""
+    """Smallest (height, width) that the model accepts."""
     max_size: tuple[int | None, int | None] = (None, None)
-    """Largest (height, width) that the model takes; None is unbounded."""
+    """Largest (height, width) that the model accepts; None is unbounded."""
     max_patches: int = MAX_PATCHES
 
     def __call__(self, width: int, height: int) -> tuple[int, int]:
@@ -47,10 +47,10 @@ class ResizePolicy:
 def choose_resize_policy(
     manifest: Manifest, size: tuple[int, int] | None = None, short_side: int | None = None, native: bool = False
 ) -> ResizePolicy:
-    """Return the requested policy, within the sizes that the model takes; by default its own size.
+    """Return the requested policy, within the sizes that the model accepts; by default, the model's base size is fixed.
 
     Raises:
-        ValueError: More than one is requested, or a size that the model does not take.
+        ValueError: More than one is requested, or a size that the model does not accept.
     """
     if sum((size is not None, short_side is not None, native)) > 1:
         raise ValueError("choose one of --size, --short-side and --native")

@@ -11,7 +11,7 @@ class FeatureRow:
     """Features of one image."""
 
     path: str
-    """Path of the image as tables show it, relative to its source."""
+    """Path of the image, relative to its source."""
     sha256: str
     """Digest of the file; "" unless it is requested."""
     width: int

@@ -24,7 +24,7 @@ from gtsa_kit.files import write_json
 
 @dataclass(frozen=True)
 class EmbedProgress:
-    """Progress of a job, in images."""
+    """Numbers of processed images, of all images and of errors."""
 
     done: int
     total: int
@@ -64,7 +64,7 @@ def embed_folder(
         out: A new or empty folder; with `options.resume`, the folder of an earlier call.
         options: By default those of `EmbedOptions()`.
         on_progress: Called after every image.
-        runner: `model`, if it is open already.
+        runner: The opened model, if the caller has it already.
 
     Raises:
         ValueError: The options are wrong, or an input has changed since the job began.
@@ -88,14 +88,14 @@ def embed_folder(
                 writer.add(result)
                 on_progress(EmbedProgress(done, last - first, writer.errors))
                 if options.fail_on_unreadable and isinstance(result, FailedImage):
-                    hint = "continue without it by --resume --on-error skip"
+                    hint = "continue without it with --resume --on-error skip"
                     raise UnreadableFileError(f"{result.path}: {result.reason}; {hint}")
             writer.finish(last)
         return EmbedSummary(out, writer.rows, writer.errors, last - first, last - begin)
 
 
 def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iterator[FeatureRow | FailedImage]:
-    """Extract features here or on Ray, in order; batches never straddle shards."""
+    """Extract features in this process or on Ray, in order; batches never straddle shards."""
     if job.options.engine == "ray":
         on_gpu = "cuda" in job.runner.provider.lower()
         task = RayTask(job.source, job.model, job.options.load_options, job.preprocessor, job.plan, job.limits, on_gpu)
@@ -122,7 +122,7 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
         if old["inputs"] != new["inputs"]:
             changes = describe_changes(out / INPUT_INDEX, inputs.path)
             raise ValueError(
-                f"the images of {job.source} have changed since {out} was begun: {changes}; "
+                f"the images of {job.source} have changed since {out} was started: {changes}; "
                 "embed them into another folder"
             )
     finally:
@@ -139,7 +139,7 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> Non
         name = changed[0]
         values = f"{name}: {_shorten(old.get(name))} before, {_shorten(new[name])} now".replace(";", ",")
         raise ValueError(
-            f"{out} was begun with other settings ({', '.join(changed)} changed). {values}; "
+            f"{out} was started with other settings ({', '.join(changed)} changed). {values}; "
             "use the settings of the first call, or embed into another folder"
         )
 

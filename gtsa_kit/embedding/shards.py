@@ -1,4 +1,4 @@
-"""Shards: the rows that a job commits together, and the unit that an interruption costs at most."""
+"""Shards: the rows that a job commits together. An interruption loses at most one shard."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 
 TARGET_BYTES = 64_000_000
-"""Size of a shard's maps, about."""
+"""Approximate size of a shard's maps."""
 MAX_ROWS = 1024
-"""Rows of a shard, at most."""
+"""Maximum rows of a shard."""
 MIN_ROWS = 16
-"""Rows of a shard of maps of a fixed size, at least."""
+"""Minimum rows of a shard with maps of a fixed size."""
 PATCH_RANGE = (8192, 65536)
-"""Patches of a shard of ragged maps, least and most."""
+"""Minimum and maximum patches of a shard with ragged maps."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class ShardFill:
         self.limits = limits
         self.rows = self.patches = 0
 
-    def has_room(self, patches: int) -> bool:
-        """Return whether one more image with so many patches fits; any image fits into an empty shard."""
+    def fits(self, patches: int) -> bool:
+        """Return whether one more image with `patches` patches fits; any image fits into an empty shard."""
         if self.rows == 0:
             return True
         limit = self.limits.patches
         return self.rows < self.limits.rows and (limit is None or self.patches + patches <= limit)
 
     def add(self, patches: int) -> bool:
-        """Count one image, and return whether it begins a new shard because the current one has no room."""
-        begins = not self.has_room(patches)
+        """Count one image, and return whether it begins a new shard because it does not fit into the current one."""
+        begins = not self.fits(patches)
         if begins:
             self.rows = self.patches = 0
         self.rows, self.patches = self.rows + 1, self.patches + patches
@@ -69,9 +69,10 @@ def choose_shard_limits(
         patches = (resize.size[0] // PATCH) * (resize.size[1] // PATCH)
         fitting = _power_of_two_below(TARGET_BYTES // (patch_bytes * patches))
         return ShardLimits(rows or min(MAX_ROWS, max(MIN_ROWS, fitting)))
-    least, most = PATCH_RANGE
-    return ShardLimits(rows or MAX_ROWS, max(least, min(most, _power_of_two_below(TARGET_BYTES // patch_bytes))))
+    low, high = PATCH_RANGE
+    return ShardLimits(rows or MAX_ROWS, max(low, min(high, _power_of_two_below(TARGET_BYTES // patch_bytes))))
 
 
 def _power_of_two_below(limit: int) -> int:
+    """Return the largest power of two up to `limit`, at least 1."""
     return 1 << max(0, limit.bit_length() - 1)

@@ -1,4 +1,4 @@
-"""Writer of a dataset folder. A kill at any time costs at most the current shard.
+"""Writer of a dataset folder. A kill at any time loses at most the current shard.
 
 A shard is committed in one step: its maps, its Parquet file and its errors are on the disk before the journal, which is
 replaced as a whole, counts them. Files beyond the journal are removed when the job continues.
@@ -34,14 +34,14 @@ class DatasetSpec:
     dtype: str
     """Data type of the vectors, float16 or float32."""
     sha256: bool
-    """Write a column with the digest of each file."""
+    """True to write a column with the digest of each file."""
     limits: ShardLimits
     dense: DenseSpec | None = None
     """Feature maps; None if there are none."""
 
 
 class DatasetWriter:
-    """A dataset folder, open for writing."""
+    """Writer of a dataset folder."""
 
     def __init__(self, out: Path, spec: DatasetSpec, first: int) -> None:
         """Begin with the input of index `first`, or continue where the journal ends."""
@@ -75,12 +75,12 @@ class DatasetWriter:
         if isinstance(result, FailedImage):
             self._add_error(result)
             return
-        if not self._fill.has_room(result.patches):
+        if not self._fill.fits(result.patches):
             self.commit()
         self._fill.add(result.patches)
         self._rows.append(result)
         self._next_index += 1
-        if not self._fill.has_room(0):
+        if not self._fill.fits(0):
             self.commit()
 
     def _add_error(self, failed: FailedImage) -> None:
@@ -129,7 +129,7 @@ class DatasetWriter:
         errors = self.out / ERRORS
         errors.touch()
         if errors.stat().st_size < self.journal.errors_bytes:
-            raise ValueError(f"{errors} is shorter than the journal says; embed into another folder")
+            raise ValueError(f"{errors} is shorter than its journal records; embed into another folder")
         os.truncate(errors, self.journal.errors_bytes)
 
 

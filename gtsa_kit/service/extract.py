@@ -16,7 +16,7 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.embedding.preprocess import takes_bytes, to_input
+from gtsa_kit.embedding.preprocess import takes_uint8, to_input
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
@@ -113,7 +113,7 @@ class FeatureExtractor:
             return work(*args, **kwargs)
         return await self.run_in_pool(work, *args, **kwargs)
 
-    def response_bytes(self, request: FeatureRequest) -> int:
+    def output_cost(self, request: FeatureRequest) -> int:
         """Estimate the cost of one image's arrays in bytes of float32; a value of a region counts as 16."""
         positions = (request.size[0] // PATCH) * (request.size[1] // PATCH)
         regions = 16 * (len(request.boxes) * request.roi_size**2 + len(request.points)) * len(request.region_maps)
@@ -139,7 +139,7 @@ class FeatureExtractor:
         with self.batcher.expect():
             prepared = await self.run_in_pool(self._prepare, upload, request)
         inference = await self.batcher(prepared.image)
-        size = self.response_bytes(request)
+        size = self.output_cost(request)
         result = await self.run_maybe_in_pool(size, self._select_outputs, prepared, inference, request)
         self.metrics.images.inc()
         timing.record("decode", prepared.decode_seconds)
@@ -170,7 +170,7 @@ class FeatureExtractor:
         preprocessing = self.runner.preprocessing
         # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
         resized = preprocessing.resized(Image.fromarray(pixels), request.size)
-        image = to_input(resized, preprocessing, takes_bytes(self.runner))
+        image = to_input(resized, preprocessing, takes_uint8(self.runner))
         affine = grid_to_pixel(width, height, (request.size[0] // PATCH, request.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width

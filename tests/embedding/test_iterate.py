@@ -45,7 +45,7 @@ def test_inputs_in_memory_equal_those_on_the_disk(mixed: Path, images: Path, tmp
 
 def test_no_images_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no images there"):
+    with pytest.raises(ValueError, match="no images found"):
         list(embed(tmp_path / "empty", model))
 
 

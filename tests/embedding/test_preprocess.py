@@ -112,7 +112,7 @@ def test_normalization_equals_that_of_the_encoder() -> None:
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
     for policy in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
-        prepared = Preprocessor(PREPROCESSING, policy, takes_bytes=True)("a", content)
+        prepared = Preprocessor(PREPROCESSING, policy, takes_uint8=True)("a", content)
         height, width = prepared.size
         assert (prepared.height, prepared.width) == shape
         assert height % 16 == width % 16 == 0

@@ -1,1 +1,1 @@
-"""Tools to browse a dataset folder: search, near-duplicates, projections to a plane, contact sheets."""
+"""Tools to browse a dataset folder: search, near-duplicates, two-dimensional projections, contact sheets."""

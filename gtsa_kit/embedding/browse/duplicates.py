@@ -15,7 +15,7 @@ TILE = 2048
 """Rows and columns of a tile of cosines."""
 
 PAIRS = 1 << 16
-"""Pairs that are compared in float64 together."""
+"""Pairs that are compared in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find_duplicates(
 
     Args:
         data: The dataset.
-        threshold: Above 0, up to 1.
+        threshold: Smallest cosine of a pair, above 0, up to 1.
         device: Device of the products.
         on_progress: Called with (rows done, total rows); a row is done when it is compared with all later rows.
     """

@@ -1,4 +1,4 @@
-"""Projection of a dataset to points in a plane, in which similar images are close to each other."""
+"""Two-dimensional projection of a dataset, in which similar images are close to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable, cosines
 
 MAX_POINTS = 100_000
-"""Points that a browser draws without delay; their vectors are in memory together."""
+"""Default maximum of points: a browser draws them without delay, and their vectors fit into memory."""
 
 MAX_TSNE_POINTS = 5_000
 """Points of t-SNE; more would take many minutes."""
@@ -17,6 +17,7 @@ MAX_TSNE_POINTS = 5_000
 LAYOUTS = ("pca", "tsne")
 
 NEIGHBORS = 5
+"""Nearest neighbors of each point."""
 
 _ROWS_AT_A_TIME = 512
 
@@ -72,7 +73,7 @@ def make_projection(
 
 
 def pca(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Return the scores (n, count), float64, on the first principal components; their largest weights are positive."""
+    """Return the scores (n, count), float64, on the first principal components; each has a positive largest weight."""
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     centered = vectors - mean
     _, basis = np.linalg.eigh((centered.T @ centered).astype(np.float64))

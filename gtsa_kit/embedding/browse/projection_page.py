@@ -33,7 +33,7 @@ def write_projection_page(
     thumbnails: int = MAX_THUMBNAILS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
-    """Write the page, which appears as a whole.
+    """Write the page atomically.
 
     It embeds thumbnails of evenly sampled images. For the other images it holds links relative to `out`, which work
     as long as the page and the images stay where they are.

@@ -40,7 +40,7 @@ def search(
     exclude: int | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[SearchHit]:
-    """Return the `top` rows of highest cosine, best first; equal ones in the order of the rows.
+    """Return the `top` rows of highest cosine, best first; rows of equal cosine are in their order.
 
     float32 products select candidates, one block at a time, and float64 cosines rank them. Rows without a direction
     (zeros, NaN, infinity) are never returned.
@@ -49,7 +49,7 @@ def search(
         data: The dataset.
         query: Vector (D,) of any norm but 0.
         top: Number of rows, at least 1.
-        exclude: Index of a row to leave out, for example the query's own.
+        exclude: Index of a row to exclude, for example the query's own.
         on_progress: Called with the number of rows that are compared so far.
 
     Raises:

@@ -19,7 +19,7 @@ from gtsa_kit.data.image_io import ImageError, open_bytes, open_image
 
 
 class SourceImages:
-    """The images of a source: a folder, glob, list of paths, tar or zip; None if the source is unknown.
+    """Images of a source: a folder, glob, list of paths, tar or zip; None if the source is unknown.
 
     Images in a glob of archives or behind a URL are not opened: browsing uses no network.
     """

@@ -19,7 +19,7 @@ BLOCK_BYTES = 32 << 20
 """Size of a block of float32 vectors."""
 
 FLOAT32_SLACK = 1e-4
-"""Upper bound for the error of a float32 cosine of a thousand numbers, whatever the order of the sum."""
+"""Upper bound of the error of a float32 cosine of vectors of length 1,000, in any order of the sum."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class VectorBlock:
 
 @dataclass(frozen=True)
 class VectorTable:
-    """The vectors and paths of a dataset folder, opened for reading."""
+    """Vectors and paths of a dataset folder, opened for reading."""
 
     folder: Path
     parts: tuple[Path, ...]
@@ -159,7 +159,7 @@ class VectorTable:
         raise ValueError(f"no row of {self.folder} has the path {path}; {hint}")
 
     def _select(self, columns: list[str], requested: np.ndarray) -> Iterator[tuple[list[int], pa.RecordBatch]]:
-        """Yield row indices and the values of `columns` there, in the order of the files."""
+        """Yield the requested row indices with their values of `columns`, batch by batch, in the order of the files."""
         indices = np.unique(requested)
         assert not len(indices) or 0 <= indices[0] <= indices[-1] < len(self), "no such row"
         for part, first, length in zip(self.parts, self.part_starts, self.part_rows, strict=True):
@@ -167,9 +167,9 @@ class VectorTable:
                 continue
             position = first
             for batch in _batches(part, columns, self.rows_per_block):
-                here = indices[(indices >= position) & (indices < position + len(batch))]
-                if len(here):
-                    yield here.tolist(), batch.take(pa.array(here - position))
+                selected = indices[(indices >= position) & (indices < position + len(batch))]
+                if len(selected):
+                    yield selected.tolist(), batch.take(pa.array(selected - position))
                 position += len(batch)
 
 
