@@ -1,4 +1,4 @@
-"""The command `gtsa demo`."""
+"""Command `gtsa demo`."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,7 +10,7 @@ from gtsa_kit.cli.support.common import fail
 
 STEPS = 24
 
-# Test patterns, drawings and portraits in the package, which are not used.
+# Patterns of file names to skip: test patterns, drawings and portraits.
 NOT_SCENES = (
     "5points* adelson* apriltag* eg-morph* fisheye* greenscreen* left* Image18* lena* monalisa* multiblobs* penguins* "
     "scale-space* segmentation* shark* wally* wheres-wally*"
@@ -21,9 +21,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for all output.", metavar="DIR")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=2, help="Training steps of 16 images.")] = STEPS,
 ) -> None:
-    """Train, export and embed on real images, and draw figures of the results: a few minutes on two cores.
+    """Train on real images, export, embed, and draw figures of the results: a few minutes on two cores.
 
-    The images are those of the package mvtb-data (MIT). After an interruption the same command resumes. Such a short
+    The images are those of the package mvtb-data (MIT). After an interruption the same command resumes. So short a
     training shows that everything works and that the loss falls; it does not give a good encoder.
     """
     from gtsa_kit.cli.support.progress import make_console

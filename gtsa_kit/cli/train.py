@@ -56,7 +56,7 @@ def train(
         str | None, typer.Option(help="fp32, bf16, or auto (bf16 if it is faster on this machine). Default auto.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Number of GPUs, or of processes on a CPU. Default: all GPUs, or 1.")
+        int | None, typer.Option(help="Number of GPUs, or of processes on a CPU. Default: all GPUs, or 1 process.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of SOURCE>.", metavar="DIR")] = None,
@@ -132,7 +132,7 @@ def _given_options(**options: Any) -> dict[str, Any]:
 
 
 def _default_out(source: str | None, resume: bool) -> Path:
-    """Return the default run folder, runs/<name of SOURCE>; a glob has the name of its folder."""
+    """Return the default run folder, runs/<name of SOURCE>; for a glob, the name of its folder."""
     if source is None and resume:
         raise ValueError("no run given; give its folder: gtsa train --resume --out DIR")
     if source is None:

@@ -1,4 +1,4 @@
-"""Resolve preset, settings file and command line to one settings object, with error messages for users."""
+"""Resolution of method, preset, settings file and command line to one settings object."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from gtsa_kit.config.sections import RunConfig
 def load_config(
     preset: str = "coco", file: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Resolve settings from method, preset, file and overrides; later ones win.
+    """Resolve the settings of a run from method, preset, file and overrides; later ones take precedence.
 
     Args:
         preset: Key of `PRESETS`. The key `preset` of the file, and that of the overrides, take precedence. The method
@@ -123,7 +123,7 @@ def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[
 
 
 _UNION_MEMBERS = {"constrained-int", "literal['auto']"}
-"""Parts that pydantic appends to the key of a setting that is a number or "auto"."""
+"""Suffixes that pydantic appends to the key of a setting that is a number or "auto"."""
 
 
 def _explain(error: pydantic.ValidationError) -> str:
@@ -144,7 +144,7 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 def _similar_keys(key: str) -> list[str]:
-    """Return keys that `key` may stand for: those with the same last part, or with a similar spelling."""
+    """Return suggestions for an unknown key: keys with the same last part, or with a similar spelling."""
     keys = _known_keys()
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PATCH = 16
-"""Side of a patch in pixels, the same for all architectures."""
+"""Patch size in pixels, the same for all architectures."""
 
 Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -47,17 +47,17 @@ class ViewsConfig(Section):
     local_size: PatchMultiple = 96
     """Side of a local view in pixels."""
     global_area: tuple[Fraction, Fraction] = (0.3, 1.0)
-    """Range of a global crop's area, as a share of the image area."""
+    """Range of a global crop's area, as a fraction of the image area."""
     local_area: tuple[Fraction, Fraction] = (0.1, 0.3)
-    """Range of a local crop's area, as a share of the image area."""
+    """Range of a local crop's area, as a fraction of the image area."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of a crop's width divided by its height."""
     min_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    """Smallest overlap of a local crop with every global crop, as a share of the image area."""
+    """Minimum overlap of a local crop with every global crop, as a fraction of the image area."""
     min_global_overlap: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
-    """Smallest overlap of two global crops, as a share of the image area."""
+    """Minimum overlap of two global crops, as a fraction of the image area."""
     rotate: bool = True
-    """True rotates each view by 0, 90, 180 or 270 degrees, drawn uniformly."""
+    """True rotates each view by 0, 90, 180 or 270 degrees, sampled uniformly."""
     hflip_p: Fraction = 0.0
     """Probability of a horizontal flip; must be 0 for GTSA, whose region loss does not model flips."""
     jitter_strength: NonNegative = 1.0
@@ -72,7 +72,7 @@ class ViewsConfig(Section):
 
     @model_validator(mode="after")
     def _check_ranges(self) -> "ViewsConfig":
-        """Raise `ValueError` for ranges in descending order and for values that no crop or hue can reach."""
+        """Raise `ValueError` for descending ranges, overlaps that no crop reaches, and hue shifts above 0.5."""
         for name in ("global_area", "local_area", "aspect", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -91,25 +91,28 @@ class LossConfig(Section):
     """Settings of the three GTSA losses."""
 
     correspondence_weight: NonNegative = 0.5
-    """alpha, weight of the patch correspondence loss after warm-up."""
+    """Weight alpha of the patch correspondence loss after warm-up."""
     rotation_weight: NonNegative = 0.5
-    """beta, weight of the rotation prediction loss."""
+    """Weight beta of the rotation prediction loss."""
     roi_size_global: Positive = 10
     """Side of the RoIAlign grid for the overlap with a global student view."""
     roi_size_local: Positive = 4
     """Side of the RoIAlign grid for the overlap with a local student view."""
     match_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """K of the patch correspondence as a share of the student's patches: 98 of 196, 18 of 36."""
+    """Number K of best matches in the patch correspondence loss, as a fraction of the student's patches."""
 
 
 class DINOConfig(Section):
     """Settings of DINO's head and loss; defaults are those published for ViT-S."""
 
     prototypes: Annotated[int, Field(ge=2)] = 65_536
+    """Output dimension of the head."""
     hidden: Positive = 2048
+    """Width of the head's hidden layers."""
     bottleneck: Positive = 256
+    """Width of the layer before the prototypes."""
     norm_last_layer: bool = False
-    """True keeps prototypes at unit length; more stable, published for ViT-B only."""
+    """True keeps the prototypes' norms at 1, which is more stable; published for ViT-B only."""
     freeze_epochs: NonNegative = 1.0
     """Epochs during which the prototypes are not trained."""
     student_temperature: AboveZero = 0.1
@@ -124,10 +127,12 @@ class MoCoV3Config(Section):
     """Settings of MoCo v3's heads and loss; defaults are those published for its ViTs."""
 
     hidden: Positive = 4096
+    """Width of the hidden layers of projector and predictor."""
     output: Positive = 256
+    """Dimension of queries and keys."""
     temperature: AboveZero = 0.2
     freeze_patch_embed: bool = True
-    """True keeps the patch projection at its random weights, which stabilizes training."""
+    """True does not train the patch embedding (random weights), which stabilizes training."""
 
 
 class OptimConfig(Section):
@@ -141,9 +146,9 @@ class OptimConfig(Section):
     final_weight_decay: NonNegative = 0.4
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     clip_grad_norm: NonNegative = 3.0
-    """Largest L2 norm of one parameter's gradient; 0 disables clipping."""
+    """Maximum L2 norm of each parameter's gradient; 0 disables clipping."""
     teacher_momentum: Fraction = 0.996
-    """Initial momentum of the teacher's moving average; changes to `final_teacher_momentum` along a cosine."""
+    """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`."""
     final_teacher_momentum: Fraction = 1.0
 
 
@@ -158,26 +163,28 @@ class TrainConfig(Section):
     accumulate: Positive = 1
     """Micro-steps per optimizer step."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Data loading processes per training process; 0 loads in the training process."""
+    """Data-loading workers per training process; 0 loads in the training process."""
     augment_on: Literal["cpu", "device"] = "cpu"
-    """Device that makes the views: the CPU (in the workers), or the training device (in batches)."""
+    """Device that makes the views: the CPU (in the workers) or the training device (batched)."""
     precision: Precision = "auto"
     compile: Literal[True, False, "auto"] = "auto"
     """True compiles encoders and heads with torch; auto does so on a GPU if Triton is installed."""
     activation_checkpointing: bool = False
     """True recomputes encoder blocks in the backward pass: less memory, a third more computation."""
     devices: Positive | Literal["auto"] = "auto"
+    """Number of GPUs, or of processes on a CPU; auto uses all GPUs, or one process."""
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Positive = 10
+    """Steps between rows of metrics.jsonl."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints; a checkpoint is also written at the end and when the run is interrupted."""
     keep_checkpoints: Positive = 2
     max_unreadable: Fraction = 0.05
-    """Share of unreadable images above which the run stops."""
+    """Fraction of unreadable images above which the run stops."""
     validate_images: Annotated[int, Field(ge=0)] = 20_000
     """Number of images decoded before the first step; a random sample if the folder holds more."""
     max_megapixels: Annotated[float, Field(gt=0, le=178.0)] = 178.0
-    """Largest accepted image in megapixels, checked before decoding."""
+    """Maximum size of an image in megapixels, checked before decoding."""
 
 
 class RunConfig(Section):
@@ -190,7 +197,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()
-    """Settings of GTSA only, as `dino` and `mocov3` are of their methods only."""
+    """Settings of GTSA's losses; other methods ignore them, as GTSA ignores `dino` and `mocov3`."""
     dino: DINOConfig = DINOConfig()
     mocov3: MoCoV3Config = MoCoV3Config()
     optim: OptimConfig = OptimConfig()

@@ -1,4 +1,4 @@
-"""Interface between the trainer and a method: a student, a teacher that averages it, and a loss over their outputs.
+"""Interface between the trainer and a method: a student, its moving average as teacher, and a loss over their outputs.
 
 A method defines nothing else: data, schedules, optimizer, checkpoints and the saved encoder belong to the trainer and
 are the same for all methods.
@@ -25,7 +25,7 @@ class TrainSchedule:
     """Length of a run, counted in optimizer steps."""
 
     images: int
-    """Images of the data set."""
+    """Number of images of the dataset."""
     batch: int
     """Images per optimizer step, summed over processes and micro-steps."""
     steps: int
@@ -35,7 +35,7 @@ class TrainSchedule:
 
     @classmethod
     def from_config(cls, config: RunConfig, images: int, world: int) -> "TrainSchedule":
-        """Convert the epochs of a config to steps for a data set of `images` images and `world` processes."""
+        """Convert the epochs of a config to steps for a dataset of `images` images and `world` processes."""
         batch = config.train.batch_size * config.train.accumulate * world
         steps = config.train.steps or max(1, round(config.train.epochs * (images / batch)))
         schedule = cls(images, batch, steps, warmup=0)
@@ -46,7 +46,7 @@ class TrainSchedule:
         return {"batch": self.batch, "steps": self.steps, "images": self.images}
 
     def epochs_to_steps(self, epochs: float) -> int:
-        """Return the number of steps in the first `epochs` epochs, limited to half of the run."""
+        """Return the number of steps in `epochs` epochs, at most half of the run."""
         return min(round(epochs * (self.images / self.batch)), self.steps // 2)
 
 
@@ -73,10 +73,10 @@ class Method(nn.Module):
     student: Branch
     """Branch that the optimizer trains."""
     teacher: Branch
-    """Moving average of the student's parameters of the same names. Its encoder is the result of a run."""
+    """Branch whose parameters are the moving average of the student's. Its encoder is the result of a run."""
 
     def forward(self, views: Views) -> Any:
-        """Run student and teacher; only this part runs in the run's precision.
+        """Run student and teacher, in the precision of the run (the loss is computed in float32).
 
         Every trained parameter must be used, because distributed training waits for its gradient.
 
@@ -122,7 +122,7 @@ class Method(nn.Module):
             branch.encoder.use_unfused_attention()
 
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
-        """Change gradients before they are clipped; `step` counts from 0. Called once all gradients are summed."""
+        """Change the summed gradients of step `step` (counted from 0) before they are clipped."""
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:

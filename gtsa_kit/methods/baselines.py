@@ -36,7 +36,7 @@ class PooledBranch(Branch):
     """Encoder with a head on the mean of its patch tokens."""
 
     def __init__(self, config: ModelConfig, head: Callable[[int], nn.Module], drop_path: float = 0.0) -> None:
-        """Build encoder, then head: with one seed all methods start from the same encoder.
+        """Build the encoder, then the head, so that all methods start from the same encoder with the same seed.
 
         Args:
             config: Model settings of the run.

@@ -1,11 +1,11 @@
-"""Metrics that reveal collapse: they fall when features become constant or one-dimensional."""
+"""Collapse metrics, which fall when features become constant or one-dimensional, and the rotation accuracy."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 MAX_TOKENS = 4096
-"""Largest number of tokens that `effective_rank` uses."""
+"""Maximum number of tokens that `effective_rank` uses."""
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def effective_rank(tokens: Tensor) -> float:
 
 
 def rotation_accuracy(logits: Tensor, rotations: Tensor) -> Tensor:
-    """Return the share of views whose rotation is predicted correctly; chance is 0.25.
+    """Return the fraction of views whose rotation is predicted correctly, a scalar; chance is 0.25.
 
     Args:
         logits: (B, V, 4).

@@ -71,8 +71,7 @@ class DINO(Method):
         The parts are the teacher's entropy and the KL divergence. An entropy of 0 (one prototype for all images) or of
         ln K (all prototypes equal) with a divergence of 0 is collapse.
 
-        The call also updates the center: with several processes by the mean over all of them, with micro-steps once
-        per micro-step.
+        The call also updates the center: by the mean over all processes, and at every micro-step.
         """
         temperature = schedule_values["teacher_temperature"]
         log_probabilities = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)
@@ -88,7 +87,7 @@ class DINO(Method):
         return {"teacher_temperature": np.concatenate([rise, np.full(schedule.steps - warmup, final)])}
 
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
-        """Drop the prototypes' gradients during the first `freeze_epochs`."""
+        """Discard the prototypes' gradients during the first `freeze_epochs`."""
         if step < schedule.epochs_to_steps(self.dino_config.freeze_epochs):
             for parameter in self.student.head.get_submodule("last_layer").parameters():
                 parameter.grad = None

@@ -191,7 +191,7 @@ def _teacher_regions(teacher: Tensor, rois: Tensor, rotations: Tensor, pairs: Te
     n_tokens = weights.shape[-1]
     weights = weights.mT.reshape(*rotations.shape, n_tokens, roi_size, roi_size)
     weights = rotate_maps(weights, rotations).flatten(-2).mT  # (B, V, P, p * p, H * W)
-    by_teacher = pairs.flatten().argsort(stable=True)  # order of pairs in which those of one teacher view are adjacent
+    by_teacher = pairs.flatten().argsort(stable=True)  # order in which the pairs of one teacher view are adjacent
     per_teacher = len(by_teacher) // teacher.shape[1] * roi_size * roi_size
     weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, n_tokens)
     regions = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
@@ -239,7 +239,7 @@ def _mean_best_cosine(student: Tensor, teacher_tokens: Tensor, match_fraction: f
 def _tokens(maps: Tensor) -> Tensor:
     """Return maps (B, V, C, h, w) as tokens (B, V, h * w, C), in float32 at least.
 
-    It is a view without copy for the heads' outputs, whose memory layout is channels-last.
+    Nothing is copied for the heads' outputs, whose memory layout is channels-last.
     """
     return promote_to_float32(maps).movedim(2, -1).flatten(2, 3)
 

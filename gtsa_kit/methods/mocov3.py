@@ -64,7 +64,7 @@ class MoCoV3(Method):
     def forward(self, views: Views) -> MoCoOutputs:
         """Run the student on all views and the teacher on the global views.
 
-        Heads run once per view: their batch norms average over images and never over views, as published.
+        Heads run once per view, so that batch norms average over images only, as published.
         """
         embeddings, tokens = self.student.embed_all(views)
         queries = torch.stack([self.student.predictor(self.student.head(view)) for view in embeddings])
@@ -82,10 +82,10 @@ class MoCoV3(Method):
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Compute InfoNCE of each query among all images' keys, over all pairs of a key's view g and a query's view v != g.
+    """Compute InfoNCE over all pairs of a query's view v and a key's view g != v; negatives are other images' keys.
 
-    The paper sums 2 * temperature * cross-entropy over both orders of two views. This is twice the mean over all pairs
-    instead, so that the loss does not grow with the number of views.
+    The paper sums 2 * temperature * cross-entropy over both orders of two views. Here the loss is twice the mean over
+    all pairs, so that it does not grow with the number of views.
 
     Args:
         queries: (V, B, E), global views first.
@@ -93,7 +93,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor,
         temperature: Divisor of the cosines.
 
     Returns:
-        The loss, and the share of queries whose nearest key belongs to the same image (chance: 1 / images).
+        The loss, and the fraction of queries whose nearest key belongs to the same image (chance: 1 / images).
     """
     all_keys, offset = gather_keys(keys)  # (G, N, E): N images, those of this process from `offset` on
     cosines = torch.einsum("vbe,gne->vgbn", F.normalize(queries, dim=-1), F.normalize(all_keys, dim=-1))
@@ -120,7 +120,10 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
 
 
 def mlp(*widths: int) -> nn.Module:
-    """Build linear layers without bias, each followed by batch norm, with ReLU between; the last norm is not affine."""
+    """Build an MLP: linear layers without bias, each followed by batch norm and, but for the last, ReLU.
+
+    The last batch norm is not affine.
+    """
     hidden = [(a, b, nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(widths[:-1])]
     last = (widths[-2], widths[-1], nn.BatchNorm1d(widths[-1], affine=False), None)
     head: nn.Module = import_lightly("models.modules.heads").ProjectionHead([*hidden, last])

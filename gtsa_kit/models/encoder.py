@@ -1,4 +1,4 @@
-"""Encoder: a timm ViT for any image size that is a multiple of the patch, and the preprocessing of its input.
+"""Encoder: a timm ViT for any image size that is a multiple of the patch size, and the preprocessing of its input.
 
 Size, interpolation, mean and standard deviation are defined here only; exported files carry them in their manifest.
 """
@@ -35,10 +35,14 @@ class Architecture:
     name: str
     timm_model: str
     width: int
+    """Embedding dimension D."""
     depth: int
+    """Number of blocks."""
     heads: int
+    """Number of attention heads."""
     timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
     norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""
@@ -71,10 +75,13 @@ class Preprocessing:
     """
 
     size: int = 224
+    """Default side of the square input in pixels."""
     resize: str = "stretch"
     interpolation: str = "bicubic, antialiased"
     mean: tuple[float, float, float] = MEAN
+    """Mean of red, green and blue, 0 to 1."""
     std: tuple[float, float, float] = STD
+    """Standard deviation of red, green and blue, 0 to 1."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a resize mode or interpolation that is not supported."""
@@ -135,9 +142,9 @@ class Encoder(nn.Module):
 
         Args:
             arch: Key of `ARCHITECTURES`, or any ViT with patches of 16 pixels and a class token.
-            drop_path: Stochastic depth rate of the last block; rates rise linearly from 0 at the first.
+            drop_path: Stochastic depth rate of the last block; rates rise linearly from 0 at the first block.
             layers: Indices of blocks whose feature maps are returned as well, counted from 0.
-            preprocessing: Preprocessing that the weights were trained with; None is the default one.
+            preprocessing: Preprocessing that the weights were trained with; None for the default.
 
         Raises:
             ValueError: An index in `layers` is out of range.
@@ -161,7 +168,7 @@ class Encoder(nn.Module):
 
         Args:
             images: H and W must be multiples of 16.
-            final_norm: Whether to apply the final norm; training with the preset ade20k does not.
+            final_norm: Whether to apply the final norm; False only in training with the preset ade20k.
         """
         vit = self.vit
         patches = vit.patch_embed.proj(images)  # (B, D, h, w)
@@ -237,7 +244,7 @@ def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def nearest_side(pixels: float) -> int:
-    """Return the nearest positive multiple of the patch size."""
+    """Return the positive multiple of the patch size that is nearest to a length in pixels."""
     return max(1, round(pixels / PATCH)) * PATCH
 
 

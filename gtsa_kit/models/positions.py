@@ -1,4 +1,4 @@
-"""Position embeddings, resampled to a grid of any size."""
+"""Resampling of position embeddings to a grid of any size."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ def resample_weights(target: int, source: int, like: Tensor) -> Tensor:
 
     Only tensor arithmetic is used, because `target` is symbolic in a traced graph.
     """
-    step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target  # source positions per target one
+    # Source positions per target position.
+    step = torch.full((1,), source, dtype=torch.float32, device=like.device) / target
     target_centers = (torch.arange(target, dtype=torch.float32, device=like.device) + 0.5) * step
     source_centers = torch.arange(source, dtype=torch.float32, device=like.device) + 0.5
     weights = cubic(((source_centers[None, :] - target_centers[:, None]) / step.clamp(min=1)).abs())

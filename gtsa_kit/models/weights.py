@@ -1,4 +1,4 @@
-"""Encoder weights on disk: write them into a run folder, find them, load them."""
+"""Encoder weights on disk: saving to a run folder, finding, loading."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 def save_encoder(run_dir: Path, weights: dict[str, torch.Tensor], arch: str, summary: dict[str, Any]) -> Path:
-    """Write encoder.safetensors (timm key names) and encoder.json.
+    """Write encoder.safetensors (timm key names) and encoder.json; return the path of the first.
 
     Args:
         run_dir: Run folder.
@@ -46,6 +46,10 @@ def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -
 
 def load_encoder(source: Path, layers: tuple[int, ...] = ()) -> Encoder:
     """Load the encoder of a run folder, or a `.safetensors` file of a run, in evaluation mode on the CPU.
+
+    Args:
+        source: Run folder or file.
+        layers: Indices of blocks whose feature maps are returned as well.
 
     Raises:
         ValueError: There are no weights, their architecture is unknown, or keys are missing or unexpected.
@@ -100,7 +104,7 @@ def find_weights(source: Path) -> Path:
 
 
 def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:
-    """Return the architecture with the width and depth of these weights, or None."""
+    """Return the one of `ARCHITECTURES` with the width and depth of these weights, or None."""
     position = weights.get("pos_embed")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     for architecture in ARCHITECTURES.values():

@@ -1,4 +1,4 @@
-"""Checkpoints of a run folder: write, find, read."""
+"""Checkpoints of a run folder: saving, finding, loading."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from gtsa_kit.files import atomic_write, sync_folder
 def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int) -> Path:
     """Write checkpoints/step_*.ckpt, point `last` to it, and delete all but the newest `keep` checkpoints.
 
-    `last` is a hard link: it takes no space and stays valid when the other name is deleted.
+    `last` is a hard link: it takes no space and stays valid when step_*.ckpt is deleted.
 
     Raises:
         OSError: The disk is full or the folder is not writable; earlier checkpoints are unchanged.

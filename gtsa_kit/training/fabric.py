@@ -9,7 +9,7 @@ from gtsa_kit.config import RunConfig, TrainConfig
 from gtsa_kit.hardware import should_use_bf16
 
 _SKIPPED_IMPORT = "torchmetrics"
-"""Module that Fabric imports only to read its version, which takes five seconds; it is hidden during the import."""
+"""Module that Fabric imports only for its version. The import takes five seconds, so it is made to fail."""
 
 _was_imported = _SKIPPED_IMPORT in sys.modules
 if not _was_imported:
@@ -35,7 +35,7 @@ def resolve_precision(config: RunConfig) -> RunConfig:
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """Build the Fabric for the run's devices, its precision (not `auto`) and its processes."""
+    """Build the Fabric of a run; `config.precision` must be resolved (not `auto`)."""
     cuda = torch.cuda.is_available()
     devices, nodes = detect_launcher() or (config.devices, 1)
     if devices == "auto":

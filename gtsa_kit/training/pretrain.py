@@ -1,4 +1,4 @@
-"""The public function that trains an encoder, and the settings of a new or resumed run."""
+"""Public function `pretrain`, and the settings of a new or resumed run."""
 
 from collections.abc import Mapping
 from glob import has_magic
@@ -25,12 +25,12 @@ def pretrain(
 
     Args:
         images: Folder, glob, list, archive or URL.
-        out: Run folder; new, or with `resume` one that an earlier call began.
+        out: Run folder: new, or with `resume` that of an earlier call.
         preset: "coco" (the paper's settings, the default), "ade20k" or "quick".
         method: "gtsa" (the default), "dino" or "mocov3".
         settings: Further settings by their dotted names, such as {"train.batch_size": 64}.
         resume: Continue the run in `out` from its newest checkpoint, with its saved settings.
-        callback: Notified of the scan, the start and every step; its `should_stop` ends the run early.
+        callback: Training callback; its `should_stop` ends the run early.
 
     Returns:
         The run folder. It holds encoder.safetensors when the run has finished.
@@ -51,17 +51,17 @@ def pretrain(
 def resolve_config(
     run_dir: Path, resume: bool, preset: str | None, file: Path | None, overrides: Mapping[str, Any]
 ) -> RunConfig:
-    """Resolve the settings of a run: preset, then file, then overrides; a resumed run begins with its saved settings.
+    """Resolve the settings of a run from preset, file and overrides; a resumed run starts from its saved settings.
 
     Args:
         run_dir: Run folder.
-        resume: Whether the run in it is continued, if there is one.
+        resume: Whether to continue the run in the folder, if there is one.
         preset: Name of a preset; "coco" by default for a new run.
         file: YAML file of settings.
         overrides: Settings by their dotted names.
 
     Raises:
-        ValueError: A setting is invalid, or differs from the saved one of a resumed run that must keep it.
+        ValueError: A setting is invalid, or differs from the saved run and must not change on resume.
     """
     saved_file = run_dir / "config.yaml"
     if not (resume and saved_file.exists()):
@@ -90,7 +90,7 @@ def absolute_source(source: str) -> str:
     """Return a source of images that does not depend on the working directory.
 
     Raises:
-        ValueError: It is a path, and nothing exists there.
+        ValueError: The source is a path that does not exist.
     """
     if "://" in source:
         return source

@@ -1,4 +1,4 @@
-"""A pretraining run: prepare its folder, train, save the encoder."""
+"""Pretraining runs: the run folder, training, the saved encoder."""
 
 import json
 import random
@@ -42,9 +42,9 @@ RESUME_MUTABLE_KEYS = {
 
 
 def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> bool:
-    """Train into the folder `run_dir`; return True if the run finished, False if the callback stopped it.
+    """Train in the run folder `run_dir`; return True if the run finished, False if the callback stopped it.
 
-    With several processes every process calls this; only the first one writes to the folder.
+    With several processes every process calls this function; only the first one writes to the folder.
 
     Raises:
         ValueError: Settings, folder or images cannot be used; training was not started.
@@ -83,7 +83,7 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
 def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> ImageList:
     """Create the run folder or check that it can be resumed; list the images and decode them once.
 
-    A resumed run keeps its list of images, so that their order stays the same when files were added to the folder.
+    A resumed run keeps its list of images, so that files added to the folder do not change their order.
 
     Raises:
         ValueError: The folder holds another run or other files, or there are no images.
@@ -175,7 +175,7 @@ def save_result(state: TrainState, logger: RunLogger) -> None:
 
 
 def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:
-    """Return the settings that differ although a resumed run must keep them, as `key: value in a, value in b`."""
+    """Return the settings that differ and must not change on resume, as `key: value in a, value in b`."""
     flat_a, flat_b = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
     keys = [key for key in flat_a if flat_a[key] != flat_b[key] and key not in RESUME_MUTABLE_KEYS]
     return [f"{key}: {flat_a[key]}, {flat_b[key]}" for key in keys]

@@ -14,7 +14,7 @@ from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
 
 SECONDS_BETWEEN_CURVES = 300
-"""Shortest time between two drawings of curves.png during a run; one drawing takes a second."""
+"""Minimum time in seconds between two drawings of curves.png, which take a second each."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class StepMetrics:
     step: int
     """Number of the step, counted from 1."""
     epoch: float
+    """Number of finished epochs, with fractions."""
     loss: float
     terms: Mapping[str, float]
     """The method's own metrics by column name."""
@@ -33,12 +34,12 @@ class StepMetrics:
     """Values of lr, weight_decay, teacher_momentum and the method's own schedules at this step."""
     images_per_second: float
     data_wait: float
-    """Share of the time since the last row in which the step waited for images."""
+    """Fraction of the time since the last row that was spent waiting for images, 0 to 1."""
     seconds: float
     """Seconds since the run was started or resumed."""
 
     def row(self) -> dict[str, float]:
-        """Return all values by column name, with `terms` and `schedules` flattened in place."""
+        """Return all values by column name; those of `terms` and `schedules` are columns of their own."""
         row: dict[str, float] = {}
         for name, value in vars(self).items():
             row |= value if isinstance(value, Mapping) else {name: value}
@@ -46,7 +47,7 @@ class StepMetrics:
 
 
 class ThroughputMeter:
-    """Measures images per second and the share of time spent waiting for images between two readings."""
+    """Meter of images per second and of the fraction of time spent waiting for images, between two readings."""
 
     def __init__(self, batch: int, step: int) -> None:
         self.batch = batch
@@ -60,7 +61,7 @@ class ThroughputMeter:
         return time.monotonic() - self._start
 
     def read(self, step: int, waited: float) -> tuple[float, float]:
-        """Return images per second and the waiting share since the last reading.
+        """Return images per second and the fraction of time spent waiting since the last reading.
 
         Args:
             step: Number of finished steps.
@@ -75,7 +76,7 @@ class ThroughputMeter:
 
 
 class RunLogger:
-    """Writes the logs of one run folder. Rows of metrics.jsonl after `step` are deleted when a run is resumed."""
+    """Writer of the logs of one run folder. On resume, rows of metrics.jsonl after `step` are deleted."""
 
     def __init__(self, run_dir: Path, step: int, plot_groups: Sequence[PlotGroup] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -86,7 +87,7 @@ class RunLogger:
         self._metrics_file = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
         error_rows = read_json_lines(run_dir / "errors.jsonl")
-        write_json_lines(run_dir / "errors.jsonl", error_rows)  # drops a line that was cut off, before more follow
+        write_json_lines(run_dir / "errors.jsonl", error_rows)  # drops an incomplete last line
         self._unreadable = {row["path"] for row in error_rows}
         self.text_log = logging.getLogger(f"gtsa_kit.training.run.{run_dir}")
         self.text_log.propagate = False
@@ -107,7 +108,7 @@ class RunLogger:
         self.text_log.info(format_metrics(metrics))
 
     def sync(self) -> None:
-        """Sync metrics.jsonl to disk, so that it is never behind the checkpoint that is written next."""
+        """Sync metrics.jsonl to disk, so that it holds every step of the checkpoint that is written next."""
         os.fsync(self._metrics_file.fileno())
 
     def add_unreadable(self, entries: Iterable[Entry]) -> int:
@@ -169,7 +170,7 @@ _COMMON_PLOT_GROUPS: tuple[PlotGroup, ...] = (
 
 
 def draw_curves(rows: list[dict[str, Any]], plot_groups: Sequence[PlotGroup], path: Path) -> None:
-    """Plot metrics over steps into a PNG: the loss, the method's plot groups, and those of all methods."""
+    """Plot metrics over steps to a PNG: the loss, the method's plot groups, and those common to all methods."""
     from matplotlib.figure import Figure
 
     plot_groups = (("Loss", ("loss",)), *plot_groups, *_COMMON_PLOT_GROUPS)

@@ -44,7 +44,7 @@ class TrainerCallback:
 
 @dataclass
 class TrainState:
-    """State of one run: inputs of the loop, and the model, optimizer and step that it changes."""
+    """State of one run: inputs of the training loop, and the model, optimizer and step that it updates."""
 
     config: RunConfig
     run_dir: Path
@@ -54,7 +54,7 @@ class TrainState:
     """Micro-batches of this process from `step` to the end."""
     fabric: Fabric
     model: Method
-    """Plain module: saved in checkpoints and used for the teacher update."""
+    """Unwrapped module, for checkpoints and the teacher update."""
     wrapped: Any
     """The same module wrapped by Fabric for device, precision and gradient exchange."""
     optimizer: Any
@@ -96,7 +96,7 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
         number = state.step + 1
         log_due = number in (1, schedule.steps) or number % config.train.log_every == 0
         save_due = number == schedule.steps or number % config.train.checkpoint_every == 0
-        # Reading a value makes the host wait for an accelerator, so there it is done for logged and saved steps only.
+        # Reading a value makes the host wait for an accelerator; there only logged and saved steps do it.
         if log_due or save_due or device.type == "cpu":
             means, stopping = reduce_over_processes(state.fabric, output.means, callback.should_stop())
             output = output._replace(means=means)
@@ -132,7 +132,7 @@ def forward_backward(state: TrainState, schedule_values: dict[str, float]) -> St
 
 
 def update_weights(state: TrainState, schedule_values: dict[str, float]) -> None:
-    """Clip gradients, update the student, then the teacher, and count the step."""
+    """Clip gradients, update the student, then the teacher, and increment `state.step`."""
     state.model.after_backward(state.step, state.schedule)
     clip_grad_norm_per_parameter(state.model, state.config.optim.clip_grad_norm)
     state.optimizer.step()
@@ -154,7 +154,7 @@ def next_views(state: TrainState) -> Views:
 
 
 def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Tensor, bool]:
-    """Average losses over processes; all processes stop together if one of them should stop."""
+    """Average losses over processes; return True as second value if any process should stop."""
     if fabric.world_size == 1:
         return means, stop
     reduced: Any = fabric.all_reduce(torch.cat([means, means.new_tensor([float(stop)])]), reduce_op="mean")
@@ -198,7 +198,7 @@ def save(state: TrainState, logger: RunLogger | None, saved_step: int) -> None:
 
 
 def record_unreadable(state: TrainState, logger: RunLogger | None) -> None:
-    """Add images that any process failed to read since the last call to errors.jsonl, and check their share."""
+    """Add images that any process failed to read since the last call to errors.jsonl, and check the limit."""
     per_process: list[list[Entry]] = [state.batches.unreadable]
     if state.fabric.world_size > 1:
         per_process = [[]] * state.fabric.world_size

@@ -1,4 +1,4 @@
-"""Progress display of `gtsa train`. This module imports torch, so only the command's body imports it."""
+"""Progress display of `gtsa train`. This module imports torch, so the command imports it only when it runs."""
 
 import statistics
 import warnings
@@ -21,9 +21,9 @@ from gtsa_kit.training.run_logger import StepMetrics, format_metrics, format_ter
 from gtsa_kit.training.trainer import TrainerCallback
 
 ROWS_BEFORE_ADVICE = 5
-"""Number of metrics rows whose median waiting share decides about the advice; the first row is a warm-up."""
+"""Number of metrics rows over which the median waiting time is taken; a median ignores the slow first row."""
 MAX_DATA_WAIT = 0.1
-"""Largest median share of waiting for images without advice."""
+"""Median fraction of time spent waiting for images above which advice is printed."""
 
 
 class TrainingDisplay(TrainerCallback):

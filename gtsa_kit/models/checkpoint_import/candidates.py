@@ -1,4 +1,4 @@
-"""Encoders inside a checkpoint: finding them, choosing one, and renaming its weights to timm's keys."""
+"""Encoders in a checkpoint: finding them, choosing one, and renaming its weights to timm's keys."""
 
 import re
 from collections.abc import Iterable
@@ -17,13 +17,14 @@ Branch = Literal["teacher", "student"]
 TEACHER: Final = frozenset({"teacher", "momentum_encoder", "model_ema", "state_dict_ema"})
 STUDENT: Final = frozenset({"student", "base_encoder"})
 AUTHORS_HEADS: Final = frozenset({"base_projector", "base_predictor", "momentum_projector", "rot_predictor"})
+"""Heads in checkpoints of the GTSA authors."""
 HEADS: Final = frozenset(
     {"head", "predictor", "head_dist", "pre_logits", "classifier", "pooler", "decoder", "decode_head", "auxiliary_head"}
     | {"projector", "rotation_predictor", "criterion"}
     | AUTHORS_HEADS
 )
 MIN_KEY_SHARE: Final = 0.75
-"""Share of the keys of a ViT with one block that identifies a ViT; a stage of a Swin has two thirds of them."""
+"""Minimum fraction of the keys of a one-block ViT that identifies a ViT; a stage of a Swin has two thirds of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Entry and prefix, for people; "" for an encoder that is the whole file."""
+        """Entry and prefix, for messages; "" for an encoder that is the whole file."""
         return f"{self.entry}.{self.prefix}".strip(".")
 
     @property
@@ -162,7 +163,7 @@ def _count_blocks(weights: StateDict, key_format: str) -> int:
 
 
 def _add_zero_biases(weights: StateDict) -> None:
-    """Add zeros, which compute the same as no bias."""
+    """Add biases of zero, which give the same output as no bias."""
     for name in [name for name in weights if name.endswith("attn.qkv.weight")]:
         weights.setdefault(name.replace("weight", "bias"), torch.zeros(len(weights[name])))
 
@@ -172,7 +173,7 @@ def _sort_unused_keys(
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the full names of unused keys: those of heads, those of the other branch, and unknown ones."""
     heads, other_branch, unknown = [], [], []
-    # Other entries, such as an optimizer's, are not accounted for.
+    # Other entries, such as an optimizer's, are ignored.
     for entry in {candidate.entry: None for candidate in candidates}:
         others = tuple(c.prefix for c in candidates if c is not chosen and c.entry == entry)
         for name in state_dicts[entry].keys() - (used if entry == chosen.entry else set()):
@@ -189,7 +190,7 @@ def _sort_unused_keys(
 def _is_head(name: str, prefix: str) -> bool:
     """Return whether a key belongs to a head.
 
-    Inside the encoder the head's name comes first; outside it may have a prefix.
+    Inside the encoder a head's name comes first; outside the encoder it may follow a prefix.
     """
     if not name.startswith(prefix):
         return not HEADS.isdisjoint(name.split("."))

@@ -38,7 +38,7 @@ MOCO_HEADS: Final = 12
 
 @dataclass(frozen=True)
 class ImportedEncoder:
-    """Encoder of a checkpoint, and an account of the import."""
+    """Encoder of a checkpoint, and what the import used, skipped and assumed."""
 
     encoder: Encoder
     """In evaluation mode, float32, on the CPU, with the architecture and preprocessing of the weights."""
@@ -47,7 +47,7 @@ class ImportedEncoder:
     skipped: tuple[str, ...]
     """Keys of heads and of the other branch, sorted."""
     note: str
-    """Summary in one line for people: weights used, keys skipped, values assumed."""
+    """Summary in one line: weights used, keys skipped, values assumed."""
     file: Path
     """File that held the weights."""
 
@@ -148,7 +148,7 @@ def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, o
     default_heads = MOCO_HEADS if origin == "mocov3" and base.width % MOCO_HEADS == 0 else base.heads
     heads = default_heads if metadata.heads is None else metadata.heads
     if heads < 1 or base.width % heads:
-        raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; name another number")
+        raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; give another number of heads")
     changes = {"num_heads": heads} if heads != base.heads else {}
     changes |= {"img_size": side * PATCH} if side != BASE_GRID else {}
     eps = metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps)

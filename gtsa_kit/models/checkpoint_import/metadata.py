@@ -24,7 +24,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """Facts about weights that the weights do not contain; None if unknown."""
+    """Properties of a checkpoint that its weights do not contain; None if unknown."""
 
     is_run: bool = False
     """True if a run of gtsa-kit wrote the weights."""
@@ -41,7 +41,7 @@ class CheckpointMetadata:
 
 
 class _Lenient(BaseModel):
-    """Model of the keys that are read; other keys are ignored."""
+    """Base of models of JSON files: only the fields are read, other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -153,7 +153,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: The file holds none.
+        ValueError: The file cannot be read or is not a JSON object.
     """
     try:
         return pydantic.TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())

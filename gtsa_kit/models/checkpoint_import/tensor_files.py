@@ -17,7 +17,7 @@ StateDict = dict[str, Tensor]
 MAX_DEPTH: Final = 2
 """Depth of nested mappings that are searched for tensors; the states of an optimizer are nested deeper."""
 
-# Training scripts store options and numpy scalars beside the weights. They are not read.
+# Training scripts store options and numpy scalars with the weights; these are ignored.
 IGNORED_TYPES: Final = (
     "argparse.Namespace",
     "numpy.dtype",
