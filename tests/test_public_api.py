@@ -79,7 +79,7 @@ def test_a_file_that_lost_parity_raises(images: Path, tmp_path: Path, monkeypatc
 
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     monkeypatch.setitem(spec.TOLERANCES, "fp32", replace(spec.TOLERANCES["fp32"], max_abs=0.0))
-    with pytest.raises(gtsa_kit.ParityError, match="does not hold parity") as caught:
+    with pytest.raises(gtsa_kit.ParityError, match="failed the parity gate") as caught:
         gtsa_kit.export(tmp_path, size=(32, 32), images=images)
     assert not caught.value.report.passed
     assert caught.value.path.with_name("encoder.onnx.json").exists()

@@ -36,7 +36,7 @@ def export(
             "--format",
             help="onnx, torchscript, pt2, openvino; all: all of these; trt: a TensorRT engine; triton: a model "
             "repository; timm, hf, mmseg, mmdet, detectron2: a checkpoint of that framework; auto: the fastest format "
-            "on this machine that holds parity.",
+            "on this machine that passes the parity gate.",
         ),
     ] = "auto",
     precision: Annotated[

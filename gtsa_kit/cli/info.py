@@ -124,7 +124,7 @@ def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[R
         yield f"parity {subject}".strip(), "not checked"
         return
     worst = report.worst
-    yield f"parity {subject}".strip(), f"{'held' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
+    yield f"parity {subject}".strip(), f"{'passed' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
     yield (
         "worst",
         f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: cosine {worst.min_cosine:.7f}, "

@@ -29,7 +29,7 @@ def verify(
     engine_cache: EngineCacheOption = None,
     fallback: FallbackOption = False,
 ) -> None:
-    """Run the parity gate again on this machine. Exits with 1 if parity does not hold.
+    """Run the parity gate again on this machine. Exits with 1 if it fails.
 
     For a TensorRT engine, the header, the engine and its graph are compared with the manifest, and the gate runs on the
     graph in ONNX Runtime; on a GPU, it runs on the engine too.

@@ -99,7 +99,7 @@ def test_an_artifact_prints_its_manifest(file_format: str, artifacts: dict[str, 
         "images  float32 (batch, 3, height, width)",
         "feature_map  float32 (batch, 64, height/16, width/16)",
         "32 to 64, in steps of 16",
-        "held on 7 images",
+        "passed on 7 images",
         manifest.parity.runtime,
         f"cosine {manifest.parity.worst.min_cosine:.7f}",
     ):

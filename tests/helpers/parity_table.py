@@ -37,7 +37,7 @@ def row_of(graph: str, manifest: "Manifest") -> list[str]:
         f"{min(d.min_cosine for d in differences):.7f}",
         f"{min(d.neighbors for d in differences if d.neighbors is not None):.3f}",
         " ".join(f"{b}x{h}x{w}" for b, h, w in sorted(shapes)),
-        "ok" if manifest.parity.passed else "FAILED",
+        "passed" if manifest.parity.passed else "FAILED",
     ]
 
 

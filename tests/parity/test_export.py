@@ -23,7 +23,7 @@ def stderr_text(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_autoselect_keeps_the_fastest_that_holds_parity(
+def test_autoselect_keeps_the_fastest_that_passes_the_gate(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
@@ -31,7 +31,7 @@ def test_autoselect_keeps_the_fastest_that_holds_parity(
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
     output = stderr_text(capsys)
-    assert "torchscript bf16 did not hold parity" in output
+    assert "torchscript bf16 failed the parity gate" in output
     names = {path.name for path in tmp_path.iterdir()}
     assert names in ({"encoder.onnx", "encoder.onnx.json"}, {"encoder.ts", "encoder.ts.json"})
     path = next(path for path in tmp_path.iterdir() if path.suffix != ".json")
@@ -39,7 +39,7 @@ def test_autoselect_keeps_the_fastest_that_holds_parity(
     assert load(path).manifest.precision == "fp32"
 
 
-def test_no_file_remains_when_no_format_holds_parity(
+def test_no_file_remains_when_no_format_passes_the_gate(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
@@ -105,7 +105,7 @@ def test_checkpoint_of_another_tool_is_exported(tmp_path: Path, capsys: pytest.C
 
 def test_frameworks_are_formats(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(tiny_run, format_name="timm", out=tmp_path / "timm")
-    assert "parity holds" in stderr_text(capsys)
+    assert "parity passed" in stderr_text(capsys)
     assert json.loads((tmp_path / "timm" / "gtsa.json").read_text())["parity"]["passed"]
     with pytest.raises(ValueError, match="--force"):
         export(tiny_run, format_name="timm", out=tmp_path / "timm")
@@ -127,4 +127,4 @@ def test_verify_finds_the_source_beside_the_file(
         verify(tmp_path / "encoder.onnx")
     (tmp_path / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
     verify(tmp_path / "encoder.onnx", images=images)
-    assert "parity holds" in stderr_text(capsys)
+    assert "passed the parity gate" in stderr_text(capsys)

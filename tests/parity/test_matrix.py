@@ -28,7 +28,7 @@ CASES += [(graph, *pair) for graph in list(GRAPHS)[1:] for pair in SUPPORTED if 
 
 
 @pytest.mark.parametrize(("graph", "file_format", "precision"), CASES)
-def test_every_graph_holds_parity(
+def test_every_graph_passes_the_gate(
     file_format: str, precision: str, graph: str, made: Callable[..., Path], matrix: Callable[[str, Manifest], None]
 ) -> None:
     manifest = read_manifest(made(file_format, precision=precision, **GRAPHS[graph]))
@@ -52,7 +52,7 @@ def test_every_graph_holds_parity(
 @pytest.mark.parametrize(
     ("file_format", "precision"), [("onnx", "fp32"), ("torchscript", "bf16"), ("pt2", "fp32"), ("openvino", "bf16")]
 )
-def test_vit_small_holds_parity(
+def test_vit_small_passes_the_gate(
     file_format: str,
     precision: str,
     small_run: Path,

@@ -49,12 +49,12 @@ def lint_table(report: LintReport) -> Table:
 
 
 def print_engine(engine: Path, manifest: Manifest, console: Console) -> None:
-    """Print the result; exit with 1 if the engine did not pass its parity gate."""
+    """Print the result; exit with 1 if the engine failed its parity gate."""
     record, parity = manifest.engine, manifest.parity
     assert record is not None
     if parity:
         console.print(parity_table(parity))
-    result = "failed" if parity and not parity.passed else "passed" if parity else record.parity
+    result = "FAILED" if parity and not parity.passed else "passed" if parity else record.parity
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

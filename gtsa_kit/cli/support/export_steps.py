@@ -41,7 +41,7 @@ class FileOptions:
 def export_files(path: Path, import_options: ImportOptions, format_name: str, files: FileOptions) -> None:
     """Export to a format, to all formats ("all"), to the fastest one ("auto"), or to the files of a framework.
 
-    The process exits with 1 if an artifact does not hold parity.
+    The process exits with 1 if an artifact fails the parity gate.
 
     Raises:
         ValueError: The source or an option is invalid; nothing was written.
@@ -90,7 +90,7 @@ def _export_formats(
     calibration: Calibration | None,
     console: Console,
 ) -> None:
-    """Export to several formats, and exit with 1 if one does not hold parity; every option is checked first."""
+    """Export to several formats, and exit with 1 if one fails the parity gate; every option is checked first."""
     for name in names:
         check_supported(name, files.options, calibration is not None)
     paths = [artifact_path(source, name, files.out, files.force) for name in names]
@@ -115,7 +115,7 @@ def _export_formats(
 def _export_fastest(
     source: Source, files: FileOptions, images: ParityImages, calibration: Calibration | None, console: Console
 ) -> None:
-    """Export to the fastest format on this machine that holds parity."""
+    """Export to the fastest format on this machine that passes the parity gate."""
     out = files.out or source.folder
     if out.suffix and not out.is_dir():
         raise ValueError(f"{out} ends in the suffix of no format; name a folder, or a format with --format")
@@ -132,7 +132,7 @@ def _export_fastest(
 
         choice = autoselect(source, out, files.options, rounds, images, calibration, on_step)
     if choice is None:
-        fail("no format held parity; export to one by name with --format to see how it differs", 1)
+        fail("no format passed the parity gate; export to one by name with --format to see how it differs", 1)
     _print_choice(choice, console)
 
 
@@ -146,7 +146,7 @@ def _print_choice(choice: Autoselection, console: Console) -> None:
         table.add_row(speed.name, f"{speed.images_per_second:.1f}", str(speed.shape))
     console.print(table)
     for candidate in choice.failed:
-        console.print(f"{candidate} did not hold parity")
+        console.print(f"{candidate} failed the parity gate")
     if importlib.util.find_spec("openvino") is None:
         console.print("OpenVINO may be faster on this CPU: pip install 'gtsa-kit[openvino]'", markup=False)
     _print_artifact(choice.path, choice.manifest, console)
@@ -154,7 +154,7 @@ def _print_choice(choice: Autoselection, console: Console) -> None:
 
 def _print_artifact(path: Path, manifest: Manifest, console: Console) -> None:
     console.print(
-        f"{path}  {manifest.format} {manifest.precision}, {megabytes(path):.1f} MB, parity holds; "
+        f"{path}  {manifest.format} {manifest.precision}, {megabytes(path):.1f} MB, parity passed; "
         f"the manifest is {path.name}.json",
         soft_wrap=True,
     )
@@ -169,7 +169,7 @@ def _export_framework(
     console.print(parity_table(report.parity))
     if not report.parity.passed:
         fail(f"{failure_message(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
-    console.print(f"{folder}  {', '.join(report.files)}; parity holds; usage: docs/frameworks.md", soft_wrap=True)
+    console.print(f"{folder}  {', '.join(report.files)}; parity passed; usage: docs/frameworks.md", soft_wrap=True)
 
 
 def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:

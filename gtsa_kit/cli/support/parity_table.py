@@ -20,12 +20,12 @@ def parity_table(report: "ParityReport") -> "Table":
         numbers = (f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.min_cosine:.7f}")
         neighbors = "" if d.neighbors is None else f"{d.neighbors:.4f}"
         shape = f"{d.batch}x{d.height}x{d.width}"
-        table.add_row(d.output, shape, *numbers, neighbors, "ok" if d.passed else "FAILED")
+        table.add_row(d.output, shape, *numbers, neighbors, "passed" if d.passed else "FAILED")
     return table
 
 
 def failure_message(path: Path, report: "ParityReport") -> str:
-    """Describe the worst difference of an artifact that does not hold parity."""
+    """Describe the worst difference of an artifact that failed the parity gate."""
     if report.preprocessing:
         return f"{path} has another preprocessing than the encoder: {report.preprocessing.replace(';', ',')}"
     worst = report.worst

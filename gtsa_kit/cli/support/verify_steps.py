@@ -26,7 +26,7 @@ FAILURE_HINT = "export it again, or find what has changed since the export"
 def verify_artifact(
     file: Path, runner: Runner, against: Path | None, images: Path | None, as_json: bool, console: Console
 ) -> None:
-    """Run the parity gate and print its report; exit with 1 if parity does not hold."""
+    """Run the parity gate and print its report; exit with 1 if it fails."""
     source = _open_reference(file, runner.manifest, against, console)
     parity_set = load_parity_images(require(images) if images else source.images)
     with Steps(console) as steps:
@@ -37,7 +37,7 @@ def verify_artifact(
         console.print(parity_table(report))
     if not report.passed:
         fail(f"{failure_message(file, report)}; {FAILURE_HINT}", 1)
-    console.print(f"{file}: parity holds with {source.path}", soft_wrap=True)
+    console.print(f"{file} passed the parity gate, compared with {source.path}", soft_wrap=True)
 
 
 def verify_engine(
@@ -60,7 +60,7 @@ def verify_engine(
     else:
         _print_checks(checks, report, foreign, console)
     _fail_unless_passed(file, checks, report)
-    console.print(f"{file}: {checks.not_checked or 'parity holds for the engine and its graph'}", soft_wrap=True)
+    console.print(f"{file}: {checks.not_checked or 'the engine and its graph passed the parity gate'}", soft_wrap=True)
 
 
 def _fail_unless_passed(file: Path, checks: CheckReport, report: ParityReport | None) -> None:
@@ -103,7 +103,7 @@ def _print_checks(checks: CheckReport, report: ParityReport | None, foreign: boo
     for _ in range(3):
         table.add_column(overflow="fold")
     for check in checks.checks:
-        table.add_row("ok" if check.passed else "FAILED", check.name, check.message)
+        table.add_row("passed" if check.passed else "FAILED", check.name, check.message)
     console.print(table)
     if foreign:
         console.print("the graph is another tool's: there is no float32 encoder to compare it with")

@@ -40,7 +40,7 @@ class Autoselection:
     manifest: Manifest
     speeds: tuple[Speed, ...]
     failed: tuple[Candidate, ...]
-    """Candidates that did not pass the parity gate."""
+    """Candidates that failed the parity gate."""
 
 
 def candidates(precision: Precision | None = None) -> list[list[Candidate]]:

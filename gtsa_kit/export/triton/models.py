@@ -28,7 +28,7 @@ def open_artifact(path: Path) -> Manifest:
     """Return the manifest of an `.onnx` or `.engine` file that can be served.
 
     Raises:
-        ValueError: The file was not exported by gtsa-kit, is damaged, did not pass its parity gate, or can't run on
+        ValueError: The file was not exported by gtsa-kit, is damaged, failed its parity gate, or can't run on
             Triton.
     """
     if path.suffix == SUFFIX["onnx"]:
@@ -42,7 +42,7 @@ def open_artifact(path: Path) -> Manifest:
     if report is None:
         raise ValueError(f"{path} has not been through a parity gate; export it again with gtsa export")
     if not report.passed:
-        raise ValueError(f"{path} did not pass its parity gate when it was exported; gtsa verify shows the difference")
+        raise ValueError(f"{path} failed its parity gate when it was exported; gtsa verify shows the difference")
     return manifest
 
 
