@@ -9,21 +9,23 @@ from gtsa_kit.service.errors import overloaded, too_large
 
 @dataclass
 class AdmissionLimiter:
-    """Counts the images and bytes of all accepted requests. All calls come from one event loop, so it has no lock."""
+    """Counter of the images and bytes of all accepted requests. It has no lock: one event loop makes all calls."""
 
     max_images: int
+    """Maximum number of images that are accepted and not answered yet."""
     max_bytes: int
+    """Maximum memory of the accepted requests, bytes."""
     images: int = 0
     """Images that are accepted and not answered yet."""
     bytes: int = 0
-    """Memory that the accepted requests hold."""
+    """Memory that the accepted requests hold, bytes."""
     draining: bool = False
     """True once the service stops accepting requests."""
     _seconds_per_image: float = 0.05
     _last_completion: float = field(default_factory=time.monotonic)
 
     def acquire(self) -> "Reservation":
-        """Reserve capacity for one image, whose bytes are counted as they arrive.
+        """Reserve capacity for one image; its bytes are reserved later, as they arrive.
 
         Raises:
             APIError: 503, the queue is full.
@@ -46,7 +48,7 @@ class AdmissionLimiter:
 
 @dataclass
 class Reservation:
-    """Share of an `AdmissionLimiter` that one request holds."""
+    """Images and bytes that one request holds of an `AdmissionLimiter`."""
 
     limiter: AdmissionLimiter
     images: int = 0

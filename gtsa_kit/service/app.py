@@ -103,7 +103,7 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def on_disconnect(request: Request, error: ClientDisconnected) -> Response:
-    """Return the status for the metrics; the client has gone and receives nothing."""
+    """Return status 499 for the metrics; the client has disconnected and receives nothing."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
@@ -113,7 +113,7 @@ async def on_unhandled(request: Request, error: Exception) -> Response:
 
 
 def warm_up(runner: Runner) -> None:
-    """Run the model once, because the first call of many runtimes takes long."""
+    """Run the model once, because the first call of many runtimes is slow."""
     side = runner.nearest_size(runner.preprocessing.size, runner.preprocessing.size)
     axes = {"batch": runner.manifest.range_of("batch").min, "3": 3, "height": side[0], "width": side[1]}
     shape = [axes[name] for name in runner.manifest.input_layout]

@@ -18,7 +18,7 @@ from gtsa_kit.service.metrics import ServiceMetrics
 
 Shape = tuple[int, ...]
 BatchOutput = tuple[Features, float, float]
-"""Features of a batch, the time at which its computation started, and the seconds it took."""
+"""Features of a batch, the time (`time.monotonic`) at which its computation started, and its duration in seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,22 @@ class QueuedImage:
 
 
 class Batcher:
-    """Owns the runner. One thread calls it, on batches of images of one shape, oldest image first.
+    """Dynamic batcher of one runner. One thread calls the runner, on batches of images of one shape, oldest first.
 
-    A batch starts as soon as the model is free. A partial batch waits, `max_wait` seconds at most, only while other
-    images are announced by `expect`; a lone request never waits. While one batch runs, a second one may be submitted if
-    it is full, so that a fast model never waits for the event loop.
+    A batch starts as soon as the model is free. A partial batch waits, at most `max_wait` seconds, only while other
+    images are announced by `expect`; a lone request never waits. While one batch runs, a full second one may be
+    submitted, so that a fast model never waits for the event loop.
     """
 
     def __init__(self, runner: Runner, max_batch: int, max_wait: float, metrics: ServiceMetrics) -> None:
-        """Prepare an idle batcher; all calls must come from one event loop."""
+        """Create an idle batcher; all calls must come from one event loop.
+
+        Args:
+            runner: The model.
+            max_batch: Images of the model's base size in a batch; see `batch_limit`.
+            max_wait: Seconds that a partial batch waits for announced images.
+            metrics: Metrics to update.
+        """
         self.runner, self.max_batch, self.max_wait, self.metrics = runner, max_batch, max_wait, metrics
         self._executor = ThreadPoolExecutor(1, "gtsa-model")
         self._queues: dict[Shape, deque[QueuedImage]] = {}
@@ -75,7 +82,7 @@ class Batcher:
         queue.append(entry)
         if self._running or self._expected:
             self._notify()
-        else:  # nothing to wait for: start the batch without the detour through the scheduler
+        else:  # nothing to wait for: start the batch directly, without waking the scheduler
             self._start(image.shape)
         try:
             return await entry.result
@@ -188,7 +195,7 @@ class Batcher:
         self.metrics.batch_size.observe(len(entries))
         self.metrics.stage["model"].observe(seconds)
         for i, entry in enumerate(entries):
-            if entry.result.done():  # cancelled in the meantime
+            if entry.result.done():  # cancelled while the batch was computed
                 continue
             layers = {layer: values[i] for layer, values in features.layers.items()}
             single = Features(features.embedding[i], features.feature_map[i], layers)

@@ -37,13 +37,13 @@ class Client:
     def __init__(
         self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = 60.0, retries: int = 3
     ) -> None:
-        """Prepare a client, which connects at its first request.
+        """Create a client, which connects at its first request.
 
         Args:
             url: Address of the service.
             token: Bearer token, if the service requires one.
             timeout: Seconds to wait for a response.
-            retries: Further attempts when the service is overloaded, each after the delay that it names.
+            retries: Further attempts when the service is overloaded, each after the delay of its `Retry-After` header.
         """
         import httpx
 
@@ -134,12 +134,12 @@ class Client:
 
 
 class AsyncClient:
-    """Asynchronous `Client` with the same methods. Requests under way at the same time share batches."""
+    """Asynchronous client with the methods of `Client`, except `ready`. Concurrent requests share batches."""
 
     def __init__(
         self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = 60.0, retries: int = 3
     ) -> None:
-        """Prepare a client; the arguments are those of `Client`."""
+        """Create a client; the arguments are those of `Client`."""
         import httpx
 
         self._http = httpx.AsyncClient(base_url=url, headers=_auth_headers(token), timeout=timeout)

@@ -31,7 +31,7 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class FeaturesResponse:
-    """Features of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash."""
+    """Arrays of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash."""
 
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
@@ -147,7 +147,7 @@ def get_content(response: "httpx.Response") -> bytes:
         return response.content
     try:
         error = response.json()["error"]
-    except (ValueError, KeyError, TypeError):  # the response of a proxy
+    except (ValueError, KeyError, TypeError):  # a proxy answered, not the service
         error = {"code": "unknown", "message": f"status {response.status_code}"}
     raise to_service_error(response.status_code, error)
 

@@ -33,12 +33,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_INLINE_BYTES: Final = 1 << 20
-"""Bytes that the event loop processes itself, which takes some tenths of a millisecond."""
+"""Maximum bytes that are processed in the event loop, which takes some tenths of a millisecond."""
 
 CAST_CHUNK: Final = 1 << 15
-"""Numbers that torch casts at once: few enough to be cast in the calling thread, without waking other threads."""
+"""Numbers that torch casts per call: few enough that it uses the calling thread alone and wakes no others."""
 
-# Reasons written by this project's own image reader. Those of the decoders would name libraries.
+# Reasons of this project's own image reader, which may be sent to clients. Those of the decoders name libraries.
 _OWN_REASONS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-9]+ megapixels")
 
 
@@ -89,7 +89,7 @@ class RequestTiming:
 
 
 class FeatureExtractor:
-    """Computes features: decoding and encoding run in a thread pool, the model in the batcher's thread."""
+    """Feature extraction: decoding and encoding run in a thread pool, the model in the batcher's thread."""
 
     def __init__(self, runner: Runner, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
         self.runner, self.settings, self.metrics = runner, settings, metrics
@@ -108,13 +108,13 @@ class FeatureExtractor:
         return await asyncio.wrap_future(future)
 
     async def run_maybe_in_pool(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` in the pool, or directly if it handles few bytes and a change of threads would take longer."""
+        """Run `work` in the pool, or directly if it processes at most `MAX_INLINE_BYTES`, which is then faster."""
         if size <= MAX_INLINE_BYTES:
             return work(*args, **kwargs)
         return await self.run_in_pool(work, *args, **kwargs)
 
     def output_cost(self, request: FeatureRequest) -> int:
-        """Estimate the cost of one image's arrays in bytes of float32; a value of a region counts as 16."""
+        """Estimate the cost of selecting one image's outputs, in bytes of float32; a pooled value counts 16 times."""
         positions = (request.size[0] // PATCH) * (request.size[1] // PATCH)
         regions = 16 * (len(request.boxes) * request.roi_size**2 + len(request.points)) * len(request.region_maps)
         return 4 * self.runner.manifest.dim * (positions * len(request.outputs) + regions)
@@ -151,7 +151,7 @@ class FeatureExtractor:
     async def extract_all(
         self, uploads: list[UploadedImage], request: FeatureRequest, timing: RequestTiming
     ) -> list[ImageResult]:
-        """Compute the features of several images; the result of one that fails holds its error."""
+        """Compute the features of several images; the result of a failed image holds its error."""
 
         async def extract_one(upload: UploadedImage) -> ImageResult:
             try:
@@ -230,7 +230,7 @@ def get_output(inference: InferenceResult, name: str) -> np.ndarray:
 def pool_regions(
     feature_map: np.ndarray, name: str, affine: np.ndarray, request: FeatureRequest
 ) -> dict[str, np.ndarray]:
-    """Return `NAME.boxes` (N, D, roi_size, roi_size) and `NAME.points` (N, D), as far as requested.
+    """Return `NAME.boxes` (N, D, roi_size, roi_size) and `NAME.points` (N, D), whichever are requested.
 
     Raises:
         APIError: 422, a box or a point lies outside the image.

@@ -11,7 +11,7 @@ STAGES = ("read", "decode", "queue", "model", "encode")
 
 
 class ServiceMetrics:
-    """Metrics of one process. With several workers, all write to the folder that PROMETHEUS_MULTIPROC_DIR names."""
+    """Metrics of one process. Several workers all write to the folder in the variable PROMETHEUS_MULTIPROC_DIR."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -16,7 +16,7 @@ from gtsa_kit.service.errors import APIError, overloaded
 from gtsa_kit.service.metrics import ServiceMetrics
 
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
-"""Paths answered without a token, because probes of an orchestrator have none."""
+"""Paths that need no token, because the probes of an orchestrator have none."""
 COMPUTE_PATHS: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity"})
 """Paths whose requests are subject to admission control."""
 DEFAULT_HEADERS: Final = (
@@ -36,12 +36,13 @@ MAX_HEADER_BYTES: Final = 64 << 10
 REQUEST_TIMEOUT: Final = 408
 LINGER_BYTES: Final = 64 << 20
 LINGER_SECONDS: Final = 5.0
+"""Limits of the rest of a request body that is read and discarded after the response."""
 CLIENT_CLOSED_REQUEST: Final = 499
 """Status of a request whose client disconnected, as nginx logs it. It appears in the metrics and is never sent."""
 
 
 class RequestMiddleware:
-    """Outermost middleware: limits the headers, adds default headers, records metrics and answers HEAD as GET."""
+    """Outermost middleware: a limit on the headers, default headers, metrics, and HEAD answered as GET."""
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics, routes: frozenset[str]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
@@ -68,7 +69,7 @@ class RequestMiddleware:
 
 
 class TrackedConnection:
-    """Wraps `receive` and `send` of one request to record its status and whether its body was read to the end."""
+    """Wrapper of a request's `receive` and `send` that records the status and whether the body was read completely."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
@@ -83,7 +84,7 @@ class TrackedConnection:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass a message to the server; the last one returns when the client has taken the whole response."""
+        """Pass a message to the server; the last call returns when the client has received the whole response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name for name, _ in message["headers"]}
@@ -93,8 +94,8 @@ class TrackedConnection:
             await self._send({**message, "more_body": True})
             if not self._body_complete and self.status != REQUEST_TIMEOUT:
                 await self._linger()
-            # The server accepts the empty end only after the data before it has been sent. The request's reservation
-            # is held until then.
+            # The server accepts the final empty message only after the data before it has been sent. The request's
+            # reservation is held until then.
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
@@ -111,7 +112,10 @@ class TrackedConnection:
 
 
 class TokenMiddleware:
-    """Requires the token, as a bearer token or as the password of Basic authentication; compares in constant time."""
+    """Middleware that requires the token, as a bearer token or as the password of Basic authentication.
+
+    Tokens are compared in constant time.
+    """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app, self.token = app, token.encode()
@@ -137,7 +141,7 @@ class TokenMiddleware:
 
 
 class AdmissionMiddleware:
-    """Reserves capacity for each request that computes, from its headers to the end of its response.
+    """Middleware that reserves capacity for each request that computes, from its headers to the end of its response.
 
     A request that does not fit is answered with 503 immediately.
     """

@@ -119,7 +119,7 @@ class FeatureRequest:
 
     @property
     def region_maps(self) -> tuple[str, ...]:
-        """Names of the maps that boxes and points are pooled from: the requested maps, or else the last one."""
+        """Names of the maps that boxes and points are pooled from: the requested maps, or else `feature_map`."""
         return tuple(name for name in self.outputs if name != EMBEDDING) or (FEATURE_MAP,)
 
 
@@ -145,8 +145,8 @@ def parse_similarity_request(
     """Validate a query of /v1/similarity against the artifact.
 
     Returns:
-        The request for the first image, with its point or box, and the one for the second. Both ask for float32,
-        since the response is cast after the comparison.
+        The request for the first image, with its point or box, and the one for the second. Both have dtype
+        float32, since the response is cast after the comparison.
 
     Raises:
         APIError: 422 with the name of the parameter.
@@ -162,7 +162,11 @@ def parse_similarity_request(
 
 
 def parse_outputs(text: str, runner: Runner, parameter: str = "outputs") -> tuple[str, ...]:
-    """Return the requested output names without duplicates, in their order."""
+    """Return the requested output names without duplicates, in their order.
+
+    Raises:
+        APIError: 422, the artifact has no such output.
+    """
     available = [spec.name for spec in runner.manifest.outputs]
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
@@ -172,7 +176,11 @@ def parse_outputs(text: str, runner: Runner, parameter: str = "outputs") -> tupl
 
 
 def parse_size(text: str | None, runner: Runner, max_size: int) -> tuple[int, int]:
-    """Return the requested (height, width), or the artifact's own."""
+    """Return the requested (height, width) in pixels, or the artifact's own.
+
+    Raises:
+        APIError: 422, the size is above `max_size` or not one that the model accepts.
+    """
     if text is None:
         default = runner.preprocessing.size
         return runner.nearest_size(default, default)
@@ -189,7 +197,11 @@ def parse_size(text: str | None, runner: Runner, max_size: int) -> tuple[int, in
 
 
 def parse_boxes(texts: list[str], parameter: str) -> np.ndarray:
-    """Return boxes (N, 4) float64 and check that x1 < x2 and y1 < y2."""
+    """Return boxes (N, 4) float64.
+
+    Raises:
+        APIError: 422, a box has not x1 < x2 and y1 < y2.
+    """
     boxes = parse_numbers(texts, 4)
     for text, (x1, y1, x2, y2) in zip(texts, boxes, strict=True):
         if x1 >= x2 or y1 >= y2:

@@ -73,11 +73,11 @@ async def read_body(request: Request, reservation: Reservation, limit: int, time
                 chunks.append(chunk)
     except TimeoutError as error:
         raise APIError(408, "timeout", f"the body did not arrive within {timeout:g} s") from error
-    return b"".join(filter(None, chunks))  # a single chunk is not copied
+    return b"".join(filter(None, chunks))  # `join` does not copy a single chunk
 
 
 def parse_multipart(content_type: str, body: bytes, max_image_bytes: int) -> list[UploadedImage]:
-    """Return the files of a multipart body in order; a file that is too large is rejected on its own.
+    """Return the files of a multipart body in order; a file that is too large has an error, and the others are kept.
 
     Raises:
         APIError: 422, the body is incomplete or holds parts that are not files.
@@ -162,7 +162,7 @@ def parse_json_body(model: type[Model], body: bytes) -> Model:
     Raises:
         APIError: 422 with the name of the field.
     """
-    # A parsed JSON value takes many times its bytes in memory. Valid bodies have few values.
+    # Parsed JSON takes many times its bytes in memory, and valid bodies have few values.
     if body.count(b",") > _MAX_COMMAS:
         raise invalid_parameter("body", f"has more than {_MAX_COMMAS} commas, which no valid request needs")
     try:
@@ -177,7 +177,7 @@ def parse_json_body(model: type[Model], body: bytes) -> Model:
 
 
 def parse_base64_images(texts: Sequence[str], max_image_bytes: int, field: str) -> list[UploadedImage]:
-    """Decode images in base64 or data URIs; an invalid one is rejected on its own."""
+    """Decode images in base64 or data URIs; an invalid one has an error, and the others are kept."""
     uploads = []
     for i, text in enumerate(texts):
         name = f"{field}[{i}]"

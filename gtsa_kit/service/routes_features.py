@@ -174,10 +174,10 @@ def encode_embeddings(results: Sequence[ImageResult], as_base64: bool, model_id:
 
 
 def reserve(request: Request, state: ServiceState, feature_requests: Sequence[FeatureRequest]) -> None:
-    """Reserve the images beyond the first, and the memory of all.
+    """Reserve the images beyond the first, which the middleware has reserved, and the memory of all.
 
     Raises:
-        APIError: 413 or 503.
+        APIError: 413 or 503, the request does not fit; see `Reservation.acquire`.
     """
     size = sum(map(state.extractor.memory_bytes, feature_requests))
     get_reservation(request).acquire(images=len(feature_requests) - 1, size=size)
@@ -194,7 +194,7 @@ async def build_response(
     state = get_state(request)
     started = time.monotonic()
     size = sum(values.nbytes for result in results for values in result.arrays.values())
-    # Encoding numbers as text takes many times as long as copying their bytes.
+    # Encoding numbers as text takes far longer than copying their bytes.
     cost = size if response_format in ("safetensors", "npz") else 16 * size
     metadata: dict[str, Any] = {"model": state.model_info()}
     body = await state.extractor.run_maybe_in_pool(cost, encode_response, response_format, metadata, results, multiple)

@@ -28,7 +28,7 @@ class Sample:
 def load_samples(folder: Path | None) -> tuple[Sample, ...]:
     """Load up to `MAX_SAMPLES` images, evenly spaced over the sorted files of a folder.
 
-    Without a folder the images of the package mvtb-data are used, or else the one that matplotlib contains.
+    Without a folder, the images of the package mvtb-data are used, or the one of matplotlib if that is not installed.
     """
     paths = find_images(folder).paths if folder else find_installed_samples()
     evenly_spaced = paths[:: max(1, len(paths) // MAX_SAMPLES)]
@@ -44,7 +44,7 @@ def load_samples(folder: Path | None) -> tuple[Sample, ...]:
 
 
 def find_installed_samples() -> list[Path]:
-    """Return the paths of images that installed packages contain."""
+    """Return the paths of sample images in installed packages."""
     package = find_spec("mvtbdata")
     if package is not None and package.submodule_search_locations:
         folder = Path(package.submodule_search_locations[0]) / "images"

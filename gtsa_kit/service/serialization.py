@@ -61,7 +61,7 @@ def encode_response(
 
 
 def _encode_npz(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-    """Return an uncompressed npz: features hardly shrink, and compressing them takes longer than the model."""
+    """Return an uncompressed npz: features compress badly, and compression takes longer than the model."""
     buffer = io.BytesIO()
     np.savez(buffer, **{METADATA_KEY: np.array(json.dumps(metadata))}, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

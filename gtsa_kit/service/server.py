@@ -41,13 +41,14 @@ def check_uvicorn_version(version: str = uvicorn.__version__) -> None:
 
 
 class TimeoutH11Protocol(H11Protocol):
-    """HTTP/1.1 protocol that closes connections whose client sends headers or reads the response too slowly."""
+    """HTTP/1.1 protocol that closes the connection of a client that sends headers or reads the response too slowly."""
 
     header_timeout = 10.0
     """Seconds in which the request line and the headers must arrive."""
     write_timeout = 15.0
     """Seconds in which the client must read `min_write_bytes` of the response, or the rest of it."""
     min_write_bytes = 1 << 20
+    """Bytes that the client must read within each `write_timeout`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -163,7 +164,7 @@ def build_uvicorn_config(app: Any, settings: ServiceSettings, factory: bool = Fa
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one.
+    """Return a listening socket; port 0 selects a free port.
 
     Raises:
         OSError: The port is in use, or the address does not belong to this machine.
@@ -171,7 +172,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     # Accepted connections inherit the option; asyncio sets it only on sockets that it created itself. Without it the
-    # last piece of a response waits 40 ms for the client's acknowledgement of the first.
+    # last packet of a response waits 40 ms for the client's acknowledgment of the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

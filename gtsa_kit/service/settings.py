@@ -23,17 +23,17 @@ class ServiceSettings:
     max_wait_ms: float = 5.0
     """Milliseconds that a partial batch waits while other images are being decoded. A lone request never waits."""
     max_pending: int = 256
-    """Images that are accepted and not answered yet."""
+    """Maximum number of images that are accepted and not answered yet."""
     max_pending_mb: int = 1024
-    """Memory that the accepted images may hold together, MiB."""
+    """Maximum memory of all accepted requests, MiB."""
     max_image_mb: float = 20.0
-    """Size of an image file, MiB."""
+    """Maximum size of an image file, MiB."""
     max_request_mb: float = 128.0
-    """Size of a body that holds several images, MiB."""
+    """Maximum size of a body that holds several images, MiB."""
     max_pixels: int = 50_000_000
-    """Pixels of an image, by its header."""
+    """Maximum pixels of an image, by its header."""
     max_size: int = 1024
-    """Height or width of the model's input, pixels."""
+    """Maximum height and width of the model's input, pixels."""
     token: str | None = None
     """Bearer token that clients must send; None leaves the service open."""
     workers: int = 1

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
-    """Raised when the client closes the connection before it is answered."""
+    """Raised when the client closes the connection before its request is answered."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     """Await `work` and cancel it if the client disconnects; call this when the body has been read.
 
     Raises:
-        ClientDisconnected: The client closed the connection. Steps that had not begun are not done.
+        ClientDisconnected: The client closed the connection. Steps that had not started are skipped.
     """
     task = asyncio.current_task()
     assert task is not None

@@ -1,4 +1,4 @@
-"""Images of a request: the body is read with limits, counted by the reservation and parsed by its content type."""
+"""Images of a request: its body is read with limits, counted in the reservation and parsed by content type."""
 
 import time
 
@@ -36,7 +36,7 @@ async def read_images(request: Request, state: ServiceState, timing: RequestTimi
         message = f"send an image (Content-Type: image/jpeg, image/png, ...), {MULTIPART} or {JSON}"
         raise unsupported_media_type(message)
     body = await read_timed_body(request, state, timing, settings.max_request_bytes)
-    get_reservation(request).acquire(size=2 * len(body))  # the images that are copied or decoded from it
+    get_reservation(request).acquire(size=2 * len(body))  # for the images that are copied or decoded from the body
     run, max_bytes = state.extractor.run_in_pool, settings.max_image_bytes
     if media_type == MULTIPART:
         uploads = await run(parse_multipart, request.headers["content-type"], body, max_bytes)
