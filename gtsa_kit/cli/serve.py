@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def serve(
     artifact: Annotated[Path, typer.Argument(help="Exported file, run folder, or .safetensors.", metavar="ARTIFACT")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_batch: Annotated[int, typer.Option(help="Images of the artifact's own size per batch.")] = 32,
     max_wait_ms: Annotated[

@@ -14,7 +14,7 @@ from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.progress import ProgressCallback
 
 FOLDERS = {"l": "region", "l + l_pc": "region-correspondence", "l + l_pc + l_rp": "whole"}
-"""Row of the table to the folder of its run."""
+"""Folder of each run, by row of the table."""
 _LOSS_WEIGHTS: Mapping[str, dict[str, Any]] = {
     "l": {"correspondence_weight": 0.0, "rotation_weight": 0.0},
     "l + l_pc": {"rotation_weight": 0.0},
@@ -28,13 +28,14 @@ MEASURES = {
     "aacc": "aAcc %",
     "macc": "mAcc %",
 }
+"""Heading of each column, by key."""
 
 ModelOfRow = Callable[[Mapping[str, Any]], Any]
 """Function from a report row to the name of its model, or to None if the row is not used."""
 
 
 def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
-    """Return the settings of the three runs by folder.
+    """Return the settings of the three runs, by folder name.
 
     Args:
         config: Settings of the run with all losses; its weights of patch correspondence (alpha) and rotation (beta)
@@ -65,13 +66,13 @@ def probe_table(
 
     Args:
         models: Models to compare.
-        classification: Images with classes, for the k-NN and linear probes.
-        segmentation: Images with masks; the table shows the metrics of the linear probe.
+        classification: Images with classes, for the k-NN and linear probes; None skips these probes.
+        segmentation: Images with masks, for the linear probe of patch tokens; None skips it.
         options: Options of the classification and of the segmentation probes.
         on_progress: Progress callback.
 
     Raises:
-        ValueError: There is neither of the datasets.
+        ValueError: Both datasets are None.
     """
     probe_options, segment_options = options
     parts: list[tuple[Report, dict[str, str], ModelOfRow]] = []
@@ -95,7 +96,7 @@ def merge_reports(
     models: Sequence[Model],
     parts: Sequence[tuple[Report, Mapping[str, str], ModelOfRow]],
 ) -> Report:
-    """Merge several reports of the same models into one, by model and seed.
+    """Merge reports of the same models into one report with a row for each model and seed.
 
     Args:
         name, title: Name and title of the merged report.

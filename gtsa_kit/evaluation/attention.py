@@ -21,12 +21,12 @@ MEASURES = {"class_entropy": "entropy, class token %", "patch_entropy": "entropy
 
 
 class AttentionMaps(NamedTuple):
-    """Attention to the patches of one image; the rest of each query's weight of 1 goes to the class token."""
+    """Attention weights of one image from a query to its patches. Those to the class token are not included."""
 
     heads: np.ndarray
     """Attention of the class token by head, (heads, h, w)."""
     patch_mean: np.ndarray
-    """Attention of the patch tokens, which the embedding pools: the mean over these tokens and over heads, (h, w)."""
+    """Attention of the patch tokens, averaged over these tokens and over heads, (h, w)."""
 
 
 @torch.inference_mode()
@@ -106,7 +106,7 @@ def attention(
 
 
 def normalized_entropy(weights: np.ndarray) -> float:
-    """Return the exponential of the entropy of weights (scaled to sum to 1), divided by their number.
+    """Return exp(entropy) of weights, which are scaled to sum to 1, divided by their number.
 
     Uniform weights give 1; a single nonzero weight among n gives 1 / n.
     """

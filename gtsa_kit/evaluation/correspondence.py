@@ -1,4 +1,4 @@
-"""Correspondence recall@r: nearest tokens across two views of an image against the correspondence known by geometry."""
+"""Correspondence recall@r: nearest tokens across two views of an image, compared with the true correspondence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ CONDITIONS = {
     "rotation_270": "rotation 270°",
     "crop_rotation": "crop and rotation",
 }
-"""Column of each condition (the transformation between the two views) to its heading."""
+"""Heading of each condition (a transformation between the two views), by column."""
 RADII = (0.5, 1.0, 2.0)
 """Radii, in patches, that every report contains."""
 
@@ -165,7 +165,7 @@ def shared_points(a: View, b: View, grid: tuple[int, int]) -> tuple[np.ndarray, 
 
 
 def _recall_at(distance: np.ndarray, radii: Sequence[float]) -> np.ndarray:
-    # Centers can lie exactly half a patch apart, hence the tolerance.
+    # Centers can be exactly half a patch apart, so the comparison has a tolerance.
     return np.array([(distance <= radius + 1e-6).mean() if distance.size else np.nan for radius in radii])
 
 
@@ -174,7 +174,7 @@ def _columns(recalls: list[dict[str, np.ndarray]], radii: Sequence[float], radiu
     row: dict[str, Any] = {}
     for key in CONDITIONS:
         for index, r in enumerate(radii):
-            values = [100 * own[key][index] for own in recalls]
+            values = [100 * image_recalls[key][index] for image_recalls in recalls]
             if r == radius:
                 row |= mean_with_ci(key, values)
             row |= {f"{key}_recall_at_{r:g}": mean_with_ci(key, values)[key]}

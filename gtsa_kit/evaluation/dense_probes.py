@@ -25,9 +25,9 @@ class LinearProbeOptions:
     min_steps: int = 400
     """Smallest number of optimizer steps."""
     tokens_per_step: int = 4096
-    """Approximate number of tokens in a batch, which holds whole images or tiles."""
+    """Approximate number of tokens in a batch; a batch consists of whole images or tiles."""
     lr: float = 1e-2
-    """Initial learning rate of AdamW; it falls to 0 by a cosine."""
+    """Initial learning rate of AdamW, with cosine decay to 0."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
 
@@ -48,7 +48,7 @@ def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, optio
     """Fit a linear layer (a 1x1 convolution) on standardized tokens.
 
     The loss is the mean cross-entropy of the pixels that are not void, where each pixel has the scores of its patch.
-    It is computed from the class shares of each patch, which is equivalent and needs no array of the mask's size.
+    It is computed from the class shares of each patch. This is equivalent and needs no array of the mask's size.
     """
     mean, deviation = _mean_and_std(tokens, train)
     dim, classes = tokens.features.shape[1], tokens.class_shares.shape[1]
@@ -57,7 +57,7 @@ def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, optio
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=options.lr, weight_decay=options.weight_decay)
     rows = [span.rows for span in train]
-    batch_size = max(1, round(options.tokens_per_step * len(rows) / sum(own.stop - own.start for own in rows)))
+    batch_size = max(1, round(options.tokens_per_step * len(rows) / sum(part.stop - part.start for part in rows)))
     steps_per_epoch = math.ceil(len(rows) / batch_size)
     epochs = max(options.epochs, math.ceil(options.min_steps / steps_per_epoch))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch)
@@ -65,8 +65,8 @@ def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, optio
         order = torch.randperm(len(rows), generator=generator).tolist()
         for first in range(0, len(order), batch_size):
             batch = [rows[i] for i in order[first : first + batch_size]]
-            features = torch.from_numpy(np.concatenate([tokens.features[own] for own in batch]))
-            shares = torch.from_numpy(np.concatenate([tokens.class_shares[own] for own in batch]))
+            features = torch.from_numpy(np.concatenate([tokens.features[part] for part in batch]))
+            shares = torch.from_numpy(np.concatenate([tokens.class_shares[part] for part in batch]))
             logits = F.linear((features - mean) / deviation, weight, bias)
             loss = -(shares * logits.log_softmax(1)).sum() / shares.sum().clamp(min=1e-6)
             optimizer.zero_grad()
@@ -103,7 +103,7 @@ def predict(tokens: PatchTokens, spans: Sequence[TokenSpan], size: tuple[int, in
 
     Args:
         tokens: Tokens of the dataset.
-        spans: Spans of the image; where tiles overlap, the later one counts.
+        spans: Spans of the image; where tiles overlap, the last one is used.
         size: (H, W) of the image.
         score: Fitted probe.
     """

@@ -40,12 +40,24 @@ class InputOptions:
     """Side of the square tiles that images are cut into, in pixels; None means whole images."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for values out of range."""
+        """Check the ranges.
+
+        Raises:
+            ValueError: The size or the tile is smaller than a patch.
+        """
         if min(self.size or PATCH, self.tile or PATCH) < PATCH:
             raise ValueError(f"sizes and tiles are at least {PATCH} pixels, got {self.size} and {self.tile}")
 
     def input_size(self, runner: Runner, width: int, height: int) -> tuple[int, int]:
-        """Return the (height, width) that the model takes and that is nearest to the aspect of an image or tile."""
+        """Return the (height, width) that the model accepts and that is nearest to the aspect ratio of an image.
+
+        Args:
+            runner: Model.
+            width, height: Size of the image or tile, in pixels.
+
+        Raises:
+            ValueError: The input would have more than `MAX_PATCHES` patches.
+        """
         side = self.size or self.tile or runner.preprocessing.size
         size = runner.nearest_size(*fit_size(width, height, side))
         if size[0] * size[1] > MAX_PATCHES * PATCH**2:
@@ -88,7 +100,7 @@ class PatchTokens:
     features: np.ndarray
     """Patch tokens, (patches, D) float32."""
     class_shares: np.ndarray
-    """Share of each class among the pixels of a patch, (patches, C) float32; void pixels are missing from the sum."""
+    """Share of each class among the pixels of a patch, (patches, C) float32; void pixels belong to no class."""
 
     def spans_of(self, selected: np.ndarray) -> list[TokenSpan]:
         """Return the spans of the images that a (N,) bool mask selects."""
@@ -99,7 +111,7 @@ class PatchTokens:
 def compute_patch_tokens(
     runner: Runner, data: SegmentationDataset, inputs: InputOptions, on_progress: ProgressCallback, task: str
 ) -> Iterator[PatchTokens]:
-    """Compute the tokens of all images, for the duration of the block.
+    """Yield the tokens of all images; they are valid inside the `with` block.
 
     Args:
         runner: Model.
@@ -130,7 +142,7 @@ def patch_class_shares(labels: np.ndarray, grid: tuple[int, int], classes: int) 
     mask) has all shares 0.
 
     Args:
-        labels: (H, W) class numbers; numbers from `classes` on are void.
+        labels: (H, W) class numbers; those of `classes` and above are void.
         grid: (h, w) of the patch grid.
         classes: Number of classes.
 
@@ -177,7 +189,7 @@ def _feature_maps(
     on_progress: ProgressCallback,
     task: str,
 ) -> Iterator[tuple[TokenSpan, np.ndarray]]:
-    """Yield each span with its (D, h, w) feature map; a batch of them is in memory."""
+    """Yield each span with its (D, h, w) feature map; one batch at a time is in memory."""
     plan = BatchPlan(choose_batch_size(runner), 1, (FEATURE_MAP,), "float32")
     all_spans = [span for own in spans for span in own]
 
@@ -188,10 +200,10 @@ def _feature_maps(
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:
         loaded = bounded_map(pool, load, spans, window=2 * available_cores())
         flat = (image for images in loaded for image in images)
-        # One batch in a window, even where sizes vary, since inputs may be large.
+        # A window is one batch, even where sizes vary, since inputs may be large.
         results = extract_prepared(flat, runner, plan, window_size=plan.batch_size)
         for index, (span, row) in enumerate(zip(all_spans, results, strict=True)):
-            assert not isinstance(row, FailedImage), "load makes no failures"
+            assert not isinstance(row, FailedImage), "load raises an error for an unreadable image"
             on_progress(task, index + 1, len(all_spans))
             yield span, row.maps[FEATURE_MAP]
 

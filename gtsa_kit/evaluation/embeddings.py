@@ -61,7 +61,7 @@ def embed_images(
     Args:
         runner: Model.
         paths: Images; unreadable ones are skipped.
-        size: Side of the input, in pixels, changed to the nearest size that the model takes; None is the model's own.
+        size: Side of the input, in pixels; the nearest size that the model accepts is used. None means the model's own.
         on_progress: Progress callback.
         task: Name of the task in progress messages.
 
@@ -91,7 +91,7 @@ def embed_dataset(
     """Embed a classification dataset; unreadable images are skipped with their labels.
 
     Raises:
-        ValueError: No image can be read, or none of one side of the dataset's split.
+        ValueError: No image can be read, or none of the training or of the validation images.
     """
     embedded = embed_images(model.runner, data.paths, size, on_progress, f"embedding with {model.name}")
     validation = None if data.validation is None else data.validation[embedded.indices]
@@ -117,9 +117,9 @@ def cached_embedder() -> DatasetEmbedder:
 
 
 def square_input_size(runner: Runner, size: int | None) -> tuple[int, int]:
-    """Return the (height, width) that the model takes and that is nearest to a square of the given side.
+    """Return the (height, width) that the model accepts and that is nearest to a square of the given side.
 
-    None is the model's own size.
+    None means the model's own size.
     """
     side = nearest_side(size or runner.preprocessing.size)
     return runner.nearest_size(side, side)

@@ -1,4 +1,4 @@
-"""Images to evaluate on, each with random numbers of its own, and the encoding of their views."""
+"""Images to evaluate on, each with its own random generator, and the encoding of their views."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from gtsa_kit.models.encoder import Features, nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MAX_BATCH = 8
-"""Largest number of views that `encode` passes to a model at a time."""
+"""Maximum number of views that `encode` passes to a model at a time."""
 _STREAM = 7
 """Stream number that separates these random numbers from those of training under the same seed."""
 
@@ -46,7 +46,7 @@ class EvalImage:
 
 @dataclass
 class EvalImages:
-    """Iterable over the readable images of a list; after an iteration it holds their count and the skipped files."""
+    """Iterable over the readable images of a list. After an iteration, it holds their count and the skipped files."""
 
     paths: Sequence[Path]
     seed: int
@@ -77,11 +77,11 @@ class EvalImages:
 
 
 def common_size(models: Sequence[Model], size: int | None) -> int:
-    """Return the side of square views that all models take.
+    """Return the side, in pixels, of square views that all models accept.
 
     Args:
         models: Models to compare.
-        size: Requested side, in pixels; None means the first model's own size that all others take too.
+        size: Requested side, in pixels; None means the first of the models' own sizes that all models accept.
 
     Raises:
         ValueError: There is no such size.
@@ -97,13 +97,17 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
 
 
 def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Return (height, width) in multiples of the patch, near the aspect of an image, the longer near `long_side`."""
+    """Return (height, width) near an image's aspect ratio, with the longer near `long_side`, in multiples of 16."""
     scale = long_side / max(width, height)
     return nearest_side(height * scale), nearest_side(width * scale)
 
 
 def encode(runner: Runner, views: Sequence[Tensor]) -> Features:
-    """Encode (3, S, S) uint8 views with the model's own preprocessing and return float64 features."""
+    """Encode (3, S, S) uint8 views with the model's own preprocessing.
+
+    Returns:
+        float64 features: embeddings (V, D) and feature maps (V, D, h, w) of V views.
+    """
     inputs = np.stack([runner.prepare(to_image(view), (view.shape[1], view.shape[2])) for view in views])
     features = run_in_batches(runner, inputs, MAX_BATCH)
     return Features(features.embedding.astype(np.float64), features.feature_map.astype(np.float64))

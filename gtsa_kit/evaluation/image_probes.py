@@ -23,10 +23,10 @@ C_VALUES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SELECTION_FRACTION = 0.2
 """Fraction of the training images that C is chosen on."""
 MAX_ITERATIONS = 1000
-"""Largest number of iterations of the solver."""
+"""Maximum number of iterations of the solver."""
 MAX_NEWTON_WEIGHTS = 1500
-"""Largest number of weights for Newton's method, which takes five steps instead of some hundred of L-BFGS: a third of
-the time at 192 features and 6 classes."""
+"""Maximum number of weights for Newton's method. It takes five steps where L-BFGS takes some hundred: a third of the
+time at 192 features and 6 classes."""
 MEASURES = {"top1": "top-1 %", "top1_low": "95% from", "top1_high": "to", "top5": "top-5 %"}
 
 
@@ -58,8 +58,8 @@ class LabeledVectors:
 
 
 SplitScorer = Callable[[LabeledVectors, LabeledVectors, int], Iterator[tuple[Mapping[str, Any], np.ndarray]]]
-"""Function from (training part, validation part, seed) to pairs of extra report columns and (Q, C) validation scores; a
-class with score -inf is never predicted."""
+"""Function from (training part, validation part, seed) to pairs of further report columns and (Q, C) validation scores.
+A class with score -inf is never predicted."""
 
 
 def knn(
@@ -73,13 +73,13 @@ def knn(
 ) -> Report:
     """Evaluate weighted k-nearest-neighbor classification by cosine, as in DINO.
 
-    Nothing is random for a dataset with a split, so there is one run whatever the number of seeds.
+    A dataset with a split leaves nothing random, so it is evaluated once, whatever the number of seeds.
 
     Args:
         models: Models to compare.
         data: Images and their classes.
         options: Options of the probe.
-        ks: Numbers of neighbors; with several, each has rows of its own.
+        ks: Numbers of neighbors; each has its own rows.
         temperature: Temperature of the weights exp(cosine / temperature).
         on_progress: Progress callback.
         embed: Function that embeds the dataset; share one `cached_embedder` among several probes.
@@ -141,7 +141,7 @@ def fit_logistic_regression(
         train: Training part.
         queries: (Q, D) embeddings.
         classes: Number of classes; those without training images are never predicted.
-        c_values: Values of C to choose from, in ascending order; of equally good ones the first is taken.
+        c_values: Values of C to choose from, in ascending order; ties go to the first.
         seed: Seed of the part that C is chosen on.
 
     Returns:
@@ -151,12 +151,13 @@ def fit_logistic_regression(
 
     scaler = StandardScaler().fit(train.vectors.astype(np.float64))
     scaled = LabeledVectors(scaler.transform(train.vectors.astype(np.float64)), train.labels)
-    held = stratified_split(scaled.labels, SELECTION_FRACTION, seed)
+    held_out = stratified_split(scaled.labels, SELECTION_FRACTION, seed)
     c = c_values[0]
-    if len(c_values) > 1 and held.any():
-        rest = LabeledVectors(scaled.vectors[~held], scaled.labels[~held])
+    if len(c_values) > 1 and held_out.any():
+        rest = LabeledVectors(scaled.vectors[~held_out], scaled.labels[~held_out])
         correct = [
-            int((fitted.predict(scaled.vectors[held]) == scaled.labels[held]).sum()) for fitted in _fits(rest, c_values)
+            int((fitted.predict(scaled.vectors[held_out]) == scaled.labels[held_out]).sum())
+            for fitted in _fits(rest, c_values)
         ]
         c = c_values[int(np.argmax(correct))]
     fitted = next(_fits(scaled, (c,)))
@@ -167,7 +168,7 @@ def fit_logistic_regression(
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the (N,) ranks, from 0, of the true classes among (N, C) scores; of equal scores the lower class is first.
+    """Return the (N,) ranks, from 0, of the true classes among (N, C) scores; ties go to the lower class.
 
     A true class with score -inf has the rank C.
     """
@@ -178,7 +179,12 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return top-1 accuracy with its interval, and top-5 for more than five classes, in percent."""
+    """Return top-1 accuracy with its interval, and top-5 for more than five classes, in percent.
+
+    Args:
+        scores: (N, C) class scores.
+        labels: (N,) true classes.
+    """
     own_ranks, count = ranks(scores, labels), len(labels)
     correct = int((own_ranks < 1).sum())
     low, high = wilson_interval(correct, count)
@@ -187,7 +193,7 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _fits(part: LabeledVectors, c_values: Sequence[float]) -> Iterator[Any]:
-    """Yield the regression fitted at each C; each fit starts from the weights of the one before, which are near."""
+    """Yield the regression fitted at each C; each fit starts from the weights of the previous one."""
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
 
@@ -215,7 +221,9 @@ def _run(
     for model in models:
         embedded = embed(model, data, options.size, on_progress)
         if first and first.skipped != embedded.skipped:
-            raise ValueError(f"{model.name} could read other images than {models[0].name}; are the files changing?")
+            raise ValueError(
+                f"{model.name} and {models[0].name} read different images; keep the files unchanged and repeat"
+            )
         first = first or embedded
         for seed in range(seeds):
             rows += [

@@ -36,7 +36,7 @@ def draw_matches(
         out: Path of the PNG.
         options: Options of the matching.
         seed: Seed of the views.
-        lines: Number of matches to draw, evenly spaced from the best to the worst of those that are kept.
+        lines: Number of matches to draw for each pair, evenly spaced in the order of their cosines.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

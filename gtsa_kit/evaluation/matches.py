@@ -1,4 +1,4 @@
-"""Patch matches that the correspondence loss selects, and their distance to the truth: figure 3 of the paper."""
+"""Patch matches that the correspondence loss selects, and their errors in patches: figure 3 of the paper."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -86,14 +86,14 @@ def matches(
         for pair in pairs:
             for model in models:
                 values[model.name].append(_measure(pair, *feature_maps(model, pair), options.match_fraction))
-        for name, own in values.items():
-            columns = zip(MEASURES, np.array(own).T, strict=True)
+        for name, measured in values.items():
+            columns = zip(MEASURES, np.array(measured).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
             rows.append(row | {key: value for k, column in columns for key, value in mean_with_ci(k, column).items()})
     measures = {key: heading for key, heading in MEASURES.items() if pairs.same_image or key == "cosine"}
     kind = "two views of an image" if pairs.same_image else "two images"
     settings = asdict(options) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"}
-    title = f"matched patches of {kind}, {len(own)} pairs"
+    title = f"matched patches of {kind}, {len(measured)} pairs"
     return Report("matches", title, measures, rows, settings | pairs.report_settings())
 
 
@@ -162,7 +162,7 @@ def match_patches(map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -
 
     Args:
         map_a, map_b: (D, h, w) feature maps.
-        match_fraction: K as a fraction of the patches of `map_a`. Of equal cosines the first patch is taken.
+        match_fraction: K as a fraction of the patches of `map_a`; ties go to the first patch.
     """
     similarity = cosine_matrix(map_a, map_b)
     k = min(max(1, round(match_fraction * similarity.shape[0])), similarity.shape[1])
@@ -199,7 +199,10 @@ def _two_views(image: EvalImage, size: int) -> ViewPair:
 
 
 def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> tuple[float, float, float]:
-    """Return mean cosine, mean distance and percentage within a patch; the last two are NaN for two images."""
+    """Return the mean cosine, the mean distance in patches, and the percentage of distances up to one patch.
+
+    The last two are NaN for two images.
+    """
     patch_matches = match_patches(map_a, map_b, match_fraction)
     if not pair.same_image:
         return float(patch_matches.cosine.mean()), np.nan, np.nan

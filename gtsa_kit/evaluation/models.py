@@ -68,7 +68,11 @@ def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int,
 
 
 def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encoder:
-    """Build an encoder with random weights, as at the start of training; torch's global random state is unchanged."""
+    """Build an encoder with random weights, as at the start of training; torch's global random state is unchanged.
+
+    Raises:
+        ValueError: The architecture is unknown.
+    """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     with torch.random.fork_rng(devices=[]):
@@ -105,10 +109,10 @@ def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int
 
 
 def distinct_names(sources: Sequence[Path]) -> list[str]:
-    """Return short names of paths: the fewest last parts that make each name unique.
+    """Return short names of paths: the shortest suffixes of path components that make each name unique.
 
-    A file keeps the name of its folder (`runs/x/encoder.safetensors` is `x/encoder.safetensors`); a folder is named
-    alone (`runs/x` is `x`).
+    The name of a file contains its folder (`runs/x/encoder.safetensors` is `x/encoder.safetensors`), that of a folder
+    does not (`runs/x` is `x`).
     """
     parts = [source.absolute().parts for source in sources]
     names = []

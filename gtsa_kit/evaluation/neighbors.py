@@ -33,7 +33,7 @@ def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: i
 def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest other rows of vectors by cosine.
 
-    Vectors are centered first: the component that all images share would make every cosine nearly 1.
+    Vectors are centered first. Otherwise their mean, which all images share, makes every cosine nearly 1.
 
     Args:
         vectors: (N, D) embeddings.

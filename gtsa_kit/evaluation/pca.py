@@ -41,7 +41,7 @@ def pca(
         models: Models to compare.
         paths: Images, one for each column; unreadable ones are skipped.
         out: Path of the PNG.
-        long_side: Longer side of the input, in pixels; images keep their aspect, to the nearest multiple of the patch.
+        long_side: Longer side of the input, in pixels; the aspect ratio is kept, up to rounding to the patch size.
         on_progress: Progress callback.
 
     Raises:

@@ -35,7 +35,7 @@ class RotationOptions:
     """Options of the rotation probe."""
 
     held_out: float = 0.3
-    """Fraction of the images that the accuracy is measured on."""
+    """Fraction of the images on which the accuracy is measured."""
     c: float = 0.1
     """Inverse regularization strength (scikit-learn's C), on standardized embeddings."""
     size: int | None = None
@@ -49,7 +49,7 @@ class RotationOptions:
 
 @dataclass
 class _ImageFeatures:
-    """Features of all images from one model."""
+    """Features that one model computes of all images."""
 
     embeddings: list[np.ndarray] = field(default_factory=list)
     """Embeddings of each image by rotation, (4, D)."""
@@ -68,8 +68,9 @@ def rotation(
 
     The rotations are 0, 90, 180 and 270 degrees; chance is 25%. All four rotations of an image are on one side of the
     split. Wilson's interval treats the rotated images as independent. The report adds the collapse metrics that
-    training logs, for upright images: the effective ranks of embeddings and of tokens (from 1 to the width, and below
-    the number of images), and the standard deviation of the normalized tokens (0 if all are equal).
+    training logs, for upright images: the effective ranks of embeddings and of tokens (at least 1, at most the number
+    of dimensions, and below the number of samples), and the standard deviation of the normalized tokens (0 if all are
+    equal).
 
     Args:
         models: Models to compare; all get the same images and splits.

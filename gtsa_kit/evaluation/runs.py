@@ -1,4 +1,4 @@
-"""Training of several runs that are compared, one after the other; finished runs are kept."""
+"""Training of several runs to compare, one after the other; finished runs are kept."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ def train_all(
 
 
 def _with_saved_precision(run: Path, config: RunConfig) -> RunConfig:
-    """Return the settings, with precision `auto` replaced by what an existing run has resolved it to."""
+    """Return the settings, with precision `auto` replaced by the precision that an existing run resolved it to."""
     if not (run / "config.yaml").exists():
         return config
     saved = load_config(file=run / "config.yaml")

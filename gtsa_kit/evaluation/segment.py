@@ -57,14 +57,17 @@ def segment(
 
     mIoU, aAcc and mAcc are defined as in mmsegmentation, over the pixels of all validation images together. A class
     that is neither in the masks nor predicted does not count in mIoU; one that is not in the masks does not count in
-    mAcc. Void pixels are ignored. The interval of mIoU is a bootstrap over images, which it takes as independent;
-    frames of one video are not.
+    mAcc. Void pixels are ignored. The interval of mIoU is a bootstrap over images. It assumes that they are
+    independent, which frames of one video are not.
 
     Args:
         models: Models to compare.
         data: Images and masks.
         options: Options; None means the defaults.
         on_progress: Progress callback.
+
+    Raises:
+        ValueError: torchmetrics is missing, or every pixel of the training or validation masks is void.
     """
     import_torchmetrics()
     options = options or SegmentOptions()
@@ -158,7 +161,7 @@ def _probe(
         "miou_high": high,
         "train": int((~val).sum()),
         "val": len(val_indices),
-        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # shows pixels that a table of colors misses
+        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # reveals colors that --colors does not list
     }
 
 

@@ -84,7 +84,7 @@ def sensitivity(
 
     The variance is a percentage of the model's variance over the untransformed images, so the scale and the offset of
     the features do not matter: 0% means invariant, 100% means as different as two images. Variances are summed over
-    dimensions, with n - 1 in the denominator. The intervals are over images, with the variance over images taken as
+    dimensions, with n - 1 in the denominator. The intervals are over images; the variance over images is taken as
     exact.
 
     Args:

@@ -39,16 +39,16 @@ def ablation(
         typer.Option("--set", help="One setting of the runs; repeatable.", metavar="KEY=VALUE"),
     ] = None,
     seeds: Seeds = 3,
-    random: Annotated[bool, typer.Option(help="Whether to add random weights.")] = True,
+    random: Annotated[bool, typer.Option(help="Add a model with random weights.")] = True,
     as_json: Json = False,
     device: Device = "auto",
 ) -> None:
     """Train with one, two and all three losses of GTSA, and probe each run: table 5 of the paper.
 
-    The runs have the region loss; then patch correspondence too; then the rotation loss too.
+    The first run has the region loss, the second adds patch correspondence, the third adds the rotation loss.
 
     They are written to OUT and differ in the loss weights alone. Ctrl-C saves; the same command resumes. Finished
-    runs are kept, so more probes need no more training.
+    runs are kept, so further probes need no training.
 
     [bold]Example[/bold]
 
@@ -96,7 +96,7 @@ def train_runs(configs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]
 
 
 def open_runs(runs: Mapping[str, Path], random: "RunConfig | None", device: str) -> "list[Model]":
-    """Open the runs under the names of the table's rows, and add random weights for a configuration."""
+    """Open the runs, named as the rows of the table, and add random weights of `random`'s architecture."""
     from gtsa_kit.evaluation.ablation import FOLDERS
     from gtsa_kit.evaluation.models import Model, open_models, random_runner
 

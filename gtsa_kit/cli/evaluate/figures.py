@@ -1,4 +1,4 @@
-"""The commands `gtsa eval pca`, `attention`, `matches` and `neighbors`: figures to judge by eye."""
+"""The commands `gtsa eval pca`, `attention`, `matches` and `neighbors`: figures for visual inspection."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +91,7 @@ def matches(
     random: Random = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images or pairs to measure.")] = 50,
     figure_rows: Annotated[int, typer.Option(min=1, help="Number of images or pairs in the figure.")] = 4,
-    lines: Annotated[int, typer.Option(min=1, help="Number of matches drawn for each.")] = 24,
+    lines: Annotated[int, typer.Option(min=1, help="Number of matches to draw for each.")] = 24,
     seeds: Seeds = 1,
     size: Size = None,
     as_json: Json = False,
@@ -131,7 +131,7 @@ def neighbors(
     images: Images,
     out: Annotated[Path, typer.Option(help="Folder for neighbors.png.", metavar="DIR")],
     count: Annotated[int, typer.Option(min=1, help="Number of query images, evenly spaced over the folder.")] = 6,
-    top: Annotated[int, typer.Option(min=1, help="Number of neighbors of each.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of neighbors of each query.")] = 5,
 ) -> None:
     """Draw the nearest neighbors of some images, by cosine of their embeddings.
 

@@ -39,12 +39,12 @@ def knn(
 ) -> None:
     """Classify images by the nearest neighbors of their embeddings, without training.
 
-    Votes are weighted by cosine as in DINO. Writes knn.json and knn.png. Exported files are models too, so the loss of
-    accuracy in fp16 or int8 can be compared with the original.
+    Votes are weighted by cosine as in DINO. Writes knn.json and knn.png. Exported files are models too, so fp16 and
+    int8 exports can be compared with the original.
 
     [bold]Examples[/bold]
 
-      gtsa eval knn runs/street --images places/ --out eval/ --random vit_small
+      gtsa eval knn runs/street --images scenes/ --out eval/ --random vit_small
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
@@ -79,7 +79,7 @@ def linear(
 
     [bold]Examples[/bold]
 
-      gtsa eval linear runs/street --images places/ --out eval/ --random vit_small
+      gtsa eval linear runs/street --images scenes/ --out eval/ --random vit_small
 
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """

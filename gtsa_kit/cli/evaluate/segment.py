@@ -41,8 +41,7 @@ def segment(
         int | None,
         typer.Option(
             min=16,
-            help="Cut images into square tiles of this side, to show a model that was trained on small crops details "
-            "at their scale.",
+            help="Cut images into square tiles of this side; for models that were trained on small crops.",
             metavar="PIXELS",
         ),
     ] = None,
@@ -64,7 +63,7 @@ def segment(
     """Segment images by probes of frozen patch tokens: a linear layer, and k-NN among labeled patches.
 
     Metrics are measured at the full resolution of the masks. Writes segment.json, with the IoU of each class, and
-    segment.png. Frames of one video are alike: keep them on one side of the split, with train/ and val/.
+    segment.png. Frames of one video are similar: keep them on one side of the split, with train/ and val/.
 
     [bold]Examples[/bold]
 

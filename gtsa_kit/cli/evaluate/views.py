@@ -1,4 +1,4 @@
-"""The commands `gtsa eval sensitivity`, `correspondence` and `rotation`: features under changes of the view."""
+"""The commands `gtsa eval sensitivity`, `correspondence` and `rotation`: features of transformed views."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,7 +107,7 @@ def rotation(
 ) -> None:
     """Measure the rotation accuracy of a linear probe, and whether the features have collapsed.
 
-    The probe predicts the rotation (0, 90, 180 or 270 degrees) of images that it was not fitted on; chance is 25%. The
+    The probe predicts the rotation (0, 90, 180 or 270 degrees) of held-out images; chance is 25%. The
     report adds the effective ranks and the standard deviation of tokens, which fall when features collapse. Writes
     rotation.json and rotation.png. Needs scikit-learn, from the extra `eval`.
 

@@ -38,7 +38,7 @@ def evaluate_images(
     device: str,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
 ) -> Report:
-    """Open the models and some of the images that the command line names, and evaluate them under a progress bar."""
+    """Open the models and `count` evenly spaced images, and evaluate them with a progress bar."""
     paths = evenly_spaced(find_images(require(images)).paths, count)
     opened = open_models(models or [], random or [], device=device)
     with progress_bar() as on_progress:
@@ -79,7 +79,9 @@ def _warn_about_inputs(report: Report) -> None:
     model_by_input = {str(row.get("input") or row.get("inputs")): row["model"] for row in report.rows}
     if len(model_by_input) > 1:
         sizes = ", ".join(f"{model} {size}" for size, model in model_by_input.items())
-        make_console().print(f"the models took different (height, width): {sizes}", markup=False, soft_wrap=True)
+        make_console().print(
+            f"the models have different input sizes (height, width): {sizes}", markup=False, soft_wrap=True
+        )
 
 
 def _format_value(value: float | None, deviation: float | None) -> str:

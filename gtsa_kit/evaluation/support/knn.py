@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_BLOCK_ELEMENTS = 2**25
-"""Largest number of cosines, or of neighbors' label values, in memory at a time; 128 MB of cosines."""
+"""Maximum number of cosines, or of neighbors' label values, in memory at a time: 128 MB of cosines."""
 
 
 class KNNClassifier:
-    """Labeled training features, and scores of queries by their nearest neighbors among them."""
+    """Weighted k-NN classifier: scores queries by the labels of their nearest training features."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Store (N, D) features, normalized to length 1, and their (N, C) class shares."""

@@ -56,8 +56,8 @@ def save_figure(figure: "Figure", out: Path) -> None:
 def bar_chart(report: Report, measures: Mapping[str, str], out: Path, ylabel: str, log: bool = False) -> None:
     """Draw a group of bars for each measure, with a bar for each model, and write it as PNG.
 
-    A bar is the mean over seeds, with its value above it. The black line is the mean 95% interval of the rows, a dot is
-    one seed (where there are several), and dashes are the chance level.
+    A bar is the mean over seeds, with its value above it. The black line is the mean 95% interval of the rows, dots are
+    seeds (where there are several), and dashed lines are the chance level.
 
     Args:
         report: Report whose rows hold the measures, and `<key>_low` and `<key>_high` where there is an interval.

@@ -1,4 +1,4 @@
-"""The result of an evaluation: the rows of a table, for JSON, the terminal and plots."""
+"""Report of an evaluation: the rows of a table, for JSON, the terminal and plots."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ Z95 = 1.959963984540054
 def mean_with_ci(key: str, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """Return the mean of values as `key`, and its normal 95% interval as `<key>_low` and `<key>_high`.
 
-    NaN values are ignored. The interval is None for fewer than two other values, and the mean is None for none.
+    NaN values are ignored. With fewer than two remaining values the interval is None, with none the mean too.
     """
     valid = np.asarray(values, np.float64)
     valid = valid[~np.isnan(valid)]
@@ -27,7 +27,7 @@ def mean_with_ci(key: str, values: Sequence[float] | np.ndarray) -> dict[str, An
 
 
 def wilson_interval(successes: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion, which is valid near 0 and 1 too (Wilson 1927)."""
+    """Return Wilson's score interval of a proportion (Wilson 1927); it also holds near 0 and 1."""
     share, shrink = successes / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
