@@ -4,22 +4,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Rooms that are formatted, linted and type-checked.
+# Folders that are formatted and linted.
 CODE := gtsa_kit tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format lock clean
 
-help:  ## this list
+help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed  ## make the environment (.venv), once
+install: $(VENV)/.installed  ## create the environment (.venv), once
 
 $(VENV)/.installed: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'gtsa-kit needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo 'making $(VENV): 7.7 GB, a few minutes, once'
+	@echo 'creating $(VENV): 7.7 GB, a few minutes, once'
 	@# Compiling all of it to bytecode would take a minute; Python does that for the few modules that are used.
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -38,11 +38,11 @@ check: install  ## format, lint, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install  ## format the code and mend what lint can mend
+format: install  ## format the code and apply lint's automatic fixes
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-lock:  ## resolve the pins anew (needs uv); hashes, and no registry's address
+lock:  ## update the pins in constraints.txt (needs uv): hashes, and no registry's address
 	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra baselines \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt

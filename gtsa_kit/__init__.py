@@ -1,4 +1,4 @@
-"""Adapt a vision transformer to images without labels, export it with a parity report, compute dense features.
+"""Train a vision transformer on images without labels, export it with a parity report, compute dense features.
 
 The public API, in the order of its use:
 

@@ -28,7 +28,7 @@ def gtsa(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     debug: bool = typer.Option(False, "--debug", help="Print tracebacks of errors (also accepted after a command)."),
 ) -> None:
-    """Adapt a vision transformer to your images without labels, and bring it into production.
+    """Train a vision transformer on your images without labels, and bring it into production.
 
     Training is self-supervised (GTSA, arXiv 2304.08014). Every exported file carries a parity report.
     """

@@ -1,4 +1,4 @@
-"""Training loop; the only module that calls backward and the optimizer's step."""
+"""Training loop; the only module of this package that calls backward and the optimizer's step."""
 
 from dataclasses import dataclass
 from pathlib import Path
