@@ -4,8 +4,8 @@ Run: .venv/bin/python benchmarks/embedding.py --images FOLDER [--format openvino
      [--count 256] [--rounds 5] [--source RUN] [--json FILE]
 
 All tasks alternate in one process, so that other load on the machine affects them alike. Results are medians over the
-rounds. The bound is the rate of decoding and the model one after the other, each on all cores: no program that does
-both on the same cores can be faster.
+rounds. The upper bound is the rate of decoding and the model one after the other, each on all cores: no program that
+does both on the same cores can be faster.
 """
 
 import argparse
@@ -51,7 +51,7 @@ console = Console(highlight=False, width=100)
 
 
 def make_links(folder: Path, images: Path, count: int) -> list[Path]:
-    """Make `count` links to the images, which repeat."""
+    """Make `count` symbolic links to the images, which repeat."""
     paths = find_images(images).paths
     links = []
     for i in range(count):
@@ -161,13 +161,13 @@ def make_table(result: dict[str, Any]) -> Table:
     for name, description in (
         ("decode", "decoding and resizing, all cores"),
         ("model", "the model, all cores"),
-        ("bound", "both, one after the other: the bound"),
+        ("bound", "both, one after the other: the upper bound"),
         ("embed", "gtsa embed"),
         ("loop", "simple loop: Pillow, float32, one at a time"),
     ):
         table.add_row(description, f"{rates[name]:.1f}")
-    table.add_row("gtsa embed, of the bound", f"{rates['embed/bound']:.3f}")
-    table.add_row("gtsa embed, times the simple loop", f"{rates['embed/loop']:.2f}")
+    table.add_row("gtsa embed, fraction of the upper bound", f"{rates['embed/bound']:.3f}")
+    table.add_row("gtsa embed, speedup over the simple loop", f"{rates['embed/loop']:.2f}")
     table.add_row("smallest cosine to the simple loop", f"{result['min_cosine']:.7f}")
     return table
 

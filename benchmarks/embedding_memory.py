@@ -2,8 +2,8 @@
 
 Run: .venv/bin/python benchmarks/embedding_memory.py [--counts 1000,100000,1000000] [--embed 1000]
 
-Each count has its own process. It indexes all inputs on the disk, then embeds `--embed` of them: the memory of
-embedding does not depend on the number of inputs that follow.
+Each count is measured in its own process, which indexes all inputs on the disk and then embeds `--embed` of them. The
+memory of embedding does not depend on the number of the other inputs.
 """
 
 import argparse
@@ -21,7 +21,12 @@ FILES_PER_FOLDER = 1000
 
 
 def measure(count: int, embedded: int) -> tuple[float, float]:
-    """Return the peak memory in MB before the inputs are indexed, and at the end."""
+    """Return the peak memory in MB before the inputs are indexed, and at the end.
+
+    Args:
+        count: Number of inputs.
+        embedded: Number of inputs to embed.
+    """
     from gtsa_kit.data.sources import open_source
     from gtsa_kit.embedding.input_index import write_input_index
     from gtsa_kit.embedding.iterate import embed

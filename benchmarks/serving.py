@@ -3,9 +3,9 @@
 Run: .venv/bin/python benchmarks/serving.py ARTIFACT --images FOLDER [--rounds 3] [--count 192] [--seconds 20]
      [--json FILE]
 
-Measures the saturated rate, the latency at half of that rate, and the latency that an idle service adds to decoding
-and the model. All run on loopback, alternating, so that only one is under load at a time. The load comes from a
-separate process over plain sockets; it shares the cores with the service, while the offline path has them for itself.
+It measures the saturated rate, the latency at half of that rate, and the latency that an idle service adds to decoding
+and the model. The candidates run on loopback and alternate, so that only one is under load at a time. A separate
+process generates the load over plain sockets. It shares the cores with the service; the offline path has all cores.
 LitServe is measured where it is installed (pip install litserve), with the same decoding, batches and responses.
 """
 
@@ -36,7 +36,9 @@ from gtsa_kit.embedding.preprocess import takes_uint8, to_input
 from gtsa_kit.export import Runner, load
 
 BATCH = 32
+"""Images per batch of the offline path and of LitServe."""
 CONCURRENCY = 64
+"""Open requests at the saturated rate."""
 QUERY = "/v1/features?format=safetensors&dtype=float16"
 console = Console(stderr=True, highlight=False)
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def prepare(runner: Runner, content: bytes) -> np.ndarray:
+    """Return the model input of an image file, without the batch axis."""
     pixels, _ = decode(content)
     image = runner.preprocessing.resized(Image.fromarray(pixels))
     return to_input(image, runner.preprocessing, takes_uint8(runner))
@@ -67,17 +70,18 @@ def offline_rate(runner: Runner, files: list[bytes]) -> float:
 
 
 def build_requests(files: list[bytes], path: str) -> list[bytes]:
+    """Return one HTTP request for each image file, which is the body."""
     from helpers.raw_http import request
 
     return [request(path, content, Content_Type="image/jpeg") for content in files]
 
 
 def build_json_requests(files: list[bytes], path: str) -> list[bytes]:
-    """Return JSON requests, since LitServe passes on JSON and forms but no raw json_bodies."""
+    """Return requests with the image as base64 in JSON, since LitServe does not support raw bodies."""
     from helpers.raw_http import request
 
-    json_bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
-    return [request(path, body, Content_Type="application/json") for body in json_bodies]
+    contents = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in files]
+    return [request(path, body, Content_Type="application/json") for body in contents]
 
 
 def saturated_rate(port: int, requests: list[bytes], concurrency: int) -> float:
@@ -91,7 +95,15 @@ def saturated_rate(port: int, requests: list[bytes], concurrency: int) -> float:
 
 
 def open_loop_latencies(port: int, requests: list[bytes], rate: float, seconds: float, poisson: bool) -> list[float]:
-    """Return the latencies of an open loop, which sends requests at given times without waiting for earlier ones."""
+    """Return the latencies of an open loop, which sends requests at fixed times without waiting for earlier ones.
+
+    Args:
+        port: Port of the server.
+        requests: Requests, which repeat.
+        rate: Requests per second.
+        seconds: Duration of the load.
+        poisson: True for Poisson arrivals, False for evenly spaced ones.
+    """
     rng = np.random.default_rng(0)
     count = int(rate * seconds)
     gaps = rng.exponential(1 / rate, count) if poisson else np.full(count, 1 / rate)
@@ -102,10 +114,10 @@ async def _send_at(port: int, requests: list[bytes], times: np.ndarray) -> list[
     from helpers.raw_http import send_request
 
     idle_connections: list[Any] = []
-    begun_at = time.monotonic()
+    started = time.monotonic()
 
-    async def one(i: int) -> float:
-        due = begun_at + times[i]
+    async def send_on_time(i: int) -> float:
+        due = started + times[i]
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         last_used, reader, writer = idle_connections.pop() if idle_connections else (time.monotonic(), None, None)
         if writer is None or time.monotonic() - last_used > 2:  # the service closes idle connections after 5 s
@@ -115,7 +127,7 @@ async def _send_at(port: int, requests: list[bytes], times: np.ndarray) -> list[
         idle_connections.append((time.monotonic(), reader, writer))
         return time.monotonic() - due
 
-    return list(await asyncio.gather(*(one(i) for i in range(len(times)))))
+    return list(await asyncio.gather(*(send_on_time(i) for i in range(len(times)))))
 
 
 def idle_latencies(
@@ -173,6 +185,7 @@ def start_server(command: list[str]) -> tuple[subprocess.Popen[str], int]:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--images", type=Path)
@@ -189,17 +202,19 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def start_litserve(artifact: Path) -> tuple[subprocess.Popen[str] | None, int]:
+    """Start LitServe and return its process and port; (None, 0) where it is not installed."""
+    if not find_spec("litserve"):
+        console.print("LitServe is skipped; pip install litserve")
+        return None, 0
+    return start_server([sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"])
+
+
 def measure(artifact: Path, files: list[bytes], rounds: int, seconds: float) -> dict[str, Any]:
     """Start the servers, measure everything, and stop the servers."""
     runner = load(artifact)
     server, port = start_server([sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"])
-    lit_server, lit_port = None, 0
-    if find_spec("litserve"):
-        lit_server, lit_port = start_server(
-            [sys.executable, str(Path(__file__).with_name("litserved.py")), str(artifact), "8765"]
-        )
-    else:
-        console.print("LitServe is skipped; pip install litserve")
+    lit_server, lit_port = start_litserve(artifact)
     rates: dict[str, list[float]] = {"offline": [], "gtsa serve": [], "LitServe": []}
     requests, lit_requests = build_requests(files, QUERY), build_json_requests(files, "/predict")
     context = get_context("spawn")
@@ -249,6 +264,7 @@ def latency_figures(
 
 
 def build_table(result: dict[str, Any]) -> Table:
+    """Return a table of the results."""
     rows = Table(title=f"{result['artifact']}, {result['provider']}", show_header=False)
     for name, values in result["rates"].items():
         rounds = ", ".join(f"{rate:.1f}" for rate in values)

@@ -25,6 +25,7 @@ CONCURRENCY = 8
 
 
 def main() -> None:
+    """Run the service, send the files, print the result, and exit with 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--artifact", type=Path)
@@ -85,7 +86,7 @@ def fuzz(port: int, pid: int, count: int, seed: int) -> dict[str, object]:
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process (Linux)."""
+    """Return the resident memory of a process in MB (Linux)."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(r"VmRSS:\s+([0-9]+)", text)[1]) / 1024  # type: ignore[index]
 

@@ -38,6 +38,7 @@ from gtsa_kit.files import write_json
 
 
 def main() -> None:
+    """Train, probe, and write the results."""
     parser = build_parser()
     args = parser.parse_args()
     scale = choose_scale(args, parser)
@@ -68,6 +69,7 @@ def main() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with scenes/ and camvid/")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, results and plots")
@@ -81,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def choose_scale(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Scale:
-    """Return the scale with the changes of the command line."""
+    """Return the scale, changed by the options of the command line."""
     base = SCALES[args.scale]
     scale = replace(
         base,
@@ -97,7 +99,7 @@ def choose_scale(args: argparse.Namespace, parser: argparse.ArgumentParser) -> S
 
 
 def pretrain(runs: Sequence[Run], scale: Scale, data: Path, out: Path) -> dict[Run, Path]:
-    """Train the unfinished runs, with a display, and return the run folders; Ctrl-C saves."""
+    """Train the unfinished runs, with a progress display, and return the run folders; Ctrl-C saves and stops."""
     configs = {folder_name(run): run_config(run, scale, data) for run in runs}
     with training_display(make_console()) as display:
         paths = train_all(configs, out / "runs", lambda name: display)

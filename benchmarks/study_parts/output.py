@@ -25,7 +25,7 @@ TRAINING_PANELS = {
     "divergence": "DINO: divergence from the teacher",
     "contrast_accuracy": "MoCo v3: contrast accuracy",
 }
-"""Column of metrics.jsonl to the title of its panel."""
+"""Title of each panel, by column of metrics.jsonl."""
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -36,19 +36,19 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row["values"] for row in rows if row["method"] == method]
-        line: dict[str, Any] = {"method": method, "seeds": len(own)}
-        for key in present_measures(own[0]):
-            means = [statistics.fmean(values[key]) for values in own]
+        runs = [row["values"] for row in rows if row["method"] == method]
+        line: dict[str, Any] = {"method": method, "seeds": len(runs)}
+        for key in present_measures(runs[0]):
+            means = [statistics.fmean(values[key]) for values in runs]
             line[key] = statistics.fmean(means)
             line[f"{key}_half_range"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
-            line[f"{key}_probe_std"] = statistics.fmean(statistics.stdev(values[key]) for values in own)
+            line[f"{key}_probe_std"] = statistics.fmean(statistics.stdev(values[key]) for values in runs)
         lines.append(line)
     return lines
 
 
 def present_measures(values: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the measures that some values hold; a scale need not have all probes."""
+    """Return the keys of the measures that `values` holds; some scales leave out probes."""
     return [key for key in MEASURES if key in values]
 
 
@@ -75,6 +75,7 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(line: Mapping[str, Any], key: str) -> str:
+    """Format a mean with half its range over pretraining seeds, and its standard deviation over probe seeds."""
     half_range = line[f"{key}_half_range"]
     text = f"{line[key]:.1f}" + (f" ± {half_range:.1f}" if half_range is not None else "")
     return f"{text} ({line[f'{key}_probe_std']:.1f})"

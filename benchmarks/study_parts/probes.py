@@ -66,15 +66,15 @@ def segmentation_probes(data: Path, seeds: int) -> dict[str, Probe]:
 
 
 def view_probes(data: Path, seeds: int) -> dict[str, Probe]:
-    """Return the probes of features under changes of the view: correspondence, rotation and sensitivity."""
+    """Return the probes on transformed views: correspondence, rotation and sensitivity."""
     coco = find_images(data / "scenes" / "coco").paths
     few = correspondence_images(data)
     many = evenly_spaced(coco + find_images(data / "scenes" / "bsds").paths, 600)
 
     def correspondence_recall(model: Model) -> dict[str, list[float]]:
         report = correspondence([model], few, CorrespondenceOptions(size=SIZE), range(seeds))
-        own = [row for row in report.rows if row["model"] == model.name]
-        return {key: [row[key] for row in own] for key in ("crop", "crop_rotation")}
+        rows = [row for row in report.rows if row["model"] == model.name]
+        return {key: [row[key] for row in rows] for key in ("crop", "crop_rotation")}
 
     def rotation_accuracy(model: Model) -> dict[str, list[float]]:
         report = rotation([model], many, RotationOptions(size=SIZE), range(seeds))
@@ -94,6 +94,7 @@ def correspondence_images(data: Path) -> list[Path]:
 
 
 def column(report: Report, key: str) -> list[float]:
+    """Return a column of a report."""
     return [row[key] for row in report.rows]
 
 

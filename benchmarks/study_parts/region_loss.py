@@ -1,4 +1,4 @@
-"""Analysis of the region loss of GTSA runs: its value against controls, and the recall of the projected tokens."""
+"""Analysis of the region loss of GTSA runs: its value against controls, and recall@r of the projected tokens."""
 
 import statistics
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from study_parts.settings import SIZE
 
 
 def load_method(run: Path) -> tuple[RunConfig, Method]:
-    """Load the settings, and the student and teacher, of a run."""
+    """Load the settings of a run, and its method with student and teacher."""
     config = load_config(file=run / "config.yaml")
     method = make_method(config).eval()
     method.load_state_dict(load_checkpoint(run)["model"])
@@ -30,7 +30,7 @@ def load_method(run: Path) -> tuple[RunConfig, Method]:
 
 @torch.no_grad()
 def region_loss_controls(run: Path, images: Sequence[Path], seed: int = 100) -> dict[str, float]:
-    """Compute the region loss of a GTSA run on held-out images, and controls that lack some of the information.
+    """Compute the region loss of a GTSA run on held-out images, and with wrong targets or a constant student.
 
     Returns:
         `region`: the loss itself. `rotated`: with the teacher's maps rotated by 180 degrees. `other_image`: with the

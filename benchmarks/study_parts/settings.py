@@ -8,8 +8,9 @@ from typing import Any
 from gtsa_kit.config import RunConfig, load_config
 
 ARCH = "vit_mini"
+"""Architecture of all runs."""
 SIZE = 96
-"""Side, in pixels, of the global crops in training, and of the input of every probe except that of whole frames."""
+"""Side, in pixels, of the global crops in training, and of the inputs of all probes but that of whole frames."""
 COMMON: Mapping[str, Any] = {
     "model.arch": ARCH,
     "model.projector_dim": 192,
@@ -54,7 +55,7 @@ class Scale:
     """Budget of a study."""
 
     images: int
-    """Number of images in each run, repetitions included."""
+    """Number of training samples of each run; images are repeated over epochs."""
     batch: int
     """Images per optimizer step."""
     seeds: int
@@ -92,7 +93,7 @@ MEASURES = {
     "sensitivity_rotation": "to rotation %",
     "sensitivity_crop": "to crop %",
 }
-"""Key of each measure to its name in tables and plots."""
+"""Name of each measure in tables and plots, by key."""
 
 Run = tuple[str, int]
 """Method and pretraining seed."""
