@@ -232,7 +232,7 @@ def _check_unused(values: Mapping[str, object], format_name: str, needed: str) -
     """Raise `ValueError` if an option of one format is given with another format."""
     given = [option for option, value in values.items() if value is not None]
     if given and format_name != needed:
-        raise ValueError(f"{given[0]} needs --format {needed}; add it, or leave out {given[0]}")
+        raise ValueError(f"{given[0]} needs --format {needed}; add it, or omit {given[0]}")
 
 
 def _resolve_format(format_name: str, out: Path | None) -> str:

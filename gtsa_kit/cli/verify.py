@@ -53,7 +53,7 @@ def verify(
     console = make_console()
     if file.suffix == SUFFIX["trt"]:
         if provider != "auto" or engine_cache or fallback:
-            raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; leave them out")
+            raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; omit them")
         return verify_engine(file, against, images, device, as_json, console)
     runner = open_runner(file, device, provider, engine_cache, fallback, console)
     return verify_artifact(file, runner, against, images, as_json, console)

@@ -11,7 +11,7 @@ __all__ = ["ParityError", "export", "load_encoder", "verify"]
 
 
 class ParityError(RuntimeError):
-    """Raised when an exported file differs from the float32 encoder by more than its precision may.
+    """Raised when an exported file differs from the float32 encoder by more than the tolerance of its precision.
 
     The file and its manifest stay on disk, so that the report can be read.
     """
@@ -44,7 +44,7 @@ def export(
         source: Run folder, weights (.safetensors, .pth, a Hugging Face or timm folder), or a float32 ONNX file.
         format: "onnx", "torchscript", "pt2" or "openvino".
         out: File or folder; by default beside the weights, as encoder.onnx and so on.
-        precision: "fp32", "fp16", "bf16", "int8" or "fp8", as far as the format has it.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8"; not every format supports each of them.
         size: (height, width) in pixels to fix; by default any multiple of the patch size.
         batch: Number of images to fix; by default any.
         layers: Indices of blocks whose feature maps become outputs, from 0.
@@ -57,8 +57,8 @@ def export(
         Path of the file. Its manifest, with the parity report, is beside it as FILE.json.
 
     Raises:
-        ValueError: Wrong use; nothing was written.
-        ParityError: The file differs from the encoder by more than its precision may.
+        ValueError: An argument is invalid or the format does not support it; nothing was written.
+        ParityError: The file failed the parity gate.
     """
     from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.pipeline import artifact_path, export_artifact, read_calibration
@@ -76,7 +76,7 @@ def export(
         input=input,  # type: ignore[arg-type]
     )
     if format == "trt":
-        raise ValueError("engines have options of their own; build one with: gtsa export SOURCE --format trt")
+        raise ValueError("this function builds no TensorRT engines; use the command gtsa export SOURCE --format trt")
     path = artifact_path(opened, format, Path(out) if out else None, overwrite)
     parity_set = load_parity_images(Path(images) if images else opened.images)
     calibration = read_calibration(Path(calibrate)) if calibrate else None
@@ -97,7 +97,8 @@ def verify(
 
     Args:
         artifact: .onnx, .ts, .pt2 or .xml; .engine where a GPU is present.
-        against: Run folder or weights that it came from; by default those beside it, else those inside an ONNX file.
+        against: Run folder or weights that it was exported from; by default the weights beside the file or in the
+            folder above it, else those inside an ONNX file.
         images: Folder of images; by default those of the run, else a sample image.
         device: "auto", "cpu" or "cuda".
 
@@ -105,7 +106,7 @@ def verify(
         Report with `passed`, and the difference of every output at every input shape.
 
     Raises:
-        ValueError: The file can't be opened, or the weights that it came from are not found.
+        ValueError: The file can't be opened, or the weights that it was exported from are not found.
     """
     from gtsa_kit.export.parity import check_parity
     from gtsa_kit.export.parity_images import load_parity_images
@@ -116,7 +117,7 @@ def verify(
     runner = load(path, device)
     source = open_source(Path(against)) if against else find_reference(path, runner.manifest)
     if source is None:
-        raise ValueError(f"the weights that {path} came from are not beside it; name them with `against`")
+        raise ValueError(f"the weights that {path} was exported from are not beside it; name them with `against`")
     return check_parity(source.encoder, runner, load_parity_images(Path(images) if images else source.images))
 
 
@@ -124,14 +125,14 @@ def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":
     """Open an encoder as a torch module in evaluation mode, on the CPU.
 
     Args:
-        source: Run folder, weights of ours or of other projects, or a float32 ONNX file that gtsa-kit wrote.
+        source: Run folder, weights of gtsa-kit or of another tool, or a float32 ONNX file that gtsa-kit wrote.
         layers: Indices of blocks whose feature maps are returned too, from 0.
 
     Returns:
         Module that takes (B, 3, H, W) float32, normalized by its `preprocessing`, and returns `Features`.
 
     Raises:
-        ValueError: Nothing usable is there, or a layer does not exist.
+        ValueError: The source holds no supported encoder, or a layer does not exist.
     """
     from gtsa_kit.export.source import open_source
 

@@ -23,7 +23,7 @@ def compare_output(
 ) -> Difference:
     """Measure the difference of one output: embeddings (B, D), or feature maps (B, D, h, w) compared per token.
 
-    Arrays of different shapes are a failure.
+    Arrays of different shapes fail, and so does a NaN.
 
     Args:
         output: The output's name, for the report.
@@ -31,7 +31,7 @@ def compare_output(
         actual: The artifact's output.
         case: The shape of the input, for the report.
         tolerance: Bounds on the difference.
-        names: Names of the batch's images, for the report; default: their indices.
+        names: Names of the batch's images, for the report; by default their indices.
     """
     if expected.shape != actual.shape:
         return _shape_mismatch(output, case, names[0] if names else "")
@@ -40,7 +40,7 @@ def compare_output(
     cosine = np.sum(_unit(expected_tokens) * _unit(actual_tokens), axis=1)
     neighbors = neighbor_agreement(expected_tokens, actual_tokens)
     worst = int(np.nan_to_num(cosine, nan=-NOT_FINITE).argmin()) * len(expected) // len(cosine)
-    # Comparisons with NaN are false, so a NaN anywhere is a failure.
+    # Comparisons with NaN are false, so any NaN fails.
     passed = (
         error.max() <= tolerance.max_abs
         and error.mean() <= tolerance.mean_abs

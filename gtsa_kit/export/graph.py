@@ -45,7 +45,7 @@ class ExportGraph(nn.Module):
         """
         super().__init__()
         if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
-            raise ValueError(f"layers lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
+            raise ValueError(f"layers must lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
         vit = copy.deepcopy(encoder).float().cpu().vit
         self.dtype = DTYPES.get(options.precision, torch.float32)
         self.layers, self.uint8_input = options.layers, options.input == "uint8"
@@ -181,7 +181,7 @@ def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def example_input(options: ExportOptions) -> Tensor:
-    """Return an input to trace with; its dynamic sizes differ, so that torch.export does not identify two of them."""
+    """Return an input to trace with; its dynamic sizes differ, so that torch.export does not treat two as one."""
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(96), options.width.clamp(64)
     if options.input == "uint8":

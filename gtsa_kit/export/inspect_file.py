@@ -34,7 +34,7 @@ class FileInfo:
 
     path: Path
     kind: str
-    """Kind of file, for people."""
+    """Kind of file, for display."""
     size: int
     """Size in bytes, with the files that belong to it."""
     manifest: Manifest | None = None
@@ -108,7 +108,7 @@ def _inspect_weights(path: Path, requested: Path, kind: str) -> FileInfo:
 
 
 def _inspect_engine(path: Path) -> FileInfo:
-    """Inspect an engine; those of gtsa-kit have a manifest beside them, and the header of any says what runs it."""
+    """Inspect an engine: its header and, if gtsa-kit wrote it, the manifest beside it."""
     header = read_header(path)
     manifest = read_manifest(path) if manifest_path(path).exists() else None
     kind = "gtsa-kit trt" if manifest else "TensorRT engine without a manifest"

@@ -62,9 +62,9 @@ class ParityReport(Record):
 
     reference: str = "gtsa-kit encoder, float32, PyTorch"
     runtime: str
-    """Runtime and device that ran the artifact, for people."""
+    """Runtime and device that ran the artifact, for display."""
     images: str
-    """Origin of the images, for people."""
+    """Origin of the images, for display."""
     tolerance: dict[str, float]
     preprocessing: str = ""
     """Difference between the manifest's preprocessing and the encoder's; "" if they are equal."""

@@ -1,4 +1,4 @@
-"""Parity gate: an artifact computes what the float32 PyTorch encoder computes, on images, at several shapes."""
+"""Parity gate: comparison of an artifact with the float32 PyTorch encoder on images, at several input shapes."""
 
 import copy
 from collections.abc import Callable
@@ -29,8 +29,11 @@ def check_parity(
     Args:
         reference: The encoder; it is converted to float32 on the CPU.
         runner: Runner of the artifact.
-        images: Images; they repeat in a batch that is larger.
+        images: Images to compare on; larger batches repeat them.
         on_case: Called with (cases done, all cases).
+
+    Returns:
+        Report with the difference of every output in every case.
     """
     manifest = runner.manifest
     tolerance = TOLERANCES[manifest.precision]

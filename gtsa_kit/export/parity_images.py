@@ -10,7 +10,7 @@ from gtsa_kit.data.image_files import sample_images
 from gtsa_kit.data.image_io import open_image
 
 MAX_IMAGES: Final = 7
-"""Number of images: that of the largest batch of `spec.PARITY_CASES`, so that no batch holds an image twice."""
+"""Maximum number of images: the largest batch of `spec.PARITY_CASES`, so that no batch repeats an image."""
 
 
 @dataclass(frozen=True)

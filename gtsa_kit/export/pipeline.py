@@ -33,7 +33,9 @@ CALIBRATION_IMAGES: Final = 24
 
 
 def artifact_path(source: SourceLocation, file_format: str, out: Path | None, force: bool) -> Path:
-    """Return the path of the artifact: `out` if it names a file, else `encoder` plus suffix in `out` or in the source.
+    """Return the path of the artifact: `out` if it names a file, else `encoder` plus the suffix of the format.
+
+    The latter lies in the folder `out`, by default in the folder of the source.
 
     Raises:
         ValueError: The format is unknown, `out` has another suffix, or the file exists and `force` is False.
@@ -52,7 +54,7 @@ def artifact_path(source: SourceLocation, file_format: str, out: Path | None, fo
 
 
 def check_supported(file_format: str, options: ExportOptions, calibrated: bool) -> None:
-    """Check that a format has the precision, and that int8 and fp8 have calibration images.
+    """Check that a format supports the precision, and that int8 and fp8 have calibration images.
 
     Raises:
         ValueError: The precision is not supported, or calibration images are missing.

@@ -77,7 +77,7 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
         manifest = read_onnx_manifest(path)
         return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
     if path.suffix in SUFFIX.values():
-        raise ValueError(f"{path} holds no weights to export again; name the run or the weights that it came from")
+        raise ValueError(f"{path} can't be exported again; name the run or the weights that it was exported from")
     given = import_options or ImportOptions()
     file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
     imported = open_weights(file, given.branch, given.heads, given.mean, given.std)
@@ -88,8 +88,8 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
 def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
     """Open the encoder that an artifact was exported from.
 
-    The weights are looked for beside the artifact, in the folder above, and inside the artifact (ONNX alone; for an
-    engine, inside the graph beside it).
+    The weights are looked for beside the artifact, in the folder above, and inside the artifact (only ONNX; for an
+    engine, in the graph beside it).
 
     Returns:
         The source, or None if the weights are in none of these.

@@ -124,7 +124,7 @@ def _check_size(name: str, size: Range) -> None:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds on the difference from the float32 PyTorch encoder; an artifact passes if it keeps every bound."""
+    """Bounds on the difference from the float32 PyTorch encoder; an artifact passes if it is within every bound."""
 
     max_abs: float
     """Maximum absolute difference of one number."""

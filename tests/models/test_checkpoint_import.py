@@ -292,7 +292,7 @@ def test_dino_with_one_branch(vit: Any, tmp_path: Path) -> None:
     path = saved(tmp_path, {"teacher": whole["teacher"]})
     check_same(open_weights(path), vit)
     check_same(open_weights(path, branch="teacher"), vit)
-    with pytest.raises(ValueError, match="holds teacher only, no student; leave out --branch"):
+    with pytest.raises(ValueError, match="holds teacher only, no student; omit --branch"):
         open_weights(path, branch="student")
     bare = saved(tmp_path, vit.state_dict())
     with pytest.raises(ValueError, match="holds one encoder only, no teacher"):
@@ -430,7 +430,7 @@ def test_preprocessor_config_is_read(tmp_path: Path) -> None:
 
 def test_another_activation_is_refused(tmp_path: Path) -> None:
     hub_model(hidden_act="relu").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="hidden_act is 'relu'; encoders here compute gelu only"):
+    with pytest.raises(ValueError, match="hidden_act is 'relu'; gtsa-kit's encoders compute gelu only"):
         open_weights(tmp_path)
 
 
@@ -535,7 +535,7 @@ def rename(weights: StateDict, old: str, new: str) -> None:
 MISMATCHES: dict[str, tuple[Callable[[StateDict], Any], str]] = {
     "missing": (
         lambda w: w.pop("blocks.1.mlp.fc2.bias"),
-        r"lacks 1 of the encoder's keys \(blocks\.1\.mlp\.fc2\.bias\); encoders here",
+        r"lacks 1 of the encoder's keys \(blocks\.1\.mlp\.fc2\.bias\); gtsa-kit's encoders",
     ),
     "missing patches": (
         lambda w: w.pop("patch_embed.proj.weight"),
@@ -545,7 +545,7 @@ MISMATCHES: dict[str, tuple[Callable[[StateDict], Any], str]] = {
     "a missing block": (lambda w: rename(w, "blocks.1.", "other.1."), r"12 unknown keys \(other\.1"),
     "extra": (
         lambda w: w.update({"blocks.0.ls1.gamma": torch.ones(64)}),
-        r"holds 1 unknown key \(blocks\.0\.ls1\.gamma\); encoders here",
+        r"holds 1 unknown key \(blocks\.0\.ls1\.gamma\); gtsa-kit's encoders",
     ),
     "many extra": (
         lambda w: w.update({f"extra.{i:02}": torch.ones(1) for i in range(30)}),
@@ -555,11 +555,11 @@ MISMATCHES: dict[str, tuple[Callable[[StateDict], Any], str]] = {
         lambda w: rename(w, "norm.", "fc_norm."),
         r"lacks 2 of the encoder's keys \(norm\.weight, norm\.bias\) and holds 2 unknown keys \(fc_norm\.bias",
     ),
-    "no class token": (lambda w: w.pop("cls_token"), "is a ViT without a class token; encoders here have one"),
+    "no class token": (lambda w: w.pop("cls_token"), "is a ViT without a class token; gtsa-kit's encoders have one"),
     "registers": (lambda w: w.update(reg_token=torch.zeros(1, 4, 64)), r"unknown key \(reg_token\)"),
     "patch": (
         lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}),
-        r"patch kernel of \(64, 3, 14, 14\); encoders here take 3 colors in patches of 16",
+        r"patch kernel of \(64, 3, 14, 14\); gtsa-kit's encoders take 3 colors in patches of 16",
     ),
     "gray": (lambda w: w.update({"patch_embed.proj.weight": torch.zeros(64, 1, 16, 16)}), "3 colors"),
     "grid": (lambda w: w.update(pos_embed=torch.zeros(1, 1 + 14 * 15, 64)), r"position embeddings of \(1, 211, 64\); "),

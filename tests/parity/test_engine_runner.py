@@ -166,7 +166,7 @@ def test_the_profile_that_holds_the_shape_is_selected(built: Path) -> None:
         (torch.zeros(1, 3, 40, 32), "multiples of 16, got 40; nearest"),
         (torch.zeros(1, 3, 112, 32), "height must be 16 to 96"),
         (torch.zeros(5, 3, 32, 32), "batch must be 1 to 4"),
-        (torch.zeros(0, 3, 32, 32), "with at least one"),
+        (torch.zeros(0, 3, 32, 32), "with a batch of at least 1"),
         (torch.zeros(1, 4, 32, 32), "3"),
         (torch.zeros(3, 32, 32), "must be"),
     ],

@@ -116,7 +116,7 @@ def test_a_wrong_interpolation_is_detected_in_every_precision(tiny_run: Path, sc
 
 
 def test_an_unknown_interpolation_is_rejected() -> None:
-    with pytest.raises(ValueError, match="lanczos.* is not supported"):
+    with pytest.raises(ValueError, match=r"lanczos.* is not supported"):
         Preprocessing(interpolation="lanczos")
 
 

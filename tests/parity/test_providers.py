@@ -333,7 +333,7 @@ def test_contradicting_options_are_rejected(tiny_onnx: Path, tiny_run: Path) -> 
     for provider in ("auto", "cpu", "cuda"):
         with pytest.raises(ValueError, match="only engines are cached"):
             load(tiny_onnx, provider=provider, engine_cache="cache")
-    with pytest.raises(ValueError, match="not run by ONNX Runtime; leave out --provider"):
+    with pytest.raises(ValueError, match="not run by ONNX Runtime; omit --provider"):
         load(tiny_run, provider="cpu")
 
 

@@ -390,7 +390,7 @@ def test_the_command_rejects_invalid_options_before_it_exports(tiny_onnx: Path, 
         ((tiny_onnx, "--batch", "4"), "served as it is"),
         ((tiny_onnx, "--instances", "tpu:1"), "N, gpu:N or cpu:N"),
         ((tiny_onnx, "--gpu", "8.9"), "needs --format trt"),
-        ((tiny_run, "--batch", "2", "--max-batch", "4"), "requests can't be joined"),
+        ((tiny_run, "--batch", "2", "--max-batch", "4"), "requests can't be batched"),
         ((tiny_run, "--precision", "bf16", "--instances", "cpu:1"), "runs on a GPU"),
         ((tiny_run, "--precision", "tf32"), "does not support"),
     ):

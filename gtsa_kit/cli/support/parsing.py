@@ -21,7 +21,7 @@ def parse_sizes(size: str | None, min_size: str | None, max_size: str | None) ->
     from gtsa_kit.export.spec import Range
 
     if size and (min_size or max_size):
-        raise ValueError("--size fixes the size; leave out --min-size and --max-size")
+        raise ValueError("--size fixes the size; omit --min-size and --max-size")
     if size:
         height, width = parse_side(size, "--size")
         return Range(height, height), Range(width, width)

@@ -79,7 +79,7 @@ def _open_reference(file: Path, manifest: Manifest, against: Path | None, consol
     """
     source = open_source(require(against)) if against else find_reference(file, manifest)
     if source is None:
-        raise ValueError(f"the weights that {file} came from are not beside it; name them with --against")
+        raise ValueError(f"the weights that {file} was exported from are not beside it; name them with --against")
     if source.sha256 != manifest.source_sha256:
         console.print(
             f"warning: {file} was exported from other weights than {source.path}: their sha256 differs", soft_wrap=True

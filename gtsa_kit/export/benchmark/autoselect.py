@@ -18,7 +18,10 @@ from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions, Precision
 
-BATCH, SECONDS = 8, 2.0
+BATCH = 8
+"""Batch size at which candidates are measured."""
+SECONDS = 2.0
+"""Measured time of each candidate."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.models.encoder import Encoder
 
 MIN_CALLS = 5
-"""Measured calls of each artifact at each shape, at least."""
+"""Minimum number of measured calls of each artifact at each shape."""
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     SUFFIX["onnx"]: ("onnx", "onnxruntime"),
     SUFFIX["openvino"]: ("openvino",),
@@ -104,7 +104,7 @@ def compare_speed(
         shapes: Shapes to measure, one after the other.
         images: Images to measure on. Each artifact's preprocessing is applied outside of the measured time; images
             repeat in larger batches.
-        seconds: Measured time of each artifact at each shape; there are at least `MIN_CALLS` calls.
+        seconds: Measured time of each artifact at each shape; it is longer if `MIN_CALLS` calls take longer.
         reference: Float32 encoder on the CPU to compare with; by default the first artifact that accepts the shape.
         on_skip: Called with (name, shape, reason) for an artifact that does not accept a shape and gets no row for it.
         on_progress: Called with the finished share of the work, 0 to 1.

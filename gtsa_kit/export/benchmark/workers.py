@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 START_METHOD = "spawn"
-"""A forked torch can't start threads; tests fork workers that hold no torch."""
+"""Start method of the processes: torch can't start threads in a forked process. Tests fork fakes without torch."""
 EXIT_TIMEOUT = 5.0
 """Seconds that the workers have to exit by themselves at the end."""
 TIME_SLICE = 0.25

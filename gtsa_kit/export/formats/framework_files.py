@@ -90,7 +90,7 @@ def write_mmdet(encoder: Encoder, weights: Weights, folder: Path) -> None:
 
 
 def write_detectron2(_: Encoder, weights: Weights, folder: Path) -> None:
-    """Write a file for the `ViT` inside detectron2's `SimpleFeaturePyramid`; it has no class token, no final norm."""
+    """Write a file for the `ViT` inside detectron2's `SimpleFeaturePyramid`, without class token and final norm."""
     kept = {f"backbone.net.{name}": w for name, w in weights.items() if name.split(".")[0] not in ("cls_token", "norm")}
     _write_pth(folder / "encoder_detectron2.pth", {"model": kept})
 
@@ -103,7 +103,7 @@ WRITERS: Final[Mapping[str, tuple[Writer, tuple[str, ...]]]] = {
     "mmdet": (write_mmdet, ("encoder_mmdet.pth",)),
     "detectron2": (write_detectron2, ("encoder_detectron2.pth",)),
 }
-"""Function that writes the files of a framework, and the files' names, the weights first."""
+"""Function that writes a framework's files, and the names of the files (weights first), by framework."""
 
 
 def _write_processor(encoder: Encoder, path: Path) -> None:

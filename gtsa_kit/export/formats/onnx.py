@@ -26,7 +26,7 @@ from gtsa_kit.export.spec import INPUT, QUANTIZED, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 
 WEIGHTS_KEY: Final = "gtsa_kit_weights"
-"""Key of the model's metadata that holds `locate_weights` as JSON."""
+"""Key of the model's metadata that holds the result of `locate_weights` as JSON."""
 
 
 def export_onnx(
@@ -35,10 +35,10 @@ def export_onnx(
     """Write one ONNX file without a Resize operator, with the dynamic axes that the options leave open.
 
     Args:
-        encoder: In float32.
+        encoder: Encoder in float32.
         options: Precision, sizes, layers, opset and input type.
         path: The file to write.
-        calibration: Images that give int8 and fp8 their ranges; required for these precisions alone.
+        calibration: Images that set the ranges of activations; required for int8 and fp8 only.
 
     Returns:
         The `target` of the manifest.
@@ -102,7 +102,7 @@ def _reduce_node_metadata(model: onnx.ModelProto) -> None:
 
 
 def add_weight_locations(model: onnx.ModelProto, encoder: Encoder) -> None:
-    """Store `locate_weights` in the model's metadata if the file holds every weight unchanged.
+    """Store the result of `locate_weights` in the model's metadata if the graph holds every weight unchanged.
 
     Such a file can itself be the source of an export.
     """
@@ -112,10 +112,14 @@ def add_weight_locations(model: onnx.ModelProto, encoder: Encoder) -> None:
 
 
 def locate_weights(model: onnx.ModelProto, weights: dict[str, torch.Tensor]) -> dict[str, tuple[str, bool]]:
-    """Find each of the encoder's weights in the graph: (initializer, whether it holds the transpose) by weight.
+    """Find the initializers that hold the encoder's weights.
 
     Weights are matched by content: the exporter transposes the weights of linear layers, renames them, and keeps only
-    one of several equal tensors. The result is {} if a weight is missing, because it was cast or resampled.
+    one of several equal tensors.
+
+    Returns:
+        By name of the weight, the name of the initializer and whether it holds the transpose; {} if a weight is
+        missing because it was cast or resampled.
     """
     locations: dict[tuple[tuple[int, ...], bytes], tuple[str, bool]] = {}
     for tensor in model.graph.initializer:
@@ -142,7 +146,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     locations = metadata_value(model, WEIGHTS_KEY)
     if locations is None:
         raise ValueError(
-            f"{path} holds no float32 weights of a gtsa-kit encoder; name the run or the weights that it came from"
+            f"{path} holds no float32 weights of a gtsa-kit encoder; name the run or the weights that it was exported "
+            "from"
         )
     stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
     weights = {

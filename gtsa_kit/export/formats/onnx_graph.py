@@ -39,7 +39,7 @@ class OnnxGraphInfo:
     external: tuple[str, ...]
     """Files beside the model that hold weights."""
     remarks: tuple[str, ...]
-    """Remarks about running the graph, for people."""
+    """Remarks about running the graph, for display."""
 
 
 def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:

@@ -27,12 +27,21 @@ def export_openvino(
 ) -> dict[str, str]:
     """Write `path` (.xml) and its weights beside it (.bin).
 
-    The graph is float32. OpenVINO lowers it when it runs, as the manifest's `inference_precision` says: its own kernels
-    keep float32 where that is needed, and are faster than a graph of casts. fp16 stores weights in half precision;
-    OpenVINO has no such storage for bf16, so a bf16 file is as large as an fp32 file.
+    The graph is float32. The runner compiles it for the `inference_precision` in the manifest: OpenVINO's kernels keep
+    float32 where that is needed, and are faster than a graph of casts. fp16 stores weights in half precision; OpenVINO
+    has no such storage for bf16, so a bf16 file is as large as an fp32 file.
+
+    Args:
+        encoder: Encoder in float32.
+        options: Precision, sizes, layers and input type.
+        path: The .xml file to write.
+        calibration: Images that set the ranges of activations; required for int8 only.
 
     Returns:
         The `target` of the manifest.
+
+    Raises:
+        ValueError: OpenVINO is not installed.
     """
     openvino = import_openvino()
     work = path.with_name(f".{path.name}.tmp")

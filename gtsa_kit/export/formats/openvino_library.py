@@ -1,4 +1,4 @@
-"""The OpenVINO library: importing it, and what it computes in on this processor."""
+"""Import of the OpenVINO library, and the number types that it computes in on this processor."""
 
 from typing import Any
 

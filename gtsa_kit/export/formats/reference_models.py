@@ -1,8 +1,8 @@
 """Reference models that run a checkpoint of another framework from disk, by that framework's own key names.
 
 timm reads its own files, and transformers reads its own where it is installed. The forward passes of the other
-frameworks are plain functions here. They share no code with the encoder, and no table of key
-names with the code that wrote the files.
+frameworks are plain functions here. They share no code with the encoder, and no table of key names with the code that
+wrote the files.
 """
 
 import importlib
@@ -82,7 +82,7 @@ LOADERS: Final[Mapping[str, Callable[[Path, Architecture], tuple[str, Network]]]
     "mmdet": load_mmdet,
     "detectron2": load_detectron2,
 }
-"""Functions that load a folder and return the name of the runtime, for people, and the network."""
+"""Functions that load a folder and return the name of the runtime, for display, and the network; by framework."""
 
 
 def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Running any number of images through an artifact that takes batches of certain sizes alone."""
+"""Inference on any number of images with an artifact that accepts only some batch sizes."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from gtsa_kit.models.encoder import Features
 
 
 def run_in_batches(runner: Runner, images: np.ndarray, max_batch: int | None = None) -> Features:
-    """Run images through a runner, in batches that it takes, and return the features of all.
+    """Run images through a runner, in batches of accepted sizes, and return the features of all.
 
     A last batch below the runner's minimum is filled with copies of its last image; their features are dropped.
 
     Args:
         runner: An opened artifact.
         images: Inputs of the runner, (B, 3, H, W) float32 or (B, H, W, 3) uint8, for any B from 1.
-        max_batch: Images of one call at most, if the runner takes so few; by default as many as it takes.
+        max_batch: Maximum number of images in one call; the limits of the runner take precedence. Default: all.
     """
     allowed = runner.manifest.range_of("batch")
     step = allowed.clamp(max_batch or len(images))

@@ -15,14 +15,14 @@ VariantName = Literal["tensorrt", "tensorrt-rtx"]
 FOREIGN_GRAPH: Final = "graph of another tool"
 """Architecture name in the manifest of an engine that was built from the ONNX file of another tool."""
 LATER_GPUS: Final = "later"
-"""Stands among compute capabilities for GPUs that come after the library."""
+"""Entry of a list of compute capabilities that stands for GPUs newer than the library."""
 TAGS: Final[dict[bytes, VariantName]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 HEADER_BYTES: Final = {"tensorrt": 28, "tensorrt-rtx": 64}
 LENGTH_OFFSET, VERSION_OFFSET, CAPABILITIES_OFFSET = 16, 24, 32
 CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities by bit, lowest bit first; a higher bit is for later GPUs."""
 MAX_SHAPE_DISTANCE: Final = 256
-"""Bytes between the minimum and the optimal shape of one profile, at most."""
+"""Maximum distance between the minimum and the optimal shape of one profile, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def parse_header(head: bytes, size: int, path: Path) -> EngineHeader:
         path: File name for error messages.
 
     Raises:
-        ValueError: As for `read_header`.
+        ValueError: See `read_header`.
     """
     variant = TAGS.get(head[:4])
     if variant is None or len(head) < HEADER_BYTES[variant]:
@@ -84,6 +84,11 @@ def missing_from_engine(
 
     An engine can be deserialized on a GPU only. But its tensor names are plain text, and the three shapes of a profile
     are 64-bit integers at equal distances, so a wrong name or profile in a manifest is detected.
+
+    Args:
+        engine: Content of the engine file.
+        tensors: Inputs and outputs in the manifest.
+        profile: Minimum, optimal and maximum shape of the input; () for a fixed shape.
     """
     missing = [spec.name for spec in tensors if spec.name.encode() not in engine]
     if profile and not _holds_profile(engine, profile):

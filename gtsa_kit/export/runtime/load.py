@@ -49,7 +49,7 @@ def load(
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     if not request.is_default and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
-        raise ValueError(f"{path} is not run by ONNX Runtime; leave out --provider, --engine-cache and --fallback")
+        raise ValueError(f"{path} is not run by ONNX Runtime; omit --provider, --engine-cache and --fallback")
     if path.is_dir() or path.suffix not in SUFFIX.values():
         source, options = open_source(path), ExportOptions(layers=layers)
         graph = ExportGraph(source.encoder, options)
@@ -67,7 +67,7 @@ def _open_file(path: Path, device: str, target: torch.device, request: ProviderR
         return OnnxRunner(path, target, request.resolve(device, target), request.engine_cache)
     if path.suffix == SUFFIX["openvino"]:
         if device not in ("auto", "cpu"):
-            raise ValueError(f"{path} runs on the CPU only; leave out --device {device}")
+            raise ValueError(f"{path} runs on the CPU only; omit --device {device}")
         return OpenVinoRunner(path)
     if path.suffix == SUFFIX["trt"]:
         return EngineRunner(path, target)

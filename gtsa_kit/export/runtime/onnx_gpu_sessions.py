@@ -44,7 +44,7 @@ class GpuSession:
     manifest: Manifest
     """Manifest with the input ranges that the provider accepts."""
     description: str
-    """ONNX Runtime, the provider, and the operators that run elsewhere; for people."""
+    """ONNX Runtime, the provider, and the operators that run elsewhere; for display."""
 
 
 def open_gpu_session(
@@ -109,7 +109,7 @@ def _open_provider(
 
 
 def unavailable_reason(provider: str) -> str:
-    """Return why a provider can't run here, and a hint, as far as is known without trying; else ""."""
+    """Return the reason why a provider can't run here, and a hint; "" if only opening a session can show it."""
     import onnxruntime as ort
 
     available = ort.get_available_providers()
@@ -142,7 +142,7 @@ def unassigned_ops(session: Any, name: str) -> Counter[str]:
 def _failure_reason(provider: str, message: str) -> str:
     """Return why a provider did not start: a missing shared library, else ONNX Runtime's message.
 
-    The library is loaded here only after ONNX Runtime has tried to: loaded earlier, it does not find its host.
+    The library is loaded only after ONNX Runtime has tried to load it: it needs symbols that ONNX Runtime loads first.
     """
     import onnxruntime as ort
 
@@ -161,7 +161,7 @@ def _failure_reason(provider: str, message: str) -> str:
 def _error_message(path: Path, provider: str, reason: str) -> str:
     """Build the message from a reason, which may hold a hint after a semicolon."""
     reason, _, hint = reason.partition("; ")
-    hints = f"{hint}, or add --fallback" if hint else "leave out --provider, or add --fallback"
+    hints = f"{hint}, or add --fallback" if hint else "omit --provider, or add --fallback"
     return f"{path} can't run on ONNX Runtime's {provider} provider: {reason}; {hints}"
 
 

@@ -24,7 +24,7 @@ class Profile:
 
     @property
     def fixed(self) -> bool:
-        """Return whether the profile holds a single shape."""
+        """True if the profile has a single shape."""
         return self.min == self.opt == self.max
 
 

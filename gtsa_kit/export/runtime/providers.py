@@ -19,11 +19,13 @@ NAMES: Final[Mapping[str, str]] = {
     "tensorrt": "TensorrtExecutionProvider",
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
+"""ONNX Runtime's names of the providers."""
 FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
     "cuda": ("cpu",),
     "tensorrt": ("cuda", "cpu"),
     "tensorrt-rtx": ("cuda", "cpu"),
 }
+"""Providers to try, in this order, after one that can't run."""
 PREFIXES: Final = {"tensorrt": "trt", "tensorrt-rtx": "nv"}
 """Prefixes of the options of providers that build engines."""
 PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -40,7 +42,7 @@ class ProviderUnavailable(ValueError):
 
 
 class FallbackWarning(UserWarning):
-    """Warning that a slower provider runs the graph than the requested one."""
+    """Issued when a slower provider than the requested one runs the graph."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ProviderRequest:
         if self.engine_cache and self.provider not in PREFIXES:
             raise ValueError(
                 f"only engines are cached, and --provider {self.provider} builds none; use --provider "
-                f"{' or '.join(PREFIXES)}, or leave out --engine-cache"
+                f"{' or '.join(PREFIXES)}, or omit --engine-cache"
             )
 
     @property
@@ -88,7 +90,7 @@ class ProviderRequest:
                 return ("cpu",)
             return ("cuda", "cpu") if self.fallback or device == "auto" else ("cuda",)
         if device != "auto" and (device == "cpu") != (self.provider == "cpu"):
-            raise ValueError(f"--provider {self.provider} does not run on --device {device}; leave one of them out")
+            raise ValueError(f"--provider {self.provider} does not run on --device {device}; omit one of them")
         return (self.provider, *FALLBACKS.get(self.provider, ())) if self.fallback else (self.provider,)
 
 

@@ -16,7 +16,7 @@ class Runner(ABC):
 
     manifest: Manifest
     provider: str
-    """Runtime and device that compute, for people."""
+    """Runtime and device that compute, for display."""
 
     def __call__(self, images: np.ndarray) -> Features:
         """Compute the features of a batch.
@@ -66,9 +66,9 @@ class Runner(ABC):
         self._check_shape(images.shape)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
-        names = tuple(str(d) for d in self.manifest.input_layout)
+        names = self.manifest.input_layout
         if len(shape) != 4 or shape[names.index("3")] != 3 or shape[0] == 0:
-            raise ValueError(f"images must be ({', '.join(names)}) with at least one, got {shape}")
+            raise ValueError(f"images must be ({', '.join(names)}) with a batch of at least 1, got {shape}")
         for name, value in zip(names, shape, strict=True):
             if name != "3":
                 self.manifest.check_axis(name, value)

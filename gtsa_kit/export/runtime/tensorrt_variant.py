@@ -1,4 +1,4 @@
-"""The two variants of TensorRT, libraries with one API: choice, import, supported GPUs, logger."""
+"""The two variants of TensorRT, which are libraries with one API: choice, import, supported GPUs, logger."""
 
 import importlib
 import importlib.util
@@ -120,13 +120,14 @@ def choose_variant(runtime: str = "auto") -> tuple[TensorRTVariant, str]:
 def check_capabilities(
     variant: TensorRTVariant, requested: tuple[str, ...], precision: str, dynamic: bool
 ) -> tuple[str, ...]:
-    """Return the compute capabilities to build for: `requested`, or () for the library's own default.
+    """Return the compute capabilities to build for; () stands for the library's default.
 
     Args:
         variant: The library that builds.
         requested: Compute capabilities such as ("8.9", "12.0"); () takes the default for the precision.
         precision: Precision of the graph.
-        dynamic: Whether the image size is dynamic: positions are then resampled by float32 products in the graph.
+        dynamic: Whether the image size is dynamic; the graph then resamples position embeddings by float32 matrix
+            products.
 
     Raises:
         ValueError: The variant can't build for one of them, or not in this precision; the message holds a hint.
@@ -173,8 +174,8 @@ def _check_turing(requested: tuple[str, ...], precision: str, dynamic: bool) -> 
         )
     if dynamic:
         raise ValueError(
-            f"the image size must be fixed for {TURING} (Turing): positions are resampled by float32 matrix products, "
-            "which TensorRT-RTX does not have there; add --size 224, or another size"
+            f"the image size must be fixed for {TURING} (Turing): otherwise float32 matrix products resample the "
+            "position embeddings, which TensorRT-RTX does not support there; add --size 224, or another size"
         )
 
 

@@ -16,7 +16,7 @@ class TorchRunner(Runner):
     """Runner of a PyTorch module on one device."""
 
     NAMES: ClassVar = {"torchscript": "TorchScript", "pt2": "torch.export", "pytorch": "PyTorch"}
-    """Names of the module's kinds for people, by the manifest's format."""
+    """Names of the module's kinds for display, by the manifest's format."""
 
     def __init__(self, module: Any, manifest: Manifest, device: torch.device) -> None:
         self.module = module.to(device)

@@ -1,4 +1,4 @@
-"""Build of a TensorRT engine from an ONNX graph, with progress, a log file, and an end at Ctrl-C."""
+"""Build of a TensorRT engine from an ONNX graph; it reports progress, writes a log and stops at Ctrl-C."""
 
 import re
 import threading
@@ -33,7 +33,7 @@ class BuildSettings:
     tf32: bool = False
     """True if float32 matrix products use 10 bits of mantissa."""
     workspace: float | None = None
-    """Limit of GPU memory for one operation in GiB; None sets no limit."""
+    """Maximum GPU workspace of one layer in GiB; None sets no limit."""
     timing_cache: Path | None = None
     """File that keeps kernel timings between builds by TensorRT."""
     level: int | None = None

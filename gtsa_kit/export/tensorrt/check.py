@@ -54,7 +54,7 @@ def check_engine(
         manifest: Manifest of the engine.
         source: Float32 encoder; None for the graph of another tool, which has none to compare with.
         images: Images for the parity gate.
-        on_case: Called by the gate with the number of cases that are done, and of all cases.
+        on_case: Called by the gate with (cases done, all cases).
 
     Raises:
         ValueError: The file is not an engine, or is truncated.

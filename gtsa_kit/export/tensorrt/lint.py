@@ -1,4 +1,4 @@
-"""Dry run: whether TensorRT accepts a graph, without a GPU and without keeping the engine."""
+"""Dry run: a build without a GPU that checks whether TensorRT accepts a graph; the engine is discarded."""
 
 import tempfile
 from dataclasses import dataclass

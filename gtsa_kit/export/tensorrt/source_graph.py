@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 DEFAULT_SIDE = 224
-"""Side of the images where the file does not say it, in pixels."""
+"""Default side of the images for a file without a manifest, in pixels."""
 MAX_FILE_BYTES = 2**31 - 1
 """Largest message that protobuf can write."""
 
@@ -87,7 +87,7 @@ class SourceGraph:
     def base_manifest(self, precision: Precision) -> Manifest:
         """Return the manifest of the model that the engine's manifest is made from.
 
-        It is the graph's own manifest; that of a foreign file holds only the tensors and the hash.
+        It is the graph's own manifest; for another tool's file, it holds only the tensors and the hash.
         """
         if self.manifest:
             return self.manifest.model_copy(update={"precision": precision})

@@ -26,6 +26,7 @@ TYPES: Final = {
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
 }
+"""Triton's data types by dtype."""
 BACKENDS: Final = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "trt": ("tensorrt_plan", "tensorrt")}
 """Platform and backend by format of the artifact."""
 NORMALIZED: Final = "normalized"
@@ -40,8 +41,9 @@ class ServingOptions:
     instances: int = 1
     """Copies of the model on each device."""
     kind: InstanceKind = "auto"
+    """Device of the instances; "auto" leaves the choice to the server."""
     max_batch: int | None = None
-    """Maximum batch that requests are joined to; 0 joins none; None takes the maximum of the graph."""
+    """Maximum batch size of dynamic batching; 0 disables it; None takes the maximum of the graph."""
     queue_delay_ms: float = 1.0
     """Maximum time that a request waits for others, in milliseconds."""
 
@@ -80,7 +82,7 @@ def check_serving(file_format: str, precision: str, batch: Range, serving: Servi
 
 
 def max_batch_size(allowed: Range, requested: int | None) -> int:
-    """Return the maximum batch that Triton joins requests to; 0 where the graph does not accept every batch from 1.
+    """Return the maximum batch size of dynamic batching; 0 where the graph does not accept every batch from 1.
 
     Raises:
         ValueError: `requested` is more than the graph accepts.
@@ -89,7 +91,7 @@ def max_batch_size(allowed: Range, requested: int | None) -> int:
         if requested:
             sizes = allowed.min if allowed.fixed else f"{allowed.min} or more"
             raise ValueError(
-                f"requests can't be joined: the graph takes batches of {sizes}; export it with --batch 1:{requested}, "
+                f"requests can't be batched: the graph takes batches of {sizes}; export it with --batch 1:{requested}, "
                 "or omit --max-batch"
             )
         return 0
@@ -118,7 +120,7 @@ def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) ->
         serving: Settings of the encoder.
         name: Name of the model.
     """
-    serving = replace(serving, queue_delay_ms=0)  # requests are joined at the encoder, where that saves time
+    serving = replace(serving, queue_delay_ms=0)  # requests wait at the encoder, where a larger batch saves time
     return _model_config(manifest, serving, name)
 
 
@@ -226,7 +228,7 @@ def _warmups(manifest: Manifest, max_batch: int) -> Iterator[Message]:
 
 
 def _tensor(spec: TensorSpec, max_batch: int) -> Message:
-    """Return the tensor entry; `dims` omit the batch where Triton joins requests, and -1 is a dynamic axis."""
+    """Return the tensor entry; `dims` omit the batch where Triton batches requests, and -1 is a dynamic axis."""
     dims = [length if isinstance(length, int) else -1 for length in spec.shape]
     return {"name": spec.name, "data_type": EnumValue(TYPES[spec.dtype]), "dims": dims[1:] if max_batch else dims}
 

@@ -108,7 +108,7 @@ def choose(candidates: list[Candidate], branch: Branch | None, default: Branch, 
     if len(candidates) == 1:
         only = candidates[0]
         if branch and only.branch != branch:
-            raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; leave out --branch")
+            raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; omit --branch")
         return only
     # Beside a teacher (or timm's moving average), the encoder without a name is the trained one.
     by_branch = {candidate.branch or "student": candidate for candidate in candidates}
@@ -200,12 +200,12 @@ def _is_head(name: str, prefix: str) -> bool:
 
 def _mismatch_message(path: Path, missing: list[str], unknown: list[str]) -> str:
     if "cls_token" in {name.rpartition(".")[2] for name in missing}:
-        return f"{path} is a ViT without a class token; encoders here have one"
+        return f"{path} is a ViT without a class token; gtsa-kit's encoders have one"
     lacks = [f"lacks {len(missing)} of the encoder's keys ({shorten_list(missing)})"] if missing else []
     holds = (
         [f"holds {len(unknown)} unknown {'key' if len(unknown) == 1 else 'keys'} ({shorten_list(sorted(unknown))})"]
         if unknown
         else []
     )
-    hint = "encoders here have a final norm; they have no layer scale, no registers, no second norm"
+    hint = "gtsa-kit's encoders have a final norm; they have no layer scale, no registers, no second norm"
     return f"{path} {' and '.join(lacks + holds)}; {hint}"

@@ -49,7 +49,7 @@ class ImportedEncoder:
     note: str
     """Summary in one line: weights used, keys skipped, values assumed."""
     file: Path
-    """File that held the weights."""
+    """File that the weights were read from."""
 
 
 def open_weights(
@@ -123,7 +123,9 @@ def _grid_side(weights: StateDict, file: Path) -> int:
     """
     patches, positions = (tuple(weights[name].shape) for name in ("patch_embed.proj.weight", "pos_embed"))
     if patches[1:] != (3, PATCH, PATCH):
-        raise ValueError(f"{file} has a patch kernel of {patches}; encoders here take 3 colors in patches of {PATCH}")
+        raise ValueError(
+            f"{file} has a patch kernel of {patches}; gtsa-kit's encoders take 3 colors in patches of {PATCH}"
+        )
     side = math.isqrt(max(math.prod(positions[:-1]) - 1, 1))
     if len(positions) != 3 or positions[:2] != (1, 1 + side * side):
         raise ValueError(

@@ -136,7 +136,7 @@ def _from_timm(path: Path) -> CheckpointMetadata:
 def _from_transformers(path: Path) -> CheckpointMetadata:
     config = _parse(_TransformersConfig, path)
     if config.hidden_act != "gelu":
-        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; encoders here compute gelu only")
+        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; gtsa-kit's encoders compute gelu only")
     processor = path.with_name("preprocessor_config.json")
     preprocessing = _parse(_TransformersProcessor, processor) if processor.exists() else _TransformersProcessor()
     return CheckpointMetadata(

@@ -38,7 +38,7 @@ class _IgnoredObject:
 
 
 def read_tensors(path: Path) -> dict[str, StateDict]:
-    """Read every mapping of names to tensors in a `.safetensors` file or a pickle of torch, on the CPU.
+    """Read every mapping of names to tensors in a `.safetensors` file or a file of `torch.save`, on the CPU.
 
     Returns:
         The mappings by their dotted path in the file; "" is the file itself. Values that are no tensors are dropped.
