@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference import machine, random_run
+from inference import describe_machine, random_run
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -189,7 +189,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = parse_args()
-    environment = machine() | {"load": os.getloadavg()[0]}
+    environment = describe_machine() | {"load": os.getloadavg()[0]}
     console.print("\n".join(f"{name}: {value}" for name, value in environment.items()))
     with tempfile.TemporaryDirectory() as folder:
         result = measure(args, Path(folder))

@@ -4,8 +4,8 @@ Run: .venv/bin/python benchmarks/engines.py --images FOLDER [--precisions fp32,f
      [--batch 32] [--rounds 5] [--json FILE]
 
 Without a GPU it prints the table of builds by TensorRT-RTX. With a GPU it also measures the images per second of each
-engine, of torch.compile and of ONNX Runtime in alternating rounds. The images are on the GPU already, but for ONNX
-Runtime in the memory of the host, as in its usual calls.
+engine, of torch.compile and of ONNX Runtime in alternating rounds. The images are on the GPU already; for ONNX Runtime
+they are in host memory, as its callers usually have them.
 """
 
 import argparse
@@ -150,7 +150,7 @@ def main() -> None:
         speeds = {}
         if torch.cuda.is_available():
             speeds = measure_rates(make_runs(source, built, args.batch), args.batch, args.rounds)
-            show_speeds(speeds, args.batch)
+            print_speeds(speeds, args.batch)
         else:
             console.print("there is no GPU, so the speed of the engines is not measured")
     if args.json:
@@ -158,7 +158,7 @@ def main() -> None:
         args.json.write_text(json.dumps({"engines": rows, "images_per_second": speeds}, indent=2))
 
 
-def show_speeds(speeds: dict[str, float], batch: int) -> None:
+def print_speeds(speeds: dict[str, float], batch: int) -> None:
     title = f"images per second at {SIDE}, batch {batch}, {torch.cuda.get_device_name()}"
     table = Table(title=title, title_justify="left", box=None)
     for name in ("", "images/s", "ratio"):

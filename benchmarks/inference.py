@@ -151,18 +151,18 @@ def make_openers(source: Source, folder: Path, names: list[str], folder_of_image
 
 def drop_failing(openers: dict[str, Opener], images: ParityImages) -> dict[str, Opener]:
     """Return the openers that work on this machine, and print the others: torch.compile needs a C++ compiler."""
-    good = {}
+    working = {}
     for name, opener in openers.items():
         try:
             if isinstance(opener, OpenModule) and opener.compiled:
                 compare_speed({name: opener}, [BatchShape(1, SIDE, SIDE)], images, seconds=0)
-            good[name] = opener
+            working[name] = opener
         except RuntimeError as error:
             console.print(f"{name} is skipped: {str(error).splitlines()[0]}")
-    return good
+    return working
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Describe the machine that the figures depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -182,7 +182,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(rows: list[Speed], batches: list[int]) -> Table:
+def speed_table(rows: list[Speed], batches: list[int]) -> Table:
     """Build a table with rate and ratio at each batch, worst cosine over the batches, load time and memory."""
     table = Table(
         title=f"ViT-S/16 at {SIDE}, images per second and the ratio to {rows[0].name}", title_justify="left", box=None
@@ -207,7 +207,7 @@ def show(rows: list[Speed], batches: list[int]) -> Table:
     return table
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--source", type=Path, help="a run of ViT-S/16; default: random weights")
@@ -219,18 +219,18 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     names = [*MODULES, *EXPORTS] if args.only is None else [name.strip() for name in args.only.split(",")]
     batches = [int(batch) for batch in args.batches.split(",")]
     images = load_parity_images(args.images)
-    about = machine()
+    about = describe_machine()
     console.print("\n".join(f"{name}: {value}" for name, value in about.items()))
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(args.source or random_run(Path(folder)))
         openers = drop_failing(make_openers(source, Path(folder), names, args.images), images)
         shapes = [BatchShape(batch, SIDE, SIDE) for batch in batches]
         rows = compare_speed(openers, shapes, images, args.seconds, source.encoder)
-    console.print(show(rows, batches), f"cosines on {images.origin}, compared with the float32 encoder")
+    console.print(speed_table(rows, batches), f"cosines on {images.origin}, compared with the float32 encoder")
     if args.json:
         args.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2))
 
