@@ -1,4 +1,4 @@
-"""The `gtsa` command. Nothing heavy is imported before a command needs it."""
+"""The `gtsa` command. Each command imports torch and other slow libraries only when it runs."""
 
 import sys
 import warnings

@@ -42,7 +42,7 @@ def bench(
         Path | None,
         typer.Option(
             help="Run or weights that the cosines compare with. Default: the source of the first file, if it is beside "
-            "that file or inside it; else the first file.",
+            "that file, in the folder above, or inside it; else the first file.",
             metavar="SOURCE",
         ),
     ] = None,

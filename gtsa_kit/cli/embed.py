@@ -53,7 +53,7 @@ def embed(
         Literal["float16", "float32"] | None,
         typer.Option(help="Type of vectors and maps; by default float32 vectors and float16 maps.", show_default=False),
     ] = None,
-    batch_size: Annotated[str, typer.Option(help="Images of one call of the model, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Number of images in one call of the model, or auto.")] = "auto",
     workers: Annotated[str, typer.Option(help="Threads that read and decode, or auto.")] = "auto",
     on_error: Annotated[
         Literal["skip", "fail"],
@@ -61,16 +61,17 @@ def embed(
     ] = "skip",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the job in DIR.")] = False,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: all machines of a Ray cluster, or one that is started here.")
+        Literal["local", "ray"],
+        typer.Option(help="local: this process. ray: all machines of a Ray cluster; without one, a local cluster."),
     ] = "local",
     shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts: 1/8 to 8/8.", metavar="I/N")] = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Also write a digest of each file.")] = False,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Larger images are refused before they are decoded.")
+        float, typer.Option(min=0.001, help="Larger images are rejected before they are decoded.")
     ] = 178.0,
     rows_per_shard: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows that are committed together, and lost at most.", show_default="up to 64 MB"),
+        typer.Option(min=1, help="Rows committed together; a kill loses at most these.", show_default="up to 64 MB"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     provider: ProviderOption = "auto",
@@ -201,7 +202,7 @@ def parse_auto(text: str, option: str) -> int | None:
 
 
 def parse_part(text: str | None) -> tuple[int, int]:
-    """Parse `I/N`, counted from 1."""
+    """Parse `I/N` to (I, N), counted from 1; None is the only part, (1, 1)."""
     if text is None:
         return 1, 1
     index, _, parts = text.partition("/")

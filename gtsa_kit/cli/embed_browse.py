@@ -74,7 +74,7 @@ def map_command(
         str,
         typer.Option(help="pca: fast, any size. tsne: shows clusters better, needs scikit-learn, up to 5,000 points."),
     ] = "pca",
-    points: Annotated[int, typer.Option(min=1, help="Number of points at most, evenly sampled.")] = 100_000,
+    points: Annotated[int, typer.Option(min=1, help="Maximum number of points, evenly sampled.")] = 100_000,
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Thumbnails inside the file, 5 KB each; other images are relative links.")
     ] = 2_000,
@@ -88,7 +88,7 @@ def map_command(
 
       gtsa embed map vectors/
 
-      gtsa embed map vectors/ --layout tsne --points 5000 --out looks/map.html
+      gtsa embed map vectors/ --layout tsne --points 5000 --out map.html
     """
     data = _open_vectors(folder)
     out = out or folder / "map.html"
@@ -120,7 +120,7 @@ def duplicates_command(
     folder: DatasetFolder,
     threshold: Annotated[
         float,
-        typer.Option(help="Least cosine of near-duplicates, above 0, up to 1. The right value depends on the model."),
+        typer.Option(help="Minimum cosine of near-duplicates, above 0, up to 1. The best value depends on the model."),
     ] = 0.995,
     contact_sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")

@@ -42,14 +42,20 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, fp16, bf16, int8; fp8 for onnx and trt; tf32 for trt. Default: fp32; trt: fp16; auto: any."
+            help="fp32, fp16, bf16, int8; fp8 for onnx and trt; tf32 for trt. Default: fp32; trt: fp16; auto: the half "
+            "precision that the hardware computes in, else fp32."
         ),
     ] = None,
     size: Annotated[str | None, typer.Option(help=f"Fix the input size. {SIDES}")] = None,
     min_size: Annotated[str | None, typer.Option(help=f"Minimum input size. {SIDES}")] = None,
-    max_size: Annotated[str | None, typer.Option(help=f"Maximum input size. {SIDES} Default: no limit.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help=f"Maximum input size. {SIDES} Default: no limit; trt: 512.")
+    ] = None,
     batch: Annotated[
-        str | None, typer.Option(help="Batch size: N fixes it, MIN:MAX bounds it; for trt MIN:OPT:MAX. Default: any.")
+        str | None,
+        typer.Option(
+            help="Batch size: N fixes it, MIN:MAX bounds it; for trt also MIN:OPT:MAX. Default: any; trt: 1:8:16."
+        ),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Indices of blocks whose feature maps are outputs too, such as 2,5,8,11.")
@@ -65,7 +71,11 @@ def export(
         Path | None, typer.Option(help="Folder of typical images for the ranges of int8 and fp8.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images for the parity gate. Default: the training images.")
+        Path | None,
+        typer.Option(
+            help="Folder of images for the parity gate. Default: the training images, else a sample image of "
+            "matplotlib."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output file or folder. Default: beside the weights, as encoder.onnx and so on.")
@@ -91,18 +101,20 @@ def export(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="Compute capabilities that the engine runs on: 8.6,8.9,12.0. Default: 8.0 and later.",
+            help="Compute capabilities that the engine runs on: 8.6,8.9,12.0. Default: for tensorrt-rtx all that it "
+            "supports from 8.0 (fp8: 8.9), for tensorrt that of this machine.",
             rich_help_panel=ENGINES,
         ),
     ] = None,
     opt_size: Annotated[
         str | None,
         typer.Option(
-            help=f"Input size that the engine is optimized for. {SIDES} Default: 224.", rich_help_panel=ENGINES
+            help=f"Input size that the engine is optimized for. {SIDES} Default: the training size, such as 224.",
+            rich_help_panel=ENGINES,
         ),
     ] = None,
     workspace: Annotated[
-        float | None, typer.Option(help="Maximum workspace of one layer, in GiB.", rich_help_panel=ENGINES)
+        float | None, typer.Option(help="Maximum GPU workspace of one layer, in GiB.", rich_help_panel=ENGINES)
     ] = None,
     timing_cache: Annotated[
         Path | None,
@@ -128,7 +140,7 @@ def export(
     max_batch: Annotated[
         int | None,
         typer.Option(
-            help="Maximum batch of joined requests, in images; 0: do not join. Default: that of the graph, or 16.",
+            help="Maximum batch size of dynamic batching; 0 disables it. Default: that of the graph, or 16.",
             rich_help_panel=TRITON,
         ),
     ] = None,

@@ -145,8 +145,8 @@ def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
         yield "training", _pairs(plain)
 
 
-def _graph_rows(graph: "OnnxGraphInfo", foreign: bool) -> Iterator[Row]:
-    if foreign:  # the manifest of a gtsa-kit file has them too, with their ranges
+def _graph_rows(graph: "OnnxGraphInfo", third_party: bool) -> Iterator[Row]:
+    if third_party:  # the manifest of a gtsa-kit file has them too, with their ranges
         yield from _tensor_rows(graph.inputs, graph.outputs)
     yield "producer", graph.producer
     yield "IR version", str(graph.ir_version)

@@ -20,12 +20,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_batch: Annotated[int, typer.Option(help="Images of the artifact's own size per batch.")] = 32,
+    max_batch: Annotated[
+        int, typer.Option(help="Maximum images per batch at the artifact's own size; fewer at larger sizes.")
+    ] = 32,
     max_wait_ms: Annotated[
         float, typer.Option(help="Milliseconds that a partial batch waits for images that are being decoded.")
     ] = 5.0,
     max_pending: Annotated[
-        int, typer.Option(help="Images accepted and not answered yet; above it, requests get 503.")
+        int, typer.Option(help="Maximum images that wait for a response; above it, requests get 503.")
     ] = 256,
     max_image_mb: Annotated[
         float, typer.Option(help="Maximum size of an image file, MiB; above it, requests get 413.")

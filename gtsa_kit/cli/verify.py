@@ -14,8 +14,8 @@ def verify(
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Run or weights that FILE was exported from. Default: encoder.safetensors beside it, if its sha256 is "
-            "that of the manifest; else the weights inside a float32 ONNX file.",
+            help="Run or weights that FILE was exported from. Default: encoder.safetensors beside it or in the folder "
+            "above, if its sha256 is that of the manifest; else the weights inside a float32 ONNX file.",
             metavar="SOURCE",
         ),
     ] = None,

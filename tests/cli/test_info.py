@@ -47,7 +47,7 @@ def artifacts(run: Path, images: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def foreign_onnx(tmp_path: Path) -> Path:
+def third_party_onnx(tmp_path: Path) -> Path:
     """Return an ONNX file with Resize, float16 and int8 weights, a fixed shape and an operator of another domain."""
     half = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "half")
     quarter = numpy_helper.from_array(np.ones((2, 5), np.int8), "quarter")
@@ -128,8 +128,8 @@ def test_an_exported_onnx_contains_its_manifest(artifacts: dict[str, Path], tmp_
     assert graph.remarks == ()
 
 
-def test_an_onnx_of_another_tool(foreign_onnx: Path) -> None:
-    file_info = inspect_file(foreign_onnx)
+def test_an_onnx_of_another_tool(third_party_onnx: Path) -> None:
+    file_info = inspect_file(third_party_onnx)
     assert (file_info.kind, file_info.manifest) == ("ONNX of another tool", None)
     graph = file_info.graph
     assert (graph.producer, graph.opsets) == ("theirs 2", {"ai.onnx": 18, "com.microsoft": 1})
@@ -147,22 +147,22 @@ def test_an_onnx_of_another_tool(foreign_onnx: Path) -> None:
         "int8 weights",
         "no dynamic axes: the graph takes one shape alone",
     ]
-    table = call(foreign_onnx)
+    table = call(third_party_onnx)
     assert "1 antialiased Resize, which TensorRT rejects" in table
     assert "x  float32 (1, 3, 8, 8)" in table
-    assert json.loads(call(foreign_onnx, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
+    assert json.loads(call(third_party_onnx, "--json"))["graph"]["inputs"][0]["shape"] == [1, 3, 8, 8]
 
 
-def test_an_onnx_of_another_tool_with_external_weights(foreign_onnx: Path) -> None:
-    model = onnx.load(foreign_onnx)
-    onnx.save(model, foreign_onnx, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    manifest_path(foreign_onnx).write_text('{"voice": "of another tool"}')
-    file_info = inspect_file(foreign_onnx)
+def test_an_onnx_of_another_tool_with_external_weights(third_party_onnx: Path) -> None:
+    model = onnx.load(third_party_onnx)
+    onnx.save(model, third_party_onnx, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    manifest_path(third_party_onnx).write_text('{"voice": "of another tool"}')
+    file_info = inspect_file(third_party_onnx)
     assert file_info.graph.external == ("weights.bin",)
     assert file_info.manifest is None
-    assert file_info.size == foreign_onnx.stat().st_size + (foreign_onnx.parent / "weights.bin").stat().st_size
-    (foreign_onnx.parent / "weights.bin").unlink()
-    assert "weights.bin, which holds weights, is missing" in inspect_file(foreign_onnx).graph.remarks
+    assert file_info.size == third_party_onnx.stat().st_size + (third_party_onnx.parent / "weights.bin").stat().st_size
+    (third_party_onnx.parent / "weights.bin").unlink()
+    assert "weights.bin, which holds weights, is missing" in inspect_file(third_party_onnx).graph.remarks
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "encoder.ts", "encoder.xml", "encoder.bin", "encoder.safetensors"])

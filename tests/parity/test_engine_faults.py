@@ -1,4 +1,4 @@
-"""Faults planted in graphs, engines and manifests: each is reported with its place in the file and a hint."""
+"""Faults injected into graphs, engines and manifests: each is reported with its position in the file and a hint."""
 
 import json
 import shutil
@@ -70,16 +70,16 @@ def test_dynamic_quantization_is_named_with_its_layer(engine: Path, capsys: pyte
     model = load_graph(engine)
     at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Softmax")
     softmax = model.graph.node[at]
-    rounded = helper.make_node("DynamicQuantizeLinear", [softmax.input[0]], ["q", "s", "z"], "planted")
+    rounded = helper.make_node("DynamicQuantizeLinear", [softmax.input[0]], ["q", "s", "z"], "injected")
     rounded.metadata_props.extend(softmax.metadata_props)
-    back = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["back"], "planted_back")
+    back = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["back"], "injected_back")
     softmax.input[0] = "back"
     model.graph.node.insert(at, back)
     model.graph.node.insert(at, rounded)
     graph = engine.with_name("dynamic.onnx")
     onnx.save(model, graph)
     message = rejection(capsys, graph)
-    assert "planted" in message
+    assert "injected" in message
     assert "of blocks.0" in message
     assert "--precision int8 --calibrate" in message
 
@@ -114,9 +114,9 @@ def test_an_unknown_operator_is_named_with_its_layer(engine: Path, capsys: pytes
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     """Return a function that exports a small ViT of timm by the PyTorch exporter, with a fixed or a dynamic size."""
-    folder = tmp_path_factory.mktemp("foreign")
+    folder = tmp_path_factory.mktemp("third_party")
 
     def make(any_size: bool) -> Path:
         path = folder / f"{any_size}.onnx"
@@ -134,17 +134,17 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
 
 
 def test_a_dynamic_vit_of_another_tool_is_rejected_with_a_hint(
-    foreign: Callable[[bool], Path], capsys: pytest.CaptureFixture[str]
+    third_party: Callable[[bool], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = rejection(capsys, foreign(True), max_size="128")
+    message = rejection(capsys, third_party(True), max_size="128")
     assert "Resize" in message
     assert "gtsa export writes a graph without" in message
 
 
 def test_a_fixed_size_vit_of_another_tool_builds_as_it_is(
-    foreign: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    third_party: Callable[[bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = foreign(False)
+    graph = third_party(False)
     before = set(graph.parent.iterdir())
     export(graph, format_name="trt", dry_run=True)
     assert set(graph.parent.iterdir()) == before, "a dry run keeps no files"

@@ -320,7 +320,7 @@ def test_a_failure_leaves_the_repository_unchanged(
         if "probe" not in Path(source).name:
             renames.append(Path(target))
             if len(renames) == (1 if fails == "first rename" else 2):
-                raise OSError(errno.EIO, "planted")
+                raise OSError(errno.EIO, "injected")
         real(source, target)
 
     def full(*args: object) -> None:
@@ -330,7 +330,7 @@ def test_a_failure_leaves_the_repository_unchanged(
         monkeypatch.setattr(triton_repository.shutil, "copyfileobj", full)
     else:
         monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(OSError, match=r"planted|No space"):
+    with pytest.raises(OSError, match=r"injected|No space"):
         write(tiny_onnx, models, force=True, name="a", max_batch=2)
     assert tree(models) == before
     monkeypatch.setattr(triton_repository.shutil, "copyfileobj", full)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gtsa_kit.embedding.browse.vectors import VectorTable
 
 MAX_SHEET_GROUPS = 40
-"""Groups on a contact sheet of duplicates; the table and --json have all groups."""
+"""Maximum groups on a contact sheet of duplicates; the table and --json have all groups."""
 SHEET_COLUMNS = 6
 """Images of a group on a contact sheet of duplicates."""
 

@@ -1,4 +1,4 @@
-"""Exits, signals and a first check of arguments, for all commands."""
+"""Exit codes, signals and the check that a path exists, for all commands."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ def fail(message: str, code: int) -> NoReturn:
     In a run on several devices only the first process prints; the others exit with the same code.
     """
     if is_first_process():
-        what, _, hint = message.partition("; ")
-        print(f"gtsa: {what}", file=sys.stderr)
+        error, _, hint = message.partition("; ")
+        print(f"gtsa: {error}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
     sys.exit(code)

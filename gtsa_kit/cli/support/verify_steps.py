@@ -14,7 +14,7 @@ from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import load_parity_images
-from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
+from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.source import Source, find_reference, open_source
@@ -45,8 +45,8 @@ def verify_engine(
 ) -> None:
     """Check an engine without a GPU, then run the parity gate on a GPU if there is one; exit with 1 on a failure."""
     manifest = read_manifest(file)
-    foreign = manifest.architecture.get("name") == FOREIGN_GRAPH
-    source = None if foreign else _open_reference(file, manifest, against, console)
+    third_party = manifest.architecture.get("name") == THIRD_PARTY_GRAPH
+    source = None if third_party else _open_reference(file, manifest, against, console)
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
     with Steps(console) as steps:
         checks = check_engine(file, manifest, source, parity_set, progress_callback(steps, "parity of the graph"))
@@ -58,7 +58,7 @@ def verify_engine(
     if as_json:
         print(json.dumps(_as_data(checks, report), indent=2))
     else:
-        _print_checks(checks, report, foreign, console)
+        _print_checks(checks, report, third_party, console)
     _fail_unless_passed(file, checks, report)
     console.print(f"{file}: {checks.not_checked or 'the engine and its graph passed the parity gate'}", soft_wrap=True)
 
@@ -98,14 +98,14 @@ def _as_data(checks: CheckReport, report: ParityReport | None) -> dict[str, obje
     }
 
 
-def _print_checks(checks: CheckReport, report: ParityReport | None, foreign: bool, console: Console) -> None:
+def _print_checks(checks: CheckReport, report: ParityReport | None, third_party: bool, console: Console) -> None:
     table = Table(title="checks without a GPU", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
     for check in checks.checks:
         table.add_row("passed" if check.passed else "FAILED", check.name, check.message)
     console.print(table)
-    if foreign:
+    if third_party:
         console.print("the graph is another tool's: there is no float32 encoder to compare it with")
     if checks.parity:
         console.print("the graph:")

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from gtsa_kit.export.manifest import TensorSpec
 
 VariantName = Literal["tensorrt", "tensorrt-rtx"]
-FOREIGN_GRAPH: Final = "graph of another tool"
+THIRD_PARTY_GRAPH: Final = "graph of another tool"
 """Architecture name in the manifest of an engine that was built from the ONNX file of another tool."""
 LATER_GPUS: Final = "later"
 """Entry of a list of compute capabilities that stands for GPUs newer than the library."""

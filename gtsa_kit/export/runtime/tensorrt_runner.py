@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.export.manifest import EngineRecord, Manifest, read_manifest
-from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH, read_header
+from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH, read_header
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, cannot_run, import_variant, make_logger
 from gtsa_kit.files import sha256_of
@@ -194,7 +194,7 @@ def check_file(path: Path, manifest: Manifest) -> EngineRecord:
     header = read_header(path)
     if (header.variant, header.version) != (record.variant, record.version) or sha256_of(path) != record.sha256:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
-    if manifest.architecture["name"] == FOREIGN_GRAPH:
+    if manifest.architecture["name"] == THIRD_PARTY_GRAPH:
         raise ValueError(
             f"{path} was built from another tool's graph, whose outputs have no known meaning; run it with TensorRT "
             "itself, or export the model's weights with gtsa export"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.formats.onnx_graph import read_graph_info
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
-from gtsa_kit.export.runtime.engine_header import FOREIGN_GRAPH
+from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.profile import InputRanges, Profile
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Precision, Range
 from gtsa_kit.files import sha256_of
@@ -98,7 +98,7 @@ class SourceGraph:
             precision="as the graph",
             target={},
             source_sha256=self.sha256,
-            architecture={"name": FOREIGN_GRAPH},
+            architecture={"name": THIRD_PARTY_GRAPH},
             dim=0,
             preprocessing={},
             inputs=self.inputs,
