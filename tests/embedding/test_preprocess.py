@@ -61,7 +61,7 @@ def test_every_kind_of_jpeg_is_decoded_to_the_same_values(options: dict[str, obj
     assert np.array_equal(decode(content)[0], np.asarray(open_bytes(content)))
 
 
-def test_sizes_at_random_are_within_one_level() -> None:
+def test_random_sizes_are_within_one_level() -> None:
     rng = np.random.default_rng()
     fast = 0
     for _ in range(60):
@@ -77,7 +77,7 @@ def test_sizes_at_random_are_within_one_level() -> None:
 
 
 def test_the_order_of_the_passes_changes_pixels() -> None:
-    """Otherwise `pass_order` could not tell the orders apart."""
+    """The difference is what `pass_order` detects."""
     picture = np.random.default_rng(0).integers(0, 2, (480, 640, 3), dtype=np.uint8) * 255
     from gtsa_kit.embedding.preprocess import _resize_by_torch
 

@@ -1,4 +1,4 @@
-"""Dataset folders opened with the libraries that people use for tables."""
+"""Dataset folders read with pandas, polars, DuckDB, Hugging Face datasets, LanceDB and Zarr."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def test_mapped_points_against_the_centroid_of_a_painted_marker(rotation_a: int,
     assert (160 * (mapped - b)).abs().max() < 0.2  # pixels
 
 
-def test_colors_that_name_their_position_have_full_recall_under_all_conditions(tmp_path: Path) -> None:
+def test_colors_that_encode_the_position_have_full_recall_under_all_conditions(tmp_path: Path) -> None:
     paths = [write_gradient(tmp_path / f"{width}.png", width) for width in (240, 200, 160)]
     rows = {
         row["model"]: row for row in correspondence([fake_model(color_tokens, "positions")], paths, SMALL, [0]).rows

@@ -54,7 +54,7 @@ def test_a_score_of_minus_infinity_is_never_correct() -> None:
 
 @pytest.mark.parametrize(("few", "solver"), [(12, "newton-cholesky"), (11, "lbfgs")])
 def test_logistic_regression_minimizes_its_loss(few: int, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, by plain gradient descent, on standardized features; four of them, for three classes."""
+    """The reference is gradient descent in float64 on four standardized features, for three classes."""
     monkeypatch.setattr(image_probes, "MAX_NEWTON_WEIGHTS", few)
     rng = np.random.default_rng(3)
     vectors = (rng.standard_normal((90, 4)) * [1, 5, 0.1, 2] + 3).astype(np.float32)

@@ -41,7 +41,7 @@ def test_each_match_is_a_nearest_neighbor() -> None:
         assert value == pytest.approx(max(candidates))
 
 
-def test_positions_named_by_color_are_matched_correctly(tmp_path: Path) -> None:
+def test_positions_encoded_by_color_are_matched_correctly(tmp_path: Path) -> None:
     paths = [write_gradient(tmp_path / f"{i}.png", 200 + 8 * i) for i in range(4)]
     row = matches([fake_model(color_tokens)], paths, SMALL).rows[0]
     assert row["cosine"] > 0.999

@@ -22,10 +22,10 @@ TINY = {
 
 
 def sets(settings: dict[str, object]) -> list[str]:
-    """Settings as command line options."""
+    """Return settings as command line options."""
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def one_thread() -> dict[str, str]:
-    """The environment of a helper process: small tensors are slower on two threads than on one."""
+    """Return the environment of a subprocess with one thread, on which small tensors are faster than on two."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

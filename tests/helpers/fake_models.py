@@ -46,7 +46,7 @@ def constant_tokens(patches: np.ndarray) -> np.ndarray:
 
 
 def write_gradient(path: Path, width: int = 240, height: int = 180) -> Path:
-    """Write an image whose red grows to the right and whose green grows downwards: each color names its position."""
+    """Write an image whose red grows to the right and whose green grows downwards: each color encodes its position."""
     y, x = np.mgrid[:height, :width]
     channels = [255 * x / (width - 1), 255 * y / (height - 1), np.full((height, width), 200.0)]
     Image.fromarray(np.stack(channels, -1).round().astype(np.uint8)).save(path)

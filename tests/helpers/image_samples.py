@@ -11,14 +11,14 @@ from PIL import Image
 
 
 def scene(height: int = 24, width: int = 32) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with soft shapes and four different corners: every flip and rotation shows."""
+    """Return an image (H, W, 3) uint8 with smooth gradients; every flip and rotation changes it."""
     y, x = np.mgrid[:height, :width] / np.array([height - 1 or 1, width - 1 or 1])[:, None, None]
     channels = [x, y, 0.5 + 0.5 * np.sin(5 * x + 3 * y)]
     return np.round(255 * np.stack(channels, -1)).astype(np.uint8)
 
 
 def encoded(picture: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes that Pillow writes for a picture."""
+    """Return the image file that Pillow writes."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -26,15 +26,15 @@ def encoded(picture: np.ndarray | Image.Image, kind: str, **options: Any) -> byt
 
 
 def jpeg(path: Path, picture: np.ndarray | None = None, **options: Any) -> Path:
-    """Write a JPEG, of the scene unless told."""
+    """Write a JPEG of `picture`, by default of `scene()`, and return its path."""
     path.write_bytes(encoded(scene() if picture is None else picture, "JPEG", **options))
     return path
 
 
 def png_by_hand(samples: np.ndarray, more: bytes = b"", size: tuple[int, int] | None = None) -> bytes:
-    """A PNG of (H, W) or (H, W, 2 | 3 | 4) samples, 8 or 16 bits: Pillow can't write color of 16 bits.
+    """Return a PNG of (H, W) or (H, W, 2 | 3 | 4) samples, 8 or 16 bits; Pillow can't write color of 16 bits.
 
-    `more` are chunks that go before the pixels; `size` is (width, height) to claim in place of the truth.
+    `more` holds chunks to insert before the pixels; `size` is a false (width, height) for the header.
     """
     samples = samples[..., None] if samples.ndim == 2 else samples
     height, width, channels = samples.shape
@@ -48,21 +48,21 @@ def png_by_hand(samples: np.ndarray, more: bytes = b"", size: tuple[int, int] | 
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """One PNG chunk."""
+    """Return one PNG chunk."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def tiff_by_hand(samples: np.ndarray, order: str = "<", orientation: int = 1) -> bytes:
-    """An uncompressed TIFF of (H, W) or (H, W, 3) samples of any type, in the byte order "<" or ">".
+    """Return an uncompressed TIFF of (H, W) or (H, W, 3) samples of any type, in the byte order "<" or ">".
 
-    Header, directory, what does not fit into it, pixels: so a cut always takes pixels.
+    The pixels come last, after the header and the directory, so that truncation always removes pixels.
     """
     height, width = samples.shape[:2]
     channels = 1 if samples.ndim == 2 else samples.shape[2]
     bits = 8 * samples.dtype.itemsize
     pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
-    aside = 8 + 2 + 11 * 12 + 4  # where the directory ends
-    start = aside + 2 * 6  # of the pixels, after two values of up to three shorts
+    aside = 8 + 2 + 11 * 12 + 4  # end of the directory
+    start = aside + 2 * 6  # start of the pixels, after two values of up to three shorts
     entries = [
         (256, "H", [width]),
         (257, "H", [height]),

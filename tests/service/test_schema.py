@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.running_service import RunningService
 
-# The document can't express that a box lies in the image or that bytes are an image; the service responses 422.
+# The document can't express that a box lies in the image or that bytes are an image; the service answers 422.
 EXCLUDED_CHECK = "positive_data_acceptance"
 
 

@@ -58,7 +58,7 @@ def content_of(page: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose images have partly dangerous names, and its page with three thumbnails inside."""
+    """Return a dataset with some image names that contain HTML, and write its page with three embedded thumbnails."""
     folder = tmp_path_factory.mktemp("map")
     (folder / "photos").mkdir()
     names = [*(name.replace("/", "\N{DIVISION SLASH}") for name in EVIL), *(f"p{i}.jpg" for i in range(5, 20))]
