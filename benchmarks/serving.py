@@ -188,7 +188,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=20.0)

@@ -95,7 +95,7 @@ def embed_folder(
 
 
 def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iterator[FeatureRow | FailedImage]:
-    """Extract features in this process or on Ray, in order; batches never straddle shards."""
+    """Extract features in this process or on Ray, in order; no batch spans two shards."""
     if job.options.engine == "ray":
         on_gpu = "cuda" in job.runner.provider.lower()
         task = RayTask(job.source, job.model, job.options.load_options, job.preprocessor, job.plan, job.limits, on_gpu)

@@ -27,7 +27,7 @@ class ShardLimits:
 class ShardFill:
     """Counter of the current shard's rows and patches.
 
-    The extraction and the writer count with the same class, so batches never straddle shards.
+    The extraction and the writer count with the same class, so no batch spans two shards.
     """
 
     def __init__(self, limits: ShardLimits) -> None:

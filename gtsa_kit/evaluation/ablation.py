@@ -115,7 +115,9 @@ def merge_reports(
     ordered = [rows[key] for key in sorted(rows, key=lambda key: (model_order[key[0]], key[1]))]
     measures = {key: heading for key, heading in MEASURES.items() if any(key in row for row in ordered)}
     settings: dict[str, Any] = {report.name: dict(report.settings) for report, _, _ in parts}
-    skipped = {item["path"]: item for own in settings.values() for item in own.get("skipped", ())}
+    skipped = {
+        item["path"]: item for report_settings in settings.values() for item in report_settings.get("skipped", ())
+    }
     return Report(name, title, measures, ordered, settings | {"skipped": list(skipped.values())})
 
 

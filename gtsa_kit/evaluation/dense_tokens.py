@@ -127,9 +127,9 @@ def compute_patch_tokens(
         shares = _allocate(Path(folder, "shares"), (count, len(data.classes)))
         for span, feature_map in _feature_maps(runner, data.pairs, spans, on_progress, task):
             features[span.rows] = feature_map.reshape(len(feature_map), -1).T
-        for pair, own in zip(data.pairs, spans, strict=True):
+        for pair, pair_spans in zip(data.pairs, spans, strict=True):
             labels = data.labels(pair)
-            for span in own:
+            for span in pair_spans:
                 top, left, bottom, right = span.box
                 shares[span.rows] = patch_class_shares(labels[top:bottom, left:right], span.grid, len(data.classes))
         yield PatchTokens(spans, features, shares)
@@ -191,11 +191,11 @@ def _feature_maps(
 ) -> Iterator[tuple[TokenSpan, np.ndarray]]:
     """Yield each span with its (D, h, w) feature map; one batch at a time is in memory."""
     plan = BatchPlan(choose_batch_size(runner), 1, (FEATURE_MAP,), "float32")
-    all_spans = [span for own in spans for span in own]
+    all_spans = [span for image_spans in spans for span in image_spans]
 
-    def load(own: tuple[TokenSpan, ...]) -> list[PreparedImage]:
-        pixels = np.asarray(open_image(pairs[own[0].image_index].image))
-        return [_prepare(pixels, span, runner) for span in own]
+    def load(image_spans: tuple[TokenSpan, ...]) -> list[PreparedImage]:
+        pixels = np.asarray(open_image(pairs[image_spans[0].image_index].image))
+        return [_prepare(pixels, span, runner) for span in image_spans]
 
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:
         loaded = bounded_map(pool, load, spans, window=2 * available_cores())

@@ -86,8 +86,8 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
     Raises:
         ValueError: There is no such size.
     """
-    own = [(model.runner, model.runner.preprocessing.size) for model in models]
-    sides = [nearest_side(size)] if size else [runner.nearest_size(side, side)[0] for runner, side in own]
+    own_sizes = [(model.runner, model.runner.preprocessing.size) for model in models]
+    sides = [nearest_side(size)] if size else [runner.nearest_size(side, side)[0] for runner, side in own_sizes]
     for side in sides:
         if all(model.runner.nearest_size(side, side) == (side, side) for model in models):
             return side

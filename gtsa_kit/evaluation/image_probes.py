@@ -90,8 +90,8 @@ def knn(
     def score(train: LabeledVectors, val: LabeledVectors, seed: int) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
         one_hot = np.eye(len(data.classes), dtype=np.float32)[train.labels]
         scores = KNNClassifier(train.vectors, one_hot).scores(val.vectors, ks, temperature)
-        for k, own in zip(ks, scores, strict=True):
-            yield {"k": k, "train": len(train.labels)}, np.where(own > 0, own, -np.inf)
+        for k, k_scores in zip(ks, scores, strict=True):
+            yield {"k": k, "train": len(train.labels)}, np.where(k_scores > 0, k_scores, -np.inf)
 
     seeds = options.seeds if data.validation is None else 1
     rows, settings = _run(models, data, options, seeds, score, on_progress, embed)
@@ -172,9 +172,9 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     A true class with score -inf has the rank C.
     """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    result: np.ndarray = np.where(np.isneginf(own[:, 0]), scores.shape[1], before.sum(axis=1))
+    true_scores = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = (scores > true_scores) | ((scores == true_scores) & (np.arange(scores.shape[1]) < labels[:, None]))
+    result: np.ndarray = np.where(np.isneginf(true_scores[:, 0]), scores.shape[1], before.sum(axis=1))
     return result
 
 
@@ -185,10 +185,10 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         scores: (N, C) class scores.
         labels: (N,) true classes.
     """
-    own_ranks, count = ranks(scores, labels), len(labels)
-    correct = int((own_ranks < 1).sum())
+    true_ranks, count = ranks(scores, labels), len(labels)
+    correct = int((true_ranks < 1).sum())
     low, high = wilson_interval(correct, count)
-    top5 = 100 * float((own_ranks < 5).mean()) if scores.shape[1] > 5 else None
+    top5 = 100 * float((true_ranks < 5).mean()) if scores.shape[1] > 5 else None
     return {"top1": 100 * correct / count, "top1_low": 100 * low, "top1_high": 100 * high, "top5": top5, "val": count}
 
 

@@ -116,9 +116,10 @@ def distinct_names(sources: Sequence[Path]) -> list[str]:
     """
     parts = [source.absolute().parts for source in sources]
     names = []
-    for index, own in enumerate(parts):
+    for index, path_parts in enumerate(parts):
         rest = [other for other_index, other in enumerate(parts) if other_index != index]
         shortest = 1 if sources[index].is_dir() else 2
-        count = next((n for n in range(shortest, len(own)) if all(other[-n:] != own[-n:] for other in rest)), len(own))
-        names.append("/".join(own[-count:]))
+        unique = (n for n in range(shortest, len(path_parts)) if all(other[-n:] != path_parts[-n:] for other in rest))
+        count = next(unique, len(path_parts))
+        names.append("/".join(path_parts[-count:]))
     return names

@@ -57,8 +57,8 @@ def pca(
     components = [principal_components(model_maps) for model_maps in maps]
     _draw(images, [model.name for model in models], components, out)
     rows = [
-        {"model": model.name, "seed": 0, "explained": 100 * own.explained}
-        for model, own in zip(models, components, strict=True)
+        {"model": model.name, "seed": 0, "explained": 100 * model_components.explained}
+        for model, model_components in zip(models, components, strict=True)
     ]
     title = f"principal components of the tokens of {len(images)} images"
     return Report("pca", title, MEASURES, rows, {"long_side": long_side} | eval_images.report_settings())
@@ -83,8 +83,8 @@ def principal_components(maps: list[np.ndarray]) -> PrincipalComponents:
 def _draw(images: list[Image.Image], names: list[str], components: list[PrincipalComponents], out: Path) -> None:
     figure = image_grid(len(images), 1 + len(names))
     rows = [images]
-    for own in components:
-        rows.append([Image.fromarray((color * 255).round().astype(np.uint8)) for color in own.colors])
+    for model_components in components:
+        rows.append([Image.fromarray((color * 255).round().astype(np.uint8)) for color in model_components.colors])
     for axis, image in zip(figure.axes, [image for row in rows for image in row], strict=True):
         show_image(axis, image)
     for axis, name in zip(figure.axes[len(images) :: len(images)], names, strict=True):

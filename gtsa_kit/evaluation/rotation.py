@@ -96,9 +96,11 @@ def rotation(
     if images.count < 2:
         raise ValueError("only one image can be read; the probe needs images to fit on and others to measure on")
     rows = [
-        {"model": name, "seed": seed} | probe_rotation(np.stack(own.embeddings), options, seed) | _collapse_metrics(own)
+        {"model": name, "seed": seed}
+        | probe_rotation(np.stack(model_features.embeddings), options, seed)
+        | _collapse_metrics(model_features)
         for seed in seeds
-        for name, own in features.items()
+        for name, model_features in features.items()
     ]
     settings = asdict(options) | {"size": size, "interval": "95%, Wilson, of one seed"} | images.report_settings()
     return Report("rotation", f"rotation of {images.count} images, chance 25%", MEASURES, rows, settings)

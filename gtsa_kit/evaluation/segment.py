@@ -74,7 +74,7 @@ def segment(
     rows: list[dict[str, Any]] = []
     for model in models:
         with compute_patch_tokens(model.runner, data, options.input, on_progress, f"tokens of {model.name}") as tokens:
-            sizes = sorted({span.input_size for own in tokens.spans for span in own})
+            sizes = sorted({span.input_size for image_spans in tokens.spans for span in image_spans})
             for seed in range(options.seeds):
                 for probe in options.probes:
                     row = {"model": f"{model.name}, {probe}", "encoder": model.name, "probe": probe, "seed": seed}

@@ -121,9 +121,9 @@ class VectorTable:
         """Return the rows of these indices, in their order; all rows by default."""
         requested = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         rows: dict[int, ImageRow] = {}
-        for picked, batch in self._select(["path", "width", "height"], requested):
+        for batch_indices, batch in self._select(["path", "width", "height"], requested):
             columns = (column.to_pylist() for column in batch.columns)
-            for index, path, width, height in zip(picked, *columns, strict=True):
+            for index, path, width, height in zip(batch_indices, *columns, strict=True):
                 rows[index] = ImageRow(index, path, width, height)
         return [rows[index] for index in requested.tolist()]
 
@@ -133,9 +133,9 @@ class VectorTable:
         out = np.empty((len(requested), self.dim), dtype=np.float32)
         positions = {index: i for i, index in enumerate(requested.tolist())}
         assert len(positions) == len(requested), "each row once"
-        for picked, batch in self._select(["embedding"], requested):
-            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(len(picked), self.dim)
-            out[[positions[index] for index in picked]] = values
+        for batch_indices, batch in self._select(["embedding"], requested):
+            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(len(batch_indices), self.dim)
+            out[[positions[index] for index in batch_indices]] = values
         return out
 
     def find(self, path: str) -> ImageRow:
