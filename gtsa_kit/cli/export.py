@@ -127,7 +127,7 @@ def export(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Parse and build, name the rejected nodes, write nothing.", rich_help_panel=ENGINES
+            "--dry-run", help="Parse and build, list the rejected nodes, write nothing.", rich_help_panel=ENGINES
         ),
     ] = False,
     name: Annotated[
@@ -149,7 +149,7 @@ def export(
         typer.Option(help="Maximum time that a request waits for others, in ms. Default: 1.", rich_help_panel=TRITON),
     ] = None,
 ) -> None:
-    """Export an encoder to a file of another tool, and compare the file with the encoder.
+    """Export an encoder to ONNX, TensorRT or another format, and compare the file with the encoder.
 
     The graph takes any batch size, and any height and width in steps of 16, unless --size or --batch fix them. The
     written file is opened again and compared with the float32 encoder on images of several shapes; the report is in

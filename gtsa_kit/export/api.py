@@ -17,7 +17,7 @@ class ParityError(RuntimeError):
     """
 
     def __init__(self, path: Path, report: "ParityReport") -> None:
-        worst = max((one for one in report.differences if not one.passed), key=lambda one: one.max_abs, default=None)
+        worst = max((d for d in report.differences if not d.passed), key=lambda d: d.max_abs, default=None)
         detail = f": {worst.output} differs by {worst.max_abs:.2g}" if worst else f": {report.preprocessing}"
         super().__init__(f"{path} failed the parity gate{detail}; do not use it")
         self.path = path

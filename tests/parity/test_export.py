@@ -13,7 +13,7 @@ from helpers.paths import SCENES
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.support import export_steps
 from gtsa_kit.export import load, parity
-from gtsa_kit.export.benchmark.autoselect import Candidate, candidates
+from gtsa_kit.export.benchmark.autoselect import ExportCandidate, candidates
 from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.spec import Tolerance
 
@@ -26,7 +26,11 @@ def stderr_text(capsys: pytest.CaptureFixture[str]) -> str:
 def test_autoselect_keeps_the_fastest_that_passes_the_gate(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [Candidate("torchscript", "fp32"), Candidate("onnx", "fp32"), Candidate("torchscript", "bf16")]
+    options = [
+        ExportCandidate("torchscript", "fp32"),
+        ExportCandidate("onnx", "fp32"),
+        ExportCandidate("torchscript", "bf16"),
+    ]
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[options[2]], options[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
     export(tiny_run, out=tmp_path)
@@ -42,7 +46,7 @@ def test_autoselect_keeps_the_fastest_that_passes_the_gate(
 def test_no_file_remains_when_no_format_passes_the_gate(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[Candidate("torchscript", "fp32")]])
+    monkeypatch.setattr(export_steps, "candidates", lambda *_: [[ExportCandidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
         export(tiny_run, out=tmp_path / "new")

@@ -74,10 +74,10 @@ def available_formats(options: ExportOptions, console: Console) -> list[str]:
     for name in set(FORMATS) - set(names):
         console.print(f"{name} is skipped: it does not support {options.precision}")
     if "openvino" in names and importlib.util.find_spec("openvino") is None:
-        console.print("openvino is skipped: pip install 'gtsa-kit[openvino]'", markup=False)
+        console.print("openvino is skipped: it is not installed; pip install 'gtsa-kit[openvino]'", markup=False)
         names.remove("openvino")
-    if "trt" in names:  # it has options of its own
-        console.print("trt is skipped: gtsa export --format trt")
+    if "trt" in names:
+        console.print("trt is skipped: it has options of its own; export it with --format trt")
         names.remove("trt")
     return names
 

@@ -25,7 +25,7 @@ SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ExportCandidate:
     """Format and precision that may be the fastest on this machine."""
 
     file_format: str
@@ -42,11 +42,11 @@ class Autoselection:
     path: Path
     manifest: Manifest
     speeds: tuple[Speed, ...]
-    failed: tuple[Candidate, ...]
+    failed: tuple[ExportCandidate, ...]
     """Candidates that failed the parity gate."""
 
 
-def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
+def candidates(precision: Precision | None = None) -> list[list[ExportCandidate]]:
     """Return the candidates for this machine in rounds; a round runs only if nothing of the previous one passed.
 
     Without a precision, the first round is the half precision that the hardware computes in, the second is float32.
@@ -62,14 +62,14 @@ def candidates(precision: Precision | None = None) -> list[list[Candidate]]:
     if precision:
         formats = dict.fromkeys(name for pairs in rounds for name, _ in pairs)
         rounds = [[(name, precision) for name in formats if precision in SUPPORTED_PRECISIONS[name]]]
-    return [[Candidate(name, kind) for name, kind in pairs] for pairs in rounds]  # type: ignore[arg-type]
+    return [[ExportCandidate(name, kind) for name, kind in pairs] for pairs in rounds]  # type: ignore[arg-type]
 
 
 def autoselect(
     source: Source,
     folder: Path,
     options: ExportOptions,
-    rounds: list[list[Candidate]],
+    rounds: list[list[ExportCandidate]],
     images: ParityImages,
     calibration: Calibration | None = None,
     on_step: Callable[[str, int, int], None] = lambda *_: None,
@@ -91,7 +91,7 @@ def autoselect(
     work = folder / ".autoselect.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    exported: dict[Candidate, tuple[Path, Manifest]] = {}
+    exported: dict[ExportCandidate, tuple[Path, Manifest]] = {}
     try:
         for group in rounds:
             for done, candidate in enumerate(group):
@@ -110,7 +110,7 @@ def autoselect(
 
 def _export(
     source: Source,
-    candidate: Candidate,
+    candidate: ExportCandidate,
     folder: Path,
     options: ExportOptions,
     images: ParityImages,
@@ -122,8 +122,8 @@ def _export(
 
 
 def _fastest(
-    paths: dict[Candidate, Path], options: ExportOptions, images: ParityImages
-) -> tuple[Candidate, tuple[Speed, ...]]:
+    paths: dict[ExportCandidate, Path], options: ExportOptions, images: ParityImages
+) -> tuple[ExportCandidate, tuple[Speed, ...]]:
     """Return the fastest candidate and the measurements; a single candidate is not measured."""
     if len(paths) == 1:
         return next(iter(paths)), ()

@@ -19,10 +19,10 @@ import torch
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.onnx_sessions import first_line, runtime_errors, start_session
 from gtsa_kit.export.runtime.providers import (
-    INSTALL,
-    NAMES,
-    PLUGIN,
-    PREFIXES,
+    OPTION_PREFIXES,
+    PROVIDER_INSTALL,
+    PROVIDER_NAMES,
+    TENSORRT_RTX_PLUGIN,
     FallbackWarning,
     ProviderUnavailable,
     cache_folder,
@@ -87,10 +87,12 @@ def _open_provider(
     if reason := unavailable_reason(provider):
         raise ProviderUnavailable(_error_message(path, provider, reason))
     options = provider_options(provider, manifest, index, None)
-    if engine_cache and provider in PREFIXES:
+    if engine_cache and provider in OPTION_PREFIXES:
         folder = cache_folder(engine_cache, sha256_of(path), options, _versions(provider))
         options = provider_options(provider, manifest, index, folder)
-    cuda = [(NAMES[other], provider_options(other, manifest, index, None)) for other in others if other == "cuda"]
+    cuda = [
+        (PROVIDER_NAMES[other], provider_options(other, manifest, index, None)) for other in others if other == "cuda"
+    ]
     failures: tuple[type[Exception], ...] = (RuntimeError, ImportError, OSError, *runtime_errors())
     try:
         session, name = start_session(path, provider, options, cuda, manifest.precision == "fp8")
@@ -113,8 +115,10 @@ def unavailable_reason(provider: str) -> str:
     import onnxruntime as ort
 
     available = ort.get_available_providers()
-    if NAMES[provider] not in available and not (provider == "tensorrt-rtx" and importlib.util.find_spec(PLUGIN)):
-        return f"the installed ONNX Runtime {ort.__version__} does not have it; {INSTALL[provider]}"
+    if PROVIDER_NAMES[provider] not in available and not (
+        provider == "tensorrt-rtx" and importlib.util.find_spec(TENSORRT_RTX_PLUGIN)
+    ):
+        return f"the installed ONNX Runtime {ort.__version__} does not have it; {PROVIDER_INSTALL[provider]}"
     if torch.version.cuda and not torch.cuda.is_available():
         return "there is no NVIDIA GPU here, or no driver for it; run this on a machine with one"
     return ""
@@ -169,7 +173,7 @@ def _versions(provider: str) -> tuple[str, ...]:
     """Return the versions that an engine in the cache belongs to."""
     import onnxruntime as ort
 
-    modules = {"tensorrt": "tensorrt", "tensorrt-rtx": PLUGIN}
+    modules = {"tensorrt": "tensorrt", "tensorrt-rtx": TENSORRT_RTX_PLUGIN}
     with suppress(ImportError):
         return provider, ort.__version__, str(getattr(importlib.import_module(modules[provider]), "__version__", ""))
     return provider, ort.__version__

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gtsa_kit.export.runtime.providers import NAMES, PLUGIN
+from gtsa_kit.export.runtime.providers import PROVIDER_NAMES, TENSORRT_RTX_PLUGIN
 
 
 def open_session(model: str | bytes, path: Path, threads: int, fp8: bool = False) -> Any:
@@ -27,7 +27,7 @@ def open_session(model: str | bytes, path: Path, threads: int, fp8: bool = False
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(model, session_options(threads, fp8), providers=[NAMES["cpu"]])
+        return ort.InferenceSession(model, session_options(threads, fp8), providers=[PROVIDER_NAMES["cpu"]])
     except runtime_errors() as error:
         raise ValueError(f"{path} can't be opened by ONNX Runtime: {first_line(error)}") from error
 
@@ -39,7 +39,7 @@ def start_session(
 
     Args:
         path: ONNX file.
-        provider: Key of `NAMES`.
+        provider: Key of `PROVIDER_NAMES`.
         options: Options of the provider.
         others: ONNX Runtime's names of further providers, with their options.
         fp8: Whether the graph is quantized to fp8.
@@ -55,14 +55,16 @@ def start_session(
         with suppress(ImportError):  # the import loads libraries that lie outside of the loader's search path
             importlib.import_module("tensorrt")
     with _silenced_logger():
-        if provider != "tensorrt-rtx" or NAMES[provider] in ort.get_available_providers():
-            providers = [(NAMES[provider], options), *others]
-            return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0), NAMES[provider]
+        if provider != "tensorrt-rtx" or PROVIDER_NAMES[provider] in ort.get_available_providers():
+            providers = [(PROVIDER_NAMES[provider], options), *others]
+            return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0), PROVIDER_NAMES[
+                provider
+            ]
         name = _register_plugin()
         index = int(options.pop("device_id"))
-        device = [one for one in ort.get_ep_devices() if one.ep_name == name][index : index + 1]
+        device = [ep_device for ep_device in ort.get_ep_devices() if ep_device.ep_name == name][index : index + 1]
         if not device:
-            raise RuntimeError(f"it sees no GPU {index}")
+            raise RuntimeError(f"it finds no GPU {index}")
         settings.add_provider_for_devices(device, options)
         return ort.InferenceSession(str(path), settings, enable_fallback=0), name
 
@@ -106,7 +108,7 @@ def _register_plugin() -> str:
     """Register TensorRT-RTX with ONNX Runtime, once, and return the provider's name."""
     import onnxruntime as ort
 
-    plugin = importlib.import_module(PLUGIN)
+    plugin = importlib.import_module(TENSORRT_RTX_PLUGIN)
     name = str(plugin.get_ep_name())
     ort.register_execution_provider_library(name, plugin.get_library_path())
     return name

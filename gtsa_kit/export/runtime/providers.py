@@ -13,7 +13,7 @@ import torch
 from gtsa_kit.export.manifest import AxisRange, Manifest
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 
-NAMES: Final[Mapping[str, str]] = {
+PROVIDER_NAMES: Final[Mapping[str, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -26,15 +26,16 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
     "tensorrt-rtx": ("cuda", "cpu"),
 }
 """Providers to try, in this order, after one that can't run."""
-PREFIXES: Final = {"tensorrt": "trt", "tensorrt-rtx": "nv"}
+OPTION_PREFIXES: Final = {"tensorrt": "trt", "tensorrt-rtx": "nv"}
 """Prefixes of the options of providers that build engines."""
-PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
+TENSORRT_RTX_PLUGIN: Final = "onnxruntime_ep_nv_tensorrt_rtx"
 """Module that adds TensorRT-RTX to a build of ONNX Runtime without it."""
-INSTALL: Final = {
+PROVIDER_INSTALL: Final = {
     "cuda": "pip install onnxruntime-gpu in place of onnxruntime",
     "tensorrt": "pip install onnxruntime-gpu in place of onnxruntime",
     "tensorrt-rtx": "pip install onnxruntime onnxruntime-ep-nv-tensorrt-rtx in place of onnxruntime-gpu",
 }
+"""Installation hints by provider."""
 
 
 class ProviderUnavailable(ValueError):
@@ -54,7 +55,7 @@ class ProviderRequest:
     """
 
     provider: str = "auto"
-    """Key of `NAMES`, or "auto": CUDA if there is a GPU that ONNX Runtime can use, else the CPU."""
+    """Key of `PROVIDER_NAMES`, or "auto": CUDA if there is a GPU that ONNX Runtime can use, else the CPU."""
     engine_cache: Path | None = None
     """Folder for the engines that TensorRT builds; it is created if it is missing."""
     fallback: bool = False
@@ -62,12 +63,12 @@ class ProviderRequest:
 
     def __post_init__(self) -> None:
         """Check the provider and the engine cache."""
-        if self.provider not in ("auto", *NAMES):
-            raise ValueError(f"--provider takes auto, {', '.join(NAMES)}, got {self.provider!r}")
-        if self.engine_cache and self.provider not in PREFIXES:
+        if self.provider not in ("auto", *PROVIDER_NAMES):
+            raise ValueError(f"--provider takes auto, {', '.join(PROVIDER_NAMES)}, got {self.provider!r}")
+        if self.engine_cache and self.provider not in OPTION_PREFIXES:
             raise ValueError(
                 f"only engines are cached, and --provider {self.provider} builds none; use --provider "
-                f"{' or '.join(PREFIXES)}, or omit --engine-cache"
+                f"{' or '.join(OPTION_PREFIXES)}, or omit --engine-cache"
             )
 
     @property
@@ -107,9 +108,9 @@ def provider_options(provider: str, manifest: Manifest, index: int, cache: Path 
         ValueError: The provider does not support the precision.
     """
     options = {"device_id": str(index)}
-    if provider not in PREFIXES:
+    if provider not in OPTION_PREFIXES:
         return options | {"use_tf32": "0"}  # tf32 would round the matrices of a float32 graph to 10 mantissa bits
-    prefix = PREFIXES[provider]
+    prefix = OPTION_PREFIXES[provider]
     if manifest.axes:
         name, profile = manifest.inputs[0].name, manifest_profile(manifest)
         for end, shape in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
@@ -151,7 +152,7 @@ def manifest_profile(manifest: Manifest) -> Profile:
 
 def limit_to_profile(provider: str, manifest: Manifest) -> Manifest:
     """Return the manifest with the ranges of its profile; the runner then rejects other inputs with a clear error."""
-    if provider not in PREFIXES:
+    if provider not in OPTION_PREFIXES:
         return manifest
     maxima = dict(zip(manifest.input_layout, manifest_profile(manifest).max, strict=True))
     axes = {

@@ -11,11 +11,14 @@ from gtsa_kit.export.manifest import EngineRecord
 from gtsa_kit.export.runtime.engine_header import LATER_GPUS, VariantName
 
 MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL: Final = {
+"""Python modules by variant."""
+VARIANT_INSTALL: Final = {
     "tensorrt": "pip install 'gtsa-kit[tensorrt]'",
     "tensorrt-rtx": "pip install 'gtsa-kit[tensorrt-rtx]'",
 }
+"""Installation hints by variant."""
 TURING: Final = "7.5"
+"""Compute capability of Turing GPUs."""
 FIRST_WITH_FP8: Final = (8, 9)
 """First compute capability with fp8."""
 LAST_NAMED: Final = (12, 1)
@@ -83,8 +86,8 @@ def import_variant(name: str) -> TensorRTVariant:
         library = importlib.import_module(MODULES[name])
     except ImportError as error:
         if not is_installed(name):
-            raise ValueError(f"{name} is not installed; {INSTALL[name]}") from error
-        raise ValueError(f"{name} is installed but can't be loaded: {error}; {INSTALL[name]}") from error
+            raise ValueError(f"{name} is not installed; {VARIANT_INSTALL[name]}") from error
+        raise ValueError(f"{name} is installed but can't be loaded: {error}; {VARIANT_INSTALL[name]}") from error
     return TensorRTVariant(name, library)  # type: ignore[arg-type]
 
 
@@ -112,8 +115,8 @@ def choose_variant(runtime: str = "auto") -> tuple[TensorRTVariant, str]:
         reason = "there is no GPU, and it needs none to build" if gpu is None else "tensorrt is not installed"
         return import_variant("tensorrt-rtx"), reason
     raise ValueError(
-        f"neither variant of TensorRT is installed; {INSTALL['tensorrt-rtx']} (builds without a GPU), or, with a "
-        f"data-center GPU, {INSTALL['tensorrt']}"
+        f"neither variant of TensorRT is installed; {VARIANT_INSTALL['tensorrt-rtx']} (builds without a GPU), or, with "
+        f"a data-center GPU, {VARIANT_INSTALL['tensorrt']}"
     )
 
 
@@ -133,19 +136,19 @@ def check_capabilities(
         ValueError: The variant can't build for one of them, or not in this precision; the message holds a hint.
     """
     supported = variant.capabilities
-    if unsupported := [one for one in requested if one not in supported]:
+    if unsupported := [capability for capability in requested if capability not in supported]:
         raise ValueError(_unsupported(variant, unsupported[0], supported))
     if variant.name == "tensorrt":
         return supported
     if TURING in requested:
         _check_turing(requested, precision, dynamic)
-    without_fp8 = [one for one in requested if _as_pair(one) < FIRST_WITH_FP8]
+    without_fp8 = [capability for capability in requested if _as_pair(capability) < FIRST_WITH_FP8]
     if precision == "fp8" and without_fp8:
         raise ValueError(
             f"compute capability {without_fp8[0]} has no fp8; remove it from --gpu, or use --precision int8"
         )
     if precision == "fp8" and not requested:
-        return tuple(one for one in supported if _as_pair(one) >= FIRST_WITH_FP8)
+        return tuple(capability for capability in supported if _as_pair(capability) >= FIRST_WITH_FP8)
     return requested
 
 

@@ -181,8 +181,8 @@ def _configure(variant: TensorRTVariant, config: Any, settings: BuildSettings) -
         config.builder_optimization_level = settings.level
     if settings.capabilities and variant.name == "tensorrt-rtx":
         config.num_compute_capabilities = len(settings.capabilities)
-        for index, one in enumerate(settings.capabilities):
-            member = getattr(library.ComputeCapability, "SM" + one.replace(".", ""))
+        for index, capability in enumerate(settings.capabilities):
+            member = getattr(library.ComputeCapability, "SM" + capability.replace(".", ""))
             config.set_compute_capability(member, index)
 
 

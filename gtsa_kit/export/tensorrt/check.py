@@ -9,7 +9,7 @@ from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.engine_header import EngineHeader, missing_from_engine, read_header
 from gtsa_kit.export.runtime.load import load
-from gtsa_kit.export.runtime.tensorrt_variant import INSTALL, cannot_run, import_variant, is_installed
+from gtsa_kit.export.runtime.tensorrt_variant import VARIANT_INSTALL, cannot_run, import_variant, is_installed
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.files import sha256_of
@@ -95,7 +95,9 @@ def _engine_checks(path: Path, header: EngineHeader, manifest: Manifest, engine:
 def _check_installed(header: EngineHeader) -> Check:
     if not is_installed(header.variant):
         return Check(
-            "installed", True, f"{header.variant} is not installed, so it can't run here; {INSTALL[header.variant]}"
+            "installed",
+            True,
+            f"{header.variant} is not installed, so it can't run here; {VARIANT_INSTALL[header.variant]}",
         )
     installed = import_variant(header.variant).version
     if installed == header.version:

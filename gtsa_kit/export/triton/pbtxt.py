@@ -22,9 +22,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
         yield f"{name} {{"
         yield from to_pbtxt(value, "  ").splitlines()
         yield "}"
-    elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-        for one in value:
-            yield from _lines(name, one)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for item in value:
+            yield from _lines(name, item)
     elif isinstance(value, list):
         yield f"{name}: [{', '.join(map(_scalar, value))}]"
     else:

@@ -28,7 +28,7 @@ MIN_KEY_SHARE: Final = 0.75
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EncoderCandidate:
     """Position and key format of one encoder in a checkpoint."""
 
     entry: str
@@ -62,7 +62,7 @@ class ConvertedWeights:
     """Keys of the other candidate, with its heads if they are in a state dict of their own."""
 
 
-def find_candidates(state_dicts: dict[str, StateDict]) -> list[Candidate]:
+def find_candidates(state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]:
     """Find every ViT in a file, under any entry and prefix, even if a few of its keys are missing."""
     candidates = []
     for entry, tensors in state_dicts.items():
@@ -75,14 +75,14 @@ def find_candidates(state_dicts: dict[str, StateDict]) -> list[Candidate]:
                 share = sum(prefix + name in tensors for name in names) / len(names)
                 best[prefix] = max(best.get(prefix, (0.0, "")), (share, key_format))
         candidates += [
-            Candidate(entry, prefix, key_format)
+            EncoderCandidate(entry, prefix, key_format)
             for prefix, (share, key_format) in best.items()
             if share >= MIN_KEY_SHARE
         ]
     return candidates
 
 
-def guess_origin(candidates: list[Candidate], state_dicts: dict[str, StateDict]) -> str:
+def guess_origin(candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict]) -> str:
     """Return the tool that wrote a checkpoint, from the words in the keys: see `ImportedEncoder.origin`."""
     first = candidates[0]
     if first.key_format != "timm":
@@ -99,7 +99,7 @@ def guess_origin(candidates: list[Candidate], state_dicts: dict[str, StateDict])
     return "dino" if words & {"teacher", "student"} else "timm"
 
 
-def choose(candidates: list[Candidate], branch: Branch | None, default: Branch, path: Path) -> Candidate:
+def choose(candidates: list[EncoderCandidate], branch: Branch | None, default: Branch, path: Path) -> EncoderCandidate:
     """Return the candidate of the requested branch, the only candidate, or that of the default branch.
 
     Raises:
@@ -119,7 +119,11 @@ def choose(candidates: list[Candidate], branch: Branch | None, default: Branch, 
 
 
 def convert(
-    chosen: Candidate, candidates: list[Candidate], state_dicts: dict[str, StateDict], qkv_bias: bool, path: Path
+    chosen: EncoderCandidate,
+    candidates: list[EncoderCandidate],
+    state_dicts: dict[str, StateDict],
+    qkv_bias: bool,
+    path: Path,
 ) -> ConvertedWeights:
     """Rename the chosen encoder's weights to timm's keys, and account for every other key.
 
@@ -169,7 +173,7 @@ def _add_zero_biases(weights: StateDict) -> None:
 
 
 def _sort_unused_keys(
-    chosen: Candidate, candidates: list[Candidate], state_dicts: dict[str, StateDict], used: set[str]
+    chosen: EncoderCandidate, candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict], used: set[str]
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the full names of unused keys: those of heads, those of the other branch, and unknown ones."""
     heads, other_branch, unknown = [], [], []

@@ -8,8 +8,8 @@ from typing import Final
 from gtsa_kit.config import PATCH
 from gtsa_kit.models.checkpoint_import.candidates import (
     Branch,
-    Candidate,
     ConvertedWeights,
+    EncoderCandidate,
     choose,
     convert,
     find_candidates,
@@ -185,7 +185,7 @@ def _build(architecture: Architecture, preprocessing: Preprocessing, weights: St
     return encoder
 
 
-def _summary(chosen: Candidate, converted: ConvertedWeights) -> str:
+def _summary(chosen: EncoderCandidate, converted: ConvertedWeights) -> str:
     """Describe the chosen encoder and the skipped keys."""
     name = chosen.branch or "the only encoder"
     skipped = [f"{len(converted.heads)} keys of heads"] if converted.heads else []
