@@ -12,7 +12,7 @@ The error of a value has these bounds:
   most 2**-15, on values up to 255: 0.1.
 * KERNEL. The cubic kernel keeps straight lines where it lies inside the crop and is not stretched. Stretched (s > 1)
   and sampled at whole pixels, its center is off by at most 0.03; where the crop's border cuts it, by at most 0.21.
-  `test_kernel_keeps_straight_lines` computes both in float64 for every size in use.
+  `test_bicubic_kernel_reproduces_linear_gradients` computes both in float64 for every size in use.
 * CLAMP. RoIAlign continues the outer patches' values beyond their centers, half a patch of 8 view pixels from the
   border: there the error is at most 8 s. Inside, patch means, linear interpolation and the mean over a bin's samples,
   which lie evenly about its center, all keep straight lines: they add nothing.
@@ -159,7 +159,7 @@ def upright_view(regions: np.ndarray, rotation: int) -> np.ndarray:
 
 
 def effective(ids: np.ndarray) -> float:
-    """Number of views that count among pairs that share them (Kish)."""
+    """Effective number of independent views among pairs that share views (Kish)."""
     _, times = np.unique(ids, return_counts=True)
     return times.sum() ** 2 / (times**2).sum()
 
@@ -177,7 +177,7 @@ def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], rotation: int, rot
     image, view, view_g = (index[counts] for index in np.nonzero(which))
     n = effective(image * 1000 + view), effective(image * 1000 + view_g)
     assert min(n) > 30, "too few views for the statistics"
-    # Both regions are rotated as the student's view.
+    # Both regions have the orientation of the student's view.
     a, b = upright_view(region[which], rotation), upright_view(target[which], rotation)
     errors = []
     for name, error, parts, variance in (
@@ -201,7 +201,7 @@ def faults(kind: str, regions: tuple[np.ndarray, np.ndarray], rotation: int, rot
 
 @pytest.mark.parametrize(("rotation", "rotation_g"), ROTATIONS)
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_regions_show_the_same_positions(kind, rotation, rotation_g):
+def test_region_loss_compares_equal_positions(kind, rotation, rotation_g):
     assert faults(kind, align(correct_pairs(kind)), rotation, rotation_g) == []
 
 
@@ -282,7 +282,7 @@ def wrong_rotations(kind: str, regions: tuple[np.ndarray, np.ndarray]) -> set[tu
 
 @pytest.mark.parametrize("mistake", WRONG_INPUTS)
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_wrong_inputs_are_noticed(kind, mistake):
+def test_wrong_inputs_are_detected(kind, mistake):
     change, harmless = WRONG_INPUTS[mistake]
     regions = align(change(correct_pairs(kind)))
     assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
@@ -290,7 +290,7 @@ def test_wrong_inputs_are_noticed(kind, mistake):
 
 @pytest.mark.parametrize("mistake", WRONG_CODE)
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_wrong_code_is_noticed(kind, mistake, monkeypatch):
+def test_wrong_code_is_detected(kind, mistake, monkeypatch):
     name, wrong, harmless = WRONG_CODE[mistake]
     monkeypatch.setattr(losses, name, wrong)
     regions = align(correct_pairs(kind))
@@ -320,7 +320,7 @@ def view_faults(sampled: Views) -> list[str]:
     return errors
 
 
-def test_views_show_their_boxes():
+def test_views_are_crops_of_their_boxes():
     assert view_faults(sample_views(ViewsConfig(**STILL), 24)) == []
 
 
@@ -345,12 +345,12 @@ def half_a_pixel_off(image: Tensor, box: list[int], rotation: int, size: int) ->
     ],
     ids=["one more column", "a pixel right", "a pixel up", "clockwise", "transposed", "half a view pixel"],
 )
-def test_views_of_other_boxes_are_noticed(wrong, monkeypatch):
+def test_views_of_other_boxes_are_detected(wrong, monkeypatch):
     monkeypatch.setattr(views, "crop_and_rotate", wrong)
     assert view_faults(sample_views(ViewsConfig(**STILL), 24))
 
 
-def test_kernel_keeps_straight_lines():
+def test_bicubic_kernel_reproduces_linear_gradients():
     # KERNEL and CUT_KERNEL of the comment above, for every crop that these images allow.
     line = torch.arange(256, dtype=torch.float64).expand(1, 1, 256)
     for size, min_error in ((224, 90), (96, 50)):
@@ -366,21 +366,21 @@ def test_kernel_keeps_straight_lines():
             assert reach / (crop / size) < PATCH  # a cut kernel spoils no more than the outer patch
 
 
-def test_rotations_move_pixels_exactly():
+def test_rotations_permute_pixels_exactly():
     image = torch.randint(256, (3, 50, 70), dtype=torch.uint8)
     still = crop_and_rotate(image, [10, 5, 60, 45], 0, 96)
     for rotation in range(4):
         assert torch.equal(crop_and_rotate(image, [10, 5, 60, 45], rotation, 96), torch.rot90(still, rotation, (1, 2)))
 
 
-def test_fine_patterns_are_averaged_not_sampled():
+def test_resize_is_antialiased():
     y, x = torch.meshgrid(torch.arange(600), torch.arange(600), indexing="ij")
     checks = (((x + y) % 2) * 255).to(torch.uint8).expand(3, 600, 600)
     view = crop_and_rotate(checks, [0, 0, 590, 580], 0, 96)[:, 2:-2, 2:-2].float()
     assert (view - 127.5).abs().max() < 10
 
 
-def test_sampled_views_are_their_boxes_rotated():
+def test_sampled_views_are_rotated_crops_of_their_boxes():
     image = torch.randint(256, (3, 120, 160), dtype=torch.uint8)
     sampled = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(3))
     assert sampled.rotations.unique().numel() > 2
@@ -406,7 +406,7 @@ def inside(boxes: Tensor, height: int, width: int) -> bool:
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (300, 300), (200, 1000), (1000, 200), (37, 53)])
-def test_overlap_rule(size):
+def test_crops_overlap_enough(size):
     config, generator = ViewsConfig(), torch.Generator().manual_seed(0)
     boxes = torch.stack([sample_boxes(*size, config, generator) for _ in range(350)])
     assert boxes.shape == (350, 10, 4)
@@ -415,8 +415,8 @@ def test_overlap_rule(size):
     assert rule_holds(boxes, *size, config)
 
 
-def test_overlap_rule_holds_where_no_sample_keeps_it():
-    # Locals that must share a quarter of the image with both globals: sometimes none of 50 samples is valid.
+def test_crops_overlap_enough_when_all_samples_are_rejected():
+    # Local crops must overlap both globals by a quarter of the image: sometimes none of 50 samples is valid.
     config = ViewsConfig(local_area=(0.25, 0.3), min_overlap=0.25, min_global_overlap=0.25)
     generator = torch.Generator().manual_seed(0)
     boxes = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(15)])
@@ -424,7 +424,7 @@ def test_overlap_rule_holds_where_no_sample_keeps_it():
     assert (boxes[:, 2:] == torch.tensor([0, 0, 640, 480])).all(-1).any()
 
 
-def test_every_position_is_equally_likely():
+def test_crop_positions_are_uniform():
     generator = torch.Generator().manual_seed(0)
     sampled = torch.stack([sample_box(2, 3, (1 / 6, 1 / 6), (1.0, 1.0), generator) for _ in range(600)])
     assert (sampled[:, 2:] - sampled[:, :2] == 1).all()
@@ -432,7 +432,7 @@ def test_every_position_is_equally_likely():
     assert (counts - 100).abs().max() < 4 * math.sqrt(600 * 5 / 36)
 
 
-def test_areas_and_aspects_of_ordinary_images():
+def test_areas_and_aspects_are_in_their_ranges():
     config, generator = ViewsConfig(), torch.Generator().manual_seed(1)
     sampled = torch.stack([sample_boxes(480, 640, config, generator) for _ in range(300)]).double()
     width, height = (sampled[..., 2:] - sampled[..., :2]).unbind(-1)
@@ -441,7 +441,7 @@ def test_areas_and_aspects_of_ordinary_images():
     for part, (low, high) in ((slice(0, 2), config.global_area), (slice(2, None), config.local_area)):
         w, h = (side[:, part][~whole[:, part]] for side in (width, height))
         share = w * h / (480 * 640)
-        # Sides are rounded to whole pixels: each is off by a half at most.
+        # Sides are rounded to whole pixels.
         tolerance = 0.5 / w + 0.5 / h + 0.25 / (w * h)
         assert (share >= low * (1 - tolerance)).all()
         assert (share <= high * (1 + tolerance)).all()
@@ -454,7 +454,7 @@ def test_areas_and_aspects_of_ordinary_images():
         assert (w / h).max() > 1.3
 
 
-def test_crops_lie_all_over():
+def test_crops_cover_the_whole_image():
     generator = torch.Generator().manual_seed(2)
     sampled = torch.stack([sample_boxes(480, 640, ViewsConfig(), generator) for _ in range(150)])[:, 2:].flatten(0, 1)
     assert sampled[:, :2].amin(0).tolist() <= [10, 10]
@@ -477,7 +477,7 @@ def test_thin_and_tiny_images(size):
         assert sampled.local_images.shape == (8, 3, 16, 16)
 
 
-def test_single_pixel_fills_its_views():
+def test_single_pixel_image():
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
     sampled = make_views(image, ViewsConfig(**STILL), torch.Generator().manual_seed(0))
     for images in (sampled.global_images, sampled.local_images):
@@ -491,7 +491,7 @@ def same(a: Views, b: Views) -> bool:
     return all(map(torch.equal, a, b))
 
 
-def test_generator_decides_everything():
+def test_views_depend_on_the_generator_alone():
     image = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
     config = ViewsConfig(noise_std=0.05)
 
@@ -508,7 +508,7 @@ def test_generator_decides_everything():
     assert not torch.equal(sampled(6).boxes, first.boxes)
 
 
-def test_image_is_left_as_it_was():
+def test_input_image_is_unchanged():
     image = torch.randint(256, (3, 60, 80), dtype=torch.uint8)
     before = image.clone()
     for seed in range(5):
@@ -530,7 +530,7 @@ def noise_of(seed: int, **changes: object) -> Views:
     return make_views(coordinate_image(90, 70), config, torch.Generator().manual_seed(seed))
 
 
-def test_without_rotations_the_crops_and_colors_stay():
+def test_disabling_rotations_keeps_crops_and_colors():
     sampled = make_views(coordinate_image(90, 70), ViewsConfig(**STILL), torch.Generator().manual_seed(2))
     upright = make_views(coordinate_image(90, 70), ViewsConfig(**STILL, rotate=False), torch.Generator().manual_seed(2))
     assert torch.equal(upright.boxes, sampled.boxes)
@@ -541,7 +541,7 @@ def test_without_rotations_the_crops_and_colors_stay():
         assert all(torch.equal(torch.rot90(a, -rotation, dims=(-2, -1)), b) for a, b, rotation in pairs)
 
 
-def test_mirrored_views_are_mirrors_of_what_they_were():
+def test_flipped_views_are_mirrored():
     for seed in range(3):
         sampled, mirrored = noise_of(seed), noise_of(seed, hflip_p=1.0)
         assert torch.equal(mirrored.global_images, sampled.global_images.flip(-1))
@@ -550,7 +550,7 @@ def test_mirrored_views_are_mirrors_of_what_they_were():
         assert torch.equal(mirrored.rotations, sampled.rotations)
 
 
-def test_views_are_mirrored_at_their_rate_each_by_itself():
+def test_flips_are_independent_with_probability_hflip_p():
     mirrored = []
     for seed in range(40):
         sampled, some = noise_of(seed, local_crops=3), noise_of(seed, local_crops=3, hflip_p=0.25)
@@ -597,15 +597,15 @@ def changed_share(config: ViewsConfig, count: int = 400) -> float:
     return sum(not torch.equal(augment_color(view, config, generator), view) for _ in range(count)) / count
 
 
-def test_photometric_off_leaves_views_untouched():
+def test_color_augmentation_off_leaves_views_unchanged():
     assert changed_share(ViewsConfig(**STILL), 50) == 0
     assert changed_share(ViewsConfig(**STILL | {"jitter_p": 1.0}, jitter_strength=0.0), 50) == 0
 
 
 @pytest.mark.parametrize("which", ["jitter_p", "grayscale_p", "blur_p"])
 @pytest.mark.parametrize("p", [0.2, 0.8, 1.0])
-def test_photometric_probabilities(which, p):
-    # A blur of 0.1 pixels is none, so a range is taken that always shows.
+def test_color_augmentation_probabilities(which, p):
+    # A blur of 0.1 pixels changes nothing, so the range has larger ones.
     share = changed_share(ViewsConfig(**STILL | {which: p}, blur_sigma=(0.8, 2.0)))
     assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / 400)
 
@@ -628,7 +628,7 @@ def test_gray_has_equal_channels():
     assert (view[0] - luma).abs().max() <= 1.1  # truncated, with weights of four digits
 
 
-def test_jitter_keeps_within_its_range():
+def test_jitter_is_within_its_range():
     # Contrast, saturation and hue don't change the mean of a uniform gray; brightness changes it by at most 0.8.
     view = torch.full((3, 16, 16), 100, dtype=torch.uint8)
     for strength, most in ((1.0, 0.8), (0.25, 0.2)):
@@ -646,7 +646,7 @@ def test_strongest_jitter_is_allowed():
         assert augment_color(colors(), config, torch.Generator().manual_seed(seed)).dtype == torch.uint8
 
 
-def test_blur_spreads_a_point_by_its_sigma():
+def test_blur_of_a_point_has_variance_sigma_squared():
     view = torch.zeros(3, 49, 49, dtype=torch.uint8)
     view[:, 24, 24] = 255
     view = augment_color(
@@ -658,13 +658,13 @@ def test_blur_spreads_a_point_by_its_sigma():
     assert torch.equal(view[0], view[0].T)
 
 
-def test_noise_is_off_by_default_and_has_its_strength():
+def test_noise_is_off_by_default_and_has_its_standard_deviation():
     assert ViewsConfig().noise_std == 0
     view = torch.full((3, 64, 64), 128, dtype=torch.uint8)
     noisy = augment_color(view, ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
     assert noisy.dtype == torch.uint8
     assert abs(noisy.float().mean() - 128) < 0.5
     assert abs(noisy.float().std() / 255 - 0.05) < 0.002
-    # At the ends of the range it is cut, not wrapped round.
+    # At the ends of the range it is clipped and does not wrap around.
     dark = augment_color(torch.zeros_like(view), ViewsConfig(**STILL, noise_std=0.05), torch.Generator().manual_seed(0))
     assert dark.max() < 80

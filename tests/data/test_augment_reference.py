@@ -1,4 +1,4 @@
-"""Views against those that Pillow and torchvision make of the same draws, one call for each thing that is done."""
+"""Comparison of views with those of Pillow and torchvision for the same random parameters."""
 
 from itertools import product
 
@@ -45,8 +45,8 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_crops_are_pillows(kind):
-    # All shapes of crops, tall and wide, shrunk and stretched: Pillow's passes change their order among them.
+def test_crops_equal_pillow(kind):
+    # All shapes of crops, tall and wide, shrunk and stretched, so that both orders of Pillow's passes occur.
     image = picture(kind)
     rng = np.random.default_rng(1)
     for index in range(60):
@@ -55,14 +55,14 @@ def test_crops_are_pillows(kind):
         box, rotation, size = [int(x), int(y), int(x + w), int(y + h)], index % 4, (32, 64, 96)[index % 3]
         ours = crop_and_rotate(torch.from_numpy(planar(image)), box, rotation, size).numpy()
         off = np.abs(ours.astype(int) - planar(plain_crop(Image.fromarray(image), box, rotation, size)))
-        # torch's weights have 16 bits: where a crop is hardly shrunk, two roundings in a hundred thousand fall together
+        # torch's weights have 16 bits: if a crop is hardly shrunk, two roundings in a hundred thousand coincide
         assert off.max() <= (1 if min(w, h) >= 1.5 * size else 2)
         assert (off > 1).mean() < 1e-3
         assert (off > 0).mean() < 0.03
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 20_000), (20_000, 3), (31, 17)])
-def test_extreme_images(size):
+def test_extreme_image_sizes(size):
     config = ViewsConfig(global_size=32, local_size=16, **STILL)
     image = picture("noise", *size)
     for seed in range(3):
@@ -77,7 +77,7 @@ def test_extreme_images(size):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(3))
-def test_brightness_contrast_and_saturation_are_pillows_to_the_bit(kind, step):
+def test_brightness_contrast_and_saturation_equal_pillow_bit_for_bit(kind, step):
     image = picture(kind)
     ours = (colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation)[step]
     for factor in (0.0, 0.2, 0.613, 1.0, 1.37, 1.8, 3.0):
@@ -90,26 +90,26 @@ def every_color() -> np.ndarray:
     return np.concatenate([grid, grid[:, [2, 0, 1]], grid[:, [1, 2, 0]]]).astype(np.uint8)
 
 
-def test_every_hue_is_pillows():
+def test_every_hue_equals_pillow():
     some = every_color()
     _, _, hues = colors.hues(np.ascontiguousarray(some.T))
     assert np.array_equal(hues, np.asarray(Image.fromarray(some[None]).convert("HSV"))[0, :, 0])
 
 
 @pytest.mark.parametrize("factor", [-0.5, -0.2, -0.0731, 0.0, 0.1, 0.2, 0.5])
-def test_shifted_hues_are_within_a_level_of_pillows(factor):
+def test_shifted_hues_are_within_one_level_of_pillow(factor):
     some = every_color()[::101][None]
     assert furthest(colors.adjust_hue(planar(some), factor), planar(JITTER[3](Image.fromarray(some), factor))) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gray_is_pillows_to_the_bit(kind):
+def test_grayscale_equals_pillow_bit_for_bit(kind):
     expected = Image.fromarray(picture(kind)).convert("L").convert("RGB")
     assert furthest(colors.to_grayscale(planar(picture(kind))), planar(expected)) == 0
 
 
 @pytest.mark.parametrize(("kind", "size"), list(product(KINDS, [16, 32, 96, 200])))
-def test_blur_is_within_three_levels_of_pillows(kind, size):
+def test_blur_is_within_three_levels_of_pillow(kind, size):
     image = picture(kind)[:size, :size]
     for sigma in (0.1, 0.3, 0.7, 1.1, 2**0.5, 1.9, 2.0, 3.5):
         expected = planar(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
@@ -142,13 +142,13 @@ def real() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("changes", [{"hflip_p": 0.5}, {"grayscale_p": 1.0}, {"noise_std": 0.05}], ids=str)
-def test_views_without_jitter_and_blur_are_the_plain_ones(real, changes):
+def test_views_without_jitter_and_blur_equal_the_reference(real, changes):
     off = differences(real[:3], ViewsConfig(**STILL | changes))
     assert off.max() <= 2
     assert (off > 1).mean() < 1e-4
 
 
-def test_views_are_the_plain_ones(real):
+def test_views_equal_the_reference(real):
     # One level of a crop becomes up to six where brightness, contrast and saturation all stretch it; few pixels are off
     # by one in the first place.
     off = differences(real, ViewsConfig(hflip_p=0.3))
@@ -158,7 +158,7 @@ def test_views_are_the_plain_ones(real):
     assert off.mean() < 0.1
 
 
-def test_memory_order_of_a_image_does_not_matter():
+def test_memory_layout_of_an_image_does_not_matter():
     upright = torch.from_numpy(picture("waves")).permute(2, 0, 1)
     a, b = (make_views(p, ViewsConfig(), torch.Generator().manual_seed(0)) for p in (upright, upright.contiguous()))
     assert all(map(torch.equal, a, b))

@@ -40,7 +40,7 @@ def same(a: AugmentationParams, b: AugmentationParams) -> bool:
 
 @pytest.fixture(scope="module")
 def free() -> np.ndarray:
-    """Crops of an image so large that whole pixels do not show, in units of its sides: (n, 4)."""
+    """Crops (n, 4), in units of the sides, of an image so large that rounding to pixels is negligible."""
     sampled = [sample_box(60_000, 80_000, (0.1, 0.3), (3 / 4, 4 / 3), generator(i)) for i in range(2000)]
     return torch.stack(sampled).numpy() / [80_000, 60_000, 80_000, 60_000]
 
@@ -52,14 +52,14 @@ def test_areas_and_aspects(free):
     assert abs(stats.spearmanr(width * height, width / height).statistic) < 0.08  # each drawn by itself
 
 
-def test_places(free):
+def test_positions(free):
     width, height = (free[:, 2:] - free[:, :2]).T
     assert follows_uniform(free[:, 0] / (1 - width), 0, 1)
     assert follows_uniform(free[:, 1] / (1 - height), 0, 1)
 
 
-def test_boxes_are_those_of_the_rule_and_no_others():
-    # The oracle draws a whole set of crops one by one with another generator, and keeps to the rule by the definition.
+def test_boxes_have_the_distribution_of_rejection_sampling():
+    # The reference samples whole sets of crops with another generator and rejects those that break the rule.
     config, rng = ViewsConfig(local_crops=2), np.random.default_rng(0)
 
     def crop(area: tuple[float, float]) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_boxes_are_those_of_the_rule_and_no_others():
     assert stats.ks_2samp(*areas).pvalue > LEAST_P
 
 
-def test_rotations_and_mirrors():
+def test_rotations_and_flips():
     sampled = [sample_augmentation(48, 64, ViewsConfig(hflip_p=0.3), generator(i)) for i in range(400)]
     rotations = torch.stack([one.rotations for one in sampled])
     assert as_often(rotations.flatten().numpy(), 4)
@@ -101,7 +101,7 @@ def test_rotations_and_mirrors():
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5, 2.5])
-def test_factors(strength):
+def test_jitter_factors(strength):
     factors = sample_color_params(MANY, ViewsConfig(jitter_strength=strength), generator(1)).factors.numpy().T
     most = 0.8 * strength
     for values in factors[:3]:
@@ -110,14 +110,14 @@ def test_factors(strength):
     assert np.abs(np.corrcoef(factors) - np.eye(4)).max() < 0.05
 
 
-def test_orders():
+def test_jitter_orders():
     orders = sample_color_params(MANY, ViewsConfig(), generator(2)).orders
     assert (orders.sort(-1).values == torch.arange(len(JITTER_STEPS))).all()
     _, which = torch.unique(orders, dim=0, return_inverse=True)
     assert as_often(which.numpy(), 24)
 
 
-def test_rates_and_blur():
+def test_probabilities_and_blur():
     config = ViewsConfig(jitter_p=0.8, grayscale_p=0.2, blur_p=0.35, blur_sigma=(0.1, 2.0))
     sampled = sample_color_params(MANY, config, generator(3))
     events = torch.stack([sampled.jittered, sampled.gray, sampled.sigmas > 0]).numpy()
@@ -133,7 +133,7 @@ def test_noise_seeds_differ():
     assert (seeds >= 0).all()
 
 
-def test_what_is_switched_off_changes_nothing_else():
+def test_disabled_augmentations_change_no_other_parameter():
     params = sample_augmentation(48, 64, ViewsConfig(), generator(5))
     still = sample_augmentation(48, 64, ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=0, rotate=False), generator(5))
     assert torch.equal(params.boxes, still.boxes)

@@ -1,4 +1,4 @@
-"""Views made a batch at a time: against Pillow's of the same draws, and against those made one by one."""
+"""Comparison of batched views with Pillow's for the same random parameters, and with views made one by one."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def differences(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def unbounded(request, monkeypatch):
-    """DecodedBatch as they are, but where a test is about their being shrunk."""
+    """Disable shrinking, except in tests of shrinking."""
     if "shrunk" not in request.node.name:
         monkeypatch.setattr(batched_augment, "max_side", lambda config: 10_000)
 
@@ -89,13 +89,13 @@ def unbounded(request, monkeypatch):
         (STILL, 1),
         (STILL | {"hflip_p": 0.5}, 1),
         (STILL | {"grayscale_p": 1.0}, 1),
-        # Levels of the crop below go through factors of up to 1.8 and up to four cuts; hue has 256 steps.
+        # Differences of the crop are multiplied by up to 1.8 and truncated up to four times; hue has 256 steps.
         (STILL | {"jitter_p": 1.0, "jitter_strength": 0.2}, 12),
         (STILL | {"blur_p": 1.0}, 3),
     ],
     ids=["crop and rotation", "mirror", "gray", "jitter", "blur"],
 )
-def test_views_are_pillows(settings, levels, device):
+def test_views_equal_pillow(settings, levels, device):
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **settings)
     pillows = [view for views in by_pillow(config) for view in views]
     apart = differences(flat(batched(config, device)), pillows)
@@ -103,7 +103,7 @@ def test_views_are_pillows(settings, levels, device):
     assert (apart > 1).mean() < (0.05 if settings.get("blur_p") else 0.01)  # Pillow rounds between passes of the blur
 
 
-def test_views_with_everything_on_are_those_made_one_by_one():
+def test_views_with_all_augmentations_equal_those_made_one_by_one():
     config = ViewsConfig(global_size=96, local_size=48, local_crops=4)
     ours, theirs = batched(config), one_by_one(config)
     assert torch.equal(ours.boxes, theirs.boxes)
@@ -114,7 +114,7 @@ def test_views_with_everything_on_are_those_made_one_by_one():
 
 
 @pytest.mark.parametrize("step", ["brightness", "contrast", "saturation", "hue"])
-def test_jitter_is_pillows_to_the_bit(step):
+def test_jitter_equals_pillow_bit_for_bit(step):
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     index = ["brightness", "contrast", "saturation", "hue"].index(step)
@@ -133,7 +133,7 @@ def test_jitter_is_pillows_to_the_bit(step):
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 1.3, 2.0])
-def test_blur_is_pillows(sigma):
+def test_blur_equals_pillow(sigma):
     image = np.random.default_rng(4).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     ours = batched_color.gaussian_blur(
         torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor([sigma]).double()
@@ -142,13 +142,13 @@ def test_blur_is_pillows(sigma):
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - pillows).max() <= 3
 
 
-def test_a_view_does_not_depend_on_its_neighbors():
+def test_a_view_does_not_depend_on_its_batch():
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
     parts = [prepare_for_device(p, config, generator(i)) for i, p in enumerate(sample_images())]
     together = apply_augmentations_batched(collate_decoded(parts), config, torch.device("cpu"))
     for i, part in enumerate(parts):
         alone = apply_augmentations_batched(part, config, torch.device("cpu"))
-        # Matrix products over other sizes round otherwise; what colors make of that level is small.
+        # Matrix products of other sizes round differently by a level, which colors amplify little.
         apart = (alone.global_images[0].int() - together.global_images[i].int()).abs()
         assert (apart > 1).float().mean() < 0.003
 
@@ -159,7 +159,7 @@ def test_without_local_crops():
     assert views.local_images.shape[1] == 0
 
 
-def test_noise_is_of_the_asked_strength():
+def test_noise_has_its_standard_deviation():
     config = ViewsConfig(global_size=96, local_crops=0, **STILL)
     gray = torch.full((3, 96, 96), 128, dtype=torch.uint8)
     still, noisy = (
@@ -171,10 +171,10 @@ def test_noise_is_of_the_asked_strength():
     assert (noisy - still).std() == pytest.approx(0.05 * 255, rel=0.03)
 
 
-def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
+def test_shrunk_images_have_enough_pixels_for_the_smallest_crops():
     config = ViewsConfig()
     side = max_side(config)
-    # A crop of the least area and the flattest shape still has a pixel for each of the view's.
+    # The crop of the smallest area and the most extreme aspect still has a pixel for each pixel of the view.
     assert np.sqrt(side**2 * config.global_area[0] * config.aspect[0]) >= config.global_size
     assert np.sqrt(side**2 * config.local_area[0] * config.aspect[0]) >= config.local_size
     for height, width in [(2000, 3000), (20_000, 30), (side, side), (10, 10)]:
@@ -184,8 +184,8 @@ def test_shrunk_images_keep_enough_pixels_for_their_smallest_crops():
     assert shrink(torch.zeros(3, side, side, dtype=torch.uint8), side).shape == (3, side, side)
 
 
-def test_views_of_shrunk_images_show_the_same():
-    # Waves of 40 pixels and more: shrinking to a third loses nothing of them.
+def test_views_of_shrunk_images_equal_those_of_the_originals():
+    # Waves of 40 pixels and more, which shrinking to a third preserves.
     y, x = np.mgrid[:1200, :1600]
     waves = 128 + 90 * np.stack([np.sin(x / 41), np.cos(y / 45), np.sin((x + y) / 57)])
     image = torch.from_numpy(waves.astype(np.uint8))
@@ -199,7 +199,7 @@ def test_views_of_shrunk_images_show_the_same():
     assert (views.local_images[0].int() - full.local_images.int()).abs().float().mean() < 1.5
 
 
-def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
+def test_dataset_samples_the_same_parameters_for_device_and_workers(tmp_path):
     for i, image in enumerate(sample_images()[:3]):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     paths = sorted(tmp_path.iterdir())
@@ -215,7 +215,7 @@ def test_presentations_on_device_draw_what_they_draw_in_workers(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_nothing_is_waited_for():
+def test_augmentation_does_not_synchronize():
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3)
     batch = collate_decoded(
         [prepare_for_device(p, config, generator(i)) for i, p in enumerate(sample_images())]

@@ -42,7 +42,7 @@ def test_validation_applies_the_limit(tmp_path):
     assert len(validate_files([jpeg(tmp_path / "a.jpg")], max_pixels=10)) == 1
 
 
-def test_bounded_map_bounds_what_is_in_flight():
+def test_bounded_map_limits_pending_items():
     drawn, done, most = 0, 0, 0
     lock = threading.Lock()
 
@@ -68,7 +68,7 @@ def test_bounded_map_bounds_what_is_in_flight():
     assert most <= 8
 
 
-def test_bounded_map_stops_when_nobody_looks():
+def test_bounded_map_cancels_when_closed():
     begun = []
     with ThreadPoolExecutor(1) as pool:
         results = bounded_map(pool, begun.append, range(1000), window=4)
@@ -77,7 +77,7 @@ def test_bounded_map_stops_when_nobody_looks():
     assert len(begun) <= 5
 
 
-def test_bounded_map_passes_errors_on():
+def test_bounded_map_raises_errors_of_items():
     def work(i):
         if i == 5:
             raise KeyError("five")
@@ -87,7 +87,7 @@ def test_bounded_map_passes_errors_on():
         list(bounded_map(pool, work, range(10), window=3))
 
 
-# --- finding ---------------------------------------------------------------------------------------------------------
+# --- listing ---------------------------------------------------------------------------------------------------------
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -122,17 +122,17 @@ def test_suffixes_in_any_case(tmp_path):
     assert listed_names(tmp_path) == names
 
 
-def test_hidden_names_are_passed_over(tmp_path):
+def test_hidden_names_are_skipped(tmp_path):
     touch(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "d/.e/f.jpg", "._a.jpg")
     assert listed_names(tmp_path) == ["a.jpg"]
 
 
-def test_a_hidden_folder_that_was_asked_for_is_read(tmp_path):
+def test_a_hidden_folder_as_the_source_is_read(tmp_path):
     touch(tmp_path, ".photos/a.jpg")
     assert listed_names(tmp_path / ".photos") == ["a.jpg"]
 
 
-def test_names_with_spaces_and_any_script(tmp_path):
+def test_names_with_spaces_and_non_ascii_letters(tmp_path):
     names = ["a b/c  d.jpg", "Ærø.jpg", "写真.jpg", "😀.jpg", "line\nbreak.jpg", "two\u2028lines.jpg"]
     touch(tmp_path, *names)
     assert sorted(listed_names(tmp_path)) == sorted(names)
@@ -187,7 +187,7 @@ def test_folder_that_cannot_be_read_is_reported(tmp_path):
     assert "permission denied" in listed.unreadable[0].reason.lower()
 
 
-def test_folder_named_like_a_image(tmp_path):
+def test_folder_named_like_an_image(tmp_path):
     touch(tmp_path, "folder.jpg/a.jpg", "b.jpg")
     assert listed_names(tmp_path) == ["b.jpg", "folder.jpg/a.jpg"]
 
@@ -197,7 +197,7 @@ def test_text_list(tmp_path):
     lines = ["photos/a b.jpg", "", "  photos/é.jpg  ", str(tmp_path / "far/c.jpg"), "photos/gone.jpg", "photos/a b.jpg"]
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     listed = find_images(tmp_path / "list.txt")
-    # In natural order, each once; what is missing stays in, so that opening it can report it.
+    # In natural order, each once; missing files stay in the list, so that opening them reports the error.
     assert [listed.name(path) for path in listed.paths] == [
         "far/c.jpg",
         "photos/a b.jpg",
@@ -208,18 +208,18 @@ def test_text_list(tmp_path):
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_text_list_ends_lines_as_editors_do(tmp_path, newline):
+def test_text_list_with_different_newlines(tmp_path, newline):
     (tmp_path / "list").write_bytes(f"a.jpg{newline}b.jpg{newline}".encode())
     assert listed_names(tmp_path / "list") == ["a.jpg", "b.jpg"]
 
 
-def test_text_list_keeps_odd_names_whole(tmp_path):
+def test_text_list_with_unusual_names(tmp_path):
     names = ["two\u2028lines.jpg", "next\u0085line.jpg", "form\ffeed.jpg"]
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
     assert sorted(listed_names(tmp_path / "list.txt")) == sorted(names)
 
 
-def test_text_list_from_elsewhere_is_relative_to_itself(tmp_path, monkeypatch):
+def test_text_list_paths_are_relative_to_the_list(tmp_path, monkeypatch):
     touch(tmp_path, "photos/a.jpg", "cwd/x")
     (tmp_path / "photos/list.txt").write_text("a.jpg\n../photos/a.jpg\n")
     monkeypatch.chdir(tmp_path / "cwd")
@@ -233,7 +233,7 @@ def test_single_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "a.txt", ".hidden.jpg"])
-def test_nothing_to_find(tmp_path, content):
+def test_source_without_images(tmp_path, content):
     if content:
         touch(tmp_path, content)
     with pytest.raises(ValueError, match="no images in"):
@@ -252,7 +252,7 @@ def test_missing_source(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\x93NUMPY\x01\0v\0", "a.jpg".encode("utf-16")])
-def test_source_of_another_kind(tmp_path, content):
+def test_unsupported_source(tmp_path, content):
     (tmp_path / "data.bin").write_bytes(content)
     with pytest.raises(ValueError, match="neither a folder, nor an image, nor an archive, nor a text file"):
         find_images(tmp_path / "data.bin")

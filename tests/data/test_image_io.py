@@ -14,7 +14,7 @@ from gtsa_kit.data.image_files import validate_images
 from gtsa_kit.data.image_io import ImageError, decode_image, open_bytes, open_image
 from gtsa_kit.data.sources import FileSource
 
-# Pillow warns on its way to refusing a file; what counts here is what it refuses with.
+# Pillow warns before it rejects a file; these tests are about the error.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
 RAMP_16 = np.linspace(0, 65535, 24 * 32).round().astype(np.uint16).reshape(24, 32)
@@ -52,7 +52,7 @@ def over_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     ],
 )
 def test_lossless_formats_keep_every_value(tmp_path, kind, options):
-    # The name lies about the format on purpose: the content decides.
+    # The suffix is wrong on purpose: the content decides.
     assert np.array_equal(opened(tmp_path / "a.jpg", encoded(scene(), kind, **options)), scene())
 
 
@@ -66,7 +66,7 @@ def test_lossless_formats_keep_every_value(tmp_path, kind, options):
         ("GIF", {}, 40),  # 256 colors
     ],
 )
-def test_lossy_formats_come_close(tmp_path, kind, options, tolerance):
+def test_lossy_formats_are_within_tolerance(tmp_path, kind, options, tolerance):
     got = opened(tmp_path / "a.jpg", encoded(scene(), kind, **options))
     assert np.abs(got.astype(int) - scene()).max() <= tolerance
 
@@ -78,7 +78,7 @@ def test_gray_jpeg_has_three_equal_channels(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk_is_what_pillow_converts_it_to(tmp_path, kind):
+def test_cmyk_equals_pillows_conversion(tmp_path, kind):
     content = encoded(Image.fromarray(scene()).convert("CMYK"), kind)
     got = opened(tmp_path / "a.jpg", content)
     with Image.open(tmp_path / "a.jpg") as image:
@@ -106,7 +106,7 @@ def test_palette(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_transparency_lies_over_white(tmp_path, kind):
+def test_transparency_is_composited_over_white(tmp_path, kind):
     alpha = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (24, 1))
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     got = opened(tmp_path / "a.png", encoded(np.dstack([scene(), alpha]), kind, **options))
@@ -114,14 +114,14 @@ def test_transparency_lies_over_white(tmp_path, kind):
     assert (got[:, 0] == 255).all()  # nothing of the colors below full transparency
 
 
-def test_gray_with_alpha_lies_over_white(tmp_path):
+def test_gray_with_alpha_is_composited_over_white(tmp_path):
     alpha = scene()[..., 1]
     got = opened(tmp_path / "a.png", encoded(Image.fromarray(np.dstack([scene()[..., 0], alpha]), "LA"), "PNG"))
     assert np.abs(got - over_white(gray(scene()[..., 0]), alpha)).max() <= 1
 
 
 @pytest.mark.parametrize("per_color", [False, True])
-def test_transparent_palette_lies_over_white(tmp_path, per_color):
+def test_transparent_palette_is_composited_over_white(tmp_path, per_color):
     image = Image.fromarray(scene()).quantize(16)
     alphas = bytes(range(0, 256, 17)) if per_color else bytes(0 if i == 3 else 255 for i in range(16))
     got = opened(tmp_path / "a.png", encoded(image, "PNG", transparency=alphas if per_color else 3))
@@ -130,7 +130,7 @@ def test_transparent_palette_lies_over_white(tmp_path, per_color):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_transparent_color_key_lies_over_white(tmp_path, bits):
+def test_transparent_color_key_is_composited_over_white(tmp_path, bits):
     samples = scene().astype(np.uint16) * (257 if bits == 16 else 1)
     key = chunk(b"tRNS", samples[5, 6].astype(">u2").tobytes())
     got = opened(tmp_path / "a.png", png_by_hand(samples.astype(f"u{bits // 8}"), more=key))
@@ -169,20 +169,20 @@ def test_16_bit_color(tmp_path, write):
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
-def test_float_tiff_is_read_by_its_range(tmp_path, order, top):
+def test_float_tiff_is_scaled_by_its_range(tmp_path, order, top):
     samples = (RAMP_16 / 65535 * top).astype(np.float32)
     got = opened(tmp_path / "a.tif", tiff_by_hand(samples, order))
     assert np.abs(got - RAMP_16[..., None] / 257).max() <= 0.51
 
 
-def test_32_bit_tiff_is_read_by_its_range(tmp_path):
+def test_32_bit_tiff_is_scaled_by_its_range(tmp_path):
     samples = RAMP_16.astype(np.int32) << 15  # 0 to 2**31
     got = opened(tmp_path / "a.tif", tiff_by_hand(samples))
     assert np.array_equal(got, gray(RAMP_16 >> 9))  # a range of 2**32, as if it had no sign
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-def test_float_without_known_range_is_refused(tmp_path, bad):
+def test_float_with_unknown_range_is_rejected(tmp_path, bad):
     samples = np.full((4, 4), 0.5, np.float32)
     samples[1, 2] = bad
     with pytest.raises(ImageError, match="no known range"):
@@ -202,7 +202,7 @@ def test_float_without_known_range_is_refused(tmp_path, bad):
         ("MPO", {"quality": 95, "subsampling": 0}, 12),  # what phones write for depth and stereo
     ],
 )
-def test_the_first_picture_counts(tmp_path, kind, options, tolerance):
+def test_the_first_frame_is_read(tmp_path, kind, options, tolerance):
     others = [Image.fromarray(255 - scene()), Image.fromarray(scene()[::-1])]
     content = encoded(scene(), kind, save_all=True, append_images=others, **options)
     got = opened(tmp_path / "a.jpg", content)
@@ -245,7 +245,7 @@ def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
         ("TIFF", {"compression": "tiff_lzw"}),
     ],
 )
-def test_every_orientation_comes_upright(tmp_path, kind, options, orientation):
+def test_every_orientation_is_applied(tmp_path, kind, options, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     plain = opened(tmp_path / "plain.jpg", encoded(scene(), kind, **options))
@@ -260,15 +260,15 @@ def test_every_orientation_comes_upright(tmp_path, kind, options, orientation):
     [RAMP_16, (RAMP_16 >> 8).astype(np.uint8), (RAMP_16 / 65535).astype(np.float32), scene()],
     ids=["16 bit", "8 bit", "float", "rgb"],
 )
-def test_every_raw_tiff_comes_upright_once(tmp_path, stored, order, orientation):
-    # Pillow turns TIFFs itself; those that it maps into memory, it turned wrongly.
+def test_orientation_of_raw_tiffs_is_applied_once(tmp_path, stored, order, orientation):
+    # Pillow rotates TIFFs itself, and memory-mapped ones wrongly.
     plain = opened(tmp_path / "plain.tif", tiff_by_hand(stored, order))
     rotated = opened(tmp_path / "turned.tif", tiff_by_hand(stored, order, orientation))
     assert np.array_equal(rotated, upright(plain, orientation))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 700])
-def test_orientation_out_of_range_is_none(tmp_path, orientation):
+def test_orientation_out_of_range_is_ignored(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(opened(tmp_path / "a.png", encoded(scene(), "PNG", exif=exif)), scene())
@@ -285,7 +285,7 @@ def test_orientation_out_of_range_is_none(tmp_path, orientation):
         b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0\0\0\0\0",  # orientation "abc"
     ],
 )
-def test_damaged_exif_beside_sound_pixels(tmp_path, kind, block):
+def test_damaged_exif_with_valid_pixels(tmp_path, kind, block):
     options = {"WEBP": {"lossless": True}}.get(kind, {})
     plain = opened(tmp_path / "plain", encoded(scene(), kind, **options))
     assert np.array_equal(opened(tmp_path / "damaged", encoded(scene(), kind, exif=block, **options)), plain)
@@ -301,8 +301,8 @@ def test_odd_sizes(tmp_path, kind, size):
 
 
 @pytest.mark.parametrize(("claimed", "limit"), [((60_000, 60_000), None), ((13_000, 13_000), 100_000_000)])
-def test_huge_is_refused_before_memory_grows(tmp_path, claimed, limit):
-    # In a process of its own: a peak that other tests have reached would hide this one's.
+def test_huge_image_is_rejected_before_it_is_decoded(tmp_path, claimed, limit):
+    # In a separate process, because peak memory of other tests would hide this one's.
     path = tmp_path / "bomb.png"
     path.write_bytes(png_by_hand(scene(), size=claimed))
     check = f"""
@@ -313,8 +313,8 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 try:
     open_image(Path({str(path)!r}), *{[limit] if limit else []})
-except ImageError as broken:
-    print(broken.reason)
+except ImageError as error:
+    print(error.reason)
 assert peak() < before + 40_000, f"grew by {{peak() - before}} KiB"
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", check], capture_output=True, text=True)
@@ -329,7 +329,7 @@ def test_limit_counts_pixels(tmp_path):
         open_image(path, max_pixels=24 * 32 - 1)
 
 
-# --- broken files ----------------------------------------------------------------------------------------------------
+# --- unreadable files -------------------------------------------------------------------------------------------------
 
 SOUND = {
     "jpeg": encoded(scene(), "JPEG"),
@@ -353,7 +353,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_truncated_is_refused_or_whole(tmp_path, name):
+def test_truncated_file_is_rejected_or_complete(tmp_path, name):
     content = SOUND[name]
     whole = opened(tmp_path / "whole", content)
     refused = 0
@@ -363,12 +363,12 @@ def test_truncated_is_refused_or_whole(tmp_path, name):
         except ImageError:
             refused += 1
             continue
-        # Some bytes carry no pixel (a PNG's end mark, an MPO's second picture): without them nothing may be missing.
+        # Some bytes hold no pixel (a PNG's end marker, an MPO's second frame): a file without them may be read.
         assert np.array_equal(got, whole), f"{length} of {len(content)} bytes passed for the whole picture"
     assert refused >= 10
 
 
-def test_zero_bytes(tmp_path):
+def test_empty_file(tmp_path):
     with pytest.raises(ImageError, match=r"a\.jpg: empty file") as caught:
         opened(tmp_path / "a.jpg", b"")
     assert caught.value.path == tmp_path / "a.jpg"
@@ -376,18 +376,18 @@ def test_zero_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"not an image\n", b"\0" * 1000, b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_no_image(tmp_path, content):
+def test_file_that_is_no_image(tmp_path, content):
     with pytest.raises(ImageError):
         opened(tmp_path / "a.jpg", content)
 
 
-def test_formats_that_run_programs_stay_shut(tmp_path):
+def test_formats_that_run_programs_are_rejected(tmp_path):
     content = encoded(scene(), "EPS")
     with pytest.raises(ImageError, match="not an image"):
         opened(tmp_path / "a.jpg", content)
 
 
-def test_missing(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         open_image(tmp_path / "gone.jpg")
 
@@ -430,7 +430,7 @@ def test_nul_in_path():
         open_image(Path("a\0b.jpg"))
 
 
-def test_file_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
+def test_file_that_is_deleted_while_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"rubbish")
     real = Image.open
@@ -459,7 +459,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     data = bytearray(content)
     for _ in range(rng.integers(1, 6)):
         kind = rng.integers(5)
-        # Headers decide most, so half of all damage is done there.
+        # Half of the damage is in the header, which matters most.
         at = int(rng.integers(min(len(data), 64) if rng.random() < 0.5 else len(data)))
         if kind == 0:
             data[at] ^= 1 << rng.integers(8)
@@ -483,16 +483,16 @@ def test_damaged_files_raise_only_image_errors(tmp_path, name):
     for path in paths:
         path.write_bytes(mutated(SOUND[name], rng))
     source = FileSource(Path(), paths)
-    # Any other exception comes through and fails the test. The limit keeps mutated sizes from costing time.
-    for broken in validate_images(source, source.entries(), max_pixels=1_000_000):
-        assert broken.reason
-        assert "\n" not in broken.reason
+    # Any other exception fails the test. The limit bounds the time for mutated sizes.
+    for entry in validate_images(source, source.entries(), max_pixels=1_000_000):
+        assert entry.reason
+        assert "\n" not in entry.reason
 
 
-def test_image_error_survives_pickling():
-    broken = ImageError(Path("a b.jpg"), "empty file")
-    again = pickle.loads(pickle.dumps(broken))
-    assert (again.path, again.reason, str(again)) == (broken.path, broken.reason, str(broken))
+def test_image_error_can_be_pickled():
+    error = ImageError(Path("a b.jpg"), "empty file")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.path, again.reason, str(again)) == (error.path, error.reason, str(error))
 
 
 # --- content of files ---------------------------------------------------------------------------------------------
@@ -500,7 +500,7 @@ def test_image_error_survives_pickling():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_bytes_open_as_files_do_and_say_how_they_were_rotated(tmp_path, kind, orientation):
+def test_bytes_decode_as_files_do_and_give_the_orientation(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(scene(), kind, exif=exif)
@@ -512,7 +512,7 @@ def test_bytes_open_as_files_do_and_say_how_they_were_rotated(tmp_path, kind, or
     assert image.image.size == ((32, 24) if orientation < 5 else (24, 32))
 
 
-def test_bad_bytes_are_refused_as_bad_files_are(tmp_path):
+def test_invalid_bytes_are_rejected_as_invalid_files_are(tmp_path):
     whole = encoded(scene(), "JPEG")
     for content, limit in ((b"", 10**6), (b"hello", 10**6), (whole[: len(whole) // 2], 10**6), (whole, 100)):
         (tmp_path / "a").write_bytes(content)

@@ -33,7 +33,7 @@ def test_an_error_in_a_csv_names_the_line(content: str, message: str, tmp_path: 
         read_classification_dataset(tmp_path / "list.csv")
 
 
-def test_other_wrong_sources_are_rejected(tmp_path: Path) -> None:
+def test_other_invalid_sources_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         read_classification_dataset(tmp_path / "gone")
     with pytest.raises(ValueError, match="no image with a class; put each"):
@@ -44,7 +44,7 @@ def test_other_wrong_sources_are_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 10, 97])
-def test_a_stratified_part_has_its_share_of_each_class(size: int) -> None:
+def test_a_stratified_split_has_the_fraction_of_each_class(size: int) -> None:
     labels = np.repeat([3, 1, 8], [size, 1, 4 * size])
     drawn = stratified_split(labels, 0.3, 0)
     assert drawn[labels == 1].sum() == 0

@@ -80,7 +80,7 @@ def test_images_and_masks_that_do_not_match_are_skipped_and_listed(tmp_path: Pat
     }
 
 
-def test_wrong_datasets_are_rejected(tmp_path: Path) -> None:
+def test_invalid_datasets_are_rejected(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"neither train/ and val/ .*--masks DIR"):
         read_segmentation_dataset(tmp_path)
@@ -118,7 +118,7 @@ def test_wrong_datasets_are_rejected(tmp_path: Path) -> None:
         ("a.csv", "name,r,g,b\nx,1,2"),
     ],
 )
-def test_a_wrong_table_of_colors_is_rejected(name: str, content: str, tmp_path: Path) -> None:
+def test_an_invalid_table_of_colors_is_rejected(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=r"a\.(json|csv)"):
         read_mask_options(tmp_path / name, [])

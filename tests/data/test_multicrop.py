@@ -25,7 +25,7 @@ SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16
 
 @pytest.fixture
 def images(tmp_path) -> list[Path]:
-    """Seven JPEGs that differ."""
+    """Seven different JPEGs."""
     return [jpeg(tmp_path / f"{i}.jpg", np.roll(scene(), 3 * i, axis=1)) for i in range(7)]
 
 
@@ -39,11 +39,11 @@ def same(a: Batch, b: Batch) -> bool:
     return a.unreadable == b.unreadable and all(map(torch.equal, a.views, b.views))
 
 
-# --- which image when -------------------------------------------------------------------------------------------
+# --- order of images -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 101])
-def test_every_epoch_shows_every_image_once(count):
+def test_every_epoch_uses_every_image_once(count):
     dataset = multicrop_dataset([Path(str(i)) for i in range(count)], SMALL, seed=3)
     epochs = [[dataset.image_index(t) for t in range(e * count, (e + 1) * count)] for e in range(5)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
@@ -63,7 +63,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize(
     ("count", "batch", "accumulate", "world"), list(product([7, 10], [1, 3, 4], [1, 2], [1, 2, 3]))
 )
-def test_all_ranks_together_are_the_step(count, batch, accumulate, world):
+def test_samples_of_all_ranks_are_those_of_the_step(count, batch, accumulate, world):
     steps, whole = 11, batch * accumulate * world
     shares = [list(sampler(0, steps, batch, accumulate, rank, world)) for rank in range(world)]
     samples = []
@@ -73,7 +73,7 @@ def test_all_ranks_together_are_the_step(count, batch, accumulate, world):
         assert all(len(micro) == batch for micro in micros)
         assert together == alone == list(range(step * whole, (step + 1) * whole))
         samples += together
-    # so that epochs hold, whatever the number of processes
+    # so epochs do not depend on the number of processes
     dataset = multicrop_dataset([Path(str(i)) for i in range(count)], SMALL, seed=1)
     for epoch in range(len(samples) // count):
         part = [dataset.image_index(t) for t in samples[epoch * count : (epoch + 1) * count]]
@@ -81,7 +81,7 @@ def test_all_ranks_together_are_the_step(count, batch, accumulate, world):
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 5), (5, 5)])
-def test_sampler_knows_its_length(start, stop):
+def test_sampler_length(start, stop):
     part = sampler(start, stop, accumulate=2, rank=1, world=3)
     assert len(list(part)) == len(part) == 2 * (stop - start)
     assert list(part) == list(part)  # it can be read again
@@ -99,7 +99,7 @@ def straight(images) -> list[Batch]:
     return list(batches(images, sampler(0, 6)))
 
 
-def test_batches_hold_the_views_of_their_dataset(images, straight):
+def test_batches_stack_the_samples_of_the_dataset(images, straight):
     assert len(straight) == 6
     dataset = multicrop_dataset(images, SMALL, 5)
     for i, batch in enumerate(straight):
@@ -112,17 +112,17 @@ def test_batches_hold_the_views_of_their_dataset(images, straight):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(images, straight, workers):
+def test_batches_do_not_depend_on_workers(images, straight, workers):
     got = list(batches(images, sampler(0, 6), workers))
     assert len(got) == 6
     assert all(map(same, got, straight))
 
 
-def test_other_seeds_are_other_views(images, straight):
+def test_other_seeds_give_other_views(images, straight):
     assert not any(map(same, batches(images, sampler(0, 6), seed=6), straight))
 
 
-def test_each_epoch_draws_new_views(images):
+def test_each_epoch_samples_new_views(images):
     dataset = multicrop_dataset(images, SMALL, 5)
     times = [t for t in range(21) if dataset.image_index(t) == 3]
     boxes = [tuple(dataset[t].views.boxes.flatten().tolist()) for t in times]
@@ -130,26 +130,26 @@ def test_each_epoch_draws_new_views(images):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starting_later_is_skipping(images, straight, workers):
+def test_starting_at_a_later_step_gives_the_same_batches(images, straight, workers):
     got = list(batches(images, sampler(4, 6), workers))
     assert len(got) == 2
     assert all(map(same, got, straight[4:]))
 
 
-def test_processes_share_what_one_would_see(images):
+def test_processes_split_the_batches_of_one_process(images):
     (alone,) = batches(images, sampler(3, 4, batch=6))
     ranks = [next(batches(images, sampler(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
     for name, whole in alone.views._asdict().items():
         assert torch.equal(torch.cat([getattr(rank.views, name) for rank in ranks]), whole)
 
 
-def test_torchs_own_generator_does_not_matter(images, straight):
+def test_views_do_not_depend_on_torchs_global_generator(images, straight):
     torch.manual_seed(123)
     torch.rand(7)
     assert all(map(same, batches(images, sampler(0, 6)), straight))
 
 
-def test_dataset_travel_to_spawned_workers(images):
+def test_dataset_works_in_spawned_workers(images):
     there = multicrop_dataset(images, SMALL, 5)
     there.image_index(0)  # fills the cache, which stays behind
     again = pickle.loads(pickle.dumps(there))
@@ -157,11 +157,11 @@ def test_dataset_travel_to_spawned_workers(images):
     assert all(map(torch.equal, again[3].views, there[3].views))
 
 
-# --- broken images ----------------------------------------------------------------------------------------------
+# --- unreadable images ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_image_that_vanishes_gives_way(images, straight, workers):
+def test_a_deleted_image_is_replaced(images, straight, workers):
     gone = images[2]
     gone.unlink()
     got = list(batches(images, sampler(0, 6), workers))
@@ -176,7 +176,7 @@ def test_a_image_that_vanishes_gives_way(images, straight, workers):
     assert sum(len(batch.unreadable) for batch in got) >= 2  # more than two epochs were shown
 
 
-def test_the_successor_stands_in_with_the_draws_of_the_sample(images):
+def test_the_replacement_has_the_random_parameters_of_the_sample(images):
     dataset = multicrop_dataset(images, SMALL, 5)
     t = next(t for t in range(7) if dataset.image_index(t) == 6)
     images[6].unlink()
@@ -186,7 +186,7 @@ def test_the_successor_stands_in_with_the_draws_of_the_sample(images):
     assert [entry.locator for entry in stand_in.unreadable] == [str(images[6])]
 
 
-def test_vanishing_while_a_run_is_on(images):
+def test_images_deleted_during_a_run(images):
     going = batches(images, sampler(0, 6))
     assert next(going).unreadable == []
     images[4].write_bytes(b"")
@@ -197,7 +197,7 @@ def test_vanishing_while_a_run_is_on(images):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_all_broken(images, workers):
+def test_all_images_unreadable(images, workers):
     for path in images:
         path.write_bytes(b"rubbish")
     batch = next(batches(images, sampler(0, 1), workers))
@@ -206,7 +206,7 @@ def test_all_broken(images, workers):
     assert len(batch.unreadable) == 3 * 7
 
 
-def test_search_for_a_substitute_ends(images, monkeypatch):
+def test_search_for_a_replacement_is_limited(images, monkeypatch):
     monkeypatch.setattr(data, "MAX_SUBSTITUTES", 4)
     for path in images:
         path.unlink()
@@ -215,7 +215,7 @@ def test_search_for_a_substitute_ends(images, monkeypatch):
     assert len(batch.unreadable) == 4
 
 
-def test_one_sample_without_views_spoils_its_batch(images):
+def test_a_batch_with_a_sample_without_views_has_none(images):
     valid = multicrop_dataset(images, SMALL, 5)[0]
     empty = Batch(None, [])
     assert collate_batches([valid, empty]).views is None
@@ -223,7 +223,7 @@ def test_one_sample_without_views_spoils_its_batch(images):
     assert collate_batches([valid, valid]).views.rotations.shape == (2, 3)
 
 
-def test_limit_of_pixels_reaches_the_decoder(images):
+def test_max_pixels_reaches_the_decoder(images):
     assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32)[0].unreadable == []
     assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
 
@@ -231,7 +231,7 @@ def test_limit_of_pixels_reaches_the_decoder(images):
 # --- random numbers --------------------------------------------------------------------------------------------------
 
 
-def test_streams_never_meet():
+def test_random_streams_are_distinct():
     seeds = [
         derive_seed(seed, stream, *counters)
         for seed in (0, 1, 2, 2**31)
@@ -247,13 +247,13 @@ def test_streams_never_meet():
     assert abs(bits.mean() - 0.5) < 4 * 0.5 / np.sqrt(bits.size)
 
 
-def test_seeds_are_what_they_were():
-    # A run can be resumed by another version, on another machine: these numbers are part of its format.
+def test_seeds_do_not_change_between_versions():
+    # A run can be resumed by another version on another machine, so these numbers must not change.
     assert derive_seed(0, 0, 0) == 15793235383387715774
     assert derive_seed(1, 2, 3, 4) == 15323499849503866763
 
 
-def test_step_seed_repeats_what_a_step_draws():
+def test_step_seed_repeats_the_random_numbers_of_a_step():
     def drawn(*moment: int) -> list[float]:
         seed_step(*moment)
         return torch.rand(4).tolist()

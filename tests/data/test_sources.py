@@ -1,4 +1,4 @@
-"""One set of images, reached in every way there is."""
+"""One set of images, read from every kind of source."""
 
 import functools
 import http.server
@@ -25,7 +25,7 @@ from gtsa_kit.embedding.input_index import describe_changes, write_input_index
 
 
 def read_all(where: str | Path, tmp_path: Path) -> dict[str, bytes]:
-    """Names in order, with what is read."""
+    """Return names in order, with their content."""
     source = open_source(str(where))
     listing = write_input_index(source, tmp_path / "listing.sqlite")
     return {entry.name: source.read(entry.locator) for entry in listing.read(0, listing.count)}
@@ -36,7 +36,7 @@ def expected(images: Path) -> dict[str, bytes]:
     return {f"p{i}.jpg": (images / f"p{i}.jpg").read_bytes() for i in range(20)}
 
 
-def test_every_way_in_gives_the_same(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_every_kind_of_source_gives_the_same_images(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     paths = list(images.iterdir())
     random.Random(0).shuffle(paths)
     with tarfile.open(tmp_path / "all.tar", "w") as tar, zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
@@ -86,7 +86,7 @@ def test_over_http(server: str, expected: dict[str, bytes], tmp_path: Path) -> N
         source.read(entries[0].locator)
 
 
-def test_natural_order_is_that_of_text_and_numbers() -> None:
+def test_natural_order_sorts_text_and_numbers() -> None:
     def parts(name: str) -> tuple[list[tuple[int, int, str]], str]:
         pieces = re.split(r"([0-9]+)", name)
         return [(0, int(piece), "") if i % 2 else (1, 0, piece) for i, piece in enumerate(pieces) if piece], name
@@ -99,7 +99,7 @@ def test_natural_order_is_that_of_text_and_numbers() -> None:
     assert sorted(paths, key=natural_key) == sorted(paths, key=lambda path: parts(path.as_posix()))
 
 
-def test_links_loops_hidden_and_odd_names(images: Path, tmp_path: Path) -> None:
+def test_links_loops_hidden_and_unusual_names(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "a" / "b").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -123,7 +123,7 @@ def test_links_loops_hidden_and_odd_names(images: Path, tmp_path: Path) -> None:
     assert {os.fsencode(path) for path in find_images(folder).paths} >= {os.fsencode(folder / odd)}
 
 
-def test_a_listing_is_sorted_once_each_and_told_apart(images: Path, tmp_path: Path) -> None:
+def test_a_listing_is_sorted_and_unique(images: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n".join([str(images / "p1.jpg")] * 3 + [str(images / "p0.jpg")]))
     first = write_input_index(open_source(str(tmp_path / "list.txt")), tmp_path / "a")
     assert first.count == 2
@@ -135,7 +135,7 @@ def test_a_listing_is_sorted_once_each_and_told_apart(images: Path, tmp_path: Pa
     assert "1 removed" in describe_changes(first.path, other.path)
 
 
-def test_bad_archives_and_nothing_at_all(images: Path, tmp_path: Path) -> None:
+def test_invalid_archives_and_missing_sources(images: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "all.tar", "w") as tar:
         for path in sorted(images.iterdir()):
             tar.add(path, path.name)
@@ -174,7 +174,7 @@ def test_a_damaged_member_of_a_zip_is_an_image_error(images: Path, tmp_path: Pat
         source.read("b.jpg")
 
 
-def test_sources_survive_pickling(images: Path, tmp_path: Path) -> None:
+def test_sources_can_be_pickled(images: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(images / "p0.jpg", "p0.jpg")
     memory = fsspec.filesystem("memory")

@@ -91,12 +91,12 @@ def test_timm_checkpoint_under_any_file_name(name: str, vit: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
-def test_safetensors_are_known_by_their_content(name: str, vit: Any, tmp_path: Path) -> None:
+def test_safetensors_are_recognized_by_content(name: str, vit: Any, tmp_path: Path) -> None:
     safetensors.torch.save_file(vit.state_dict(), tmp_path / name)
     check_same(open_weights(tmp_path / name), vit)
 
 
-def test_the_format_before_zip(vit: Any, tmp_path: Path) -> None:
+def test_the_legacy_torch_format(vit: Any, tmp_path: Path) -> None:
     torch.save({"model": vit.state_dict()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     check_same(open_weights(tmp_path / "old.pth"), vit)
 
@@ -151,7 +151,7 @@ def test_a_larger_grid(tmp_path: Path) -> None:
     assert opened.encoder(torch.zeros(1, 3, 96, 160)).feature_map.shape == (1, 64, 6, 10)
 
 
-def test_heads_can_be_named(tmp_path: Path) -> None:
+def test_heads_can_be_given(tmp_path: Path) -> None:
     model = tiny(num_heads=8)
     path = saved(tmp_path, model.state_dict())
     opened = open_weights(path, heads=8)
@@ -162,7 +162,7 @@ def test_heads_can_be_named(tmp_path: Path) -> None:
         check_same(open_weights(path), model)
 
 
-def test_mean_and_std_can_be_named(vit: Any, tmp_path: Path) -> None:
+def test_mean_and_std_can_be_given(vit: Any, tmp_path: Path) -> None:
     opened = open_weights(saved(tmp_path, vit.state_dict()), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), heads=2)
     assert opened.encoder.preprocessing.mean == (0.1, 0.2, 0.3)
     assert opened.encoder.preprocessing.std == (0.4, 0.5, 0.6)
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     assert "assumed" not in opened.note
 
 
-def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
+def test_an_unfinished_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="is an unfinished run; finish it"):
         open_weights(tmp_path)
@@ -428,7 +428,7 @@ def test_preprocessor_config_is_read(tmp_path: Path) -> None:
         open_weights(tmp_path)
 
 
-def test_another_activation_is_refused(tmp_path: Path) -> None:
+def test_another_activation_is_rejected(tmp_path: Path) -> None:
     hub_model(hidden_act="relu").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="hidden_act is 'relu'; gtsa-kit's encoders compute gelu only"):
         open_weights(tmp_path)
@@ -460,7 +460,7 @@ class Harmless:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(zipped: bool, vit: Any, tmp_path: Path) -> None:
+def test_a_pickle_that_runs_code_is_rejected_and_does_not_run(zipped: bool, vit: Any, tmp_path: Path) -> None:
     target, path = tmp_path / "ran", tmp_path / "evil.pth"
     content = {"model": vit.state_dict(), "x": Evil(target)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -477,7 +477,7 @@ def test_an_unknown_class_is_named(vit: Any, tmp_path: Path) -> None:
         open_weights(path)
 
 
-def test_a_whole_module_is_refused(vit: Any, tmp_path: Path) -> None:
+def test_a_pickled_module_is_rejected(vit: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"imports timm\.\S+, and pickles can run code; ask its owner to save"):
         open_weights(saved(tmp_path, vit))
 
@@ -500,7 +500,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy", "safetensors"])
-def test_damage_of_any_kind_is_a_value_error(container: str, vit: Any, tmp_path: Path) -> None:
+def test_damaged_files_raise_value_errors(container: str, vit: Any, tmp_path: Path) -> None:
     path = tmp_path / ("x.safetensors" if container == "safetensors" else "x.pth")
     weights = {name: tensor for name, tensor in vit.state_dict().items() if tensor.numel() < 5000}
     if container == "safetensors":
@@ -581,7 +581,7 @@ def test_mismatched_keys_and_shapes_are_named(mismatch: str, vit: Any, tmp_path:
     assert "\n" not in str(refused.value)
 
 
-def test_pooled_timm_models_are_refused(tmp_path: Path) -> None:
+def test_timm_models_with_average_pooling_are_rejected(tmp_path: Path) -> None:
     model = tiny(global_pool="avg", class_token=True, init_values=1e-5)
     with pytest.raises(
         ValueError, match=r"lacks 2 of the encoder's keys \(norm.*holds 6 unknown keys \(blocks\.0\.ls1"
@@ -589,7 +589,7 @@ def test_pooled_timm_models_are_refused(tmp_path: Path) -> None:
         open_weights(saved(tmp_path, model.state_dict()))
 
 
-def test_other_sizes_are_refused(tmp_path: Path) -> None:
+def test_other_sizes_are_rejected(tmp_path: Path) -> None:
     with torch.device("meta"):
         weights = timm.create_model("vit_tiny_patch16_224", num_classes=0, embed_dim=96).state_dict()
     path = saved(tmp_path, {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in weights.items()})
@@ -601,7 +601,7 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
-def test_other_networks_are_refused(name: str, tmp_path: Path) -> None:
+def test_other_networks_are_rejected(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         weights = timm.create_model(name, num_classes=0).state_dict()
     zeros = {key: torch.zeros(1) for key in weights}

@@ -98,7 +98,7 @@ def test_every_source_trains_as_the_folder(
 
 
 @pytest.mark.parametrize("make", [as_tar, as_zip, as_zips])
-def test_sources_read_alike_in_spawned_workers(make: Callable[[Path, Path], str], images: Path, tmp_path: Path) -> None:
+def test_sources_work_in_spawned_workers(make: Callable[[Path, Path], str], images: Path, tmp_path: Path) -> None:
     listed = list_images(make(images, tmp_path))
     with torch.multiprocessing.get_context("spawn").Pool(2) as pool:
         content = pool.map(listed.source.read, [entry.locator for entry in listed.entries])
@@ -143,7 +143,7 @@ def test_unreadable_members_are_listed_by_their_names(images: Path, tiny: dict[s
     assert rows[0]["reason"] == "empty file"
 
 
-def test_a_run_resumes_although_its_list_is_gone(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+def test_a_run_resumes_without_its_list(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     class StopAfterTwo(TrainerCallback):
         steps = 0
 
