@@ -23,8 +23,8 @@ def demo(
 ) -> None:
     """Train on real images, export, embed, and draw figures of the results: a few minutes on two cores.
 
-    The images are those of the package mvtb-data (MIT). After an interruption the same command resumes. So short a
-    training shows that everything works and that the loss falls; it does not give a good encoder.
+    The images are those of the package mvtb-data (MIT). After an interruption the same command resumes.
+    So short a training shows that everything works and that the loss falls; it does not give a good encoder.
     """
     from gtsa_kit.cli.support.progress import make_console
 

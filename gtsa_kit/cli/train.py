@@ -47,7 +47,9 @@ def train(
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-steps per optimizer step; their gradients are averaged.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load images and make views; 0 uses none.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images and make views; 0 uses none. Default: by cores.")
+    ] = None,
     augment_on: Annotated[
         str | None,
         typer.Option(help="Where views are made: cpu (by the workers) or device (the GPU). Default cpu."),
@@ -64,8 +66,8 @@ def train(
 ) -> None:
     """Train a ViT on your images with GTSA or with a baseline.
 
-    The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files. Ctrl-C saves
-    a checkpoint and stops; the same command with --resume continues with bit-identical results.
+    The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files.
+    Ctrl-C saves a checkpoint and stops; the same command with --resume continues (on a CPU with bit-identical results).
 
     [bold]Examples[/bold]
 
