@@ -164,7 +164,7 @@ def parse_sides(text: str) -> list[tuple[int, int]]:
 
 
 def distinct_names(files: list[Path]) -> list[str]:
-    """Return file names: the whole path where two names are equal, with a number where two paths are equal."""
+    """Return a distinct name for each file: its name, the path if names are equal, with a number if paths are equal."""
     short = [file.resolve().name for file in files]
     names = [str(file) if short.count(name) > 1 else name for file, name in zip(files, short, strict=True)]
     seen: Counter[str] = Counter()

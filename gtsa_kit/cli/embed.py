@@ -184,7 +184,7 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> No
     console.print(
         f"{summary.rows} rows in {out / 'vectors'}"
         + (f", {summary.errors} files could not be used: {out / 'errors.jsonl'}" if summary.errors else "")
-        + (f"; {before} of {summary.total} were there before" if before else "")
+        + (f"; {before} of {summary.total} were committed before" if before else "")
         + (f"; {rate:.1f} images/s" if summary.processed else ""),
         soft_wrap=True,
     )

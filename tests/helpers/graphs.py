@@ -11,4 +11,4 @@ BOUNDED = {
     "input": "uint8",
     "layers": (1, 0),
 }
-GRAPHS = {"any size": ANY_SIZE, "fixed, layers": FIXED, "bounded, bytes": BOUNDED}
+GRAPHS = {"any size": ANY_SIZE, "fixed, layers": FIXED, "bounded, uint8": BOUNDED}

@@ -55,7 +55,7 @@ BOTH = {"tensorrt", "tensorrt-rtx"}
         (None, {"tensorrt-rtx"}, "tensorrt-rtx", "no GPU"),
     ],
 )
-def test_auto(
+def test_auto_chooses_the_variant(
     gpu: str | None, installed: set[str], expected: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, given_reason = choice(monkeypatch, gpu, installed)

@@ -43,7 +43,7 @@ def build(source: Path, out: Path, images: Path, **options: object) -> tuple[Pat
 
 
 # tf32 and fp8 are built with one kind of shape only, since a trace takes seconds.
-BUILDS = [(precision, "fixed, bytes") for precision in PRECISIONS]
+BUILDS = [(precision, "fixed, uint8") for precision in PRECISIONS]
 BUILDS += [(precision, "dynamic, layers") for precision in ("fp32", "fp16", "bf16", "int8")]
 
 

@@ -45,7 +45,7 @@ def changed(**parts: Callable[[np.ndarray], np.ndarray]) -> Callable[[Features],
 
 FAULTS = {
     "transposed map": (same, changed(feature_map=lambda m: m.swapaxes(2, 3))),
-    "map turned over": (same, changed(feature_map=lambda m: m[:, :, ::-1])),
+    "map flipped": (same, changed(feature_map=lambda m: m[:, :, ::-1])),
     "embedding of the wrong image": (same, changed(embedding=lambda e: e[::-1])),
     "BGR": (lambda x: x[:, ::-1], same),
     "not a number": (same, changed(embedding=lambda e: e * np.float32("nan"))),

@@ -183,7 +183,7 @@ def test_engines_keep_their_profile(tiny_onnx: Path, tmp_path: Path) -> None:
     for settings, message in (({"max_batch": 13}, "maximum batch of the graph"), ({"kind": "cpu"}, "runs on a GPU")):
         with pytest.raises(ValueError, match=message):
             write(tmp_path / "encoder.engine", tmp_path / "models", name="x", **settings)
-    three = write(tmp_path / "encoder.engine", tmp_path / "models", uint8_input=True, name="bytes")
+    three = write(tmp_path / "encoder.engine", tmp_path / "models", uint8_input=True, name="uint8")
     assert [read_config(path).platform for path in three] == ["onnxruntime_onnx", "tensorrt_plan", "ensemble"]
 
 
@@ -253,14 +253,14 @@ def test_the_client_gets_the_outputs_of_the_runner(
         image.save(path)
     models = tmp_path / "models"
     write(tiny_onnx, models, name="floats")
-    write(tiny_onnx, models, uint8_input=True, name="bytes")
+    write(tiny_onnx, models, uint8_input=True, name="uint8")
     write(half_precision, models, uint8_input=True, name="half")
     write(single, models, name="single")
     request_features = module_of(CLIENT).features
     with serving(models) as url, client.InferenceServerClient(url) as server:
         for name, artifact, count in (
             ("floats", tiny_onnx, 3),
-            ("bytes", tiny_onnx, 3),
+            ("uint8", tiny_onnx, 3),
             ("half", half_precision, 3),
             ("single", single, 1),
         ):
@@ -277,7 +277,7 @@ def test_the_client_gets_the_outputs_of_the_runner(
                 server, "single", images[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text())
             )
         done = subprocess.run(
-            [sys.executable, CLIENT, "bytes", images[0], "--url", url], capture_output=True, text=True, timeout=120
+            [sys.executable, CLIENT, "uint8", images[0], "--url", url], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("embedding [1, 64] ")

@@ -51,7 +51,24 @@ def export_triton(
     out: Path | None,
     force: bool,
 ) -> None:
-    """Write a model repository from an exported file as it is, or from weights, which pass the parity gate first."""
+    """Write a model repository from an exported file as it is, or from weights, which are exported to ONNX first.
+
+    Exits with 1 if the export fails the parity gate.
+
+    Args:
+        path: Exported file, run folder or weights.
+        import_options: Facts that a checkpoint of another tool does not contain.
+        serving: Settings of the served model.
+        precision: Value of --precision; None if it was not given.
+        options: Options of the export.
+        calibrate: Folder of calibration images for int8 and fp8.
+        images: Folder of images for the parity gate; None takes those of the run.
+        out: Folder of the repository; by default `triton` beside the source.
+        force: Whether to replace models that gtsa-kit wrote before.
+
+    Raises:
+        ValueError: An option is invalid, or the file can't be served; nothing was written.
+    """
     console = make_console()
     if path.is_file() and path.suffix in SERVED_SUFFIXES:
         manifest = open_artifact(path)

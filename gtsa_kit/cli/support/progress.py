@@ -14,7 +14,7 @@ def make_console() -> Console:
 
 
 class _BarOverText(Progress):
-    """A bar with a line of text below it, which a narrow terminal folds and does not cut."""
+    """Progress bar with a line of text below it, which wraps on a narrow terminal."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the bar and its text; rich calls this at every refresh."""
@@ -23,7 +23,7 @@ class _BarOverText(Progress):
 
 
 class Steps:
-    """Progress of one stage after another: a live bar on a terminal, a plain line every ten seconds in logs."""
+    """Progress of consecutive stages: a live bar on a terminal, a plain line every ten seconds in logs."""
 
     SECONDS_BETWEEN_LINES = 10.0
 
@@ -51,7 +51,7 @@ class Steps:
         return self._finished / max(time.monotonic() - self._started, 1e-9)
 
     def update(self, done: int, text: str = "", line: str = "") -> None:
-        """Advance to `done`, with `text` below the bar and `line` (by default the same text) in plain lines."""
+        """Advance to `done`, with `text` below the bar; plain lines contain `line`, by default the same text."""
         self._finished = done - self.first
         self._live.update(self._task, completed=done)
         if self.unit:

@@ -20,7 +20,7 @@ from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.source import Source, find_reference, open_source
 from gtsa_kit.export.tensorrt.check import CheckReport, check_engine
 
-FAILURE_HINT = "export it again, or find what has changed since the export"
+FAILURE_HINT = "export it again, or look for what has changed since the export"
 
 
 def verify_artifact(

@@ -58,7 +58,7 @@ class ServingOptions:
         if self.max_batch is not None and self.max_batch < 0:
             raise ValueError(f"--max-batch takes 0 or more, got {self.max_batch}")
         if not 0 <= self.queue_delay_ms < 60_000:
-            raise ValueError(f"--queue-delay-ms takes 0 to 60000, got {self.queue_delay_ms}")
+            raise ValueError(f"--queue-delay-ms takes 0 or more and less than 60000, got {self.queue_delay_ms}")
 
 
 def check_serving(file_format: str, precision: str, batch: Range, serving: ServingOptions) -> None:
