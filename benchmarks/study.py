@@ -4,7 +4,7 @@ Run: .venv/bin/python benchmarks/study.py --data ../shared/data --out runs/study
      [--images N] [--only gtsa,dino] [--seeds 2] [--probes places,tiles] [--json FILE]
 
 Finished steps are kept in --out: the same command resumes after an interruption, and more methods or seeds add to it.
-Runs differ in the method alone: images and their order, crops, steps, optimizer and schedule are the same.
+Runs differ only in the method: images and their order, crops, steps, optimizer and schedule are the same.
 """
 
 import argparse

@@ -99,8 +99,8 @@ def split_into_windows(
 ) -> Iterator[list[PreparedImage | FailedImage]]:
     """Split images into windows of at most `size` readable ones. Batches are formed inside of a window.
 
-    The last bits of an image's features depend on the other images of its batch. With windows that depend on the list
-    of images alone, a job that was interrupted gives the same bits as one that was not.
+    The last bits of an image's features depend on the other images of its batch. Windows depend only on the list of
+    images, so an interrupted and resumed job gives the same bits as an uninterrupted one.
 
     Args:
         images: Decoded and failed images, in order.

@@ -42,7 +42,7 @@ class PreparedImage:
     sha256: str
     """Digest of the file; "" unless it is requested."""
     pixels: np.ndarray
-    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, whichever the model takes."""
+    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, whichever the model accepts."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,7 +67,7 @@ class Preprocessor:
     preprocessing: Preprocessing
     resize: ResizePolicy
     takes_uint8: bool
-    """The model takes uint8 pixels and normalizes them itself."""
+    """The model's input is uint8 pixels, which it normalizes itself."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
     sha256: bool = False
@@ -95,7 +95,7 @@ class Preprocessor:
 
 
 def takes_uint8(runner: Runner) -> bool:
-    """Return whether the runner takes uint8 pixels and normalizes them itself."""
+    """Return whether the runner's input is uint8 pixels, which it normalizes itself."""
     return runner.manifest.inputs[0].dtype == "uint8"
 
 

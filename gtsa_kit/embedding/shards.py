@@ -21,7 +21,7 @@ class ShardLimits:
 
     rows: int
     patches: int | None = None
-    """Also the size of the shards of ragged arrays. An image with more patches takes several of them."""
+    """Also the size of the shards of ragged arrays. An image with more patches fills several of them."""
 
 
 class ShardFill:

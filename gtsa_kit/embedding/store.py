@@ -1,7 +1,7 @@
 """Writer of a dataset folder. A kill at any time loses at most the current shard.
 
 A shard is committed in one step: its maps, its Parquet file and its errors are on the disk before the journal, which is
-replaced as a whole, counts them. Files beyond the journal are removed when the job continues.
+replaced atomically, counts them. Files beyond the journal are removed when the job continues.
 """
 
 import json

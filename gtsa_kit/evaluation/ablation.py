@@ -1,4 +1,4 @@
-"""Ablation of the losses, table 5 of the paper: three runs that differ in the loss weights alone, with equal probes."""
+"""Ablation of the losses, table 5 of the paper: three runs that differ only in the loss weights, with equal probes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

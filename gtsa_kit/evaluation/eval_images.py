@@ -92,8 +92,8 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
         if all(model.runner.nearest_size(side, side) == (side, side) for model in models):
             return side
     nearest = {model.name: model.runner.nearest_size(sides[0], sides[0]) for model in models}
-    taken = ", ".join(f"{name} takes {height} x {width}" for name, (height, width) in nearest.items())
-    raise ValueError(f"not every model takes {sides[0]} x {sides[0]} ({taken}); choose a --size that all take")
+    accepted = ", ".join(f"{name} accepts {height} x {width}" for name, (height, width) in nearest.items())
+    raise ValueError(f"not every model accepts {sides[0]} x {sides[0]} ({accepted}); choose a --size that all accept")
 
 
 def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:

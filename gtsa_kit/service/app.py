@@ -32,7 +32,7 @@ from gtsa_kit.service.state import ClientDisconnected, ServiceState, get_state
 DESCRIPTION: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity."
 HTTP_ERRORS: Final = {
     404: ("not_found", "this path does not exist; /docs lists the paths"),
-    405: ("method_not_allowed", "this path takes other methods"),
+    405: ("method_not_allowed", "this path does not allow the method"),
 }
 """Error code and message by status, for errors that Starlette's router raises."""
 

@@ -187,7 +187,7 @@ def parse_size(text: str | None, runner: Runner, max_size: int) -> tuple[int, in
     parts = [int(part) for part in text.split("x")]
     height, width = parts[0], parts[-1]
     if max(height, width) > max_size:
-        raise invalid_parameter("size", f"this service takes up to {max_size} pixels per side, got {text}")
+        raise invalid_parameter("size", f"this service accepts up to {max_size} pixels per side, got {text}")
     try:
         runner.manifest.check_axis("height", height)
         runner.manifest.check_axis("width", width)

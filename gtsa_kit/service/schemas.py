@@ -113,7 +113,7 @@ def array_responses(description: str) -> dict[int | str, dict[str, Any]]:
 
 
 def image_request_body() -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that takes one image as the body, or several as multipart or JSON."""
+    """Return the `openapi_extra` of a route that accepts one image as the body, or several as multipart or JSON."""
     binary = {"type": "string", "format": "binary"}
     files = {"type": "array", "items": binary, "minItems": 1, "maxItems": MAX_IMAGES}
     parts = {"type": "object", "properties": {"images": files}, "required": ["images"]}
@@ -122,7 +122,7 @@ def image_request_body() -> dict[str, Any]:
 
 
 def image_pair_request_body() -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that takes two images as multipart or JSON."""
+    """Return the `openapi_extra` of a route that accepts two images as multipart or JSON."""
     names = ("first", "second")
     binary = {"type": "string", "format": "binary"}
     parts = {"type": "object", "properties": dict.fromkeys(names, binary), "required": list(names)}

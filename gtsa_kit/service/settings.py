@@ -54,7 +54,7 @@ class ServiceSettings:
         if self.max_wait_ms < 0:
             raise ValueError(f"--max-wait-ms can't be below 0, got {self.max_wait_ms}")
         if self.token is not None and not self.token.isascii():
-            raise ValueError("--token takes ASCII characters only")
+            raise ValueError("--token must consist of ASCII characters")
         if self.token == "":
             raise ValueError("--token is empty; omit it for a service without authentication")
 

@@ -45,7 +45,7 @@ def test_a_size_that_all_models_take() -> None:
     assert common_size([free], None) == 224
     assert common_size([free], 100) == 96
     assert common_size([free, fixed], None) == common_size([fixed, free], 64) == 64
-    with pytest.raises(ValueError, match=r"fixed takes 64 x 64.*--size"):
+    with pytest.raises(ValueError, match=r"fixed accepts 64 x 64.*--size"):
         common_size([free, fixed], 96)
 
 

@@ -53,23 +53,27 @@ def maps(classes: int = 5, present: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def test_measures_against_nested_loops_and_scikit_learn() -> None:
     predicted, labels = maps()
     metrics = segmentation_metrics(pixel_counts(predicted, labels, 5))
-    inter, union, there = [0] * 5, [0] * 5, [0] * 5
-    right = pixels = 0
+    intersection, union, labeled_pixels = [0] * 5, [0] * 5, [0] * 5
+    correct = pixels = 0
     for row in range(30):
         for column in range(40):
-            truth, guess = int(labels[row, column]), int(predicted[row, column])
+            truth, prediction = int(labels[row, column]), int(predicted[row, column])
             if truth == VOID:
                 continue
-            pixels, right = pixels + 1, right + (truth == guess)
-            there[truth] += 1
-            inter[truth] += truth == guess
-            for own in {truth, guess}:
-                union[own] += 1
+            pixels, correct = pixels + 1, correct + (truth == prediction)
+            labeled_pixels[truth] += 1
+            intersection[truth] += truth == prediction
+            for index in {truth, prediction}:
+                union[index] += 1
     assert metrics["iou"][4] is None  # neither in the mask nor predicted
-    assert metrics["iou"][:4] == pytest.approx([100 * i / u for i, u in zip(inter[:4], union[:4], strict=True)])
-    assert metrics["miou"] == pytest.approx(100 * sum(i / u for i, u in zip(inter[:4], union[:4], strict=True)) / 4)
-    assert metrics["macc"] == pytest.approx(100 * sum(i / t for i, t in zip(inter[:4], there[:4], strict=True)) / 4)
-    assert metrics["aacc"] == pytest.approx(100 * right / pixels)
+    assert metrics["iou"][:4] == pytest.approx([100 * i / u for i, u in zip(intersection[:4], union[:4], strict=True)])
+    assert metrics["miou"] == pytest.approx(
+        100 * sum(i / u for i, u in zip(intersection[:4], union[:4], strict=True)) / 4
+    )
+    assert metrics["macc"] == pytest.approx(
+        100 * sum(i / t for i, t in zip(intersection[:4], labeled_pixels[:4], strict=True)) / 4
+    )
+    assert metrics["aacc"] == pytest.approx(100 * correct / pixels)
     labeled = labels != VOID
     assert metrics["miou"] == pytest.approx(100 * jaccard_score(labels[labeled], predicted[labeled], average="macro"))
     assert metrics["macc"] == pytest.approx(100 * recall_score(labels[labeled], predicted[labeled], average="macro"))

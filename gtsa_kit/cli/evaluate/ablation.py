@@ -47,7 +47,7 @@ def ablation(
 
     The first run has the region loss, the second adds patch correspondence, the third adds the rotation loss.
 
-    They are written to OUT and differ in the loss weights alone. Ctrl-C saves; the same command resumes. Finished
+    They are written to OUT and differ only in the loss weights. Ctrl-C saves; the same command resumes. Finished
     runs are kept, so further probes need no training.
 
     [bold]Example[/bold]

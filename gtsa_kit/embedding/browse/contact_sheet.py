@@ -58,7 +58,7 @@ def check_contact_sheet_path(out: Path) -> None:
 def arrange_groups(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]:
     """Return tiles in which every group begins a row.
 
-    A group longer than a row is cut; its last tile says how many images are missing.
+    A group longer than a row is truncated; its last tile shows the number of omitted images.
     """
     arranged: list[Tile] = []
     for group in groups:
@@ -91,7 +91,7 @@ def _shorten(text: str, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFo
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """Load the font that Matplotlib ships, which has Greek, Cyrillic and more; Pillow's own font has Latin alone."""
+    """Load the font that Matplotlib ships, which has Greek, Cyrillic and more; Pillow's own font is Latin only."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT_SIZE)

@@ -40,7 +40,7 @@ def write_projection_page(
 
     Args:
         projection: Points to draw.
-        images: Opens the images; missing ones are listed by name alone.
+        images: Opens the images; missing ones are listed by name only.
         out: An .html file; its folder is created if it is missing.
         title: Title of the page.
         thumbnails: Number of embedded thumbnails.

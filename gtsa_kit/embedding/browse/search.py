@@ -88,7 +88,7 @@ def open_model(data: VectorTable, model: Path | None = None, device: str = "auto
     recorded = data.job.get("model", {}).get("path")
     path = model or (Path(recorded) if recorded else None)
     if path is None or not path.exists():
-        reason = f"{path} does not exist" if path else f"{data.folder} does not say where its model is"
+        reason = f"{path} does not exist" if path else f"{data.folder} does not record the path of its model"
         raise ValueError(f"{reason}; name the model of these vectors with --model")
     runner = load(path, device)
     old, new = data.manifest, runner.manifest

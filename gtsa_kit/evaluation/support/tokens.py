@@ -5,7 +5,7 @@ import torch
 
 
 def cosine_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the (n, m) cosines of the tokens of two maps (D, h, w), taken row by row; 0 for an all-zero token."""
+    """Return the (n, m) cosines of the tokens of two maps (D, h, w), in row-major order; 0 for an all-zero token."""
     first, second = (tokens / np.maximum(np.linalg.norm(tokens, axis=0), 1e-12) for tokens in map(_flatten, (a, b)))
     similarity: np.ndarray = first.T @ second
     return similarity
