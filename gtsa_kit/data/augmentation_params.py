@@ -154,18 +154,18 @@ def _sample_box(
 ) -> Box:
     low, high = math.log(aspect[0]), math.log(aspect[1])
     for _ in range(10):
-        share = (area[0] + (area[1] - area[0]) * uniforms()) * height * width
+        target_area = (area[0] + (area[1] - area[0]) * uniforms()) * height * width
         ratio = math.exp(low + (high - low) * uniforms())
-        w, h = round(math.sqrt(share * ratio)), round(math.sqrt(share / ratio))
+        w, h = round(math.sqrt(target_area * ratio)), round(math.sqrt(target_area / ratio))
         if 0 < w <= width and 0 < h <= height:
             break
     else:
         if width < height:
-            w = min(width, max(1, round(math.sqrt(share))))
-            h = min(height, max(1, round(share / w)))
+            w = min(width, max(1, round(math.sqrt(target_area))))
+            h = min(height, max(1, round(target_area / w)))
         else:
-            h = min(height, max(1, round(math.sqrt(share))))
-            w = min(width, max(1, round(share / h)))
+            h = min(height, max(1, round(math.sqrt(target_area))))
+            w = min(width, max(1, round(target_area / h)))
     x0, y0 = int(uniforms() * (width - w + 1)), int(uniforms() * (height - h + 1))
     return x0, y0, x0 + w, y0 + h
 

@@ -46,9 +46,9 @@ def adjust_hue(views: Tensor, factors: Tensor) -> Tensor:
     table, centers = _hues(views.device)
     hue = table[(order * 256 + chroma) * 256 + middle].int()
     position = 6 * ((hue + (factors * 255).int()[:, None, None]) & 255)
-    share = (position[:, None] - centers[:, None, None]).abs()
-    share = torch.cat([510 - share[:, :1], share[:, 1:] - 255], dim=1).clamp(0, 255)
-    missing = share * chroma[:, None] + 128
+    hue_distance = (position[:, None] - centers[:, None, None]).abs()
+    hue_distance = torch.cat([510 - hue_distance[:, :1], hue_distance[:, 1:] - 255], dim=1).clamp(0, 255)
+    missing = hue_distance * chroma[:, None] + 128
     return (top[:, None] - ((missing + (missing >> 8)) >> 8)).float()
 
 

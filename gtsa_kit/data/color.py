@@ -64,12 +64,12 @@ def adjust_hue(image: Image, factor: float) -> Image:
     hue += np.int32(factor * 255).astype(np.uint8)  # wraps around the circle
     position = hue.astype(np.int16)
     position *= np.int16(6)  # 255 for each sixth of the circle
-    share = position - _CENTERS
-    np.abs(share, out=share)
-    np.subtract(np.int16(510), share[0], out=share[0])
-    share[1:] -= np.int16(255)
-    np.clip(share, 0, 255, out=share)
-    missing = share.view(np.uint16)  # the part of the chroma that is subtracted from each channel
+    distance = position - _CENTERS
+    np.abs(distance, out=distance)
+    np.subtract(np.int16(510), distance[0], out=distance[0])
+    distance[1:] -= np.int16(255)
+    np.clip(distance, 0, 255, out=distance)
+    missing = distance.view(np.uint16)  # the part of the chroma that is subtracted from each channel
     missing *= chroma.astype(np.uint16)
     missing += np.uint16(128)  # divided by 255 and rounded, in 16 bits
     missing += missing >> _BYTE
@@ -107,8 +107,8 @@ def hue_table() -> Image:
     # Hue starts at the largest channel's third of the circle and adds the difference of the two other channels.
     start = np.where(is_red, 0, np.where(is_green, 2, 4))
     sign = np.where(np.where(is_red, green_blue, np.where(is_green, ~red_blue, red_green)), 1, -1)
-    share = (-middle % 256).astype(np.float32) / np.maximum(chroma, 1).astype(np.float32)
-    hue = (start + sign - sign * share.astype(np.float64)).astype(np.float32)
+    ratio = (-middle % 256).astype(np.float32) / np.maximum(chroma, 1).astype(np.float32)
+    hue = (start + sign - sign * ratio.astype(np.float64)).astype(np.float32)
     hue = ((hue.astype(np.float64) / 6 + 1) % 1).astype(np.float32)
     table: Image = np.where(chroma > 0, hue.astype(np.float64) * 255, 0).clip(0, 255).astype(np.uint8).ravel()
     return table

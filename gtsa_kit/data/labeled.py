@@ -80,14 +80,14 @@ def read_classification_dataset(source: Path) -> ClassificationDataset:
     )
 
 
-def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Draw a random stratified validation split.
 
     Each class has at least one image in training and, if it has two or more, in validation.
 
     Args:
         labels: (N,) class numbers.
-        share: Fraction of each class for validation, 0 to 1.
+        fraction: Part of each class for validation, 0 to 1.
         seed: Seed of the split.
 
     Returns:
@@ -97,7 +97,7 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     selected = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        selected[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+        selected[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
     return selected
 
 

@@ -53,11 +53,11 @@ class SegmentationDataset:
         """Read the (H, W) uint8 class numbers of a mask; pixels of no class are `VOID`."""
         return self.label_map.read(pair.mask)
 
-    def validation(self, share: float, seed: int) -> np.ndarray:
-        """Return the (N,) bool mask of the validation images: the dataset's split, or a random share of the images."""
+    def validation(self, fraction: float, seed: int) -> np.ndarray:
+        """Return the (N,) bool mask of the validation images: the dataset's split, or a random `fraction` of them."""
         if self.has_split:
             return np.array([pair.split == "val" for pair in self.pairs])
-        count = min(len(self.pairs) - 1, max(1, round(share * len(self.pairs))))
+        count = min(len(self.pairs) - 1, max(1, round(fraction * len(self.pairs))))
         selected = np.zeros(len(self.pairs), bool)
         selected[np.random.default_rng(seed).permutation(len(self.pairs))[:count]] = True
         return selected

@@ -29,7 +29,7 @@ from gtsa_kit.training.checkpoint import load_checkpoint, newest_checkpoint
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
 from gtsa_kit.training.optim import make_optimizer
 from gtsa_kit.training.run_logger import RunLogger
-from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, TrainState, check_unreadable_share, fit
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, TrainState, check_unreadable_fraction, fit
 
 T = TypeVar("T")
 
@@ -201,7 +201,7 @@ def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callba
     logger.close()
     if len(unreadable) == total:
         raise RunFailedError(f"none of the {total} images is readable; see {run_dir / 'errors.jsonl'}")
-    check_unreadable_share(len(unreadable), len(sample) or 1, config, run_dir)
+    check_unreadable_fraction(len(unreadable), len(sample) or 1, config, run_dir)
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]
     return ImageList(images.source, entries, unreadable)

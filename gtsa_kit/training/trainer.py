@@ -209,10 +209,10 @@ def record_unreadable(state: TrainState, logger: RunLogger | None) -> None:
     count = 0
     if logger:
         count = logger.add_unreadable([entry for entries in per_process for entry in entries])
-    check_unreadable_share(state.fabric.broadcast(count), state.images.total, state.config, state.run_dir)
+    check_unreadable_fraction(state.fabric.broadcast(count), state.images.total, state.config, state.run_dir)
 
 
-def check_unreadable_share(unreadable: int, images: int, config: RunConfig, run_dir: Path) -> None:
+def check_unreadable_fraction(unreadable: int, images: int, config: RunConfig, run_dir: Path) -> None:
     """Raise `RunFailedError` if more than `train.max_unreadable` of the images are unreadable."""
     if unreadable > config.train.max_unreadable * images:
         raise RunFailedError(

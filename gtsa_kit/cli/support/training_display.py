@@ -58,8 +58,8 @@ class TrainingDisplay(TrainerCallback):
         """Show the step's metrics; print advice once if the steps wait for images."""
         if metrics:
             self._waits.append(metrics.data_wait)
-            if len(self._waits) == ROWS_BEFORE_ADVICE and (share := statistics.median(self._waits)) > MAX_DATA_WAIT:
-                self.out.print(data_wait_advice(share, self._workers, available_cores(), self._on_cpu))
+            if len(self._waits) == ROWS_BEFORE_ADVICE and (fraction := statistics.median(self._waits)) > MAX_DATA_WAIT:
+                self.out.print(data_wait_advice(fraction, self._workers, available_cores(), self._on_cpu))
             self.steps.update(step, _format_short(metrics), format_metrics(metrics))
         else:
             self.steps.update(step)
@@ -108,13 +108,13 @@ def summary_table(run_dir: Path) -> Table:
     return table
 
 
-def data_wait_advice(share: float, workers: int, cores: int, on_cpu: bool) -> str:
-    """Return advice for a run whose steps spend the fraction `share` of the time waiting for images."""
-    finding = f"the step waits {share:.0%} of the time for images. "
+def data_wait_advice(fraction: float, workers: int, cores: int, on_cpu: bool) -> str:
+    """Return advice for a run whose steps spend a `fraction` of the time waiting for images."""
+    summary = f"the step waits {fraction:.0%} of the time for images. "
     if workers < (cores if on_cpu else cores - 1):
-        return finding + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
+        return summary + f"Try --workers {min(cores, max(1, 2 * workers))} (now {workers}; {cores} cores here)"
     gpu_hint = "" if on_cpu else "make the views on the GPU (--augment-on device), "
-    return finding + (
+    return summary + (
         f"All {cores} cores load images already: {gpu_hint}store smaller images (a longer side of 512 pixels is "
         "enough for views of 224) on a local disk, or make fewer views (--set views.local_crops=6)"
     )

@@ -23,7 +23,7 @@ HEADS: Final = frozenset(
     | {"projector", "rotation_predictor", "criterion"}
     | AUTHORS_HEADS
 )
-MIN_KEY_SHARE: Final = 0.75
+MIN_KEY_FRACTION: Final = 0.75
 """Minimum fraction of the keys of a one-block ViT that identifies a ViT; a stage of a Swin has two thirds of them."""
 
 
@@ -72,12 +72,12 @@ def find_candidates(state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]
             names = [name for theirs in keys.values() for name in theirs]
             markers = keys["patch_embed.proj.weight"][0], keys["blocks.0.attn.qkv.weight"][0]
             for prefix in [name.removesuffix(mark) for mark in markers for name in tensors if name.endswith(mark)]:
-                share = sum(prefix + name in tensors for name in names) / len(names)
-                best[prefix] = max(best.get(prefix, (0.0, "")), (share, key_format))
+                fraction = sum(prefix + name in tensors for name in names) / len(names)
+                best[prefix] = max(best.get(prefix, (0.0, "")), (fraction, key_format))
         candidates += [
             EncoderCandidate(entry, prefix, key_format)
-            for prefix, (share, key_format) in best.items()
-            if share >= MIN_KEY_SHARE
+            for prefix, (fraction, key_format) in best.items()
+            if fraction >= MIN_KEY_FRACTION
         ]
     return candidates
 
@@ -110,7 +110,7 @@ def choose(candidates: list[EncoderCandidate], branch: Branch | None, default: B
         if branch and only.branch != branch:
             raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; omit --branch")
         return only
-    # Beside a teacher (or timm's moving average), the encoder without a name is the trained one.
+    # If the file also holds a teacher (or timm's moving average), the encoder without a name is the trained one.
     by_branch = {candidate.branch or "student": candidate for candidate in candidates}
     if len(by_branch) < len(candidates):
         labels = shorten_list(candidate.label for candidate in candidates)
