@@ -37,6 +37,12 @@ def artifact_path(source: SourceLocation, file_format: str, out: Path | None, fo
 
     The latter lies in the folder `out`, by default in the folder of the source.
 
+    Args:
+        source: Source of the export.
+        file_format: One of `FORMATS`.
+        out: File or folder.
+        force: Whether an existing file may be replaced.
+
     Raises:
         ValueError: The format is unknown, `out` has another suffix, or the file exists and `force` is False.
     """
@@ -122,7 +128,18 @@ def export_artifact(
 def run_parity_gate(
     source: Source, path: Path, manifest: Manifest, images: ParityImages, on_case: Callable[[int, int], None]
 ) -> Manifest:
-    """Run the parity gate on the CPU and write its report into the manifest, beside the file and inside it."""
+    """Run the parity gate on the CPU, and write its report into the manifest beside the file and inside an ONNX file.
+
+    Args:
+        source: The encoder that was exported.
+        path: The written file.
+        manifest: Its manifest.
+        images: Images for the gate.
+        on_case: Called with (cases done, all cases).
+
+    Returns:
+        The manifest with the parity report.
+    """
     report = check_parity(source.encoder, load(path, "cpu"), images, on_case)
     manifest = manifest.model_copy(update={"parity": report})
     if manifest.format == "onnx":

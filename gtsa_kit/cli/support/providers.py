@@ -1,4 +1,4 @@
-"""Options of ONNX Runtime's providers, shared by all commands that run a file, and `open_runner`, which opens it."""
+"""Options of ONNX Runtime's providers, shared by all commands that run a file, and `open_runner`, which uses them."""
 
 import warnings
 from collections.abc import Iterator

@@ -86,7 +86,17 @@ LOADERS: Final[Mapping[str, Callable[[Path, Architecture], tuple[str, Network]]]
 
 
 def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
-    """Run the VisionTransformer of mmsegmentation with final_norm; its attention is `torch.nn.MultiheadAttention`."""
+    """Run the VisionTransformer of mmsegmentation with final_norm; its attention is `torch.nn.MultiheadAttention`.
+
+    Args:
+        w: Weights by mmsegmentation's keys.
+        images: Normalized (B, 3, H, W), of the size that the position embeddings are for.
+        heads: Number of attention heads.
+        eps: Epsilon of LayerNorm.
+
+    Returns:
+        Feature map (B, D, H/16, W/16).
+    """
     x = _openmmlab_tokens(w, images).transpose(0, 1)  # (N, B, D), the layout of multi_head_attention_forward
     for i in range(_depth(w, "layers")):
         prefix = f"layers.{i}"
@@ -114,7 +124,7 @@ def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
 
 
 def run_mmpretrain(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
-    """Run the VisionTransformer of mmpretrain with out_type="featmap" and final_norm."""
+    """Run the VisionTransformer of mmpretrain with out_type="featmap" and final_norm; see `run_mmseg`."""
     x = _openmmlab_tokens(w, images)
     for i in range(_depth(w, "layers")):
         prefix = f"layers.{i}"
@@ -126,7 +136,7 @@ def run_mmpretrain(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor
 
 
 def run_detectron2(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
-    """Run the ViT of detectron2 with global attention; it has no class token and no final norm."""
+    """Run the ViT of detectron2, without class token and final norm, with global attention; see `run_mmseg`."""
     x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH)
     x = x.flatten(2).transpose(1, 2) + w["pos_embed"][:, 1:]
     for i in range(_depth(w, "blocks")):

@@ -46,6 +46,9 @@ def start_session(
 
     Returns:
         The session, and ONNX Runtime's name of the provider.
+
+    Raises:
+        RuntimeError: TensorRT-RTX finds no such GPU. ONNX Runtime raises `runtime_errors` if the provider can't start.
     """
     import onnxruntime as ort
 

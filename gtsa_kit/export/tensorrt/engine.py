@@ -51,7 +51,19 @@ def export_graph(
     calibration: Calibration | None,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> SourceGraph:
-    """Export the graph of an engine beside it, and run its parity gate in ONNX Runtime."""
+    """Export the graph of an engine beside it, and run its parity gate in ONNX Runtime.
+
+    Args:
+        source: Encoder to export.
+        engine: Path of the engine; the graph is written to `graph_path` of it.
+        options: Options of the engine; tf32 takes a float32 graph.
+        images: Images for the gate.
+        calibration: Images for int8 and fp8.
+        on_case: Called with (cases done, all cases).
+
+    Raises:
+        ValueError: The options are not supported, or calibration images are missing.
+    """
     path = graph_path(engine)
     export_artifact(source, "onnx", path, _graph_options(options), images, calibration, on_case)
     return read_graph_file(path)
@@ -86,6 +98,12 @@ def write_engine(
     graph: SourceGraph, engine: Path, request: EngineRequest, on_step: OnStep = lambda *_: None
 ) -> Manifest:
     """Build the engine of a graph that lies beside it, and write the engine and its manifest.
+
+    Args:
+        graph: The graph.
+        engine: Path of the engine; the builder's log is written to `log_path` of it.
+        request: Validated options of the engine.
+        on_step: Progress callback (see `OnStep`).
 
     Raises:
         EngineBuildError: TensorRT rejects the graph.

@@ -102,6 +102,12 @@ def guess_origin(candidates: list[EncoderCandidate], state_dicts: dict[str, Stat
 def choose(candidates: list[EncoderCandidate], branch: Branch | None, default: Branch, path: Path) -> EncoderCandidate:
     """Return the candidate of the requested branch, the only candidate, or that of the default branch.
 
+    Args:
+        candidates: Encoders in the file, at least one.
+        branch: Requested branch, or None.
+        default: Branch to take if none is requested.
+        path: The file, for errors.
+
     Raises:
         ValueError: The branch is missing, or the candidates' names do not distinguish them.
     """

@@ -111,7 +111,7 @@ def to_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) 
 
 
 def from_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Rename timm's keys to another format; each tensor owns its memory, which safetensors needs."""
+    """Rename timm's keys by a `key_map` of another format; each tensor owns its memory, which safetensors needs."""
     return {
         name: part.clone(memory_format=torch.contiguous_format)
         for ours, theirs in keys.items()
