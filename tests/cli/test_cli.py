@@ -13,7 +13,7 @@ from gtsa_kit import __version__
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """Check the imports that would slow `gtsa --help` down; a benchmark measures its time."""
+    """Check that `gtsa --help` imports no module that would slow it down."""
     code = (
         "import sys; sys.argv = ['gtsa', '--help']\n"
         "from gtsa_kit.cli import main\n"
