@@ -1,4 +1,4 @@
-"""Checkpoints for other frameworks: read by the real ones where they are installed, and by plain modules elsewhere."""
+"""Checkpoints for other frameworks, loaded by the frameworks themselves where installed, else by plain modules."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ FILES = {
 
 
 def varied(architecture: Any, preprocessing: Preprocessing | None = None, seed: int = 0) -> Encoder:
-    """Real variance everywhere: initial biases, norms and positions would hide mistakes."""
+    """Return an encoder with random weights of realistic variance; initial biases and norms would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     encoder = Encoder(architecture, preprocessing=preprocessing).eval()
     with torch.no_grad():
@@ -106,13 +106,13 @@ def test_the_report_names_the_runtime(exported: Any) -> None:
 
 
 def keys_of(prefix: str, outside: list[str], block: str, inside: list[str], depth: int) -> set[str]:
-    """Names that end in "." stand for weight and bias."""
+    """Return the keys of a checkpoint; a name that ends in "." stands for its weight and bias."""
     names = outside + [f"{block}.{i}.{name}" for i in range(depth) for name in inside]
     pairs = [[name + "weight", name + "bias"] if name.endswith(".") else [name] for name in names]
     return {prefix + name for pair in pairs for name in pair}
 
 
-# Written down from the frameworks' own module definitions, not from our tables.
+# Written down from the frameworks' own module definitions, not from the tables of gtsa-kit.
 KEYS: dict[str, tuple[str, list[str], str, list[str]]] = {
     "mmseg": (
         "",
@@ -252,7 +252,7 @@ def test_key_names_of_the_hub(exported: Any) -> None:
 
 
 class Attention(nn.Module):
-    """A wrapper around `nn.MultiheadAttention`, as mmcv has it."""
+    """Wrapper around `nn.MultiheadAttention`, as in mmcv."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Layer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """The modules of mmsegmentation's backbone under its names."""
+    """Modules of mmsegmentation's backbone under its names."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -360,7 +360,7 @@ def test_open_weights_reads_exported_checkpoints(
     assert all(torch.equal(tensor, ours[name]) for name, tensor in opened.encoder.vit.state_dict().items())
 
 
-def test_a_segmenter_fine_tuned_in_mmseg_comes_back(exported: Any, tmp_path: Path) -> None:
+def test_a_segmenter_fine_tuned_in_mmseg_can_be_imported(exported: Any, tmp_path: Path) -> None:
     weights = torch.load(exported("vit_test", "mmseg")[0] / "encoder_mmseg.pth", weights_only=True)["state_dict"]
     state = {f"backbone.{name}": tensor for name, tensor in weights.items()}
     state |= {"decode_head.conv_seg.weight": torch.zeros(3, 3, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}

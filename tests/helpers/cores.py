@@ -1,4 +1,4 @@
-"""Runners as on a machine of two cores, on which they split batches."""
+"""Simulation of a machine of two cores, on which runners divide batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

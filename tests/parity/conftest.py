@@ -6,6 +6,6 @@ from helpers.cores import two_cores
 
 @pytest.fixture(autouse=True, scope="module")
 def divided() -> Iterator[None]:
-    """Tests run on one thread of torch, on which a runner would not divide a batch."""
+    """Make runners count two cores; on the one thread of the tests they would not divide a batch."""
     with two_cores():
         yield

@@ -159,13 +159,13 @@ def test_gate_prefers_images_and_skips_unreadable_ones(images: Path, tmp_path: P
     assert "matplotlib" in load_parity_images(None).origin
 
 
-def spoil(encoder: Encoder) -> Encoder:
-    """One part in a hundred, in one layer."""
-    spoilt = Encoder("vit_test").eval()
-    spoilt.vit.load_state_dict(encoder.vit.state_dict())
+def scale_one_layer(encoder: Encoder) -> Encoder:
+    """Return a copy of an encoder with the weights of one layer scaled by 1.01."""
+    scaled = Encoder("vit_test").eval()
+    scaled.vit.load_state_dict(encoder.vit.state_dict())
     with torch.no_grad():
-        spoilt.vit.blocks[0].mlp.fc1.weight *= 1.01
-    return spoilt
+        scaled.vit.blocks[0].mlp.fc1.weight *= 1.01
+    return scaled
 
 
 def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
@@ -175,7 +175,7 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
     from gtsa_kit.export import pipeline
 
     def faulty_exporter(encoder: Encoder, options: ExportOptions, path: Path, _: object) -> dict[str, str]:
-        return pipeline.export_torchscript(spoil(encoder), options, path)
+        return pipeline.export_torchscript(scale_one_layer(encoder), options, path)
 
     monkeypatch.setitem(pipeline.EXPORTERS, "torchscript", faulty_exporter)
     with pytest.raises(SystemExit) as stopped:
@@ -190,7 +190,7 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
 def test_verify_detects_a_file_that_was_changed_since(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: ParityImages
 ) -> None:
-    """The manifest still says that the gate passed; the file is another."""
+    """Replace the file beside a manifest whose report passed."""
     from gtsa_kit.cli.verify import verify
 
     path = tmp_path / "encoder.ts"
@@ -198,10 +198,10 @@ def test_verify_detects_a_file_that_was_changed_since(
     verify(path, against=tiny_run)
     assert "passed the parity gate, compared with" in " ".join(capsys.readouterr().err.split())
     manifest = read_manifest(path)
-    spoilt = tmp_path / "other"
-    spoilt.mkdir()
-    save_encoder(spoilt, spoil(load_encoder(tiny_run)).vit.state_dict(), "vit_test", {})
-    export_artifact(open_source(spoilt), "torchscript", path, images=scenes)
+    scaled = tmp_path / "other"
+    scaled.mkdir()
+    save_encoder(scaled, scale_one_layer(load_encoder(tiny_run)).vit.state_dict(), "vit_test", {})
+    export_artifact(open_source(scaled), "torchscript", path, images=scenes)
     write_manifest(path, manifest)
     with pytest.raises(SystemExit) as stopped:
         verify(path, against=tiny_run)
