@@ -89,9 +89,8 @@ class FolderSource(FileSource):
                             folders.append(Path(item.path))
                         elif has_image_suffix(item.name):
                             yield self._entry(Path(item.path), stamps)
-                pending += sorted(
-                    folders, reverse=True
-                )  # so that the order on the disk does not decide which link to a folder is followed
+                # Sorted, so that the order on the disk does not decide which link to a folder is followed.
+                pending += sorted(folders, reverse=True)
             except OSError as error:
                 reason = f"folder can't be read: {error.strerror}"
                 yield Entry(display_path(self.root, folder), str(folder), "", reason)
