@@ -145,7 +145,15 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> Non
 
 
 def part_range(count: int, part: tuple[int, int]) -> tuple[int, int]:
-    """Return the inputs [first, last) of the I-th of N parts."""
+    """Return the inputs [first, last) of the I-th of N parts.
+
+    Args:
+        count: Number of inputs of the whole job.
+        part: (I, N), counted from 1.
+
+    Raises:
+        ValueError: I is not between 1 and N.
+    """
     index, parts = part
     if not 1 <= index <= parts:
         raise ValueError(f"--shard I/N counts from 1/N to N/N, got {index}/{parts}")

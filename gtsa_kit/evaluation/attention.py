@@ -18,6 +18,7 @@ from gtsa_kit.models.encoder import Encoder, nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"class_entropy": "entropy, class token %", "patch_entropy": "entropy, patch tokens %"}
+"""Heading of each column of the report's table, by key."""
 
 
 class AttentionMaps(NamedTuple):

@@ -49,6 +49,12 @@ def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, optio
 
     The loss is the mean cross-entropy of the pixels that are not void, where each pixel has the scores of its patch.
     It is computed from the class shares of each patch. This is equivalent and needs no array of the mask's size.
+
+    Args:
+        tokens: Tokens and class shares of the dataset.
+        train: Spans of the training images.
+        seed: Seed of the initial weights and of the order of the images.
+        options: Training options.
     """
     mean, deviation = _mean_and_std(tokens, train)
     dim, classes = tokens.features.shape[1], tokens.class_shares.shape[1]
@@ -82,7 +88,14 @@ def fit_linear(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, optio
 
 
 def fit_knn(tokens: PatchTokens, train: Sequence[TokenSpan], seed: int, options: KNNProbeOptions) -> Scorer:
-    """Build a k-NN classifier of patches, labeled by the class shares of their pixels; its scores sum to 1."""
+    """Build a k-NN classifier of patches, labeled by the class shares of their pixels; its scores sum to 1.
+
+    Args:
+        tokens: Tokens and class shares of the dataset.
+        train: Spans of the training images; patches without labeled pixels are ignored.
+        seed: Seed of the subsampling of patches.
+        options: Options of the classifier.
+    """
     labeled = np.concatenate(
         [np.arange(span.rows.start, span.rows.stop)[tokens.class_shares[span.rows].any(1)] for span in train]
     )

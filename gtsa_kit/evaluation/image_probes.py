@@ -28,6 +28,7 @@ MAX_NEWTON_WEIGHTS = 1500
 """Maximum number of weights for Newton's method. It takes five steps where L-BFGS takes some hundred: a third of the
 time at 192 features and 6 classes."""
 MEASURES = {"top1": "top-1 %", "top1_low": "95% from", "top1_high": "to", "top5": "top-5 %"}
+"""Heading of each column of the report's table, by key."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def knn(
         temperature: Temperature of the weights exp(cosine / temperature).
         on_progress: Progress callback.
         embed: Function that embeds the dataset; share one `cached_embedder` among several probes.
+
+    Raises:
+        ValueError: A number of neighbors is below 1, the temperature is not positive, or no image can be read.
     """
     if min(ks) < 1 or temperature <= 0:
         raise ValueError(f"k must be at least 1 and the temperature above 0, got {ks} and {temperature}")
@@ -120,6 +124,9 @@ def linear(
         c_values: Values of scikit-learn's C to choose from.
         on_progress: Progress callback.
         embed: Function that embeds the dataset; share one `cached_embedder` among several probes.
+
+    Raises:
+        ValueError: scikit-learn is missing, or no image can be read.
     """
     import_sklearn()
 

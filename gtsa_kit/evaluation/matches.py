@@ -20,6 +20,7 @@ from gtsa_kit.geometry import map_points_between_views
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"cosine": "cosine", "distance": "distance, patches", "within_one_patch": "within a patch %"}
+"""Heading of each column of the report's table, by key."""
 
 
 @dataclass(frozen=True)

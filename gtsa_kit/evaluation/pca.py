@@ -14,6 +14,7 @@ from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"explained": "variance in three components %"}
+"""Heading of each column of the report's table, by key."""
 
 
 class PrincipalComponents(NamedTuple):

@@ -26,6 +26,7 @@ MEASURES = {
     "token_rank": "rank, tokens",
     "token_std": "std, tokens",
 }
+"""Heading of each column of the report's table, by key."""
 _SPLIT_STREAM = 8
 """Stream number that separates the random numbers of the split from those of views."""
 

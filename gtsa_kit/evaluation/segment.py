@@ -20,6 +20,7 @@ from gtsa_kit.progress import ProgressCallback, no_progress
 
 PROBES = ("linear", "knn")
 MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc": "aAcc %", "macc": "mAcc %"}
+"""Heading of each column of the report's table, by key."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 ONLY_COLOR = ViewsConfig(jitter_p=1.0, grayscale_p=0.0, blur_p=0.0, noise_std=0.0)
+"""Color jitter in every view, and no other color augmentation."""
 ONLY_BLUR = ViewsConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, noise_std=0.0)
+"""Blur in every view, and no other color augmentation."""
 
 
 def _color(image: EvalImage, size: int, generator: Generator) -> Tensor:

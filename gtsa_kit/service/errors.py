@@ -6,6 +6,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 ERROR_TYPES = {401: "authentication_error", 429: "overloaded_error", 500: "server_error", 503: "overloaded_error"}
+"""Value of `type` by status, as in OpenAI's API; others are `invalid_request_error`."""
 
 
 class APIError(Exception):

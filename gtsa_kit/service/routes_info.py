@@ -24,6 +24,7 @@ PAGE_FILES: Final = {
     "/features.js": ("features.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+"""File name and media type of each file of the page, by path."""
 
 
 @router.get("/health", summary="Liveness probe", responses=error_responses(503))

@@ -9,6 +9,7 @@ from typing import Final
 from gtsa_kit.data.image_files import find_images, iter_readable
 
 MAX_SAMPLES: Final = 8
+"""Maximum number of sample images."""
 MAX_SIDE: Final = 1024
 """Length of the longer side of a sample, pixels."""
 # Files of mvtb-data (MIT license): two views each of a building and of a tower, and single scenes.

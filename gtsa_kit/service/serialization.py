@@ -14,6 +14,7 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "arrow": "application/vnd.apache.arrow.stream",
 }
+"""Media type of each response format."""
 METADATA_KEY: Final = "metadata"
 """Name of the metadata: an entry of an npz, and a key of the file metadata of safetensors and Arrow."""
 

@@ -18,6 +18,7 @@ from gtsa_kit.service.middleware import MAX_HEADER_BYTES
 from gtsa_kit.service.settings import ServiceSettings
 
 BACKLOG: Final = 2048
+"""Maximum number of connections that wait to be accepted."""
 UVICORN_VERSIONS: Final = ((0, 54), (0, 55))
 """First supported and first unsupported version of uvicorn, as in the `serve` extra of pyproject.toml.
 

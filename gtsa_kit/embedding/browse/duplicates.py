@@ -125,8 +125,8 @@ def _join_pairs(
     roots = groups.root(np.concatenate([rows.indices, columns.indices]))
     if (roots == roots[0]).all():  # many copies of one image
         return
-    rough = torch.from_numpy(rows.unit).to(device) @ torch.from_numpy(columns.unit).to(device).T
-    i, j = (side.cpu().numpy() for side in (rough >= threshold - FLOAT32_SLACK).nonzero(as_tuple=True))
+    approximate = torch.from_numpy(rows.unit).to(device) @ torch.from_numpy(columns.unit).to(device).T
+    i, j = (side.cpu().numpy() for side in (approximate >= threshold - FLOAT32_SLACK).nonzero(as_tuple=True))
     later = columns.start + j > rows.start + i
     i, j = i[later], j[later]
     for start in range(0, len(i), PAIRS):

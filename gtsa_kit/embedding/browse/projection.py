@@ -15,6 +15,7 @@ MAX_TSNE_POINTS = 5_000
 """Points of t-SNE; more would take many minutes."""
 
 LAYOUTS = ("pca", "tsne")
+"""Methods of projection."""
 
 NEIGHBORS = 5
 """Nearest neighbors of each point."""
@@ -103,9 +104,9 @@ def _nearest_neighbors(
     neighbors, cosine = np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32)
     all_rows = torch.from_numpy(unit).to(device)
     for start in range(0, count if k else 0, _ROWS_AT_A_TIME):
-        rough = all_rows[start : start + _ROWS_AT_A_TIME] @ all_rows.T
-        rough[torch.arange(len(rough)), torch.arange(start, start + len(rough))] = -2
-        others = rough.topk(min(2 * k, count - 1), dim=1).indices.cpu().numpy()
+        approximate = all_rows[start : start + _ROWS_AT_A_TIME] @ all_rows.T
+        approximate[torch.arange(len(approximate)), torch.arange(start, start + len(approximate))] = -2
+        others = approximate.topk(min(2 * k, count - 1), dim=1).indices.cpu().numpy()
         rows = slice(start, start + len(others))
         exact = cosines(unit[others.ravel()], np.repeat(unit[rows], others.shape[1], axis=0)).reshape(others.shape)
         best = np.lexsort((others, -exact), axis=1)[:, :k]

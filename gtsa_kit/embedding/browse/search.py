@@ -64,18 +64,18 @@ def search(
     unit = (query / norm).astype(np.float32)
     best, indices = np.empty(0), np.empty(0, dtype=np.int64)
     for block in data.blocks():
-        rough = np.where(block.valid, inner_products(block.unit, unit), -np.inf)
-        if exclude is not None and 0 <= exclude - block.start < len(rough):
-            rough[exclude - block.start] = -np.inf
+        approximate = np.where(block.valid, inner_products(block.unit, unit), -np.inf)
+        if exclude is not None and 0 <= exclude - block.start < len(approximate):
+            approximate[exclude - block.start] = -np.inf
         threshold = best[-1] if len(best) == top else -1
-        if len(rough) > top:
-            threshold = max(threshold, np.partition(rough, -top)[-top])
-        candidates = np.flatnonzero(rough >= threshold - FLOAT32_SLACK)
+        if len(approximate) > top:
+            threshold = max(threshold, np.partition(approximate, -top)[-top])
+        candidates = np.flatnonzero(approximate >= threshold - FLOAT32_SLACK)
         best = np.concatenate([best, cosines(block.vectors[candidates], query[None])])
         indices = np.concatenate([indices, block.start + candidates])
         order = np.lexsort((indices, -best))[:top]
         best, indices = best[order], indices[order]
-        on_progress(block.start + len(rough))
+        on_progress(block.start + len(approximate))
     return [SearchHit(row, float(cosine)) for row, cosine in zip(data.rows(indices), best, strict=True)]
 
 
