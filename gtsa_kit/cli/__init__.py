@@ -6,7 +6,7 @@ import warnings
 import typer
 
 if __name__ != "gtsa_kit.cli":
-    raise ImportError("import gtsa_kit.cli; the link `cli` beside the package is for finding files")
+    raise ImportError("import gtsa_kit.cli; `cli` in the root of the repository is only a link to its folder")
 
 from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, serve, train, verify
 from gtsa_kit.cli.support.common import fail

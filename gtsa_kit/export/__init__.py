@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "gtsa_kit.export":
-    raise ImportError("import gtsa_kit.export; the link `export` beside the package is for finding files")
+    raise ImportError("import gtsa_kit.export; `export` in the root of the repository is only a link to its folder")
 
 if TYPE_CHECKING:
     from gtsa_kit.export.runtime.load import load
