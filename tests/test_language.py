@@ -20,7 +20,7 @@ FRAGMENTS = frozenset(
 """First words of a docstring that names no subject."""
 
 RETIRED = re.compile(
-    r"photograph|quarter[ _]turn|colour|\bgr[e]y|\bcent[r]e|normali[s]e|neighbou[r]|\bfavou?r|flavou[r]|labell[e]d"
+    r"photograph|quarter[ _]turn|colour|\bgr[e]y|\bcent[r]e|normali[s]e|neighbou[r]|\bfavou?r|flavou[r]|(?<!aria-)labell[e]d"
     r"|optimi[s]e|quanti[s]e|seriali[s]e|behaviou[r]|whoeve[r]|\bconfes[s]|tell_nobod[y]|BrokenImag[e]|(?-i:\bMOST_[A-Z])"
     r"|(?-i:\bLONGEST\b)|way out\b|let_g[o]\b|\batlas\b",
     re.IGNORECASE,
