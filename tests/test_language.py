@@ -20,9 +20,9 @@ FRAGMENTS = frozenset(
 """First words of a docstring that names no subject."""
 
 RETIRED = re.compile(
-    r"photograph|quarter[ _]turn|colour|\bgr[e]y|\bcent[r]e|normali[s]e|neighbou[r]|\bfavou?r|flavou[r]|(?<!aria-)labell[e]d"
-    r"|optimi[s]e|quanti[s]e|seriali[s]e|behaviou[r]|whoeve[r]|\bconfes[s]|tell_nobod[y]|BrokenImag[e]|(?-i:\bMOST_[A-Z])"
-    r"|(?-i:\bLONGEST\b)|way out\b|let_g[o]\b|\batlas\b",
+    r"photograph|quarter[ _]turn|colour|\bgr[e]y|\bcent[r]e|normali[s]e|neighbou[r]|\bfavou?r|flavou[r]"
+    r"|(?<!aria-)labell[e]d|optimi[s]e|quanti[s]e|seriali[s]e|behaviou[r]|whoeve[r]|\bconfes[s]|tell_nobod[y]"
+    r"|BrokenImag[e]|(?-i:\bMOST_[A-Z])|(?-i:\bLONGEST\b)|way out\b|let_g[o]\b|\batlas\b",
     re.IGNORECASE,
 )
 """Words that nothing may use."""
