@@ -41,7 +41,7 @@ def test_input_errors_name_what_is_allowed(runners: dict[str, Runner], bounded: 
         (good.astype(np.float64), "float32"),
         (good[0], "batch, 3, height, width"),
         (good[:, :2], "batch, 3, height, width"),
-        (good[:0], "at least one"),
+        (good[:0], "at least 1"),
         (np.zeros((1, 3, 33, 32), np.float32), "multiples of 16, got 33; nearest: 32"),
         ([[1.0]], "numpy array"),
     ]
