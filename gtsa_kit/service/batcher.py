@@ -67,7 +67,7 @@ class Batcher:
         self._scheduler: asyncio.Task[None] | None = None
 
     async def __call__(self, image: np.ndarray) -> InferenceResult:
-        """Compute the features of one image; cancelling removes it from the queue.
+        """Compute the features of one image; canceling removes it from the queue.
 
         Args:
             image: Model input without the batch axis, as `runner.prepare` returns it.

@@ -103,7 +103,7 @@ def summary_table(run_dir: Path) -> Table:
     table.add_row("encoder", str(run_dir / "encoder.safetensors"), "loads in timm as it is")
     table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
-        table.add_row(f"{unreadable} unreadable images", str(run_dir / "errors.jsonl"), "skipped")
+        table.add_row("unreadable images", str(run_dir / "errors.jsonl"), f"{unreadable} skipped")
     table.add_row("next", f"gtsa export {run_dir} --format onnx", "")
     return table
 
