@@ -33,11 +33,11 @@ from gtsa_kit.embedding.job import EmbeddingJob, plan_job
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.export import load
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.models.weights import load_encoder
 
 LOOP_IMAGES = 8
 """Images of the simple loop in each round: it is slow, and its rate varies little."""

@@ -135,10 +135,9 @@ def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":
         ValueError: The source holds no supported encoder, or a layer does not exist.
     """
     from gtsa_kit.export.source import open_source
+    from gtsa_kit.models.encoder import check_layers
 
     encoder = open_source(Path(source)).encoder.eval()
-    depth = encoder.architecture.depth
-    if any(not 0 <= layer < depth for layer in layers):
-        raise ValueError(f"layers must lie between 0 and {depth - 1}, got {layers}")
+    check_layers(layers, encoder.architecture)
     encoder.layers = layers
     return encoder

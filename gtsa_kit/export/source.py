@@ -105,4 +105,4 @@ def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:
     architecture = Architecture.from_dict(manifest.architecture)
-    return build_encoder(architecture, weights, path, preprocessing=Preprocessing.from_dict(manifest.preprocessing))
+    return build_encoder(architecture, weights, path, Preprocessing.from_dict(manifest.preprocessing))

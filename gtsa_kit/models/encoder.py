@@ -152,8 +152,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.architecture = arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
         self.preprocessing = preprocessing or Preprocessing()
-        if any(not 0 <= layer < self.architecture.depth for layer in layers):
-            raise ValueError(f"layers must lie between 0 and {self.architecture.depth - 1}, got {layers}")
+        check_layers(layers, self.architecture)
         self.layers = layers
         self.activation_checkpointing = False
         """True stores only the input of each block in training and recomputes the block in the backward pass."""
@@ -216,6 +215,12 @@ class DropPath(nn.Module):
         rows = x.shape[0]
         keep = torch.rand(world * rows, device=x.device)[rank * rows : (rank + 1) * rows] >= self.rate
         return x * (keep / (1 - self.rate)).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def check_layers(layers: tuple[int, ...], architecture: Architecture) -> None:
+    """Raise `ValueError` if one of the layers is not the index of a block."""
+    if any(not 0 <= layer < architecture.depth for layer in layers):
+        raise ValueError(f"layers must lie between 0 and {architecture.depth - 1}, got {layers}")
 
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:

@@ -1,4 +1,4 @@
-"""Encoder weights on disk: saving to a run folder, finding, loading."""
+"""Encoder weights on disk: saving to a run folder, finding, and building an encoder with them."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -44,40 +44,15 @@ def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -
     }
 
 
-def load_encoder(source: Path, layers: tuple[int, ...] = ()) -> Encoder:
-    """Load the encoder of a run folder, or a `.safetensors` file of a run, in evaluation mode on the CPU.
-
-    Args:
-        source: Run folder or file.
-        layers: Indices of blocks whose feature maps are returned as well.
-
-    Raises:
-        ValueError: There are no weights, their architecture is unknown, or keys are missing or unexpected.
-    """
-    path = find_weights(source)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    return build_encoder(guess_architecture(weights), weights, path, layers)
-
-
 def build_encoder(
-    architecture: Architecture | None,
-    weights: dict[str, torch.Tensor],
-    origin: Path,
-    layers: tuple[int, ...] = (),
-    preprocessing: Preprocessing | None = None,
+    architecture: Architecture, weights: dict[str, torch.Tensor], origin: Path, preprocessing: Preprocessing
 ) -> Encoder:
     """Build an encoder in evaluation mode with these weights (timm key names).
 
     Raises:
-        ValueError: The architecture is None, or keys are missing, unexpected or of another shape.
+        ValueError: Keys are missing, unexpected or of another shape.
     """
-    if architecture is None:
-        raise ValueError(f"{origin} holds weights of an unknown architecture (known: {', '.join(ARCHITECTURES)})")
-    encoder = Encoder(architecture, layers=layers, preprocessing=preprocessing)
+    encoder = Encoder(architecture, preprocessing=preprocessing)
     try:
         encoder.vit.load_state_dict(weights, strict=True)
     except RuntimeError as error:

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import UnreadableFileError, embed_folder
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.feature_grid import grid_to_boxes
-from gtsa_kit.models.weights import load_encoder
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
 NAMES = [*NAMES, "rotated.jpg", *(f"sub ü 日本/{i}.jpg" for i in range(3))]

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 
 from gtsa_kit.config import METHODS, load_config
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods import make_method
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.weights import load_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 
 BASELINES = ["dino", "mocov3"]

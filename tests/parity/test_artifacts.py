@@ -17,6 +17,7 @@ from helpers.graphs import BOUNDED, FIXED
 from onnx import TensorProto
 
 from gtsa_kit.export import load
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
@@ -25,7 +26,6 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Preprocessing
-from gtsa_kit.models.weights import load_encoder
 
 FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 

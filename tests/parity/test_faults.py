@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gtsa_kit.export import Runner, load
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.comparison import compare_output, neighbor_agreement
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
 from gtsa_kit.export.parity import check_parity
@@ -16,7 +17,7 @@ from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import TOLERANCES, ExportOptions, ParityCase
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
-from gtsa_kit.models.weights import load_encoder, save_encoder
+from gtsa_kit.models.weights import save_encoder
 
 LAYERS = (0, 1)
 

@@ -16,9 +16,9 @@ import torch
 from helpers.commands import GTSA, one_thread, sets
 
 from gtsa_kit.config import load_config
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods.base import TrainSchedule
-from gtsa_kit.models.weights import load_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import ThroughputMeter
