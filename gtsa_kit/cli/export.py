@@ -81,7 +81,7 @@ def export(
         Path | None, typer.Option(help="Output file or folder. Default: beside the weights, as encoder.onnx and so on.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
-    branch: Annotated[str | None, typer.Option(help="teacher or student, for a checkpoint with both.")] = None,
+    branch: Annotated[str | None, typer.Option(help="teacher or student, for a checkpoint with both or a run.")] = None,
     heads: Annotated[
         int | None, typer.Option(min=1, help="Number of attention heads, for a checkpoint of another tool.")
     ] = None,

@@ -70,6 +70,7 @@ def as_data(facts: "FileInfo") -> dict[str, Any]:
         else None,
         "header": asdict(facts.header) if facts.header else None,
         "encoder": dict(facts.encoder) or None,
+        "note": facts.note,
     }
 
 
@@ -78,6 +79,8 @@ def rows(facts: "FileInfo") -> Iterator[Row]:
     yield "file", str(facts.path)
     yield "kind", facts.kind
     yield "size", f"{facts.size / 1e6:.1f} MB"
+    if facts.note:
+        yield "note", facts.note
     if facts.manifest:
         yield from _manifest_rows(facts.manifest)
     if facts.header:

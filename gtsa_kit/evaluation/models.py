@@ -62,8 +62,13 @@ def open_models(
 
 def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int, ...] = ()) -> Runner:
     """Build a runner with random weights, as at the start of training."""
-    encoder, options = random_encoder(arch, seed, layers), ExportOptions(layers=layers)
-    manifest = build_manifest(encoder, "pytorch", options, {"torch": str(torch.__version__)}, f"random, seed {seed}")
+    return encoder_runner(random_encoder(arch, seed, layers), f"random, seed {seed}", device)
+
+
+def encoder_runner(encoder: Encoder, source_sha256: str, device: str = "auto") -> Runner:
+    """Wrap an encoder as a runner; `source_sha256` names its weights in the manifest."""
+    options = ExportOptions(layers=encoder.layers)
+    manifest = build_manifest(encoder, "pytorch", options, {"torch": str(torch.__version__)}, source_sha256)
     return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
 
 

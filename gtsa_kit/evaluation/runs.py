@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.training.run import diff_configs, train
+from gtsa_kit.training.resume import diff_configs
+from gtsa_kit.training.run import train
 from gtsa_kit.training.trainer import TrainerCallback
 
 

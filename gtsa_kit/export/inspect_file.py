@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +44,8 @@ class FileInfo:
     """Header of a TensorRT engine."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """Content of a run's encoder.json, with the `sha256` and the `parameters` of its weights."""
+    note: str = ""
+    """Sentence about a run whose weights come from a checkpoint, or are older than its last checkpoint."""
 
 
 def inspect_file(path: Path) -> FileInfo:
@@ -76,12 +78,27 @@ def inspect_file(path: Path) -> FileInfo:
 
 
 def _inspect_run(folder: Path) -> FileInfo:
-    weights = folder / WEIGHTS
-    if weights.exists():
-        return _inspect_weights(weights, folder, "gtsa-kit run")
-    if (folder / "checkpoints").exists():
-        raise ValueError(f"{folder} is a run that has not ended yet; finish it with gtsa train --resume --out {folder}")
-    raise ValueError(f"{folder} is not a run folder: it holds no {WEIGHTS}; {FILES_HINT}")
+    from gtsa_kit.models.run_folder import find_run_weights, is_run
+
+    if not is_run(folder):
+        raise ValueError(f"{folder} is not a run folder: it holds no {WEIGHTS}; {FILES_HINT}")
+    file, branch, note = find_run_weights(folder)
+    if branch is None:
+        return replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
+    return _inspect_unfinished(folder)
+
+
+def _inspect_unfinished(folder: Path) -> FileInfo:
+    """Inspect the last checkpoint of a run that has not finished."""
+    from gtsa_kit.models.checkpoint_import import open_weights
+    from gtsa_kit.models.weights import describe_encoder
+
+    imported = open_weights(folder)
+    encoder = describe_encoder(imported.encoder.architecture, imported.encoder.preprocessing)
+    count = sum(tensor.numel() for tensor in imported.encoder.vit.state_dict().values())
+    encoder |= {"sha256": sha256_of(imported.file), "parameters": {"float32": count}}
+    size, note = imported.file.stat().st_size, imported.run_note
+    return FileInfo(folder, "unfinished run of gtsa-kit", size, encoder=encoder, note=note)
 
 
 def _inspect_weights(path: Path, requested: Path, kind: str) -> FileInfo:

@@ -12,9 +12,10 @@ from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
-from gtsa_kit.models.checkpoint_import import Branch, open_weights
+from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
-from gtsa_kit.models.weights import build_encoder, find_weights
+from gtsa_kit.models.run_folder import Branch
+from gtsa_kit.models.weights import build_encoder
 
 
 class SourceLocation(Protocol):
@@ -38,7 +39,8 @@ class Source:
     sha256: str
     """SHA-256 of the file with the weights; for an exported file, the one in its manifest."""
     note: str = ""
-    """Summary of an imported checkpoint: weights used, keys skipped, values assumed; "" for gtsa-kit's own."""
+    """Summary of an imported checkpoint: weights used, keys skipped, values assumed. For a run of gtsa-kit: which
+    checkpoint and branch, or "" for the teacher of a finished one."""
 
     @property
     def folder(self) -> Path:
@@ -79,9 +81,8 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
     if path.suffix in SUFFIX.values():
         raise ValueError(f"{path} can't be exported again; name the run or the weights that it was exported from")
     given = import_options or ImportOptions()
-    file = find_weights(path) if (path / "encoder.safetensors").exists() or (path / "checkpoints").exists() else path
-    imported = open_weights(file, given.branch, given.heads, given.mean, given.std)
-    note = "" if imported.origin == "gtsa-kit" else imported.note
+    imported = open_weights(path, given.branch, given.heads, given.mean, given.std)
+    note = imported.run_note if imported.origin == "gtsa-kit" else imported.note
     return Source(path, imported.encoder, sha256_of(imported.file), note)
 
 

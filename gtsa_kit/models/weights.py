@@ -1,4 +1,4 @@
-"""Encoder weights on disk: saving to a run folder, finding, and building an encoder with them."""
+"""Encoder weights on disk: saving to a run folder, and building an encoder with them."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -58,24 +58,6 @@ def build_encoder(
     except RuntimeError as error:
         raise ValueError(f"{origin} does not fit {architecture.name}: {error}") from error
     return encoder.eval()
-
-
-def find_weights(source: Path) -> Path:
-    """Return the path of a run folder's encoder.safetensors, or `source` itself if it is a file.
-
-    Raises:
-        ValueError: `source` does not exist, is an unfinished run, or is not a run folder.
-    """
-    if not source.exists():
-        raise ValueError(f"{source} does not exist")
-    if not source.is_dir():
-        return source
-    path = source / "encoder.safetensors"
-    if path.exists():
-        return path
-    if (source / "checkpoints").exists():
-        raise ValueError(f"{source} is an unfinished run; finish it with: gtsa train --resume --out {source}")
-    raise ValueError(f"{source} is not a run folder: it holds no encoder.safetensors")
 
 
 def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:

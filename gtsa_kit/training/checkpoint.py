@@ -1,4 +1,4 @@
-"""Checkpoints of a run folder: saving, finding, loading."""
+"""Checkpoints of a run folder: saving and loading."""
 
 import os
 import pickle
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gtsa_kit.files import atomic_write, sync_folder
+from gtsa_kit.models.run_folder import CHECKPOINTS, newest_checkpoint
 
 
 def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int) -> Path:
@@ -19,7 +20,7 @@ def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int
     Raises:
         OSError: The disk is full or the folder is not writable; earlier checkpoints are unchanged.
     """
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.ckpt"
     with atomic_write(path) as file:
@@ -38,13 +39,6 @@ def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int
     for old in sorted(folder.glob("step_*.ckpt"))[:-keep]:
         old.unlink()
     return path
-
-
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run folder; an unfinished one still has a temporary name."""
-    folder = run_dir / "checkpoints"
-    candidates = [*sorted(folder.glob("step_*.ckpt"), reverse=True), folder / "last"]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
 def load_checkpoint(run_dir: Path) -> dict[str, Any] | None:

@@ -66,7 +66,7 @@ def resolve_config(
     saved_file = run_dir / "config.yaml"
     if not (resume and saved_file.exists()):
         return load_config(preset or "coco", file, overrides)
-    from gtsa_kit.training.run import diff_configs
+    from gtsa_kit.training.resume import diff_configs
 
     saved = load_config(file=saved_file)
     if overrides.get("method", saved.method) != saved.method:  # checked first, because a method changes other settings

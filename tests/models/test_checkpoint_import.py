@@ -249,10 +249,51 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     assert "assumed" not in opened.note
 
 
-def test_an_unfinished_run(tmp_path: Path) -> None:
+def run_with_checkpoint(folder: Path) -> Any:
+    """Write the checkpoint of step 3 of a run, in which student and teacher differ; return its model."""
+    from gtsa_kit.config import ModelConfig, RunConfig
+    from gtsa_kit.methods.gtsa import GTSA
+
+    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test")))
+    vary(model.teacher.encoder.vit)
+    (folder / "checkpoints").mkdir()
+    torch.save({"step": 3, "model": model.state_dict()}, folder / "checkpoints" / "step_00000003.ckpt")
+    return model.eval()
+
+
+@pytest.mark.parametrize("branch", [None, "teacher", "student"])
+def test_an_unfinished_run_opens_its_last_checkpoint(branch: Any, tmp_path: Path) -> None:
+    model = run_with_checkpoint(tmp_path)
+    opened = open_weights(tmp_path, branch)
+    images = torch.randn(1, 3, 96, 96)
+    expected = model.get_submodule(branch or "teacher").encoder(images).feature_map
+    assert torch.equal(opened.encoder(images).feature_map, expected)
+    assert f"unfinished run: this is the {branch or 'teacher'} of the last checkpoint, of step 3" in opened.run_note
+
+
+def test_the_student_of_a_finished_run_comes_from_its_last_checkpoint(tmp_path: Path) -> None:
+    model = run_with_checkpoint(tmp_path)
+    teacher = model.teacher.encoder.vit.state_dict()
+    save_encoder(tmp_path, teacher, "vit_test", {"steps": 3})
+    images = torch.randn(1, 3, 96, 96)
+    for branch, note in ((None, ""), ("teacher", ""), ("student", "the student of the last checkpoint, of step 3")):
+        opened = open_weights(tmp_path, branch)  # type: ignore[arg-type]
+        expected = model.get_submodule(branch or "teacher").encoder(images).feature_map
+        assert torch.equal(opened.encoder(images).feature_map, expected), branch
+        assert opened.run_note == note
+    with pytest.raises(ValueError, match="holds the teacher's encoder; its student is in the checkpoints"):
+        open_weights(tmp_path / "encoder.safetensors", "student")
+    save_encoder(tmp_path, teacher, "vit_test", {"steps": 2})
+    assert "was continued, its last checkpoint is of step 3" in open_weights(tmp_path).run_note
+
+
+def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="is an unfinished run; finish it"):
+    with pytest.raises(ValueError, match="holds no checkpoint; continue it with: gtsa train --resume"):
         open_weights(tmp_path)
+    save_encoder(tmp_path, timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), "vit_tiny", {})
+    with pytest.raises(ValueError, match="only a checkpoint holds the student"):
+        open_weights(tmp_path, "student")
 
 
 # --- DINO, MoCo v3, the authors ---------------------------------------------------------------------------------------

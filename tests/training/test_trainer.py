@@ -16,7 +16,10 @@ import torch
 from helpers.commands import GTSA, one_thread, sets
 
 from gtsa_kit.config import load_config
+from gtsa_kit.export import load
 from gtsa_kit.export.api import load_encoder
+from gtsa_kit.export.inspect_file import inspect_file
+from gtsa_kit.export.source import open_source
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.checkpoint import load_checkpoint
@@ -419,20 +422,19 @@ def test_folder_with_other_files_is_not_used(images: Path, tiny: dict[str, objec
         run_here(images, tmp_path, tiny)
 
 
-def test_unfinished_run_prints_how_to_finish_it(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
-    class Stop(TrainerCallback):
-        def __init__(self) -> None:
-            self.started = False
-
-        def on_train_start(self, schedule: TrainSchedule, config: object, step: int, device: str) -> None:
-            self.started = True
-
-        def should_stop(self) -> bool:
-            return self.started
-
-    assert not run_here(images, tmp_path / "run", settings_for(images, tiny), callback=Stop())
-    with pytest.raises(ValueError, match="gtsa train --resume"):
-        load_encoder(tmp_path / "run")
+def test_every_reader_takes_the_last_checkpoint_of_an_unfinished_run(
+    images: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert not run_here(images, run, settings_for(images, tiny), callback=StopAtFive())
+    assert not (run / "encoder.safetensors").exists()
+    teacher = load_checkpoint(run)["model"]
+    for name, tensor in load_encoder(run).vit.state_dict().items():
+        assert torch.equal(tensor, teacher[f"teacher.encoder.vit.{name}"])
+    facts = inspect_file(run)
+    assert facts.kind == "unfinished run of gtsa-kit"
+    assert "the last checkpoint, of step 5" in facts.note
+    assert facts.encoder["sha256"] == load(run).manifest.source_sha256 == open_source(run).sha256
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_is_used(

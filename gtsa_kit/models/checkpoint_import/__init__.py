@@ -3,7 +3,6 @@
 Every key of a checkpoint is used, skipped by name, or an error. No code in a checkpoint is run.
 """
 
-from gtsa_kit.models.checkpoint_import.candidates import Branch
 from gtsa_kit.models.checkpoint_import.importer import ImportedEncoder, open_weights
 
-__all__ = ["Branch", "ImportedEncoder", "open_weights"]
+__all__ = ["ImportedEncoder", "open_weights"]

@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, key_map, library_of, to_timm
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
-
-Branch = Literal["teacher", "student"]
+from gtsa_kit.models.run_folder import Branch
 
 # Words between the dots of a key, or of the path to a state dict.
 TEACHER: Final = frozenset({"teacher", "momentum_encoder", "model_ema", "state_dict_ema"})

@@ -7,7 +7,6 @@ from typing import Final
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.models.checkpoint_import.candidates import (
-    Branch,
     ConvertedWeights,
     EncoderCandidate,
     choose,
@@ -26,7 +25,8 @@ from gtsa_kit.models.checkpoint_import.metadata import (
 )
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
 from gtsa_kit.models.encoder import ARCHITECTURES, BASE_GRID, MEAN, STD, Architecture, Encoder, Preprocessing
-from gtsa_kit.models.weights import find_weights, guess_architecture
+from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
+from gtsa_kit.models.weights import guess_architecture
 
 TRANSFORMERS_COLOR: Final = (0.5, 0.5, 0.5)
 """Mean and standard deviation of a ViT of transformers without a preprocessor_config.json."""
@@ -50,6 +50,8 @@ class ImportedEncoder:
     """Summary in one line: weights used, keys skipped, values assumed."""
     file: Path
     """File that the weights were read from."""
+    run_note: str = ""
+    """Sentence about weights of a run that are not those of its finished teacher; "" for others."""
 
 
 def open_weights(
@@ -64,7 +66,8 @@ def open_weights(
     Args:
         path: A `.safetensors` file, a file of `torch.save` under any name, a folder with config.json and
             model.safetensors or pytorch_model.bin (transformers, timm), or a run folder.
-        branch: Branch of a file that holds teacher and student. Default: the student of MoCo v3, else the teacher.
+        branch: Branch of a file that holds teacher and student, or of a run, whose student is read from its newest
+            checkpoint. Default: the student of MoCo v3, else the teacher.
         heads: Number of attention heads, which weights do not determine. Default: that of a file beside the weights,
             else that of the architecture.
         mean: Mean of red, green and blue in training, 0 to 1. Default: that of a file beside the weights, else 0.5 for
@@ -75,13 +78,17 @@ def open_weights(
         ValueError: The file is damaged, contains code, holds no supported encoder or not that branch, lacks keys, holds
             unknown keys, or an argument is out of range.
     """
-    file = _locate(path)
+    located = _locate(path, branch)
+    file, branch = located.file, located.branch
     state_dicts = read_tensors(file)
     candidates = find_candidates(state_dicts)
     if not candidates:
         raise ValueError(_no_vit_message(file, state_dicts))
     metadata = read_metadata(file)
     origin = "gtsa-kit" if metadata.is_run else guess_origin(candidates, state_dicts)
+    if metadata.is_run and branch:
+        _check_own_branch(branch, file)
+        branch = None
     chosen = choose(candidates, branch, "student" if origin == "mocov3" else "teacher", file)
     converted = convert(chosen, candidates, state_dicts, metadata.qkv_bias, file)
     metadata = replace(
@@ -94,18 +101,29 @@ def open_weights(
     architecture = _architecture(converted.weights, side, metadata, origin, file)
     encoder = _build(architecture, _preprocessing(side, metadata, origin), converted.weights, file)
     note = _summary(chosen, converted) + _assumptions(architecture, metadata, origin)
-    return ImportedEncoder(encoder, origin, tuple(sorted(converted.heads + converted.other_branch)), note, file)
+    skipped = tuple(sorted(converted.heads + converted.other_branch))
+    return ImportedEncoder(encoder, origin, skipped, note, file, located.note)
 
 
-def _locate(path: Path) -> Path:
-    """Return the weights file: `path` itself, or the file in a folder that has one of the known names."""
-    if not path.is_dir() or (path / "checkpoints").exists():
-        return find_weights(path)
+def _locate(path: Path, branch: Branch | None) -> RunWeights:
+    """Find the weights file: `path` itself, that of a run, or the file in a folder that has one of the known names."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if is_run(path):
+        return find_run_weights(path, branch)
+    if not path.is_dir():
+        return RunWeights(path, branch, "")
     names = (RUN_FILE, *HUB_FILES)
     existing = [path / name for name in names if (path / name).exists()]
     if not existing:
         raise ValueError(f"{path} holds no {', '.join(names[:-1])} or {names[-1]}; name the file itself")
-    return existing[0]
+    return RunWeights(existing[0], branch, "")
+
+
+def _check_own_branch(branch: Branch, file: Path) -> None:
+    """Raise `ValueError` if the student is requested of a file that holds the teacher's encoder alone."""
+    if branch == "student":
+        raise ValueError(f"{file} holds the teacher's encoder; its student is in the checkpoints, name the run folder")
 
 
 def _no_vit_message(file: Path, state_dicts: dict[str, StateDict]) -> str:

@@ -1,0 +1,82 @@
+"""Weights in a run folder: the saved encoder of a finished run, or a branch in a checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+Branch = Literal["teacher", "student"]
+
+ENCODER: Final = "encoder.safetensors"
+CHECKPOINTS: Final = "checkpoints"
+
+
+class RunWeights(NamedTuple):
+    """File of a run folder that holds the requested weights."""
+
+    file: Path
+    branch: Branch | None
+    """Branch to take from the file; None for encoder.safetensors, which holds the teacher's encoder alone."""
+    note: str
+    """Sentence about weights that are not those of the finished run's teacher, else ""."""
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    return folder.is_dir() and ((folder / ENCODER).exists() or (folder / CHECKPOINTS).exists())
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run folder; an unfinished one still has a temporary name."""
+    folder = run_dir / CHECKPOINTS
+    candidates = [*sorted(folder.glob("step_*.ckpt"), reverse=True), folder / "last"]
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
+def find_run_weights(run_dir: Path, branch: Branch | None = None) -> RunWeights:
+    """Find the weights of a run: encoder.safetensors, or for an unfinished run and for the student the checkpoint.
+
+    Args:
+        run_dir: Run folder.
+        branch: Requested branch; None means the teacher.
+
+    Raises:
+        ValueError: The run has no checkpoint yet, or it was deleted.
+    """
+    encoder, checkpoint = run_dir / ENCODER, newest_checkpoint(run_dir)
+    if encoder.exists() and branch != "student":
+        return RunWeights(encoder, None, _newer_checkpoint_note(encoder, checkpoint))
+    if checkpoint is None:
+        hint = (
+            "only a checkpoint holds the student"
+            if encoder.exists()
+            else f"continue it with: gtsa train --resume --out {run_dir}"
+        )
+        raise ValueError(f"{run_dir} holds no checkpoint; {hint}")
+    branch = branch or "teacher"
+    if encoder.exists():
+        return RunWeights(checkpoint, branch, f"the {branch} of {_describe(checkpoint)}")
+    note = f"{run_dir} is an unfinished run: this is the {branch} of {_describe(checkpoint)}"
+    return RunWeights(checkpoint, branch, note)
+
+
+def checkpoint_step(checkpoint: Path) -> int | None:
+    """Return the step in a checkpoint's name, or None for `last` without its numbered file."""
+    number = checkpoint.stem.removeprefix("step_")
+    return int(number) if number.isdecimal() else None
+
+
+def _describe(checkpoint: Path) -> str:
+    step = checkpoint_step(checkpoint)
+    return f"the last checkpoint, of step {step}" if step is not None else "the last checkpoint"
+
+
+def _newer_checkpoint_note(encoder: Path, checkpoint: Path | None) -> str:
+    """Return a sentence if a checkpoint is newer than the encoder: the run was extended and is not finished."""
+    step = checkpoint_step(checkpoint) if checkpoint else None
+    try:
+        saved = json.loads(encoder.with_suffix(".json").read_text(encoding="utf-8"))["training"]["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if step is None or not isinstance(saved, int) or step <= saved:
+        return ""
+    return f"{encoder} is of step {saved}; the run was continued, its last checkpoint is of step {step}"

@@ -1,0 +1,84 @@
+"""Start of a run: its folder and its list of images."""
+
+import json
+import random
+from pathlib import Path
+
+from gtsa_kit.config import RunConfig, dump_config
+from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.image_files import ImageList, list_images, validate_images
+from gtsa_kit.data.sources import reopen_source
+from gtsa_kit.files import write_text
+from gtsa_kit.models.run_folder import newest_checkpoint
+from gtsa_kit.training.run_logger import RunLogger
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, check_unreadable_fraction
+
+
+def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> ImageList:
+    """Create the run folder or check that it can be resumed; list the images and decode them once.
+
+    A resumed run keeps its list of images, so that files added to the folder do not change their order.
+
+    Raises:
+        ValueError: The folder holds another run or other files, or there are no images.
+        RunFailedError: Too many images are unreadable.
+    """
+    has_checkpoint = newest_checkpoint(run_dir) is not None
+    if has_checkpoint and not resume:
+        raise ValueError(f"{run_dir} already holds a run; add --resume to continue it, or choose another --out")
+    if not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
+    if has_checkpoint:
+        write_text(run_dir / "config.yaml", dump_config(config))
+        return _load_image_list(config.data, run_dir)
+    images = list_images(config.data)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "config.yaml", dump_config(config))
+    for stale in ("metrics.jsonl", "errors.jsonl"):
+        (run_dir / stale).unlink(missing_ok=True)
+    images = _skip_unreadable(images, config, run_dir, callback)
+    _save_image_list(run_dir, images)
+    return images
+
+
+def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callback: TrainerCallback) -> ImageList:
+    """Decode the images (a sample of a large folder), list unreadable ones in errors.jsonl, and skip them."""
+    total = len(images.entries)
+    limit = config.train.validate_images
+    sample = images.entries if total <= limit else random.Random(config.train.seed).sample(images.entries, limit)
+    done = 0
+
+    def on_image() -> None:
+        nonlocal done
+        done += 1
+        if callback.should_stop():
+            raise KeyboardInterrupt
+        callback.on_scan(done, len(sample))
+
+    unreadable = validate_images(images.source, sample, round(config.train.max_megapixels * 1e6), on_image)
+    logger = RunLogger(run_dir, 0)
+    logger.add_unreadable([*images.unreadable, *unreadable])
+    logger.close()
+    if len(unreadable) == total:
+        raise RunFailedError(f"none of the {total} images is readable; see {run_dir / 'errors.jsonl'}")
+    check_unreadable_fraction(len(unreadable), len(sample) or 1, config, run_dir)
+    skipped = {entry.locator for entry in unreadable}
+    entries = [entry for entry in images.entries if entry.locator not in skipped]
+    return ImageList(images.source, entries, unreadable)
+
+
+def _save_image_list(run_dir: Path, images: ImageList) -> None:
+    """Write images.json, which a resumed run reads instead of listing the source again."""
+    content = {
+        "entries": [[entry.name, entry.locator] for entry in images.entries],
+        "unreadable": [[entry.name, entry.locator, entry.reason] for entry in images.unreadable],
+    }
+    write_text(run_dir / "images.json", json.dumps(content))
+
+
+def _load_image_list(source: str, run_dir: Path) -> ImageList:
+    """Read images.json of a run folder."""
+    content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
+    entries = [Entry(name, locator) for name, locator in content["entries"]]
+    unreadable = [Entry(name, locator, reason=reason) for name, locator, reason in content["unreadable"]]
+    return ImageList(reopen_source(source), entries, unreadable)
