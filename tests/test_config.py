@@ -53,7 +53,7 @@ PAPER = {
     "optim.final_weight_decay": 0.4,
     "optim.betas": (0.9, 0.999),
     "optim.clip_grad_norm": 3.0,
-    "optim.teacher_momentum": 0.996,
+    "optim.teacher_momentum": "auto",
     "optim.final_teacher_momentum": 1.0,
     "train.epochs": 100.0,
     "train.batch_size": 512,
@@ -152,6 +152,8 @@ def test_unknown_keys_are_rejected(key: str) -> None:
         ("loss.match_fraction", 0),
         ("optim.lr", -1),
         ("optim.teacher_momentum", 1.1),
+        ("optim.teacher_momentum", "fast"),
+        ("train.checkpoint_minutes", 0),
         ("optim.betas", [0.9, 1.0]),
         ("views.global_size", 100),
         ("views.local_size", 0),
@@ -314,3 +316,14 @@ def test_arch_names_are_those_of_the_encoder() -> None:
 def test_config_imports_no_torch() -> None:
     code = "import gtsa_kit.config, sys; assert 'torch' not in sys.modules; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_epochs_of_a_later_layer_replace_steps_of_an_earlier_one(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("train: {steps: 100, batch_size: 8}")
+    train = load_config(file=file, overrides={"train.epochs": 3}).train
+    assert (train.steps, train.epochs, train.batch_size) == (None, 3.0, 8)
+    both = load_config(file=file, overrides={"train.epochs": 3, "train.steps": 7}).train
+    assert (both.steps, both.epochs) == (7, 3.0)
+    file.write_text("train: {steps: 100, epochs: 2}")
+    assert load_config(file=file).train.steps == 100

@@ -62,7 +62,16 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of SOURCE>.", metavar="DIR")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume the run in --out from its last checkpoint; more --steps extend it."),
+    ] = False,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="Write encoder.safetensors from the last checkpoint of the run in --out, and end."
+        ),
+    ] = False,
 ) -> None:
     """Train a ViT on your images with GTSA or with a baseline.
 
@@ -82,6 +91,10 @@ def train(
       gtsa train s3://bucket/photos --out runs/street
 
       gtsa train photos/ --out runs/street --resume
+
+      gtsa train --out runs/street --resume --epochs 600
+
+      gtsa train --out runs/street --finish
     """
     from gtsa_kit.training.pretrain import absolute_source
 
@@ -100,13 +113,25 @@ def train(
             "data": absolute_source(source) if source else None,
         }
     )
-    run_dir = out or _default_out(source, resume)
+    run_dir = out or _default_out(source, resume or finish)
+    if finish:
+        _finish(run_dir, bool(overrides.keys() - {"data"} or set_ or preset or config))
+        return
     settings = resolve_settings(run_dir, resume, preset, config, set_ or [], overrides)
 
     from gtsa_kit.cli.support.training_display import run_training
 
     if not run_training(settings, run_dir, resume):
         fail(f"stopped and saved; resume with: gtsa train --resume --out {run_dir}", 130)
+
+
+def _finish(run_dir: Path, has_settings: bool) -> None:
+    """Write the result of a run from its last checkpoint."""
+    if has_settings:
+        raise ValueError("--finish ends a run as it is; omit the settings, or continue with them by --resume")
+    from gtsa_kit.cli.support.training_display import finish_with_summary
+
+    finish_with_summary(run_dir)
 
 
 def resolve_settings(

@@ -3,7 +3,7 @@
 This package does not import torch, so that commands can read settings without delay.
 """
 
-from gtsa_kit.config.presets import METHODS, PRESETS
+from gtsa_kit.config.presets import METHODS, PRESETS, PUBLISHED_MOMENTUM
 from gtsa_kit.config.resolve import dump_config, load_config, parse_overrides
 from gtsa_kit.config.sections import (
     PATCH,
@@ -22,6 +22,7 @@ __all__ = [
     "METHODS",
     "PATCH",
     "PRESETS",
+    "PUBLISHED_MOMENTUM",
     "Arch",
     "DINOConfig",
     "LossConfig",

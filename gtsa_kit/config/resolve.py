@@ -33,7 +33,7 @@ def load_config(
     method = _choose("method", METHODS, (overrides, from_file), "gtsa")
     settings: dict[str, Any] = {"preset": preset, "method": method}
     for layer in (METHODS[method], PRESETS[preset], from_file, _nest(overrides)):
-        settings = _merge(settings, layer)
+        settings = _merge(_without_overridden_steps(settings, layer), layer)
     try:
         return RunConfig.model_validate(settings)
     except pydantic.ValidationError as error:
@@ -111,6 +111,14 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _without_overridden_steps(settings: Mapping[str, Any], layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop the number of steps if a later layer gives epochs alone, because steps override epochs."""
+    train, later = settings.get("train"), layer.get("train")
+    if not isinstance(train, Mapping) or not isinstance(later, Mapping) or "epochs" not in later or "steps" in later:
+        return settings
+    return {**settings, "train": {key: value for key, value in train.items() if key != "steps"}}
+
+
 def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
     """Return the dotted keys of all settings and sections."""
     keys: list[str] = []
@@ -122,7 +130,7 @@ def _known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[
     return keys
 
 
-_UNION_MEMBERS = {"constrained-int", "literal['auto']"}
+_UNION_MEMBERS = {"constrained-int", "constrained-float", "literal['auto']"}
 """Suffixes that pydantic appends to the key of a setting that is a number or "auto"."""
 
 

@@ -147,8 +147,9 @@ class OptimConfig(Section):
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     clip_grad_norm: NonNegative = 3.0
     """Maximum L2 norm of each parameter's gradient; 0 disables clipping."""
-    teacher_momentum: Fraction = 0.996
-    """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`."""
+    teacher_momentum: Fraction | Literal["auto"] = "auto"
+    """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`. auto is the value
+    that the method was published with, or less in a run so short that its teacher would keep initial weights."""
     final_teacher_momentum: Fraction = 1.0
 
 
@@ -178,6 +179,8 @@ class TrainConfig(Section):
     """Steps between rows of metrics.jsonl."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints; a checkpoint is also written at the end and when the run is interrupted."""
+    checkpoint_minutes: AboveZero = 15.0
+    """Minutes after which a checkpoint is written, if `checkpoint_every` steps take longer."""
     keep_checkpoints: Positive = 2
     max_unreadable: Fraction = 0.05
     """Fraction of unreadable images above which the run stops."""

@@ -5,7 +5,7 @@ are the same for all methods.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,11 +38,15 @@ class TrainSchedule:
         """Convert the epochs of a config to steps for a dataset of `images` images and `world` processes."""
         batch = config.train.batch_size * config.train.accumulate * world
         steps = config.train.steps or max(1, round(config.train.epochs * (images / batch)))
-        schedule = cls(images, batch, steps, warmup=0)
-        return cls(images, batch, steps, schedule.epochs_to_steps(config.optim.warmup_epochs))
+        return cls(images, batch, steps, warmup=0).with_steps(steps, config)
 
-    def fixed_on_resume(self) -> dict[str, int]:
-        """Return the values that a resumed run must share with its checkpoint."""
+    def with_steps(self, steps: int, config: RunConfig) -> "TrainSchedule":
+        """Return the same schedule for another number of steps."""
+        schedule = replace(self, steps=steps)
+        return replace(schedule, warmup=schedule.epochs_to_steps(config.optim.warmup_epochs))
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the values that a checkpoint keeps; a resumed run must have the same ones, or more steps."""
         return {"batch": self.batch, "steps": self.steps, "images": self.images}
 
     def epochs_to_steps(self, epochs: float) -> int:

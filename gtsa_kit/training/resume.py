@@ -1,15 +1,40 @@
-"""Settings that a resumed run may change."""
+"""Settings that a resumed run may change, and runs that are extended."""
 
 from typing import Any
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.methods.base import TrainSchedule
 
 RESUME_MUTABLE_KEYS = {
     *("preset", "train.accumulate", "train.batch_size", "train.validate_images", "train.checkpoint_every"),
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
     *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
+    *("train.checkpoint_minutes", "train.epochs", "train.steps"),
 }
-"""Settings that may change when a run is resumed; batch_size x accumulate x processes must stay the same."""
+"""Settings that may change when a run is resumed: the number of steps may grow, and batch_size x accumulate x processes
+must stay the same."""
+
+Extensions = tuple[tuple[int, int, int], ...]
+"""Finished steps, length before and length after, of every time that a run was extended."""
+
+
+def extensions_of(checkpoint: dict[str, Any], schedule: TrainSchedule) -> Extensions:
+    """Return the extensions of a resumed run, with that to `schedule` if it has more steps than its checkpoint.
+
+    Raises:
+        ValueError: The checkpoint's run has other images, other images per step, or more steps.
+    """
+    saved, current = dict(checkpoint["schedule"]), schedule.to_dict()
+    before, after = saved.pop("steps"), current.pop("steps")
+    if saved != current:
+        raise ValueError(f"the run to resume has {saved}, these settings give {current}; they must be equal")
+    if after < before:
+        raise ValueError(
+            f"the run to resume has {before} steps, these settings give {after}; "
+            "give more to extend it, or end it at its last checkpoint with --finish"
+        )
+    extensions: Extensions = tuple((step, old, new) for step, old, new in checkpoint["extensions"])
+    return extensions if after == before else (*extensions, (checkpoint["step"], before, after))
 
 
 def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:

@@ -1,12 +1,12 @@
 """Pretraining runs: the run folder, training, the saved encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from gtsa_kit.config import RunConfig
+from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.multicrop import (
     DistributedBatchSampler,
@@ -15,18 +15,20 @@ from gtsa_kit.data.multicrop import (
     make_batches,
     resolve_workers,
 )
-from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods import make_method
-from gtsa_kit.methods.base import TrainSchedule
+from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.baselines import require_lightly
-from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
-from gtsa_kit.training.optim import make_optimizer
+from gtsa_kit.training.finish import save_result
+from gtsa_kit.training.notices import end_notices, start_notices
+from gtsa_kit.training.optim import make_optimizer, make_schedules
 from gtsa_kit.training.prepare import prepare
+from gtsa_kit.training.resume import extensions_of
 from gtsa_kit.training.run_logger import RunLogger
-from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, TrainState, fit
+from gtsa_kit.training.state import TrainState
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, fit
 
 T = TypeVar("T")
 
@@ -53,12 +55,14 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
         if logger:
             logger.text_log.info("start at step %d of %d on %s", state.step, state.schedule.steps, fabric.device)
         callback.on_train_start(state.schedule, config, state.step, str(fabric.device))
+        notify(start_notices(state), logger, callback)
         finished = fit(state, logger, callback)
         if logger and finished:
             logger.text_log.info("finished")
-            save_result(state, logger)
+            save_result(run_dir, config, state.checkpoint_content())
         elif logger:
             logger.text_log.info("stopped at step %d", state.step)
+        notify(end_notices(state), logger, callback)
         return finished
     except RunFailedError as error:
         if logger:
@@ -70,21 +74,46 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
             logger.close()
 
 
+def notify(messages: Iterable[str], logger: RunLogger | None, callback: TrainerCallback) -> None:
+    """Write sentences to train.log and report them, in the first process."""
+    if logger is None:
+        return
+    for message in messages:
+        logger.text_log.info(message)
+        callback.on_notice(message)
+
+
 def make_train_state(
     config: RunConfig, run_dir: Path, images: ImageList, fabric: Fabric, checkpoint: dict[str, Any] | None
 ) -> TrainState:
-    """Build model, optimizer and batches, and restore the checkpoint if there is one.
+    """Build model, optimizer, schedules and batches, and restore the checkpoint if there is one.
 
     Raises:
-        ValueError: The checkpoint's run has another number of steps, images, or images per step.
+        ValueError: The checkpoint's run has more steps, other images, or other images per step.
     """
     schedule = TrainSchedule.from_config(config, len(images.entries), fabric.world_size)
+    extensions = extensions_of(checkpoint, schedule) if checkpoint else ()
+    model = build_model(config, fabric, checkpoint)
+    optimizer = make_optimizer(model, config.optim)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if checkpoint is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    step = checkpoint["step"] if checkpoint else 0
+    share = checkpoint["initial_share"] if checkpoint else 1.0
+    batches = open_batches(config, images, schedule, fabric, step)
+    schedules = make_schedules(
+        *(config.optim, schedule.steps, schedule.warmup, schedule.batch, model.schedules(schedule)),
+        published_momentum=PUBLISHED_MOMENTUM[config.method],
+    )
+    inputs = (config, run_dir, images, schedule, batches, fabric, model, wrapped, wrapped_optimizer)
+    return TrainState(*inputs, step, schedules, share, extensions)
+
+
+def build_model(config: RunConfig, fabric: Fabric, checkpoint: dict[str, Any] | None) -> Method:
+    """Build the model with its initial weights, or those of the checkpoint, ready for the device and precision."""
     torch.manual_seed(config.train.seed)
     model = make_method(config)
     if checkpoint is not None:
-        saved, current = checkpoint["schedule"], schedule.fixed_on_resume()
-        if saved != current:
-            raise ValueError(f"the run to resume has {saved}, these settings give {current}; they must be equal")
         model.load_state_dict(checkpoint["model"])
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch implements it for CUDA only
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -93,13 +122,7 @@ def make_train_state(
         model.use_unfused_attention()
     if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
         model.compile_branches()
-    optimizer = make_optimizer(model, config.optim)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    if checkpoint is not None:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-    step = checkpoint["step"] if checkpoint else 0
-    batches = open_batches(config, images, schedule, fabric, step)
-    return TrainState(config, run_dir, images, schedule, batches, fabric, model, wrapped, wrapped_optimizer, step)
+    return model
 
 
 def open_batches(
@@ -120,21 +143,6 @@ def open_batches(
     )
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
     return TimedBatches(make_batches(dataset, sampler, workers, pin=fabric.device.type == "cuda"))
-
-
-def save_result(state: TrainState, logger: RunLogger) -> None:
-    """Write the teacher's encoder and its description into the run folder."""
-    summary = {
-        "method": state.config.method,
-        "weights": "teacher",
-        "images": state.schedule.images,
-        "unreadable": len(read_json_lines(state.run_dir / "errors.jsonl")),
-        "steps": state.schedule.steps,
-        "batch": state.schedule.batch,
-        "last": logger.rows[-1] if logger.rows else None,
-        "settings": state.config.model_dump(mode="json"),
-    }
-    save_encoder(state.run_dir, state.model.teacher.encoder.vit.state_dict(), state.config.model.arch, summary)
 
 
 def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """Training loop; the only module of this package that calls backward and the optimizer's step."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,17 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.entries import Entry
-from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.multicrop import TimedBatches, seed_step
-from gtsa_kit.methods.base import Method, TrainSchedule
+from gtsa_kit.data.multicrop import seed_step
+from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.methods.collapse_metrics import effective_rank, feature_std
 from gtsa_kit.training.checkpoint import save_checkpoint
 from gtsa_kit.training.fabric import Fabric
-from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_schedules, set_hyperparameters
+from gtsa_kit.training.optim import (
+    clip_grad_norm_per_parameter,
+    set_hyperparameters,
+)
 from gtsa_kit.training.run_logger import RunLogger, StepMetrics, ThroughputMeter
+from gtsa_kit.training.state import TrainState
 
 
 class RunFailedError(RuntimeError):
@@ -31,6 +35,9 @@ class TrainerCallback:
     def on_scan(self, done: int, total: int) -> None:
         """Report that `done` of `total` images were decoded by the check before training."""
 
+    def on_notice(self, message: str) -> None:
+        """Report a sentence about the run; train.log holds it too."""
+
     def on_train_start(self, schedule: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
         """Report that the loop starts after `step` finished steps."""
 
@@ -40,26 +47,6 @@ class TrainerCallback:
     def should_stop(self) -> bool:
         """Return whether to save a checkpoint and stop after this step."""
         return False
-
-
-@dataclass
-class TrainState:
-    """State of one run: inputs of the training loop, and the model, optimizer and step that it updates."""
-
-    config: RunConfig
-    run_dir: Path
-    images: ImageList
-    schedule: TrainSchedule
-    batches: TimedBatches
-    """Micro-batches of this process from `step` to the end."""
-    fabric: Fabric
-    model: Method
-    """Unwrapped module, for checkpoints and the teacher update."""
-    wrapped: Any
-    """The same module wrapped by Fabric for device, precision and gradient exchange."""
-    optimizer: Any
-    step: int
-    """Number of finished steps."""
 
 
 class StepOutput(NamedTuple):
@@ -82,14 +69,11 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
         RunFailedError: A loss or weight is not finite, or too many images are unreadable.
     """
     config, schedule, device = state.config, state.schedule, state.fabric.device
-    schedules = make_schedules(
-        config.optim, schedule.steps, schedule.warmup, schedule.batch, state.model.schedules(schedule)
-    )
     throughput = ThroughputMeter(schedule.batch, state.step)
-    saved_step, stopping = state.step, False
+    saved_step, saved_time, stopping = state.step, time.monotonic(), False
     state.wrapped.train()
     while state.step < schedule.steps and not stopping:
-        schedule_values = schedules.at(state.step)
+        schedule_values = state.schedules.at(state.step)
         set_hyperparameters(state.optimizer, schedule_values["lr"], schedule_values["weight_decay"])
         output = forward_backward(state, schedule_values)
 
@@ -98,7 +82,10 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
         save_due = number == schedule.steps or number % config.train.checkpoint_every == 0
         # Reading a value makes the host wait for an accelerator; there only logged and saved steps do it.
         if log_due or save_due or device.type == "cpu":
-            means, stopping = reduce_over_processes(state.fabric, output.means, callback.should_stop())
+            minutes = (time.monotonic() - saved_time) / 60
+            flags = (callback.should_stop(), minutes >= config.train.checkpoint_minutes)
+            means, (stopping, minutes_due) = reduce_over_processes(state.fabric, output.means, flags)
+            save_due |= stopping or minutes_due
             output = output._replace(means=means)
             record_unreadable(state, logger)
             if not torch.isfinite(means).all():
@@ -109,9 +96,9 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
         metrics = collect_metrics(state, output, schedule_values, throughput) if log_due else None
         if metrics and logger:
             logger.log_step(metrics)
-        if save_due or stopping:
+        if save_due:
             save(state, logger, saved_step)
-            saved_step = state.step
+            saved_step, saved_time = state.step, time.monotonic()
         callback.on_step_end(state.step, metrics)
     return state.step == schedule.steps
 
@@ -138,6 +125,7 @@ def update_weights(state: TrainState, schedule_values: dict[str, float]) -> None
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.model.update_teacher(schedule_values["teacher_momentum"])
+    state.initial_share *= schedule_values["teacher_momentum"]
     state.step += 1
 
 
@@ -153,12 +141,12 @@ def next_views(state: TrainState) -> Views:
     return batch.to(state.fabric.device)
 
 
-def reduce_over_processes(fabric: Fabric, means: Tensor, stop: bool) -> tuple[Tensor, bool]:
-    """Average losses over processes; return True as second value if any process should stop."""
+def reduce_over_processes(fabric: Fabric, means: Tensor, flags: Sequence[bool]) -> tuple[Tensor, list[bool]]:
+    """Average losses over processes; each returned flag is true if it is so in any process."""
     if fabric.world_size == 1:
-        return means, stop
-    reduced: Any = fabric.all_reduce(torch.cat([means, means.new_tensor([float(stop)])]), reduce_op="mean")
-    return reduced[:-1], bool(reduced[-1] > 0)
+        return means, list(flags)
+    reduced: Any = fabric.all_reduce(torch.cat([means, means.new_tensor([*map(float, flags)])]), reduce_op="mean")
+    return reduced[: -len(flags)], [bool(flag > 0) for flag in reduced[-len(flags) :]]
 
 
 def collect_metrics(
@@ -190,8 +178,7 @@ def save(state: TrainState, logger: RunLogger | None, saved_step: int) -> None:
         raise RunFailedError(_not_finite_message(f"a weight after step {state.step}", state, saved_step))
     if logger:
         logger.sync()
-        content = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
-        content["schedule"] = state.schedule.fixed_on_resume()
+        content = state.checkpoint_content() | {"optimizer": state.optimizer.state_dict()}
         save_checkpoint(state.run_dir, state.step, content, state.config.train.keep_checkpoints)
         logger.draw_curves_if_due()
     state.fabric.barrier()

@@ -8,12 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from gtsa_kit.config import ModelConfig, OptimConfig, RunConfig
+from gtsa_kit.config import (
+    METHODS,
+    PRESETS,
+    PUBLISHED_MOMENTUM,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    load_config,
+)
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.training.optim import (
     clip_grad_norm_per_parameter,
     cosine,
+    initial_share,
     make_optimizer,
     make_schedules,
     parameter_groups,
@@ -73,7 +82,9 @@ def test_peak_learning_rate_grows_with_the_batch(batch: int) -> None:
 
 @pytest.mark.parametrize(("name", "start", "end"), [("weight_decay", 0.04, 0.4), ("teacher_momentum", 0.996, 1.0)])
 def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) -> None:
-    values = getattr(schedules(), name)  # over the whole run; only the learning rate has a warm-up
+    values = getattr(
+        schedules(teacher_momentum=0.996), name
+    )  # over the whole run; only the learning rate has a warm-up
     for step, value in enumerate(values):
         expected = end - (end - start) * 0.5 * (1 + math.cos(math.pi * step / (STEPS - 1)))
         assert value == pytest.approx(expected, rel=1e-12), step
@@ -107,8 +118,51 @@ def test_without_warm_up_the_first_value_is_the_peak() -> None:
 
 
 def test_a_run_of_one_step() -> None:
-    made = schedules(steps=1, warmup=0)
+    made = schedules(steps=1, warmup=0, teacher_momentum=0.996)
     assert (made.lr[0], made.weight_decay[0], made.teacher_momentum[0]) == pytest.approx((1e-3, 0.04, 0.996))
+
+
+@pytest.mark.parametrize("published", [0.996, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 24, 200, 300, 3453, 3454, 23_103, 100_000])
+def test_the_automatic_momentum_leaves_less_than_a_thousandth_of_initial_weights(steps: int, published: float) -> None:
+    def share(start: float) -> float:
+        """Return the weight of the first value in a moving average, by its definition."""
+        weight = 1.0
+        for step in range(steps):
+            progress = step / max(steps - 1, 1)
+            weight *= 1.0 - (1.0 - start) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return weight
+
+    made = make_schedules(OptimConfig(), steps, warmup=0, batch=256, published_momentum=published)
+    start = float(made.teacher_momentum[0])
+    assert share(start) < 1e-3
+    if start != published:  # the largest one, in four decimals
+        assert start < published
+        assert share(start + 1e-4) >= 1e-3
+    assert made.teacher_momentum[-1] == (start if steps == 1 else 1.0)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_method_and_preset_has_its_published_momentum_at_the_papers_length(method: str, preset: str) -> None:
+    config = load_config(preset, overrides={"method": method})
+    assert config.optim.teacher_momentum == "auto"
+    published = {"gtsa": 0.996, "dino": 0.996, "mocov3": 0.99}[method]
+    made = make_schedules(config.optim, 23_103, 10, 512, published_momentum=PUBLISHED_MOMENTUM[method])
+    assert np.array_equal(made.teacher_momentum, cosine(published, 1.0, 23_103))
+
+
+def test_the_initial_share_is_that_of_a_real_teacher() -> None:
+    model = tiny()
+    with torch.no_grad():
+        for name, parameter in model.teacher.named_parameters():
+            parameter.fill_(1.0)
+            dict(model.student.named_parameters())[name].zero_()
+    momenta = make_schedules(OptimConfig(teacher_momentum=0.9), 20, 0, 256).teacher_momentum
+    for momentum in momenta:
+        model.update_teacher(float(momentum))
+    for parameter in model.teacher.parameters():
+        torch.testing.assert_close(parameter, torch.full_like(parameter, initial_share(momenta)))
 
 
 def test_cosine_falls_as_it_rises() -> None:

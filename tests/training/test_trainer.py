@@ -1,6 +1,7 @@
 """Runs: run folder, resuming after kills and faults, several processes, unreadable images."""
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -21,8 +22,11 @@ from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.inspect_file import inspect_file
 from gtsa_kit.export.source import open_source
 from gtsa_kit.files import read_json_lines
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.checkpoint import load_checkpoint
+from gtsa_kit.training.optim import make_schedules
+from gtsa_kit.training.pretrain import resolve_config
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import ThroughputMeter
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
@@ -408,6 +412,118 @@ def test_resuming_with_other_settings_names_them(gtsa_here, reference: Path, ima
     done = gtsa_here("train", "--resume", "--out", reference, "--set", "loss.rotation_weight=0.1")
     assert done.returncode == 2
     assert "loss.rotation_weight: 0.5, 0.1" in done.stderr
+
+
+CONSTANT = {
+    "optim.lr": 1e-3,
+    "optim.final_lr": 1e-3 * 4 / 256,
+    "optim.warmup_epochs": 0,
+    "optim.final_weight_decay": 0.04,
+    "optim.teacher_momentum": 0.9,
+    "optim.final_teacher_momentum": 0.9,
+}
+"""Schedules that do not depend on the length of a run."""
+
+
+class Notices(TrainerCallback):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_notice(self, message: str) -> None:
+        self.messages.append(message)
+
+
+def test_an_extended_run_equals_one_of_that_length(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
+    settings = {**settings_for(images, tiny), **CONSTANT}
+    run_here(images, tmp_path / "whole", settings)
+    run_here(images, tmp_path / "parts", {**settings, "train.steps": 5})
+    notices = Notices()
+    assert run_here(images, tmp_path / "parts", settings, resume=True, callback=notices)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    about = json.loads((tmp_path / "parts" / "encoder.json").read_text())["training"]
+    assert (about["steps"], about["extensions"]) == (12, [[5, 5, 12]])
+    assert "extended from 5 to 12 steps: from step 5 on all schedules are those of 12" in notices.messages[0]
+
+
+def test_an_extended_run_follows_the_schedules_of_its_new_length(
+    images: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    run, columns = tmp_path / "run", ("lr", "weight_decay", "teacher_momentum", "alpha")
+    run_here(images, run, {**settings_for(images, tiny), "train.steps": 5})
+    # The saved settings have steps, which would hide the epochs if they were kept.
+    config = resolve_config(run, True, None, None, {"train.epochs": 2.0})
+    assert (config.train.steps, config.train.epochs) == (None, 2.0)
+    notices = Notices()
+    assert train(config, run, True, notices)
+    rows = read_json_lines(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    schedule = TrainSchedule(images=20, batch=4, steps=10, warmup=5)
+    expected = make_schedules(config.optim, 10, 5, 4, make_method(config).schedules(schedule))
+    for row in rows[5:]:
+        assert {name: row[name] for name in columns} == {
+            name: value for name, value in expected.at(row["step"] - 1).items() if name in columns
+        }
+    assert f"learning rate {rows[4]['lr']:.4g} to {rows[5]['lr']:.4g}" in notices.messages[0]
+    with pytest.raises(ValueError, match="has 10 steps, these settings give 7; give more to extend it"):
+        run_here(images, run, {**settings_for(images, tiny), "train.steps": 7}, resume=True)
+
+
+def test_a_run_ended_early_has_the_teacher_of_its_last_checkpoint_and_can_go_on(
+    gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", settings_for(images, tiny)
+    assert not run_here(images, run, settings, callback=StopAtFive())
+    done = gtsa_here("train", "--finish", "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert "from the checkpoint of step 5 of 12; --resume continues the run" in done.stderr
+    teacher = load_checkpoint(run)["model"]
+    for name, tensor in safetensors.torch.load_file(run / "encoder.safetensors").items():
+        assert torch.equal(tensor, teacher[f"teacher.encoder.vit.{name}"])
+    about = json.loads((run / "encoder.json").read_text())["training"]
+    assert (about["steps"], about["planned_steps"], about["last"]["step"]) == (5, 12, 5)
+    assert run_here(images, run, settings, resume=True)
+    assert_same_run(reference, run)
+    done = gtsa_here("train", "--finish", "--out", run, "--steps", "7")
+    assert done.returncode == 2
+    assert "omit the settings" in done.stderr
+    assert gtsa_here("train", "--finish", "--out", tmp_path / "none").returncode == 2
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(1e-9, [1, 2, 3, 4]), (15.0, [4])])
+def test_checkpoints_are_written_by_minutes(
+    minutes: float, written: list[int], images: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    own = {"train.steps": 4, "train.checkpoint_every": 500, "train.keep_checkpoints": 9}
+    run_here(images, tmp_path, {**tiny, **own, "train.checkpoint_minutes": minutes})
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
+    assert names == [f"step_{step:08d}.ckpt" for step in written]
+
+
+@pytest.mark.parametrize(("momentum", "lags"), [(0.99, True), ("auto", False)])
+def test_a_run_says_when_its_teacher_lags(
+    momentum: object, lags: bool, images: Path, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {**settings_for(images, tiny), "train.steps": 6, "optim.teacher_momentum": momentum}
+
+    class Stop(Notices, StopAtFive):
+        """Stops the run during step 5, and keeps its notices."""
+
+    first, second = Stop(), Notices()
+    assert not run_here(images, tmp_path / "run", settings, callback=first)
+    assert run_here(images, tmp_path / "run", settings, resume=True, callback=second)
+    rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    share = math.prod(row["teacher_momentum"] for row in rows)
+    about = json.loads((tmp_path / "run" / "encoder.json").read_text())["training"]
+    assert about["initial_share"] == pytest.approx(share, rel=1e-12)
+    lines = [[text for text in one.messages if "the teacher lags" in text] for one in (first, second)]
+    if not lags:
+        assert share < 1e-3
+        assert lines == [[], []]
+        return
+    for texts in lines:
+        assert f"0.99 to 1 over 6 steps it will keep {share:.2g} of its initial weights" in texts[0]
+    assert f"it has kept {share:.2g} of its initial weights" in lines[1][-1]
+    assert "--branch student" in lines[1][-1]
 
 
 def test_resuming_with_another_batch_is_rejected(reference: Path, images: Path, tiny: dict[str, object]) -> None:

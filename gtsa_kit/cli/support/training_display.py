@@ -16,6 +16,7 @@ from gtsa_kit.data.multicrop import resolve_workers
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import TrainSchedule
+from gtsa_kit.training.finish import finish_run
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics, format_metrics, format_terms
 from gtsa_kit.training.trainer import TrainerCallback
@@ -42,6 +43,10 @@ class TrainingDisplay(TrainerCallback):
         if done == 1:
             self.steps.begin("checking images", total)
         self.steps.update(done)
+
+    def on_notice(self, message: str) -> None:
+        """Print a sentence about the run."""
+        self.out.print(message, markup=False, soft_wrap=True)
 
     def on_train_start(self, schedule: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
         """Print method, architecture, device and length of the run."""
@@ -80,6 +85,18 @@ def run_training(config: RunConfig, run_dir: Path, resume: bool) -> bool:
     if finished:
         out.print(summary_table(run_dir))
     return finished
+
+
+def finish_with_summary(run_dir: Path) -> None:
+    """Write the result of a run from its last checkpoint, and print what was written."""
+    step, steps = finish_run(run_dir)
+    out = make_console()
+    out.print(
+        f"written from the checkpoint of step {step} of {steps}; --resume continues the run",
+        markup=False,
+        soft_wrap=True,
+    )
+    out.print(summary_table(run_dir))
 
 
 @contextmanager

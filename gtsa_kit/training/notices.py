@@ -1,0 +1,52 @@
+"""Sentences about a run, for train.log and the console."""
+
+from pathlib import Path
+
+from gtsa_kit.config import PUBLISHED_MOMENTUM
+from gtsa_kit.training.optim import MAX_INITIAL_SHARE, auto_momentum, make_schedules
+from gtsa_kit.training.state import TrainState
+
+
+def start_notices(state: TrainState) -> list[str]:
+    """Return the sentences before the first step: a teacher that will lag, a run that was extended."""
+    notices = [extension_notice(state)] if state.extensions and state.extensions[-1][0] == state.step else []
+    share = state.final_initial_share()
+    if share >= MAX_INITIAL_SHARE:
+        momenta, steps = state.schedules.teacher_momentum, state.schedule.steps
+        auto = auto_momentum(PUBLISHED_MOMENTUM[state.config.method], state.config.optim.final_teacher_momentum, steps)
+        notices.append(
+            f"the teacher lags: with a momentum of {momenta[0]:g} to {momenta[-1]:g} over {steps} steps it will keep "
+            f"{share:.2g} of its initial weights; optim.teacher_momentum=auto would start at {auto:g}"
+        )
+    return notices
+
+
+def end_notices(state: TrainState) -> list[str]:
+    """Return the sentence after the last step about a teacher that lags, if it does."""
+    return lag_notices(state.initial_share, state.run_dir)
+
+
+def lag_notices(initial_share: float, run_dir: Path) -> list[str]:
+    """Return a sentence if the teacher has kept more than `MAX_INITIAL_SHARE` of its initial weights."""
+    if initial_share < MAX_INITIAL_SHARE:
+        return []
+    return [
+        f"the teacher lags: it has kept {initial_share:.2g} of its initial weights; "
+        f"the student has not: gtsa export {run_dir} --branch student"
+    ]
+
+
+def extension_notice(state: TrainState) -> str:
+    """Return the sentence on the schedules of a run that was extended when it was resumed."""
+    step, before, after = state.extensions[-1]
+    shorter = state.schedule.with_steps(before, state.config)
+    old = make_schedules(
+        *(state.config.optim, before, shorter.warmup, shorter.batch),
+        published_momentum=PUBLISHED_MOMENTUM[state.config.method],
+    )
+    last, now = old.at(min(step, before - 1)), state.schedules.at(step)
+    names = {"lr": "learning rate", "weight_decay": "weight decay", "teacher_momentum": "teacher momentum"}
+    changes = ", ".join(f"{name} {last[key]:.4g} to {now[key]:.4g}" for key, name in names.items())
+    return (
+        f"extended from {before} to {after} steps: from step {step} on all schedules are those of {after} ({changes})"
+    )
