@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from gtsa_kit.data.formats import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import ImageError, image_errors
-
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff".split())
-"""Suffixes, in lower case, of the names that count as images."""
 
 Handle = TypeVar("Handle")
 

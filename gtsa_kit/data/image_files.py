@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from gtsa_kit.data.entries import IMAGE_SUFFIXES, Entry, Source, display_path, read_entry, sort_entries
+from gtsa_kit.data.entries import Entry, Source, display_path, read_entry, sort_entries
+from gtsa_kit.data.formats import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, decode_image, open_image
 from gtsa_kit.data.sources import FileSource, open_source
 

@@ -12,11 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gtsa_kit.data.formats import describe_unidentified, pillow_formats
 from gtsa_kit.data.rgb import DECODER_ERRORS, apply_orientation, exif_orientation, to_rgb
-
-# Formats that Pillow may try, whatever the file's suffix. Formats that run other programs (EPS) are excluded. MPO files
-# of phones open as JPEG: MPO has no opener of its own, and listing it here would be a KeyError for every other file.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 
 MAX_PIXELS = 178_000_000
 """Default limit of pixels in an image: just below Pillow's limit for decompression bombs, 0.5 GB when decoded."""
@@ -61,7 +58,7 @@ class ImageHeader:
     height: int
     """Height of the stored image, before its orientation is applied."""
     orientation: int
-    """EXIF orientation, 1 to 8."""
+    """EXIF orientation, 1 to 8; 1 where it is stored behind the pixels, as a PNG's may be."""
 
 
 def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -114,8 +111,9 @@ def open_mask(path: Path, colors: bool = False, max_pixels: int = MAX_PIXELS) ->
     with image_errors(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(path, "not a regular file")
-        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with open(path, "rb") as file, Image.open(file, formats=pillow_formats()) as image:
             _check_pixels(image, path, max_pixels)
+            image.load()
             if image.mode == "F":
                 raise ImageError(path, "floating-point samples, where a mask has whole numbers")
             if colors or not (image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I")):
@@ -149,7 +147,7 @@ def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MA
     with image_errors(path):
         if not content:
             raise ImageError(path, "empty file")
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
             _check_pixels(image, path, max_pixels)
             return ImageHeader(image.format or "", image.mode, image.width, image.height, exif_orientation(image))
 
@@ -161,14 +159,14 @@ def image_errors(path: Path) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError(path, describe_unidentified(path.suffix)) from error
     except DECODER_ERRORS as error:
         raise ImageError(path, describe_error(error)) from error
 
 
 def describe_error(error: BaseException) -> str:
     """Return one line of at most 200 characters that says why a file can't be used."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or damaged beyond recognition"
     if isinstance(error, Image.DecompressionBombError):
         return f"larger than the limit: {error}".split(",")[0]
     if isinstance(error, MemoryError):
@@ -200,10 +198,10 @@ def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:
 def _decode_file(file: IO[bytes], path: Path, max_pixels: int) -> DecodedImage:
     # Pillow gets an open file, because it memory-maps raw TIFFs that it opens by name: then it swaps width and height
     # for some orientations, and the process is killed if the file shrinks meanwhile.
-    with Image.open(file, formats=_FORMATS) as image:
+    with Image.open(file, formats=pillow_formats()) as image:
         _check_pixels(image, path, max_pixels)
-        before = exif_orientation(image)
+        # Loading rotates a TIFF and drops its tag; in a PNG the tag may lie behind the pixels.
+        before_loading = exif_orientation(image) if image.format == "TIFF" else None
         image.load()
-        after = exif_orientation(image)  # loading rotates a TIFF and drops the tag, and may add it for a PNG
-        rgb = apply_orientation(to_rgb(image), after)
-        return DecodedImage(rgb, before if image.format == "TIFF" else after)
+        orientation = exif_orientation(image)
+        return DecodedImage(apply_orientation(to_rgb(image), orientation), before_loading or orientation)

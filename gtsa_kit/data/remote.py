@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.data.entries import IMAGE_SUFFIXES, Entry, PerProcess, display_name, has_image_suffix, is_visible_image
+from gtsa_kit.data.entries import Entry, PerProcess, display_name, has_image_suffix, is_visible_image
+from gtsa_kit.data.formats import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import ImageError, check_file_size
 
 

@@ -37,11 +37,15 @@ _TRANSPOSE = {
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, as far as the image has been read; 1 if it is missing or invalid."""
+    """Return the EXIF orientation, 1 to 8, as far as the image has been read; 1 if it is missing or invalid.
+
+    No pixel is decoded here, so the errors that are ignored are those of damaged metadata alone.
+    """
     try:
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        # `image.getexif()` of a PNG decodes the pixels, and an error of it would leave a half-black image behind.
+        orientation = int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
         return orientation if orientation in _TRANSPOSE else 1
-    except DECODER_ERRORS:  # damaged metadata; the pixels are usable
+    except DECODER_ERRORS:  # the pixels are usable
         return 1
 
 

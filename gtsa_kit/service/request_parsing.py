@@ -16,7 +16,7 @@ from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.errors import APIError, invalid_parameter, too_large, unsupported_media_type
 from gtsa_kit.service.query import describe_validation_error
 
-_SUBTYPES = "jpeg jpg pjpeg png x-png webp bmp x-bmp x-ms-bmp tiff gif".split()
+_SUBTYPES = "jpeg jpg pjpeg png x-png webp bmp x-bmp x-ms-bmp tiff gif avif heic heif".split()
 IMAGE_TYPES: Final = frozenset({"application/octet-stream", *(f"image/{subtype}" for subtype in _SUBTYPES)})
 """Content types of a body, or a part of it, that is an image file."""
 MULTIPART: Final = "multipart/form-data"
