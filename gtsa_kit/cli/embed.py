@@ -65,7 +65,6 @@ def embed(
         typer.Option(help="local: this process. ray: all machines of a Ray cluster; without one, a local cluster."),
     ] = "local",
     shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts: 1/8 to 8/8.", metavar="I/N")] = None,
-    sha256: Annotated[bool, typer.Option("--sha256", help="Also write a digest of each file.")] = False,
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, help="Larger images are rejected before they are decoded.")
     ] = 178.0,
@@ -80,9 +79,9 @@ def embed(
 ) -> None:
     """Turn images into vectors, and into dense maps if requested, in natural order of the paths.
 
-    DIR/vectors/ opens in pandas, polars, DuckDB, Hugging Face datasets and LanceDB: path, width, height, embedding.
-    Every image becomes a row there or a line in DIR/errors.jsonl. If the command is killed at any time, the same
-    command with --resume continues it, with the same result as without the interruption.
+    DIR/vectors/ opens in pandas, polars, DuckDB, Hugging Face datasets and LanceDB: path, sha256, stamp, width, height,
+    embedding. Every image becomes a row there or a line in DIR/errors.jsonl. If the command is killed at any time, the
+    same command with --resume continues it, with the same result as without the interruption.
 
     Subcommands: [bold]gtsa embed merge[/bold], [bold]search[/bold], [bold]map[/bold], [bold]duplicates[/bold]. A
     folder of such a name is written as ./merge.
@@ -118,7 +117,6 @@ def embed(
         resume=resume,
         engine=engine,
         part=part,
-        sha256=sha256,
         max_pixels=int(max_megapixels * 1e6),
         rows_per_shard=rows_per_shard,
         device=device,

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.browse_display import (
+    advise,
+    describe_invalid,
     print_duplicates,
     print_hits,
+    print_note,
     write_duplicates_sheet,
     write_hits_sheet,
 )
 from gtsa_kit.cli.support.common import require
 
 if TYPE_CHECKING:
-    from gtsa_kit.embedding.browse.search import SearchHit
+    from gtsa_kit.embedding.browse.search import SearchResult
     from gtsa_kit.embedding.browse.vectors import VectorTable
 
 browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -57,13 +60,17 @@ def search_command(
     check_contact_sheet_path(contact_sheet)
     data = _open_vectors(folder)
     if image is not None:
-        query, name, exclude = _embed_image(data, require(image), model, device), str(image), None
+        query_row, name, vector = None, str(image), _embed_image(data, require(image), model, device)
     else:
         query_row = data.find(str(row))
-        query, name, exclude = data.vectors([query_row.index])[0], query_row.path, query_row.index
-    hits = _search(data, query, top, exclude)
-    print_hits(hits, name, as_json)
-    write_hits_sheet(data, hits, image, name, contact_sheet)
+        name, vector = query_row.path, data.vectors([query_row.index])[0]
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
+
+    result = _search(data, vector, top, None if query_row is None else query_row.index)
+    images = SourceImages(data.sources)
+    print_hits(result.hits, images.states(hit.row for hit in result.hits), name, as_json)
+    print_note(describe_invalid(result.invalid))
+    write_hits_sheet(images, result.hits, query_row or Path(name), name, contact_sheet)
 
 
 @browse_app.command("map")
@@ -95,7 +102,7 @@ def map_command(
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.projection import make_projection
     from gtsa_kit.embedding.browse.projection_page import write_projection_page
-    from gtsa_kit.embedding.browse.thumbnails import SourceImages
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages, describe_problems
     from gtsa_kit.export.runtime.load import pick_device
 
     console = make_console()
@@ -103,12 +110,12 @@ def map_command(
         steps.begin("finding neighbors", min(points, len(data)), unit="images")
         projection = make_projection(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
         steps.begin("making thumbnails", min(thumbnails, len(projection.rows)), unit="images")
-        title = f"Map of {Path(data.source or folder.absolute()).name}"
-        images = SourceImages(data.source)
-        write_projection_page(projection, images, out, title, thumbnails, lambda done, _: steps.update(done))
-    if projection.invalid_vectors:
-        console.print(f"{projection.invalid_vectors} rows have no direction (zeros, NaN or infinity) and are skipped")
-    if len(projection.rows) + projection.invalid_vectors < projection.total:
+        title = f"Map of {Path(data.sources[0] if data.sources else folder.absolute()).name}"
+        images = SourceImages(data.sources)
+        problems = write_projection_page(projection, images, out, title, thumbnails, lambda done, _: steps.update(done))
+    print_note(describe_problems(problems, len(projection.rows)))
+    print_note(describe_invalid(projection.invalid))
+    if len(projection.rows) + len(projection.invalid) < projection.total:
         console.print(
             f"{len(projection.rows)} of {projection.total} rows are drawn, evenly sampled; --points sets their number"
         )
@@ -130,8 +137,8 @@ def duplicates_command(
 ) -> None:
     """List groups of images that are nearly the same. Nothing is deleted.
 
-    The first image of each group has the most pixels: it is the one to keep. Another image can be dropped if its
-    cosine with the first reaches --threshold.
+    In a group, the cosine of every pair reaches --threshold. The first image has the most pixels: it is the one to
+    keep, and the others can be dropped.
 
     [bold]Examples[/bold]
 
@@ -148,6 +155,7 @@ def duplicates_command(
     data = _open_vectors(folder)
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
     from gtsa_kit.export.runtime.load import pick_device
 
     console = make_console()
@@ -156,10 +164,13 @@ def duplicates_command(
         duplicates = find_duplicates(
             data, threshold, pick_device(device), lambda done, total: steps.update(100 * done // total)
         )
-    print_duplicates(duplicates, threshold, as_json)
-    if contact_sheet and duplicates.groups:
-        write_duplicates_sheet(data, duplicates.groups, contact_sheet)
-        console.print(f"wrote {contact_sheet}", soft_wrap=True)
+    images = SourceImages(data.sources)
+    states = iter(images.states(member.row for group in duplicates.groups for member in group))
+    groups = [advise(group, [next(states) for _ in group]) for group in duplicates.groups]
+    print_duplicates(groups, duplicates.invalid, threshold, as_json)
+    print_note(describe_invalid(duplicates.invalid))
+    if contact_sheet and groups:
+        write_duplicates_sheet(images, groups, contact_sheet)
 
 
 def _open_vectors(folder: Path) -> "VectorTable":
@@ -186,7 +197,7 @@ def _embed_image(data: "VectorTable", image: Path, model: Path | None, device: s
     return embed_query(open_model(data, model, device), query, data.job.get("resize"))
 
 
-def _search(data: "VectorTable", query: Any, top: int, exclude: int | None) -> "list[SearchHit]":
+def _search(data: "VectorTable", query: Any, top: int, exclude: int | None) -> "SearchResult":
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.search import search
 

@@ -59,11 +59,11 @@ class EmbeddingDataset:
             self._cached_part = part, pq.read_table(self.parts[part])
         table, offset = self._cached_part[1], index - (self._ends[part - 1] if part else 0)
         row = {name: table[name][offset] for name in table.schema.names}
-        digest = row["sha256"].as_py() if "sha256" in row else ""
+        path, digest, stamp = (row[name].as_py() for name in ("path", "sha256", "stamp"))
         embedding = row["embedding"].values.to_numpy(zero_copy_only=False)
         matrix = self.maps["grid_to_pixel"][index] if self.maps else np.full((2, 3), np.nan)
         width, height = row["width"].as_py(), row["height"].as_py()
-        return FeatureRow(row["path"].as_py(), digest, width, height, embedding, matrix, self._maps_of(index))
+        return FeatureRow(path, digest, stamp, width, height, embedding, matrix, self._maps_of(index))
 
     def vectors(self) -> tuple[list[str], np.ndarray]:
         """Return all paths, and all embeddings (N, D) in their stored type; both are held in memory."""

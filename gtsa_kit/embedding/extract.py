@@ -87,7 +87,7 @@ def extract_prepared(
 def load_image(entry: Entry, source: Source, preprocessor: Preprocessor) -> PreparedImage | FailedImage:
     """Read and decode one image."""
     try:
-        return preprocessor(entry.name, read_entry(source, entry))
+        return preprocessor(entry.name, read_entry(source, entry), entry.stamp)
     except ImageError as error:
         return FailedImage(entry.name, error.reason)
     except MemoryError:
@@ -162,6 +162,7 @@ def _extract_batch(batch: Sequence[PreparedImage], runner: Runner, plan: BatchPl
         yield FeatureRow(
             image.path,
             image.sha256,
+            image.stamp,
             image.width,
             image.height,
             np.array(features.embedding[i]),

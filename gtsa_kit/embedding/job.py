@@ -8,6 +8,7 @@ from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.extract import BatchPlan
 from gtsa_kit.embedding.input_index import InputIndex
+from gtsa_kit.embedding.locations import record_location
 from gtsa_kit.embedding.model import choose_batch_size, map_output_names, model_digest
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.preprocess import Preprocessor
@@ -24,7 +25,7 @@ class EmbeddingJob:
     """Model, options and sizes of one job."""
 
     source: str
-    """Source of the images, as the user names it."""
+    """Source of the images, in a form that does not depend on the working directory."""
     model: Path
     options: EmbedOptions
     runner: Runner
@@ -35,7 +36,7 @@ class EmbeddingJob:
     @property
     def preprocessor(self) -> Preprocessor:
         """Preprocessor of the model's inputs."""
-        return Preprocessor.for_runner(self.runner, self.resize, self.options.max_pixels, self.options.sha256)
+        return Preprocessor.for_runner(self.runner, self.resize, self.options.max_pixels)
 
     @property
     def dataset_spec(self) -> DatasetSpec:
@@ -46,20 +47,20 @@ class EmbeddingJob:
             grid = (self.resize.size[0] // PATCH, self.resize.size[1] // PATCH) if fixed else None
             dense = DenseSpec(names, manifest.dim, self.plan.map_dtype, self.limits, grid)
         dtype = self.options.dtype or "float32"
-        return DatasetSpec(manifest.model_dump_json(), manifest.dim, dtype, self.options.sha256, self.limits, dense)
+        return DatasetSpec(manifest.model_dump_json(), manifest.dim, dtype, self.limits, dense)
 
-    def record(self, inputs: InputIndex) -> dict[str, Any]:
-        """Return the content of job.json: everything that the results depend on."""
+    def record(self, inputs: InputIndex, out: Path) -> dict[str, Any]:
+        """Return the content of job.json in the folder `out`: everything that the results depend on."""
         spec = self.dataset_spec
         return {
             "gtsa_kit": __version__,
-            "source": self.source,
+            "source": record_location(self.source, out),
             "inputs": {"entries": inputs.count, "sha256": inputs.digest},
             "part": list(self.options.part),
-            "model": {"path": str(self.model), "sha256": model_digest(self.model, self.runner)},
+            "model": record_location(str(self.model), out) | {"sha256": model_digest(self.model, self.runner)},
             "preprocessing": self.runner.manifest.preprocessing,
             "resize": asdict(self.resize),
-            "vectors": {"dtype": spec.dtype, "dim": spec.dim, "sha256": spec.sha256},
+            "vectors": {"dtype": spec.dtype, "dim": spec.dim},
             "dense": asdict(spec.dense) if spec.dense else None,
             "shards": asdict(spec.limits),
             "batch_size": self.plan.batch_size,
@@ -90,4 +91,4 @@ def spec_from_record(record: dict[str, Any]) -> DatasetSpec:
     if dense:
         grid = tuple(dense["grid"]) if dense["grid"] else None
         maps = DenseSpec(tuple(dense["outputs"]), dense["dim"], dense["dtype"], limits, grid)
-    return DatasetSpec(record["manifest"], vectors["dim"], vectors["dtype"], vectors["sha256"], limits, maps)
+    return DatasetSpec(record["manifest"], vectors["dim"], vectors["dtype"], limits, maps)

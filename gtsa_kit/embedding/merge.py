@@ -9,6 +9,7 @@ from typing import Any
 from gtsa_kit.embedding.dataset import EmbeddingDataset
 from gtsa_kit.embedding.folder import JOB, check_out, locked, read_journal
 from gtsa_kit.embedding.job import spec_from_record
+from gtsa_kit.embedding.locations import known_locations, record_location
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.embedding.store import DatasetWriter
 from gtsa_kit.files import write_json
@@ -31,7 +32,7 @@ def merge_parts(
     pairs = sorted(((_read_record(part), part) for part in parts), key=lambda pair: pair[0]["part"])
     records, folders = [record for record, _ in pairs], [part for _, part in pairs]
     _check_parts(records, folders)
-    record = records[0] | {"part": [1, 1]}
+    record = records[0] | {"part": [1, 1]} | _relocate(records[0], folders[0], out)
     datasets = [EmbeddingDataset(folder) for folder in folders]
     total, done = sum(len(dataset) for dataset in datasets), 0
     out.mkdir(parents=True, exist_ok=True)
@@ -59,12 +60,23 @@ def _read_record(part: Path) -> dict[str, Any]:
     return record
 
 
+def _relocate(record: dict[str, Any], part: Path, out: Path) -> dict[str, Any]:
+    """Return the locations of a part's source and model, relative to another folder."""
+    moved = {}
+    for name in ("source", "model"):
+        locations = known_locations(record[name], part)
+        where = next((path for path in locations if Path(path).exists()), locations[0])
+        moved[name] = record[name] | record_location(where, out)
+    return moved
+
+
 def _check_parts(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
     """Raise `ValueError` unless the parts are all parts of one job, each once."""
     first, count = records[0], records[0]["part"][1]
     for record, folder in zip(records, folders, strict=True):
-        ignored = {"part", "source", "gtsa_kit"}
+        ignored = {"part", "source", "gtsa_kit", "model"}
         different = [name for name in first if name not in ignored and record.get(name) != first[name]]
+        different += ["model"] if record["model"]["sha256"] != first["model"]["sha256"] else []
         if different:
             raise ValueError(f"{folder} belongs to another job than {folders[0]}: {', '.join(different)} differ")
     indices = [record["part"][0] for record in records]

@@ -35,8 +35,6 @@ class EmbedOptions:
     """Extract in this process, or on a Ray cluster."""
     part: tuple[int, int] = (1, 1)
     """Part of the images to embed: (I, N) is the I-th of N parts, counted from 1."""
-    sha256: bool = False
-    """Also write a digest of each file."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
     rows_per_shard: int | None = None

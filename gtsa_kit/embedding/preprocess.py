@@ -40,7 +40,9 @@ class PreparedImage:
     orientation: int
     """EXIF orientation of the file, 1 to 8."""
     sha256: str
-    """Digest of the file; "" unless it is requested."""
+    """Digest of the file."""
+    stamp: str
+    """Size and modification time of the file, or another mark that changes with it; "" if unknown."""
     pixels: np.ndarray
     """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, whichever the model accepts."""
 
@@ -70,17 +72,13 @@ class Preprocessor:
     """The model's input is uint8 pixels, which it normalizes itself."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
-    sha256: bool = False
-    """Also compute a digest of each file."""
 
     @classmethod
-    def for_runner(
-        cls, runner: Runner, resize: ResizePolicy, max_pixels: int = MAX_PIXELS, sha256: bool = False
-    ) -> "Preprocessor":
+    def for_runner(cls, runner: Runner, resize: ResizePolicy, max_pixels: int = MAX_PIXELS) -> "Preprocessor":
         """Build the preprocessor that the runner's manifest describes."""
-        return cls(runner.preprocessing, resize, takes_uint8(runner), max_pixels, sha256)
+        return cls(runner.preprocessing, resize, takes_uint8(runner), max_pixels)
 
-    def __call__(self, path: str, content: bytes) -> PreparedImage:
+    def __call__(self, path: str, content: bytes, stamp: str = "") -> PreparedImage:
         """Decode, resize and normalize one file.
 
         Raises:
@@ -90,8 +88,8 @@ class Preprocessor:
         height, width = image.shape[:2]
         resized = resize(image, self.resize(width, height), self.preprocessing)
         pixels = to_input(resized, self.preprocessing, self.takes_uint8)
-        digest = hashlib.sha256(content).hexdigest() if self.sha256 else ""
-        return PreparedImage(path, width, height, orientation, digest, pixels)
+        digest = hashlib.sha256(content).hexdigest()
+        return PreparedImage(path, width, height, orientation, digest, stamp, pixels)
 
 
 def takes_uint8(runner: Runner) -> bool:

@@ -13,7 +13,9 @@ class FeatureRow:
     path: str
     """Path of the image, relative to its source."""
     sha256: str
-    """Digest of the file; "" unless it is requested."""
+    """Digest of the file."""
+    stamp: str
+    """Size and modification time of the file, or another mark that changes with it; "" if unknown."""
     width: int
     """Width of the upright image in pixels."""
     height: int

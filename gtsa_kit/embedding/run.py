@@ -1,6 +1,7 @@
 """Embedding of images into a dataset folder, in a job that can be interrupted at any time and resumed."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from gtsa_kit.embedding.extract import extract_features
 from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out, locked
 from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
 from gtsa_kit.embedding.job import EmbeddingJob, plan_job
+from gtsa_kit.embedding.locations import absolute_location
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.ray_engine import RayTask, extract_on_ray
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
@@ -73,8 +75,9 @@ def embed_folder(
     """
     path, out, options = Path(model), Path(out), options or EmbedOptions()
     check_out(out, options.resume)
-    opened = open_source(str(source))
-    job = plan_job(str(source), path, options, runner or load(path, **options.load_options))
+    where = absolute_location(str(source))
+    opened = open_source(where)
+    job = plan_job(where, path, options, runner or load(path, **options.load_options))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         inputs = create_or_resume(job, out, opened)
@@ -112,12 +115,12 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
     record_file = out / JOB
     if not record_file.exists():
         inputs = write_input_index(source, out / INPUT_INDEX)
-        write_json(record_file, job.record(inputs))
+        write_json(record_file, job.record(inputs, out))
         return inputs
     inputs = write_input_index(source, out / ".input_index.new.sqlite")
     try:
         old = json.loads(record_file.read_text(encoding="utf-8"))
-        new = json.loads(json.dumps(job.record(inputs)))
+        new = json.loads(json.dumps(job.record(inputs, out)))
         _check_unchanged(old, new, out)
         if old["inputs"] != new["inputs"]:
             changes = describe_changes(out / INPUT_INDEX, inputs.path)
@@ -125,6 +128,8 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
                 f"the images of {job.source} have changed since {out} was started: {changes}; "
                 "embed them into another folder"
             )
+        os.replace(inputs.path, out / INPUT_INDEX)  # the images may have moved, with their names and stamps
+        write_json(record_file, old | {"source": new["source"], "model": new["model"]})
     finally:
         inputs.path.unlink(missing_ok=True)
     return open_input_index(out / INPUT_INDEX)

@@ -33,8 +33,6 @@ class DatasetSpec:
     """Length D of a vector."""
     dtype: str
     """Data type of the vectors, float16 or float32."""
-    sha256: bool
-    """True to write a column with the digest of each file."""
     limits: ShardLimits
     dense: DenseSpec | None = None
     """Feature maps; None if there are none."""
@@ -136,8 +134,7 @@ class DatasetWriter:
 def vectors_schema(spec: DatasetSpec) -> pa.Schema:
     """Return the columns of the vectors, with the model's manifest in the metadata under `METADATA_KEY`."""
     element = pa.float16() if spec.dtype == "float16" else pa.float32()
-    fields: list[Any] = [pa.field("path", pa.string(), nullable=False)]
-    fields += [pa.field("sha256", pa.string(), nullable=False)] if spec.sha256 else []
+    fields: list[Any] = [pa.field(name, pa.string(), nullable=False) for name in ("path", "sha256", "stamp")]
     fields += [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
     fields += [pa.field("embedding", pa.list_(element, spec.dim), nullable=False)]
     return pa.schema(fields, metadata={METADATA_KEY: spec.manifest})
@@ -149,6 +146,7 @@ def vectors_table(rows: Sequence[FeatureRow], spec: DatasetSpec, schema: pa.Sche
     columns: dict[str, Any] = {
         "path": pa.array([row.path for row in rows], pa.string()),
         "sha256": pa.array([row.sha256 for row in rows], pa.string()),
+        "stamp": pa.array([row.stamp for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type),

@@ -213,4 +213,4 @@ def _prepare(pixels: np.ndarray, span: TokenSpan, runner: Runner) -> PreparedIma
     tile = np.ascontiguousarray(pixels[top:bottom, left:right])
     resized = resize(tile, span.input_size, runner.preprocessing)
     image = to_input(resized, runner.preprocessing, takes_uint8(runner))
-    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", image)
+    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", "", image)

@@ -9,8 +9,10 @@ from gtsa_kit.evaluation.eval_images import evenly_spaced_indices
 from gtsa_kit.evaluation.support.plots import image_grid, save_figure, show_image
 
 
-def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> None:
+def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> list[Path]:
     """Draw a row for each of some query images: the query, then its nearest neighbors.
+
+    Images whose vectors hold NaN or infinity are left out and returned; one of them would make every cosine NaN.
 
     Args:
         vectors: (N, D) embeddings.
@@ -18,7 +20,15 @@ def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: i
         out: Path of the PNG.
         queries: Number of query images, evenly spaced over the list.
         top: Number of neighbors of each.
+
+    Raises:
+        ValueError: No vector is finite.
     """
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.any():
+        raise ValueError("all vectors hold NaN or infinity; check the model with gtsa verify")
+    skipped = [path for path, is_finite in zip(paths, finite, strict=True) if not is_finite]
+    vectors, paths = vectors[finite], [path for path, is_finite in zip(paths, finite, strict=True) if is_finite]
     query_indices = evenly_spaced_indices(len(paths), queries)
     neighbors, cosines = nearest_neighbors(vectors, query_indices, top)
     figure = image_grid(1 + neighbors.shape[1], len(query_indices), height=2.0)
@@ -28,6 +38,7 @@ def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: i
         for index, cosine in zip(neighbors[row], cosines[row], strict=True):
             show_image(next(axes), open_image(paths[index]), f"{cosine:.3f}")
     save_figure(figure, out)
+    return skipped
 
 
 def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ def encoder(model: Path) -> torch.nn.Module:
 def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
     mixed: Path, model: Path, tmp_path: Path, encoder: torch.nn.Module, sizes: dict[str, object]
 ) -> None:
-    options = EmbedOptions(dense=True, dtype="float32", batch_size=3, rows_per_shard=7, sha256=True, **sizes)
+    options = EmbedOptions(dense=True, dtype="float32", batch_size=3, rows_per_shard=7, **sizes)
     summary = embed_folder(mixed, model, tmp_path / "out", options)
     assert (summary.rows, summary.errors, summary.total) == (24, 4, 28)
     dataset = read_dataset(tmp_path / "out")
@@ -70,11 +70,12 @@ def test_rows_and_maps_are_the_encoder_run_one_at_a_time(
 
 
 def test_schema_of_the_vectors(mixed: Path, model: Path, tmp_path: Path) -> None:
-    embed_folder(mixed, model, tmp_path / "out", EmbedOptions(dtype="float16", sha256=True))
+    embed_folder(mixed, model, tmp_path / "out", EmbedOptions(dtype="float16"))
     schema = pq.read_schema(tmp_path / "out" / "vectors" / "part-00000.parquet")
     assert [(f.name, str(f.type)) for f in schema] == [
         ("path", "string"),
         ("sha256", "string"),
+        ("stamp", "string"),
         ("width", "int32"),
         ("height", "int32"),
         ("embedding", "fixed_size_list<element: halffloat>[64]"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from gtsa_kit.evaluation.neighbors import draw_neighbors, nearest_neighbors
@@ -29,6 +30,12 @@ def test_more_neighbors_than_images() -> None:
 
 
 def test_the_figure_is_written(images: Path, tmp_path: Path) -> None:
-    paths = sorted(images.iterdir())[:3]
-    draw_neighbors(np.random.default_rng(0).standard_normal((3, 4)), paths, tmp_path / "neighbors.png")
+    paths = sorted(images.iterdir())[:4]
+    vectors = np.random.default_rng(0).standard_normal((4, 4))
+    draw_neighbors(np.delete(vectors, 1, axis=0), np.delete(paths, 1).tolist(), tmp_path / "without.png")
+    vectors[1, 2] = np.nan
+    assert draw_neighbors(vectors, paths, tmp_path / "neighbors.png") == [paths[1]]
+    assert (tmp_path / "neighbors.png").read_bytes() == (tmp_path / "without.png").read_bytes()
+    with pytest.raises(ValueError, match="all vectors hold NaN"):
+        draw_neighbors(np.full((4, 4), np.nan), paths, tmp_path / "neighbors.png")
     assert np.asarray(Image.open(tmp_path / "neighbors.png").convert("RGB")).std() > 10  # not blank

@@ -150,5 +150,10 @@ def neighbors(
     by_name = {files.name(path): path for path in files.paths}
     vectors = {item.path: item.features.embedding for item in embed(images, model, on_unreadable=lambda *_: None)}
     paths = [by_name[name] for name in vectors]
-    draw_neighbors(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
+    skipped = draw_neighbors(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
+    if skipped:
+        names = ", ".join(path.name for path in skipped[:3]) + (" and others" if len(skipped) > 3 else "")
+        make_console().print(
+            f"left out, NaN or infinity in their vectors: {len(skipped)} images, {names}", markup=False
+        )
     make_console().print(f"wrote {out / 'neighbors.png'}")

@@ -1,24 +1,34 @@
 """Tables, JSON and contact sheets of `gtsa embed search` and `gtsa embed duplicates`."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gtsa_kit.embedding.browse.duplicates import DuplicateMember, Duplicates
+    from gtsa_kit.embedding.browse.contact_sheet import Tile
+    from gtsa_kit.embedding.browse.duplicates import DuplicateMember
     from gtsa_kit.embedding.browse.search import SearchHit
-    from gtsa_kit.embedding.browse.vectors import VectorTable
+    from gtsa_kit.embedding.browse.source_files import FileState
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
+    from gtsa_kit.embedding.browse.vectors import ImageRow
 
 MAX_SHEET_GROUPS = 40
 """Maximum groups on a contact sheet of duplicates; the table and --json have all groups."""
 SHEET_COLUMNS = 6
 """Images of a group on a contact sheet of duplicates."""
+MAX_NAMES = 3
+"""Names of rows in a line about them."""
 
 
-def print_hits(hits: "list[SearchHit]", query: str, as_json: bool) -> None:
+def print_hits(hits: "list[SearchHit]", states: "list[FileState]", query: str, as_json: bool) -> None:
     """Print search results on standard output, as a table or as JSON."""
     if as_json:
-        entries = [{"rank": rank, "cosine": hit.cosine, **vars(hit.row)} for rank, hit in enumerate(hits, 1)]
+        entries = [
+            {"rank": rank, "cosine": hit.cosine, **_row_fields(hit.row), "file": state}
+            for rank, (hit, state) in enumerate(zip(hits, states, strict=True), 1)
+        ]
         print(json.dumps({"query": query, "hits": entries}, indent=2))
         return
     from rich.console import Console
@@ -34,33 +44,80 @@ def print_hits(hits: "list[SearchHit]", query: str, as_json: bool) -> None:
 
 
 def write_hits_sheet(
-    data: "VectorTable", hits: "list[SearchHit]", image: Path | None, name: str, contact_sheet: Path
+    images: "SourceImages", hits: "list[SearchHit]", query: "Path | ImageRow", name: str, contact_sheet: Path
 ) -> None:
-    """Write a contact sheet with the query first, then the search results."""
-    from gtsa_kit.cli.support.progress import make_console
+    """Write a contact sheet with the query, a file or a row, first, then the search results."""
     from gtsa_kit.data.image_io import open_image
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, write_contact_sheet
-    from gtsa_kit.embedding.browse.thumbnails import SourceImages, make_thumbnail
+    from gtsa_kit.embedding.browse.thumbnails import Thumbnail, shrink
 
-    images = SourceImages(data.source)
-    query = make_thumbnail(lambda: images.open(name) if image is None else open_image(image), TILE)
-    thumbnails = images.thumbnails([hit.row.path for hit in hits], TILE)
-    tiles = [Tile(query, "query", name)]
+    rows = [hit.row for hit in hits]
+    if isinstance(query, Path):
+        first = Thumbnail(shrink(open_image(query), TILE))
+        thumbnails = images.thumbnails(rows, TILE)
+    else:
+        thumbnails = images.thumbnails([query, *rows], TILE)
+        first = next(thumbnails)
+    tiles = [Tile(first.image, "query", name, first.problem)]
     for rank, (hit, thumbnail) in enumerate(zip(hits, thumbnails, strict=True), 1):
-        tiles.append(Tile(thumbnail, f"{rank}   {hit.cosine:.4f}", hit.row.path))
+        tiles.append(Tile(thumbnail.image, f"{rank}   {hit.cosine:.4f}", hit.row.path, thumbnail.problem))
     write_contact_sheet(tiles, contact_sheet)
-    make_console().print(f"wrote {contact_sheet}", soft_wrap=True)
+    print_note(describe_tiles(tiles))
+    print_note(f"wrote {contact_sheet}")
 
 
-def print_duplicates(duplicates: "Duplicates", threshold: float, as_json: bool) -> None:
+def describe_tiles(tiles: "Sequence[Tile]") -> str:
+    """Return a sentence about the images of a contact sheet that are not shown; "" if all are."""
+    from gtsa_kit.embedding.browse.thumbnails import describe_problems
+
+    named = [tile for tile in tiles if tile.name]
+    return describe_problems((tile.problem for tile in named), len(named))
+
+
+def print_note(text: str) -> None:
+    """Print a line on standard error, unless it is empty."""
+    from gtsa_kit.cli.support.progress import make_console
+
+    if text:
+        make_console().print(text, soft_wrap=True, markup=False)
+
+
+def _row_fields(row: "ImageRow") -> dict[str, object]:
+    return {"index": row.index, "path": row.path, "width": row.width, "height": row.height, "sha256": row.sha256}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Advice on one image of a group of near-duplicates."""
+
+    member: "DuplicateMember"
+    state: "FileState"
+    text: str
+    """keep, drop, or the state of a file that is no longer the one that was embedded."""
+
+
+def advise(group: "Sequence[DuplicateMember]", states: "Sequence[FileState]") -> list[Advice]:
+    """Return advice on a group. The first unchanged image is kept; nothing is dropped without one."""
+    from gtsa_kit.embedding.browse.source_files import FileState
+
+    lost = (FileState.CHANGED, FileState.MISSING)
+    kept = next((index for index, state in enumerate(states) if state not in lost), None)
+    texts = [
+        "keep" if index == kept else state.value if state in lost else "drop" for index, state in enumerate(states)
+    ]
+    return [Advice(*item) for item in zip(group, states, texts, strict=True)]
+
+
+def print_duplicates(
+    groups: Sequence[Sequence[Advice]], invalid: "Sequence[ImageRow]", threshold: float, as_json: bool
+) -> None:
     """Print groups of near-duplicates on standard output, as a table or as JSON."""
     if as_json:
-        groups = [[{**vars(m.row), "cosine": m.cosine, "drop": m.drop} for m in group] for group in duplicates.groups]
         content = {
             "threshold": threshold,
-            "droppable": duplicates.droppable,
-            "invalid_vectors": duplicates.invalid_vectors,
-            "groups": groups,
+            "droppable": _droppable(groups),
+            "invalid_vectors": [row.path for row in invalid],
+            "groups": [[_advice_fields(advice) for advice in group] for group in groups],
         }
         print(json.dumps(content, indent=2))
         return
@@ -72,48 +129,60 @@ def print_duplicates(duplicates: "Duplicates", threshold: float, as_json: bool) 
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("path", overflow="fold")
-    for number, group in enumerate(duplicates.groups, 1):
-        for index, member in enumerate(group):
-            size = f"{member.row.width} x {member.row.height}"
-            table.add_row(
-                *("" if index else str(number), f"{member.cosine:.4f}" if index else "", size),
-                *(_advice(index, member), member.row.path),
-            )
+    for number, group in enumerate(groups, 1):
+        for index, advice in enumerate(group):
+            row, cosine = advice.member.row, f"{advice.member.cosine:.4f}"
+            size = f"{row.width} x {row.height}"
+            table.add_row("" if index else str(number), cosine if index else "", size, advice.text, row.path)
     out = Console(highlight=False, markup=False)
-    if duplicates.groups:
+    if groups:
         out.print(table)
-    out.print(_summary(duplicates, threshold), soft_wrap=True)
+    out.print(_summary(groups, threshold), soft_wrap=True)
 
 
-def _summary(duplicates: "Duplicates", threshold: float) -> str:
-    text = f"no two images have a cosine of {threshold:g} or more"
-    if duplicates.groups:
-        images = sum(len(group) for group in duplicates.groups)
-        text = (
-            f"{len(duplicates.groups)} groups of {images} images; {duplicates.droppable} could be dropped, each for "
-            f"one that is kept at a cosine of {threshold:g} or more"
-        )
-    if duplicates.invalid_vectors:
-        text += f"; {duplicates.invalid_vectors} rows have no direction (zeros, NaN or infinity)"
-    return text
-
-
-def _advice(index: int, member: "DuplicateMember") -> str:
-    if not index:
-        return "keep"
-    return "drop" if member.drop else "linked"
-
-
-def write_duplicates_sheet(data: "VectorTable", groups: "list[list[DuplicateMember]]", contact_sheet: Path) -> None:
+def write_duplicates_sheet(images: "SourceImages", groups: Sequence[Sequence[Advice]], contact_sheet: Path) -> None:
     """Write a contact sheet with one row for each of the first groups."""
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, arrange_groups, write_contact_sheet
-    from gtsa_kit.embedding.browse.thumbnails import SourceImages
 
-    images = SourceImages(data.source)
     rows: list[list[Tile]] = []
     for group in groups[:MAX_SHEET_GROUPS]:
-        thumbnails = images.thumbnails([member.row.path for member in group[:SHEET_COLUMNS]], TILE)
-        titles = (f"{_advice(i, m)}   {m.cosine:.4f}" if i else "keep" for i, m in enumerate(group))
-        tiles = [Tile(image, title, m.row.path) for image, title, m in zip(thumbnails, titles, group, strict=False)]
+        thumbnails = images.thumbnails([advice.member.row for advice in group[:SHEET_COLUMNS]], TILE)
+        titles = (f"{a.text}   {a.member.cosine:.4f}" if i else a.text for i, a in enumerate(group))
+        tiles = [
+            Tile(thumbnail.image, title, advice.member.row.path, thumbnail.problem)
+            for thumbnail, title, advice in zip(thumbnails, titles, group, strict=False)
+        ]
         rows.append(tiles + [Tile(None, "", "")] * (len(group) - len(tiles)))
-    write_contact_sheet(arrange_groups(rows, SHEET_COLUMNS), contact_sheet, SHEET_COLUMNS)
+    arranged = arrange_groups(rows, SHEET_COLUMNS)
+    write_contact_sheet(arranged, contact_sheet, SHEET_COLUMNS)
+    print_note(describe_tiles(arranged))
+    print_note(f"wrote {contact_sheet}")
+
+
+def describe_invalid(rows: "Sequence[ImageRow]") -> str:
+    """Return a sentence that names rows without a direction; "" if there are none."""
+    if not rows:
+        return ""
+    first, rest = ", ".join(row.path for row in rows[:MAX_NAMES]), len(rows) - MAX_NAMES
+    names = first + (f" and {rest} more" if rest > 0 else "")
+    return f"left out, since their vectors have no direction (zeros, NaN or infinity): {len(rows)} rows, {names}"
+
+
+def _summary(groups: Sequence[Sequence[Advice]], threshold: float) -> str:
+    if not groups:
+        return f"no two images have a cosine of {threshold:g} or more"
+    images = sum(map(len, groups))
+    lost = sum(advice.text not in ("keep", "drop") for group in groups for advice in group)
+    return (
+        f"{len(groups)} groups of {images} images; {_droppable(groups)} could be dropped, each for one that is kept at "
+        f"a cosine of {threshold:g} or more" + (f"; {lost} are changed or missing now" if lost else "")
+    )
+
+
+def _droppable(groups: Sequence[Sequence[Advice]]) -> int:
+    return sum(advice.text == "drop" for group in groups for advice in group)
+
+
+def _advice_fields(advice: Advice) -> dict[str, object]:
+    fields = {"cosine": advice.member.cosine, "drop": advice.text == "drop", "file": advice.state}
+    return _row_fields(advice.member.row) | fields

@@ -21,11 +21,13 @@ class Tile:
     """One image of a contact sheet with its text."""
 
     image: Image.Image | None
-    """Thumbnail; None for an image that is missing or unreadable, which is drawn as a gray square."""
+    """Thumbnail; None for an image that can't be shown, which is drawn as a gray square."""
     title: str
     """First line."""
     name: str
     """Second line."""
+    problem: str = ""
+    """Reason why the image can't be shown, in its square."""
 
 
 def write_contact_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> None:
@@ -74,7 +76,7 @@ def _draw_image(
 ) -> None:
     if tile.image is None:
         drawing.rectangle((x, y, x + TILE - 1, y + TILE - 1), _PLACEHOLDER)
-        drawing.text((x + TILE // 2, y + TILE // 2), _shorten(tile.name, drawing, font), _TEXT, font, anchor="mm")
+        drawing.text((x + TILE // 2, y + TILE // 2), _shorten(tile.problem, drawing, font), _TEXT, font, anchor="mm")
         return
     image = tile.image
     canvas.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))

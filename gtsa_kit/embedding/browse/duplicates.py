@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gtsa_kit.embedding.browse.linkage import split_chain
 from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorBlock, VectorTable, cosines
 
 ROW_BLOCK_BYTES = 256 << 20
@@ -25,23 +26,16 @@ class DuplicateMember:
     row: ImageRow
     cosine: float
     """Cosine with the first image of the group."""
-    drop: bool
-    """The cosine reaches the threshold, so the first image can replace this one."""
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of near-duplicates in a dataset."""
+    """Groups of near-duplicates in a dataset. All pairs in a group reach the threshold."""
 
     groups: list[list[DuplicateMember]]
     """In each group, first the image to keep, then the others in the order of the rows."""
-    invalid_vectors: int
-    """Rows without a direction, which belong to no group."""
-
-    @property
-    def droppable(self) -> int:
-        """Number of images that can be dropped."""
-        return sum(member.drop for group in self.groups for member in group)
+    invalid: list[ImageRow]
+    """Rows without a direction (zeros, NaN, infinity), which belong to no group."""
 
 
 def find_duplicates(
@@ -50,11 +44,11 @@ def find_duplicates(
     device: torch.device,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Duplicates:
-    """Return the groups of images that are connected by pairs with a cosine of at least `threshold`.
+    """Return groups of images in which the cosine of every pair is at least `threshold`.
 
-    float32 products select the pairs, and float64 decides about those near the threshold. In each group, the image with
-    the most pixels is kept, among equals the first. Two images at the ends of a chain can be less similar than its
-    links: only an image at or above the threshold to the kept one counts as droppable.
+    Pairs connect images to chains; float32 products select them, and float64 decides about those near the threshold.
+    The ends of a chain can be very different, for example in a video, so that each chain is split by complete linkage:
+    see `linkage.split_chain`. In each group, the image with the most pixels is kept, among equals the first.
 
     Args:
         data: The dataset.
@@ -63,15 +57,16 @@ def find_duplicates(
         on_progress: Called with (rows done, total rows); a row is done when it is compared with all later rows.
     """
     assert 0 < threshold <= 1
-    groups, invalid = UnionFind(len(data)), 0
+    chains, invalid = UnionFind(len(data)), list[int]()
     for start, row_block in _row_blocks(data):
-        invalid += int(sum((~block.valid).sum() for block in row_block))
+        invalid += [index for block in row_block for index in block.indices[~block.valid].tolist()]
         for column_block in data.blocks(start, TILE):
             for block in row_block:
                 if column_block.start >= block.start:
-                    _join_pairs(block, column_block, threshold, device, groups)
+                    _join_pairs(block, column_block, threshold, device, chains)
         on_progress(row_block[-1].start + len(row_block[-1].vectors), len(data))
-    return Duplicates(_describe_groups(data, groups.groups(), threshold), invalid)
+    groups = sorted(_split_chains(data, chains.groups(), threshold), key=lambda group: int(group[0]))
+    return Duplicates(_describe_groups(data, groups), data.rows(invalid))
 
 
 class UnionFind:
@@ -137,7 +132,31 @@ def _join_pairs(
         groups.join(rows.start + a[similar], columns.start + b[similar])
 
 
-def _describe_groups(data: VectorTable, groups: list[np.ndarray], threshold: float) -> list[list[DuplicateMember]]:
+def _split_chains(data: VectorTable, chains: list[np.ndarray], threshold: float) -> Iterator[np.ndarray]:
+    """Yield the groups of at least two rows of all chains, with ascending rows."""
+    yield from (chain for chain in chains if len(chain) == 2)
+    for batch in _batch_chains([chain for chain in chains if len(chain) > 2], ROW_BLOCK_BYTES // (4 * data.dim)):
+        ends = np.cumsum([len(chain) for chain in batch])
+        vectors = np.split(data.vectors(np.concatenate(batch)), ends[:-1])
+        for chain, part in zip(batch, vectors, strict=True):
+            labels = split_chain(part, threshold)
+            groups = (chain[labels == label] for label in np.unique(labels))
+            yield from (group for group in groups if len(group) > 1)
+
+
+def _batch_chains(chains: list[np.ndarray], max_rows: int) -> Iterator[list[np.ndarray]]:
+    """Yield chains in batches of at most `max_rows` rows, or of one chain."""
+    batch: list[np.ndarray] = []
+    for chain in chains:
+        if batch and sum(map(len, batch)) + len(chain) > max_rows:
+            yield batch
+            batch = []
+        batch.append(chain)
+    if batch:
+        yield batch
+
+
+def _describe_groups(data: VectorTable, groups: list[np.ndarray]) -> list[list[DuplicateMember]]:
     """Select the image to keep of each group, and compare the others with it."""
     if not groups:
         return []
@@ -148,9 +167,8 @@ def _describe_groups(data: VectorTable, groups: list[np.ndarray], threshold: flo
     other_cosines = iter(_row_cosines(data, others, firsts).tolist())
     described = []
     for group, first in zip(groups, kept, strict=True):
-        rest = [(rows[index], next(other_cosines)) for index in group.tolist() if index != first]
-        members = [DuplicateMember(row, cosine, cosine >= threshold) for row, cosine in rest]
-        described.append([DuplicateMember(rows[first], 1.0, False), *members])
+        members = [DuplicateMember(rows[index], next(other_cosines)) for index in group.tolist() if index != first]
+        described.append([DuplicateMember(rows[first], 1.0), *members])
     return described
 
 

@@ -36,8 +36,8 @@ class Projection:
     """Cosines (n, k), float32, with those neighbors."""
     total: int
     """Rows of the dataset."""
-    invalid_vectors: int
-    """Sampled rows without a direction (zeros, NaN, infinity), which are skipped."""
+    invalid: list[ImageRow]
+    """Sampled rows without a direction (zeros, NaN, infinity), which are left out."""
 
 
 def make_projection(
@@ -70,7 +70,7 @@ def make_projection(
         raise ValueError(f"no row of {data.folder} has a direction: all vectors are zero, or hold NaN or infinity")
     neighbors, cosine = _nearest_neighbors(unit, torch.device(device), on_progress)
     points = pca(unit, 2) if layout == "pca" else _tsne(unit)
-    return Projection(data.rows(sampled), _scale_to_unit_box(points), neighbors, cosine, len(data), invalid)
+    return Projection(data.rows(sampled), _scale_to_unit_box(points), neighbors, cosine, len(data), data.rows(invalid))
 
 
 def pca(vectors: np.ndarray, count: int) -> np.ndarray:
@@ -84,16 +84,14 @@ def pca(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.pad(scores, ((0, 0), (0, count - scores.shape[1])))
 
 
-def _read_directions(data: VectorTable, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the unit vectors (n, D) of the valid sampled rows, their indices, and the number of invalid ones."""
+def _read_directions(data: VectorTable, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the unit vectors (n, D) of the valid sampled rows, their indices, and the indices of the invalid ones."""
     unit, valid = np.empty((len(sampled), data.dim), dtype=np.float32), np.zeros(len(sampled), dtype=bool)
     for block in data.blocks():
         first, last = np.searchsorted(sampled, [block.start, block.start + len(block.vectors)])
         positions = sampled[first:last] - block.start
         unit[first:last], valid[first:last] = block.unit[positions], block.valid[positions]
-    if valid.all():
-        return unit, sampled, 0
-    return unit[valid], sampled[valid], int((~valid).sum())
+    return (unit, sampled, sampled[:0]) if valid.all() else (unit[valid], sampled[valid], sampled[~valid])
 
 
 def _nearest_neighbors(

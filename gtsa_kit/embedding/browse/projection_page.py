@@ -6,7 +6,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from gtsa_kit.embedding.browse.projection import Projection
 from gtsa_kit.embedding.browse.thumbnails import SourceImages
+from gtsa_kit.embedding.browse.vectors import ImageRow
 from gtsa_kit.files import write_text
 
 MAX_THUMBNAILS = 2_000
@@ -32,31 +33,27 @@ def write_projection_page(
     title: str,
     thumbnails: int = MAX_THUMBNAILS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> None:
-    """Write the page atomically.
+) -> list[str]:
+    """Write the page atomically, and return the problem of each row's image, "" if it is shown.
 
     It embeds thumbnails of evenly sampled images. For the other images it holds links relative to `out`, which work
     as long as the page and the images stay where they are.
 
     Args:
         projection: Points to draw.
-        images: Opens the images; missing ones are listed by name only.
+        images: Opens the images. Those that are missing, or changed since they were embedded, are listed by name only.
         out: An .html file; its folder is created if it is missing.
         title: Title of the page.
         thumbnails: Number of embedded thumbnails.
         on_progress: Called with (thumbnails done, total thumbnails).
     """
-    names = [row.path for row in projection.rows]
-    sampled = np.unique(np.linspace(0, len(names) - 1, min(thumbnails, len(names))).round().astype(int)).tolist()
-    pictures: list[str | None] = [images.link(name, out) for name in names]
-    small = images.thumbnails((names[i] for i in sampled), THUMBNAIL_SIDE)
-    for done, (index, image) in enumerate(zip(sampled, small, strict=True), 1):
-        pictures[index] = None if image is None else _data_uri(image)
-        on_progress(done, len(sampled))
+    rows = projection.rows
+    pictures, problems = _pictures(rows, images, out, thumbnails, on_progress)
     content = {
-        "names": names,
-        "sizes": [[row.width, row.height] for row in projection.rows],
+        "names": [row.path for row in rows],
+        "sizes": [[row.width, row.height] for row in rows],
         "pictures": pictures,
+        "problems": {index: problem for index, problem in enumerate(problems) if problem},
         "points": _encode_array(projection.points, "<f4"),
         "neighbors": _encode_array(projection.neighbors, "<i4"),
         "cosines": _encode_array(projection.cosines, "<f4"),
@@ -65,6 +62,25 @@ def write_projection_page(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, _render(content, title))
+    return problems
+
+
+def _pictures(
+    rows: Sequence[ImageRow], images: SourceImages, out: Path, thumbnails: int, on_progress: Callable[[int, int], None]
+) -> tuple[list[str | None], list[str]]:
+    """Return the source of each row's image in the page, None without one, and its problem, "" if there is none."""
+    pictures: list[str | None] = [None] * len(rows)
+    problems = [""] * len(rows)
+    inside = np.unique(np.linspace(0, len(rows) - 1, min(thumbnails, len(rows))).round().astype(int)).tolist()
+    outside = sorted(set(range(len(rows))) - set(inside))
+    for index, (link, problem) in zip(outside, images.links((rows[i] for i in outside), out), strict=True):
+        pictures[index], problems[index] = link, problem
+    small = images.thumbnails((rows[i] for i in inside), THUMBNAIL_SIDE)
+    for done, (index, thumbnail) in enumerate(zip(inside, small, strict=True), 1):
+        pictures[index] = None if thumbnail.image is None else _data_uri(thumbnail.image)
+        problems[index] = thumbnail.problem
+        on_progress(done, len(inside))
+    return pictures, problems
 
 
 def _render(content: dict[str, Any], title: str) -> str:
@@ -106,8 +122,9 @@ def _data_uri(image: Image.Image) -> str:
 def _note(projection: Projection) -> str:
     count = len(projection.rows)
     note = f"{count:,} images"
-    if count + projection.invalid_vectors < projection.total:
+    invalid = len(projection.invalid)
+    if count + invalid < projection.total:
         note += f", evenly sampled from {projection.total:,}"
-    if projection.invalid_vectors:
-        note += f"; {projection.invalid_vectors:,} without a direction skipped"
+    if invalid:
+        note += f"; {invalid:,} without a direction left out"
     return note

@@ -1,6 +1,7 @@
 """Exact search for the nearest rows of a vector, in one pass over the files."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,16 @@ class SearchHit:
     cosine: float
 
 
+@dataclass(frozen=True)
+class SearchResult:
+    """Result of a search."""
+
+    hits: list[SearchHit]
+    """Nearest rows, best first."""
+    invalid: list[ImageRow]
+    """Rows without a direction (zeros, NaN, infinity), which are never found."""
+
+
 def inner_products(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the exact products (N,) of (N, D) float32 with (D,), by faiss if it is installed, otherwise by numpy."""
     if find_spec("faiss") is None:
@@ -39,11 +50,10 @@ def search(
     top: int,
     exclude: int | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> list[SearchHit]:
-    """Return the `top` rows of highest cosine, best first; rows of equal cosine are in their order.
+) -> SearchResult:
+    """Find the `top` rows of highest cosine, best first; rows of equal cosine are in their order.
 
-    float32 products select candidates, one block at a time, and float64 cosines rank them. Rows without a direction
-    (zeros, NaN, infinity) are never returned.
+    float32 products select candidates, one block at a time, and float64 cosines rank them.
 
     Args:
         data: The dataset.
@@ -62,8 +72,9 @@ def search(
     if not (np.isfinite(norm) and norm > 0):
         raise ValueError("the query has no direction: its vector is zero, or holds NaN or infinity")
     unit = (query / norm).astype(np.float32)
-    best, indices = np.empty(0), np.empty(0, dtype=np.int64)
+    best, indices, invalid = np.empty(0), np.empty(0, dtype=np.int64), list[int]()
     for block in data.blocks():
+        invalid += block.indices[~block.valid].tolist()
         approximate = np.where(block.valid, inner_products(block.unit, unit), -np.inf)
         if exclude is not None and 0 <= exclude - block.start < len(approximate):
             approximate[exclude - block.start] = -np.inf
@@ -76,7 +87,8 @@ def search(
         order = np.lexsort((indices, -best))[:top]
         best, indices = best[order], indices[order]
         on_progress(block.start + len(approximate))
-    return [SearchHit(row, float(cosine)) for row, cosine in zip(data.rows(indices), best, strict=True)]
+    hits = [SearchHit(row, float(cosine)) for row, cosine in zip(data.rows(indices), best, strict=True)]
+    return SearchResult(hits, data.rows(invalid))
 
 
 def open_model(data: VectorTable, model: Path | None = None, device: str = "auto") -> Runner:
@@ -85,11 +97,18 @@ def open_model(data: VectorTable, model: Path | None = None, device: str = "auto
     Raises:
         ValueError: It is missing, or its weights, preprocessing or vector length differ.
     """
-    recorded = data.job.get("model", {}).get("path")
-    path = model or (Path(recorded) if recorded else None)
-    if path is None or not path.exists():
-        reason = f"{path} does not exist" if path else f"{data.folder} does not record the path of its model"
+    candidates = [model] if model else [Path(path) for path in data.models]
+    existing = [path for path in candidates if path.exists()]
+    if not existing:
+        reason = f"{candidates[0]} does not exist" if candidates else f"{data.folder} does not record its model's path"
         raise ValueError(f"{reason}; name the model of these vectors with --model")
+    for path in existing[:-1]:
+        with suppress(ValueError):  # another model lies at its old path: it may have moved together with the dataset
+            return _open_checked(data, path, device)
+    return _open_checked(data, existing[-1], device)
+
+
+def _open_checked(data: VectorTable, path: Path, device: str) -> Runner:
     runner = load(path, device)
     old, new = data.manifest, runner.manifest
     for name, old_value, new_value in (

@@ -1,104 +1,106 @@
-"""Images of a dataset's rows, opened again at their source by the paths in the rows."""
+"""Thumbnails of a dataset's rows, and links to their files; never an image other than the one that was embedded."""
 
-import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from typing import TypeVar
 from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
-from gtsa_kit.data.archives import open_archive
-from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import bounded_map
-from gtsa_kit.data.image_io import ImageError, open_bytes, open_image
+from gtsa_kit.data.image_io import ImageError, open_bytes
+from gtsa_kit.embedding.browse.source_files import FileState, SourceFiles
+from gtsa_kit.embedding.browse.vectors import ImageRow
+
+Result = TypeVar("Result")
+
+UNREADABLE = "unreadable"
+"""Problem of an image that can't be read or decoded any more."""
+
+_SENTENCES = {
+    FileState.CHANGED.value: "changed since embedding",
+    FileState.MISSING.value: "missing",
+    FileState.REMOTE.value: "behind a URL",
+    UNREADABLE: UNREADABLE,
+}
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image, or the reason why there is none."""
+
+    image: Image.Image | None
+    problem: str = ""
+    """Reason: "changed", "missing", "remote" or "unreadable"; "" with an image."""
 
 
 class SourceImages:
-    """Images of a source: a folder, glob, list of paths, tar or zip; None if the source is unknown.
+    """Images of a dataset's rows, opened again at the locations of their source."""
 
-    Images in a glob of archives or behind a URL are not opened: browsing uses no network.
-    """
+    def __init__(self, sources: Sequence[str]) -> None:
+        """Look for images in `sources`, the known locations of one source; () if none is known."""
+        self.files = SourceFiles(sources)
 
-    def __init__(self, source: str | None) -> None:
-        self.source = None if source is None or "://" in source else Path(source)
-        self._lock = Lock()  # one thread lists an archive, the others wait
-
-    def open(self, path: str) -> Image.Image:
+    def open(self, row: ImageRow) -> Image.Image:
         """Open the image of a row as upright 8-bit RGB.
 
         Raises:
-            ImageError: It is missing or unreadable.
+            ImageError: It is changed, missing, remote or unreadable.
         """
-        if self._is_archive:
-            return open_bytes(self._read_member(path), Path(path))
-        file = self.file(path)
-        if file is None:
-            raise ImageError(Path(path), "its location is unknown")
-        return open_image(file)
+        content, state = self.files.read(row)
+        if content is None:
+            raise ImageError(Path(row.path), _SENTENCES[state])
+        return open_bytes(content, Path(row.path))
 
-    def file(self, path: str) -> Path | None:
-        """Return the file of a row's image; None in an archive, behind a URL, or if the source is unknown."""
-        if self.source is None or self._is_archive or "://" in path:
-            return None
-        return self._root / path
+    def thumbnails(self, rows: Iterable[ImageRow], side: int) -> Iterator[Thumbnail]:
+        """Yield thumbnails in the order of `rows`, at most `side` pixels high and wide."""
+        yield from _map_in_threads(lambda row: self._thumbnail(row, side), rows)
 
-    def link(self, path: str, page: Path) -> str | None:
-        """Return a relative URL of the image for a page, None if it has no file."""
-        file = self.file(path)
-        if file is None:
-            return None
-        relative = os.path.relpath(file.absolute(), page.absolute().parent)
-        return quote(Path(relative).as_posix())
+    def links(self, rows: Iterable[ImageRow], page: Path) -> Iterator[tuple[str | None, str]]:
+        """Yield, for each row, a relative URL of its file for a page and "", or None and the problem."""
 
-    def thumbnails(self, paths: Iterable[str], side: int) -> Iterator[Image.Image | None]:
-        """Yield thumbnails in the order of `paths`, at most `side` pixels high and wide; None for unreadable images."""
-        threads = os.cpu_count() or 1
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            yield from bounded_map(
-                pool, lambda path: make_thumbnail(lambda: self.open(path), side), paths, window=4 * threads
-            )
+        def link(row: ImageRow) -> tuple[str | None, str]:
+            file = self.files.file(row)
+            if file is None:
+                state = self.files.state(row)
+                return None, "" if state is FileState.SAME else state.value  # in an archive: no link, no problem
+            return quote(Path(os.path.relpath(file.absolute(), page.absolute().parent)).as_posix()), ""
 
-    @cached_property
-    def _is_archive(self) -> bool:
-        return self.source is not None and self.source.is_file() and self.source.suffix.lower() in (".tar", ".zip")
+        yield from _map_in_threads(link, rows)
 
-    @cached_property
-    def _root(self) -> Path:
-        """Folder that the paths are relative to: the source's, the list's, or the part of a glob without a pattern."""
-        assert self.source is not None
-        if self.source.is_dir():
-            return self.source
-        if self.source.exists() or not glob.has_magic(str(self.source)):
-            return self.source.parent
-        return Path(*takewhile(lambda part: not glob.has_magic(part), self.source.parts))
+    def states(self, rows: Iterable[ImageRow]) -> list[FileState]:
+        """Return the states of the files of `rows`."""
+        return list(_map_in_threads(self.files.state, rows))
 
-    @cached_property
-    def _archive(self) -> tuple[Source, dict[str, Entry]]:
-        """The opened archive, and its entries by name."""
-        assert self.source is not None
-        archive = open_archive(self.source)
-        return archive, {entry.name: entry for entry in archive.entries() if not entry.reason}
-
-    def _read_member(self, path: str) -> bytes:
-        """Return the content of a member of the archive; `ImageError` if it can't be read."""
+    def _thumbnail(self, row: ImageRow, side: int) -> Thumbnail:
         try:
-            with self._lock:
-                archive, entries = self._archive
-        except ValueError as error:
-            raise ImageError(Path(path), str(error)) from error
-        if path not in entries:
-            raise ImageError(Path(path), f"not in {self.source}")
-        return read_entry(archive, entries[path])
+            content, state = self.files.read(row)
+            if content is None:
+                return Thumbnail(None, state.value)
+            return Thumbnail(shrink(open_bytes(content, Path(row.path)), side))
+        except ImageError:
+            return Thumbnail(None, UNREADABLE)
 
 
-def make_thumbnail(open_image: Callable[[], Image.Image], side: int) -> Image.Image | None:
-    """Return the opened image, at most `side` pixels high and wide; None if it can't be opened."""
-    try:
-        return ImageOps.contain(open_image(), (side, side), Image.Resampling.BICUBIC)
-    except ImageError:
-        return None
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Return an image with its longer side scaled to `side` pixels."""
+    return ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+
+
+def describe_problems(problems: Iterable[str], total: int) -> str:
+    """Return a sentence that counts the images that are not shown; "" if there are none."""
+    counts = Counter(problem for problem in problems if problem)
+    if not counts:
+        return ""
+    parts = ", ".join(f"{counts[name]} {text}" for name, text in _SENTENCES.items() if counts[name])
+    return f"{counts.total()} of {total} images are not shown: {parts}"
+
+
+def _map_in_threads(work: Callable[[ImageRow], Result], rows: Iterable[ImageRow]) -> Iterator[Result]:
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        yield from bounded_map(pool, work, rows, window=4 * threads)

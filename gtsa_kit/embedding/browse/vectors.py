@@ -1,8 +1,6 @@
 """Vectors of a dataset folder, read block by block: memory holds one block, whatever the number of rows."""
 
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gtsa_kit.embedding.browse.parquet_parts import check_schema, read_batches, read_footer, read_json
 from gtsa_kit.embedding.folder import JOB, JOURNAL, VECTORS, vector_parts
+from gtsa_kit.embedding.locations import known_locations
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
 
 BLOCK_BYTES = 32 << 20
@@ -31,6 +30,10 @@ class ImageRow:
     path: str
     width: int
     height: int
+    sha256: str
+    """Digest of the file that was embedded."""
+    stamp: str
+    """Size and modification time of that file, or another mark that changes with it; "" if unknown."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,14 @@ class VectorTable:
         return sum(self.part_rows)
 
     @property
-    def source(self) -> str | None:
-        """Source of the images, None if job.json does not name it."""
-        return self.job.get("source")
+    def sources(self) -> tuple[str, ...]:
+        """Known locations of the images' source, () if job.json does not name it."""
+        return known_locations(self.job.get("source"), self.folder)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Known locations of the model, () if job.json does not name it."""
+        return known_locations(self.job.get("model"), self.folder)
 
     @property
     def part_starts(self) -> list[int]:
@@ -108,7 +116,7 @@ class VectorTable:
         max_rows = max_rows or self.rows_per_block
         for part, first, length in zip(self.parts, self.part_starts, self.part_rows, strict=True):
             position = first
-            for batch in _batches(part, ["embedding"], max_rows) if first + length > start else ():
+            for batch in read_batches(part, ["embedding"], max_rows) if first + length > start else ():
                 skip = max(0, start - position)
                 if skip < len(batch):
                     column = batch.column(0).slice(skip)
@@ -121,10 +129,10 @@ class VectorTable:
         """Return the rows of these indices, in their order; all rows by default."""
         requested = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         rows: dict[int, ImageRow] = {}
-        for batch_indices, batch in self._select(["path", "width", "height"], requested):
+        for batch_indices, batch in self._select(["path", "width", "height", "sha256", "stamp"], requested):
             columns = (column.to_pylist() for column in batch.columns)
-            for index, path, width, height in zip(batch_indices, *columns, strict=True):
-                rows[index] = ImageRow(index, path, width, height)
+            for index, *values in zip(batch_indices, *columns, strict=True):
+                rows[index] = ImageRow(index, *values)
         return [rows[index] for index in requested.tolist()]
 
     def vectors(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -148,7 +156,7 @@ class VectorTable:
         name = path.rsplit("/", 1)[-1]
         for part, first in zip(self.parts, self.part_starts, strict=True):
             position = first
-            for batch in _batches(part, ["path"], 1 << 16):
+            for batch in read_batches(part, ["path"], 1 << 16):
                 for index, value in enumerate(batch.column(0).to_pylist(), position):
                     if value == path:
                         return self.rows([index])[0]
@@ -166,7 +174,7 @@ class VectorTable:
             if not np.any((indices >= first) & (indices < first + length)):
                 continue
             position = first
-            for batch in _batches(part, columns, self.rows_per_block):
+            for batch in read_batches(part, columns, self.rows_per_block):
                 selected = indices[(indices >= position) & (indices < position + len(batch))]
                 if len(selected):
                     yield selected.tolist(), batch.take(pa.array(selected - position))
@@ -180,14 +188,14 @@ def open_vectors(folder: Path) -> VectorTable:
         ValueError: The folder has no vectors or no rows, a part is damaged, or parts come from several models.
     """
     parts = vector_parts(folder)
-    journal = _read_json(folder / JOURNAL)
+    journal = read_json(folder / JOURNAL)
     if "shards" in journal:  # a kill interrupted the writing of later parts; the job writes them again
         parts = parts[: max(1, int(journal["shards"]))]
     if not parts:
         raise ValueError(f"{folder} holds no vectors ({VECTORS}/); make them with gtsa embed FOLDER --out {folder}")
-    metadata = [_read_footer(part) for part in parts]
+    metadata = [read_footer(part) for part in parts]
     schemas = [footer.schema.to_arrow_schema() for footer in metadata]
-    dims = {_check_schema(part, schema) for part, schema in zip(parts, schemas, strict=True)}
+    dims = {check_schema(part, schema) for part, schema in zip(parts, schemas, strict=True)}
     manifests = {(schema.metadata or {}).get(METADATA_KEY.encode()) for schema in schemas}
     if len(dims) > 1 or len(manifests) > 1:
         raise ValueError(f"the parts in {folder} come from several models; embed the images again, with one")
@@ -198,7 +206,7 @@ def open_vectors(folder: Path) -> VectorTable:
     part_rows = tuple(footer.num_rows for footer in metadata)
     if not sum(part_rows):
         raise ValueError(f"{folder} holds no rows: no image was embedded; the reasons are in its errors.jsonl")
-    job, complete = _read_json(folder / JOB), bool(journal.get("complete", True))
+    job, complete = read_json(folder / JOB), bool(journal.get("complete", True))
     return VectorTable(folder, tuple(parts), part_rows, dims.pop(), manifest, job, complete)
 
 
@@ -211,48 +219,3 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         quotient = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.asarray(np.round(np.clip(quotient, -1, 1), 12))
-
-
-def _batches(part: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    with _damage_as_value_error(part), pq.ParquetFile(part, pre_buffer=False) as file:
-        yield from file.iter_batches(rows, columns=columns, use_threads=False)
-
-
-def _read_footer(part: Path) -> pq.FileMetaData:
-    with _damage_as_value_error(part), pq.ParquetFile(part) as file:
-        return file.metadata
-
-
-@contextmanager
-def _damage_as_value_error(part: Path) -> Iterator[None]:
-    """Raise errors of the Parquet reader as `ValueError`; errors of the operating system pass."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{part} is damaged: {reason}; remove it and run gtsa embed again with --resume") from error
-
-
-def _check_schema(part: Path, schema: pa.Schema) -> int:
-    """Return the length of the vectors; raise `ValueError` if columns are missing or of another type."""
-    missing = {"path", "width", "height", "embedding"} - set(schema.names)
-    if missing:
-        raise ValueError(f"{part} has no column {', '.join(sorted(missing))}; make it with gtsa embed")
-    column_type = schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(column_type) or not pa.types.is_floating(column_type.value_type):
-        raise ValueError(f"the column embedding of {part} is {column_type}, not a fixed-size list of floats")
-    return int(column_type.list_size)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; run gtsa embed again with --resume") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it is not a JSON object; run gtsa embed again with --resume")
-    return content

@@ -66,10 +66,11 @@ def mapped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(images / f"p{index}.jpg", folder / "photos" / name)
     rows = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float16)
     rows[20] = 0
-    data = write_dataset(folder / "data", rows, [*names, "p20.jpg"], source=str(folder / "photos"))
+    sizes = [Image.open(folder / "photos" / name).size for name in names]
+    data = write_dataset(folder / "data", rows, [*names, "p20.jpg"], [*sizes, (1, 1)], source=folder / "photos")
     done = CliRunner().invoke(browse_app, ["map", str(data), "--thumbnails", "3"])
     assert done.exit_code == 0, done.output
-    assert "1 rows have no direction" in done.stderr
+    assert "no direction (zeros, NaN or infinity): 1 rows, p20.jpg" in done.stderr
     return data
 
 
@@ -110,7 +111,7 @@ def test_few_and_equal_rows(layout: str, tmp_path: Path) -> None:
         projection = make_projection(open_vectors(write_dataset(tmp_path / f"{count}", same)), layout)
         assert np.isfinite(projection.points).all()
         assert projection.neighbors.shape == (count, min(5, count - 1))
-        write_projection_page(projection, SourceImages(None), tmp_path / "page.html", "few")
+        write_projection_page(projection, SourceImages(()), tmp_path / "page.html", "few")
         assert content_of(tmp_path / "page.html")["pictures"] == [None] * count
     nothing = write_dataset(tmp_path / "zero", np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(ValueError, match=r"no row of .* has a direction"):
@@ -188,7 +189,7 @@ def test_pointing_in_a_browser_displays_the_image(browser: Any, mapped: Path) ->
     canvas = browser.find_element(By.ID, "canvas")
     wait_for(
         browser,
-        "return document.getElementById('note').textContent === '20 images; 1 without a direction skipped'",
+        "return document.getElementById('note').textContent === '20 images; 1 without a direction left out'",
     )
     neighbors = np.frombuffer(base64.b64decode(content["neighbors"]), "<i4").reshape(20, -1)
     for index in (0, 1, 2, 3, 4, 10):  # inside the page and linked, with all dangerous names

@@ -37,7 +37,9 @@ def test_search_is_brute_force_with_ties_in_row_order(dtype: type, tmp_path: Pat
         if exclude is not None:
             cosine[exclude] = np.nan
         expected = [i for i in np.lexsort((np.arange(700), -cosine)) if np.isfinite(cosine[i])][:top]
-        hits = search(data, rows[query].astype(np.float32), top, exclude)
+        result = search(data, rows[query].astype(np.float32), top, exclude)
+        hits = result.hits
+        assert [row.index for row in result.invalid] == [7, 11, 13]
         assert [hit.row.index for hit in hits] == expected
         assert [hit.row.path for hit in hits] == [f"sub/p{i}.jpg" for i in expected]
         np.testing.assert_allclose([hit.cosine for hit in hits], cosine[expected], atol=2e-12)
@@ -56,8 +58,8 @@ def test_invalid_queries(tmp_path: Path) -> None:
 
 def test_search_in_one_row(tmp_path: Path) -> None:
     data = open_vectors(write_dataset(tmp_path / "d", np.ones((1, 4), dtype=np.float32)))
-    assert [hit.cosine for hit in search(data, np.ones(4), 10)] == [1.0]
-    assert search(data, np.ones(4), 10, exclude=0) == []
+    assert [hit.cosine for hit in search(data, np.ones(4), 10).hits] == [1.0]
+    assert search(data, np.ones(4), 10, exclude=0).hits == []
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,9 @@ def embedded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.stack([embed_query(runner, open_image(images / name)) for name in names])
-    job = {"source": str(images), "model": {"path": str(run)}, "resize": {"kind": "fixed", "size": [224, 224]}}
-    return write_dataset(run.parent / "data", rows, names, part=7, model_manifest=runner.manifest, **job), run
+    job = {"model": {"path": str(run)}, "resize": {"kind": "fixed", "size": [224, 224]}}
+    data = run.parent / "data"
+    return write_dataset(data, rows, names, part=7, model_manifest=runner.manifest, source=images, **job), run
 
 
 def test_search_for_an_image(embedded: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_search_for_a_row_whose_images_are_missing(embedded: tuple[Path, Path], 
     folder, _ = embedded
     rows = open_vectors(folder).vectors(range(20))
     names = [f"nowhere/{i} ünï 日本\n.jpg" for i in range(20)]
-    data = write_dataset(tmp_path / "d", rows, names, source=str(tmp_path / "gone"))
+    data = write_dataset(tmp_path / "d", rows, names, source=tmp_path / "gone")
     command = ["search", str(data), "--row", names[4], "--top", "3", "--json"]
     done = CliRunner().invoke(browse_app, command)
     assert done.exit_code == 0, done.output

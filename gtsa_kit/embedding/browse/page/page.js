@@ -91,15 +91,22 @@
   }
 
   // --- the panel
+  // A linked file can be replaced after the map was made; its size in pixels shows most of such changes.
+  function isOtherImage(i, image) {
+    const [width, height] = data.sizes[i];
+    return !data.pictures[i].startsWith("data:") && (image.naturalWidth !== width || image.naturalHeight !== height);
+  }
+
   function picture(i, alt) {
     const frame = document.createElement("div");
     if (!data.pictures[i]) {
-      frame.textContent = "no image";
+      frame.textContent = data.problems[i] || "no image";
       return frame;
     }
     const image = new Image();
     image.alt = alt;
-    image.onerror = () => image.replaceWith("image not found");
+    image.onerror = () => image.replaceWith("can't be shown");
+    image.onload = () => { if (isOtherImage(i, image)) image.replaceWith("changed"); };
     image.src = data.pictures[i];
     frame.append(image);
     return frame;
