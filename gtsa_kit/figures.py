@@ -79,6 +79,20 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+def axes_grid(columns: int, rows: int, width: float = 2.2, height: float = 1.6) -> "Figure":
+    """Create a figure with a grid of axes, which `figure.axes` lists row by row.
+
+    Args:
+        columns, rows: Numbers of axes.
+        width, height: Size of one of the axes, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.subplots(rows, columns, squeeze=False)
+    return figure
+
+
 def save_figure(figure: "Figure", out: Path) -> None:
     """Write a figure in the format of the suffix of `out`; its folder is created if needed.
 

@@ -6,7 +6,7 @@ are the same for all methods.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,21 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.models.encoder import Encoder
 
-PlotGroup = tuple[str, tuple[str, ...]]
-"""One plot of curves.png: its title, and the columns of metrics.jsonl that it shows."""
+
+class PlotGroup(NamedTuple):
+    """One plot of the training curves."""
+
+    title: str
+    columns: tuple[str, ...]
+    """Columns of metrics.jsonl."""
+    baseline: str | None = None
+    """Column of a baseline, drawn as a dashed black line."""
+    level: float | None = None
+    """Constant level, such as chance or collapse, drawn as a dashed black line."""
+    level_name: str = "chance"
+    """Name of the level in the legend."""
+    limits: tuple[float | None, float | None] = (None, None)
+    """Ends of the vertical axis; None is chosen by the values."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Method(nn.Module):
     only.
     """
 
-    plot_groups: ClassVar[tuple[PlotGroup, ...]] = ()
+    plot_groups: tuple[PlotGroup, ...] = ()
     """Plots of the method's own loss terms and schedules."""
     student: Branch
     """Branch that the optimizer trains."""

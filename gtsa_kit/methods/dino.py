@@ -3,6 +3,7 @@
 Head and loss are lightly's. docs/baselines.md lists the differences from the published method.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import DINOConfig, RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.base import Method, TrainSchedule
+from gtsa_kit.methods.base import Method, PlotGroup, TrainSchedule
 from gtsa_kit.methods.baselines import PooledBranch, import_lightly
 
 
@@ -31,16 +32,22 @@ class DINOOutputs(NamedTuple):
 class DINO(Method):
     """DINO: student and teacher with the same head, and lightly's loss with its center buffer."""
 
-    plot_groups = (
-        ("Loss = teacher entropy + KL divergence", ("teacher_entropy", "divergence")),
-        ("Teacher temperature", ("teacher_temperature",)),
-    )
     student: PooledBranch
     teacher: PooledBranch
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.dino_config = config.dino
+        self.plot_groups = (
+            PlotGroup(
+                "loss: teacher entropy + KL divergence",
+                ("teacher_entropy", "divergence"),
+                level=math.log(config.dino.prototypes),
+                level_name="entropy of equal prototypes",
+                limits=(0, None),
+            ),
+            PlotGroup("teacher temperature", ("teacher_temperature",), limits=(0, None)),
+        )
         self.student = PooledBranch(config.model, self._head, config.model.drop_path)
         self.teacher = PooledBranch(config.model, self._head)
         self.teacher.initialize_from(self.student)

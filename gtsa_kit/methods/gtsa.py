@@ -3,6 +3,7 @@
 Shapes: B images, G global views, L local views, V = G + L, D encoder channels, C projector channels, h x w patches.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from gtsa_kit.config import ModelConfig, RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.base import Branch, Method, TrainSchedule
+from gtsa_kit.methods.base import Branch, Method, PlotGroup, TrainSchedule
 from gtsa_kit.methods.collapse_metrics import rotation_accuracy
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, gtsa_loss
 from gtsa_kit.models.encoder import Encoder, normalize
@@ -117,12 +118,14 @@ class GTSA(Method):
     """GTSA: region loss, rotation prediction loss and patch correspondence loss between student and teacher."""
 
     plot_groups = (
-        (
-            "Region and correspondence loss (minus cosine)",
-            ("region", "correspondence", "region_loss_constant_baseline"),
+        PlotGroup(
+            "region and correspondence loss (minus cosine)",
+            ("region", "correspondence"),
+            baseline="region_loss_constant_baseline",
+            limits=(-1, None),
         ),
-        ("Rotation loss (cross-entropy)", ("rotation",)),
-        ("Rotation accuracy (chance 0.25)", ("rotation_accuracy",)),
+        PlotGroup("rotation loss (cross-entropy)", ("rotation",), level=math.log(4), limits=(0, None)),
+        PlotGroup("rotation accuracy", ("rotation_accuracy",), level=0.25, limits=(0, 1)),
     )
     student: Student
     teacher: Teacher

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.base import Method
+from gtsa_kit.methods.base import Method, PlotGroup
 from gtsa_kit.methods.baselines import PooledBranch, import_lightly
 
 
@@ -42,13 +42,14 @@ class MoCoV3(Method):
     `views.local_crops=0` gives the paper's method.
     """
 
-    plot_groups = (("Contrast accuracy", ("contrast_accuracy",)),)
     student: MoCoStudent
     teacher: PooledBranch
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.temperature = config.mocov3.temperature
+        keys = config.train.batch_size * world_size()
+        self.plot_groups = (PlotGroup("contrast accuracy", ("contrast_accuracy",), level=1 / keys, limits=(0, 1)),)
         hidden, out = config.mocov3.hidden, config.mocov3.output
 
         def projector(width: int) -> nn.Module:
@@ -112,11 +113,17 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
     Returns:
         Keys (G, B * processes, E) in the order of processes, and the index of this process's first image.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if (processes := world_size()) == 1:
         return keys, 0
-    parts = [torch.empty_like(keys) for _ in range(torch.distributed.get_world_size())]
+    parts = [torch.empty_like(keys) for _ in range(processes)]
     torch.distributed.all_gather(parts, keys.contiguous())
     return torch.cat(parts, dim=1), torch.distributed.get_rank() * keys.shape[1]
+
+
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialized else 1
 
 
 def mlp(*widths: int) -> nn.Module:

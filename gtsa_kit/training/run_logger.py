@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gtsa_kit.data.entries import Entry
-from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
+from gtsa_kit.figures import save_figure
+from gtsa_kit.files import read_json_lines, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
+from gtsa_kit.training.curves import draw_curves
 
 SECONDS_BETWEEN_CURVES = 300
-"""Minimum time in seconds between two drawings of curves.png, which take a second each."""
+"""Minimum time in seconds between two drawings of curves.png, which take two seconds each."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class RunLogger:
     def draw_curves(self) -> None:
         """Draw curves.png, if there are rows."""
         if self.rows:
-            draw_curves(self.rows, self.plot_groups, self.run_dir / "curves.png")
+            save_figure(draw_curves(self.rows, self.plot_groups), self.run_dir / "curves.png")
             self._curves_time = time.monotonic()
 
     def draw_curves_if_due(self) -> None:
@@ -158,33 +159,3 @@ def format_terms(metrics: StepMetrics, digits: int) -> str:
         for name, value in metrics.terms.items()
     ]
     return ", ".join(texts)
-
-
-_COMMON_PLOT_GROUPS: tuple[PlotGroup, ...] = (
-    ("Feature std of patch tokens (0: collapse)", ("feature_std",)),
-    ("Effective rank of patch tokens (1: collapse)", ("effective_rank",)),
-    ("Learning rate", ("lr",)),
-    ("Teacher momentum", ("teacher_momentum",)),
-    ("Images per second", ("images_per_second",)),
-)
-
-
-def draw_curves(rows: list[dict[str, Any]], plot_groups: Sequence[PlotGroup], path: Path) -> None:
-    """Plot metrics over steps to a PNG: the loss, the method's plot groups, and those common to all methods."""
-    from matplotlib.figure import Figure
-
-    plot_groups = (("Loss", ("loss",)), *plot_groups, *_COMMON_PLOT_GROUPS)
-    grid_rows = -(-len(plot_groups) // 3)
-    figure = Figure(figsize=(15, 10))
-    figure.subplots_adjust(left=0.05, right=0.98, top=0.95, bottom=0.07, hspace=0.25)
-    for position, (title, columns) in enumerate(plot_groups, start=1):
-        axis = figure.add_subplot(grid_rows, 3, position)
-        for column in columns:
-            axis.plot([row["step"] for row in rows], [row[column] for row in rows], label=column, linewidth=1.2)
-        axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.3)
-        if len(columns) > 1:
-            axis.legend()
-    figure.supxlabel("step")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=100)
