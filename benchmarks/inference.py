@@ -25,6 +25,7 @@ from rich.table import Table
 
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
 from gtsa_kit.export.benchmark.workers import Opener
+from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import Source, open_source
@@ -145,7 +146,7 @@ def make_openers(source: Source, folder: Path, names: list[str], folder_of_image
                 source, file_format, path, ExportOptions(precision=precision), images, calibration
             ).parity
             console.print(f"{file_format} {precision}: parity {'passed' if report and report.passed else 'FAILED'}")
-        openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, "cpu")
+        openers[name] = OpenSession(path) if "plain" in name else OpenFile(path, LoadOptions(device="cpu"))
     return openers
 
 

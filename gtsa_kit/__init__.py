@@ -5,6 +5,7 @@ The public API, in the order of its use:
 - `pretrain` trains an encoder on images without labels (GTSA, arXiv 2304.08014).
 - `export` writes it as ONNX, TorchScript, torch.export or OpenVINO and checks the file; `verify` checks a file again.
 - `load` opens an exported file, run folder or weights as a runner on numpy arrays; `load_encoder`, as a torch module.
+- `ImportOptions` holds facts that weights of other tools do not contain: branch, heads, mean, std.
 - `embed` yields features of a folder, list, archive or URL, image by image.
 - `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
 
@@ -24,11 +25,13 @@ _MODULES = {
     "embed": "gtsa_kit.embedding.iterate",
     "open_image": "gtsa_kit.data.image_io",
     "Features": "gtsa_kit.models.encoder",
+    "ImportOptions": "gtsa_kit.export.open_options",
     "ParityError": "gtsa_kit.export.api",
 }
 
 __all__ = [
     "Features",
+    "ImportOptions",
     "ParityError",
     "__version__",
     "embed",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.parsing import parse_side
-from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.support.options import JsonOption, LayersOption, ModelOptions, with_option_groups
+from gtsa_kit.cli.support.parsing import parse_layers, parse_side
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed
     from gtsa_kit.export.manifest import Manifest
+    from gtsa_kit.export.open_options import LoadOptions
     from gtsa_kit.export.parity_images import ParityImages
     from gtsa_kit.export.source import Source
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     """Name of a file, shape that it does not accept, and the reason."""
 
 
+@with_option_groups
 def bench(
     files: Annotated[
         list[Path],
@@ -50,11 +52,10 @@ def bench(
         Path | None,
         typer.Option(help="Folder of images. Default: the images of the run, else a sample image of matplotlib."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    provider: ProviderOption = "auto",
-    engine_cache: EngineCacheOption = None,
-    fallback: FallbackOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
+    layers: LayersOption = None,
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Compare files on this machine: speed, memory use, and difference from the encoder.
 
@@ -71,20 +72,20 @@ def bench(
     for file in files:
         require(file)
     batches, sizes = parse_batches(batch), parse_sides(size)
+    options = opening.load_options(parse_layers(layers))
+    from gtsa_kit.cli.support.opening import options_by_file
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.export.benchmark.compare import BatchShape
+    from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile
     from gtsa_kit.export.parity_images import load_parity_images
-    from gtsa_kit.export.source import open_source
 
+    console = make_console()
     names = distinct_names(files)
     manifests = {name: manifest_of(file) for name, file in zip(names, files, strict=True)}
-    source = open_source(require(against)) if against else origin_of(files[0], manifests[names[0]])
+    own_options = options_by_file([*files, *([against] if against else [])], options)
+    source = _open_reference(files[0], manifests[names[0]], against, own_options, console)
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
     shapes = [BatchShape(number, *side) for side in sizes for number in batches]
-    openers = {
-        name: _opener(file, device, provider, engine_cache, fallback) for name, file in zip(names, files, strict=True)
-    }
-    console = make_console()
+    openers = {name: OpenFile(file, own_options[file]) for name, file in zip(names, files, strict=True)}
     speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, console)
     gates = {name: gate(manifest) for name, manifest in manifests.items()}
     reference = str(source.path) if source else names[0]
@@ -98,14 +99,20 @@ def bench(
     console.print(f"cosine: worst patch token, compared with {reference}", soft_wrap=True)
 
 
-def _opener(file: Path, device: str, provider: str, engine_cache: Path | None, fallback: bool) -> "OpenFile":
-    """Return the opener of a file; the options of ONNX Runtime apply to ONNX files only."""
-    from gtsa_kit.export.benchmark.compare import OpenFile
-    from gtsa_kit.export.spec import SUFFIX
+def _open_reference(
+    first: Path,
+    manifest: "Manifest | None",
+    against: Path | None,
+    options: "dict[Path, LoadOptions]",
+    console: "Console",
+) -> "Source | None":
+    """Open the encoder to compare with; the note of the first file's weights is printed when its process opens them."""
+    from gtsa_kit.cli.support.opening import open_encoder
+    from gtsa_kit.export.source import find_reference, open_source
 
-    if file.is_dir() or file.suffix != SUFFIX["onnx"]:
-        return OpenFile(file, device)
-    return OpenFile(file, device, provider, engine_cache, fallback)
+    if against:
+        return open_encoder(require(against), options[against].import_options, console)
+    return find_reference(first, manifest) if manifest else open_source(first, options[first].import_options)
 
 
 def _measure(
@@ -116,6 +123,7 @@ def _measure(
     source: "Source | None",
     console: "Console",
 ) -> "tuple[list[Speed], list[Skipped]]":
+    from gtsa_kit.cli.support.opening import print_note
     from gtsa_kit.cli.support.progress import Steps
     from gtsa_kit.export.benchmark.compare import compare_speed
 
@@ -136,6 +144,7 @@ def _measure(
             source.encoder if source else None,
             lambda *entry: skipped.append(entry),
             lambda share: steps.update(round(100 * share)),
+            lambda name, note: print_note(name, note, console),
         )
     for name, shape, reason in skipped:
         console.print(f"{name} does not accept {shape}: {reason}", soft_wrap=True)
@@ -184,13 +193,6 @@ def manifest_of(file: Path) -> "Manifest | None":
     if file.is_dir() or file.suffix not in SUFFIX.values():
         return None
     return read_onnx_manifest(file) if file.suffix == SUFFIX["onnx"] else read_manifest(file)
-
-
-def origin_of(file: Path, manifest: "Manifest | None") -> "Source | None":
-    """Return the encoder that a file was exported from, or the encoder that it holds; None if it is not available."""
-    from gtsa_kit.export.source import find_reference, open_source
-
-    return find_reference(file, manifest) if manifest else open_source(file)
 
 
 def gate(manifest: "Manifest | None") -> str:

@@ -1,5 +1,7 @@
 """gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map and duplicates."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +10,7 @@ from typer.core import TyperGroup
 
 from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 DEFAULT_COMMAND = "FOLDER"
 """Name of the command that runs if none is named. An argument of this name is a folder: the name is never looked up."""
@@ -31,6 +33,7 @@ app.add_typer(browse_app)
 
 
 @app.command(DEFAULT_COMMAND, hidden=True)
+@with_option_groups
 def embed(
     folder: Annotated[
         str,
@@ -72,10 +75,9 @@ def embed(
         int | None,
         typer.Option(min=1, help="Rows committed together; a kill loses at most these.", show_default="up to 64 MB"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    provider: ProviderOption = "auto",
-    engine_cache: EngineCacheOption = None,
-    fallback: FallbackOption = False,
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Turn images into vectors, and into dense maps if requested, in natural order of the paths.
 
@@ -101,12 +103,12 @@ def embed(
     parsed_workers = parse_auto(workers, "--workers")
     part = parse_part(shard)
     parsed_size = parse_side(size, "--size") if size else None
+    load_options = opening.load_options(parse_layers(layers))
 
     from gtsa_kit.embedding.options import EmbedOptions
 
     options = EmbedOptions(
         dense=dense,
-        layers=parse_layers(layers),
         size=parsed_size,
         short_side=short_side,
         native=native,
@@ -119,12 +121,9 @@ def embed(
         part=part,
         max_pixels=int(max_megapixels * 1e6),
         rows_per_shard=rows_per_shard,
-        device=device,
-        provider=provider,
-        engine_cache=engine_cache,
-        fallback=fallback,
+        load=load_options,
     )
-    embed_with_progress(folder, model, out, options)
+    embed_with_progress(folder, model, out, options, as_json)
 
 
 @app.command()
@@ -153,18 +152,17 @@ def merge(
     console.print(f"{rows} rows and {errors} errors in {out}")
 
 
-def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> None:
+def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_json: bool = False) -> None:
     """Embed a folder with a progress bar; exit with 1 if no image could be embedded."""
     from gtsa_kit.cli.support.progress import Steps, make_console
-    from gtsa_kit.cli.support.providers import print_fallback_warnings
     from gtsa_kit.embedding.folder import check_out
-    from gtsa_kit.embedding.run import EmbedProgress, embed_folder
-    from gtsa_kit.export import load
 
     check_out(out, options.resume)
+    from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.embedding.run import EmbedProgress, embed_folder
+
     console = make_console()
-    with print_fallback_warnings(console):
-        runner = load(model, **options.load_options)
+    runner = open_runner(model, options.load, console)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     with Steps(console) as steps:
 
@@ -178,6 +176,8 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any) -> No
         except KeyboardInterrupt:  # typer would end without a message
             fail(f"interrupted: {out} keeps all that is committed; continue with --resume", 130)
         rate = steps.rate
+    if as_json:
+        print(json.dumps({**asdict(summary), "out": str(out), "images_per_second": rate}, indent=2))
     before = summary.total - summary.processed
     console.print(
         f"{summary.rows} rows in {out / 'vectors'}"

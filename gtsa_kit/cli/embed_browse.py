@@ -15,6 +15,7 @@ from gtsa_kit.cli.support.browse_display import (
     write_hits_sheet,
 )
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.options import DeviceOption, JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
     from gtsa_kit.embedding.browse.search import SearchResult
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder that gtsa embed wrote (its --out).", metavar="DIR")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @browse_app.command("search")
+@with_option_groups
 def search_command(
     folder: DatasetFolder,
     image: Annotated[Path | None, typer.Option(help="Query: any image.", metavar="FILE")] = None,
@@ -39,12 +39,14 @@ def search_command(
     contact_sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet, .png or .jpg. Default DIR/search.jpg.", metavar="FILE")
     ] = None,
-    as_json: AsJson = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Find the images that are most similar to one, by exact cosine, best first.
 
-    Prints rank, cosine and path, and writes a contact sheet with the query first.
+    Prints rank, cosine and path, and writes a contact sheet with the query first. An --image is embedded as the rows
+    were, also with their --heads, --mean, --std and --branch.
 
     [bold]Examples[/bold]
 
@@ -60,7 +62,7 @@ def search_command(
     check_contact_sheet_path(contact_sheet)
     data = _open_vectors(folder)
     if image is not None:
-        query_row, name, vector = None, str(image), _embed_image(data, require(image), model, device)
+        query_row, name, vector = None, str(image), _embed_image(data, require(image), model, opening)
     else:
         query_row = data.find(str(row))
         name, vector = query_row.path, data.vectors([query_row.index])[0]
@@ -85,7 +87,7 @@ def map_command(
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Thumbnails inside the file, 5 KB each; other images are relative links.")
     ] = 2_000,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Draw the dataset as a map in one HTML file: a projection in which similar images are close to each other.
 
@@ -132,8 +134,8 @@ def duplicates_command(
     contact_sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")
     ] = None,
-    as_json: AsJson = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """List groups of images that are nearly the same. Nothing is deleted.
 
@@ -188,13 +190,16 @@ def _open_vectors(folder: Path) -> "VectorTable":
     return data
 
 
-def _embed_image(data: "VectorTable", image: Path, model: Path | None, device: str) -> Any:
+def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: ModelOptions) -> Any:
     """Return the vector (D,) of an image."""
+    from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.data.image_io import open_image
-    from gtsa_kit.embedding.browse.search import embed_query, open_model
+    from gtsa_kit.embedding.browse.search import embed_query, model_options, open_model
 
-    query = open_image(image)
-    return embed_query(open_model(data, model, device), query, data.job.get("resize"))
+    query, console, options = open_image(image), make_console(), opening.load_options()
+    runner = open_model(data, model, lambda path: open_runner(path, model_options(data, path, options), console))
+    return embed_query(runner, query, data.job.get("resize"))
 
 
 def _search(data: "VectorTable", query: Any, top: int, exclude: int | None) -> "SearchResult":

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
-    parse_color,
     parse_layers,
     parse_side,
     parse_sizes,
@@ -21,6 +21,7 @@ ENGINES = "TensorRT (--format trt)"
 TRITON = "NVIDIA Triton (--format triton)"
 
 
+@with_option_groups
 def export(
     source: Annotated[
         Path,
@@ -81,15 +82,6 @@ def export(
         Path | None, typer.Option(help="Output file or folder. Default: beside the weights, as encoder.onnx and so on.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
-    branch: Annotated[str | None, typer.Option(help="teacher or student, for a checkpoint with both or a run.")] = None,
-    heads: Annotated[
-        int | None, typer.Option(min=1, help="Number of attention heads, for a checkpoint of another tool.")
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Mean of red, green and blue in training, for a checkpoint of another tool: 0.5,0.5,0.5."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of red, green and blue in training.")] = None,
     runtime: Annotated[
         str,
         typer.Option(
@@ -148,6 +140,8 @@ def export(
         float | None,
         typer.Option(help="Maximum time that a request waits for others, in ms. Default: 1.", rich_help_panel=TRITON),
     ] = None,
+    *,
+    weights: WeightsOptions,
 ) -> None:
     """Export an encoder to ONNX, TensorRT or another format, and compare the file with the encoder.
 
@@ -172,9 +166,7 @@ def export(
       gtsa export runs/street/encoder.onnx --format triton --input uint8 --out models/
     """
     require(source)
-    if branch not in (None, "teacher", "student"):
-        raise ValueError(f"--branch takes teacher or student, got {branch!r}")
-    from gtsa_kit.export.source import ImportOptions
+    import_options = weights.import_options
     from gtsa_kit.export.spec import OPSET, ExportOptions
 
     format_name = _resolve_format(format_name, out)
@@ -207,8 +199,6 @@ def export(
     }
     _check_unused(engine_only, format_name, "trt")
     _check_unused(triton_only, format_name, "triton")
-    colors = parse_color(mean, "--mean"), parse_color(std, "--std")
-    import_options = ImportOptions(branch, heads, *colors)  # type: ignore[arg-type]
     if format_name == "triton":
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
 

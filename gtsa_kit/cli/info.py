@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
+
 if TYPE_CHECKING:
     from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
     from gtsa_kit.export.inspect_file import FileInfo
@@ -20,14 +22,18 @@ MAX_OPERATORS = 12
 """Number of operators in the table, the most frequent first; --json prints all."""
 
 
+@with_option_groups
 def info(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Exported file, run folder, its encoder.safetensors, or an .onnx of any tool.", metavar="FILE"
+            help="Exported file, run folder, weights of gtsa-kit or of another tool, or an .onnx of any tool.",
+            metavar="FILE",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
+    as_json: JsonOption = False,
+    *,
+    weights: WeightsOptions,
 ) -> None:
     """Print the kind, inputs, outputs and parity report of a file; the file is not run.
 
@@ -36,22 +42,25 @@ def info(
       gtsa info runs/street/encoder.onnx
 
       gtsa info other_model.onnx --json
+
+      gtsa info dino_deitsmall16_pretrain.pth --heads 6
     """
     from gtsa_kit.export.inspect_file import inspect_file
 
-    facts = inspect_file(file)
+    facts = inspect_file(file, weights.import_options)
     if as_json:
         print(json.dumps(as_data(facts), indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from gtsa_kit.cli.support.progress import make_result_console
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows(facts):
         table.add_row(name, text)
-    Console(highlight=False, markup=False).print(table)  # the requested result, so it goes to standard output
+    make_result_console().print(table)
 
 
 def as_data(facts: "FileInfo") -> dict[str, Any]:
@@ -137,7 +146,8 @@ def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[R
 
 def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
     training = encoder.get("training") or {}
-    yield "written by", f"gtsa-kit {encoder.get('gtsa_kit', 'unknown')}"
+    if "gtsa_kit" in encoder:
+        yield "written by", f"gtsa-kit {encoder['gtsa_kit']}"
     yield "source sha256", encoder["sha256"]
     yield "parameters", _counts(encoder["parameters"])
     if "architecture" in encoder:

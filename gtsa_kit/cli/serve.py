@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.options import LayersOption, ModelOptions, with_option_groups
+from gtsa_kit.cli.support.parsing import parse_layers
 
 if TYPE_CHECKING:
     from gtsa_kit.service.settings import ServiceSettings
 
 
+@with_option_groups
 def serve(
     artifact: Annotated[Path, typer.Argument(help="Exported file, run folder, or .safetensors.", metavar="ARTIFACT")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    layers: LayersOption = None,
     max_batch: Annotated[
         int, typer.Option(help="Maximum images per batch at the artifact's own size; fewer at larger sizes.")
     ] = 32,
@@ -44,6 +47,8 @@ def serve(
     samples: Annotated[
         Path | None, typer.Option(help="Folder of sample images for the page. Default: a few installed ones.")
     ] = None,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Serve features over HTTP, with a web page that displays them.
 
@@ -59,6 +64,7 @@ def serve(
     require(artifact)
     if samples:
         require(samples)
+    load_options = opening.load_options(parse_layers(layers))
     try:
         from gtsa_kit.service.server import check_uvicorn_version, listen
     except ImportError as error:
@@ -68,7 +74,7 @@ def serve(
     check_uvicorn_version()
     settings = ServiceSettings(
         artifact,
-        device=device,
+        load=load_options,
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
         max_pending=max_pending,
@@ -110,12 +116,13 @@ def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Load the artifact and return the application, its admission limiter and the name of the provider."""
     import torch
 
-    from gtsa_kit.export import load
+    from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.service.app import create_app
 
     if settings.workers > 1:  # the workers share the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
-    runner = load(settings.artifact, settings.device)
+    runner = open_runner(settings.artifact, settings.load, make_console())
     silence_native_libraries()
     app, limiter = create_app(runner, settings)
     return app, limiter, runner.provider

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.providers import EngineCacheOption, FallbackOption, ProviderOption
+from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 
+@with_option_groups
 def verify(
     file: Annotated[Path, typer.Argument(help="Exported file: .onnx, .ts, .pt2, .xml or .engine.", metavar="FILE")],
     against: Annotated[
@@ -23,16 +24,15 @@ def verify(
         Path | None,
         typer.Option(help="Folder of images. Default: the training images, else a sample image of matplotlib."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Device that runs FILE: auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    provider: ProviderOption = "auto",
-    engine_cache: EngineCacheOption = None,
-    fallback: FallbackOption = False,
+    as_json: JsonOption = False,
+    *,
+    model: ModelOptions,
 ) -> None:
     """Run the parity gate again on this machine. Exits with 1 if it fails.
 
     For a TensorRT engine, the header, the engine and its graph are compared with the manifest, and the gate runs on the
-    graph in ONNX Runtime; on a GPU, it runs on the engine too.
+    graph in ONNX Runtime; on a GPU, it runs on the engine too. --device and the options of ONNX Runtime are for FILE,
+    --heads, --mean, --std and --branch for SOURCE.
 
     [bold]Examples[/bold]
 
@@ -43,17 +43,22 @@ def verify(
       gtsa verify deploy/encoder.engine --against runs/street
     """
     require(file)
+    options = model.load_options()
+    if options.import_options.given and against is None:
+        names = ", ".join(f"--{name}" for name in options.import_options.given)
+        raise ValueError(f"{names} is for the weights that --against names; add it, or omit {names}")
+    from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.cli.support.providers import open_runner
-    from gtsa_kit.cli.support.verify_steps import verify_artifact, verify_engine
+    from gtsa_kit.cli.support.verify_steps import ReferenceOptions, verify_artifact, verify_engine
     from gtsa_kit.export.spec import SUFFIX
 
     if file.suffix not in SUFFIX.values():
         raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
     console = make_console()
+    reference = ReferenceOptions(against, options.import_options)
     if file.suffix == SUFFIX["trt"]:
-        if provider != "auto" or engine_cache or fallback:
+        if options.provider_options:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; omit them")
-        return verify_engine(file, against, images, device, as_json, console)
-    runner = open_runner(file, device, provider, engine_cache, fallback, console)
-    return verify_artifact(file, runner, against, images, as_json, console)
+        return verify_engine(file, reference, images, model.device, as_json, console)
+    runner = open_runner(file, options.without_import(), console)
+    return verify_artifact(file, runner, reference, images, as_json, console)

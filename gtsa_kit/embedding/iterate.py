@@ -15,6 +15,7 @@ from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.export import Runner, load
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.encoder import Features
@@ -49,6 +50,7 @@ def embed(
     max_pixels: int = MAX_PIXELS,
     on_unreadable: Callable[[str, str], None] | None = None,
     device: str = "auto",
+    import_options: ImportOptions | None = None,
 ) -> Iterator[EmbeddedImage]:
     """Embed images in natural order of their paths, and yield each as soon as its batch is computed.
 
@@ -66,12 +68,13 @@ def embed(
         max_pixels: Larger images count as unreadable.
         on_unreadable: Called with (path, reason) of each unreadable image; by default the first one raises.
         device: auto, cpu or cuda.
+        import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
 
     Raises:
         ValueError: There are no images, or options exclude each other.
         ImageError: An image is unreadable, and `on_unreadable` is not given.
     """
-    runner = model if isinstance(model, Runner) else load(model, device, layers=layers)
+    runner = model if isinstance(model, Runner) else load(model, device, layers=layers, import_options=import_options)
     opened = open_source(str(source))
     resize = choose_resize_policy(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or DEFAULT_BATCH_SIZE["cpu"])

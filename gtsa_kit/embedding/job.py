@@ -57,7 +57,11 @@ class EmbeddingJob:
             "source": record_location(self.source, out),
             "inputs": {"entries": inputs.count, "sha256": inputs.digest},
             "part": list(self.options.part),
-            "model": record_location(str(self.model), out) | {"sha256": model_digest(self.model, self.runner)},
+            "model": {
+                **record_location(str(self.model), out),
+                "sha256": model_digest(self.model, self.runner),
+                "import_options": asdict(self.options.load.import_options),
+            },
             "preprocessing": self.runner.manifest.preprocessing,
             "resize": asdict(self.resize),
             "vectors": {"dtype": spec.dtype, "dim": spec.dim},
@@ -77,7 +81,7 @@ def plan_job(source: str, model: Path, options: EmbedOptions, runner: Runner) ->
     """
     manifest, map_dtype = runner.manifest, options.dtype or "float16"
     resize = choose_resize_policy(manifest, options.size, options.short_side, options.native)
-    names = map_output_names(runner, options.layers) if options.dense or options.layers else ()
+    names = map_output_names(runner, options.load.layers) if options.dense or options.load.layers else ()
     limits = choose_shard_limits(resize, names, manifest.dim, map_dtype, options.rows_per_shard)
     batch_size = choose_batch_size(runner, options.batch_size)
     plan = BatchPlan(batch_size, options.workers or available_cores(), names, map_dtype)

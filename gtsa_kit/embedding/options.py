@@ -1,10 +1,10 @@
 """Options of a job that embeds images into a dataset folder."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from gtsa_kit.data.image_io import MAX_PIXELS
+from gtsa_kit.export.open_options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,6 @@ class EmbedOptions:
 
     dense: bool = False
     """Also write the feature maps."""
-    layers: tuple[int, ...] = ()
-    """Blocks whose maps are written too; implies `dense`."""
     size: tuple[int, int] | None = None
     """Input (height, width) in pixels; by default the model's."""
     short_side: int | None = None
@@ -39,17 +37,5 @@ class EmbedOptions:
     """Larger images are rejected before they are decoded."""
     rows_per_shard: int | None = None
     """Rows that are committed together; None chooses by their size."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    provider: str = "auto"
-    """Execution provider of ONNX Runtime."""
-    engine_cache: Path | None = None
-    """Folder in which the provider caches its engines."""
-    fallback: bool = False
-    """Use the next provider if the requested one does not work."""
-
-    @property
-    def load_options(self) -> dict[str, Any]:
-        """Keyword arguments of `gtsa_kit.export.load`."""
-        names = ("device", "layers", "provider", "engine_cache", "fallback")
-        return {name: getattr(self, name) for name in names}
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """How the model is opened. The maps of its layers are written too, which implies `dense`."""

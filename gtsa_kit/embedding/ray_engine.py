@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export import load
+from gtsa_kit.export.open_options import LoadOptions
 
 BLOCK_ENTRIES = 64
 """Entries of a block, the unit of work of an actor."""
@@ -31,8 +32,7 @@ class RayTask:
     source: str
     """Source of the images; every machine opens it by itself."""
     model: Path
-    load_options: Mapping[str, Any]
-    """Keyword arguments of `gtsa_kit.export.load`."""
+    load: LoadOptions
     preprocessor: Preprocessor
     plan: BatchPlan
     limits: ShardLimits
@@ -94,7 +94,7 @@ class BlockExtractor:
         torch.set_num_threads(1)
         self.task = task
         self.source = open_source(task.source)
-        self.runner = load(task.model, **task.load_options)
+        self.runner = load(task.model, **task.load.arguments())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the pickled results of pickled blocks."""

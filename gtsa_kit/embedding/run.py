@@ -77,7 +77,7 @@ def embed_folder(
     check_out(out, options.resume)
     where = absolute_location(str(source))
     opened = open_source(where)
-    job = plan_job(where, path, options, runner or load(path, **options.load_options))
+    job = plan_job(where, path, options, runner or load(path, **options.load.arguments()))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         inputs = create_or_resume(job, out, opened)
@@ -101,7 +101,7 @@ def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iter
     """Extract features in this process or on Ray, in order; no batch spans two shards."""
     if job.options.engine == "ray":
         on_gpu = "cuda" in job.runner.provider.lower()
-        task = RayTask(job.source, job.model, job.options.load_options, job.preprocessor, job.plan, job.limits, on_gpu)
+        task = RayTask(job.source, job.model, job.options.load, job.preprocessor, job.plan, job.limits, on_gpu)
         return extract_on_ray(entries, task, job.options.workers)
     return extract_features(entries, source, job.runner, job.preprocessor, job.plan, ShardFill(job.limits).add)
 

@@ -56,8 +56,8 @@ def last_attention(encoder: Encoder, images: Tensor) -> Tensor:
 
 def attention_maps(encoder: Encoder, image: Image.Image, size: tuple[int, int]) -> AttentionMaps:
     """Compute the attention maps of one image, resized to (height, width)."""
-    prepared = torch.from_numpy(encoder.preprocessing(image, size))[None]
-    weights = last_attention(encoder, prepared)[0].double().numpy()
+    prepared = torch.from_numpy(encoder.preprocessing(image, size))[None].to(encoder.vit.cls_token.device)
+    weights = last_attention(encoder, prepared)[0].double().cpu().numpy()
     grid = size[0] // PATCH, size[1] // PATCH
     return AttentionMaps(weights[:, 0, 1:].reshape(-1, *grid), weights[:, 1:, 1:].mean(axis=(0, 1)).reshape(grid))
 

@@ -1,6 +1,6 @@
 """Models to compare: run folders, weights, exported files, and random weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
-from gtsa_kit.export.source import open_source
+from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
 
@@ -37,6 +37,7 @@ def open_models(
     seed: int = 0,
     device: str = "auto",
     layers: tuple[int, ...] = (),
+    opener: Callable[[Path], Runner] | None = None,
 ) -> list[Model]:
     """Open models to compare, those with random weights last.
 
@@ -46,6 +47,7 @@ def open_models(
         seed: Seed of the random weights.
         device: auto, cpu or cuda.
         layers: Blocks whose feature maps the models return too.
+        opener: Function that opens a source in place of `load`, with the layers.
 
     Raises:
         ValueError: No model is given, an architecture is unknown, or a source cannot be opened.
@@ -54,7 +56,7 @@ def open_models(
         raise ValueError(NO_MODEL)
     sources, random = list(dict.fromkeys(sources)), list(dict.fromkeys(random))
     models = [
-        Model(name, load(source, device, layers=layers), source)
+        Model(name, opener(source) if opener else load(source, device, layers=layers), source)
         for name, source in zip(distinct_names(sources), sources, strict=True)
     ]
     return models + [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
@@ -85,13 +87,19 @@ def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encode
         return Encoder(cast(Arch, arch), layers=layers).eval()
 
 
-def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int = 0) -> list[tuple[str, Encoder]]:
+def open_encoders(
+    sources: Sequence[Path],
+    random: Sequence[str] = (),
+    seed: int = 0,
+    opener: Callable[[Path], Source] = open_source,
+) -> list[tuple[str, Encoder]]:
     """Open encoders whose internals are inspected, under the names of `open_models`.
 
     Args:
         sources: Weights, or files and folders that hold float32 weights.
         random: Architectures to build with random weights.
         seed: Seed of the random weights.
+        opener: Function that opens a source.
 
     Raises:
         ValueError: See `open_models`; or an exported file holds no float32 weights of this project.
@@ -107,9 +115,7 @@ def open_encoders(sources: Sequence[Path], random: Sequence[str] = (), seed: int
             raise ValueError(
                 f"{source} holds no float32 weights to inspect; name the run folder or the .safetensors it came from"
             )
-    encoders = [
-        (name, open_source(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)
-    ]
+    encoders = [(name, opener(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)]
     return encoders + [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
 
 

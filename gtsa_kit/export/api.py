@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gtsa_kit.export.manifest import ParityReport
+    from gtsa_kit.export.open_options import ImportOptions
     from gtsa_kit.models.encoder import Encoder
 
 __all__ = ["ParityError", "export", "load_encoder", "verify"]
@@ -37,6 +38,7 @@ def export(
     images: str | Path | None = None,
     calibrate: str | Path | None = None,
     overwrite: bool = False,
+    import_options: "ImportOptions | None" = None,
 ) -> Path:
     """Export an encoder to a file and compare the file with the float32 encoder, as `gtsa export` does.
 
@@ -52,6 +54,7 @@ def export(
         images: Folder of images for the comparison; by default those of the run, else a sample image.
         calibrate: Folder of typical images; int8 and fp8 take their ranges from it.
         overwrite: Replace an existing file.
+        import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
 
     Returns:
         Path of the file. Its manifest, with the parity report, is beside it as FILE.json.
@@ -65,7 +68,7 @@ def export(
     from gtsa_kit.export.source import open_source
     from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, ExportOptions, Range
 
-    opened = open_source(Path(source))
+    opened = open_source(Path(source), import_options)
     height, width = (Range(side, side) for side in size) if size else (ANY_SIZE, ANY_SIZE)
     options = ExportOptions(
         precision=precision,  # type: ignore[arg-type]
@@ -92,6 +95,7 @@ def verify(
     against: str | Path | None = None,
     images: str | Path | None = None,
     device: str = "auto",
+    import_options: "ImportOptions | None" = None,
 ) -> "ParityReport":
     """Compare an exported file with the float32 encoder again, on this machine, as `gtsa verify` does.
 
@@ -101,6 +105,7 @@ def verify(
             folder above it, else those inside an ONNX file.
         images: Folder of images; by default those of the run, else a sample image.
         device: "auto", "cpu" or "cuda".
+        import_options: Facts that the weights of another tool, named by `against`, do not contain.
 
     Returns:
         Report with `passed`, and the difference of every output at every input shape.
@@ -115,18 +120,21 @@ def verify(
 
     path = Path(artifact)
     runner = load(path, device)
-    source = open_source(Path(against)) if against else find_reference(path, runner.manifest)
+    source = open_source(Path(against), import_options) if against else find_reference(path, runner.manifest)
     if source is None:
         raise ValueError(f"the weights that {path} was exported from are not beside it; name them with `against`")
     return check_parity(source.encoder, runner, load_parity_images(Path(images) if images else source.images))
 
 
-def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":
+def load_encoder(
+    source: str | Path, layers: tuple[int, ...] = (), import_options: "ImportOptions | None" = None
+) -> "Encoder":
     """Open an encoder as a torch module in evaluation mode, on the CPU.
 
     Args:
         source: Run folder, weights of gtsa-kit or of another tool, or a float32 ONNX file that gtsa-kit wrote.
         layers: Indices of blocks whose feature maps are returned too, from 0.
+        import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
 
     Returns:
         Module that takes (B, 3, H, W) float32, normalized by its `preprocessing`, and returns `Features`.
@@ -137,7 +145,7 @@ def load_encoder(source: str | Path, layers: tuple[int, ...] = ()) -> "Encoder":
     from gtsa_kit.export.source import open_source
     from gtsa_kit.models.encoder import check_layers
 
-    encoder = open_source(Path(source)).encoder.eval()
+    encoder = open_source(Path(source), import_options).encoder.eval()
     check_layers(layers, encoder.architecture)
     encoder.layers = layers
     return encoder

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model
 from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo, read_graph_info
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
+from gtsa_kit.export.source import check_no_import_options, open_imported, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.run_folder import ENCODER, find_run_weights, is_run
+from gtsa_kit.models.weights import describe_encoder
 
 if TYPE_CHECKING:
     import onnx
 
 WEIGHTS: Final = "encoder.safetensors"
-FILES_HINT: Final = "name an exported file, a run folder, its encoder.safetensors, or any .onnx"
+FILES_HINT: Final = "name an exported file, a run folder, weights, or any .onnx"
 DAMAGE_HINT: Final = "export it or copy it again"
 DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Names of dtypes by those of safetensors."""
@@ -45,29 +49,36 @@ class FileInfo:
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """Content of a run's encoder.json, with the `sha256` and the `parameters` of its weights."""
     note: str = ""
-    """Sentence about a run whose weights come from a checkpoint, or are older than its last checkpoint."""
+    """Summary of weights of another tool; for a run, whether they come from a checkpoint, or are older than the last."""
 
 
-def inspect_file(path: Path) -> FileInfo:
-    """Read the facts about a file or a run folder.
+def inspect_file(path: Path, import_options: ImportOptions | None = None) -> FileInfo:
+    """Read the facts about a file, a run folder, or weights of another tool.
+
+    Args:
+        path: File or folder.
+        import_options: Facts that weights of another tool do not contain.
 
     Raises:
-        ValueError: The path does not exist, or the file is empty, truncated or of an unknown kind.
+        ValueError: The path does not exist, or the file is empty, truncated or of an unknown kind, or states a fact of
+            the import options itself.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; {FILES_HINT}")
-    if path.is_dir():
-        return _inspect_run(path)
-    if path.stat().st_size == 0:
+    if not path.is_dir() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; {DAMAGE_HINT}")
+    given = import_options or ImportOptions()
+    if takes_import_options(path):
+        return _inspect_opened(path, given)
+    if is_run(path):
+        return _inspect_run(path, given)
+    check_no_import_options(path, given)
     if path.suffix == ".safetensors":
         return _inspect_weights(path, path, "gtsa-kit weights")
     if path.suffix == SUFFIX["onnx"]:
         return _inspect_onnx(path)
     if path.suffix == SUFFIX["trt"]:
         return _inspect_engine(path)
-    if path.suffix not in SUFFIX.values():
-        raise ValueError(f"{path} is a file of an unknown kind; {FILES_HINT}")
     manifest = read_manifest(path)
     files = [path]
     if path.suffix == SUFFIX["openvino"]:
@@ -77,28 +88,28 @@ def inspect_file(path: Path) -> FileInfo:
     return FileInfo(path, f"gtsa-kit {manifest.format}", sum(file.stat().st_size for file in files), manifest)
 
 
-def _inspect_run(folder: Path) -> FileInfo:
-    from gtsa_kit.models.run_folder import find_run_weights, is_run
-
-    if not is_run(folder):
-        raise ValueError(f"{folder} is not a run folder: it holds no {WEIGHTS}; {FILES_HINT}")
-    file, branch, note = find_run_weights(folder)
-    if branch is None:
-        return replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
-    return _inspect_unfinished(folder)
+def _inspect_run(folder: Path, given: ImportOptions) -> FileInfo:
+    file, branch, note = find_run_weights(folder, given.branch)
+    if branch is not None:
+        return _inspect_opened(folder, given)
+    check_no_import_options(folder, replace(given, branch=None))
+    return replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
 
 
-def _inspect_unfinished(folder: Path) -> FileInfo:
-    """Inspect the last checkpoint of a run that has not finished."""
-    from gtsa_kit.models.checkpoint_import import open_weights
-    from gtsa_kit.models.weights import describe_encoder
-
-    imported = open_weights(folder)
+def _inspect_opened(path: Path, given: ImportOptions) -> FileInfo:
+    """Inspect weights of another tool or a checkpoint of a run: what they hold is known once they fit an encoder."""
+    imported = open_imported(path, given)
     encoder = describe_encoder(imported.encoder.architecture, imported.encoder.preprocessing)
     count = sum(tensor.numel() for tensor in imported.encoder.vit.state_dict().values())
     encoder |= {"sha256": sha256_of(imported.file), "parameters": {"float32": count}}
-    size, note = imported.file.stat().st_size, imported.run_note
-    return FileInfo(folder, "unfinished run of gtsa-kit", size, encoder=encoder, note=note)
+    own = imported.origin == "gtsa-kit"
+    if not own:
+        del encoder["gtsa_kit"]
+    finished = (path / ENCODER).exists() or not is_run(path)
+    kind = "checkpoint of gtsa-kit" if finished else "unfinished run of gtsa-kit"
+    kind = kind if own else f"weights of another tool ({imported.origin})"
+    note = imported.run_note if own else imported.note
+    return FileInfo(path, kind, imported.file.stat().st_size, encoder=encoder, note=note)
 
 
 def _inspect_weights(path: Path, requested: Path, kind: str) -> FileInfo:
@@ -113,13 +124,7 @@ def _inspect_weights(path: Path, requested: Path, kind: str) -> FileInfo:
     parameters: Counter[str] = Counter()
     for tensor in tensors:
         parameters[DTYPES.get(tensor.get_dtype(), tensor.get_dtype())] += math.prod(tensor.get_shape())
-    description = path.with_suffix(".json")
-    try:
-        encoder = json.loads(description.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} has no readable {description.name} that describes it; gtsa export opens weights of other tools"
-        ) from error
+    encoder = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     encoder |= {"sha256": sha256_of(path), "parameters": dict(parameters)}
     return FileInfo(requested, kind, path.stat().st_size, encoder=encoder)
 

@@ -1,6 +1,6 @@
 """Source of an export: a run, weights of gtsa-kit or another tool, or a float32 ONNX file exported before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,11 +10,12 @@ from gtsa_kit.config import load_config
 from gtsa_kit.export.formats.onnx import has_weights, read_weights
 from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.manifest import Manifest, graph_path
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
-from gtsa_kit.models.checkpoint_import import open_weights
+from gtsa_kit.models.checkpoint_import import ImportedEncoder, is_run_file, open_weights
 from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
-from gtsa_kit.models.run_folder import Branch
+from gtsa_kit.models.run_folder import ENCODER, is_run
 from gtsa_kit.models.weights import build_encoder
 
 
@@ -41,6 +42,8 @@ class Source:
     note: str = ""
     """Summary of an imported checkpoint: weights used, keys skipped, values assumed. For a run of gtsa-kit: which
     checkpoint and branch, or "" for the teacher of a finished one."""
+    origin: str = "gtsa-kit"
+    """Tool that wrote the weights; see `ImportedEncoder.origin`."""
 
     @property
     def folder(self) -> Path:
@@ -55,16 +58,6 @@ class Source:
         return data if data and data.exists() else None
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """Facts that the checkpoint of another tool does not contain; None leaves one to `open_weights`."""
-
-    branch: Branch | None = None
-    heads: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
 def open_source(path: Path, import_options: ImportOptions | None = None) -> Source:
     """Open a run folder, weights of any tool that `checkpoint_import` reads, or a float32 `.onnx` of gtsa-kit.
 
@@ -73,17 +66,55 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
         import_options: Facts that a checkpoint of another tool does not contain.
 
     Raises:
-        ValueError: The path holds no encoder that can be exported.
+        ValueError: The path holds no encoder that can be exported, or states a fact of the import options itself.
     """
+    given = import_options or ImportOptions()
+    if is_exported_file(path):
+        check_no_import_options(path, given)
     if path.is_file() and path.suffix == SUFFIX["onnx"]:
         manifest = read_onnx_manifest(path)
         return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
     if path.suffix in SUFFIX.values():
         raise ValueError(f"{path} can't be exported again; name the run or the weights that it was exported from")
-    given = import_options or ImportOptions()
-    imported = open_weights(path, given.branch, given.heads, given.mean, given.std)
+    imported = open_imported(path, given)
     note = imported.run_note if imported.origin == "gtsa-kit" else imported.note
-    return Source(path, imported.encoder, sha256_of(imported.file), note)
+    return Source(path, imported.encoder, sha256_of(imported.file), note, imported.origin)
+
+
+def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
+    """Open weights with the facts of an import.
+
+    Raises:
+        ValueError: They can't be opened, or gtsa-kit wrote them and a fact other than the branch is given.
+    """
+    imported = open_weights(path, given.branch, given.heads, given.mean, given.std)
+    if imported.origin == "gtsa-kit":
+        check_no_import_options(path, replace(given, branch=None))
+    return imported
+
+
+def is_exported_file(path: Path) -> bool:
+    """Return whether a path has the suffix of an exported file, and is no folder."""
+    return path.suffix in SUFFIX.values() and not path.is_dir()
+
+
+def takes_import_options(path: Path) -> bool:
+    """Return whether a path holds weights that all facts of an import apply to: neither a run nor an exported file."""
+    if is_exported_file(path) or not path.exists():
+        return False
+    if is_run(path):
+        return (path / ENCODER).exists() and not is_run_file(path / ENCODER)
+    return not is_run_file(path)
+
+
+def check_no_import_options(path: Path, given: ImportOptions) -> None:
+    """Raise `ValueError` if a fact is given that the file of gtsa-kit states itself."""
+    if given.given:
+        options = ", ".join(f"--{name}" for name in given.given)
+        raise ValueError(
+            f"{path} was written by gtsa-kit, and states its preprocessing and its architecture; omit {options}, which "
+            "are for weights of other tools"
+        )
 
 
 def find_reference(artifact: Path, manifest: Manifest) -> Source | None:

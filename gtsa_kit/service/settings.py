@@ -1,7 +1,9 @@
 """Settings of the feature service: limits, timeouts, the artifact and the token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from gtsa_kit.export.open_options import LoadOptions
 
 MEBIBYTE = 1 << 20
 
@@ -16,8 +18,8 @@ class ServiceSettings:
 
     artifact: Path
     """File or folder that `gtsa_kit.export.load` opens."""
-    device: str = "auto"
-    """Device of the model: auto, cpu or cuda."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """How the artifact is opened."""
     max_batch: int = 32
     """Images of the artifact's own size in a batch; batches of larger images hold fewer."""
     max_wait_ms: float = 5.0

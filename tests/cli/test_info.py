@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gtsa_kit.cli.info import info
 from gtsa_kit.export.inspect_file import inspect_file
 from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
@@ -185,16 +186,23 @@ def test_unknown_files_are_rejected_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
     for name, words in (
         ("nothing.onnx", "does not exist; name an exported file"),
-        ("notes.txt", "is a file of an unknown kind; name an exported file"),
+        ("notes.txt", "is damaged or not a checkpoint"),
         ("notes.onnx", "is not"),
-        (".", "is not a run folder"),
+        (".", "name the file itself"),
         ("unfinished", "gtsa train --resume"),
     ):
         with pytest.raises(ValueError, match=words):
             inspect_file(tmp_path / name)
 
 
-def test_weights_without_metadata_are_referred_to_export(run: Path, tmp_path: Path) -> None:
+def test_weights_of_another_tool_are_described_with_what_was_assumed(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "encoder.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"no readable model\.json that describes it; gtsa export opens"):
-        inspect_file(tmp_path / "model.safetensors")
+    printed = json.loads(call(tmp_path / "model.safetensors", "--heads", 4, "--mean", "0.5,0.5,0.5", "--json"))
+    assert printed["kind"] == "weights of another tool (timm)"
+    assert printed["encoder"]["architecture"]["heads"] == 4
+    assert printed["encoder"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert printed["note"] == "the only encoder; assumed: std of ImageNet"
+    assert "assumed: 2 heads, mean and std of ImageNet" in call(tmp_path / "model.safetensors")
+    for own in (run, run / "encoder.safetensors"):
+        with pytest.raises(ValueError, match="states its preprocessing and its architecture; omit --heads"):
+            inspect_file(own, ImportOptions(heads=4))

@@ -14,6 +14,7 @@ from gtsa_kit.embedding import read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import UnreadableFileError, embed_folder
 from gtsa_kit.export.api import load_encoder
+from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.feature_grid import grid_to_boxes
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
@@ -84,13 +85,13 @@ def test_schema_of_the_vectors(mixed: Path, model: Path, tmp_path: Path) -> None
 
 
 def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Path) -> None:
-    embed_folder(images, model, tmp_path / "out", EmbedOptions(layers=(0, 1), rows_per_shard=6))
+    embed_folder(images, model, tmp_path / "out", EmbedOptions(load=LoadOptions(layers=(0, 1)), rows_per_shard=6))
     row = read_dataset(tmp_path / "out")[19]
     assert set(row.maps) == {"feature_map", "feature_map_0", "feature_map_1"}
     assert np.array_equal(row.maps["feature_map"], row.maps["feature_map_1"])  # the last block, normed
     assert not np.array_equal(row.maps["feature_map"], row.maps["feature_map_0"])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        embed_folder(images, model, tmp_path / "other", EmbedOptions(layers=(5,)))
+        embed_folder(images, model, tmp_path / "other", EmbedOptions(load=LoadOptions(layers=(5,))))
 
 
 def test_only_unreadable_images_give_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_slow_artifacts_are_measured_with_the_minimum_of_calls(few: ParityImages
     assert row.p50 == pytest.approx(300, rel=0.1)
 
 
-def test_the_command_measures_a_run_and_an_onnx_file(
+def test_the_command_measures_a_run_an_onnx_file_and_weights_of_another_tool(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -175,7 +175,24 @@ def test_the_command_measures_a_run_and_an_onnx_file(
     export_artifact(open_source(tmp_path), "onnx", one, options, load_parity_images(images))
     app = typer.Typer()
     app.command()(bench)
-    args = [tmp_path, one, "--batch", "1,2", "--size", "64x96", "--seconds", "0.1", "--images", images, "--json"]
+    theirs = tmp_path / "theirs.pth"
+    torch.save(open_source(tmp_path).encoder.vit.state_dict(), theirs)
+    args = [
+        tmp_path,
+        one,
+        theirs,
+        "--mean",
+        "0.1,0.1,0.1",
+        "--batch",
+        "1,2",
+        "--size",
+        "64x96",
+        "--seconds",
+        "0.1",
+        "--images",
+        images,
+        "--json",
+    ]
     done = CliRunner().invoke(app, list(map(str, args)))
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
@@ -183,9 +200,13 @@ def test_the_command_measures_a_run_and_an_onnx_file(
     assert [(s["name"], s["shape"]["batch"], s["gate"]) for s in report["speeds"]] == [
         (tmp_path.name, 1, "none"),
         ("one.onnx", 1, "passed"),
+        (theirs.name, 1, "none"),
         (tmp_path.name, 2, "none"),
+        (theirs.name, 2, "none"),
     ]
-    ours, onnx, _ = report["speeds"]
+    ours, onnx, other = report["speeds"][:3]
+    assert 0.9 < other["min_cosine"] < 0.9999  # its colors are normalized by another mean
+    assert "theirs.pth: the only encoder; assumed: 2 heads, std of ImageNet\n" in done.stderr
     assert min(ours["min_cosine"], onnx["min_cosine"]) > 0.999999
     assert ours["ratio"] == 1
     assert onnx["ratio"] == pytest.approx(onnx["images_per_second"] / ours["images_per_second"])

@@ -18,11 +18,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gtsa_kit.cli import app
-from gtsa_kit.cli.support.providers import open_runner
+from gtsa_kit.cli.support.opening import open_runner
 from gtsa_kit.export import load
 from gtsa_kit.export.benchmark.compare import OpenFile
 from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.manifest import Manifest, manifest_path
+from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime import onnx_gpu_sessions, onnx_sessions
@@ -192,14 +193,14 @@ def test_fallback_gives_equal_features_and_a_warning(tiny_onnx: Path, batch: np.
 @NO_GPU
 def test_commands_print_fallbacks(tiny_onnx: Path, images: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=300)
-    open_runner(tiny_onnx, "auto", "tensorrt", None, True, console)
+    open_runner(tiny_onnx, LoadOptions(provider="tensorrt", fallback=True), console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert [line.rpartition(" ")[2] for line in output.splitlines()] == ["cuda", "cpu"]
     arguments = ["embed", images, "--model", tiny_onnx, "--out", tmp_path / "out", "--provider", "cuda"]
     assert isinstance(CliRunner().invoke(app, [str(part) for part in arguments]).exception, ProviderUnavailable)
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
     with pytest.raises(ProviderUnavailable):
-        OpenFile(tiny_onnx, provider="cuda")()
+        OpenFile(tiny_onnx, LoadOptions(provider="cuda"))()
 
 
 def test_the_requested_provider_runs(fake: type[FakeSession], tiny_onnx: Path, batch: np.ndarray) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.evaluate_options import Device, Json, Out, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import Out, Seeds, Size
+from gtsa_kit.cli.support.options import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
     from gtsa_kit.config import RunConfig
@@ -40,8 +41,8 @@ def ablation(
     ] = None,
     seeds: Seeds = 3,
     random: Annotated[bool, typer.Option(help="Add a model with random weights.")] = True,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train with one, two and all three losses of GTSA, and probe each run: table 5 of the paper.
 

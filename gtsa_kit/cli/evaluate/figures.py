@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import Images, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.options import DeviceOption, JsonOption, ModelOptions, WeightsOptions, with_option_groups
 
 Model = Annotated[Path, typer.Argument(help="A run folder, a .safetensors, or an exported file.", metavar="MODEL")]
 Count = Annotated[int, typer.Option(min=1, help="Number of images, evenly spaced over the folder.")]
 
 
+@with_option_groups
 def pca(
     images: Images,
     out: Out,
@@ -20,8 +22,9 @@ def pca(
     random: Random = None,
     count: Count = 6,
     size: Annotated[int, typer.Option(min=16, help="Longer side of the input, in pixels.")] = 448,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Draw images above their feature maps, colored by principal components, a row for each model.
 
@@ -38,12 +41,13 @@ def pca(
     from gtsa_kit.evaluation import pca as evaluation
 
     report = evaluate_images(
-        *(images, count, models, random, device),
+        *(images, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.pca(opened, paths, out / "pca.png", size, on_progress),
     )
     write_report(report, out, as_json)
 
 
+@with_option_groups
 def attention(
     images: Images,
     out: Out,
@@ -51,7 +55,10 @@ def attention(
     random: Random = None,
     count: Count = 4,
     size: Size = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    *,
+    weights: WeightsOptions,
 ) -> None:
     """Draw the attention maps of the last block: the mean over patch tokens, and the class token by head.
 
@@ -64,19 +71,19 @@ def attention(
 
       gtsa eval attention runs/street --random vit_small --images photos/ --out eval/ --count 2 --size 448
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.cli.support.evaluate_steps import open_encoders_for_evaluation, progress_bar, write_report
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import attention as evaluation
     from gtsa_kit.evaluation.eval_images import evenly_spaced
-    from gtsa_kit.evaluation.models import open_encoders
 
     paths = evenly_spaced(find_images(require(images)).paths, count)
-    encoders = open_encoders(models or [], random or [])
+    encoders = open_encoders_for_evaluation(models, random, weights, device)
     with progress_bar() as on_progress:
         report = evaluation.attention(encoders, paths, out / "attention.png", size, on_progress)
     write_report(report, out, as_json)
 
 
+@with_option_groups
 def matches(
     out: Out,
     models: Models = None,
@@ -94,8 +101,9 @@ def matches(
     lines: Annotated[int, typer.Option(min=1, help="Number of matches to draw for each.")] = 24,
     seeds: Seeds = 1,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Draw the patch matches that the correspondence loss selects: figure 3 of the paper.
 
@@ -108,30 +116,33 @@ def matches(
 
       gtsa eval matches runs/street --pairs pairs.txt --out eval/ --lines 40
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar, write_report
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.evaluation import matches as evaluation
     from gtsa_kit.evaluation.eval_images import evenly_spaced
     from gtsa_kit.evaluation.match_plot import draw_matches
-    from gtsa_kit.evaluation.models import open_models
 
     if (images is None) == (pairs is None):
         raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
     paths: Sequence[Path | tuple[Path, Path]]
     paths = evaluation.read_pairs(require(pairs)) if pairs else find_images(require(images or Path())).paths
-    opened, options = open_models(models or [], random or [], device=device), evaluation.MatchesOptions(size=size)
+    opened, options = open_for_evaluation(models, random, opening), evaluation.MatchesOptions(size=size)
     with progress_bar() as on_progress:
         report = evaluation.matches(opened, evenly_spaced(paths, count), options, range(seeds), on_progress)
     draw_matches(opened, evenly_spaced(paths, figure_rows), out / "matches.png", options, lines=lines)
     write_report(report, out, as_json)
 
 
+@with_option_groups
 def neighbors(
     model: Model,
     images: Images,
     out: Annotated[Path, typer.Option(help="Folder for neighbors.png.", metavar="DIR")],
     count: Annotated[int, typer.Option(min=1, help="Number of query images, evenly spaced over the folder.")] = 6,
     top: Annotated[int, typer.Option(min=1, help="Number of neighbors of each query.")] = 5,
+    size: Size = None,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Draw the nearest neighbors of some images, by cosine of their embeddings.
 
@@ -141,19 +152,22 @@ def neighbors(
     """
     import numpy as np
 
+    from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding.iterate import embed
     from gtsa_kit.evaluation.neighbors import draw_neighbors
 
-    files = find_images(images)
+    console = make_console()
+    files = find_images(require(images))
+    runner = open_runner(require(model), opening.load_options(), console)
     by_name = {files.name(path): path for path in files.paths}
-    vectors = {item.path: item.features.embedding for item in embed(images, model, on_unreadable=lambda *_: None)}
+    side = (size, size) if size else None
+    embedded = embed(images, runner, size=side, on_unreadable=lambda *_: None)
+    vectors = {item.path: item.features.embedding for item in embedded}
     paths = [by_name[name] for name in vectors]
     skipped = draw_neighbors(np.stack(list(vectors.values())), paths, out / "neighbors.png", count, top)
     if skipped:
         names = ", ".join(path.name for path in skipped[:3]) + (" and others" if len(skipped) > 3 else "")
-        make_console().print(
-            f"left out, NaN or infinity in their vectors: {len(skipped)} images, {names}", markup=False
-        )
-    make_console().print(f"wrote {out / 'neighbors.png'}")
+        console.print(f"left out, NaN or infinity in their vectors: {len(skipped)} images, {names}", soft_wrap=True)
+    console.print(f"wrote {out / 'neighbors.png'}", soft_wrap=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
     from gtsa_kit.evaluation.support.report import Report
@@ -24,6 +25,7 @@ ValShare = Annotated[
 ]
 
 
+@with_option_groups
 def knn(
     images: LabeledImages,
     out: Out,
@@ -34,8 +36,9 @@ def knn(
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Classify images by the nearest neighbors of their embeddings, without training.
 
@@ -48,19 +51,19 @@ def knn(
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar
     from gtsa_kit.data.labeled import read_classification_dataset
     from gtsa_kit.evaluation import image_probes
-    from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
     data = read_classification_dataset(require(images))
-    opened = open_models(models or [], random or [], device=device)
+    opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, on_progress)
     _write(report, out, as_json)
 
 
+@with_option_groups
 def linear(
     images: LabeledImages,
     out: Out,
@@ -69,8 +72,9 @@ def linear(
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Classify images by a linear classifier on frozen embeddings.
 
@@ -83,14 +87,13 @@ def linear(
 
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar
     from gtsa_kit.data.labeled import read_classification_dataset
     from gtsa_kit.evaluation import image_probes
-    from gtsa_kit.evaluation.models import open_models
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
     data = read_classification_dataset(require(images))
-    opened = open_models(models or [], random or [], device=device)
+    opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         report = image_probes.linear(opened, data, options, on_progress=on_progress)
     _write(report, out, as_json)

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Device, Json, Models, Out, Random, Seeds
+from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds
+from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 
+@with_option_groups
 def segment(
     images: Annotated[
         Path,
@@ -57,8 +59,9 @@ def segment(
     val_share: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Fraction of the images for validation, if there is no split.")
     ] = 0.2,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Segment images by probes of frozen patch tokens: a linear layer, and k-NN among labeled patches.
 
@@ -71,13 +74,12 @@ def segment(
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out eval/ --tiles 96
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar, write_report
     from gtsa_kit.data.label_map import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
     from gtsa_kit.evaluation import segment as evaluation
     from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions
     from gtsa_kit.evaluation.dense_tokens import InputOptions
-    from gtsa_kit.evaluation.models import open_models
     from gtsa_kit.evaluation.support.plots import bar_chart
 
     probes = evaluation.PROBES if probe == "both" else (probe,)
@@ -85,7 +87,7 @@ def segment(
     options = evaluation.SegmentOptions(InputOptions(size, tiles), probes, seeds, val_share, linear, knn)
     mask_options = read_mask_options(colors, ignore or [])
     require(images)
-    opened = open_models(models or [], random or [], device=device)
+    opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         data = read_segmentation_dataset(images, masks, mask_options, on_progress)
         report = evaluation.segment(opened, data, options, on_progress)

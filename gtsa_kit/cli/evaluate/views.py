@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.support.evaluate_options import Device, Images, Json, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import Images, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
     from gtsa_kit.evaluation.support.report import Report
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 Count = Annotated[int, typer.Option(min=2, help="Number of images, evenly spaced over the folder.")]
 
 
+@with_option_groups
 def sensitivity(
     images: Images,
     out: Out,
@@ -26,8 +28,9 @@ def sensitivity(
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Measure the variance of the embedding under color changes, rotations and crops: figure 2 of the paper.
 
@@ -47,12 +50,13 @@ def sensitivity(
     names = tuple(dict.fromkeys(transform or ("color", "rotation", "crop")))
     options = evaluation.SensitivityOptions(names, views, size)
     report = evaluate_images(
-        *(images, count, models, random, device),
+        *(images, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.sensitivity(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, {name: name for name in names}, "% of the variance over images", log=True)
 
 
+@with_option_groups
 def correspondence(
     images: Images,
     out: Out,
@@ -65,8 +69,9 @@ def correspondence(
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Measure the correspondence recall@r: whether the nearest token in another view is at the true position.
 
@@ -85,12 +90,13 @@ def correspondence(
 
     options = evaluation.CorrespondenceOptions(radius, color_augmentation, size=size)
     report = evaluate_images(
-        *(images, count, models, random, device),
+        *(images, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.correspondence(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, evaluation.CONDITIONS, f"correspondence recall@{radius:g}, %")
 
 
+@with_option_groups
 def rotation(
     images: Images,
     out: Out,
@@ -102,8 +108,9 @@ def rotation(
     count: Count = 200,
     seeds: Seeds = 3,
     size: Size = None,
-    as_json: Json = False,
-    device: Device = "auto",
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
 ) -> None:
     """Measure the rotation accuracy of a linear probe, and whether the features have collapsed.
 
@@ -122,7 +129,7 @@ def rotation(
 
     options = evaluation.RotationOptions(held_out, size=size)
     report = evaluate_images(
-        *(images, count, models, random, device),
+        *(images, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.rotation(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, {"accuracy": "rotation"}, "rotation accuracy, %; chance is 25")

@@ -31,8 +31,9 @@ def print_hits(hits: "list[SearchHit]", states: "list[FileState]", query: str, a
         ]
         print(json.dumps({"query": query, "hits": entries}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from gtsa_kit.cli.support.progress import make_result_console
 
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right", no_wrap=True)
@@ -40,7 +41,7 @@ def print_hits(hits: "list[SearchHit]", states: "list[FileState]", query: str, a
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, 1):
         table.add_row(str(rank), f"{hit.cosine:.4f}", hit.row.path)
-    Console(highlight=False, markup=False).print(table)
+    make_result_console().print(table)
 
 
 def write_hits_sheet(
@@ -121,8 +122,9 @@ def print_duplicates(
         }
         print(json.dumps(content, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from gtsa_kit.cli.support.progress import make_result_console
 
     table = Table(box=None, pad_edge=False)
     for column in ("group", "cosine", "size"):
@@ -134,7 +136,7 @@ def print_duplicates(
             row, cosine = advice.member.row, f"{advice.member.cosine:.4f}"
             size = f"{row.width} x {row.height}"
             table.add_row("" if index else str(number), cosine if index else "", size, advice.text, row.path)
-    out = Console(highlight=False, markup=False)
+    out = make_result_console()
     if groups:
         out.print(table)
     out.print(_summary(groups, threshold), soft_wrap=True)

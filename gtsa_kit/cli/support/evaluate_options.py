@@ -15,9 +15,7 @@ Random = Annotated[
 ]
 Images = Annotated[Path, typer.Option(help="Images: a folder, or a text file of paths.", metavar="FOLDER")]
 Out = Annotated[Path, typer.Option(help="Folder for the report and its figure.", metavar="DIR")]
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 Size = Annotated[
     int | None, typer.Option(min=16, help="Side of the square input, in pixels. Default: the model's own size.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of repetitions, with seeds 0, 1, ...")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

@@ -9,11 +9,16 @@ from pathlib import Path
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.opening import encoder_opener, runner_opener
+from gtsa_kit.cli.support.options import ModelOptions, WeightsOptions
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.evaluation.eval_images import evenly_spaced
-from gtsa_kit.evaluation.models import Model, open_models
+from gtsa_kit.evaluation.models import Model, open_encoders, open_models
 from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.export.runtime.load import pick_device
+from gtsa_kit.export.source import open_source
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.progress import ProgressCallback
 
 
@@ -35,14 +40,34 @@ def evaluate_images(
     count: int,
     models: list[Path] | None,
     random: list[str] | None,
-    device: str,
+    opening: ModelOptions,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
 ) -> Report:
     """Open the models and `count` evenly spaced images, and evaluate them with a progress bar."""
     paths = evenly_spaced(find_images(require(images)).paths, count)
-    opened = open_models(models or [], random or [], device=device)
+    opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         return evaluate(opened, paths, on_progress)
+
+
+def open_for_evaluation(models: list[Path] | None, random: list[str] | None, opening: ModelOptions) -> list[Model]:
+    """Open the models of a command, and print what was assumed for weights of other tools.
+
+    Raises:
+        ValueError: No model is given, one can't be opened, or an option is given that none of them takes.
+    """
+    paths, options = [require(path) for path in models or []], opening.load_options()
+    opener = runner_opener(paths, options, make_console()) if paths else None
+    return open_models(paths, random or [], device=options.device, opener=opener)
+
+
+def open_encoders_for_evaluation(
+    models: list[Path] | None, random: list[str] | None, weights: WeightsOptions, device: str
+) -> list[tuple[str, Encoder]]:
+    """Open the encoders of a command on a device, as `open_for_evaluation` opens runners."""
+    target, paths, options = pick_device(device), [require(path) for path in models or []], weights.import_options
+    opener = encoder_opener(paths, options, make_console()) if paths else open_source
+    return [(name, encoder.to(target)) for name, encoder in open_encoders(paths, random or [], opener=opener)]
 
 
 def write_report(report: Report, out: Path, as_json: bool) -> None:

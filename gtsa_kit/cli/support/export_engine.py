@@ -8,16 +8,18 @@ from rich.console import Console
 
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.engine_display import build_progress, describe_ranges, lint_table, print_engine, problem_table
-from gtsa_kit.cli.support.export_steps import open_source_with_note, progress_callback
+from gtsa_kit.cli.support.export_steps import progress_callback
+from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
-from gtsa_kit.export.source import ImportOptions, Source, find_reference
+from gtsa_kit.export.source import Source, find_reference
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, ExportOptions
 from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
@@ -91,7 +93,7 @@ def open_for_engine(
         ValueError: The file can't be used, or a precision, layers or an input is requested of another tool's graph.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
-        return open_source_with_note(path, import_options, console)
+        return open_encoder(path, import_options, console)
     graph = read_graph_file(path)
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
     if graph.manifest is None:
@@ -105,7 +107,7 @@ def open_for_engine(
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
     if precision_fits and layers in ((), own.layers) and dtype in ("float32", own.inputs[0].dtype):
         return graph
-    return open_source_with_note(path, import_options, console)
+    return open_encoder(path, import_options, console)
 
 
 def make_request(opened: Source | SourceGraph, options: EngineOptions, console: Console) -> EngineRequest:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
@@ -16,9 +17,10 @@ from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact, read_calibration
-from gtsa_kit.export.source import ImportOptions, Source, open_source
+from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
 
 MAX_SENSITIVE_LAYERS = 10
@@ -47,7 +49,7 @@ def export_files(path: Path, import_options: ImportOptions, format_name: str, fi
         ValueError: The source or an option is invalid; nothing was written.
     """
     console = make_console()
-    source = open_source_with_note(path, import_options, console)
+    source = open_encoder(path, import_options, console)
     images = load_parity_images(require(files.images) if files.images else source.images)
     if format_name in FRAMEWORKS:
         _export_framework(source, format_name, files, images, console)
@@ -58,14 +60,6 @@ def export_files(path: Path, import_options: ImportOptions, format_name: str, fi
         return
     names = available_formats(files.options, console) if format_name == "all" else [format_name]
     _export_formats(source, names, files, images, calibration, console)
-
-
-def open_source_with_note(path: Path, import_options: ImportOptions, console: Console) -> Source:
-    """Open a source, and print the summary of an imported checkpoint."""
-    source = open_source(path, import_options)
-    if source.note:
-        console.print(source.note, soft_wrap=True)
-    return source
 
 
 def available_formats(options: ExportOptions, console: Console) -> list[str]:

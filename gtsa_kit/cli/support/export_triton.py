@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.export_steps import megabytes, open_source_with_note, progress_callback
+from gtsa_kit.cli.support.export_steps import megabytes, progress_callback
+from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
-from gtsa_kit.export.source import ImportOptions, Source
+from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.export.triton.config import ServingOptions, check_serving
 from gtsa_kit.export.triton.models import open_artifact, repository_models
@@ -77,7 +79,7 @@ def export_triton(
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
-    opened = open_source_with_note(path, import_options, console)
+    opened = open_encoder(path, import_options, console)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
     repository.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,16 @@ from rich.text import Text
 
 
 def make_console() -> Console:
-    """Return a console on standard error; standard output carries requested results alone."""
-    return Console(stderr=True, highlight=False)
+    """Return a console on standard error; standard output carries requested results alone.
+
+    It prints text as it is: a path may hold what rich takes for markup (`a[/b]`) or for an emoji (`:dog:`).
+    """
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def make_result_console() -> Console:
+    """Return a console on standard output that prints text as it is, for requested results."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 class _BarOverText(Progress):
@@ -30,7 +38,12 @@ class Steps:
     def __init__(self, out: Console) -> None:
         self.out = out
         self._live = _BarOverText(
-            *(TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()),
+            *(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            ),
             *(TextColumn("left"), TimeRemainingColumn()),
             console=out,
             disable=not out.is_terminal,

@@ -1,7 +1,7 @@
 """Steps and output of `gtsa verify`. The command imports this when it runs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -9,25 +9,36 @@ from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.export_steps import progress_callback
+from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps
 from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.source import Source, find_reference, open_source
+from gtsa_kit.export.source import Source, find_reference
 from gtsa_kit.export.tensorrt.check import CheckReport, check_engine
 
 FAILURE_HINT = "export it again, or look for what has changed since the export"
 
 
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """Weights to compare with, and how they are opened."""
+
+    against: Path | None
+    """Value of --against; None looks for the weights beside the file."""
+    import_options: ImportOptions
+
+
 def verify_artifact(
-    file: Path, runner: Runner, against: Path | None, images: Path | None, as_json: bool, console: Console
+    file: Path, runner: Runner, reference: ReferenceOptions, images: Path | None, as_json: bool, console: Console
 ) -> None:
     """Run the parity gate and print its report; exit with 1 if it fails."""
-    source = _open_reference(file, runner.manifest, against, console)
+    source = _open_reference(file, runner.manifest, reference, console)
     parity_set = load_parity_images(require(images) if images else source.images)
     with Steps(console) as steps:
         report = check_parity(source.encoder, runner, parity_set, progress_callback(steps))
@@ -41,12 +52,12 @@ def verify_artifact(
 
 
 def verify_engine(
-    file: Path, against: Path | None, images: Path | None, device: str, as_json: bool, console: Console
+    file: Path, reference: ReferenceOptions, images: Path | None, device: str, as_json: bool, console: Console
 ) -> None:
     """Check an engine without a GPU, then run the parity gate on a GPU if there is one; exit with 1 on a failure."""
     manifest = read_manifest(file)
     third_party = manifest.architecture.get("name") == THIRD_PARTY_GRAPH
-    source = None if third_party else _open_reference(file, manifest, against, console)
+    source = None if third_party else _open_reference(file, manifest, reference, console)
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
     with Steps(console) as steps:
         checks = check_engine(file, manifest, source, parity_set, progress_callback(steps, "parity of the graph"))
@@ -71,13 +82,16 @@ def _fail_unless_passed(file: Path, checks: CheckReport, report: ParityReport | 
             fail(f"{failure_message(Path(name), parity)}; {FAILURE_HINT}", 1)
 
 
-def _open_reference(file: Path, manifest: Manifest, against: Path | None, console: Console) -> Source:
+def _open_reference(file: Path, manifest: Manifest, reference: ReferenceOptions, console: Console) -> Source:
     """Open the float32 encoder to compare with.
 
     Raises:
         ValueError: The weights are neither given nor beside the file.
     """
-    source = open_source(require(against)) if against else find_reference(file, manifest)
+    if reference.against:
+        source: Source | None = open_encoder(require(reference.against), reference.import_options, console)
+    else:
+        source = find_reference(file, manifest)
     if source is None:
         raise ValueError(f"the weights that {file} was exported from are not beside it; name them with --against")
     if source.sha256 != manifest.source_sha256:

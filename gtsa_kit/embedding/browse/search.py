@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from PIL import Image
 from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorTable, cosines
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
+from gtsa_kit.export.open_options import ImportOptions, LoadOptions
+from gtsa_kit.export.source import takes_import_options
 from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.run_folder import is_run
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ def search(
     return SearchResult(hits, data.rows(invalid))
 
 
-def open_model(data: VectorTable, model: Path | None = None, device: str = "auto") -> Runner:
+def open_model(data: VectorTable, model: Path | None = None, opener: Callable[[Path], Runner] = load) -> Runner:
     """Open the model that made the rows, at the path of job.json or at `model`.
 
     Raises:
-        ValueError: It is missing, or its weights, preprocessing or vector length differ.
+        ValueError: It is missing, or its weights, architecture, preprocessing or vector length differ.
     """
     candidates = [model] if model else [Path(path) for path in data.models]
     existing = [path for path in candidates if path.exists()]
@@ -104,16 +107,32 @@ def open_model(data: VectorTable, model: Path | None = None, device: str = "auto
         raise ValueError(f"{reason}; name the model of these vectors with --model")
     for path in existing[:-1]:
         with suppress(ValueError):  # another model lies at its old path: it may have moved together with the dataset
-            return _open_checked(data, path, device)
-    return _open_checked(data, existing[-1], device)
+            return _open_checked(data, path, opener)
+    return _open_checked(data, existing[-1], opener)
 
 
-def _open_checked(data: VectorTable, path: Path, device: str) -> Runner:
-    runner = load(path, device)
+def model_options(data: VectorTable, path: Path, options: LoadOptions) -> LoadOptions:
+    """Return the options to open a model with: without import options, those of the job that made the rows.
+
+    Facts of an import are for weights of another tool, the branch also for a run; an exported file takes none.
+    """
+    recorded = data.job.get("model", {}).get("import_options")
+    if options.import_options.given or not recorded:
+        return options
+    facts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
+    }
+    given = replace(options, import_options=ImportOptions(**facts))
+    return given if takes_import_options(path) else given.without_import(keep_branch=is_run(path))
+
+
+def _open_checked(data: VectorTable, path: Path, opener: Callable[[Path], Runner]) -> Runner:
+    runner = opener(path)
     old, new = data.manifest, runner.manifest
     for name, old_value, new_value in (
         ("weights (sha256)", old.source_sha256, new.source_sha256),
         ("numbers in a vector", old.dim, new.dim),
+        ("attention heads", old.architecture.get("heads"), new.architecture.get("heads")),
         ("preprocessing", Preprocessing.from_dict(old.preprocessing), runner.preprocessing),
     ):
         if old_value != new_value:

@@ -6,7 +6,7 @@ over a minute: such a change then affects every artifact alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, start_workers
+from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
@@ -35,10 +36,7 @@ class OpenFile:
     """Picklable opener of a file, a run folder or weights by `load`."""
 
     path: Path
-    device: str = "auto"
-    provider: str = "auto"
-    engine_cache: Path | None = None
-    fallback: bool = False
+    options: LoadOptions = field(default_factory=LoadOptions)
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -47,7 +45,7 @@ class OpenFile:
 
     def __call__(self) -> Runner:
         """Open the file."""
-        return load(self.path, self.device, self.provider, self.engine_cache, self.fallback)
+        return load(self.path, **self.options.arguments())
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ def compare_speed(
     reference: Encoder | None = None,
     on_skip: Callable[[str, BatchShape, str], None] = lambda *_: None,
     on_progress: Callable[[float], None] = lambda _: None,
+    on_open: Callable[[str, str], None] = lambda *_: None,
 ) -> list[Speed]:
     """Measure artifacts in alternating time slices; while one runs on all cores, the others are idle.
 
@@ -108,6 +107,7 @@ def compare_speed(
         reference: Float32 encoder on the CPU to compare with; by default the first artifact that accepts the shape.
         on_skip: Called with (name, shape, reason) for an artifact that does not accept a shape and gets no row for it.
         on_progress: Called with the finished share of the work, 0 to 1.
+        on_open: Called with (name, note) of each opened artifact; see `Runner.note`.
 
     Raises:
         ValueError: An artifact can't be opened; the message begins with its name.
@@ -118,7 +118,7 @@ def compare_speed(
         for worker in workers:
             worker.call("set_inputs", images.images)
         for worker in workers:  # all imports are done by now, so none runs while another artifact is opened
-            worker.call("open")
+            on_open(worker.name, worker.call("open"))
         for done, shape in enumerate(shapes):
             warm = _warm_up(workers, shape, on_skip)
             if not warm:

@@ -149,12 +149,13 @@ class BenchmarkWorker:
         """Set the images to measure on; it returns when all imports of the process are done."""
         self.images = images
 
-    def open(self) -> None:
-        """Open the artifact and measure how long that takes."""
+    def open(self) -> str:
+        """Open the artifact, measure how long that takes, and return the runner's note."""
         self.memory_before = memory_mb("VmRSS")
         start = time.perf_counter()
         self.runner = self.opener()
         self.load_seconds = time.perf_counter() - start
+        return str(getattr(self.runner, "note", ""))
 
     def warm_up(self, batch: int, size: tuple[int, int]) -> WarmupResult | str:
         """Prepare a batch and run the first call; return the error message if the artifact rejects the shape."""

@@ -7,13 +7,14 @@ import torch
 from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.onnx_runner import OnnxRunner
 from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
 from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
 from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
-from gtsa_kit.export.source import open_source
+from gtsa_kit.export.source import check_no_import_options, is_exported_file, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 
 __all__ = ["Runner", "load", "pick_device"]
@@ -26,8 +27,9 @@ def load(
     engine_cache: str | Path | None = None,
     fallback: bool = False,
     layers: tuple[int, ...] = (),
+    import_options: ImportOptions | None = None,
 ) -> Runner:
-    """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights (`.safetensors`).
+    """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights of any tool.
 
     Args:
         path: File or folder.
@@ -38,6 +40,8 @@ def load(
         fallback: Whether a slower provider may replace, with a warning, one that can't run here.
         layers: Indices of blocks whose feature maps are outputs. Weights have every layer, a file those that it was
             exported with.
+        import_options: Facts that weights of another tool do not contain. The runner's `note` says what was assumed
+            for those that are not given.
 
     Raises:
         ValueError: The path does not exist, is no artifact of gtsa-kit, lacks a layer, or the device or provider is not
@@ -50,15 +54,24 @@ def load(
         raise ValueError(f"{path} does not exist")
     if not request.is_default and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; omit --provider, --engine-cache and --fallback")
-    if path.is_dir() or path.suffix not in SUFFIX.values():
-        source, options = open_source(path), ExportOptions(layers=layers)
-        graph = ExportGraph(source.encoder, options)
-        manifest = build_manifest(source.encoder, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
-        return TorchRunner(graph, manifest, target)
+    if not is_exported_file(path):
+        return _open_weights(path, target, layers, import_options)
+    check_no_import_options(path, import_options or ImportOptions())
     runner = _open_file(path, device, target, request)
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
         names = ",".join(map(str, layers))
         raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {names}")
+    return runner
+
+
+def _open_weights(
+    path: Path, target: torch.device, layers: tuple[int, ...], import_options: ImportOptions | None
+) -> Runner:
+    source, options = open_source(path, import_options), ExportOptions(layers=layers)
+    graph = ExportGraph(source.encoder, options)
+    manifest = build_manifest(source.encoder, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
+    runner = TorchRunner(graph, manifest, target)
+    runner.note = source.note
     return runner
 
 

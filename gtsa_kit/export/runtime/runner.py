@@ -17,6 +17,8 @@ class Runner(ABC):
     manifest: Manifest
     provider: str
     """Runtime and device that compute, for display."""
+    note: str = ""
+    """Summary of imported weights of another tool: weights used, keys skipped, values assumed; else ""."""
 
     def __call__(self, images: np.ndarray) -> Features:
         """Compute the features of a batch.

@@ -97,9 +97,9 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
     Raises:
         ValueError: A metadata file is invalid, or describes a network that `Encoder` does not compute.
     """
-    run, config, export = (weights.with_name(name) for name in ("encoder.json", "config.json", EXPORT_FILE))
-    if weights.name == RUN_FILE and run.exists() and "gtsa_kit" in _read_json(run):
-        return replace(_from_own(_parse(_OwnConfig, run)), is_run=True)
+    config, export = (weights.with_name(name) for name in ("config.json", EXPORT_FILE))
+    if is_run_file(weights):
+        return replace(_from_own(_parse(_OwnConfig, weights.with_name("encoder.json"))), is_run=True)
     if weights.name in HUB_FILES and config.exists():
         is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(_read_json(config))
         return _from_timm(config) if is_timm else _from_transformers(config)
@@ -107,6 +107,16 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
         report = _parse(_OwnConfig, export)
         return _from_own(report) if weights.name in report.files else CheckpointMetadata()
     return CheckpointMetadata()
+
+
+def is_run_file(weights: Path) -> bool:
+    """Return whether a file is the encoder of a run, with the encoder.json that gtsa-kit wrote beside it.
+
+    Raises:
+        ValueError: The encoder.json is not readable.
+    """
+    run = weights.with_name("encoder.json")
+    return weights.name == RUN_FILE and run.exists() and "gtsa_kit" in _read_json(run)
 
 
 def _from_own(config: _OwnConfig) -> CheckpointMetadata:

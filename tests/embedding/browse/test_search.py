@@ -112,7 +112,7 @@ def test_another_model_is_refused(embedded: tuple[Path, Path], images: Path, tmp
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
     data = open_vectors(embedded[0])
     with pytest.raises(ValueError, match="weights"):
-        open_model(data, tmp_path, "cpu")
+        open_model(data, tmp_path)
     moved = write_dataset(
         tmp_path / "d", data.vectors(range(20)), model_manifest=data.manifest, model={"path": str(tmp_path / "gone")}
     )
