@@ -38,4 +38,4 @@ class EmbedOptions:
     rows_per_shard: int | None = None
     """Rows that are committed together; None chooses by their size."""
     load: LoadOptions = field(default_factory=LoadOptions)
-    """How the model is opened. The maps of its layers are written too, which implies `dense`."""
+    """Options to open the model with. The maps of its layers are written too, which implies `dense`."""

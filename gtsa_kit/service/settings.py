@@ -19,7 +19,7 @@ class ServiceSettings:
     artifact: Path
     """File or folder that `gtsa_kit.export.load` opens."""
     load: LoadOptions = field(default_factory=LoadOptions)
-    """How the artifact is opened."""
+    """Options to open the artifact with."""
     max_batch: int = 32
     """Images of the artifact's own size in a batch; batches of larger images hold fewer."""
     max_wait_ms: float = 5.0
