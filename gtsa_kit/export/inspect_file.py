@@ -49,7 +49,7 @@ class FileInfo:
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """Content of a run's encoder.json, with the `sha256` and the `parameters` of its weights."""
     note: str = ""
-    """Summary of weights of another tool; for a run, whether they come from a checkpoint, or are older than the last."""
+    """Summary of weights of another tool; for a run, which checkpoint they come from, or whether one is newer."""
 
 
 def inspect_file(path: Path, import_options: ImportOptions | None = None) -> FileInfo:

@@ -32,9 +32,9 @@ def open_encoder(path: Path, options: ImportOptions, console: Console) -> Source
 
 
 def print_note(path: Path | str, note: str, console: Console) -> None:
-    """Print the summary of imported weights, if there is one."""
+    """Print the note about weights, if there is one; those about runs begin with the path."""
     if note:
-        console.print(f"{path}: {note}", soft_wrap=True)
+        console.print(note if note.startswith(str(path)) else f"{path}: {note}", soft_wrap=True)
 
 
 def options_by_file(paths: Sequence[Path], options: LoadOptions) -> dict[Path, LoadOptions]:
