@@ -37,6 +37,7 @@ def main() -> None:
         command = [sys.executable, "-m", "gtsa_kit", "serve", str(artifact), "--port", "0"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
+        process.stderr.readline()  # loading
         match = re.search(r"http://127\.0\.0\.1:([0-9]+)", process.stderr.readline())
         assert match, "the service did not start"
         try:

@@ -155,9 +155,12 @@ def merge(
 def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_json: bool = False) -> None:
     """Embed a folder with a progress bar; exit with 1 if no image could be embedded."""
     from gtsa_kit.cli.support.progress import Steps, make_console
+    from gtsa_kit.data.image_files import check_source
     from gtsa_kit.embedding.folder import check_out
 
     check_out(out, options.resume)
+    if not options.resume:
+        check_source(folder)
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.embedding.run import EmbedProgress, embed_folder
 

@@ -65,6 +65,7 @@ def serve(
     if samples:
         require(samples)
     load_options = opening.load_options(parse_layers(layers))
+    print(f"loading {artifact}", file=sys.stderr, flush=True)
     try:
         from gtsa_kit.service.server import check_uvicorn_version, listen
     except ImportError as error:
@@ -72,6 +73,7 @@ def serve(
     from gtsa_kit.service.settings import ServiceSettings
 
     check_uvicorn_version()
+    sock = listen(host, port)
     settings = ServiceSettings(
         artifact,
         load=load_options,
@@ -85,7 +87,6 @@ def serve(
         workers=workers,
         samples=samples,
     )
-    sock = listen(host, port)
     url_host = f"[{host}]" if ":" in host else host
     _run(settings, sock, f"http://{url_host}:{sock.getsockname()[1]}")
 

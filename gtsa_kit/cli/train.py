@@ -119,6 +119,9 @@ def train(
         return
     settings = resolve_settings(run_dir, resume, preset, config, set_ or [], overrides)
 
+    from gtsa_kit.cli.support.checks import check_training
+
+    check_training(settings, run_dir, resume)
     from gtsa_kit.cli.support.training_display import run_training
 
     if not run_training(settings, run_dir, resume):

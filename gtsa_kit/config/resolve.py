@@ -135,20 +135,24 @@ _UNION_MEMBERS = {"constrained-int", "constrained-float", "literal['auto']"}
 
 
 def _explain(error: pydantic.ValidationError) -> str:
-    """Return one line with all problems that pydantic reports, by dotted key."""
-    lines = []
+    """Return one line with all problems that pydantic reports, by dotted key, and after a semicolon all hints."""
+    lines: list[str] = []
+    hints: list[str] = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if part not in _UNION_MEMBERS)
         if problem["type"] == "extra_forbidden":
             similar = _similar_keys(key)
-            lines.append(f"unknown setting {key!r}" + (f"; did you mean {' or '.join(similar)}?" if similar else ""))
+            lines.append(f"unknown setting {key!r}")
+            hints += [f"did you mean {' or '.join(similar)}?"] if similar else []
         elif problem["type"] == "value_error":  # raised by a validator of this package; the message names the key
-            lines.append(str(problem["ctx"]["error"]))
+            line, *hint = str(problem["ctx"]["error"]).rsplit("; ", 1)
+            lines.append(line)
+            hints += hint
         elif key:
             lines.append(f"setting {key}: {problem['msg']} (got {problem['input']!r})")
         else:
             lines.append(str(problem["msg"]))
-    return "; ".join(dict.fromkeys(lines))
+    return "; ".join(", ".join(dict.fromkeys(part)) for part in (lines, hints) if part)
 
 
 def _similar_keys(key: str) -> list[str]:

@@ -72,6 +72,17 @@ def list_images(where: str) -> ImageList:
     return ImageList(source, readable, unreadable)
 
 
+def check_source(where: str) -> None:
+    """Check that a source can be opened and, unless it is a URL, holds an image; it is listed to the first image only.
+
+    Raises:
+        ValueError: As for `list_images`.
+    """
+    source = open_source(where)
+    if "://" not in where and all(entry.reason for entry in source.entries()):
+        list_images(where)
+
+
 def find_images(where: Path) -> FileList:
     """List the image files of a folder, a glob, a list, or one file, for code that needs paths of files.
 

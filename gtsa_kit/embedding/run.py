@@ -142,7 +142,7 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> Non
         changed.remove("model")  # the same model under another path
     if changed:
         name = changed[0]
-        values = f"{name}: {_shorten(old.get(name))} before, {_shorten(new[name])} now".replace(";", ",")
+        values = f"{name}: {_shorten(old.get(name))} before, {_shorten(new[name])} now"
         raise ValueError(
             f"{out} was started with other settings ({', '.join(changed)} changed). {values}; "
             "use the settings of the first call, or embed into another folder"

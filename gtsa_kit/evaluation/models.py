@@ -8,6 +8,7 @@ from typing import cast
 import torch
 
 from gtsa_kit.config import Arch
+from gtsa_kit.evaluation import NO_MODEL
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.formats.onnx import has_weights
@@ -17,8 +18,6 @@ from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
-
-NO_MODEL = "no model given; name a run folder, weights or an exported file, or add --random vit_small"
 
 
 @dataclass(frozen=True)

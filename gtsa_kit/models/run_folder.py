@@ -32,6 +32,22 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
+def check_run_dir(run_dir: Path, resume: bool) -> bool:
+    """Check that a folder is free for a new run, or holds a run to resume; return whether there is a checkpoint.
+
+    Raises:
+        ValueError: The folder is a file, holds a run that is not to be resumed, or other files.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"{run_dir} is a file; choose another --out")
+    has_checkpoint = newest_checkpoint(run_dir) is not None
+    if has_checkpoint and not resume:
+        raise ValueError(f"{run_dir} already holds a run; add --resume to continue it, or choose another --out")
+    if not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
+    return has_checkpoint
+
+
 def find_run_weights(run_dir: Path, branch: Branch | None = None) -> RunWeights:
     """Find the weights of a run: encoder.safetensors, or for an unfinished run and for the student the checkpoint.
 

@@ -1,6 +1,7 @@
 """uvicorn server with timeouts for slow clients, a graceful shutdown and several workers."""
 
 import asyncio
+import errno
 import signal
 import socket
 import threading
@@ -168,10 +169,19 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 selects a free port.
 
     Raises:
-        OSError: The port is in use, or the address does not belong to this machine.
+        ValueError: The port is in use, or the address does not belong to this machine.
+        OSError: The socket can't be opened for another reason.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            hint = "choose another with --port, or --port 0 for any free one"
+            raise ValueError(f"port {port} is in use; {hint}") from error
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            raise ValueError(f"{host} is no address of this machine; choose another --host") from error
+        raise
     # Accepted connections inherit the option; asyncio sets it only on sockets that it created itself. Without it the
     # last packet of a response waits 40 ms for the client's acknowledgment of the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

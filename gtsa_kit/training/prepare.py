@@ -9,7 +9,7 @@ from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import ImageList, list_images, validate_images
 from gtsa_kit.data.sources import reopen_source
 from gtsa_kit.files import write_text
-from gtsa_kit.models.run_folder import newest_checkpoint
+from gtsa_kit.models.run_folder import check_run_dir
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, check_unreadable_fraction
 
@@ -23,12 +23,7 @@ def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCal
         ValueError: The folder holds another run or other files, or there are no images.
         RunFailedError: Too many images are unreadable.
     """
-    has_checkpoint = newest_checkpoint(run_dir) is not None
-    if has_checkpoint and not resume:
-        raise ValueError(f"{run_dir} already holds a run; add --resume to continue it, or choose another --out")
-    if not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists() and any(run_dir.iterdir()):
-        raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
-    if has_checkpoint:
+    if check_run_dir(run_dir, resume):
         write_text(run_dir / "config.yaml", dump_config(config))
         return _load_image_list(config.data, run_dir)
     images = list_images(config.data)

@@ -176,7 +176,7 @@ def test_a_missing_extra_is_reported(
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (("pca", "--images", ".", "--out", "x"), "no images in"),
+        (("pca", "--random", "vit_test", "--images", ".", "--out", "x"), "no images in"),
         (("sensitivity", "--images", "/nowhere", "--out", "x"), "does not exist"),
         (
             ("sensitivity", "--random", "vit_test", "--images", "HERE", "--out", "x", "--transform", "shear"),

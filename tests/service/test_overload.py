@@ -124,6 +124,7 @@ def start_process(artifact: Path, *options: str) -> tuple[subprocess.Popen[str],
     command = [*GTSA, "serve", str(artifact), "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=one_thread())
     assert process.stderr is not None
+    assert process.stderr.readline() == f"loading {artifact}\n"
     line = process.stderr.readline()
     url = re.search(r"http://127\.0\.0\.1:[0-9]+", line)
     assert url, line
@@ -174,6 +175,6 @@ def test_the_command_prints_one_line_about_an_error(artifact: Path, gtsa, tmp_pa
         assert result.returncode in (1, 2)
         assert word in result.stderr
         assert "Traceback" not in result.stderr
-        assert len(result.stderr.splitlines()) <= 2
+        assert len(result.stderr.splitlines()) <= 3
     occupied.close()
     assert os.environ.get("PROMETHEUS_MULTIPROC_DIR") is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.evaluate_options import Out, Seeds, Size
 from gtsa_kit.cli.support.options import DeviceOption, JsonOption
@@ -55,25 +56,30 @@ def ablation(
 
       gtsa eval ablation photos/ --labeled scenes/ --masked camvid/ --ignore 11 --preset quick --out eval/
     """
-    from gtsa_kit.cli.support.evaluate_steps import progress_bar, write_report
+    if labeled is None and masked is None:
+        raise ValueError("no data to probe on; name images with classes (--labeled) or with masks (--masked)")
+    check_evaluation(out, None, ["the runs"], "sklearn" if labeled else "torchmetrics")
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.config import load_config, parse_overrides
+    from gtsa_kit.data.image_files import check_source
     from gtsa_kit.data.label_map import read_mask_options
     from gtsa_kit.data.labeled import read_classification_dataset
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+
+    data = {"data": str(require(folder).absolute())}
+    config = load_config(preset, None, parse_overrides(set_ or []) | data)
+    check_source(config.data)
+    mask_options = read_mask_options(None, ignore or [])
+    with progress_bar() as on_progress:
+        classification = read_classification_dataset(require(labeled)) if labeled else None
+        segmentation = read_segmentation_dataset(require(masked), None, mask_options, on_progress) if masked else None
+    from gtsa_kit.cli.support.evaluate_steps import write_report
     from gtsa_kit.evaluation.ablation import ablation_runs, probe_table
     from gtsa_kit.evaluation.dense_tokens import InputOptions
     from gtsa_kit.evaluation.image_probes import ProbeOptions
     from gtsa_kit.evaluation.segment import SegmentOptions
     from gtsa_kit.evaluation.support.plots import bar_chart
 
-    if labeled is None and masked is None:
-        raise ValueError("no data to probe on; name images with classes (--labeled) or with masks (--masked)")
-    data = {"data": str(require(folder).absolute())}
-    config = load_config(preset, None, parse_overrides(set_ or []) | data)
-    mask_options = read_mask_options(None, ignore or [])
-    with progress_bar() as on_progress:
-        classification = read_classification_dataset(require(labeled)) if labeled else None
-        segmentation = read_segmentation_dataset(require(masked), None, mask_options, on_progress) if masked else None
     models = open_runs(train_runs(ablation_runs(config), out), config if random else None, device)
     options = ProbeOptions(seeds, size=size), SegmentOptions(InputOptions(size, tiles), ("linear",), seeds)
     with progress_bar() as on_progress:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gtsa_kit.cli.support.checks import check_evaluation, find_evaluation_images
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.evaluate_options import Images, Models, Out, Random, Seeds, Size
 from gtsa_kit.cli.support.options import DeviceOption, JsonOption, ModelOptions, WeightsOptions, with_option_groups
@@ -37,11 +38,12 @@ def pca(
 
       gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out eval/
     """
+    paths = find_evaluation_images(images, out, models, random)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images, write_report
     from gtsa_kit.evaluation import pca as evaluation
 
     report = evaluate_images(
-        *(images, count, models, random, opening),
+        *(paths, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.pca(opened, paths, out / "pca.png", size, on_progress),
     )
     write_report(report, out, as_json)
@@ -71,12 +73,13 @@ def attention(
 
       gtsa eval attention runs/street --random vit_small --images photos/ --out eval/ --count 2 --size 448
     """
-    from gtsa_kit.cli.support.evaluate_steps import open_encoders_for_evaluation, progress_bar, write_report
-    from gtsa_kit.data.image_files import find_images
+    files = find_evaluation_images(images, out, models, random)
+    from gtsa_kit.cli.support.evaluate_steps import open_encoders_for_evaluation, write_report
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import attention as evaluation
     from gtsa_kit.evaluation.eval_images import evenly_spaced
 
-    paths = evenly_spaced(find_images(require(images)).paths, count)
+    paths = evenly_spaced(files, count)
     encoders = open_encoders_for_evaluation(models, random, weights, device)
     with progress_bar() as on_progress:
         report = evaluation.attention(encoders, paths, out / "attention.png", size, on_progress)
@@ -116,16 +119,19 @@ def matches(
 
       gtsa eval matches runs/street --pairs pairs.txt --out eval/ --lines 40
     """
-    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar, write_report
-    from gtsa_kit.data.image_files import find_images
+    if (images is None) == (pairs is None):
+        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
+    files = find_evaluation_images(images, out, models, random) if images else []
+    if pairs:
+        require(pairs)
+        check_evaluation(out, models, random)
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, write_report
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import matches as evaluation
     from gtsa_kit.evaluation.eval_images import evenly_spaced
     from gtsa_kit.evaluation.match_plot import draw_matches
 
-    if (images is None) == (pairs is None):
-        raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
-    paths: Sequence[Path | tuple[Path, Path]]
-    paths = evaluation.read_pairs(require(pairs)) if pairs else find_images(require(images or Path())).paths
+    paths: Sequence[Path | tuple[Path, Path]] = evaluation.read_pairs(pairs) if pairs else files
     opened, options = open_for_evaluation(models, random, opening), evaluation.MatchesOptions(size=size)
     with progress_bar() as on_progress:
         report = evaluation.matches(opened, evenly_spaced(paths, count), options, range(seeds), on_progress)
@@ -150,17 +156,20 @@ def neighbors(
 
       gtsa eval neighbors runs/street --images photos/ --out eval/
     """
+    require(images)
+    check_evaluation(out, [model], None)
+    from gtsa_kit.data.image_files import find_images
+
+    files = find_images(images)
     import numpy as np
 
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.data.image_files import find_images
     from gtsa_kit.embedding.iterate import embed
     from gtsa_kit.evaluation.neighbors import draw_neighbors
 
     console = make_console()
-    files = find_images(require(images))
-    runner = open_runner(require(model), opening.load_options(), console)
+    runner = open_runner(model, opening.load_options(), console)
     by_name = {files.name(path): path for path in files.paths}
     side = (size, size) if size else None
     embedded = embed(images, runner, size=side, on_unreadable=lambda *_: None)

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds, Size
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
+    from gtsa_kit.data.labeled import ClassificationDataset
     from gtsa_kit.evaluation.support.report import Report
 
 LabeledImages = Annotated[
@@ -51,12 +53,12 @@ def knn(
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
-    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar
-    from gtsa_kit.data.labeled import read_classification_dataset
+    data = _read(images, out, models, random)
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    data = read_classification_dataset(require(images))
     opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, on_progress)
@@ -87,16 +89,27 @@ def linear(
 
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
-    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar
-    from gtsa_kit.data.labeled import read_classification_dataset
+    data = _read(images, out, models, random, "sklearn")
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    data = read_classification_dataset(require(images))
     opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         report = image_probes.linear(opened, data, options, on_progress=on_progress)
     _write(report, out, as_json)
+
+
+def _read(
+    images: Path, out: Path, models: list[Path] | None, random: list[str] | None, module: str | None = None
+) -> "ClassificationDataset":
+    """Check everything that needs no torch, and read the labeled images."""
+    require(images)
+    check_evaluation(out, models, random, module)
+    from gtsa_kit.data.labeled import read_classification_dataset
+
+    return read_classification_dataset(images)
 
 
 def _write(report: "Report", out: Path, as_json: bool) -> None:

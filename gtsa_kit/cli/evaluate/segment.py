@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
@@ -74,9 +75,16 @@ def segment(
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out eval/ --tiles 96
     """
-    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, progress_bar, write_report
+    require(images)
+    check_evaluation(out, models, random, "torchmetrics")
+    from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.data.label_map import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+
+    mask_options = read_mask_options(colors, ignore or [])
+    with progress_bar() as on_progress:
+        data = read_segmentation_dataset(images, masks, mask_options, on_progress)
+    from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, write_report
     from gtsa_kit.evaluation import segment as evaluation
     from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions
     from gtsa_kit.evaluation.dense_tokens import InputOptions
@@ -85,11 +93,8 @@ def segment(
     probes = evaluation.PROBES if probe == "both" else (probe,)
     linear, knn = LinearProbeOptions(epochs=epochs), KNNProbeOptions(k=k)
     options = evaluation.SegmentOptions(InputOptions(size, tiles), probes, seeds, val_share, linear, knn)
-    mask_options = read_mask_options(colors, ignore or [])
-    require(images)
     opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
-        data = read_segmentation_dataset(images, masks, mask_options, on_progress)
         report = evaluation.segment(opened, data, options, on_progress)
     bar_chart(report, {"miou": "mIoU"}, out / "segment.png", "%; line: 95% interval of one run, dots: seeds")
     write_report(report, out, as_json)

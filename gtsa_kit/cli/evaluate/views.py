@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gtsa_kit.cli.support.checks import find_evaluation_images
 from gtsa_kit.cli.support.evaluate_options import Images, Models, Out, Random, Seeds, Size
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
@@ -44,13 +45,14 @@ def sensitivity(
 
       gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out eval/ --transform rotation --json
     """
+    paths = find_evaluation_images(images, out, models, random)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import sensitivity as evaluation
 
     names = tuple(dict.fromkeys(transform or ("color", "rotation", "crop")))
     options = evaluation.SensitivityOptions(names, views, size)
     report = evaluate_images(
-        *(images, count, models, random, opening),
+        *(paths, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.sensitivity(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, {name: name for name in names}, "% of the variance over images", log=True)
@@ -85,12 +87,13 @@ def correspondence(
 
       gtsa eval correspondence runs/a runs/b --images photos/ --out eval/ --color-augmentation --seeds 3
     """
+    paths = find_evaluation_images(images, out, models, random)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import correspondence as evaluation
 
     options = evaluation.CorrespondenceOptions(radius, color_augmentation, size=size)
     report = evaluate_images(
-        *(images, count, models, random, opening),
+        *(paths, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.correspondence(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, evaluation.CONDITIONS, f"correspondence recall@{radius:g}, %")
@@ -124,12 +127,13 @@ def rotation(
 
       gtsa eval rotation runs/a runs/b --images photos/ --out eval/ --seeds 5 --json
     """
+    paths = find_evaluation_images(images, out, models, random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import rotation as evaluation
 
     options = evaluation.RotationOptions(held_out, size=size)
     report = evaluate_images(
-        *(images, count, models, random, opening),
+        *(paths, count, models, random, opening),
         lambda opened, paths, on_progress: evaluation.rotation(opened, paths, options, range(seeds), on_progress),
     )
     _write(report, out, as_json, {"accuracy": "rotation"}, "rotation accuracy, %; chance is 25")

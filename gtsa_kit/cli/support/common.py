@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,16 +11,28 @@ from typing import NoReturn
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print one line (and, after the first semicolon, a hint) to standard error and exit.
+    """Print one line and a hint to standard error and exit; see `split_hint`.
 
     In a run on several devices only the first process prints; the others exit with the same code.
     """
     if is_first_process():
-        error, _, hint = message.partition("; ")
+        error, hint = split_hint(message, sys.argv[1:])
         print(f"gtsa: {error}", file=sys.stderr)
         if hint:
             print(f"  hint: {hint}", file=sys.stderr)
     sys.exit(code)
+
+
+def split_hint(message: str, arguments: Sequence[str] = ()) -> tuple[str, str]:
+    """Split a message into the error and the hint, which is the text after the last "; "; "" if there is none.
+
+    A "; " inside of an argument of the command line, such as a path, is no separator.
+    """
+    mask = message
+    for argument in arguments:
+        mask = mask.replace(argument, "x" * len(argument)) if "; " in argument else mask
+    end = mask.rfind("; ")
+    return (message, "") if end < 0 else (message[:end], message[end + 2 :])
 
 
 def is_first_process() -> bool:

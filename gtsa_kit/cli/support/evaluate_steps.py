@@ -1,9 +1,8 @@
-"""Steps that the evaluation commands share: progress, evaluation of images, and output of the report."""
+"""Steps that the evaluation commands share: opening of models, evaluation of images, and output of the report."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -11,8 +10,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.opening import encoder_opener, runner_opener
 from gtsa_kit.cli.support.options import ModelOptions, WeightsOptions
-from gtsa_kit.cli.support.progress import Steps, make_console
-from gtsa_kit.data.image_files import find_images
+from gtsa_kit.cli.support.progress import make_console, progress_bar
 from gtsa_kit.evaluation.eval_images import evenly_spaced
 from gtsa_kit.evaluation.models import Model, open_encoders, open_models
 from gtsa_kit.evaluation.support.report import Report
@@ -22,29 +20,16 @@ from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.progress import ProgressCallback
 
 
-@contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
-    """Show a progress bar on standard error during the block, and yield the callback that updates it."""
-    with Steps(make_console()) as steps:
-
-        def on_progress(task: str, done: int, total: int) -> None:
-            if task != steps.stage:
-                steps.begin(task, total, unit="")
-            steps.update(done, f"{steps.rate:.1f} a second")
-
-        yield on_progress
-
-
 def evaluate_images(
-    images: Path,
+    images: Sequence[Path],
     count: int,
     models: list[Path] | None,
     random: list[str] | None,
     opening: ModelOptions,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
 ) -> Report:
-    """Open the models and `count` evenly spaced images, and evaluate them with a progress bar."""
-    paths = evenly_spaced(find_images(require(images)).paths, count)
+    """Open the models, and evaluate them on `count` evenly spaced images with a progress bar."""
+    paths = evenly_spaced(images, count)
     opened = open_for_evaluation(models, random, opening)
     with progress_bar() as on_progress:
         return evaluate(opened, paths, on_progress)

@@ -27,7 +27,7 @@ def parity_table(report: "ParityReport") -> "Table":
 def failure_message(path: Path, report: "ParityReport") -> str:
     """Describe the worst difference of an artifact that failed the parity gate."""
     if report.preprocessing:
-        return f"{path} has a preprocessing that differs from the encoder's: {report.preprocessing.replace(';', ',')}"
+        return f"{path} has a preprocessing that differs from the encoder's: {report.preprocessing}"
     worst = report.worst
     return (
         f"{path} differs from the encoder: {worst.output} at {worst.batch} x {worst.height} x {worst.width}, "

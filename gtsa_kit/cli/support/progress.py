@@ -1,11 +1,14 @@
 """Progress bars of commands. Commands import this module when they run, since it imports rich."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from gtsa_kit.progress import ProgressCallback
 
 
 def make_console() -> Console:
@@ -84,3 +87,16 @@ class Steps:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """Show a progress bar on standard error during the block, and yield the callback that updates it."""
+    with Steps(make_console()) as steps:
+
+        def on_progress(task: str, done: int, total: int) -> None:
+            if task != steps.stage:
+                steps.begin(task, total, unit="")
+            steps.update(done, f"{steps.rate:.1f} a second")
+
+        yield on_progress

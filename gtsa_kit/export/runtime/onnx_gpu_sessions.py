@@ -74,7 +74,7 @@ def open_gpu_session(
         except ProviderUnavailable as error:
             if following is None:
                 raise
-            reason = str(error).partition("; ")[0]
+            reason = str(error).rpartition("; ")[0]
             warnings.warn(f"{reason}; falling back to {following}", FallbackWarning, stacklevel=2)
     raise AssertionError("there is at least one provider")
 
