@@ -56,7 +56,7 @@ def test_the_hint_follows_the_last_semicolon(
 
 
 def test_wrong_use_is_reported_before_torch_is_imported(tmp_path: Path, images: Path) -> None:
-    """With a blocked torch, every other order of checks would end in an ImportError."""
+    """torch is blocked, so any check after its import would end in an ImportError."""
     for name in ("empty", "run/checkpoints", "full"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last").touch()
