@@ -44,6 +44,13 @@ def serve(
         typer.Option(help="Require this token: Authorization: Bearer TOKEN.", envvar="GTSA_TOKEN"),
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of processes, each with its own model.")] = 1,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="Let web pages of this origin use the service; repeatable, * allows all.", metavar="ORIGIN"),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path prefix under which a proxy publishes the service: /features.", metavar="PATH")
+    ] = "",
     samples: Annotated[
         Path | None, typer.Option(help="Folder of sample images for the page. Default: a few installed ones.")
     ] = None,
@@ -85,6 +92,8 @@ def serve(
         max_size=max_size,
         token=token,
         workers=workers,
+        cors=tuple(cors or ()),
+        root_path=root_path.rstrip("/"),
         samples=samples,
     )
     url_host = f"[{host}]" if ":" in host else host
@@ -97,6 +106,8 @@ def _run(settings: "ServiceSettings", sock: Any, url: str) -> None:
     from gtsa_kit.service.server import serve_workers
 
     stderr = make_console()
+    if "*" in settings.cors:
+        stderr.print("note: every web page that a user of this network opens may use the service (--cors *)")
     if settings.workers == 1:
         app, limiter, provider = create_loaded_app(settings)
         stderr.print(f"{settings.artifact.name} in {provider}, on {url}", soft_wrap=True)

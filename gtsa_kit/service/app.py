@@ -8,6 +8,7 @@ import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -22,6 +23,7 @@ from gtsa_kit.service.middleware import (
     CLIENT_CLOSED_REQUEST,
     AdmissionMiddleware,
     RequestMiddleware,
+    RootPathMiddleware,
     TokenMiddleware,
 )
 from gtsa_kit.service.query import describe_validation_error
@@ -42,13 +44,24 @@ def create_app(runner: Runner, settings: ServiceSettings) -> tuple[ASGIApp, Admi
     metrics = ServiceMetrics()
     limiter = AdmissionLimiter(settings.max_pending, settings.max_pending_bytes)
     extractor = FeatureExtractor(runner, settings, metrics)
-    state = ServiceState(settings, runner, extractor, limiter, metrics, load_samples(settings.samples))
+    created = int(settings.artifact.stat().st_mtime)
+    state = ServiceState(settings, runner, extractor, limiter, metrics, load_samples(settings.samples), created)
     api = create_api(state)
     app: ASGIApp = AdmissionMiddleware(api, limiter, metrics)
     if settings.token is not None:
         app = TokenMiddleware(app, settings.token)
+    if settings.cors:  # outside of the token: a browser sends none with its question whether a request is allowed
+        app = allow_origins(app, settings.cors)
     paths = frozenset({*api.openapi()["paths"], *routes_info.PAGE_FILES, "/docs"})
-    return RequestMiddleware(app, metrics, paths), limiter
+    if settings.root_path:
+        app = RootPathMiddleware(app, settings.root_path)
+    return RequestMiddleware(app, metrics, paths, settings.root_path), limiter
+
+
+def allow_origins(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Return the application with the headers that let web pages of these origins use it."""
+    exposed = ("Retry-After", "Server-Timing")
+    return CORSMiddleware(app, origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=exposed)
 
 
 def create_api(state: ServiceState) -> FastAPI:
@@ -67,6 +80,7 @@ def create_api(state: ServiceState) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": state.settings.root_path}] if state.settings.root_path else None,
         lifespan=lifespan,
     )
     api.state.service = state

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gtsa_kit.service.admission import AdmissionLimiter
@@ -44,8 +45,8 @@ CLIENT_CLOSED_REQUEST: Final = 499
 class RequestMiddleware:
     """Outermost middleware: a limit on the headers, default headers, metrics, and HEAD answered as GET."""
 
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, routes: frozenset[str]) -> None:
-        self.app, self.metrics, self.routes = app, metrics, routes
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, routes: frozenset[str], root_path: str = "") -> None:
+        self.app, self.metrics, self.routes, self.root_path = app, metrics, routes, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Process one request."""
@@ -62,7 +63,7 @@ class RequestMiddleware:
             else:
                 await self.app({**scope, "method": method}, connection.receive, connection.send)
         finally:
-            path = scope["path"]
+            path = scope["path"].removeprefix(self.root_path)
             route = path if path in self.routes else "other"
             self.metrics.requests.labels(route, str(connection.status)).inc()
             self.metrics.latency.labels(route).observe(time.monotonic() - started)
@@ -109,6 +110,23 @@ class TrackedConnection:
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self._body_complete and discarded < LINGER_BYTES:
                     discarded += len((await self.receive()).get("body", b""))
+
+
+class RootPathMiddleware:
+    """Middleware that removes a path prefix, so that a proxy may pass it on or remove it itself."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process one request; the prefix alone leads to the page, whose links are relative."""
+        path, app = scope.get("path", ""), self.app
+        if path == self.root_path:
+            app = RedirectResponse(self.root_path + "/")
+        elif path.startswith(self.root_path + "/"):
+            path = path.removeprefix(self.root_path)
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await app(scope, receive, send)
 
 
 class TokenMiddleware:

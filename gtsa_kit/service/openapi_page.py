@@ -11,11 +11,11 @@ _HEAD = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}: API reference</title>
-<link rel="icon" href="/icon.svg">
-<link rel="stylesheet" href="/page.css">
+<link rel="icon" href="icon.svg">
+<link rel="stylesheet" href="page.css">
 </head>
 <body class="reference">
-<header><h1>{title}</h1><nav><a href="/">Feature viewer</a> <a href="/openapi.json">openapi.json</a></nav></header>
+<header><h1>{title}</h1><nav><a href="./">Feature viewer</a> <a href="openapi.json">openapi.json</a></nav></header>
 <main>
 <p>{description}</p>
 """

@@ -222,6 +222,12 @@ def describe_validation_error(kind: str, message: str, context: dict[str, object
         return "is missing"
     if kind == "literal_error":
         return f"must be {context.get('expected', 'another value')}"
+    if kind == "not_an_image":
+        return message
+    if kind == "too_long":
+        return f"holds {context.get('actual_length')} images; a request holds up to {context.get('max_length')}"
+    if kind == "too_short":
+        return "is an empty list; send at least one image"
     if kind == "string_pattern_mismatch":
         return "does not have the format that /docs shows"
     return re.sub(r"\s+", " ", message)[:200].lower()

@@ -1,6 +1,5 @@
-"""Request bodies: reading with limits, and parsing into the bytes of image files. Nothing is written to disk."""
+"""Parsing of request bodies into the bytes of image files. Nothing is written to disk."""
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.errors import APIError, invalid_parameter, too_large, unsupported_media_type
 from gtsa_kit.service.query import describe_validation_error
 
@@ -25,6 +23,7 @@ MAX_IMAGES: Final = 64
 """Maximum number of images in one request."""
 _MAX_COMMAS: Final = 4096
 _MAX_PART_HEADERS: Final = 8
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -41,40 +40,6 @@ class UploadedImage:
 def get_media_type(request: Request) -> str:
     """Return the content type in lower case without parameters, "" if the client sent none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def read_body(request: Request, reservation: Reservation, limit: int, timeout: float) -> bytes:
-    """Read the whole body and count its bytes in `reservation` as they arrive.
-
-    Args:
-        request: Request whose body has not been read.
-        reservation: Capacity that the request holds.
-        limit: Maximum size, bytes.
-        timeout: Seconds in which the body must arrive.
-
-    Raises:
-        APIError: 413 if the declared or actual size exceeds `limit`, 408 after `timeout`, 415 if it is compressed.
-    """
-    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise unsupported_media_type("send the body without a content encoding")
-    declared = request.headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdecimal():
-        raise APIError(400, "bad_request", "Content-Length is not a number", "content-length")
-    if int(declared) > limit:
-        raise too_large("the body", limit)
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(timeout):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise too_large("the body", limit)
-                reservation.acquire(size=len(chunk))
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise APIError(408, "timeout", f"the body did not arrive within {timeout:g} s") from error
-    return b"".join(filter(None, chunks))  # `join` does not copy a single chunk
 
 
 def parse_multipart(content_type: str, body: bytes, max_image_bytes: int) -> list[UploadedImage]:
@@ -170,7 +135,7 @@ def parse_json_body(model: type[Model], body: bytes) -> Model:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
+        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:] or "body"
         if first["type"] == "json_invalid":
             raise invalid_parameter("body", "is not JSON") from error
         message = describe_validation_error(first["type"], first["msg"], first.get("ctx", {}))
@@ -192,6 +157,8 @@ def parse_base64_images(texts: Sequence[str], max_image_bytes: int, field: str) 
 def decode_base64_image(text: str, max_image_bytes: int, field: str) -> bytes:
     """Decode one image in base64, with or without a prefix `data:image/...;base64,`.
 
+    Line breaks, missing padding and the alphabet for URLs are accepted.
+
     Raises:
         APIError: 413 if it is too large, 415 if the data URI has another type, 422 if it is not base64.
     """
@@ -202,9 +169,11 @@ def decode_base64_image(text: str, max_image_bytes: int, field: str) -> bytes:
             raise invalid_parameter(field, "a data URI looks like data:image/jpeg;base64,...")
         if media_type.strip() not in IMAGE_TYPES:
             raise unsupported_media_type(f"{field}: the data URI is not that of an image", field)
+    text = "".join(line.strip() for line in text.splitlines())  # line breaks, as MIME and the command base64 write them
     if len(text) * 3 // 4 > max_image_bytes + 4:
         raise too_large("the image", max_image_bytes, field)
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        encoded = text.encode("ascii").translate(_URL_SAFE).rstrip(b"=")
+        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid_parameter(field, "is neither base64 nor a data URI") from error

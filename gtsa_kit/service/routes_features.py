@@ -144,8 +144,7 @@ async def embeddings(request: Request) -> Response:
     dim = state.runner.manifest.dim
     if parsed.dimensions not in (None, dim):
         raise invalid_parameter("dimensions", f"the vectors of this model have {dim} dimensions")
-    texts = [parsed.input] if isinstance(parsed.input, str) else parsed.input
-    uploads = await extractor.run_in_pool(parse_base64_images, texts, state.settings.max_image_bytes, "input")
+    uploads = await extractor.run_in_pool(parse_base64_images, parsed.input, state.settings.max_image_bytes, "input")
     query = FeaturesQuery(outputs=EMBEDDING, dtype="float32")
     feature_request = parse_feature_request(query, state.runner, max_size=1 << 30)
     reserve(request, state, [feature_request] * len(uploads))

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.openapi_page import render_openapi
-from gtsa_kit.service.schemas import ServiceStatus, error_responses
-from gtsa_kit.service.state import get_state
+from gtsa_kit.service.schemas import ModelEntry, ModelList, ServiceStatus, error_responses
+from gtsa_kit.service.state import ServiceState, get_state
 
 router = APIRouter(redirect_slashes=False)
 ERRORS = error_responses(401)
@@ -61,6 +61,26 @@ async def model(request: Request) -> dict[str, Any]:
         for name in ("max_batch", "max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
     }
     return {**state.model_info(), "limits": limits, "manifest": state.runner.manifest.model_dump(mode="json")}
+
+
+@router.get("/v1/models", summary="The model, for OpenAI's clients", responses=ERRORS)
+async def models(request: Request) -> ModelList:
+    """Return the one model of the service; `model` of a request to /v1/embeddings may have any value."""
+    return ModelList(data=[list_model(get_state(request))])
+
+
+@router.get("/v1/models/{model_id}", summary="The model, for OpenAI's clients", responses=error_responses(401, 404))
+async def model_by_id(request: Request, model_id: str) -> ModelEntry:
+    """Return the model if it has this identifier."""
+    entry = list_model(get_state(request))
+    if model_id != entry.id:
+        raise APIError(404, "model_not_found", f"this service has one model, {entry.id}", "model")
+    return entry
+
+
+def list_model(state: ServiceState) -> ModelEntry:
+    """Return the model as OpenAI's interface lists it."""
+    return ModelEntry(**state.model_info(), created=state.created, dimensions=state.runner.manifest.dim)
 
 
 @router.get("/docs", include_in_schema=False)

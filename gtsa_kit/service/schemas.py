@@ -2,13 +2,37 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from gtsa_kit.service.request_parsing import IMAGE_TYPES, JSON, MAX_IMAGES, MULTIPART
 from gtsa_kit.service.serialization import MEDIA_TYPES
 
-Base64Image = Annotated[str, Field(min_length=1, description="Image file in base64, or as a data URI.")]
+_JSON_KINDS: Final = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
+
+
+def _check_text(value: Any) -> Any:
+    """Reject a value that can't be an image in base64, with the format to send in the message."""
+    if isinstance(value, str) and value:
+        return value
+    kind = "an empty string" if value == "" else _JSON_KINDS.get(type(value), "null")
+    raise PydanticCustomError("not_an_image", "is {kind}; send an image as base64 or as a data URI", {"kind": kind})
+
+
+def _as_list(value: Any) -> Any:
+    """Return one image as a list of one, as OpenAI's interface defines `input`."""
+    return value if isinstance(value, list) else [_check_text(value)]
+
+
+Base64Image = Annotated[
+    str, BeforeValidator(_check_text), Field(min_length=1, description="Image file in base64, or as a data URI.")
+]
 Base64Images = Annotated[list[Base64Image], Field(min_length=1, max_length=MAX_IMAGES)]
+_IMAGE_SCHEMA: Final = {"type": "string", "minLength": 1}
+_INPUT_SCHEMA: Final = {
+    "anyOf": [_IMAGE_SCHEMA, {"type": "array", "items": _IMAGE_SCHEMA, "minItems": 1, "maxItems": MAX_IMAGES}],
+    "description": "One image or several: image files in base64, or as data URIs.",
+}
 
 
 class StrictBody(BaseModel):
@@ -33,9 +57,9 @@ class ImagePairBody(StrictBody):
 class EmbeddingsBody(BaseModel):
     """Body of POST /v1/embeddings, as OpenAI's clients send it; keys without a meaning here are ignored."""
 
-    input: Base64Image | Base64Images
-    model: str = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    input: Annotated[Base64Images, BeforeValidator(_as_list), WithJsonSchema(_INPUT_SCHEMA)]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(description="Length of the vectors; only the artifact's own.")] = None
 
 
@@ -62,6 +86,30 @@ class EmbeddingsResponse(BaseModel):
     data: list[EmbeddingItem]
     model: str
     usage: Usage
+
+
+class ModelEntry(BaseModel):
+    """Model that the service computes with, as OpenAI's interface defines it, and properties of the artifact."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """Time at which the artifact was written, in seconds since 1970."""
+    owned_by: str = "gtsa-kit"
+    architecture: str
+    format: str
+    precision: str
+    sha256: str
+    """Hash of the source weights."""
+    dimensions: int
+    """Length of the vectors."""
+
+
+class ModelList(BaseModel):
+    """Response of /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
 
 
 class ErrorDetail(BaseModel):

@@ -1,11 +1,14 @@
 """Settings of the feature service: limits, timeouts, the artifact and the token."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gtsa_kit.export.open_options import LoadOptions
 
 MEBIBYTE = 1 << 20
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class ServiceSettings:
     """Limits and resources of the service.
 
     Raises:
-        ValueError: A limit is not positive, or the token is empty or not ASCII.
+        ValueError: A limit is not positive, or the token is empty or not ASCII; an origin or the root path is invalid.
     """
 
     artifact: Path
@@ -40,6 +43,10 @@ class ServiceSettings:
     """Bearer token that clients must send; None leaves the service open."""
     workers: int = 1
     """Processes, each with its own model."""
+    cors: tuple[str, ...] = ()
+    """Origins of web pages that may use the service; "*" allows all."""
+    root_path: str = ""
+    """Path prefix under which a proxy publishes the service, without a slash at the end."""
     samples: Path | None = None
     """Folder of sample images for the page; None selects installed ones."""
     body_timeout: float = 30.0
@@ -59,6 +66,11 @@ class ServiceSettings:
             raise ValueError("--token must consist of ASCII characters")
         if self.token == "":
             raise ValueError("--token is empty; omit it for a service without authentication")
+        for origin in self.cors:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"--cors takes an origin without a path, got {origin!r}; https://example.org, or *")
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(f"--root-path begins with a slash and ends without one, got {self.root_path!r}; /features")
 
     @property
     def max_image_bytes(self) -> int:

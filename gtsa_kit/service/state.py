@@ -32,6 +32,8 @@ class ServiceState:
     metrics: ServiceMetrics
     samples: tuple[Sample, ...]
     """Sample images of the page."""
+    created: int
+    """Time at which the artifact was written, in seconds since 1970."""
 
     def model_info(self) -> dict[str, Any]:
         """Return the `model` entry of responses; `sha256` is the hash of the source weights."""

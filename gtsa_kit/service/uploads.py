@@ -4,6 +4,7 @@ import time
 
 from starlette.requests import Request
 
+from gtsa_kit.service.body import read_body
 from gtsa_kit.service.errors import invalid_parameter, unsupported_media_type
 from gtsa_kit.service.extract import RequestTiming
 from gtsa_kit.service.request_parsing import (
@@ -16,7 +17,6 @@ from gtsa_kit.service.request_parsing import (
     parse_base64_images,
     parse_json_body,
     parse_multipart,
-    read_body,
 )
 from gtsa_kit.service.schemas import ImagePairBody, ImagesBody
 from gtsa_kit.service.state import ServiceState, get_reservation

@@ -1,10 +1,13 @@
 """Web page in a real browser: drop, click, similarity colors, keyboard, downloads."""
 
+import http.server
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +236,52 @@ def test_rotations_layers_samples_and_downloads(
     browser.find_element(By.CSS_SELECTOR, "[data-sample='0']").click()
     wait(browser, lambda: "sample0" in (canvas(browser, 1).get_attribute("aria-label") or ""))
     assert_clean(browser)
+
+
+def test_the_page_works_behind_a_path_prefix(
+    browser: webdriver.Chrome, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    for i in range(2):
+        Image.fromarray(blocks(i)).save(tmp_path / f"sample{i}.png")
+    with start_service(root_path="/lab/gtsa", samples=tmp_path) as running:
+        browser.get(f"{running.url}/lab/gtsa")
+        wait(browser, lambda: "patches" in slot(browser, 0).text and "patches" in slot(browser, 1).text)
+        wait(browser, lambda: is_idle(browser))
+        browser.find_element(By.LINK_TEXT, "API reference").click()
+        wait(browser, lambda: "API reference" in browser.title)
+        style = "return getComputedStyle(document.querySelector('.reference section')).marginTop"
+        assert browser.execute_script(style) != "0px"  # the style sheet was loaded
+        browser.find_element(By.LINK_TEXT, "Feature viewer").click()
+        wait(browser, lambda: "patches" in slot(browser, 1).text)
+        assert browser.current_url == f"{running.url}/lab/gtsa/"
+        assert browser.get_log("browser") == []
+
+
+def test_a_page_of_an_allowed_origin_gets_features_and_another_one_does_not(
+    browser: webdriver.Chrome, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("<!doctype html><link rel=icon href=data:,>")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    ask = (
+        "fetch(arguments[0] + '/v1/model', {headers: {Authorization: 'Bearer s3cret'}}).then((r) => r.json())"
+        ".then((m) => m.id, () => 'refused').then(arguments[1])"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{pages.server_port}"
+        browser.get(origin)
+        for cors, answer in (((origin,), "vit_test-"), (("http://127.0.0.1:1",), "refused")):
+            with start_service(cors=cors, token="s3cret") as running:
+                assert browser.execute_async_script(ask, running.url).startswith(answer)
+        pages.shutdown()
+    browser.get_log("browser")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Handler without a log."""
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
 
 
 def test_a_file_that_is_no_image_is_reported(browser: webdriver.Chrome, sample_service: RunningService) -> None:

@@ -26,5 +26,5 @@ def test_responses_conform_to_the_openapi_document(service: RunningService, tmp_
         timeout=600,
     )
     assert result.returncode == 0, result.stdout[-5000:]
-    assert "Tested: 7" in result.stdout
+    assert "Tested: 9" in result.stdout
     assert service.drains()

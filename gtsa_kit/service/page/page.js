@@ -21,7 +21,7 @@ const setStatus = (text, isError = false) => {
 // Model
 
 async function initialize() {
-  const model = await (await requireOk(await fetch("/v1/model"))).json();
+  const model = await (await requireOk(await fetch("v1/model"))).json();
   byId("model").textContent = `${model.id}, ${model.format}`;
   const { inputs, outputs, axes } = model.manifest;
   const fixed = inputs[0].shape.filter((length) => typeof length === "number" && length > 3);
@@ -101,7 +101,7 @@ async function requestFeatures(slot, query) {
   const [height, width] = inputSize(slot.canvas.width, slot.canvas.height);
   const parameters = new URLSearchParams({ size: `${height}x${width}`, dtype: "float32", ...query });
   const body = await encodePng(slot);
-  return requireOk(await fetch(`/v1/features?${parameters}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
+  return requireOk(await fetch(`v1/features?${parameters}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
 }
 
 async function fetchMap(slot) {
@@ -307,13 +307,13 @@ for (const id of ["layer", "size"]) {
 }
 
 async function showSamples() {
-  const names = await (await requireOk(await fetch("/samples"))).json();
+  const names = await (await requireOk(await fetch("samples"))).json();
   byId("samples-section").hidden = !names.length;
   byId("samples").replaceChildren(...names.map((name, index) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button";
     button.dataset.sample = index;
-    Object.assign(image, { src: `/samples/${index}`, alt: name, loading: "lazy" });
+    Object.assign(image, { src: `samples/${index}`, alt: name, loading: "lazy" });
     button.append(image);
     button.addEventListener("click", () => loadSample(slots[Number(byId("target").value)], index, name));
     return button;
@@ -323,7 +323,7 @@ async function showSamples() {
 
 async function loadSample(slot, index, name) {
   try {
-    await loadImage(slot, await (await requireOk(await fetch(`/samples/${index}`))).blob(), name);
+    await loadImage(slot, await (await requireOk(await fetch(`samples/${index}`))).blob(), name);
   } catch (error) {
     setStatus(error.message, true);
   }
