@@ -48,22 +48,22 @@ def test_a_path_prefix_may_be_passed_on_or_removed_by_the_proxy(start_service: S
 
 
 def test_only_named_origins_may_use_the_service_from_a_page(start_service: ServiceFactory) -> None:
-    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
-    asked["Access-Control-Request-Headers"] = "authorization,content-type,x-stainless-os"
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    preflight["Access-Control-Request-Headers"] = "authorization,content-type,x-stainless-os"
     with start_service(cors=(ORIGIN,), token="s3cret") as service, service.client() as client:
-        allowed = client.options("/v1/embeddings", headers=asked)
+        allowed = client.options("/v1/embeddings", headers=preflight)
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == ORIGIN
         assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
         refused = client.get("/v1/model", headers={"Origin": ORIGIN})  # an error can be read by the page too
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)
-        other = client.options("/v1/embeddings", headers={**asked, "Origin": "https://other.example"})
+        other = client.options("/v1/embeddings", headers={**preflight, "Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
         assert "access-control-allow-credentials" not in allowed.headers
     with start_service(cors=("*",)) as service, service.client() as client:
         assert client.get("/v1/model", headers={"Origin": ORIGIN}).headers["access-control-allow-origin"] == "*"
     with start_service() as service, service.client() as client:
-        assert client.options("/v1/embeddings", headers=asked).status_code == 405
+        assert client.options("/v1/embeddings", headers=preflight).status_code == 405
         assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": ORIGIN}).headers
 
 
