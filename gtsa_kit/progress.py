@@ -1,4 +1,4 @@
-"""Progress callbacks: functions report progress through them and never print."""
+"""Type of the progress callback, and the category of notes to users."""
 
 from collections.abc import Callable
 
@@ -8,3 +8,7 @@ ProgressCallback = Callable[[str, int, int], None]
 
 def no_progress(task: str, done: int, total: int) -> None:
     """Ignore progress."""
+
+
+class Note(UserWarning):
+    """Category of warnings about the user's own input, which the command line prints as one line each."""

@@ -2,6 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -9,7 +12,8 @@ if __name__ != "gtsa_kit.cli":
     raise ImportError("import gtsa_kit.cli; `cli` in the root of the repository is only a link to its folder")
 
 from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, serve, train, verify
-from gtsa_kit.cli.support.common import fail
+from gtsa_kit.cli.support.common import fail, is_first_process
+from gtsa_kit.progress import Note
 
 app = typer.Typer(
     name="gtsa",
@@ -54,9 +58,9 @@ def main() -> None:
         print(f"gtsa-kit {__version__}")
         return
     debug = "--debug" in arguments
-    warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; unreadable images go to errors.jsonl
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="gtsa")
+        with notes_printed():
+            app(args=[argument for argument in arguments if argument != "--debug"], prog_name="gtsa")
     except KeyboardInterrupt as error:
         if debug:
             raise
@@ -65,6 +69,24 @@ def main() -> None:
         if debug:
             raise
         fail(describe_error(error), 2 if isinstance(error, ValueError) else 1)
+
+
+@contextmanager
+def notes_printed() -> Iterator[None]:
+    """Print each `Note` of the block as one line; warnings of Pillow are left out."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *where, **more)
+            elif is_first_process():
+                print(f"gtsa: {message}", file=sys.stderr)
+
+        warnings.showwarning = show_note
+        warnings.simplefilter("always", Note)
+        warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; unreadable images go to errors.jsonl
+        yield
 
 
 def describe_error(error: Exception) -> str:

@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from gtsa_kit.data.formats import IMAGE_SUFFIXES
+from gtsa_kit.data.formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from gtsa_kit.data.image_io import ImageError, image_errors
+
+SYSTEM_FOLDERS = frozenset(
+    ["@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"]
+)
+"""Names, in lower case, of folders that systems make beside the user's: thumbnails, snapshots and deleted files."""
+
+UNREAD_FORMAT = "a format that is not read"
+"""Reason of an entry that listings count and leave out."""
+OWN_OUTPUT = "a folder that gtsa-kit wrote"
+"""Reason of an entry, a folder, that listings name and leave out."""
 
 Handle = TypeVar("Handle")
 
@@ -105,14 +115,25 @@ def display_name(name: str) -> str:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Return whether a name has the suffix of an image, in any case."""
+    """Return whether a name has the suffix of an image that is read, in any case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def is_visible_image(name: str) -> bool:
-    """Return whether a relative path has the suffix of an image, and neither it nor a folder in it is hidden."""
+def image_reason(name: str) -> str | None:
+    """Return "" for the name of an image that is read, `UNREAD_FORMAT` for that of another image, else None."""
+    suffix = os.path.splitext(name)[1].lower()
+    return "" if suffix in IMAGE_SUFFIXES else UNREAD_FORMAT if suffix in UNREAD_SUFFIXES else None
+
+
+def member_reason(name: str) -> str | None:
+    """Return `image_reason` of a relative path; None if it or a folder in it is hidden or made by a system."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    return has_image_suffix(name) and not any(part.startswith(".") for part in parts)
+    return None if any(is_hidden(part) for part in parts) else image_reason(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether listings pass over a file or folder of this name."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 
 def file_stamp(path: Path) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from gtsa_kit.data.entries import Entry, Source, display_path, read_entry, sort_entries
 from gtsa_kit.data.formats import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, decode_image, open_image
+from gtsa_kit.data.left_out import without_left_out
 from gtsa_kit.data.sources import FileSource, open_source
 
 Item = TypeVar("Item")
@@ -60,7 +61,7 @@ def list_images(where: str) -> ImageList:
     """
     source = open_source(where)
     by_path = isinstance(source, FileSource)
-    entries = sort_entries(source.entries(), by_locator=by_path)
+    entries = sort_entries(without_left_out(source.entries()), by_locator=by_path)
     unreadable = [entry for entry in entries if entry.reason]
     readable = [entry for entry in entries if not entry.reason]
     if not readable:

@@ -1,27 +1,30 @@
 """Images behind a URL, read through fsspec."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.data.entries import Entry, PerProcess, display_name, has_image_suffix, is_visible_image
+from gtsa_kit.data.entries import Entry, PerProcess, display_name, has_image_suffix, is_hidden, member_reason
 from gtsa_kit.data.formats import IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import ImageError, check_file_size
+from gtsa_kit.data.retry import describe_remote_error, with_retries
 
 
 class UrlSource:
     """Images below a URL that fsspec opens: `s3://`, `gs://`, `hf://`, `http://`, `memory://` and others."""
 
     def __init__(self, url: str) -> None:
-        """Connect; raise `ValueError` if the URL's protocol needs a package that is not installed."""
+        """Connect; raise `ValueError` if the URL can't be opened or its protocol needs a package that is missing."""
         self.url = url
         self._filesystem = PerProcess(partial(_open_url, url))
         try:
             filesystem, self.path = self._filesystem.get()
         except ImportError as error:
             raise ValueError(f"{url} needs another package: {error}") from error
+        except Exception as error:  # clients of storage services raise errors of any class
+            raise ValueError(f"{url} can't be opened: {describe_remote_error(error)}") from error
         filesystem.invalidate_cache()
 
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
@@ -30,14 +33,14 @@ class UrlSource:
         Names are relative to the part of the URL before the pattern.
 
         Raises:
-            ValueError: There are none.
+            ValueError: There are none, or the server does not answer.
         """
         root = "/".join(before_pattern(self.path.split("/"))).rstrip("/")
         empty = True
-        for path, info in self._files():
+        for path, info, reason in self._files(root):
             empty = False
             name = path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]
-            yield Entry(display_name(name), path, remote_stamp(info))
+            yield Entry(display_name(name), path, remote_stamp(info), reason)
         if empty:
             raise ValueError(f"no images at {self.url} (suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))})")
 
@@ -46,51 +49,86 @@ class UrlSource:
         filesystem, _ = self._filesystem.get()
         return read_remote(filesystem, locator)
 
-    def _files(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _files(self, root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Yield path, properties and reason of the images, and of the folders that can't be listed."""
         filesystem, _ = self._filesystem.get()
+        files: Iterable[tuple[str, dict[str, Any], str | None]]
         if glob.has_magic(self.path):
-            matches = filesystem.glob(self.path, detail=True)
-            yield from ((path, info) for path, info in matches.items() if is_visible_image(path))
+            matches = self._ask(lambda: filesystem.glob(self.path, detail=True))
+            if not matches:
+                self._ask(lambda: filesystem.ls(root, detail=True))  # glob finds nothing on a server that is down
+            files = ((path, info, member_reason(path)) for path, info in matches.items())
         elif has_image_suffix(self.path):
-            yield self.path, filesystem.info(self.path)
+            files = [(self.path, self._ask(lambda: filesystem.info(self.path)), "")]
         else:
-            for folder, _, files in filesystem.walk(self.path, detail=True):
-                for name, info in files.items():
-                    path = info.get("name") or f"{folder}/{name}"
-                    if is_visible_image(path):
-                        yield path, info
+            files = self._walk(filesystem)
+        yield from ((path, info, reason) for path, info, reason in files if reason is not None)
+
+    def _walk(self, filesystem: Any) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+        """Yield path, properties and reason (None for no image) of what lies below the URL."""
+        listing, pending = self._ask(lambda: filesystem.ls(self.path, detail=True)), []
+        while True:
+            for info in listing:
+                path = info["name"]
+                if info["type"] != "directory":
+                    yield path, info, member_reason(path.removeprefix(self.path))
+                elif path.rstrip("/") != self.path.rstrip("/") and not is_hidden(path.rstrip("/").rsplit("/", 1)[-1]):
+                    pending.append(path)
+            if not pending:
+                return
+            folder = pending.pop()
+            try:
+                listing = with_retries(partial(filesystem.ls, folder, detail=True))
+            except Exception as error:
+                listing = []
+                yield folder, {}, f"folder can't be read: {describe_remote_error(error)}"
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Call the server; raise `ValueError` with the reason if there is no answer, and if there is nothing."""
+        try:
+            return with_retries(call)
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+                raise ValueError(f"no images at {self.url}: it does not exist") from error
+            raise ValueError(
+                f"{self.url} can't be listed: {describe_remote_error(error)}; check the address, the server and the "
+                "credentials"
+            ) from error
 
 
 def read_url(url: str) -> bytes:
     """Return the content of the object at a URL.
 
     Raises:
-        ImageError: The object can't be read.
+        ImageError: The object can't be read, or the URL's protocol is unknown or needs a package that is missing.
     """
-    filesystem, path = _open_url(url)
+    try:
+        filesystem, path = _open_url(url)
+    except ImportError as error:
+        raise ImageError(Path(url), f"needs another package: {error}") from error
+    except Exception as error:  # clients of storage services raise errors of any class
+        raise ImageError(Path(url), f"can't be opened: {describe_remote_error(error)}") from error
     return read_remote(filesystem, path)
 
 
 def read_remote(filesystem: Any, path: str) -> bytes:
-    """Return the content of an object of an fsspec file system.
+    """Return the content of an object of an fsspec file system; passing errors of the network are tried again.
 
     Raises:
         ImageError: The client raised an error, or the object is larger than `MAX_FILE_BYTES`.
     """
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
-    try:
-        import aiohttp
 
-        errors = (*errors, aiohttp.ClientError)
-    except ImportError:
-        pass
-    try:
+    def read() -> bytes:
         check_file_size(int(filesystem.info(path).get("size") or 0), Path(path))
         content: bytes = filesystem.cat_file(path)
+        return content
+
+    try:
+        content = with_retries(read)
     except ImageError:
         raise
-    except errors as error:
-        raise ImageError(Path(path), f"can't be read: {type(error).__name__}: {error}"[:200]) from error
+    except Exception as error:  # clients of storage services raise errors of any class
+        raise ImageError(Path(path), f"can't be read: {describe_remote_error(error)}"[:200]) from error
     check_file_size(len(content), Path(path))
     return content
 

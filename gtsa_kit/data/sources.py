@@ -2,14 +2,15 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gtsa_kit.data.archives import ARCHIVE_SUFFIXES, COMPRESSED_TAR_SUFFIXES, ArchivesSource, open_archive
-from gtsa_kit.data.entries import Entry, Source, display_name, display_path, file_stamp, has_image_suffix
+from gtsa_kit.data.entries import Entry, Source, display_name, display_path, file_stamp, has_image_suffix, image_reason
 from gtsa_kit.data.image_io import read_file
 from gtsa_kit.data.remote import UrlSource, before_pattern, read_url
+from gtsa_kit.data.walk import Step, walk, walk_glob
 
 
 def open_source(where: str) -> Source:
@@ -22,6 +23,8 @@ def open_source(where: str) -> Source:
     Raises:
         ValueError: `where` does not exist or is none of these.
     """
+    if not where.strip():
+        raise ValueError("the source of the images is an empty text; give a folder, and for this one a dot")
     if "://" in where:
         return UrlSource(where)
     path = Path(where)
@@ -61,6 +64,13 @@ class FileSource:
         """Return the content of the file, or of the object at the URL."""
         return read_url(locator) if "://" in locator else read_file(Path(locator))
 
+    def _walked(self, steps: Iterable[Step], stamps: bool) -> Iterator[Entry]:
+        for step in steps:
+            if step.reason:
+                yield Entry(display_path(self.root, step.folder), str(step.folder), "", step.reason)
+            elif step.file is not None and (reason := image_reason(step.file)) is not None:
+                yield self._entry(step.folder / step.file, stamps)._replace(reason=reason)
+
     def _entry(self, path: Path, stamps: bool) -> Entry:
         return Entry(display_path(self.root, path), str(path), file_stamp(path) if stamps else "")
 
@@ -70,30 +80,8 @@ class FolderSource(FileSource):
     """Image files below a folder; links to folders are followed, each folder once, and hidden names are skipped."""
 
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
-        """Yield an entry for each image, and one with a reason for each folder that can't be read."""
-        visited: set[tuple[int, int]] = set()
-        pending = [self.root]
-        while pending:
-            folder = pending.pop()
-            try:
-                status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in visited:  # a link to a parent, or a second link to a folder
-                    continue
-                visited.add((status.st_dev, status.st_ino))
-                folders = []
-                with os.scandir(folder) as items:
-                    for item in items:
-                        if item.name.startswith("."):
-                            continue
-                        if _is_folder(item):
-                            folders.append(Path(item.path))
-                        elif has_image_suffix(item.name):
-                            yield self._entry(Path(item.path), stamps)
-                # Sorted, so that the order on the disk does not decide which link to a folder is followed.
-                pending += sorted(folders, reverse=True)
-            except OSError as error:
-                reason = f"folder can't be read: {error.strerror}"
-                yield Entry(display_path(self.root, folder), str(folder), "", reason)
+        """Yield an entry for each image, and one with a reason for each folder that is left out."""
+        return self._walked(walk(self.root), stamps)
 
 
 @dataclass(frozen=True)
@@ -103,10 +91,8 @@ class GlobSource(FileSource):
     pattern: str = ""
 
     def entries(self, stamps: bool = False) -> Iterator[Entry]:
-        """Yield an entry for each matching file that has the suffix of an image."""
-        for name in glob.iglob(self.pattern, recursive=True):
-            if has_image_suffix(name):
-                yield self._entry(Path(name), stamps)
+        """Yield an entry for each matching image, and one with a reason for each folder that is left out."""
+        return self._walked(walk_glob(self.pattern), stamps)
 
 
 @dataclass(frozen=True)
@@ -125,15 +111,20 @@ class ListSource(FileSource):
                 yield Entry(display_name(line), line)
                 continue
             path = self.root / line
-            if not path.exists() and os.path.exists(line):
+            if not os.path.exists(path) and os.path.exists(line):  # unlike Path.exists, these never raise
                 path = Path(line).absolute()
             yield self._entry(path, stamps)
 
     def _lines(self) -> Iterator[str]:
         try:
-            with open(self.file, encoding="utf-8-sig") as file:
-                yield from (line.strip() for line in file if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
+            # Bytes that are no UTF-8 may be the name of a file; at the beginning they mean another kind of file.
+            with open(self.file, encoding="utf-8-sig", errors="surrogateescape") as file:
+                for number, line in enumerate(file):
+                    if number == 0:
+                        line.encode("utf-8")
+                    if line.strip():
+                        yield line.strip()
+        except (OSError, UnicodeError) as error:
             raise ValueError(
                 f"{self.file} is neither a folder, nor an image, nor an archive, nor a text file (UTF-8) that lists "
                 f"paths: {error}"
@@ -157,16 +148,9 @@ def _open_glob(where: str) -> Source:
     if not glob.has_magic(where):
         raise ValueError(f"{where} does not exist; give a folder, a glob, a list of paths, a .tar, a .zip or a URL")
     root = Path(*before_pattern(Path(where).parts))
-    first = next(glob.iglob(where, recursive=True), None)
+    first = next((step.file for step in walk_glob(where) if step.file), None)
     if first is None:
         raise ValueError(f"nothing matches {where}; quote the pattern, so that the shell leaves it alone")
     if first.lower().endswith(ARCHIVE_SUFFIXES):
-        return ArchivesSource(root, [Path(name) for name in sorted(glob.glob(where, recursive=True))])
+        return ArchivesSource(root, sorted(step.folder / step.file for step in walk_glob(where) if step.file))
     return GlobSource(root, pattern=where)
-
-
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    try:
-        return item.is_dir()
-    except OSError:  # a link that points to itself
-        return False

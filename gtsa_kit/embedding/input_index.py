@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
+from gtsa_kit.data.left_out import without_left_out
 from gtsa_kit.files import sync_folder
 
 NO_IMAGES = "no images found; files are recognized by their suffix: .jpg .png .webp .bmp .tif and similar"
@@ -23,7 +24,7 @@ def list_inputs(source: Source) -> list[Entry]:
     Raises:
         ValueError: The source has no entries.
     """
-    entries = sort_entries(source.entries())
+    entries = sort_entries(without_left_out(source.entries()))
     if not entries:
         raise ValueError(NO_IMAGES)
     return entries
@@ -116,7 +117,7 @@ def _fill(database: sqlite3.Connection, source: Source) -> None:
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
     database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS})")
-    entries = source.entries(stamps=True)
+    entries = without_left_out(source.entries(stamps=True))
     rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
     while batch := list(islice(rows, 1000)):
         database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", batch)
