@@ -11,12 +11,14 @@ import typer
 if __name__ != "gtsa_kit.cli":
     raise ImportError("import gtsa_kit.cli; `cli` in the root of the repository is only a link to its folder")
 
-from gtsa_kit.cli import bench, demo, embed, evaluate, export, info, serve, train, verify
+from gtsa_kit.cli import bench, config, demo, embed, evaluate, export, info, serve, train, verify
 from gtsa_kit.cli.support.common import fail, is_first_process
+from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.progress import Note
 
 app = typer.Typer(
     name="gtsa",
+    cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -38,15 +40,16 @@ def gtsa(
     """
 
 
-app.command("train")(train.train)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("info")(info.info)
-app.command("bench")(bench.bench)
+app.command("train", cls=PlainCommand)(train.train)
+app.command("config", cls=PlainCommand)(config.config)
+app.command("export", cls=PlainCommand)(export.export)
+app.command("verify", cls=PlainCommand)(verify.verify)
+app.command("info", cls=PlainCommand)(info.info)
+app.command("bench", cls=PlainCommand)(bench.bench)
 app.add_typer(embed.app, name="embed")
-app.command("serve")(serve.serve)
+app.command("serve", cls=PlainCommand)(serve.serve)
 app.add_typer(evaluate.app, name="eval")
-app.command("demo")(demo.demo)
+app.command("demo", cls=PlainCommand)(demo.demo)
 
 
 def main() -> None:

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 DEFAULT_COMMAND = "FOLDER"
 """Name of the command that runs if none is named. An argument of this name is a folder: the name is never looked up."""
 
 
-class DefaultCommandGroup(TyperGroup):
+class DefaultCommandGroup(PlainGroup):
     """Command group in which `gtsa embed photos/ ...` embeds and `gtsa embed merge ...` runs a subcommand.
 
     A folder with the name of a subcommand is written as `./merge`.
@@ -32,7 +32,7 @@ app = typer.Typer(cls=DefaultCommandGroup, rich_markup_mode="rich", help="Turn i
 app.add_typer(browse_app)
 
 
-@app.command(DEFAULT_COMMAND, hidden=True)
+@app.command(DEFAULT_COMMAND, cls=PlainCommand, hidden=True)
 @with_option_groups
 def embed(
     folder: Annotated[
@@ -46,9 +46,13 @@ def embed(
     model: Annotated[Path, typer.Option(help="A run folder, a .safetensors, or an exported file.")],
     out: Annotated[Path, typer.Option(help="Folder for vectors/, dense.zarr and errors.jsonl.", metavar="DIR")],
     dense: Annotated[bool, typer.Option("--dense", help="Also write the feature maps, as Zarr.")] = False,
-    layers: Annotated[str | None, typer.Option(help="Also write the maps of these blocks: 2,5,8,11.")] = None,
-    size: Annotated[str | None, typer.Option(help="Stretch to N or HEIGHTxWIDTH; by default the model's size.")] = None,
-    short_side: Annotated[int | None, typer.Option(help="Keep the aspect ratio; the short side becomes N.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Also write the maps of these blocks, such as 2,5,8,11. Default: none.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Stretch to N or HEIGHTxWIDTH. Default: the model's size.")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Keep the aspect ratio; the short side becomes N. Default: see --size.")
+    ] = None,
     native: Annotated[
         bool, typer.Option("--native", help="Keep each image's own size, rounded to a multiple of 16.")
     ] = False,
@@ -67,7 +71,9 @@ def embed(
         Literal["local", "ray"],
         typer.Option(help="local: this process. ray: all machines of a Ray cluster; without one, a local cluster."),
     ] = "local",
-    shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts: 1/8 to 8/8.", metavar="I/N")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only the I-th of N parts: 1/8 to 8/8. Default: all images.", metavar="I/N")
+    ] = None,
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, help="Larger images are rejected before they are decoded.")
     ] = 178.0,
@@ -126,7 +132,7 @@ def embed(
     embed_with_progress(folder, model, out, options, as_json)
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def merge(
     out: Annotated[Path, typer.Argument(help="New folder for the merged dataset.")],
     parts: Annotated[list[Path], typer.Argument(help="Folders that --shard 1/N to N/N wrote, in any order.")],

@@ -15,6 +15,7 @@ from gtsa_kit.cli.support.browse_display import (
     write_hits_sheet,
 )
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.help import PlainCommand
 from gtsa_kit.cli.support.options import DeviceOption, JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -26,15 +27,22 @@ browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder that gtsa embed wrote (its --out).", metavar="DIR")]
 
 
-@browse_app.command("search")
+@browse_app.command("search", cls=PlainCommand)
 @with_option_groups
 def search_command(
     folder: DatasetFolder,
-    image: Annotated[Path | None, typer.Option(help="Query: any image.", metavar="FILE")] = None,
-    row: Annotated[str | None, typer.Option(help="Query: a row of the dataset, by its `path`.", metavar="PATH")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Query: any image. Default: none; --row is the query.", metavar="FILE")
+    ] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(
+            help="Query: a row of the dataset, by its `path`. Default: none; --image is the query.", metavar="PATH"
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     model: Annotated[
-        Path | None, typer.Option(help="Model of the vectors, if it is no longer at the path where it was used.")
+        Path | None, typer.Option(help="Model of the vectors. Default: the path where it was used.")
     ] = None,
     contact_sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet, .png or .jpg. Default DIR/search.jpg.", metavar="FILE")
@@ -75,7 +83,7 @@ def search_command(
     write_hits_sheet(images, result.hits, query_row or Path(name), name, contact_sheet)
 
 
-@browse_app.command("map")
+@browse_app.command("map", cls=PlainCommand)
 def map_command(
     folder: DatasetFolder,
     out: Annotated[Path | None, typer.Option(help="Page to write. Default DIR/map.html.", metavar="FILE")] = None,
@@ -124,7 +132,7 @@ def map_command(
     console.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
-@browse_app.command("duplicates")
+@browse_app.command("duplicates", cls=PlainCommand)
 def duplicates_command(
     folder: DatasetFolder,
     threshold: Annotated[
@@ -132,7 +140,7 @@ def duplicates_command(
         typer.Option(help="Minimum cosine of near-duplicates, above 0, up to 1. The best value depends on the model."),
     ] = 0.995,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet to write, .png or .jpg.", metavar="FILE")
+        Path | None, typer.Option(help="Contact sheet to write, .png or .jpg. Default: none.", metavar="FILE")
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",

@@ -47,8 +47,8 @@ def export(
             "precision that the hardware computes in, else fp32."
         ),
     ] = None,
-    size: Annotated[str | None, typer.Option(help=f"Fix the input size. {SIDES}")] = None,
-    min_size: Annotated[str | None, typer.Option(help=f"Minimum input size. {SIDES}")] = None,
+    size: Annotated[str | None, typer.Option(help=f"Fix the input size. {SIDES} Default: any size.")] = None,
+    min_size: Annotated[str | None, typer.Option(help=f"Minimum input size. {SIDES} Default: 16.")] = None,
     max_size: Annotated[
         str | None, typer.Option(help=f"Maximum input size. {SIDES} Default: no limit; trt: 512.")
     ] = None,
@@ -59,7 +59,7 @@ def export(
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Indices of blocks whose feature maps are outputs too, such as 2,5,8,11.")
+        str | None, typer.Option(help="Blocks whose feature maps are outputs too, such as 2,5,8,11. Default: none.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 18 to 23. Default: 20.")] = None,
     input_type: Annotated[
@@ -69,7 +69,7 @@ def export(
         ),
     ] = "float32",
     calibrate: Annotated[
-        Path | None, typer.Option(help="Folder of typical images for the ranges of int8 and fp8.")
+        Path | None, typer.Option(help="Folder of typical images for the ranges of int8 and fp8. Default: none.")
     ] = None,
     images: Annotated[
         Path | None,
@@ -106,11 +106,14 @@ def export(
         ),
     ] = None,
     workspace: Annotated[
-        float | None, typer.Option(help="Maximum GPU workspace of one layer, in GiB.", rich_help_panel=ENGINES)
+        float | None,
+        typer.Option(help="Maximum GPU workspace of one layer, in GiB. Default: no limit.", rich_help_panel=ENGINES),
     ] = None,
     timing_cache: Annotated[
         Path | None,
-        typer.Option(help="File with kernel timings, kept between builds; tensorrt only.", rich_help_panel=ENGINES),
+        typer.Option(
+            help="File with kernel timings, kept between builds; tensorrt only. Default: none.", rich_help_panel=ENGINES
+        ),
     ] = None,
     optimization_level: Annotated[
         int | None,

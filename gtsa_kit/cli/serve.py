@@ -41,7 +41,7 @@ def serve(
     max_size: Annotated[int, typer.Option(help="Maximum height and width of the model's input.")] = 1024,
     token: Annotated[
         str | None,
-        typer.Option(help="Require this token: Authorization: Bearer TOKEN.", envvar="GTSA_TOKEN"),
+        typer.Option(help="Require this token: Authorization: Bearer TOKEN. Default: none.", envvar="GTSA_TOKEN"),
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of processes, each with its own model.")] = 1,
     cors: Annotated[

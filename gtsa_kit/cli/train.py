@@ -33,19 +33,25 @@ def train(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of settings, like config.yaml of a run folder.", metavar="FILE")
+        Path | None, typer.Option(help="YAML file of settings, as gtsa config prints. Default: none.", metavar="FILE")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="One setting, for example loss.rotation_weight=0.25; repeatable.", metavar="KEY=VALUE"
+            "--set",
+            help="One setting, such as loss.rotation_weight=0.25; repeatable; gtsa config lists them. Default: none.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of optimizer steps; overrides --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per device and micro-step.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the images. Default 100; quick: 10.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of optimizer steps; overrides --epochs. Default: by --epochs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per device and micro-step. Default 512; quick: 16.")
+    ] = None,
     accumulate: Annotated[
-        int | None, typer.Option(help="Micro-steps per optimizer step; their gradients are averaged.")
+        int | None, typer.Option(help="Micro-steps per optimizer step; their gradients are averaged. Default 1.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images and make views; 0 uses none. Default: by cores.")

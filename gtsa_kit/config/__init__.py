@@ -3,11 +3,10 @@
 This package does not import torch, so that commands can read settings without delay.
 """
 
+from gtsa_kit.config.describe import annotated_yaml, describe_settings
 from gtsa_kit.config.presets import METHODS, PRESETS, PUBLISHED_MOMENTUM
 from gtsa_kit.config.resolve import dump_config, load_config, parse_overrides
 from gtsa_kit.config.sections import (
-    PATCH,
-    Arch,
     DINOConfig,
     LossConfig,
     MoCoV3Config,
@@ -17,6 +16,7 @@ from gtsa_kit.config.sections import (
     TrainConfig,
     ViewsConfig,
 )
+from gtsa_kit.config.types import PATCH, Arch
 
 __all__ = [
     "METHODS",
@@ -32,6 +32,8 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "ViewsConfig",
+    "annotated_yaml",
+    "describe_settings",
     "dump_config",
     "load_config",
     "parse_overrides",

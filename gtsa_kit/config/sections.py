@@ -2,33 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PATCH = 16
-"""Patch size in pixels, the same for all architectures."""
-
-Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
-Precision = Literal["auto", "fp32", "bf16"]
-MethodName = Literal["gtsa", "dino", "mocov3"]
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-AboveZero = Annotated[float, Field(gt=0.0)]
-PatchMultiple = Annotated[int, Field(gt=0, multiple_of=PATCH)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from gtsa_kit.config.types import (
+    AboveZero,
+    Arch,
+    BelowOne,
+    Fraction,
+    MethodName,
+    NonNegative,
+    PatchMultiple,
+    Positive,
+    Precision,
+    Section,
+)
 
 
 class ModelConfig(Section):
     """Settings of encoder and heads."""
 
     arch: Arch = "vit_small"
+    """Architecture of the encoder: ViT-Ti, S or B with patches of 16 pixels; vit_mini and vit_test are smaller."""
     drop_path: BelowOne = 0.1
     """Stochastic depth rate of the student's last block; the teacher has none."""
     projector_dim: Positive = 768
@@ -41,7 +35,9 @@ class ViewsConfig(Section):
     """Augmentation settings: crops, rotations, flips and colors of the G global and L local views of an image."""
 
     global_crops: Annotated[int, Field(ge=1)] = 2
+    """Global views of an image."""
     local_crops: Annotated[int, Field(ge=0)] = 8
+    """Local views of an image."""
     global_size: PatchMultiple = 224
     """Side of a global view in pixels."""
     local_size: PatchMultiple = 96
@@ -63,8 +59,11 @@ class ViewsConfig(Section):
     jitter_strength: NonNegative = 1.0
     """Factor on the color jitter ranges: brightness 0.8, contrast 0.8, saturation 0.8, hue 0.2."""
     jitter_p: Fraction = 0.8
+    """Probability of color jitter."""
     grayscale_p: Fraction = 0.2
+    """Probability of a conversion to gray."""
     blur_p: Fraction = 0.2
+    """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian blur's standard deviation in pixels of the view."""
     noise_std: NonNegative = 0.0
@@ -116,11 +115,15 @@ class DINOConfig(Section):
     freeze_epochs: NonNegative = 1.0
     """Epochs during which the prototypes are not trained."""
     student_temperature: AboveZero = 0.1
+    """Temperature of the student's softmax."""
     teacher_temperature: AboveZero = 0.04
     """Initial temperature; rises linearly to `final_teacher_temperature` over `temperature_warmup_epochs`."""
     final_teacher_temperature: AboveZero = 0.07
+    """Temperature of the teacher's softmax after its warm-up."""
     temperature_warmup_epochs: NonNegative = 30.0
+    """Epochs in which the teacher's temperature rises."""
     center_momentum: Fraction = 0.9
+    """Momentum of the moving average of the teacher's outputs, which are centered by it."""
 
 
 class MoCoV3Config(Section):
@@ -131,6 +134,7 @@ class MoCoV3Config(Section):
     output: Positive = 256
     """Dimension of queries and keys."""
     temperature: AboveZero = 0.2
+    """Temperature of the contrastive loss."""
     freeze_patch_embed: bool = True
     """True does not train the patch embedding (random weights), which stabilizes training."""
 
@@ -141,22 +145,29 @@ class OptimConfig(Section):
     lr: NonNegative = 5e-4
     """Peak learning rate for 256 images per step; scaled linearly with the run's images per step."""
     final_lr: NonNegative = 1e-6
+    """Learning rate at the end of the cosine schedule."""
     warmup_epochs: NonNegative = 10.0
+    """Epochs in which the learning rate rises linearly from 0; half of the run at most."""
     weight_decay: NonNegative = 0.04
+    """Weight decay at the start; a cosine leads to `final_weight_decay`."""
     final_weight_decay: NonNegative = 0.4
+    """Weight decay at the end."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """Decay rates of AdamW's averages of gradients and of their squares."""
     clip_grad_norm: NonNegative = 3.0
     """Maximum L2 norm of each parameter's gradient; 0 disables clipping."""
     teacher_momentum: Fraction | Literal["auto"] = "auto"
     """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`. auto is the value
     that the method was published with, or less in a run so short that its teacher would keep initial weights."""
     final_teacher_momentum: Fraction = 1.0
+    """Momentum of the teacher's moving average at the end."""
 
 
 class TrainConfig(Section):
     """Settings of the training loop: length, batch, devices, logs and checkpoints."""
 
     epochs: Annotated[float, Field(gt=0)] = 100.0
+    """Passes over the images."""
     steps: Positive | None = None
     """Number of optimizer steps; overrides `epochs`."""
     batch_size: Positive = 512
@@ -168,6 +179,7 @@ class TrainConfig(Section):
     augment_on: Literal["cpu", "device"] = "cpu"
     """Device that makes the views: the CPU (in the workers) or the training device (batched)."""
     precision: Precision = "auto"
+    """Precision of training; auto is bf16 where it is faster on this machine, else fp32."""
     compile: Literal[True, False, "auto"] = "auto"
     """True compiles encoders and heads with torch; auto does so on a GPU if Triton is installed."""
     activation_checkpointing: bool = False
@@ -175,6 +187,7 @@ class TrainConfig(Section):
     devices: Positive | Literal["auto"] = "auto"
     """Number of GPUs, or of processes on a CPU; auto uses all GPUs, or one process."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of all random numbers."""
     log_every: Positive = 10
     """Steps between rows of metrics.jsonl."""
     checkpoint_every: Positive = 500
@@ -182,6 +195,7 @@ class TrainConfig(Section):
     checkpoint_minutes: AboveZero = 15.0
     """Minutes after which a checkpoint is written, if `checkpoint_every` steps take longer."""
     keep_checkpoints: Positive = 2
+    """Number of checkpoints to keep, the newest ones."""
     max_unreadable: Fraction = 0.05
     """Fraction of unreadable images above which the run stops."""
     validate_images: Annotated[int, Field(ge=0)] = 20_000
@@ -194,7 +208,9 @@ class RunConfig(Section):
     """All settings of a run."""
 
     preset: str = "coco"
+    """Group of settings to start from: coco (the paper's), ade20k, or quick (to test a setup on a CPU)."""
     method: MethodName = "gtsa"
+    """Method of pretraining: GTSA, or a baseline to compare it with."""
     data: str = ""
     """Source of the training images: a folder, a glob, a list of paths, an archive or a URL."""
     model: ModelConfig = ModelConfig()

@@ -3,16 +3,19 @@
 import typer
 
 from gtsa_kit.cli.evaluate import ablation, figures, probes, segment, views
+from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Evaluate encoders on your own images.")
-app.command()(figures.pca)
-app.command()(figures.neighbors)
-app.command()(figures.attention)
-app.command()(figures.matches)
-app.command()(probes.knn)
-app.command()(probes.linear)
-app.command()(segment.segment)
-app.command()(views.sensitivity)
-app.command()(views.correspondence)
-app.command()(views.rotation)
-app.command()(ablation.ablation)
+app = typer.Typer(
+    cls=PlainGroup, no_args_is_help=True, rich_markup_mode="rich", help="Evaluate encoders on your own images."
+)
+app.command(cls=PlainCommand)(figures.pca)
+app.command(cls=PlainCommand)(figures.neighbors)
+app.command(cls=PlainCommand)(figures.attention)
+app.command(cls=PlainCommand)(figures.matches)
+app.command(cls=PlainCommand)(probes.knn)
+app.command(cls=PlainCommand)(probes.linear)
+app.command(cls=PlainCommand)(segment.segment)
+app.command(cls=PlainCommand)(views.sensitivity)
+app.command(cls=PlainCommand)(views.correspondence)
+app.command(cls=PlainCommand)(views.rotation)
+app.command(cls=PlainCommand)(ablation.ablation)

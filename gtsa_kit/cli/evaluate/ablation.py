@@ -22,23 +22,29 @@ def ablation(
     ],
     out: Out,
     labeled: Annotated[
-        Path | None, typer.Option(help="Images with classes: a folder for each, or a CSV.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Images with classes: a folder for each, or a CSV. Default: none.", metavar="DIR"),
     ] = None,
     masked: Annotated[
         Path | None,
-        typer.Option(help="Images with masks: images/ and masks/, optionally in train/ and val/.", metavar="DIR"),
+        typer.Option(
+            help="Images with masks: images/ and masks/, optionally in train/ and val/. Default: none.", metavar="DIR"
+        ),
     ] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(help="Void class of the masks; repeatable.", metavar="CLASS")
+        list[str] | None, typer.Option(help="Void class of the masks; repeatable. Default: none.", metavar="CLASS")
     ] = None,
     tiles: Annotated[
-        int | None, typer.Option(min=16, help="Cut images with masks into square tiles of this side, in pixels.")
+        int | None,
+        typer.Option(
+            min=16, help="Cut images with masks into square tiles of this side, in pixels. Default: whole images."
+        ),
     ] = None,
     size: Size = None,
     preset: Annotated[str, typer.Option(help="Settings of the three runs: coco, ade20k or quick.")] = "coco",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One setting of the runs; repeatable.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="One setting of the runs; repeatable. Default: none.", metavar="KEY=VALUE"),
     ] = None,
     seeds: Seeds = 3,
     random: Annotated[bool, typer.Option(help="Add a model with random weights.")] = True,

@@ -90,11 +90,14 @@ def attention(
 def matches(
     out: Out,
     models: Models = None,
-    images: Annotated[Path | None, typer.Option(help="Images, two views of each.", metavar="FOLDER")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Images, two views of each. Default: none; --pairs names them.", metavar="FOLDER"),
+    ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of --images, pairs of images: a text file with two tab-separated paths a line.",
+            help="In place of --images, a text file with two tab-separated paths a line. Default: none.",
             metavar="FILE",
         ),
     ] = None,

@@ -23,12 +23,16 @@ def segment(
     out: Out,
     models: Models = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Masks with the names of the images, as index or color PNG.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            help="Masks with the names of the images, as index or color PNG. Default: masks/ in --images.",
+            metavar="DIR",
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            help="Void class: an index, a color (#000000) or a name; repeatable. Index 255 is always void.",
+            help="Void class: an index, a color (#000000) or a name; repeatable. 255 is always void. Default: none.",
             metavar="CLASS",
         ),
     ] = None,
@@ -44,7 +48,7 @@ def segment(
         int | None,
         typer.Option(
             min=16,
-            help="Cut images into square tiles of this side; for models that were trained on small crops.",
+            help="Cut images into square tiles of this side; for models trained on small crops. Default: whole images.",
             metavar="PIXELS",
         ),
     ] = None,

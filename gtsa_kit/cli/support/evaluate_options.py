@@ -11,7 +11,9 @@ Models = Annotated[
 ]
 Random = Annotated[
     list[str] | None,
-    typer.Option("--random", help="Add random weights of this architecture; repeatable.", metavar="ARCH"),
+    typer.Option(
+        "--random", help="Add random weights of this architecture; repeatable. Default: none.", metavar="ARCH"
+    ),
 ]
 Images = Annotated[Path, typer.Option(help="Images: a folder, or a text file of paths.", metavar="FOLDER")]
 Out = Annotated[Path, typer.Option(help="Folder for the report and its figure.", metavar="DIR")]

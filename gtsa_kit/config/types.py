@@ -1,0 +1,25 @@
+"""Types of settings, and the base of their sections."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PATCH = 16
+"""Patch size in pixels, the same for all architectures."""
+
+Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
+Precision = Literal["auto", "fp32", "bf16"]
+MethodName = Literal["gtsa", "dino", "mocov3"]
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+AboveZero = Annotated[float, Field(gt=0.0)]
+PatchMultiple = Annotated[int, Field(gt=0, multiple_of=PATCH)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error. Docstrings of settings are their meanings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,0 +1,87 @@
+"""Help of all commands, and `gtsa config`."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from gtsa_kit.cli import app
+from gtsa_kit.config import PRESETS, RunConfig, annotated_yaml, describe_settings, load_config
+
+
+def leaves(command: Any, name: str = "gtsa") -> Iterator[tuple[str, Any]]:
+    """Yield every command by its name."""
+    children = getattr(command, "commands", None) or {}
+    if not children:
+        yield name, command
+    for child, inner in children.items():
+        yield from leaves(inner, f"{name} {child}")
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_flags_without_a_type_and_every_default(name: str, gtsa_here: Callable) -> None:
+    done = gtsa_here(*name.split()[1:], "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+    assert "bool" not in done.stdout
+    for option in COMMANDS[name].params:
+        if option.param_type_name != "option" or option.is_flag or option.required:
+            continue
+        if option.default in (None, []) and not isinstance(option.show_default, str):
+            assert "efault" in option.help, f"{name} {option.opts[0]} does not say what happens without it"
+        else:
+            assert option.show_default or "efault" in option.help, f"{name} {option.opts[0]} hides its default"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_prints_what_config_accepts(preset: str, gtsa_here: Callable, tmp_path: Path) -> None:
+    done = gtsa_here("config", "--preset", preset, "--set", "train.batch_size=24")
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "settings.yaml").write_text(done.stdout)
+    assert load_config(file=tmp_path / "settings.yaml") == load_config(preset, None, {"train.batch_size": 24})
+    assert "# Images per device and micro-step; an optimizer step uses" in done.stdout
+    again = gtsa_here("config", "--config", tmp_path / "settings.yaml")
+    assert again.stdout == done.stdout
+
+
+def test_every_setting_has_a_meaning_and_its_default() -> None:
+    config = load_config("quick")
+    settings = {setting.key: setting for setting in describe_settings(config)}
+    flat = {
+        f"{section}.{name}" if isinstance(values, dict) else section
+        for section, values in config.model_dump(mode="json").items()
+        for name in (values if isinstance(values, dict) else [section])
+    }
+    assert settings.keys() == flat
+    for setting in settings.values():
+        assert setting.meaning.endswith("."), setting.key
+    defaults = RunConfig().model_dump(mode="json")
+    assert settings["views.global_size"].default == defaults["views"]["global_size"] == 224
+    assert settings["views.global_size"].value == 96
+    assert settings["method"].choices == ("gtsa", "dino", "mocov3")
+    text = annotated_yaml(config)
+    assert "  # Side of a global view in pixels. Default: 224.\n  global_size: 96\n" in text
+    assert max(map(len, text.splitlines())) <= 112
+    assert yaml.safe_load(text) == config.model_dump(mode="json")
+
+
+def test_config_as_json(gtsa_here: Callable) -> None:
+    done = gtsa_here("config", "--method", "dino", "--json")
+    assert done.returncode == 0, done.stderr
+    entries = {entry["key"]: entry for entry in json.loads(done.stdout)}
+    assert entries["method"]["value"] == "dino"
+    assert entries["views.hflip_p"] | {"meaning": ""} == {
+        "key": "views.hflip_p",
+        "value": 0.5,
+        "default": 0.0,
+        "meaning": "",
+        "choices": [],
+    }
+    assert gtsa_here("config", "--preset", "imagenet").returncode == 2
