@@ -46,7 +46,10 @@ def serve(
     workers: Annotated[int, typer.Option(help="Number of processes, each with its own model.")] = 1,
     cors: Annotated[
         list[str] | None,
-        typer.Option(help="Let web pages of this origin use the service; repeatable, * allows all.", metavar="ORIGIN"),
+        typer.Option(
+            help="Let web pages of this origin use the service; repeatable, * allows all. Default: none.",
+            metavar="ORIGIN",
+        ),
     ] = None,
     root_path: Annotated[
         str, typer.Option(help="Path prefix under which a proxy publishes the service: /features.", metavar="PATH")
