@@ -187,6 +187,11 @@ def match_distances(patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int
     return patch_distance(prediction, truth, *grid)
 
 
+def within_one_patch(distances: np.ndarray) -> np.ndarray:
+    """Return whether distances (N,), in patches, count as right: (N,) bool."""
+    return np.asarray(distances <= 1 + 1e-6)
+
+
 def feature_maps(model: Model, pair: ViewPair) -> tuple[np.ndarray, np.ndarray]:
     """Compute the (D, h, w) feature maps of the two views of a pair."""
     maps = encode(model.runner, [pair.a.image, pair.b.image]).feature_map
@@ -208,4 +213,4 @@ def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fractio
     if not pair.same_image:
         return float(patch_matches.cosine.mean()), np.nan, np.nan
     distance = match_distances(patch_matches, pair, (map_a.shape[1], map_a.shape[2]))
-    return float(patch_matches.cosine.mean()), float(distance.mean()), 100 * float((distance <= 1 + 1e-6).mean())
+    return float(patch_matches.cosine.mean()), float(distance.mean()), 100 * float(within_one_patch(distance).mean())

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -91,7 +91,8 @@ def create_api(state: ServiceState) -> FastAPI:
     api.add_exception_handler(APIError, on_api_error)  # type: ignore[arg-type]
     api.add_exception_handler(RequestValidationError, on_validation_error)  # type: ignore[arg-type]
     api.add_exception_handler(HTTPException, on_http_error)  # type: ignore[arg-type]
-    api.add_exception_handler(ClientDisconnected, on_disconnect)  # type: ignore[arg-type]
+    for kind in (ClientDisconnected, ClientDisconnect):  # after and while the body arrived
+        api.add_exception_handler(kind, on_disconnect)
     api.add_exception_handler(Exception, on_unhandled)
     return api
 
@@ -116,7 +117,7 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
     return await on_api_error(request, APIError(error.status_code, code, message, headers=error.headers))
 
 
-async def on_disconnect(request: Request, error: ClientDisconnected) -> Response:
+async def on_disconnect(request: Request, error: Exception) -> Response:
     """Return status 499 for the metrics; the client has disconnected and receives nothing."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 

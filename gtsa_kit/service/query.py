@@ -1,6 +1,7 @@
 """Query parameters of the computing routes, and their validation against the artifact."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -15,6 +16,8 @@ ResponseFormat = Literal["npz", "safetensors", "json", "arrow"]
 ArrayDtype = Literal["float16", "float32"]
 MAX_REGIONS: Final = 1024
 """Maximum number of boxes, and of points, in one request."""
+REPEATABLE: Final = frozenset({"boxes", "points"})
+"""Parameters that may be given several times."""
 _NUMBER = r"-?[0-9]{1,6}(\.[0-9]{1,6})?"
 
 SizeText = Annotated[
@@ -214,6 +217,14 @@ def parse_numbers(texts: list[str], count: int) -> np.ndarray:
     return np.array([[float(part) for part in text.split(",")] for text in texts], np.float64).reshape(-1, count)
 
 
+def refuse_repeated(parameters: Iterable[tuple[str, str]]) -> None:
+    """Raise `APIError` (422) for a parameter that is given twice but is not a list: one value would be ignored."""
+    names = [name for name, _ in parameters if name not in REPEATABLE]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise invalid_parameter(repeated[:100], "is given more than once")
+
+
 def describe_validation_error(kind: str, message: str, context: dict[str, object]) -> str:
     """Return a readable message for an error of pydantic, whose own message may quote a regular expression."""
     if kind == "extra_forbidden":
@@ -225,7 +236,7 @@ def describe_validation_error(kind: str, message: str, context: dict[str, object
     if kind == "not_an_image":
         return message
     if kind == "too_long":
-        return f"holds {context.get('actual_length')} images; a request holds up to {context.get('max_length')}"
+        return f"holds {context.get('actual_length')} items; a request holds up to {context.get('max_length')}"
     if kind == "too_short":
         return "is an empty list; send at least one image"
     if kind == "string_pattern_mismatch":

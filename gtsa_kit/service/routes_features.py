@@ -19,6 +19,7 @@ from gtsa_kit.service.query import (
     SimilarityQuery,
     parse_feature_request,
     parse_similarity_request,
+    refuse_repeated,
 )
 from gtsa_kit.service.regions import cosine_similarity_map
 from gtsa_kit.service.request_parsing import JSON, get_media_type, parse_base64_images, parse_json_body
@@ -57,6 +58,7 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
     map, in patches, to (x, y) in pixels of the image as stored in its file.
     """
     state, timing = get_state(request), RequestTiming()
+    refuse_repeated(request.query_params.multi_items())
     feature_request = parse_feature_request(query, state.runner, state.settings.max_size)
     uploads, multiple = await read_images(request, state, timing)
     reserve(request, state, [feature_request] * len(uploads))
@@ -87,6 +89,7 @@ async def similarity(request: Request, query: Annotated[SimilarityQuery, Query()
     center of the most similar patch, in pixels of the second image.
     """
     state, timing = get_state(request), RequestTiming()
+    refuse_repeated(request.query_params.multi_items())
     first_request, second_request = parse_similarity_request(query, state.runner, state.settings.max_size)
     first_upload, second_upload = await read_image_pair(request, state, timing)
     reserve(request, state, [first_request, second_request])

@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_models import color_tokens, fake_model, write_edge_cases, write_gradient, write_noise
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from gtsa_kit.evaluation import match_plot
-from gtsa_kit.evaluation.eval_images import encode
-from gtsa_kit.evaluation.matches import MatchesOptions, ViewPairs, match_distances, match_patches, matches, read_pairs
+from gtsa_kit.evaluation.eval_images import common_size, encode
+from gtsa_kit.evaluation.matches import (
+    MatchesOptions,
+    ViewPairs,
+    feature_maps,
+    match_distances,
+    match_patches,
+    matches,
+    read_pairs,
+)
+from gtsa_kit.figures import RIGHT, WRONG
 from gtsa_kit.methods.gtsa_losses import correspondence_loss
 
 SMALL = MatchesOptions(match_fraction=0.2, size=96)
@@ -86,11 +96,33 @@ def test_lines_connect_equal_colors(tmp_path: Path) -> None:
     axis = Figure().subplots()
     match_plot._draw_pair(axis, pair, result, (6, 6), np.zeros((len(result.a), 4)))
     canvas = np.asarray(axis.images[0].get_array()).astype(int)
-    segments = axis.collections[0].get_segments()
+    segments = axis.collections[1].get_segments()
     assert len(segments) == len(result.a)
     for (x0, y0), (x1, y1) in segments:
         assert x0 < 96 < 96 + match_plot.GAP <= x1
         assert np.abs(canvas[round(y0), round(x0)] - canvas[round(y1), round(x1)]).max() < 48  # about a patch
+
+
+def test_lines_are_blue_where_right_and_orange_where_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(match_plot, "save_figure", lambda figure, _: figures.append(figure))
+    paths = [write_gradient(tmp_path / "a.png"), write_noise(tmp_path / "b.png", 0)]
+    model = fake_model(color_tokens)
+    match_plot.draw_matches([model], paths, tmp_path / "matches.png", SMALL, lines=12)
+    drawn = 0
+    for axis, pair in zip(figures[0].axes, ViewPairs(paths, 0, common_size([model], SMALL.size)), strict=True):
+        maps = feature_maps(model, pair)
+        chosen = match_plot._subset(match_patches(*maps, SMALL.match_fraction), 12)
+        right = match_distances(chosen, pair, maps[0].shape[1:]) <= 1 + 1e-6
+        colors = [to_hex(color) for color in axis.collections[1].get_colors()]
+        assert colors == [RIGHT if one else WRONG for one in right]
+        dashes = [dash is not None for _, dash in axis.collections[1].get_linestyle()]
+        assert dashes == (~right).tolist()  # told apart in gray, too
+        assert axis.get_xlabel() == f"{right.sum()} of 12 right"
+        drawn += right.sum()
+    assert 12 <= drawn < 24  # all of the gradient, and not all of the noise
+    match_plot.draw_matches([model], [(paths[0], paths[1])], tmp_path / "matches.png", SMALL, lines=12)
+    assert figures[1].axes[-1].get_ylabel() == "cosine"  # the truth is unknown: a color bar
 
 
 def test_the_figure_contains_the_images(tmp_path: Path) -> None:

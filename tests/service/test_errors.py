@@ -30,6 +30,7 @@ def check_error(response: Any, status: int, field: str | None = None) -> None:
     ("query", "field"),
     [
         ("size=17", "size"),
+        ("size=16&dtype=float16&size=32", "size"),
         ("size=0", "size"),
         ("size=99999", "size"),
         ("size=-16", "size"),

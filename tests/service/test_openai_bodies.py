@@ -47,7 +47,7 @@ def test_what_openais_interface_accepts_is_accepted(
 @pytest.mark.parametrize(
     ("value", "field", "message"),
     [
-        ([TEXT] * 65, "input", "holds 65 images; a request holds up to 64"),
+        ([TEXT] * 65, "input", "holds 65 items; a request holds up to 64"),
         ([], "input", "is an empty list; send at least one image"),
         ("", "input", "is an empty string; send an image as base64 or as a data URI"),
         ([TEXT, ""], "input[1]", "is an empty string; send an image"),

@@ -88,6 +88,21 @@ def test_a_disconnected_request_leaves_the_queue(start_service: ServiceFactory, 
     assert len(slow.batches) <= 3, "the model computed images of disconnected clients"
 
 
+def test_a_client_that_leaves_within_its_body_is_no_error_of_the_service(
+    start_service: ServiceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start_service() as service, service.client() as client:
+        for body in (REQUEST[: len(REQUEST) // 2], REQUEST[: REQUEST.index(b"\r\n\r\n") + 4]):
+            with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                connection.sendall(body)
+        assert service.drains()
+        left = 'gtsa_requests_total{route="/v1/features",status="499"} 2.0'
+        assert wait_for(lambda: left in client.get("/metrics").text)
+        assert "gtsa_errors_total{" not in client.get("/metrics").text
+    assert "Traceback" not in caplog.text
+    assert "Exception" not in caplog.text
+
+
 def test_connections_of_slow_clients_are_closed(
     start_service: ServiceFactory, monkeypatch: pytest.MonkeyPatch, runner: Runner
 ) -> None:
