@@ -1,4 +1,4 @@
-"""Capabilities of this machine: CPU cores, precision, compilation, attention kernel.
+"""Capabilities of this machine: CPU cores, memory, precision, compilation, attention kernel.
 
 torch is imported inside the functions that need it, so that reading settings does not load it.
 """
@@ -7,6 +7,8 @@ import os
 import shutil
 import statistics
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,34 @@ _BENCHMARK_SHAPE = (1576, 384, 1536)
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return the memory in bytes that this machine, or the container, leaves; without a known limit a huge number."""
+    free = [_meminfo("MemAvailable") + _meminfo("SwapFree")]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # another version of cgroups, or no limit ("max")
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return max(0, min(free))
+
+
+def used_memory() -> int:
+    """Return the resident memory of this process in bytes, 0 where the system does not tell."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _meminfo(name: str) -> int:
+    """Return one value of /proc/meminfo in bytes; a system without that file has no known limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 1 << 62
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 def should_compile(device: "torch.device") -> bool:

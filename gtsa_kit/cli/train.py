@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail
+from gtsa_kit.cli.support.common import fail, require
 
 NO_IMAGES = "no images given; give a folder, a list of paths, an archive or a URL: gtsa train SOURCE"
 
@@ -48,7 +48,11 @@ def train(
         int | None, typer.Option(help="Number of optimizer steps; overrides --epochs. Default: by --epochs.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per device and micro-step. Default 512; quick: 16.")
+        str | None,
+        typer.Option(
+            help="Images per device and micro-step, or auto: what fits into memory. Default 512; quick: 16.",
+            metavar="INT|auto",
+        ),
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-steps per optimizer step; their gradients are averaged. Default 1.")
@@ -67,6 +71,13 @@ def train(
         int | None, typer.Option(help="Number of GPUs, or of processes on a CPU. Default: all GPUs, or 1 process.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. Default 0.")] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labeled images (a folder for each class, or a CSV): the k-NN accuracy at every checkpoint.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of SOURCE>.", metavar="DIR")] = None,
     resume: Annotated[
         bool,
@@ -108,13 +119,14 @@ def train(
         **{
             "train.epochs": epochs,
             "train.steps": steps,
-            "train.batch_size": batch_size,
+            "train.batch_size": _number_or_auto(batch_size),
             "train.accumulate": accumulate,
             "train.workers": workers,
             "train.augment_on": augment_on,
             "train.precision": precision,
             "train.devices": devices,
             "train.seed": seed,
+            "train.probe": str(require(probe).absolute()) if probe else None,
             "method": method,
             "data": absolute_source(source) if source else None,
         }
@@ -165,6 +177,15 @@ def resolve_settings(
 def _given_options(**options: Any) -> dict[str, Any]:
     """Return the options that were given on the command line."""
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _number_or_auto(batch_size: str | None) -> int | str | None:
+    """Return the value of --batch-size; whether it is in range is checked with the other settings."""
+    if batch_size is None or batch_size == "auto":
+        return batch_size
+    if not batch_size.isdecimal():
+        raise ValueError(f"--batch-size takes a number of images or auto, got {batch_size!r}")
+    return int(batch_size)
 
 
 def _default_out(source: str | None, resume: bool) -> Path:

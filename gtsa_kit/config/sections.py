@@ -170,8 +170,9 @@ class TrainConfig(Section):
     """Passes over the images."""
     steps: Positive | None = None
     """Number of optimizer steps; overrides `epochs`."""
-    batch_size: Positive = 512
-    """Images per device and micro-step; an optimizer step uses batch_size x accumulate x devices images."""
+    batch_size: Positive | Literal["auto"] = 512
+    """Images per device and micro-step; an optimizer step uses batch_size x accumulate x devices images. auto measures
+    what fits when a run starts, and config.yaml keeps the result."""
     accumulate: Positive = 1
     """Micro-steps per optimizer step."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -196,12 +197,20 @@ class TrainConfig(Section):
     """Minutes after which a checkpoint is written, if `checkpoint_every` steps take longer."""
     keep_checkpoints: Positive = 2
     """Number of checkpoints to keep, the newest ones."""
+    probe: str = ""
+    """Labeled images, class folders or a CSV, on which each checkpoint's k-NN accuracy is measured; empty for none."""
     max_unreadable: Fraction = 0.05
     """Fraction of unreadable images above which the run stops."""
     validate_images: Annotated[int, Field(ge=0)] = 20_000
     """Number of images decoded before the first step; a random sample if the folder holds more."""
     max_megapixels: Annotated[float, Field(gt=0, le=178.0)] = 178.0
     """Maximum size of an image in megapixels, checked before decoding."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per device and micro-step, after auto was resolved."""
+        assert self.batch_size != "auto", "resolved before it is used"
+        return self.batch_size
 
 
 class RunConfig(Section):
@@ -239,7 +248,7 @@ class RunConfig(Section):
             raise ValueError(
                 f"views.local_crops must be 1 or more with one global crop, because {method} compares views"
             )
-        if method == "mocov3" and self.train.batch_size < 2:
+        if method == "mocov3" and self.train.batch_size == 1:
             raise ValueError(
                 "train.batch_size must be 2 or more for the method mocov3, because it contrasts images of a batch"
             )

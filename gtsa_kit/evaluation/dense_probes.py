@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.evaluation.dense_tokens import PatchTokens, TokenSpan
-from gtsa_kit.evaluation.support.knn import KNNClassifier
+from gtsa_kit.knn import KNNClassifier
 
 Scorer = Callable[[np.ndarray], Tensor]
 """Function from (n, D) tokens to (n, C) class scores."""

@@ -10,10 +10,10 @@ import numpy as np
 from gtsa_kit.data.labeled import ClassificationDataset, skipped_settings, stratified_split
 from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.support.knn import KNNClassifier
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import wilson_interval
+from gtsa_kit.knn import KNNClassifier
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 TEMPERATURE = 0.07

@@ -3,6 +3,14 @@
 from gtsa_kit.config import RunConfig
 from gtsa_kit.methods.base import Method
 
+COMPARED_COLUMNS: dict[str, tuple[str, str]] = {
+    "gtsa": ("region", "region_loss_constant_baseline"),
+    "dino": ("loss", "loss_constant_baseline"),
+    "mocov3": ("loss", "loss_constant_baseline"),
+}
+"""Columns of metrics.jsonl by method: a loss, and the loss of a student whose output is the same for all images. Only a
+student that has learned something about the images is below it."""
+
 
 def make_method(config: RunConfig) -> Method:
     """Build student and teacher of `config.method` with random weights from torch's global generator.

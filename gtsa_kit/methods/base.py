@@ -49,7 +49,7 @@ class TrainSchedule:
     @classmethod
     def from_config(cls, config: RunConfig, images: int, world: int) -> "TrainSchedule":
         """Convert the epochs of a config to steps for a dataset of `images` images and `world` processes."""
-        batch = config.train.batch_size * config.train.accumulate * world
+        batch = config.train.micro_batch * config.train.accumulate * world
         steps = config.train.steps or max(1, round(config.train.epochs * (images / batch)))
         return cls(images, batch, steps, warmup=0).with_steps(steps, config)
 

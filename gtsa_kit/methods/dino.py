@@ -39,6 +39,7 @@ class DINO(Method):
         super().__init__()
         self.dino_config = config.dino
         self.plot_groups = (
+            PlotGroup("loss and its baseline", ("loss",), baseline="loss_constant_baseline", limits=(0, None)),
             PlotGroup(
                 "loss: teacher entropy + KL divergence",
                 ("teacher_entropy", "divergence"),
@@ -73,18 +74,23 @@ class DINO(Method):
     def loss(
         self, outputs: DINOOutputs, views: Views, schedule_values: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross-entropy over all pairs of a global view g and a view v != g, and its two parts.
+        """Return the cross-entropy over all pairs of a global view g and a view v != g, its two parts, and a baseline.
 
         The parts are the teacher's entropy and the KL divergence. An entropy of 0 (one prototype for all images) or of
-        ln K (all prototypes equal) with a divergence of 0 is collapse.
+        ln K (all prototypes equal) with a divergence of 0 is collapse. The baseline is the smallest loss that a student
+        with the same output for all images of this process could reach: the entropy of the teacher's mean distribution.
 
         The call also updates the center: by the mean over all processes, and at every micro-step.
         """
         temperature = schedule_values["teacher_temperature"]
         log_probabilities = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)
-        entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
+        probabilities = log_probabilities.exp()
+        entropy = -(probabilities * log_probabilities).sum(dim=-1).mean()
+        mean = probabilities.mean(dim=(0, 1))
+        baseline = -torch.xlogy(mean, mean).sum()
         total = self.criterion(list(outputs.teacher), list(outputs.student), teacher_temp=temperature)
-        return total, {"teacher_entropy": entropy, "divergence": total.detach() - entropy}
+        terms = {"teacher_entropy": entropy, "divergence": total.detach() - entropy}
+        return total, terms | {"loss_constant_baseline": baseline}
 
     def schedules(self, schedule: TrainSchedule) -> dict[str, np.ndarray]:
         """Return the teacher temperature: a linear rise, then constant."""

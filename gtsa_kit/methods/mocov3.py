@@ -4,6 +4,7 @@ The heads are built from lightly's layers. lightly has no loss that contrasts qu
 so the loss is implemented here. docs/baselines.md lists the differences from the published method.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
@@ -48,8 +49,11 @@ class MoCoV3(Method):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.temperature = config.mocov3.temperature
-        keys = config.train.batch_size * world_size()
-        self.plot_groups = (PlotGroup("contrast accuracy", ("contrast_accuracy",), level=1 / keys, limits=(0, 1)),)
+        keys = config.train.micro_batch * world_size()
+        self.plot_groups = (
+            PlotGroup("loss and its baseline", ("loss",), baseline="loss_constant_baseline", limits=(0, None)),
+            PlotGroup("contrast accuracy", ("contrast_accuracy",), level=1 / keys, limits=(0, 1)),
+        )
         hidden, out = config.mocov3.hidden, config.mocov3.output
 
         def projector(width: int) -> nn.Module:
@@ -77,9 +81,11 @@ class MoCoV3(Method):
     def loss(
         self, outputs: MoCoOutputs, views: Views, schedule_values: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the contrastive loss and the accuracy (see `contrast`)."""
+        """Return the contrastive loss, the accuracy (see `contrast`), and the loss of a constant student output."""
         total, accuracy = contrast(outputs.queries, outputs.keys, self.temperature)
-        return total, {"contrast_accuracy": accuracy}
+        images = outputs.keys.shape[1] * world_size()
+        baseline = total.new_tensor(4 * self.temperature * math.log(images))  # every key is equally near
+        return total, {"contrast_accuracy": accuracy, "loss_constant_baseline": baseline}
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -8,21 +8,29 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.weights import save_encoder
+from gtsa_kit.models.encoder import ARCHITECTURES, Preprocessing
+from gtsa_kit.models.weights import build_encoder, save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
+from gtsa_kit.training.fixed_images import load_fixed_images
+from gtsa_kit.training.learning import Learning, measure_learning
+from gtsa_kit.training.notices import lag_notices
+from gtsa_kit.training.prepare import load_image_list
 
 TEACHER_PREFIX = "teacher.encoder.vit."
 
 
-def save_result(run_dir: Path, config: RunConfig, checkpoint: Mapping[str, Any]) -> Path:
+def save_result(
+    run_dir: Path, config: RunConfig, checkpoint: Mapping[str, Any], learning: Learning | None = None
+) -> Path:
     """Write the encoder of a checkpoint's teacher, and its description, into the run folder.
 
     Args:
         run_dir: Run folder with metrics.jsonl.
         config: Settings of the run.
         checkpoint: Content of a checkpoint: `step`, `model`, `schedule`, `extensions` and `initial_share`.
+        learning: What the run has learned, if it was measured.
     """
-    rows = [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= checkpoint["step"]]
+    rows = _rows_until(run_dir, checkpoint["step"])
     summary = {
         "method": config.method,
         "weights": "teacher",
@@ -33,20 +41,26 @@ def save_result(run_dir: Path, config: RunConfig, checkpoint: Mapping[str, Any])
         "extensions": checkpoint["extensions"],
         "batch": checkpoint["schedule"]["batch"],
         "initial_share": checkpoint["initial_share"],
+        "learning": learning.to_dict() if learning else None,
         "last": rows[-1] if rows else None,
         "settings": config.model_dump(mode="json"),
     }
+    return save_encoder(run_dir, teacher_weights(checkpoint), config.model.arch, summary)
+
+
+def teacher_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of the teacher's encoder in a checkpoint, by timm's keys."""
     model: Mapping[str, Tensor] = checkpoint["model"]
-    weights = {
+    return {
         name.removeprefix(TEACHER_PREFIX): tensor for name, tensor in model.items() if name.startswith(TEACHER_PREFIX)
     }
-    return save_encoder(run_dir, weights, config.model.arch, summary)
 
 
-def finish_run(run_dir: Path) -> tuple[int, int]:
-    """Write encoder.safetensors of a run from its last checkpoint; return its step and the length of the run.
+def finish_run(run_dir: Path) -> list[str]:
+    """Write encoder.safetensors of a run from its last checkpoint; the run can still be resumed afterwards.
 
-    The run can still be resumed afterwards.
+    Returns:
+        Sentences about the result: its step, whether the run has learned anything, whether its teacher lags.
 
     Raises:
         ValueError: The folder holds no run, or no checkpoint that can be read.
@@ -56,5 +70,19 @@ def finish_run(run_dir: Path) -> tuple[int, int]:
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with: gtsa train --resume --out {run_dir}")
-    save_result(run_dir, load_config(file=run_dir / "config.yaml"), checkpoint)
-    return checkpoint["step"], checkpoint["schedule"]["steps"]
+    config, step = load_config(file=run_dir / "config.yaml"), checkpoint["step"]
+    architecture = ARCHITECTURES[config.model.arch]
+    encoder = build_encoder(architecture, teacher_weights(checkpoint), run_dir, Preprocessing())
+    max_pixels = round(config.train.max_megapixels * 1e6)
+    _, pixels = load_fixed_images(load_image_list(config.data, run_dir), config.views.global_size, max_pixels)
+    learning = measure_learning(config, _rows_until(run_dir, step), encoder, pixels)
+    save_result(run_dir, config, checkpoint, learning)
+    length = (
+        f"written from the checkpoint of step {step} of {checkpoint['schedule']['steps']}; --resume continues the run"
+    )
+    return [length, *([learning.sentence()] if learning else []), *lag_notices(checkpoint["initial_share"], run_dir)]
+
+
+def _rows_until(run_dir: Path, step: int) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl up to a step."""
+    return [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= step]

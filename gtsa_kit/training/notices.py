@@ -8,8 +8,11 @@ from gtsa_kit.training.state import TrainState
 
 
 def start_notices(state: TrainState) -> list[str]:
-    """Return the sentences before the first step: a teacher that will lag, a run that was extended."""
-    notices = [extension_notice(state)] if state.extensions and state.extensions[-1][0] == state.step else []
+    """Return the sentences before the first step: memory and time, an extension, a teacher that will lag."""
+    left, notices = state.schedule.steps - state.step, []
+    if state.estimate:
+        notices.append(state.estimate.sentence(state.config.train.micro_batch, left, state.schedule.batch))
+    notices += [extension_notice(state)] if state.extensions and state.extensions[-1][0] == state.step else []
     share = state.final_initial_share()
     if share >= MAX_INITIAL_SHARE:
         momenta, steps = state.schedules.teacher_momentum, state.schedule.steps
@@ -19,11 +22,6 @@ def start_notices(state: TrainState) -> list[str]:
             f"{share:.2g} of its initial weights; optim.teacher_momentum=auto would start at {auto:g}"
         )
     return notices
-
-
-def end_notices(state: TrainState) -> list[str]:
-    """Return the sentence after the last step about a teacher that lags, if it does."""
-    return lag_notices(state.initial_share, state.run_dir)
 
 
 def lag_notices(initial_share: float, run_dir: Path) -> list[str]:

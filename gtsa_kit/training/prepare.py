@@ -7,6 +7,7 @@ from pathlib import Path
 from gtsa_kit.config import RunConfig, dump_config
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import ImageList, list_images, validate_images
+from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.sources import reopen_source
 from gtsa_kit.files import write_text
 from gtsa_kit.models.run_folder import check_run_dir
@@ -23,9 +24,12 @@ def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCal
         ValueError: The folder holds another run or other files, or there are no images.
         RunFailedError: Too many images are unreadable.
     """
-    if check_run_dir(run_dir, resume):
+    has_checkpoint = check_run_dir(run_dir, resume)
+    if config.train.probe:
+        read_classification_dataset(Path(config.train.probe))  # an error of it comes before the run
+    if has_checkpoint:
         write_text(run_dir / "config.yaml", dump_config(config))
-        return _load_image_list(config.data, run_dir)
+        return load_image_list(config.data, run_dir)
     images = list_images(config.data)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", dump_config(config))
@@ -71,7 +75,7 @@ def _save_image_list(run_dir: Path, images: ImageList) -> None:
     write_text(run_dir / "images.json", json.dumps(content))
 
 
-def _load_image_list(source: str, run_dir: Path) -> ImageList:
+def load_image_list(source: str, run_dir: Path) -> ImageList:
     """Read images.json of a run folder."""
     content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
     entries = [Entry(name, locator) for name, locator in content["entries"]]

@@ -74,6 +74,8 @@ def resolve_config(
             f"the run in {run_dir} has the method {saved.method}; choose another --out for {overrides['method']}"
         )
     base = {"data": saved.data, "method": saved.method} | dict(overrides)
+    if base.get("train.batch_size") == "auto":  # it was chosen when the run started
+        base["train.batch_size"] = saved.train.batch_size
     if preset or file:
         settings = load_config(preset or "coco", file, base)
     else:

@@ -9,7 +9,7 @@ RESUME_MUTABLE_KEYS = {
     *("preset", "train.accumulate", "train.batch_size", "train.validate_images", "train.checkpoint_every"),
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
     *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
-    *("train.checkpoint_minutes", "train.epochs", "train.steps"),
+    *("train.checkpoint_minutes", "train.epochs", "train.probe", "train.steps"),
 }
 """Settings that may change when a run is resumed: the number of steps may grow, and batch_size x accumulate x processes
 must stay the same."""

@@ -1,6 +1,7 @@
 """Pretraining runs: the run folder, training, the saved encoder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,12 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.baselines import require_lightly
 from gtsa_kit.training.checkpoint import load_checkpoint
+from gtsa_kit.training.estimate import check_fits, estimate, resolve_batch_size, smaller_settings
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
 from gtsa_kit.training.finish import save_result
-from gtsa_kit.training.notices import end_notices, start_notices
+from gtsa_kit.training.learning import measure_learning
+from gtsa_kit.training.monitor import Monitor
+from gtsa_kit.training.notices import lag_notices, start_notices
 from gtsa_kit.training.optim import make_optimizer, make_schedules
 from gtsa_kit.training.prepare import prepare
 from gtsa_kit.training.resume import extensions_of
@@ -47,6 +51,7 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
     config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
+    config = resolve_batch_size(lambda other: build_model(other, fabric, None), config, fabric)
     images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback))
     checkpoint = load_checkpoint(run_dir) if resume else None
     state = make_train_state(config, run_dir, images, fabric, checkpoint)
@@ -54,24 +59,54 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
     try:
         if logger:
             logger.text_log.info("start at step %d of %d on %s", state.step, state.schedule.steps, fabric.device)
+            state.monitor = Monitor(run_dir, config, images, state.model.teacher.encoder, logger)
+            state.monitor.start(state.step)
         callback.on_train_start(state.schedule, config, state.step, str(fabric.device))
         notify(start_notices(state), logger, callback)
-        finished = fit(state, logger, callback)
-        if logger and finished:
-            logger.text_log.info("finished")
-            save_result(run_dir, config, state.checkpoint_content())
-        elif logger:
-            logger.text_log.info("stopped at step %d", state.step)
-        notify(end_notices(state), logger, callback)
+        with memory_errors(config):
+            finished = fit(state, logger, callback)
+        if logger:
+            conclude(state, logger, callback, finished)
         return finished
     except RunFailedError as error:
         if logger:
             logger.text_log.info("failed: %s", error)
+            logger.draw_curves()
         raise
     finally:
         if logger:
-            logger.draw_curves()
             logger.close()
+
+
+def conclude(state: TrainState, logger: RunLogger, callback: TrainerCallback, finished: bool) -> None:
+    """Write the result of a finished run, and the report of any; say what the run has learned."""
+    logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
+    pixels = state.monitor.pixels if state.monitor else torch.zeros(0)
+    learning = measure_learning(state.config, logger.rows, state.model.teacher.encoder, pixels)
+    if finished:
+        save_result(state.run_dir, state.config, state.checkpoint_content(), learning)
+    lag = lag_notices(state.initial_share, state.run_dir) if finished else []
+    notify([*([learning.sentence()] if learning else []), *lag], logger, callback)
+    logger.draw_curves()
+    if state.monitor:
+        state.monitor.report(learning)
+
+
+@contextmanager
+def memory_errors(config: RunConfig) -> Iterator[None]:
+    """Raise `RunFailedError` with settings that need less memory where a step runs out of it."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RunFailedError(
+            f"out of memory; {smaller_settings(config)}; a run with --resume keeps its step"
+        ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch's allocator on a CPU
+            raise
+        raise RunFailedError(
+            f"out of memory; {smaller_settings(config)}; a run with --resume keeps its step"
+        ) from error
 
 
 def notify(messages: Iterable[str], logger: RunLogger | None, callback: TrainerCallback) -> None:
@@ -93,12 +128,18 @@ def make_train_state(
     """
     schedule = TrainSchedule.from_config(config, len(images.entries), fabric.world_size)
     extensions = extensions_of(checkpoint, schedule) if checkpoint else ()
+    step = checkpoint["step"] if checkpoint else 0
+    measured = estimate(lambda: build_model(config, fabric, None), config, fabric) if step < schedule.steps else None
+    if measured:
+        measured = fabric.broadcast(measured)  # one decision for all processes
+        check_fits(measured, config)
     model = build_model(config, fabric, checkpoint)
+    if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
+        model.compile_branches()
     optimizer = make_optimizer(model, config.optim)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     if checkpoint is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
-    step = checkpoint["step"] if checkpoint else 0
     share = checkpoint["initial_share"] if checkpoint else 1.0
     batches = open_batches(config, images, schedule, fabric, step)
     schedules = make_schedules(
@@ -106,11 +147,11 @@ def make_train_state(
         published_momentum=PUBLISHED_MOMENTUM[config.method],
     )
     inputs = (config, run_dir, images, schedule, batches, fabric, model, wrapped, wrapped_optimizer)
-    return TrainState(*inputs, step, schedules, share, extensions)
+    return TrainState(*inputs, step, schedules, share, extensions, measured)
 
 
 def build_model(config: RunConfig, fabric: Fabric, checkpoint: dict[str, Any] | None) -> Method:
-    """Build the model with its initial weights, or those of the checkpoint, ready for the device and precision."""
+    """Build the model with its initial weights, or those of the checkpoint, for the device and precision of a run."""
     torch.manual_seed(config.train.seed)
     model = make_method(config)
     if checkpoint is not None:
@@ -120,8 +161,6 @@ def build_model(config: RunConfig, fabric: Fabric, checkpoint: dict[str, Any] | 
     model.student.encoder.activation_checkpointing = config.train.activation_checkpointing
     if not should_use_fused_attention(fabric.device, config.train.precision == "bf16"):
         model.use_unfused_attention()
-    if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
-        model.compile_branches()
     return model
 
 
@@ -134,7 +173,7 @@ def open_batches(
     on_device = train.augment_on == "device"
     dataset = MultiCropDataset(images.source, images.entries, config.views, train.seed, max_pixels, on_device)
     sampler = DistributedBatchSampler(
-        batch_size=train.batch_size,
+        batch_size=train.micro_batch,
         accumulate=train.accumulate,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.figures import save_figure
 from gtsa_kit.files import read_json_lines, write_json_lines
@@ -108,6 +110,14 @@ class RunLogger:
             self._tensorboard.add_scalar(name, value, metrics.step)
         self.text_log.info(format_metrics(metrics))
 
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Write a value that is not part of the rows to TensorBoard."""
+        self._tensorboard.add_scalar(name, value, step)
+
+    def add_image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Write an image (H, W, 3) uint8 to TensorBoard."""
+        self._tensorboard.add_image(name, pixels, step, dataformats="HWC")
+
     def sync(self) -> None:
         """Sync metrics.jsonl to disk, so that it holds every step of the checkpoint that is written next."""
         os.fsync(self._metrics_file.fileno())
@@ -128,10 +138,12 @@ class RunLogger:
             save_figure(draw_curves(self.rows, self.plot_groups), self.run_dir / "curves.png")
             self._curves_time = time.monotonic()
 
-    def draw_curves_if_due(self) -> None:
-        """Draw curves.png if the last drawing is older than `SECONDS_BETWEEN_CURVES`."""
-        if time.monotonic() - self._curves_time > SECONDS_BETWEEN_CURVES:
+    def draw_curves_if_due(self) -> bool:
+        """Draw curves.png if the last drawing is older than `SECONDS_BETWEEN_CURVES`; return whether it was drawn."""
+        due = time.monotonic() - self._curves_time > SECONDS_BETWEEN_CURVES
+        if due:
             self.draw_curves()
+        return due
 
     def close(self) -> None:
         """Flush and close all files; a second call does nothing."""

@@ -8,7 +8,9 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.multicrop import TimedBatches
 from gtsa_kit.methods.base import Method, TrainSchedule
+from gtsa_kit.training.estimate import Estimate
 from gtsa_kit.training.fabric import Fabric
+from gtsa_kit.training.monitor import Monitor
 from gtsa_kit.training.optim import HyperparameterSchedules, initial_share
 from gtsa_kit.training.resume import Extensions
 
@@ -37,6 +39,10 @@ class TrainState:
     """Share of initial weights in the teacher: the product of the momenta of the finished steps."""
     extensions: Extensions = ()
     """Finished steps, length before and length after, of every time that the run was extended."""
+    estimate: Estimate | None = None
+    """Memory and time of a step; None if no step is left."""
+    monitor: Monitor | None = None
+    """Pictures at every checkpoint, in the first process."""
 
     def final_initial_share(self) -> float:
         """Return the share of initial weights in the teacher after the last step."""

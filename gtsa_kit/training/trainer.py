@@ -180,7 +180,11 @@ def save(state: TrainState, logger: RunLogger | None, saved_step: int) -> None:
         logger.sync()
         content = state.checkpoint_content() | {"optimizer": state.optimizer.state_dict()}
         save_checkpoint(state.run_dir, state.step, content, state.config.train.keep_checkpoints)
-        logger.draw_curves_if_due()
+        drawn = logger.draw_curves_if_due()
+        if state.monitor:
+            state.monitor.record(state.step)
+            if drawn:
+                state.monitor.report()
     state.fabric.barrier()
 
 

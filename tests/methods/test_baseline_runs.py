@@ -57,8 +57,8 @@ def states(run: Path) -> list[dict[str, torch.Tensor]]:
 
 
 TERMS = {
-    "dino": {"teacher_entropy", "divergence", "teacher_temperature"},
-    "mocov3": {"contrast_accuracy"},
+    "dino": {"teacher_entropy", "divergence", "teacher_temperature", "loss_constant_baseline"},
+    "mocov3": {"contrast_accuracy", "loss_constant_baseline"},
 }
 GTSA_ONLY = {"region", "correspondence", "rotation", "rotation_accuracy", "region_loss_constant_baseline", "alpha"}
 

@@ -89,13 +89,9 @@ def run_training(config: RunConfig, run_dir: Path, resume: bool) -> bool:
 
 def finish_with_summary(run_dir: Path) -> None:
     """Write the result of a run from its last checkpoint, and print what was written."""
-    step, steps = finish_run(run_dir)
     out = make_console()
-    out.print(
-        f"written from the checkpoint of step {step} of {steps}; --resume continues the run",
-        markup=False,
-        soft_wrap=True,
-    )
+    for message in finish_run(run_dir):
+        out.print(message, markup=False, soft_wrap=True)
     out.print(summary_table(run_dir))
 
 
@@ -119,6 +115,7 @@ def summary_table(run_dir: Path) -> Table:
         table.add_column(overflow="fold")
     table.add_row("encoder", str(run_dir / "encoder.safetensors"), "loads in timm as it is")
     table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
+    table.add_row("report", str(run_dir / "report.html"), "curves and feature colors over the run, in one file")
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
         table.add_row("unreadable images", str(run_dir / "errors.jsonl"), f"{unreadable} skipped")
     table.add_row("next", f"gtsa export {run_dir} --format onnx", "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from gtsa_kit.evaluation.support.knn import KNNClassifier
+from gtsa_kit.knn import KNNClassifier
 
 
 def slow_scores(features: np.ndarray, labels: np.ndarray, query: np.ndarray, k: int, temperature: float) -> np.ndarray:
@@ -22,9 +22,7 @@ def slow_scores(features: np.ndarray, labels: np.ndarray, query: np.ndarray, k: 
 
 @pytest.mark.parametrize("block", [2**25, 100])
 def test_scores_against_a_slow_loop(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(
-        "gtsa_kit.evaluation.support.knn.MAX_BLOCK_ELEMENTS", block
-    )  # all queries at once, and in blocks
+    monkeypatch.setattr("gtsa_kit.knn.MAX_BLOCK_ELEMENTS", block)  # all queries at once, and in blocks
     rng = np.random.default_rng(0)
     features, queries = rng.standard_normal((30, 6)).astype(np.float32), rng.standard_normal((11, 6)).astype(np.float32)
     labels = rng.dirichlet(np.ones(4), 30).astype(np.float32)

@@ -1,0 +1,105 @@
+"""Verdict on what a run has learned: its loss against a constant student, and the movement of its encoder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gtsa_kit.config import RunConfig
+from gtsa_kit.methods import COMPARED_COLUMNS
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.training.fixed_images import encode
+
+MAX_ROWS = 20
+"""Largest number of the last rows of metrics.jsonl whose losses are averaged; in a short run, a quarter of its rows."""
+MAX_COSINE_TO_START = 0.95
+"""Mean cosine between patch tokens and those of the initial weights above which an encoder counts as unmoved."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Loss and movement at the end of a run."""
+
+    column: str
+    """Column of the loss in metrics.jsonl."""
+    loss: float
+    """Mean over the last rows."""
+    baseline: float
+    """Mean loss of a student with the same output for all images, over the same rows."""
+    margin: float
+    """Two standard errors of the mean difference between loss and baseline; 0 for one row."""
+    rows: int
+    """Number of rows."""
+    cosine: float | None
+    """Mean cosine between the exported encoder's patch tokens and those of the initial weights; None without images."""
+
+    @property
+    def below(self) -> bool:
+        """True if the loss is below the baseline by more than chance."""
+        return self.loss + self.margin < self.baseline
+
+    @property
+    def moved(self) -> bool:
+        """True if the exported encoder has moved from its initial weights."""
+        return self.cosine is None or self.cosine <= MAX_COSINE_TO_START
+
+    @property
+    def learned(self) -> bool:
+        """True if the loss is below its baseline and the exported encoder has moved."""
+        return self.below and self.moved
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the verdict, for encoder.json."""
+        return asdict(self) | {"learned": self.learned}
+
+    def sentence(self) -> str:
+        """Return the verdict in one line, with its numbers."""
+        name = "region loss" if self.column == "region" else "loss"
+        relation = "below" if self.below else "not below"
+        text = f"the {name} of the last {self.rows} rows, {self.loss:.3f}, is {relation} its constant baseline"
+        text += f" of {self.baseline:.3f}"
+        if self.cosine is not None:
+            text += f"; the encoder's patch tokens have a mean cosine of {self.cosine:.3f} to those of random weights"
+        if self.learned:
+            return f"learned: {text}"
+        hint = "give more --steps with --resume, or more images" if not self.below else "the teacher has not moved yet"
+        return f"nothing learned yet: {text} ({hint})"
+
+
+def measure_learning(
+    config: RunConfig, rows: Sequence[Mapping[str, Any]], encoder: Encoder, pixels: Tensor
+) -> Learning | None:
+    """Measure what a run has learned; None if it has no rows.
+
+    Args:
+        config: Settings of the run.
+        rows: Rows of metrics.jsonl.
+        encoder: Encoder that the run hands on.
+        pixels: Images (N, 3, S, S) uint8.
+    """
+    if not rows:
+        return None
+    column, baseline = COMPARED_COLUMNS[config.method]
+    last = rows[-min(MAX_ROWS, max(1, len(rows) // 4)) :]
+    differences = np.array([row[column] - row[baseline] for row in last])
+    margin = 2 * differences.std(ddof=1) / len(last) ** 0.5 if len(last) > 1 else 0.0
+    losses, baselines = (float(np.mean([row[name] for row in last])) for name in (column, baseline))
+    cosine = cosine_to_start(config, encoder, pixels) if len(pixels) else None
+    return Learning(column, losses, baselines, float(margin), len(last), cosine)
+
+
+def initial_encoder(config: RunConfig) -> Encoder:
+    """Build the encoder that the run started from; every method draws it first from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Encoder(config.model.arch).eval()
+
+
+def cosine_to_start(config: RunConfig, encoder: Encoder, pixels: Tensor) -> float:
+    """Return the mean cosine between an encoder's patch tokens and those of the run's initial encoder."""
+    maps = encode(encoder, pixels).feature_map, encode(initial_encoder(config), pixels).feature_map
+    return float(F.cosine_similarity(*maps, dim=1).mean())
