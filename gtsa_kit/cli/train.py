@@ -74,7 +74,7 @@ def train(
     probe: Annotated[
         Path | None,
         typer.Option(
-            help="Labeled images (a folder for each class, or a CSV): the k-NN accuracy at every checkpoint.",
+            help="Labeled images (a folder for each class, or a CSV): k-NN accuracy at every checkpoint. Default: none.",
             metavar="FOLDER",
         ),
     ] = None,
