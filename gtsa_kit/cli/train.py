@@ -74,7 +74,7 @@ def train(
     probe: Annotated[
         Path | None,
         typer.Option(
-            help="Labeled images (a folder for each class, or a CSV): k-NN accuracy at every checkpoint. Default: none.",
+            help="Labeled images (class folders, or a CSV) for a k-NN accuracy at every checkpoint. Default: none.",
             metavar="FOLDER",
         ),
     ] = None,
