@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.embedding.browse.folders import MAX_FOLDERS, group_by_folder
 from gtsa_kit.embedding.browse.projection import Projection
 from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.embedding.browse.vectors import ImageRow
+from gtsa_kit.figures import PALETTE
 from gtsa_kit.files import write_text
 
 MAX_THUMBNAILS = 2_000
@@ -49,6 +51,7 @@ def write_projection_page(
     """
     rows = projection.rows
     pictures, problems = _pictures(rows, images, out, thumbnails, on_progress)
+    folders, folder_of = group_by_folder([row.path for row in rows])
     content = {
         "names": [row.path for row in rows],
         "sizes": [[row.width, row.height] for row in rows],
@@ -58,6 +61,10 @@ def write_projection_page(
         "neighbors": _encode_array(projection.neighbors, "<i4"),
         "cosines": _encode_array(projection.cosines, "<f4"),
         "neighbors_per_point": int(projection.neighbors.shape[1]),
+        "folders": folders,
+        "folder_of": folder_of.tolist(),
+        "colors_used": min(len(folders), MAX_FOLDERS),
+        "palette": PALETTE,
         "note": _note(projection),
     }
     out.parent.mkdir(parents=True, exist_ok=True)

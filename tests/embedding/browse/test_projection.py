@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.embedded_dataset import unit64, write_dataset
-from PIL import Image
+from PIL import Image, ImageColor
 from typer.testing import CliRunner
 
 from gtsa_kit.cli.embed_browse import browse_app
+from gtsa_kit.embedding.browse.folders import group_by_folder
 from gtsa_kit.embedding.browse.projection import make_projection, pca
 from gtsa_kit.embedding.browse.projection_page import write_projection_page
 from gtsa_kit.embedding.browse.thumbnails import SourceImages
 from gtsa_kit.embedding.browse.vectors import open_vectors
+from gtsa_kit.figures import PALETTE
 
 EVIL = ["</script><script>document.title='owned'</script>.jpg", "<img src=x onerror=document.title='owned'>.jpg"]
 EVIL += ["a b#c?d%41.jpg", "日本 ü&amp;'\".jpg", "{{content}}.jpg"]
@@ -206,6 +208,54 @@ def test_pointing_in_a_browser_displays_the_image(browser: Any, mapped: Path) ->
         assert [text.split(" ", 1)[1] for text in listed] == [content["names"][i] for i in neighbors[index]]
     assert browser.title == "Map of photos"  # no name ran as a script
     assert browser.get_log("browser") == []
+
+
+def test_folders_are_the_first_level_that_differs() -> None:
+    names = ["all/cats/1.jpg", "all/dogs/old/2.jpg", "all/dogs/3.jpg", "all/4.jpg"]
+    groups, indices = group_by_folder(names)
+    assert groups == ["all/dogs (2)", "all (1)", "all/cats (1)"]
+    assert indices.tolist() == [2, 0, 0, 1]
+    assert group_by_folder(["a/1.jpg", "a/2.jpg"])[0] == group_by_folder(["1.jpg"])[0] == []
+    groups, indices = group_by_folder([f"{i // 2:02}/{i}.jpg" for i in range(40)])
+    assert len(groups) == 13
+    assert groups[-1] == "8 other folders (16)"
+    assert np.bincount(indices).tolist() == [2] * 12 + [16]
+
+
+def test_thumbnails_lie_on_the_map_in_the_color_of_their_folder(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    photos = tmp_path / "photos"
+    names = [f"{folder}/{i}.png" for folder in ("cats", "dogs") for i in range(2)]
+    fills = [(250, 240, 10), (10, 200, 250), (250, 10, 200), (120, 130, 140)]
+    for name, fill in zip(names, fills, strict=True):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), fill).save(photos / name)
+    rows = np.array([[1, 0, 0], [0.9, 0.3, 0], [0, 1, 0], [-1, 0.2, 0.5]], dtype=np.float32)
+    data = open_vectors(write_dataset(tmp_path / "data", rows, names, [(40, 40)] * 4, source=photos))
+    write_projection_page(make_projection(data), SourceImages(data.sources), tmp_path / "map.html", "Map")
+    browser.get((tmp_path / "map.html").as_uri())
+    wait_for(browser, "return document.getElementById('canvas').dataset.thumbnails === '4'")
+    legend = [item.text for item in browser.find_elements(By.CSS_SELECTOR, "#legend li")]
+    assert legend == ["cats (2)", "dogs (2)"]
+    canvas = browser.find_element(By.ID, "canvas")
+    content = content_of(tmp_path / "map.html")
+    assert content["palette"] == list(PALETTE)
+
+    def color_at(index: int, offset: int) -> list[int]:
+        x, y = canvas_offset(content, index, canvas.size["width"], canvas.size["height"])
+        x, y = canvas.size["width"] / 2 + x + offset, canvas.size["height"] / 2 + y
+        script = "return [...document.getElementById('canvas').getContext('2d').getImageData(...arguments, 1, 1).data]"
+        return browser.execute_script(script, round(x), round(y))[:3]
+
+    frames = [list(ImageColor.getrgb(PALETTE[group])) for group in (0, 0, 1, 1)]
+    for index, (fill, frame) in enumerate(zip(fills, frames, strict=True)):
+        assert np.abs(np.subtract(color_at(index, 0), fill)).max() < 12  # JPEG
+        assert color_at(index, -24) == frame
+    browser.find_element(By.ID, "thumbnails").click()
+    wait_for(browser, "return document.getElementById('canvas').dataset.thumbnails === '0'")
+    for index, frame in enumerate(frames):
+        assert np.abs(np.subtract(color_at(index, 0), frame)).max() < 60  # a marker, slightly transparent
 
 
 def test_keyboard_and_phone_width_in_a_browser(browser: Any, mapped: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
   const neighborIndices = new Int32Array(bytes(data.neighbors));
   const cosines = new Float32Array(bytes(data.cosines));
   const count = data.names.length, perPoint = data.neighbors_per_point;
-  const canvas = $("canvas"), ctx = canvas.getContext("2d");
-  const palette = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a63d2", "#7a7a7a"];
+  const canvas = $("canvas");
+  let ctx = canvas.getContext("2d");
 
   // A point p is drawn at (p * view.scale + view.x, -p * view.scale + view.y), in CSS pixels.
   const view = { scale: 1, x: 0, y: 0 };
@@ -16,18 +16,53 @@
   const screenX = (i) => points[2 * i] * view.scale + view.x;
   const screenY = (i) => -points[2 * i + 1] * view.scale + view.y;
 
-  // --- colors: one for each top folder, if there are two to eight
-  const folders = new Map();
-  const folderOf = data.names.map((name) => (name.includes("/") ? name.slice(0, name.indexOf("/")) : ""));
-  for (const folder of folderOf) if (folders.size <= palette.length && !folders.has(folder)) folders.set(folder, folders.size);
-  const colored = folders.size >= 2 && folders.size <= palette.length;
-  if (colored) {
-    for (const [folder, index] of folders) {
-      const dot = document.createElement("span"), item = document.createElement("li");
-      dot.style.background = palette[index];
-      item.append(dot, folder || "(no folder)");
-      $("legend").append(item);
+  // --- folders: a color and a shape for each, filled for the first ones, then in outline; gray for the rest
+  const groups = data.folders, groupOf = data.folder_of;
+  const shapes = [
+    (x, y, r) => ctx.arc(x, y, r, 0, 2 * Math.PI),
+    (x, y, r) => ctx.rect(x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r),
+    (x, y, r) => polygon([[x, y - 1.2 * r], [x + 1.1 * r, y + 0.8 * r], [x - 1.1 * r, y + 0.8 * r]]),
+    (x, y, r) => polygon([[x, y - 1.25 * r], [x + 1.25 * r, y], [x, y + 1.25 * r], [x - 1.25 * r, y]]),
+    (x, y, r) => polygon([[x, y + 1.2 * r], [x + 1.1 * r, y - 0.8 * r], [x - 1.1 * r, y - 0.8 * r]]),
+    (x, y, r) => ctx.rect(x - 1.3 * r, y - 0.5 * r, 2.6 * r, r),
+  ];
+
+  function polygon(corners) {
+    ctx.moveTo(...corners[corners.length - 1]);
+    for (const corner of corners) ctx.lineTo(...corner);
+  }
+
+  function colorOf(group, cssColor) {
+    if (!groups.length) return cssColor("--point");
+    return group < data.colors_used ? data.palette[group % data.palette.length] : cssColor("--rest");
+  }
+
+  function drawMarker(group, x, y, r, color) {
+    const colored = groups.length && group < data.colors_used;
+    ctx.beginPath();
+    shapes[colored ? group % shapes.length : 0](x, y, r);
+    if (colored && group >= data.palette.length) {
+      ctx.strokeStyle = color;
+      ctx.lineWidth = Math.max(1, r / 2.5);
+      ctx.stroke();
+    } else {
+      ctx.fillStyle = color;
+      ctx.fill();
     }
+  }
+
+  function drawLegend(cssColor) {
+    const page = ctx;
+    $("legend").replaceChildren(...groups.map((name, group) => {
+      const item = document.createElement("li"), mark = document.createElement("canvas");
+      mark.width = mark.height = 14 * devicePixelRatio;
+      ctx = mark.getContext("2d");
+      ctx.scale(devicePixelRatio, devicePixelRatio);
+      drawMarker(group, 7, 7, 4.5, colorOf(group, cssColor));
+      item.append(mark, name);
+      return item;
+    }));
+    ctx = page;
   }
 
   // --- drawing
@@ -42,19 +77,66 @@
     const side = Math.max(2, Math.min(9, 160 / Math.sqrt(count) + Math.log2(view.scale / fitScale() + 1)));
     ctx.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     ctx.clearRect(0, 0, width, height);
-    ctx.fillStyle = cssColor("--point");
+    placeThumbnails();
+    const drawThumbnails = () => placed.forEach((i) => drawThumbnail(i, colorOf(groupOf[i], cssColor)));
+    if (!dense) drawThumbnails();
     for (const highlighted of matched ? [false, true] : [true]) {
-      ctx.globalAlpha = highlighted ? 0.8 : 0.12;
+      ctx.globalAlpha = highlighted ? 0.85 : 0.12;
       for (let i = 0; i < count; i++) {
         if (matched && Boolean(matched[i]) !== highlighted) continue;
         const x = screenX(i), y = screenY(i);
-        if (x < -side || y < -side || x > width + side || y > height + side) continue;
-        if (colored) ctx.fillStyle = palette[folders.get(folderOf[i])];
-        ctx.fillRect(x - side / 2, y - side / 2, side, side);
+        if (x < -side || y < -side || x > width + side || y > height + side || placed.has(i)) continue;
+        drawMarker(groupOf[i], x, y, side / 2, colorOf(groupOf[i], cssColor));
       }
     }
     ctx.globalAlpha = 1;
+    if (dense) drawThumbnails();
+    canvas.dataset.thumbnails = placed.size;
     drawNeighbors(current(), side, cssColor);
+  }
+
+  // --- thumbnails on the map: as many as fit without overlap, each at its point
+  const THUMBNAIL = 52, dense = count > 1000, loaded = new Map();  // so many points would cover the thumbnails
+  let placed = new Set();
+
+  function thumbnailOf(i) {
+    if (!data.pictures[i] || !data.pictures[i].startsWith("data:")) return null;
+    if (!loaded.has(i)) {
+      const image = new Image();
+      image.onload = redraw;
+      image.src = data.pictures[i];
+      loaded.set(i, image);
+    }
+    return loaded.get(i).complete && loaded.get(i).naturalWidth ? loaded.get(i) : null;
+  }
+
+  function placeThumbnails() {
+    placed = new Set();
+    if (!$("thumbnails").checked) return;
+    const cells = new Map(), key = (column, row) => `${column} ${row}`;
+    for (let i = 0; i < count; i++) {
+      const x = screenX(i), y = screenY(i), half = THUMBNAIL / 2;
+      if (x < half || y < half || x > width - half || y > height - half || (matched && !matched[i])) continue;
+      const column = Math.floor(x / THUMBNAIL), row = Math.floor(y / THUMBNAIL);
+      let free = true;
+      for (let dc = -1; dc <= 1 && free; dc++) {
+        for (let dr = -1; dr <= 1 && free; dr++) {
+          const other = cells.get(key(column + dc, row + dr));
+          free = !other || Math.abs(other[0] - x) >= THUMBNAIL || Math.abs(other[1] - y) >= THUMBNAIL;
+        }
+      }
+      if (!free || !thumbnailOf(i)) continue;
+      cells.set(key(column, row), [x, y]);
+      placed.add(i);
+    }
+  }
+
+  function drawThumbnail(i, color) {
+    const image = thumbnailOf(i), scale = (THUMBNAIL - 6) / Math.max(image.naturalWidth, image.naturalHeight);
+    const w = image.naturalWidth * scale, h = image.naturalHeight * scale;
+    ctx.fillStyle = color;
+    ctx.fillRect(screenX(i) - w / 2 - 2, screenY(i) - h / 2 - 2, w + 4, h + 4);
+    ctx.drawImage(image, screenX(i) - w / 2, screenY(i) - h / 2, w, h);
   }
 
   function drawNeighbors(point, side, cssColor) {
@@ -156,7 +238,9 @@
 
   // --- pointer
   function nearestTo(x, y, radius) {
-    let best = -1, bestCost = radius * radius;
+    const onThumbnail = [...placed].find((i) => Math.max(Math.abs(screenX(i) - x), Math.abs(screenY(i) - y)) < THUMBNAIL / 2);
+    if (onThumbnail !== undefined && radius < Infinity) radius = dense ? 0 : 5;  // points in front of it
+    let best = onThumbnail ?? -1, bestCost = radius * radius;
     for (let i = 0; i < count; i++) {
       const dx = screenX(i) - x, dy = screenY(i) - y, d = dx * dx + dy * dy;
       if (d < bestCost && (!matched || matched[i])) [best, bestCost] = [i, d];
@@ -259,6 +343,13 @@
     if (first) showAll();
     redraw();
   }).observe(canvas);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  function drawTheme() {
+    const style = getComputedStyle(document.documentElement);
+    drawLegend((name) => style.getPropertyValue(name));
+    redraw();
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme);
+  $("thumbnails").addEventListener("change", redraw);
+  drawTheme();
   $("note").textContent = data.note;
 })();
