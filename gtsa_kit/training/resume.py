@@ -22,8 +22,11 @@ def extensions_of(checkpoint: dict[str, Any], schedule: TrainSchedule) -> Extens
     """Return the extensions of a resumed run, with that to `schedule` if it has more steps than its checkpoint.
 
     Raises:
-        ValueError: The checkpoint's run has other images, other images per step, or more steps.
+        ValueError: The checkpoint's run has other images, other images per step, or more steps; or the checkpoint is
+            that of another version.
     """
+    if not {"schedule", "extensions", "initial_share"} <= checkpoint.keys():
+        raise ValueError("the checkpoint is that of another version of gtsa-kit; resume the run with that version")
     saved, current = dict(checkpoint["schedule"]), schedule.to_dict()
     before, after = saved.pop("steps"), current.pop("steps")
     if saved != current:

@@ -129,8 +129,10 @@ def make_train_state(
     schedule = TrainSchedule.from_config(config, len(images.entries), fabric.world_size)
     extensions = extensions_of(checkpoint, schedule) if checkpoint else ()
     step = checkpoint["step"] if checkpoint else 0
-    measured = estimate(lambda: build_model(config, fabric, None), config, fabric) if step < schedule.steps else None
-    if measured:
+    measured = None
+    if step < schedule.steps:
+        with memory_errors(config):
+            measured = estimate(lambda: build_model(config, fabric, None), config, fabric)
         measured = fabric.broadcast(measured)  # one decision for all processes
         check_fits(measured, config)
     model = build_model(config, fabric, checkpoint)

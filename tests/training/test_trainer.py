@@ -27,6 +27,7 @@ from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.optim import make_schedules
 from gtsa_kit.training.pretrain import resolve_config
+from gtsa_kit.training.resume import extensions_of
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import ThroughputMeter
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
@@ -468,6 +469,12 @@ def test_an_extended_run_follows_the_schedules_of_its_new_length(
     assert f"learning rate {rows[4]['lr']:.4g} to {rows[5]['lr']:.4g}" in line
     with pytest.raises(ValueError, match="has 10 steps, these settings give 7; give more to extend it"):
         run_here(images, run, {**settings_for(images, tiny), "train.steps": 7}, resume=True)
+
+
+def test_a_checkpoint_of_another_version_is_named() -> None:
+    schedule = TrainSchedule(images=20, batch=4, steps=10, warmup=5)
+    with pytest.raises(ValueError, match="the checkpoint is that of another version"):
+        extensions_of({"step": 3, "schedule": schedule.to_dict()}, schedule)
 
 
 def test_a_run_ended_early_has_the_teacher_of_its_last_checkpoint_and_can_go_on(
