@@ -13,6 +13,7 @@ if __name__ != "gtsa_kit.cli":
 
 from gtsa_kit.cli import bench, config, demo, embed, evaluate, export, info, serve, train, verify
 from gtsa_kit.cli.support.common import fail, is_first_process
+from gtsa_kit.cli.support.errors import describe_error, describe_network_error, is_network_error
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.progress import Note
 
@@ -68,10 +69,14 @@ def main() -> None:
         if debug:
             raise
         fail(f"interrupted{f': {error}' if str(error) else ''}", 130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         if debug:
             raise
-        fail(describe_error(error), 2 if isinstance(error, ValueError) else 1)
+        fail(describe_error(error), 2 if isinstance(error, ValueError | ImportError) else 1)
+    except Exception as error:
+        if debug or not is_network_error(error):
+            raise
+        fail(describe_network_error(error), 1)
 
 
 @contextmanager
@@ -90,11 +95,3 @@ def notes_printed() -> Iterator[None]:
         warnings.simplefilter("always", Note)
         warnings.filterwarnings("ignore", module="PIL")  # damaged metadata; unreadable images go to errors.jsonl
         yield
-
-
-def describe_error(error: Exception) -> str:
-    """Return one line of text for an error that a user can act on."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
-    return str(error) or type(error).__name__

@@ -4,9 +4,12 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+import urllib3
 from helpers.commands import one_thread
 
 from gtsa_kit.cli.support.common import fail, split_hint
@@ -103,3 +106,40 @@ def test_wrong_use_is_reported_before_torch_is_imported(tmp_path: Path, images: 
         if args[:1] == ("serve",) and "--port" in args:
             assert err.startswith(f"loading {images}\n")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            httpx.ConnectError("refused", request=httpx.Request("GET", "http://h/x")),
+            "of http://h/x failed, ConnectError",
+        ),
+        (httpx.ReadTimeout(""), "the request failed, ReadTimeout: ReadTimeout"),
+        (urllib3.exceptions.MaxRetryError(None, "/x", "down"), "MaxRetryError"),
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (ModuleNotFoundError("No module named 's3fs'", name="s3fs"), "hint: pip install s3fs"),
+        (PermissionError(13, "Permission denied", "photos"), "gtsa: Permission denied: photos\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_of_libraries_become_one_sentence(
+    error: Exception, words: str, gtsa_here: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gtsa_kit.export.inspect_file.inspect_file", broken)
+    done = gtsa_here("info", "x")
+    assert done.returncode == (2 if isinstance(error, ImportError) else 1)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 2
+    with pytest.raises(type(error)):
+        gtsa_here("info", "x", "--debug")
+
+
+def test_unknown_errors_keep_their_traceback(gtsa_here: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gtsa_kit.export.inspect_file.inspect_file", lambda *_: {}["a fault of this project"])
+    with pytest.raises(KeyError):
+        gtsa_here("info", "x")
