@@ -61,7 +61,7 @@ class ImageHeader:
     """EXIF orientation, 1 to 8; 1 where it is stored behind the pixels, as a PNG's may be."""
 
 
-def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file to upright 8-bit RGB.
 
     16-bit samples keep their high byte, transparent images are composited over white, and an animation gives its first
@@ -71,6 +71,7 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: The file is missing, unreadable, no image, damaged, or larger than `max_pixels`; the size is read
             from the header, before any pixel is decoded.
     """
+    path = Path(path)
     with image_errors(path):
         _check_file(path)
         with open(path, "rb") as file:
@@ -94,7 +95,7 @@ def check_file_size(size: int, path: Path) -> None:
         raise ImageError(path, f"{size / 2**30:.1f} GiB, above the limit of {MAX_FILE_BYTES // 2**30} GiB a file")
 
 
-def open_mask(path: Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a segmentation mask without changing its values.
 
     Args:
@@ -108,6 +109,7 @@ def open_mask(path: Path, colors: bool = False, max_pixels: int = MAX_PIXELS) ->
     Raises:
         ImageError: As for `open_image`, or the samples are floating-point.
     """
+    path = Path(path)
     with image_errors(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(path, "not a regular file")

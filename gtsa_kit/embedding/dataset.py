@@ -1,11 +1,12 @@
 """Reader of a dataset folder, one row at a time."""
 
 import json
+import operator
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +20,8 @@ from gtsa_kit.export.spec import FEATURE_MAP
 class EmbeddingDataset:
     """Sequence of the rows of a dataset folder, each read when it is indexed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         self.parts = vector_parts(folder)
         if not self.parts:
             raise ValueError(f"{folder} holds no vectors; make them with gtsa embed")
@@ -44,16 +45,30 @@ class EmbeddingDataset:
         return int(self._ends[-1])
 
     def __iter__(self) -> Iterator[FeatureRow]:
-        return (self[index] for index in range(len(self)))
+        return (self._row(index) for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> FeatureRow:
-        """Return one row; its embedding and its maps (D, h, w), if there are any, have their stored type.
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> FeatureRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[FeatureRow]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> FeatureRow | list[FeatureRow]:
+        """Return one row, or a list of the rows of a slice; a negative index counts from the end.
+
+        A row's embedding and its maps (D, h, w), if there are any, have their stored type.
 
         Raises:
             IndexError: There is no such row.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
+        if isinstance(index, slice):
+            return [self._row(one) for one in range(*index.indices(len(self)))]
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        return self._row(number % len(self))
+
+    def _row(self, index: int) -> FeatureRow:
         part = bisect_right(self._ends, index)
         if self._cached_part[0] != part:
             self._cached_part = part, pq.read_table(self.parts[part])
@@ -100,4 +115,4 @@ def read_dataset(folder: str | Path) -> EmbeddingDataset:
     Raises:
         ValueError: The folder holds no vectors.
     """
-    return EmbeddingDataset(Path(folder))
+    return EmbeddingDataset(folder)

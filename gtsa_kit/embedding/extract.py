@@ -8,6 +8,8 @@ to a dataset folder.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.feature_grid import grid_to_pixel
+
+T = TypeVar("T")
 
 PREFETCH_BATCHES = 3
 """Batches that are decoded ahead of the model, at most."""
@@ -60,13 +64,26 @@ def extract_features(
         plan: Batch size, threads and kept maps.
         begins_window: See `split_into_windows`.
     """
+    load = partial(load_image, source=source, preprocessor=preprocessor)
+    return extract_items(entries, load, runner, preprocessor, plan, begins_window)
+
+
+def extract_items(
+    items: Iterable[T],
+    load: Callable[[T], PreparedImage | FailedImage],
+    runner: Runner,
+    preprocessor: Preprocessor,
+    plan: BatchPlan,
+    begins_window: Callable[[int], bool] | None = None,
+) -> Iterator[FeatureRow | FailedImage]:
+    """Extract features of items that `load` turns into inputs, in threads; see `extract_features`."""
     size = plan.batch_size * (1 if preprocessor.resize.kind == "fixed" else GROUPED_BATCHES)
     # One torch thread for each worker: images are decoded in parallel, so one image needs no parallel resize.
     with ThreadPoolExecutor(plan.workers, "gtsa-decode", torch.set_num_threads, (1,)) as pool:
         images = bounded_map(
             pool,
-            lambda entry: load_image(entry, source, preprocessor),
-            entries,
+            load,
+            items,
             window=PREFETCH_BATCHES * plan.batch_size + plan.workers,
         )
         yield from extract_prepared(images, runner, plan, size, begins_window)

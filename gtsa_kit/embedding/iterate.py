@@ -1,19 +1,22 @@
 """Embedding without files: an iterator over the features of images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.data.sources import open_source
-from gtsa_kit.embedding.extract import BatchPlan, extract_features
+from gtsa_kit.embedding.extract import BatchPlan, extract_features, extract_items
+from gtsa_kit.embedding.in_memory import ImageLike, load_item, name_images
 from gtsa_kit.embedding.input_index import list_inputs
 from gtsa_kit.embedding.model import DEFAULT_BATCH_SIZE, map_output_names
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import choose_resize_policy
-from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
@@ -26,7 +29,7 @@ class EmbeddedImage:
     """Features of one image."""
 
     path: str
-    """Path relative to the source's folder."""
+    """Path relative to the source's folder; for a list its item, or its index if that is no path."""
     features: Features
     """`embedding` (D,), `feature_map` (D, h, w), and `layers`, a map (D, h, w) for each block; float32."""
     transform: np.ndarray
@@ -38,7 +41,7 @@ class EmbeddedImage:
 
 
 def embed(
-    source: str | Path,
+    source: str | Path | Image.Image | np.ndarray | Iterable[ImageLike],
     model: str | Path | Runner,
     *,
     layers: tuple[int, ...] = (),
@@ -52,12 +55,13 @@ def embed(
     device: str = "auto",
     import_options: ImportOptions | None = None,
 ) -> Iterator[EmbeddedImage]:
-    """Embed images in natural order of their paths, and yield each as soon as its batch is computed.
+    """Embed images, and yield each as soon as its batch is computed: a list in its order, others by their paths.
 
     The paths of all images are held in memory, and the pixels of a few batches.
 
     Args:
-        source: A folder, glob, list, archive or URL, as for `gtsa embed`.
+        source: A folder, glob, list, archive or URL, as for `gtsa embed`; or a PIL image, an array (H, W, 3) uint8, or
+            a list (or generator) of paths, images and arrays.
         model: A model that `gtsa_kit.export.load` opens, or a runner that it returned.
         layers: Blocks whose maps are returned as well.
         size: (height, width) of the input; by default the model's.
@@ -75,13 +79,19 @@ def embed(
         ImageError: An image is unreadable, and `on_unreadable` is not given.
     """
     runner = model if isinstance(model, Runner) else load(model, device, layers=layers, import_options=import_options)
-    opened = open_source(str(source))
     resize = choose_resize_policy(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or DEFAULT_BATCH_SIZE["cpu"])
     plan = BatchPlan(batch, workers or available_cores(), map_output_names(runner, layers), "float32")
     preprocessor = Preprocessor.for_runner(runner, resize, max_pixels)
     map_names = {layer: layer_output(layer) for layer in layers or runner.manifest.layers}
-    for result in extract_features(list_inputs(opened), opened, runner, preprocessor, plan):
+    results: Iterator[FeatureRow | FailedImage]
+    if isinstance(source, str | Path):
+        opened = open_source(str(source))
+        results = extract_features(list_inputs(opened), opened, runner, preprocessor, plan)
+    else:
+        load_one = partial(load_item, preprocessor=preprocessor)
+        results = extract_items(name_images(source), load_one, runner, preprocessor, plan)
+    for result in results:
         if isinstance(result, FailedImage):
             if on_unreadable is None:
                 raise ImageError(Path(result.path), result.reason)

@@ -85,11 +85,16 @@ class Preprocessor:
             ImageError: The file is damaged, of an unknown format or too large.
         """
         image, orientation = decode(content, path, self.max_pixels)
+        return self.prepare(path, image, orientation, hashlib.sha256(content).hexdigest(), stamp)
+
+    def prepare(
+        self, path: str, image: np.ndarray, orientation: int = 1, sha256: str = "", stamp: str = ""
+    ) -> PreparedImage:
+        """Resize and normalize upright pixels (H, W, 3) uint8."""
         height, width = image.shape[:2]
         resized = resize(image, self.resize(width, height), self.preprocessing)
         pixels = to_input(resized, self.preprocessing, self.takes_uint8)
-        digest = hashlib.sha256(content).hexdigest()
-        return PreparedImage(path, width, height, orientation, digest, stamp, pixels)
+        return PreparedImage(path, width, height, orientation, sha256, stamp, pixels)
 
 
 def takes_uint8(runner: Runner) -> bool:

@@ -14,7 +14,8 @@ from gtsa_kit.evaluation.eval_images import EvalImages, to_image
 from gtsa_kit.evaluation.support.plots import image_grid, save_figure
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
-from gtsa_kit.models.encoder import Encoder, nearest_side
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"class_entropy": "entropy, class token %", "patch_entropy": "entropy, patch tokens %"}

@@ -17,7 +17,7 @@ from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.models.encoder import nearest_side
+from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gtsa_kit.config import PATCH, Arch
 from gtsa_kit.models.positions import resample_positions
+from gtsa_kit.models.sizes import check_image, check_sides
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -92,14 +93,22 @@ class Preprocessing:
             )
 
     def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Convert an upright RGB image to (3, H, W) float32; `size` (height, width) replaces the square default."""
+        """Convert an upright RGB image to (3, H, W) float32; `size` (height, width) replaces the square default.
+
+        Raises:
+            ValueError: See `resized`.
+        """
         pixels = self.resized(image, size).astype(np.float32) / 255
         normalized = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1), dtype=np.float32)
 
     def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Resize an upright RGB image to (H, W, 3) uint8."""
-        height, width = size or (self.size, self.size)
+        """Resize an upright RGB image to (H, W, 3) uint8.
+
+        Raises:
+            ValueError: The image is no RGB image of Pillow, or the size is no pair of positive numbers.
+        """
+        height, width = check_image(image, size or (self.size, self.size))
         return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,7 +177,13 @@ class Encoder(nn.Module):
         Args:
             images: H and W must be multiples of 16.
             final_norm: Whether to apply the final norm; False only in training with the preset ade20k.
+
+        Raises:
+            ValueError: H or W is no multiple of 16.
         """
+        # A trace would keep the result of the check for the one size that it sees.
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            check_sides(images.shape[-2], images.shape[-1])
         vit = self.vit
         patches = vit.patch_embed.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]
@@ -246,11 +261,6 @@ def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # the cached tensors must be usable in training, too
         mean, std = torch.tensor([MEAN, STD], device=device)[..., None, None]
         return mean, std
-
-
-def nearest_side(pixels: float) -> int:
-    """Return the positive multiple of the patch size that is nearest to a length in pixels."""
-    return max(1, round(pixels / PATCH)) * PATCH
 
 
 def _on_grid(tokens: Tensor, height: int, width: int) -> Tensor:

@@ -9,8 +9,9 @@ from PIL import Image, ImageOps
 from gtsa_kit import embed
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.sources import open_source
-from gtsa_kit.embedding import read_dataset
+from gtsa_kit.embedding import EmbeddingDataset, read_dataset
 from gtsa_kit.embedding.input_index import list_inputs, write_input_index
+from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.feature_grid import boxes_to_grid
 
@@ -61,3 +62,72 @@ def test_a_box_on_a_rotated_image_maps_to_its_bright_patches(model: Path, tmp_pa
     assert (upright[16 * v0 : 16 * v1, 16 * u0 : 16 * u1] == 255).all()
     assert upright.sum() == 255 * 3 * 256 * (v1 - v0) * (u1 - u0)
     assert row.features.feature_map.shape[1:] == (10, 6)
+
+
+def test_images_in_memory_have_the_features_of_their_files(mixed: Path, model: Path) -> None:
+    """Paths, images of Pillow and arrays give the rows of the same files in a folder, in the order given."""
+    expected = {item.path: item for item in embed(mixed, model, on_unreadable=lambda *_: None)}
+    names = ["rotated.jpg", "img3.jpg", "img1.jpg"]
+    upright = [np.asarray(ImageOps.exif_transpose(Image.open(mixed / name)).convert("RGB")) for name in names]
+    inputs: dict[str, list[object]] = {
+        "paths": [str(mixed / names[0]), mixed / names[1], mixed / names[2]],
+        "images": [Image.open(mixed / name) for name in names],
+        "arrays": list(upright),
+    }
+    for kind, given in inputs.items():
+        items = list(embed(given, model))  # type: ignore[arg-type]
+        assert [item.path for item in items] == ([str(path) for path in given] if kind == "paths" else ["0", "1", "2"])
+        for item, name in zip(items, names, strict=True):
+            row = expected[name]
+            np.testing.assert_allclose(item.features.embedding, row.features.embedding, atol=2e-3)
+            assert (item.width, item.height) == (row.width, row.height)
+            if kind != "arrays":  # an array has no orientation of a file
+                np.testing.assert_array_equal(item.transform, row.transform)
+    one = [
+        next(iter(embed(single, model)))
+        for single in (Image.open(mixed / names[1]), upright[1], (x for x in upright[1:2]))
+    ]
+    for item in one:
+        np.testing.assert_allclose(item.features.embedding, expected[names[1]].features.embedding, atol=2e-3)
+    gray = upright[1][..., 0]
+    same = embed([gray, np.repeat(gray[..., None], 3, axis=2)], model)
+    np.testing.assert_array_equal(*(item.features.embedding for item in same))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([np.zeros((8, 8, 3), np.float32)], r"image 0 is an array \(8, 8, 3\) of float32; give"),
+        ([np.zeros((8, 8, 4), np.uint8)], r"image 0 is an array \(8, 8, 4\) of uint8"),
+        ([Image.new("RGB", (8, 8)), None], "image 1 is of type NoneType; give paths"),
+    ],
+)
+def test_other_things_in_a_list_are_named(images: list[object], words: str, model: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        list(embed(images, model))  # type: ignore[arg-type]
+
+
+def test_unreadable_files_of_a_list_are_reported(mixed: Path, model: Path) -> None:
+    good, bad = mixed / "img1.jpg", mixed / "empty.png"
+    unreadable: list[tuple[str, str]] = []
+    items = list(embed([bad, good, mixed / "gone.jpg"], model, on_unreadable=lambda *entry: unreadable.append(entry)))
+    assert [item.path for item in items] == [str(good)]
+    assert unreadable == [(str(bad), "empty file"), (str(mixed / "gone.jpg"), "no such file or directory")]
+    with pytest.raises(ImageError, match=r"empty\.png"):
+        list(embed([bad], model))
+
+
+def test_a_dataset_is_indexed_as_a_list(images: Path, model: Path, tmp_path: Path) -> None:
+    embed_folder(images, model, tmp_path / "out", EmbedOptions(rows_per_shard=6))
+    data = EmbeddingDataset(str(tmp_path / "out"))
+    paths = [row.path for row in data]
+    assert len(paths) == 20
+    for index in (0, 5, 6, 19, -1, -14, -20, np.int64(7)):
+        assert data[index].path == paths[index]
+    for part in (slice(4, 8), slice(-3, None), slice(None, None, -7), slice(30, 40)):
+        assert [row.path for row in data[part]] == paths[part]
+    for index in (20, -21):
+        with pytest.raises(IndexError, match=f"row {index} of 20"):
+            data[index]
+    with pytest.raises(TypeError):
+        data["0"]  # type: ignore[index]

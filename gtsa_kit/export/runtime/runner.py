@@ -9,6 +9,7 @@ from PIL import Image
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
+from gtsa_kit.models.sizes import check_image
 
 
 class Runner(ABC):
@@ -49,9 +50,14 @@ class Runner(ABC):
         Args:
             image: Image of any size; it is resized.
             size: (height, width) in pixels; by default the allowed size that is nearest to the preprocessing's.
+
+        Raises:
+            ValueError: The image is no RGB image of Pillow, or the artifact does not take the size.
         """
         base = self.preprocessing.size
-        size = size or self.nearest_size(base, base)
+        size = check_image(image, size or self.nearest_size(base, base))
+        self.manifest.check_axis("height", size[0])
+        self.manifest.check_axis("width", size[1])
         if self.manifest.inputs[0].dtype == "uint8":
             return self.preprocessing.resized(image, size)
         return self.preprocessing(image, size)
