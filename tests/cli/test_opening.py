@@ -213,3 +213,9 @@ def test_options_go_to_the_models_that_take_them(
         done = gtsa_here("eval", "pca", model, *arguments, option, "cpu" if option == "--provider" else 4)
         assert done.returncode == 2
         assert f"none of the models takes {option}; omit it" in done.stderr.replace("\n  hint: ", "; ")
+
+
+def test_verify_takes_facts_for_the_weights_that_it_compares_with_alone(gtsa_here: Callable, tiny_onnx: Path) -> None:
+    done = gtsa_here("verify", tiny_onnx, "--heads", 4)
+    assert done.returncode == 2
+    assert "--heads is for the weights that --against names" in done.stderr
