@@ -34,6 +34,7 @@ from gtsa_kit.data.image_files import find_images
 from gtsa_kit.evaluation.eval_images import evenly_spaced
 from gtsa_kit.evaluation.models import Model, open_models, random_runner
 from gtsa_kit.evaluation.runs import TrainingStoppedError, train_all
+from gtsa_kit.figures import FORMATS, save_figure
 from gtsa_kit.files import write_json
 
 
@@ -61,8 +62,8 @@ def main() -> None:
     print_region_loss(result["correspondence_recall"], result["region_loss"])
     write_json(args.out / "study.json", result)
     (args.out / "study.md").write_text(as_markdown(lines), encoding="utf-8")
-    draw_probes(rows, args.out / "probes.png")
-    draw_training(runs, args.out / "training.png")
+    save_figure(draw_probes(rows), args.out / f"probes.{args.figure_format}")
+    save_figure(draw_training(runs), args.out / f"training.{args.figure_format}")
     print(f"{time.monotonic() - start:.0f} s in this call; wrote {args.out / 'study.md'}")
     if args.json:
         write_json(args.json, result)
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, help="images in each run, instead of the scale's")
     parser.add_argument("--seeds", type=int, help="pretraining seeds, instead of the scale's")
     parser.add_argument("--only", help="methods, separated by commas: " + ", ".join(repr(m) for m in ALL))
+    parser.add_argument("--figure-format", choices=FORMATS, default="png", help="format of the plots")
     parser.add_argument("--probes", help="probes instead of the scale's, separated by commas: " + ", ".join(PROBES))
     parser.add_argument("--json", type=Path, help="additional file for the results")
     return parser

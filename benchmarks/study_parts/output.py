@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from gtsa_kit.evaluation.support.plots import axes_grid, save_figure
+from gtsa_kit.figures import BASELINE, LINE_STYLES, MARKERS, PALETTE, RANDOM, axes_grid, figure_style
 from gtsa_kit.files import read_json_lines
 from study_parts.settings import MEASURES, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAINING_PANELS = {
     "effective_rank": "effective rank of tokens",
-    "feature_std": "std of tokens (0: collapse)",
-    "region": "region loss (dotted: constant baseline)",
+    "feature_std": "std of tokens",
+    "region": "region loss",
     "correspondence": "patch correspondence loss",
     "rotation_accuracy": "rotation accuracy",
     "teacher_entropy": "DINO: teacher entropy",
@@ -81,46 +82,80 @@ def format_value(line: Mapping[str, Any], key: str) -> str:
     return f"{text} ({line[f'{key}_probe_std']:.1f})"
 
 
-def draw_probes(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Draw a panel for each measure, with a dot for each run and its standard deviation over seeds of the probe."""
+LEVELS = {"effective_rank": (1, "collapse"), "feature_std": (0, "collapse"), "rotation_accuracy": (0.25, "chance")}
+"""Level of a panel that is drawn as a dashed line, with its name."""
+
+
+@figure_style()
+def draw_probes(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw a panel for each measure, with a mark for each run and its standard deviation over seeds of the probe."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     keys = [key for key in present_measures(rows[0]["values"]) if not key.endswith("rank")]
-    figure = axes_grid(4, -(-len(keys) // 4), width=3.75, height=2.7)
+    figure = axes_grid(3, -(-len(keys) // 3), width=2.6, height=2.2)
     for unused in figure.axes[len(keys) :]:
-        unused.set_axis_off()
-    for axis, key in zip(figure.axes, keys, strict=False):
+        unused.remove()
+    for axis, key in zip(figure.axes, keys, strict=True):
         for row in rows:
-            values, method = row["values"][key], methods.index(row["method"])
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            x = method + 0.2 * row["seed"]
-            axis.errorbar(x, statistics.fmean(values), deviation, fmt="o", capsize=3, color=f"C{method}")
-        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=7)
-        axis.set_title(MEASURES[key], fontsize=9)
-        axis.grid(axis="y", alpha=0.3)
-    save_figure(figure, out)
+            _draw_run(axis, row, key, methods.index(row["method"]))
+        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+        axis.set_title(MEASURES[key])
+        if key == "rotation":
+            axis.axhline(25, linestyle="--", linewidth=1, color=BASELINE, label="chance")
+            axis.legend()
+        axis.set_ylim(bottom=0)
+        axis.grid(axis="y")
+    figure.supxlabel("a mark: one run, mean over the seeds of the probe; line: their standard deviation", fontsize=8)
+    return figure
 
 
-def draw_training(runs: Mapping[Run, Path], out: Path) -> None:
-    """Draw the logged collapse metrics of all runs, and the loss terms of each method."""
+def _draw_run(axis: "Axes", row: Mapping[str, Any], key: str, method: int) -> None:
+    """Draw the result of one run as a mark with its deviation; `method` is the number of its method."""
+    values = row["values"][key]
+    axis.errorbar(
+        method + 0.2 * row["seed"],
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else 0.0,
+        fmt=MARKERS[method % len(MARKERS)],
+        color=RANDOM if row["method"] == "random" else PALETTE[method % len(PALETTE)],
+        capsize=3,
+        ecolor="#404040",
+        elinewidth=1,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+    )
+
+
+@figure_style()
+def draw_training(runs: Mapping[Run, Path]) -> "Figure":
+    """Draw the logged collapse metrics of all runs, and the loss terms of each method that is among them."""
     logs = {f"{method} {seed}": read_json_lines(run / "metrics.jsonl") for (method, seed), run in runs.items()}
-    figure = axes_grid(4, 2, width=3.75, height=3.0)
-    for axis, (key, title) in zip(figure.axes, TRAINING_PANELS.items(), strict=True):
+    logs = {name: log for name, log in logs.items() if log}
+    plots = {key: title for key, title in TRAINING_PANELS.items() if any(key in log[0] for log in logs.values())}
+    figure = axes_grid(3, -(-len(plots) // 3), width=3.2, height=2.5)
+    for unused in figure.axes[len(plots) :]:
+        unused.remove()
+    for axis, (key, title) in zip(figure.axes, plots.items(), strict=True):
         _draw_curves(axis, logs, key)
-        axis.set_title(title, fontsize=9)
-        axis.grid(alpha=0.3)
+        if key in LEVELS:
+            level, name = LEVELS[key]
+            axis.axhline(level, linestyle="--", linewidth=1, color=BASELINE, label=name)
+            axis.set_ylim(bottom=0)
+        axis.set(title=title, xlabel="step")
+        axis.grid()
         axis.legend(fontsize=6)
-    save_figure(figure, out)
+    return figure
 
 
 def _draw_curves(axis: "Axes", logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> None:
-    for name, log in logs.items():
-        if not log or key not in log[0]:
+    for index, (name, log) in enumerate(logs.items()):
+        if key not in log[0]:
             continue
-        steps = [row["step"] for row in log]
-        [line] = axis.plot(steps, [row[key] for row in log], label=name, linewidth=1)
+        steps, color = [row["step"] for row in log], PALETTE[index % len(PALETTE)]
+        style = LINE_STYLES[index % len(LINE_STYLES)]
+        axis.plot(steps, [row[key] for row in log], label=name, linestyle=style, linewidth=1, color=color)
         if key == "region":
             baseline = [row["region_loss_constant_baseline"] for row in log]
-            axis.plot(steps, baseline, color=line.get_color(), linewidth=0.7, linestyle=":")
+            axis.plot(steps, baseline, ":", label=f"{name}, constant baseline", linewidth=0.7, color=color)
 
 
 def print_region_loss(

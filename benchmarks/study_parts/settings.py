@@ -82,7 +82,7 @@ MEASURES = {
     "places_knn": "places k-NN, top-1 %",
     "places_linear": "places linear, top-1 %",
     "camvid_tiles": "CamVid mIoU %, 96-pixel tiles",
-    "camvid_tiles_knn": "the same, k-NN",
+    "camvid_tiles_knn": "CamVid mIoU %, tiles, k-NN",
     "camvid_whole": "CamVid mIoU %, whole frames",
     "crop": "correspondence recall@1 %, crop",
     "crop_rotation": "recall@1 %, crop and rotation",
@@ -90,8 +90,8 @@ MEASURES = {
     "embedding_rank": "rank, pooled",
     "token_rank": "rank, tokens",
     "sensitivity_color": "sensitivity to color %",
-    "sensitivity_rotation": "to rotation %",
-    "sensitivity_crop": "to crop %",
+    "sensitivity_rotation": "sensitivity to rotation %",
+    "sensitivity_crop": "sensitivity to crop %",
 }
 """Name of each measure in tables and plots, by key."""
 

@@ -102,13 +102,14 @@ def _draw_figures(images: Path, model: Path, out: Path) -> None:
     from gtsa_kit.evaluation.models import open_models
     from gtsa_kit.evaluation.neighbors import draw_neighbors
     from gtsa_kit.evaluation.pca import pca
+    from gtsa_kit.figures import save_figure
 
     files = find_images(images.absolute())  # so that names are those of the dataset
     campus = [path for path in files.paths if "campus" in path.parts]
     pca(open_models([model], random=[ARCH]), evenly_spaced(campus, 6), out / "pca.png")
     names, vectors = read_dataset(out / "vectors").vectors()
     by_name = {files.name(path): path for path in files.paths}
-    draw_neighbors(vectors, [by_name[name] for name in names], out / "neighbors.png")
+    save_figure(draw_neighbors({"demo": vectors}, [by_name[name] for name in names]), out / "neighbors.png")
 
 
 def _results_table(out: Path, run: Path, vectors: Path) -> object:

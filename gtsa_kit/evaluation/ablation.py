@@ -114,11 +114,14 @@ def merge_reports(
     model_order = {model.name: index for index, model in enumerate(models)}
     ordered = [rows[key] for key in sorted(rows, key=lambda key: (model_order[key[0]], key[1]))]
     measures = {key: heading for key, heading in MEASURES.items() if any(key in row for row in ordered)}
+    chance = {
+        new: report.chance[old] for report, columns, _ in parts for old, new in columns.items() if old in report.chance
+    }
     settings: dict[str, Any] = {report.name: dict(report.settings) for report, _, _ in parts}
     skipped = {
         item["path"]: item for report_settings in settings.values() for item in report_settings.get("skipped", ())
     }
-    return Report(name, title, measures, ordered, settings | {"skipped": list(skipped.values())})
+    return Report(name, title, measures, ordered, settings | {"skipped": list(skipped.values())}, chance)
 
 
 def _model(row: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +11,19 @@ from torch import Tensor
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.evaluation.eval_images import EvalImages, to_image
-from gtsa_kit.evaluation.support.plots import image_grid, save_figure
+from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
+from gtsa_kit.figures import COLOR_MAP, figure_style, save_figure
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADS_IN_A_ROW = 6
+"""Maximum number of heads in one row of the figure."""
 MEASURES = {"class_entropy": "entropy, class token %", "patch_entropy": "entropy, patch tokens %"}
 """Heading of each column of the report's table, by key."""
 
@@ -73,13 +79,13 @@ def attention(
     """Draw the attention maps of the last block and report their normalized entropy.
 
     The figure has a row for each image and model: the image, the mean attention of the patch tokens, and the attention
-    of the class token by head, each colored from its minimum to its maximum. The GTSA losses do not use the class token
+    of the class token by head, on one color scale. The GTSA losses do not use the class token
     of the last block, so after GTSA training its attention is a by-product; in other weights it may be a summary.
 
     Args:
         encoders: Encoders by name; see `models.open_encoders`.
         paths: Images; unreadable ones are skipped.
-        out: Path of the PNG.
+        out: Path of the figure.
         size: Side of the square input, in pixels; None means each encoder's own size.
         on_progress: Progress callback.
 
@@ -93,10 +99,10 @@ def attention(
         image = to_image(item.pixels)
         for (name, encoder), side in zip(encoders, sides, strict=True):
             maps = attention_maps(encoder, image, (side, side))
-            rows_to_draw.append((name, image.resize((side, side)), maps))
+            rows_to_draw.append((name, item.path.name, image.resize((side, side)), maps))
             class_entropy = float(np.mean([normalized_entropy(head) for head in maps.heads]))
             entropies[name].append((class_entropy, normalized_entropy(maps.patch_mean)))
-    _draw(rows_to_draw, out)
+    save_figure(draw_attention(rows_to_draw), out)
     rows: list[dict[str, Any]] = []
     for name, values in entropies.items():
         columns = zip(MEASURES, 100 * np.array(values).T, strict=True)
@@ -116,18 +122,41 @@ def normalized_entropy(weights: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum()) / share.size)
 
 
-def _draw(rows: list[tuple[str, Image.Image, AttentionMaps]], out: Path) -> None:
-    columns = 2 + max(len(maps.heads) for _, _, maps in rows)
-    figure = image_grid(columns, len(rows), width=1.6, height=1.9)
-    for index, (name, image, maps) in enumerate(rows):
-        axes = figure.axes[index * columns : (index + 1) * columns]
-        axes[0].imshow(np.asarray(image))
-        axes[0].set_title(name, fontsize=7)
-        titles = ["patch tokens", *(f"class, head {head}" for head in range(len(maps.heads)))]
-        for axis, title, weights in zip(axes[1:], titles, [maps.patch_mean, *maps.heads], strict=False):
-            axis.imshow(np.asarray(image.convert("L")), cmap="gray")
-            extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
-            axis.imshow(weights, cmap="inferno", alpha=0.65, extent=extent, interpolation="nearest")
-            ratio = weights * weights.size / weights.sum()  # 1 is uniform attention
-            axis.set_title(f"{title}\n{ratio.min():.2g} to {ratio.max():.2g} × uniform", fontsize=7)
-    save_figure(figure, out)
+@figure_style()
+def draw_attention(rows: Sequence[tuple[str, str, Image.Image, AttentionMaps]]) -> "Figure":
+    """Draw a row for each image and model; one color scale, with 1 for uniform attention, holds for all maps.
+
+    Args:
+        rows: Names of the model and of the image, the image, and its maps.
+    """
+    ratios_by_row = [[_ratio(weights) for weights in (maps.patch_mean, *maps.heads)] for _, _, _, maps in rows]
+    columns = 1 + min(max(map(len, ratios_by_row)), 1 + HEADS_IN_A_ROW)
+    lines = [-(-len(ratios) // (columns - 1)) for ratios in ratios_by_row]
+    figure = image_grid(columns, sum(lines), width=1.35, height=1.6)
+    highest = max(
+        2.0, float(np.quantile(np.concatenate([r.ravel() for ratios in ratios_by_row for r in ratios]), 0.995))
+    )
+    axes = np.array(figure.axes).reshape(-1, columns)
+    first = 0
+    for (model, name, image, _), ratios, count in zip(rows, ratios_by_row, lines, strict=True):
+        show_image(axes[first, 0], image, name=shorten(name, 18))
+        axes[first, 0].set_ylabel(shorten(model, 22), fontsize=8)
+        for unused in axes[first + 1 : first + count, 0]:
+            unused.set_visible(False)
+        own = axes[first : first + count, 1:].ravel()
+        for axis in own[len(ratios) :]:
+            axis.set_visible(False)
+        for index, (axis, ratio) in enumerate(zip(own, ratios, strict=False)):
+            drawn = axis.imshow(ratio, cmap=COLOR_MAP, vmin=0, vmax=highest, interpolation="nearest")
+            axis.set_title("mean of patch tokens" if not index else f"class token, head {index - 1}", fontsize=7)
+            axis.set_xlabel(f"{ratio.min():.2g} to {ratio.max():.2g}", fontsize=7, labelpad=2)
+        first += count
+    label = "attention, 1: uniform over patches"
+    figure.colorbar(drawn, ax=figure.axes, label=label, extend="max", shrink=min(1.0, 2 / len(axes)), pad=0.01)
+    return figure
+
+
+def _ratio(weights: np.ndarray) -> np.ndarray:
+    """Return attention weights divided by those of uniform attention."""
+    ratio: np.ndarray = weights * weights.size / weights.sum()
+    return ratio

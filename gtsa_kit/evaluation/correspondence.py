@@ -14,8 +14,7 @@ from gtsa_kit.data.augment import augment_color, crop_and_rotate
 from gtsa_kit.data.augmentation_params import sample_boxes
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.support.plots import CHANCE
-from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.report import CHANCE, Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.evaluation.support.tokens import cosine_matrix, patch_centers, patch_distance
 from gtsa_kit.geometry import map_points_between_views

@@ -41,7 +41,9 @@ class LabeledEmbeddings:
     vectors: np.ndarray
     """Embeddings, (M, D) float32."""
     labels: np.ndarray
-    """Class numbers, (M,) int64."""
+    """Class numbers (indices of `classes`), (M,) int64."""
+    classes: tuple[str, ...]
+    """Names of the classes that have readable images to fit on."""
     validation: np.ndarray | None
     """Mask of the validation images, (M,) bool; None if the dataset has no split."""
     skipped: tuple[SkippedImage, ...]
@@ -88,17 +90,46 @@ def embed_images(
 def embed_dataset(
     model: Model, data: ClassificationDataset, size: int | None, on_progress: ProgressCallback
 ) -> LabeledEmbeddings:
-    """Embed a classification dataset; unreadable images are skipped with their labels.
+    """Embed a classification dataset.
+
+    Unreadable images are skipped, and then the images of classes without a readable image to fit on.
 
     Raises:
-        ValueError: No image can be read, or none of the training or of the validation images.
+        ValueError: No image can be read, or none of the training or of the validation images; or fewer than two classes
+            are left.
     """
     embedded = embed_images(model.runner, data.paths, size, on_progress, f"embedding with {model.name}")
     validation = None if data.validation is None else data.validation[embedded.indices]
     if validation is not None and (validation.all() or not validation.any()):
         raise ValueError(f"no image in {'train' if validation.all() else 'val'} can be read")
-    labels, skipped = data.labels[embedded.indices], data.skipped + embedded.skipped
-    return LabeledEmbeddings(embedded.vectors, labels, validation, skipped, embedded.input_size)
+    labels = data.labels[embedded.indices]
+    usable = _usable_classes(labels, validation, len(data.classes))
+    kept = usable[labels]
+    lack = "fewer than two readable images" if validation is None else "no readable image in train"
+    left_over = embedded.indices[~kept]
+    skipped = (
+        data.skipped
+        + embedded.skipped
+        + tuple(SkippedImage(display_name(str(data.paths[i])), f"its class has {lack}") for i in left_over)
+    )
+    classes = tuple(name for name, is_usable in zip(data.classes, usable, strict=True) if is_usable)
+    validation = None if validation is None else validation[kept]
+    if len(classes) < 2 or (validation is not None and not validation.any()):
+        raise ValueError(
+            f"{len(classes)} class{'es' * (len(classes) != 1)} with readable images to fit on, and two with images to "
+            f"measure on are needed; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}"
+        )
+    numbers = np.cumsum(usable) - 1  # of the classes that are left
+    return LabeledEmbeddings(
+        embedded.vectors[kept], numbers[labels[kept]], classes, validation, skipped, embedded.input_size
+    )
+
+
+def _usable_classes(labels: np.ndarray, validation: np.ndarray | None, classes: int) -> np.ndarray:
+    """Return the (classes,) mask of those with a training image or, without a split, with two images."""
+    if validation is None:
+        return np.bincount(labels, minlength=classes) >= 2
+    return np.bincount(labels[~validation], minlength=classes) >= 1
 
 
 def cached_embedder() -> DatasetEmbedder:

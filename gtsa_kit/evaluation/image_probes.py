@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gtsa_kit.data.labeled import ClassificationDataset, skipped_settings, strat
 from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
-from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.report import Report, enumerate_names
 from gtsa_kit.evaluation.support.statistics import wilson_interval
 from gtsa_kit.knn import KNNClassifier
 from gtsa_kit.progress import ProgressCallback, no_progress
@@ -98,11 +98,14 @@ def knn(
             yield {"k": k, "train": len(train.labels)}, np.where(k_scores > 0, k_scores, -np.inf)
 
     seeds = options.seeds if data.validation is None else 1
-    rows, settings = _run(models, data, options, seeds, score, on_progress, embed)
+    report = _run("knn", models, data, options, seeds, score, on_progress, embed)
+    rows, notes, fewest = report.rows, report.notes, min(row["train"] for row in report.rows)
     if len(ks) > 1:
         rows = [{**row, "model": f"{row['model']}, k = {row['k']}"} for row in rows]
-    settings |= {"k": list(ks), "temperature": temperature, "features": "embedding, cosine"}
-    return Report("knn", f"k-NN, {_describe_dataset(data)}", MEASURES, rows, settings)
+    if max(ks) > fewest:
+        notes = (*notes, f"k = {max(ks)} is more than the {fewest} training images, so all of them vote")
+    settings = {**report.settings, "k": list(ks), "temperature": temperature, "features": "embedding, cosine"}
+    return replace(report, title=f"k-NN, {report.title}", rows=rows, settings=settings, notes=notes)
 
 
 def linear(
@@ -134,9 +137,9 @@ def linear(
         scores, fit = fit_logistic_regression(train, val.vectors, len(data.classes), c_values, seed)
         yield fit | {"train": len(train.labels)}, scores
 
-    rows, settings = _run(models, data, options, options.seeds, score, on_progress, embed)
-    settings |= {"c_values": list(c_values), "features": "embedding, standardized"}
-    return Report("linear", f"linear probe, {_describe_dataset(data)}", MEASURES, rows, settings)
+    report = _run("linear", models, data, options, options.seeds, score, on_progress, embed)
+    settings = {**report.settings, "c_values": list(c_values), "features": "embedding, standardized"}
+    return replace(report, title=f"linear probe, {report.title}", settings=settings)
 
 
 def fit_logistic_regression(
@@ -214,6 +217,7 @@ def _fits(part: LabeledVectors, c_values: Sequence[float]) -> Iterator[Any]:
 
 
 def _run(
+    name: str,
     models: Sequence[Model],
     data: ClassificationDataset,
     options: ProbeOptions,
@@ -221,8 +225,8 @@ def _run(
     score: SplitScorer,
     on_progress: ProgressCallback,
     embed: DatasetEmbedder,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the report rows of every model and seed, and the report settings."""
+) -> Report:
+    """Return the report of every model and seed; its title describes the dataset."""
     rows: list[dict[str, Any]] = []
     first: LabeledEmbeddings | None = None
     for model in models:
@@ -240,22 +244,47 @@ def _run(
             on_progress(f"probing {model.name}", seed + 1, seeds)
     assert first is not None
     split = {"split": "given"} if data.validation is not None else {"split": "random", "val_share": options.val_share}
-    dataset = {"images": len(first.labels), "classes": list(data.classes), **split}
+    dataset = {"images": len(first.labels), "classes": list(first.classes), **split}
     interval = {"interval": "Wilson, 95%, of one run's validation images"}
-    return rows, asdict(options) | {"seeds": seeds} | dataset | interval | skipped_settings(first.skipped)
+    settings = asdict(options) | {"seeds": seeds} | dataset | interval | skipped_settings(first.skipped)
+    title = f"{len(first.classes)} classes, {len(first.labels)} images"
+    chance = _chance(first, options.val_share, seeds)
+    return Report(name, title, MEASURES, rows, settings, chance, _notes_on_classes(first))
+
+
+def _notes_on_classes(embedded: LabeledEmbeddings) -> tuple[str, ...]:
+    """Return a note on the classes that a given split leaves without a validation image."""
+    if embedded.validation is None:
+        return ()
+    present = set(embedded.labels[embedded.validation].tolist())
+    absent = [name for number, name in enumerate(embedded.classes) if number not in present]
+    return (f"no validation image of {enumerate_names(absent)}",) if absent else ()
+
+
+def _chance(embedded: LabeledEmbeddings, val_share: float, seeds: int) -> dict[str, float]:
+    """Return the accuracy of naming the most frequent classes of the validation images, averaged over the seeds."""
+    results = []
+    for seed in range(seeds):
+        labels = embedded.labels[_validation(embedded, val_share, seed)]
+        counts = np.bincount(labels, minlength=len(embedded.classes)).astype(np.float64)
+        results.append(accuracies(np.tile(counts, (len(labels), 1)), labels))
+    means = {key: [result[key] for result in results if result[key] is not None] for key in ("top1", "top5")}
+    return {key: float(np.mean(values)) for key, values in means.items() if values}
 
 
 def _split_rows(
     embedded: LabeledEmbeddings, val_share: float, seed: int, score: SplitScorer
 ) -> Iterator[dict[str, Any]]:
     """Split the images, probe them, and yield the columns of each report row."""
-    labels, val = embedded.labels, embedded.validation
-    val = stratified_split(labels, val_share, seed) if val is None else val
+    labels, val = embedded.labels, _validation(embedded, val_share, seed)
     train_part = LabeledVectors(embedded.vectors[~val], labels[~val])
     val_part = LabeledVectors(embedded.vectors[val], labels[val])
     for columns, scores in score(train_part, val_part, seed):
-        yield accuracies(scores, val_part.labels) | dict(columns)
+        # Columns of classes that have no readable images are empty.
+        yield accuracies(scores[:, : len(embedded.classes)], val_part.labels) | dict(columns)
 
 
-def _describe_dataset(data: ClassificationDataset) -> str:
-    return f"{len(data.classes)} classes, {len(data.paths)} images"
+def _validation(embedded: LabeledEmbeddings, val_share: float, seed: int) -> np.ndarray:
+    """Return the (N,) mask of the validation images: the dataset's, or a random part of each class."""
+    given = embedded.validation
+    return stratified_split(embedded.labels, val_share, seed) if given is None else given

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gtsa_kit.config import LossConfig
+from gtsa_kit.config import PATCH, LossConfig
 from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, View, sample_views
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
@@ -21,6 +21,8 @@ from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"cosine": "cosine", "distance": "distance, patches", "within_one_patch": "within a patch %"}
 """Heading of each column of the report's table, by key."""
+MAX_CHANCE_QUERIES = 256
+"""Maximum number of patches of a view that the chance level is computed from."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,15 @@ def matches(
     """
     size = common_size(models, options.size)
     rows: list[dict[str, Any]] = []
+    guesses: list[tuple[float, float]] = []
     for seed in seeds:
         pairs = ViewPairs(paths, seed, size, on_progress)
         values: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
         for pair in pairs:
             for model in models:
                 values[model.name].append(_measure(pair, *feature_maps(model, pair), options.match_fraction))
+            if pair.same_image:
+                guesses.append(chance_of_matches(pair, (size // PATCH, size // PATCH)))
         for name, measured in values.items():
             columns = zip(MEASURES, np.array(measured).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
@@ -95,7 +100,10 @@ def matches(
     kind = "two views of an image" if pairs.same_image else "two images"
     settings = asdict(options) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"}
     title = f"matched patches of {kind}, {len(measured)} pairs"
-    return Report("matches", title, measures, rows, settings | pairs.report_settings())
+    chance = (
+        dict(zip(("distance", "within_one_patch"), np.mean(guesses, axis=0).tolist(), strict=True)) if guesses else {}
+    )
+    return Report("matches", title, measures, rows, settings | pairs.report_settings(), chance)
 
 
 class ViewPairs:
@@ -190,6 +198,19 @@ def match_distances(patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int
 def within_one_patch(distances: np.ndarray) -> np.ndarray:
     """Return whether distances (N,), in patches, count as right: (N,) bool."""
     return np.asarray(distances <= 1 + 1e-6)
+
+
+def chance_of_matches(pair: ViewPair, grid: tuple[int, int]) -> tuple[float, float]:
+    """Return the expected distance in patches, and percentage within a patch, of a uniformly random patch."""
+    count = grid[0] * grid[1]
+    queries = np.arange(0, count, -(-count // MAX_CHANCE_QUERIES))
+    query, guess = np.repeat(queries, count), np.tile(np.arange(count), len(queries))
+    cosine, forward = np.zeros(len(query)), np.ones(len(query), bool)
+    distances = [
+        match_distances(PatchMatches(query, guess, cosine, forward), pair, grid),
+        match_distances(PatchMatches(guess, query, cosine, ~forward), pair, grid),
+    ]
+    return float(np.mean(distances)), 100 * float(within_one_patch(np.concatenate(distances)).mean())
 
 
 def feature_maps(model: Model, pair: ViewPair) -> tuple[np.ndarray, np.ndarray]:

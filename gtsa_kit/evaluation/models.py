@@ -1,9 +1,9 @@
 """Models to compare: run folders, weights, exported files, and random weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.models.encoder import ARCHITECTURES, Encoder
+from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def open_models(
     device: str = "auto",
     layers: tuple[int, ...] = (),
     opener: Callable[[Path], Runner] | None = None,
+    baseline: bool = False,
 ) -> list[Model]:
     """Open models to compare, those with random weights last.
 
@@ -47,6 +48,7 @@ def open_models(
         device: auto, cpu or cuda.
         layers: Blocks whose feature maps the models return too.
         opener: Function that opens a source in place of `load`, with the layers.
+        baseline: Whether to add random weights of the first known architecture of the sources, if `random` is empty.
 
     Raises:
         ValueError: No model is given, an architecture is unknown, or a source cannot be opened.
@@ -58,12 +60,38 @@ def open_models(
         Model(name, opener(source) if opener else load(source, device, layers=layers), source)
         for name, source in zip(distinct_names(sources), sources, strict=True)
     ]
-    return models + [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
+    models += [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
+    if baseline and not random:
+        models += _baseline([model.runner for model in models], seed, device, layers)
+    return models
 
 
-def random_runner(arch: str, seed: int, device: str = "auto", layers: tuple[int, ...] = ()) -> Runner:
+def _baseline(runners: Sequence[Runner], seed: int, device: str, layers: tuple[int, ...]) -> list[Model]:
+    """Return a model with random weights of the first known architecture, or nothing for graphs of other projects."""
+    for runner in runners:
+        if architecture := known_architecture(runner.manifest.architecture):
+            random = random_runner(architecture, seed, device, layers, runner.preprocessing)
+            return [Model(f"random {architecture.name}", random, None)]
+    return []
+
+
+def known_architecture(description: Mapping[str, Any]) -> Architecture | None:
+    """Return the architecture that a manifest describes, or None if it names none that can be built."""
+    try:
+        return Architecture.from_dict(description)
+    except KeyError:
+        return None
+
+
+def random_runner(
+    arch: str | Architecture,
+    seed: int,
+    device: str = "auto",
+    layers: tuple[int, ...] = (),
+    preprocessing: Preprocessing | None = None,
+) -> Runner:
     """Build a runner with random weights, as at the start of training."""
-    return encoder_runner(random_encoder(arch, seed, layers), f"random, seed {seed}", device)
+    return encoder_runner(random_encoder(arch, seed, layers, preprocessing), f"random, seed {seed}", device)
 
 
 def encoder_runner(encoder: Encoder, source_sha256: str, device: str = "auto") -> Runner:
@@ -73,17 +101,22 @@ def encoder_runner(encoder: Encoder, source_sha256: str, device: str = "auto") -
     return TorchRunner(ExportGraph(encoder, options), manifest, pick_device(device))
 
 
-def random_encoder(arch: str, seed: int, layers: tuple[int, ...] = ()) -> Encoder:
+def random_encoder(
+    arch: str | Architecture,
+    seed: int,
+    layers: tuple[int, ...] = (),
+    preprocessing: Preprocessing | None = None,
+) -> Encoder:
     """Build an encoder with random weights, as at the start of training; torch's global random state is unchanged.
 
     Raises:
         ValueError: The architecture is unknown.
     """
-    if arch not in ARCHITECTURES:
+    if isinstance(arch, str) and arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Encoder(cast(Arch, arch), layers=layers).eval()
+        return Encoder(cast(Arch | Architecture, arch), layers=layers, preprocessing=preprocessing).eval()
 
 
 def open_encoders(
@@ -91,6 +124,7 @@ def open_encoders(
     random: Sequence[str] = (),
     seed: int = 0,
     opener: Callable[[Path], Source] = open_source,
+    baseline: bool = False,
 ) -> list[tuple[str, Encoder]]:
     """Open encoders whose internals are inspected, under the names of `open_models`.
 
@@ -99,6 +133,7 @@ def open_encoders(
         random: Architectures to build with random weights.
         seed: Seed of the random weights.
         opener: Function that opens a source.
+        baseline: Whether to add random weights of the first source's architecture, if `random` is empty.
 
     Raises:
         ValueError: See `open_models`; or an exported file holds no float32 weights of this project.
@@ -115,7 +150,12 @@ def open_encoders(
                 f"{source} holds no float32 weights to inspect; name the run folder or the .safetensors it came from"
             )
     encoders = [(name, opener(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)]
-    return encoders + [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
+    encoders += [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
+    if baseline and not random:
+        first = encoders[0][1]
+        random_weights = random_encoder(first.architecture, seed, preprocessing=first.preprocessing)
+        encoders.append((f"random {first.architecture.name}", random_weights))
+    return encoders
 
 
 def distinct_names(sources: Sequence[Path]) -> list[str]:

@@ -1,44 +1,74 @@
 """Figure of the nearest neighbors of some images."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.evaluation.eval_images import evenly_spaced_indices
-from gtsa_kit.evaluation.support.plots import image_grid, save_figure, show_image
+from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
+from gtsa_kit.figures import figure_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def draw_neighbors(vectors: np.ndarray, paths: list[Path], out: Path, queries: int = 6, top: int = 5) -> list[Path]:
-    """Draw a row for each of some query images: the query, then its nearest neighbors.
-
-    Images whose vectors hold NaN or infinity are left out and returned; one of them would make every cosine NaN.
+def finite_vectors(
+    vectors: Mapping[str, np.ndarray], paths: Sequence[Path]
+) -> tuple[dict[str, np.ndarray], list[Path], list[Path]]:
+    """Leave out the images that have NaN or infinity in a vector; one of them would make every cosine NaN.
 
     Args:
-        vectors: (N, D) embeddings.
+        vectors: (N, D) embeddings by name of the model.
         paths: N images.
-        out: Path of the PNG.
+
+    Returns:
+        The other vectors and images, and the images that are left out.
+
+    Raises:
+        ValueError: Every image is left out.
+    """
+    finite = np.all([np.isfinite(embeddings).all(axis=1) for embeddings in vectors.values()], axis=0)
+    if not finite.any():
+        raise ValueError("all vectors hold NaN or infinity; check the model with gtsa verify")
+    kept = [path for path, is_finite in zip(paths, finite, strict=True) if is_finite]
+    skipped = [path for path, is_finite in zip(paths, finite, strict=True) if not is_finite]
+    return {name: embeddings[finite] for name, embeddings in vectors.items()}, kept, skipped
+
+
+@figure_style()
+def draw_neighbors(
+    vectors: Mapping[str, np.ndarray], paths: Sequence[Path], queries: int = 6, top: int = 5
+) -> "Figure":
+    """Draw a row for each query image and model: the query, then its nearest neighbors with their cosines.
+
+    Args:
+        vectors: (N, D) embeddings, all finite, by name of the model.
+        paths: N images.
         queries: Number of query images, evenly spaced over the list.
         top: Number of neighbors of each.
 
     Raises:
-        ValueError: No vector is finite.
+        ValueError: There are fewer than two images.
     """
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.any():
-        raise ValueError("all vectors hold NaN or infinity; check the model with gtsa verify")
-    skipped = [path for path, is_finite in zip(paths, finite, strict=True) if not is_finite]
-    vectors, paths = vectors[finite], [path for path, is_finite in zip(paths, finite, strict=True) if is_finite]
+    if len(paths) < 2:
+        raise ValueError(f"{len(paths)} image has no neighbors; give at least two readable images")
     query_indices = evenly_spaced_indices(len(paths), queries)
-    neighbors, cosines = nearest_neighbors(vectors, query_indices, top)
-    figure = image_grid(1 + neighbors.shape[1], len(query_indices), height=2.0)
+    nearest = {name: nearest_neighbors(embeddings, query_indices, top) for name, embeddings in vectors.items()}
+    figure = image_grid(1 + min(top, len(paths) - 1), len(query_indices) * len(vectors), width=1.6, height=1.65)
     axes = iter(figure.axes)
     for row, query in enumerate(query_indices):
-        show_image(next(axes), open_image(paths[query]), "query")
-        for index, cosine in zip(neighbors[row], cosines[row], strict=True):
-            show_image(next(axes), open_image(paths[index]), f"{cosine:.3f}")
-    save_figure(figure, out)
-    return skipped
+        for number, (name, (neighbors, cosines)) in enumerate(nearest.items()):
+            axis = next(axes)
+            axis.set_ylabel(shorten(name, 22), fontsize=8)
+            if not number:
+                show_image(axis, open_image(paths[query]), "query", _name(paths[query]))
+            for index, cosine in zip(neighbors[row], cosines[row], strict=True):
+                title = f"cosine {cosine:.3f}"
+                show_image(next(axes), open_image(paths[index]), title, _name(paths[index]))
+    return figure
 
 
 def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,3 +90,8 @@ def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tup
     cosines[np.arange(len(queries)), queries] = -2
     order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(top, len(vectors) - 1)]
     return order, np.take_along_axis(cosines, order, axis=1)
+
+
+def _name(path: Path) -> str:
+    """Return the folder and the name of an image: folders are often classes."""
+    return shorten("/".join(path.parts[-2:]), 24)

@@ -104,7 +104,8 @@ def rotation(
         for name, model_features in features.items()
     ]
     settings = asdict(options) | {"size": size, "interval": "95%, Wilson, of one seed"} | images.report_settings()
-    return Report("rotation", f"rotation of {images.count} images, chance 25%", MEASURES, rows, settings)
+    title = f"rotation of {images.count} images"
+    return Report("rotation", title, MEASURES, rows, settings, chance={"accuracy": 25.0})
 
 
 def rotated_views(image: EvalImage, size: int) -> list[torch.Tensor]:

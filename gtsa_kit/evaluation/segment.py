@@ -1,7 +1,8 @@
 """Semantic segmentation by probes of frozen patch tokens, measured at the full resolution of the masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ from gtsa_kit.data.label_map import VOID
 from gtsa_kit.data.labeled import skipped_settings
 from gtsa_kit.data.labeled_masks import SegmentationDataset
 from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions, Scorer, fit_knn, fit_linear, predict
-from gtsa_kit.evaluation.dense_tokens import InputOptions, PatchTokens, compute_patch_tokens
+from gtsa_kit.evaluation.dense_tokens import InputOptions, PatchTokens, TokenSpan, compute_patch_tokens
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.lazy_imports import import_torchmetrics
-from gtsa_kit.evaluation.support.report import Report
+from gtsa_kit.evaluation.support.report import Report, enumerate_names
 from gtsa_kit.evaluation.support.statistics import bootstrap_interval
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 PROBES = ("linear", "knn")
 MEASURES = {"miou": "mIoU %", "miou_low": "95% from", "miou_high": "to", "aacc": "aAcc %", "macc": "mAcc %"}
 """Heading of each column of the report's table, by key."""
+
+PredictionCallback = Callable[[str, int, int, np.ndarray], None]
+"""Function that gets the name of a report row, its seed, the index of a validation image, and its (H, W) classes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def segment(
     data: SegmentationDataset,
     options: SegmentOptions | None = None,
     on_progress: ProgressCallback = no_progress,
+    on_prediction: PredictionCallback = lambda *_: None,
 ) -> Report:
     """Evaluate probes of frozen patch tokens on images with masks.
 
@@ -66,6 +71,7 @@ def segment(
         data: Images and masks.
         options: Options; None means the defaults.
         on_progress: Progress callback.
+        on_prediction: Called with every predicted validation image.
 
     Raises:
         ValueError: torchmetrics is missing, or every pixel of the training or validation masks is void.
@@ -78,15 +84,29 @@ def segment(
             sizes = sorted({span.input_size for image_spans in tokens.spans for span in image_spans})
             for seed in range(options.seeds):
                 for probe in options.probes:
-                    row = {"model": f"{model.name}, {probe}", "encoder": model.name, "probe": probe, "seed": seed}
+                    name = f"{model.name}, {probe}"
+                    row = {"model": name, "encoder": model.name, "probe": probe, "seed": seed}
                     task = f"{probe} probe of {model.name}, seed {seed}"
-                    row |= _probe(tokens, data, probe, seed, options, on_progress, task)
+                    keep = partial(on_prediction, name, seed)
+                    row |= _probe(tokens, data, probe, seed, options, partial(on_progress, task), keep)
                     rows.append(row | {"inputs": [list(size) for size in sizes[:10]]})
     split = {"split": "given"} if data.has_split else {"split": "random"}
     settings = asdict(options) | split | {"images": len(data.pairs), "classes": list(data.classes)}
     settings |= {"interval": "bootstrap, 95%, over one run's validation images"} | skipped_settings(data.skipped)
     title = f"segmentation, {len(data.classes)} classes, {len(data.pairs)} images"
-    return Report("segment", title, MEASURES, rows, settings)
+    chance = {key: float(np.mean([row["constant"][key] for row in rows])) for key in ("miou", "aacc", "macc")}
+    return Report("segment", title, MEASURES, rows, settings, chance, _notes_on_classes(rows, data.classes))
+
+
+def _notes_on_classes(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return notes on the classes that have no pixels to fit on or to measure on in some seed."""
+    notes = []
+    texts = {"untrained": "no training pixel of {}, so no probe predicts it", "absent": "no validation pixel of {}"}
+    for key, text in texts.items():
+        names = [name for name in classes if any(name in row[key] for row in rows)]
+        if names:
+            notes.append(text.format(enumerate_names(names)))
+    return tuple(notes)
 
 
 def pixel_counts(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -131,13 +151,13 @@ def _probe(
     probe: str,
     seed: int,
     options: SegmentOptions,
-    on_progress: ProgressCallback,
-    task: str,
+    on_progress: Callable[[int, int], None],
+    on_prediction: Callable[[int, np.ndarray], None],
 ) -> dict[str, Any]:
     """Fit a probe on the training images and return its metrics on the validation images."""
     val = data.validation(options.val_share, seed)
     train = tokens.spans_of(~val)
-    if not any(tokens.class_shares[span.rows].any() for span in train):
+    if not _shares(tokens, train).any():
         raise ValueError("every pixel of the training masks is void; check --ignore and --colors")
     score: Scorer
     if probe == "linear":
@@ -151,19 +171,39 @@ def _probe(
         pixels += pair.height * pair.width
         predicted = predict(tokens, tokens.spans[index], (pair.height, pair.width), score)
         counts[done] = pixel_counts(predicted, data.labels(pair), len(data.classes))
-        on_progress(task, done + 1, len(val_indices))
+        on_prediction(index, predicted)
+        on_progress(done + 1, len(val_indices))
     if not counts[:, 1].any():
         raise ValueError("every pixel of the validation masks is void; check --ignore and --colors")
     metrics = segmentation_metrics(counts.sum(0))
     low, high = bootstrap_interval(_miou, counts)
     return metrics | {
         "iou": dict(zip(data.classes, metrics["iou"], strict=True)),
+        "untrained": [name for name, share in zip(data.classes, _shares(tokens, train), strict=True) if not share],
+        "absent": [name for name, pixels in zip(data.classes, counts[:, 1].sum(0), strict=True) if not pixels],
+        "constant": _constant_prediction(counts.sum(0)),
         "miou_low": low,
         "miou_high": high,
         "train": int((~val).sum()),
         "val": len(val_indices),
         "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # reveals colors that --colors does not list
     }
+
+
+def _shares(tokens: PatchTokens, spans: Sequence[TokenSpan]) -> np.ndarray:
+    """Return the (classes,) sums of the class shares of the patches."""
+    shares: np.ndarray = np.sum([tokens.class_shares[span.rows].sum(0) for span in spans], axis=0)
+    return shares
+
+
+def _constant_prediction(counts: np.ndarray) -> dict[str, float]:
+    """Return the metrics of predicting the most frequent class everywhere, from (3, classes) pixel counts."""
+    labeled = counts[1]
+    constant = np.stack([np.zeros_like(labeled), labeled, np.zeros_like(labeled)])
+    best = int(labeled.argmax())
+    constant[0, best], constant[2, best] = labeled[best], labeled.sum()
+    metrics = segmentation_metrics(constant)
+    return {key: metrics[key] for key in ("miou", "aacc", "macc")}
 
 
 def _miou(counts: np.ndarray) -> float:

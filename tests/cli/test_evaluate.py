@@ -106,6 +106,38 @@ def test_knn(color_classes: Path, tiny_run: Path, gtsa_here: Callable, tmp_path:
     assert (tmp_path / "out" / "knn.png").stat().st_size > 1000
 
 
+def test_random_weights_stand_beside_a_trained_model(
+    gtsa_here: Callable, images: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    command = (
+        "eval",
+        "sensitivity",
+        tiny_run,
+        "--images",
+        images,
+        "--out",
+        tmp_path,
+        "--size",
+        32,
+        "--views",
+        2,
+        "--json",
+    )
+    names = [line["model"] for line in json.loads(gtsa_here(*command).stdout)["summary"]]
+    assert names == [tiny_run.name, "random vit_test"]
+    alone = json.loads(gtsa_here(*command, "--baseline", "none").stdout)
+    assert [line["model"] for line in alone["summary"]] == [tiny_run.name]
+
+
+def test_neighbors(gtsa_here: Callable, mixed: Path, tiny_run: Path, tmp_path: Path) -> None:
+    done = gtsa_here(
+        *("eval", "neighbors", tiny_run, "--images", mixed, "--out", tmp_path / "out", "--figure-format", "pdf")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 files skipped" in done.stderr
+    assert (tmp_path / "out" / "neighbors.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_linear(color_classes: Path, gtsa_here: Callable, tmp_path: Path) -> None:
     arguments = ("--images", color_classes, "--out", tmp_path, "--size", 32, "--device", "cpu", "--seeds", 1)
     done = gtsa_here("eval", "linear", "--random", "vit_test", *arguments)
@@ -119,13 +151,22 @@ def test_linear(color_classes: Path, gtsa_here: Callable, tmp_path: Path) -> Non
 def test_segment(gtsa_here: Callable, tmp_path: Path) -> None:
     blocks = write_blocks(tmp_path / "blocks")
     arguments = ("--images", blocks, "--out", tmp_path, "--tiles", 32, "--device", "cpu", "--seeds", 1, "--ignore", 0)
-    done = gtsa_here("eval", "segment", "--random", "vit_test", *arguments, "--epochs", 1, "--json")
+    figures = ("--figure-format", "svg")
+    done = gtsa_here("eval", "segment", "--random", "vit_test", *arguments, *figures, "--epochs", 1, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((tmp_path / "segment.json").read_text())
     assert report["settings"]["classes"] == ["1", "2"]
-    assert [line["model"] for line in report["summary"]] == ["random vit_test, linear", "random vit_test, knn"]
-    assert (tmp_path / "segment.png").stat().st_size > 1000
+    assert [line["model"] for line in report["summary"]] == [
+        "random vit_test, linear",
+        "random vit_test, knn",
+        "(chance)",
+    ]
+    assert {path.name for path in tmp_path.glob("segment*.svg")} == {
+        "segment.svg",
+        "segment-classes.svg",
+        "segment-images.svg",
+    }
     wrong = gtsa_here("eval", "segment", "--random", "vit_test", *arguments, "--probe", "forest")
     assert wrong.returncode == 2
     assert "probes are linear and knn" in wrong.stderr
@@ -147,7 +188,7 @@ def test_ablation_gives_one_table(gtsa_here: Callable, images: Path, tiny: dict[
     assert "1 files skipped" in done.stderr
     assert "dark/empty.png: empty file" in done.stderr
     report = json.loads(done.stdout)
-    assert [line["model"] for line in report["summary"]] == ["l", "l + l_pc", "l + l_pc + l_rp", "random"]
+    assert [line["model"] for line in report["summary"]] == ["l", "l + l_pc", "l + l_pc + l_rp", "random", "(chance)"]
     assert all(0 <= row[key] <= 100 for row in report["rows"] for key in ("knn", "linear"))
     assert report == json.loads((out / "ablation.json").read_text())
     weights = {name: yaml.safe_load((out / name / "config.yaml").read_text())["loss"] for name in ("region", "whole")}
@@ -185,6 +226,8 @@ def test_a_missing_extra_is_reported(
         (("correspondence", "--images", "HERE", "--out", "x"), "no model given"),
         (("rotation", "--random", "vit_huge", "--images", "HERE", "--out", "x"), "unknown architecture"),
         (("matches", "--random", "vit_test", "--out", "x"), "either --images or --pairs"),
+        (("pca", "--random", "vit_test", "--images", "HERE", "--out", "x", "--figure-format", "gif"), "png, svg, pdf"),
+        (("pca", "--random", "vit_test", "--images", "HERE", "--out", "x", "--baseline", "zero"), "random or none"),
         (("attention", "/nowhere", "--images", "HERE", "--out", "x"), "does not exist"),
     ],
 )

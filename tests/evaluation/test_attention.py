@@ -11,7 +11,14 @@ import torch
 from helpers.fake_models import write_edge_cases, write_noise
 from PIL import Image
 
-from gtsa_kit.evaluation.attention import attention, attention_maps, last_attention, normalized_entropy
+from gtsa_kit.evaluation.attention import (
+    AttentionMaps,
+    attention,
+    attention_maps,
+    draw_attention,
+    last_attention,
+    normalized_entropy,
+)
 from gtsa_kit.evaluation.models import open_encoders
 from gtsa_kit.export.formats.onnx import WEIGHTS_KEY
 from gtsa_kit.models.encoder import Encoder
@@ -88,6 +95,27 @@ def test_figure_and_report_of_edge_cases(tiny_run: Path, tmp_path: Path) -> None
     json.dumps(report.to_dict())
     picture = np.asarray(Image.open(tmp_path / "out" / "attention.png").convert("RGB"))
     assert picture.std() > 10
+
+
+def test_all_maps_share_one_color_scale_with_a_color_bar() -> None:
+    """The figure has a row for each image and model, and a second one for more than six heads."""
+    rng = np.random.default_rng(0)
+    image = Image.new("RGB", (32, 32))
+    few, many = (AttentionMaps(rng.random((heads, 2, 2)), rng.random((2, 2))) for heads in (2, 8))
+    figure = draw_attention([("trained", "a.jpg", image, many), ("random", "a.jpg", image, few)])
+    *axes, bar = figure.axes
+    assert "1: uniform" in bar.get_ylabel()
+    rows = np.array(axes).reshape(3, 8)
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["trained", "", "random"]
+    assert rows[0, 0].get_xlabel() == "a.jpg"
+    maps = [axis for axis in rows[:, 1:].ravel() if axis.images]
+    assert len(maps) == 9 + 3
+    assert {axis.images[0].get_clim() for axis in maps} == {maps[0].images[0].get_clim()}
+    assert maps[0].images[0].get_clim()[0] == 0
+    titles = [axis.get_title() for axis in maps]
+    assert titles[:2] == ["mean of patch tokens", "class token, head 0"]
+    np.testing.assert_allclose(maps[1].images[0].get_array(), many.heads[0] * 4 / many.heads[0].sum())
+    assert not any(axis.get_visible() for axis in rows.ravel() if not axis.images)
 
 
 def test_only_sources_with_weights_can_be_opened(

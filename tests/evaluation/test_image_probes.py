@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.evaluation_data import CLASS_COLORS, write_color_classes, write_color_image
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
@@ -102,7 +104,24 @@ def test_both_probes_of_both_models_separate_colors(color_classes: Path, two_mod
         low, high = wilson_interval(6, 6)
         assert report.rows[0]["top1_low"] == 100 * low
         assert high == 1
-    assert len(knn(two_models, data, options, ks=(1, 5)).summary()) == 4
+    assert len(knn(two_models, data, options, ks=(1, 5)).summary()) == 5  # with chance
+
+
+def test_chance_is_that_of_the_most_frequent_class(two_models: list[Model], tmp_path: Path) -> None:
+    """Classes of 3, 6 and 9 images with a given split; scikit-learn's dummy classifier is the reference."""
+    rng = np.random.default_rng(0)
+    labels = [name for number, name in enumerate("abc", 1) for _ in range(3 * number)]
+    lines = ["path,label,split"]
+    for index, label in enumerate(labels):
+        write_color_image(tmp_path / f"{index}.png", (99, 99, 99), rng)
+        lines.append(f"{index}.png,{label},{'val' if index % 3 == 0 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    data = read_classification_dataset(tmp_path / "labels.csv")
+    val = data.labels[data.validation]
+    dummy = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(val), 1)), val)
+    for report in (knn(two_models, data, ProbeOptions(size=32)), linear(two_models, data, ProbeOptions(1, size=32))):
+        assert report.chance == {"top1": pytest.approx(100 * dummy.score(np.zeros((len(val), 1)), val))}
+        assert report.summary()[-1]["model"] == "(chance)"
 
 
 def test_random_labels_give_chance(color_classes: Path, two_models: list[Model]) -> None:
@@ -174,6 +193,54 @@ def test_unreadable_and_single_images_are_skipped_and_listed(two_models: list[Mo
     assert reasons["beside.png"] == "in no folder of a class"
     assert report.settings["images"] == 10
     assert report.settings["classes"] == ["blau", "rot"]
+
+
+@pytest.mark.parametrize("probe", [knn, linear])
+def test_classes_that_lost_their_images_do_not_count(probe: Callable, two_models: list[Model], tmp_path: Path) -> None:
+    """Classes a and b remain, so that the result is that of a dataset with these two alone."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        for index in range(4):
+            write_color_image(tmp_path / "all" / name / f"{index}.png", tuple(CLASS_COLORS.values())[index % 3], rng)
+            if name < "c":
+                copy = tmp_path / "two" / name / f"{index}.png"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes((tmp_path / "all" / name / f"{index}.png").read_bytes())
+    unreadable = [*(tmp_path / "all" / "c").iterdir(), *sorted((tmp_path / "all" / "d").iterdir())[1:]]
+    for path in unreadable:
+        path.write_bytes(b"")
+    options = ProbeOptions(seeds=2, size=32)
+    report = probe(two_models[:1], read_classification_dataset(tmp_path / "all"), options)
+    alone = probe(two_models[:1], read_classification_dataset(tmp_path / "two"), options)
+    assert (report.rows, report.chance, report.title) == (alone.rows, alone.chance, alone.title)
+    assert report.settings["classes"] == ["a", "b"]
+    reasons = {Path(item["path"]).parent.name: item["reason"] for item in report.settings["skipped"]}
+    assert reasons == {"c": "empty file", "d": "its class has fewer than two readable images"}
+    for path in (tmp_path / "all" / "b").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^1 class with readable images .* 12 files are skipped, first "):
+        probe(two_models[:1], read_classification_dataset(tmp_path / "all"), options)
+
+
+def test_a_split_class_without_readable_training_images_is_skipped(two_models: list[Model], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "abc":
+            for index in range(2):
+                write_color_image(tmp_path / split / name / f"{index}.png", (9, 9, 9), rng)
+    for path in [*(tmp_path / "train" / "a").iterdir(), *(tmp_path / "val" / "b").iterdir()]:
+        path.write_bytes(b"")
+    report = knn(two_models[:1], read_classification_dataset(tmp_path), ProbeOptions(size=32))
+    assert report.settings["classes"] == ["b", "c"]
+    assert [item["reason"] for item in report.settings["skipped"][-2:]] == [
+        "its class has no readable image in train"
+    ] * 2
+    assert report.rows[0]["val"] == 2
+    assert report.notes == (
+        "no validation image of b",
+        "k = 20 is more than the 4 training images, so all of them vote",
+    )
+    assert report.to_dict()["notes"] == list(report.notes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that are not UTF-8")

@@ -14,7 +14,9 @@ from gtsa_kit.evaluation import match_plot
 from gtsa_kit.evaluation.eval_images import common_size, encode
 from gtsa_kit.evaluation.matches import (
     MatchesOptions,
+    PatchMatches,
     ViewPairs,
+    chance_of_matches,
     feature_maps,
     match_distances,
     match_patches,
@@ -137,6 +139,21 @@ def test_the_figure_contains_the_images(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(tmp_path / "new" / "matches.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0]
     assert (picture[..., 2] == 200).mean() > 0.02  # the blue of the gradient
+
+
+def test_chance_against_random_patches(tmp_path: Path) -> None:
+    """The mean over all pairs of patches is near that of uniformly drawn patches, in both directions."""
+    (pair,) = ViewPairs([write_gradient(tmp_path / "a.png")], 0, 96)
+    rng, n = np.random.default_rng(0), 20_000
+    distances = []
+    for forward in (True, False):
+        random = PatchMatches(*rng.integers(0, 36, (2, n)), np.zeros(n), np.full(n, forward))
+        distances.append(match_distances(random, pair, (6, 6)))
+    distance, hits = chance_of_matches(pair, (6, 6))
+    assert distance == pytest.approx(np.mean(distances), rel=0.02)
+    assert hits == pytest.approx(100 * (np.concatenate(distances) <= 1).mean(), rel=0.1)
+    chance = matches([fake_model(color_tokens)], [write_gradient(tmp_path / "a.png")], SMALL).chance
+    assert chance == {"distance": pytest.approx(distance), "within_one_patch": pytest.approx(hits)}
 
 
 def test_edge_cases(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gtsa_kit.evaluation.models import distinct_names, open_models, random_runner
+from gtsa_kit.evaluation.models import distinct_names, known_architecture, open_encoders, open_models, random_runner
 
 
 def test_names_are_short_and_distinct(tmp_path: Path) -> None:
@@ -31,6 +31,23 @@ def test_random_weights_follow_the_seed_and_keep_the_global_random_state(tmp_pat
     assert torch.equal(torch.rand(1), expected)
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.01
+
+
+def test_a_baseline_has_the_architecture_and_the_preprocessing_of_the_first_model(tiny_run: Path) -> None:
+    opened = open_models([tiny_run], device="cpu", baseline=True)
+    assert [model.name for model in opened] == [tiny_run.name, "random vit_test"]
+    trained, random = (model.runner for model in opened)
+    assert random.manifest.architecture == trained.manifest.architecture
+    assert random.preprocessing == trained.preprocessing
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    assert np.abs(trained(images).embedding - random(images).embedding).max() > 0.01
+    named = open_models([tiny_run], ["vit_tiny"], device="cpu", baseline=True)
+    assert [model.name for model in named] == [tiny_run.name, "random vit_tiny"]
+    assert [name for name, _ in open_encoders([tiny_run], baseline=True)] == [tiny_run.name, "random vit_test"]
+
+
+def test_graphs_of_other_projects_name_no_architecture() -> None:
+    assert known_architecture({"name": "third-party graph"}) is None
 
 
 def test_missing_and_unknown_models_are_rejected(tmp_path: Path) -> None:

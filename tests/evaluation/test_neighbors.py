@@ -1,12 +1,11 @@
-"""Nearest neighbors of embeddings."""
+"""Nearest neighbors of embeddings, and their figure."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from gtsa_kit.evaluation.neighbors import draw_neighbors, nearest_neighbors
+from gtsa_kit.evaluation.neighbors import draw_neighbors, finite_vectors, nearest_neighbors
 
 
 def test_nearest_against_a_slow_loop() -> None:
@@ -29,13 +28,30 @@ def test_more_neighbors_than_images() -> None:
     assert order.shape == (1, 2)
 
 
-def test_the_figure_is_written(images: Path, tmp_path: Path) -> None:
+def test_a_row_for_each_query_and_model_with_names_and_cosines(images: Path) -> None:
+    paths = sorted(images.iterdir())[:3]
+    rng = np.random.default_rng(0)
+    vectors = {"a": rng.standard_normal((3, 4)), "random": rng.standard_normal((3, 4))}
+    figure = draw_neighbors(vectors, paths, queries=2)
+    rows = np.array(figure.axes).reshape(4, 3)
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["a", "random"] * 2
+    for index, (name, query) in enumerate([("a", 0), ("random", 0), ("a", 2), ("random", 2)]):
+        order, cosines = nearest_neighbors(vectors[name], np.array([query]), 5)
+        for axis, neighbor, cosine in zip(rows[index, 1:], order[0], cosines[0], strict=True):
+            assert axis.get_xlabel() == f"{paths[neighbor].parent.name}/{paths[neighbor].name}"
+            assert axis.get_title() == f"cosine {cosine:.3f}"
+    assert [len(axis.images) for axis in rows[:, 0]] == [1, 0, 1, 0]  # a query is drawn once
+    with pytest.raises(ValueError, match="at least two"):
+        draw_neighbors({"a": np.ones((1, 4))}, paths[:1])
+
+
+def test_images_whose_vectors_are_not_finite_in_one_model_are_left_out(images: Path) -> None:
     paths = sorted(images.iterdir())[:4]
-    vectors = np.random.default_rng(0).standard_normal((4, 4))
-    draw_neighbors(np.delete(vectors, 1, axis=0), np.delete(paths, 1).tolist(), tmp_path / "without.png")
-    vectors[1, 2] = np.nan
-    assert draw_neighbors(vectors, paths, tmp_path / "neighbors.png") == [paths[1]]
-    assert (tmp_path / "neighbors.png").read_bytes() == (tmp_path / "without.png").read_bytes()
+    vectors = {name: np.random.default_rng(seed).standard_normal((4, 4)) for seed, name in enumerate("ab")}
+    vectors["b"][1, 2] = np.nan
+    kept, kept_paths, skipped = finite_vectors(vectors, paths)
+    assert (skipped, kept_paths) == ([paths[1]], [paths[0], *paths[2:]])
+    for name in "ab":
+        np.testing.assert_array_equal(kept[name], np.delete(vectors[name], 1, axis=0))
     with pytest.raises(ValueError, match="all vectors hold NaN"):
-        draw_neighbors(np.full((4, 4), np.nan), paths, tmp_path / "neighbors.png")
-    assert np.asarray(Image.open(tmp_path / "neighbors.png").convert("RGB")).std() > 10  # not blank
+        finite_vectors({"a": np.full((4, 4), np.nan)}, paths)

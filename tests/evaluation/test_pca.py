@@ -1,4 +1,4 @@
-"""Principal components of feature maps."""
+"""Figure of the principal components of feature maps."""
 
 import json
 from pathlib import Path
@@ -6,33 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fake_models import color_tokens, constant_tokens, fake_model, write_edge_cases
+from matplotlib.figure import Figure
 from PIL import Image
 
+from gtsa_kit.evaluation import pca as evaluation
 from gtsa_kit.evaluation.eval_images import evenly_spaced
-from gtsa_kit.evaluation.pca import pca, principal_components
-
-
-def test_equal_tokens_have_equal_colors_across_images() -> None:
-    rng = np.random.default_rng(0)
-    prototypes = 5 * rng.standard_normal((4, 16))
-    labels = [rng.integers(0, 4, (6, 9)), rng.integers(0, 4, (8, 5))]
-    maps = [(prototypes[label] + 0.01 * rng.standard_normal((*label.shape, 16))).transpose(2, 0, 1) for label in labels]
-    result = principal_components(maps)
-    assert [color.shape for color in result.colors] == [(6, 9, 3), (8, 5, 3)]
-    flat = np.concatenate([color.reshape(-1, 3) for color in result.colors])
-    kind = np.concatenate([label.ravel() for label in labels])
-    means = np.stack([flat[kind == k].mean(axis=0) for k in range(4)])
-    spread_within = max(np.abs(flat[kind == k] - means[k]).max() for k in range(4))
-    distance_between = min(np.abs(means[a] - means[b]).max() for a in range(4) for b in range(a))
-    assert spread_within < 0.05 < 0.3 < distance_between
-    assert result.explained > 0.99  # four points lie in three dimensions
-
-
-def test_explained_variance_against_singular_values() -> None:
-    tokens = np.random.default_rng(0).standard_normal((7, 6, 10)) * np.arange(1, 8)[:, None, None]
-    flat = tokens.reshape(7, -1).T
-    squares = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False) ** 2
-    assert principal_components([tokens]).explained == pytest.approx(squares[:3].sum() / squares.sum())
+from gtsa_kit.evaluation.pca import draw_color_maps, pca
 
 
 def test_the_figure_is_written(images: Path, tmp_path: Path) -> None:
@@ -46,6 +25,35 @@ def test_the_figure_is_written(images: Path, tmp_path: Path) -> None:
     assert len(report.settings["skipped"]) == 2
     json.dumps(report.to_dict())
     assert np.asarray(Image.open(tmp_path / "new" / "pca.png").convert("RGB")).std() > 10  # not blank
+
+
+def test_names_below_images_and_models_beside_rows() -> None:
+    pictures = [("a.jpg", Image.new("RGB", (8, 4))), ("b.jpg", Image.new("RGB", (4, 8)))]
+    colors = [np.zeros((2, 4, 3)), np.ones((4, 2, 3))]
+    figure = draw_color_maps(pictures, {"trained": colors, "random": colors})
+    rows = np.array(figure.axes).reshape(3, 2)
+    assert [axis.get_xlabel() for axis in rows[0]] == ["a.jpg", "b.jpg"]
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["", "trained", "random"]
+    assert "red, green and blue" in figure.get_suptitle()
+    for axis, (_, image) in zip(rows[1], pictures, strict=True):
+        assert list(axis.images[0].get_extent()) == [0, image.width, image.height, 0]
+
+
+def test_two_models_with_equal_features_in_other_directions_have_equal_colors(images: Path, tmp_path: Path) -> None:
+    """The second model's features are permuted, negated and scaled."""
+    drawn: dict[str, list[np.ndarray]] = {}
+    original = evaluation.draw_color_maps
+
+    def keep(pictures: object, colors: dict[str, list[np.ndarray]]) -> Figure:
+        drawn.update(colors)
+        return original(pictures, colors)
+
+    other = fake_model(lambda patches: -3 * patches[[2, 0, 1]], "b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "draw_color_maps", keep)
+        pca([fake_model(color_tokens, "a"), other], sorted(images.iterdir())[:2], tmp_path / "pca.svg", 96)
+    for a, b in zip(drawn["a"], drawn["b"], strict=True):
+        np.testing.assert_allclose(a, b, atol=0.05)
 
 
 def test_no_readable_image_is_an_error(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_both_probes_of_both_models_segment_blocks_of_color(blocks: Path, models
         assert row["iou"].keys() == {"0", "1", "2"}
 
 
+def test_chance_is_the_most_frequent_class_everywhere(blocks: Path, models: list[Model]) -> None:
+    data = read_segmentation_dataset(blocks)
+    report = segment(models[:1], data, SegmentOptions(InputOptions(96), ("knn",), 1))
+    labels = np.concatenate([data.labels(pair).ravel() for pair in data.pairs if pair.split == "val"])
+    constant = np.full_like(labels, np.bincount(labels).argmax())
+    assert report.chance["miou"] == pytest.approx(100 * jaccard_score(labels, constant, average="macro"))
+    assert report.chance["aacc"] == pytest.approx(100 * accuracy_score(labels, constant))
+    assert report.chance["macc"] == pytest.approx(100 * recall_score(labels, constant, average="macro"))
+
+
 def test_masks_of_one_class_each_give_perfect_scores(models: list[Model], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -122,6 +132,20 @@ def test_masks_of_one_class_each_give_perfect_scores(models: list[Model], tmp_pa
         models, read_segmentation_dataset(tmp_path), SegmentOptions(InputOptions(48), seeds=2, linear=QUICK)
     )
     assert {(row["miou"], row["aacc"], row["macc"]) for row in report.rows} == {(100.0, 100.0, 100.0)}
+
+
+def test_classes_without_training_or_validation_pixels_are_noted(models: list[Model], tmp_path: Path) -> None:
+    """Class 2 is in the validation masks alone, class 1 in the training masks alone."""
+    rng = np.random.default_rng(0)
+    for split, kept in (("train", 1), ("val", 2)):
+        for index in range(2):
+            mask = write_masked_image(tmp_path / split, f"{index}", rng)
+            Image.fromarray(np.where(mask == kept, mask, 0).astype(np.uint8)).save(
+                tmp_path / split / "masks" / f"{index}.png"
+            )
+    report = segment(models[:1], read_segmentation_dataset(tmp_path), SegmentOptions(InputOptions(64), ("knn",), 1))
+    assert report.notes == ("no training pixel of 2, so no probe predicts it", "no validation pixel of 1")
+    assert report.rows[0]["iou"]["2"] == 0
 
 
 def test_seeds_reproduce_and_the_split_is_random(models: list[Model], tmp_path: Path) -> None:

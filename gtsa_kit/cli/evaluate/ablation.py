@@ -8,7 +8,7 @@ import typer
 
 from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.evaluate_options import Out, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import FigureFormat, Out, Seeds, Size, figure_path
 from gtsa_kit.cli.support.options import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def ablation(
     ] = None,
     seeds: Seeds = 3,
     random: Annotated[bool, typer.Option(help="Add a model with random weights.")] = True,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -64,6 +65,7 @@ def ablation(
     """
     if labeled is None and masked is None:
         raise ValueError("no data to probe on; name images with classes (--labeled) or with masks (--masked)")
+    figure = figure_path(out, "ablation", figure_format)
     check_evaluation(out, None, ["the runs"], "sklearn" if labeled else "torchmetrics")
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.config import load_config, parse_overrides
@@ -85,13 +87,14 @@ def ablation(
     from gtsa_kit.evaluation.image_probes import ProbeOptions
     from gtsa_kit.evaluation.segment import SegmentOptions
     from gtsa_kit.evaluation.support.plots import bar_chart
+    from gtsa_kit.figures import save_figure
 
     models = open_runs(train_runs(ablation_runs(config), out), config if random else None, device)
     options = ProbeOptions(seeds, size=size), SegmentOptions(InputOptions(size, tiles), ("linear",), seeds)
     with progress_bar() as on_progress:
         report = probe_table(models, classification, segmentation, options, on_progress)
     key = next(iter(report.measures))
-    bar_chart(report, {key: report.measures[key]}, out / "ablation.png", report.measures[key])
+    save_figure(bar_chart(report, {key: report.measures[key].removesuffix(" %")}, report.measures[key]), figure)
     write_report(report, out, as_json)
 
 

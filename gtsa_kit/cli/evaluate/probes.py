@@ -7,7 +7,7 @@ import typer
 
 from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import BaselineOptions, FigureFormat, Models, Out, Seeds, Size, figure_path
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ def knn(
     images: LabeledImages,
     out: Out,
     models: Models = None,
-    random: Random = None,
     k: Annotated[list[int] | None, typer.Option(min=1, help="Number of neighbors; repeatable. Default 20.")] = None,
     temperature: Annotated[float, typer.Option(help="Temperature of the weights exp(cosine / temperature).")] = 0.07,
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
     size: Size = None,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Classify images by the nearest neighbors of their embeddings, without training.
@@ -53,16 +54,17 @@ def knn(
 
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
-    data = _read(images, out, models, random)
+    figure = figure_path(out, "knn", figure_format)
+    data = _read(images, out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    opened = open_for_evaluation(models, random, opening)
+    opened = open_for_evaluation(models, beside, opening)
     with progress_bar() as on_progress:
         report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, on_progress)
-    _write(report, out, as_json)
+    _write(report, figure, as_json)
 
 
 @with_option_groups
@@ -70,12 +72,13 @@ def linear(
     images: LabeledImages,
     out: Out,
     models: Models = None,
-    random: Random = None,
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
     size: Size = None,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Classify images by a linear classifier on frozen embeddings.
@@ -89,16 +92,17 @@ def linear(
 
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
-    data = _read(images, out, models, random, "sklearn")
+    figure = figure_path(out, "linear", figure_format)
+    data = _read(images, out, models, beside.random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    opened = open_for_evaluation(models, random, opening)
+    opened = open_for_evaluation(models, beside, opening)
     with progress_bar() as on_progress:
         report = image_probes.linear(opened, data, options, on_progress=on_progress)
-    _write(report, out, as_json)
+    _write(report, figure, as_json)
 
 
 def _read(
@@ -112,9 +116,10 @@ def _read(
     return read_classification_dataset(images)
 
 
-def _write(report: "Report", out: Path, as_json: bool) -> None:
+def _write(report: "Report", figure: Path, as_json: bool) -> None:
     from gtsa_kit.cli.support.evaluate_steps import write_report
     from gtsa_kit.evaluation.support.plots import bar_chart
+    from gtsa_kit.figures import save_figure
 
-    bar_chart(report, {"top1": "top-1"}, out / f"{report.name}.png", "%; line: 95% interval of one run, dots: seeds")
-    write_report(report, out, as_json)
+    save_figure(bar_chart(report, {"top1": "top-1"}, "accuracy, %"), figure)
+    write_report(report, figure.parent, as_json)

@@ -7,7 +7,7 @@ import typer
 
 from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import Models, Out, Random, Seeds
+from gtsa_kit.cli.support.evaluate_options import BaselineOptions, FigureFormat, Models, Out, Seeds, figure_path
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 
@@ -59,19 +59,22 @@ def segment(
     probe: Annotated[str, typer.Option(help="linear, knn or both.")] = "both",
     k: Annotated[int, typer.Option(min=1, help="Number of neighbors of the k-NN probe.")] = 30,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the linear probe.")] = 20,
-    random: Random = None,
     seeds: Seeds = 3,
     val_share: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Fraction of the images for validation, if there is no split.")
     ] = 0.2,
+    examples: Annotated[int, typer.Option(min=1, help="Number of validation images in the figure.")] = 3,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Segment images by probes of frozen patch tokens: a linear layer, and k-NN among labeled patches.
 
-    Metrics are measured at the full resolution of the masks. Writes segment.json, with the IoU of each class, and
-    segment.png. Frames of one video are similar: keep them on one side of the split, with train/ and val/.
+    Metrics are measured at the full resolution of the masks. Writes segment.json, and three figures: segment.png with
+    the mIoU, segment-classes.png with the IoU of each class, segment-images.png with images, masks and predictions.
+    Frames of one video are similar: keep them on one side of the split, with train/ and val/.
 
     [bold]Examples[/bold]
 
@@ -79,8 +82,9 @@ def segment(
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out eval/ --tiles 96
     """
+    figures = [figure_path(out, f"segment{end}", figure_format) for end in ("", "-classes", "-images")]
     require(images)
-    check_evaluation(out, models, random, "torchmetrics")
+    check_evaluation(out, models, beside.random, "torchmetrics")
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.data.label_map import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
@@ -92,13 +96,18 @@ def segment(
     from gtsa_kit.evaluation import segment as evaluation
     from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions
     from gtsa_kit.evaluation.dense_tokens import InputOptions
+    from gtsa_kit.evaluation.segment_plot import ExampleCollector, draw_class_iou, draw_predictions
     from gtsa_kit.evaluation.support.plots import bar_chart
+    from gtsa_kit.figures import save_figure
 
     probes = evaluation.PROBES if probe == "both" else (probe,)
     linear, knn = LinearProbeOptions(epochs=epochs), KNNProbeOptions(k=k)
     options = evaluation.SegmentOptions(InputOptions(size, tiles), probes, seeds, val_share, linear, knn)
-    opened = open_for_evaluation(models, random, opening)
+    opened = open_for_evaluation(models, beside, opening)
     with progress_bar() as on_progress:
-        report = evaluation.segment(opened, data, options, on_progress)
-    bar_chart(report, {"miou": "mIoU"}, out / "segment.png", "%; line: 95% interval of one run, dots: seeds")
+        collector = ExampleCollector(data, val_share, examples)
+        report = evaluation.segment(opened, data, options, on_progress, collector)
+    save_figure(bar_chart(report, {"miou": "mIoU"}, "mIoU, %"), figures[0])
+    save_figure(draw_class_iou(report), figures[1])
+    save_figure(draw_predictions(collector.examples(), data.classes), figures[2])
     write_report(report, out, as_json)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gtsa_kit.cli.support.checks import find_evaluation_images
-from gtsa_kit.cli.support.evaluate_options import Images, Models, Out, Random, Seeds, Size
+from gtsa_kit.cli.support.evaluate_options import (
+    BaselineOptions,
+    FigureFormat,
+    Images,
+    Models,
+    Out,
+    Seeds,
+    Size,
+    figure_path,
+)
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -21,7 +30,6 @@ def sensitivity(
     images: Images,
     out: Out,
     models: Models = None,
-    random: Random = None,
     transform: Annotated[
         list[str] | None, typer.Option(help="color, rotation, crop or blur; repeatable. Default: the first three.")
     ] = None,
@@ -29,8 +37,10 @@ def sensitivity(
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Measure the variance of the embedding under color changes, rotations and crops: figure 2 of the paper.
@@ -45,17 +55,19 @@ def sensitivity(
 
       gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out eval/ --transform rotation --json
     """
-    paths = find_evaluation_images(images, out, models, random)
+    figure = figure_path(out, "sensitivity", figure_format)
+    paths = find_evaluation_images(images, out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import sensitivity as evaluation
 
     names = tuple(dict.fromkeys(transform or ("color", "rotation", "crop")))
     options = evaluation.SensitivityOptions(names, views, size)
     report = evaluate_images(
-        *(paths, count, models, random, opening),
+        *(paths, count, models, beside, opening),
         lambda opened, paths, on_progress: evaluation.sensitivity(opened, paths, options, range(seeds), on_progress),
     )
-    _write(report, out, as_json, {name: name for name in names}, "% of the variance over images", log=True)
+    reference = (100.0, "two images")
+    _write(report, figure, as_json, {name: name for name in names}, "% of the variance over images", reference)
 
 
 @with_option_groups
@@ -63,7 +75,6 @@ def correspondence(
     images: Images,
     out: Out,
     models: Models = None,
-    random: Random = None,
     radius: Annotated[float, typer.Option(min=0.1, help="Largest distance of a correct match, in patches.")] = 1.0,
     color_augmentation: Annotated[
         bool, typer.Option("--color-augmentation", help="Apply the color augmentation of training to the views too.")
@@ -71,8 +82,10 @@ def correspondence(
     count: Count = 100,
     seeds: Seeds = 1,
     size: Size = None,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Measure the correspondence recall@r: whether the nearest token in another view is at the true position.
@@ -87,16 +100,17 @@ def correspondence(
 
       gtsa eval correspondence runs/a runs/b --images photos/ --out eval/ --color-augmentation --seeds 3
     """
-    paths = find_evaluation_images(images, out, models, random)
+    figure = figure_path(out, "correspondence", figure_format)
+    paths = find_evaluation_images(images, out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import correspondence as evaluation
 
     options = evaluation.CorrespondenceOptions(radius, color_augmentation, size=size)
     report = evaluate_images(
-        *(paths, count, models, random, opening),
+        *(paths, count, models, beside, opening),
         lambda opened, paths, on_progress: evaluation.correspondence(opened, paths, options, range(seeds), on_progress),
     )
-    _write(report, out, as_json, evaluation.CONDITIONS, f"correspondence recall@{radius:g}, %")
+    _write(report, figure, as_json, evaluation.CONDITIONS, f"correspondence recall@{radius:g}, %")
 
 
 @with_option_groups
@@ -104,15 +118,16 @@ def rotation(
     images: Images,
     out: Out,
     models: Models = None,
-    random: Random = None,
     held_out: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Fraction of the images to measure the accuracy on.")
     ] = 0.3,
     count: Count = 200,
     seeds: Seeds = 3,
     size: Size = None,
+    figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,
+    beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
     """Measure the rotation accuracy of a linear probe, and whether the features have collapsed.
@@ -127,23 +142,30 @@ def rotation(
 
       gtsa eval rotation runs/a runs/b --images photos/ --out eval/ --seeds 5 --json
     """
-    paths = find_evaluation_images(images, out, models, random, "sklearn")
+    figure = figure_path(out, "rotation", figure_format)
+    paths = find_evaluation_images(images, out, models, beside.random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import rotation as evaluation
 
     options = evaluation.RotationOptions(held_out, size=size)
     report = evaluate_images(
-        *(paths, count, models, random, opening),
+        *(paths, count, models, beside, opening),
         lambda opened, paths, on_progress: evaluation.rotation(opened, paths, options, range(seeds), on_progress),
     )
-    _write(report, out, as_json, {"accuracy": "rotation"}, "rotation accuracy, %; chance is 25")
+    _write(report, figure, as_json, {"accuracy": "rotation"}, "rotation accuracy, %")
 
 
 def _write(
-    report: "Report", out: Path, as_json: bool, measures: Mapping[str, str], ylabel: str, log: bool = False
+    report: "Report",
+    figure: Path,
+    as_json: bool,
+    measures: Mapping[str, str],
+    ylabel: str,
+    reference: tuple[float, str] | None = None,
 ) -> None:
     from gtsa_kit.cli.support.evaluate_steps import write_report
     from gtsa_kit.evaluation.support.plots import bar_chart
+    from gtsa_kit.figures import save_figure
 
-    bar_chart(report, measures, out / f"{report.name}.png", ylabel, log)
-    write_report(report, out, as_json)
+    save_figure(bar_chart(report, measures, ylabel, reference), figure)
+    write_report(report, figure.parent, as_json)

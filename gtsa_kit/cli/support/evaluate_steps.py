@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.evaluate_options import BaselineOptions
 from gtsa_kit.cli.support.opening import encoder_opener, runner_opener
 from gtsa_kit.cli.support.options import ModelOptions, WeightsOptions
 from gtsa_kit.cli.support.progress import make_console, progress_bar
@@ -24,35 +25,45 @@ def evaluate_images(
     images: Sequence[Path],
     count: int,
     models: list[Path] | None,
-    random: list[str] | None,
+    beside: BaselineOptions,
     opening: ModelOptions,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
 ) -> Report:
     """Open the models, and evaluate them on `count` evenly spaced images with a progress bar."""
     paths = evenly_spaced(images, count)
-    opened = open_for_evaluation(models, random, opening)
+    opened = open_for_evaluation(models, beside, opening)
     with progress_bar() as on_progress:
         return evaluate(opened, paths, on_progress)
 
 
-def open_for_evaluation(models: list[Path] | None, random: list[str] | None, opening: ModelOptions) -> list[Model]:
+def open_for_evaluation(models: list[Path] | None, beside: BaselineOptions, opening: ModelOptions) -> list[Model]:
     """Open the models of a command, and print what was assumed for weights of other tools.
+
+    A note says that random weights are missing because no architecture is known.
 
     Raises:
         ValueError: No model is given, one can't be opened, or an option is given that none of them takes.
     """
     paths, options = [require(path) for path in models or []], opening.load_options()
     opener = runner_opener(paths, options, make_console()) if paths else None
-    return open_models(paths, random or [], device=options.device, opener=opener)
+    add_baseline = beside.baseline == "random"
+    opened = open_models(paths, beside.random or [], device=options.device, opener=opener, baseline=add_baseline)
+    if add_baseline and all(model.source for model in opened):
+        make_console().print(
+            "no random weights beside the models: their architecture is not known; --random vit_small adds some",
+            soft_wrap=True,
+        )
+    return opened
 
 
 def open_encoders_for_evaluation(
-    models: list[Path] | None, random: list[str] | None, weights: WeightsOptions, device: str
+    models: list[Path] | None, beside: BaselineOptions, weights: WeightsOptions, device: str
 ) -> list[tuple[str, Encoder]]:
     """Open the encoders of a command on a device, as `open_for_evaluation` opens runners."""
     target, paths, options = pick_device(device), [require(path) for path in models or []], weights.import_options
     opener = encoder_opener(paths, options, make_console()) if paths else open_source
-    return [(name, encoder.to(target)) for name, encoder in open_encoders(paths, random or [], opener=opener)]
+    encoders = open_encoders(paths, beside.random or [], opener=opener, baseline=beside.baseline == "random")
+    return [(name, encoder.to(target)) for name, encoder in encoders]
 
 
 def write_report(report: Report, out: Path, as_json: bool) -> None:
@@ -77,7 +88,7 @@ def write_report(report: Report, out: Path, as_json: bool) -> None:
 
 
 def _warn_about_inputs(report: Report) -> None:
-    """Print the number of skipped files, and the input sizes of the models where they differ."""
+    """Print the number of skipped files, the notes, and the input sizes of the models where they differ."""
     skipped = report.settings["skipped"]
     if skipped:
         first = skipped[0]
@@ -86,6 +97,8 @@ def _warn_about_inputs(report: Report) -> None:
             markup=False,
             soft_wrap=True,
         )
+    for note in report.notes:
+        make_console().print(note, markup=False, soft_wrap=True)
     model_by_input = {str(row.get("input") or row.get("inputs")): row["model"] for row in report.rows}
     if len(model_by_input) > 1:
         sizes = ", ".join(f"{model} {size}" for size, model in model_by_input.items())

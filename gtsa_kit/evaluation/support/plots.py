@@ -1,106 +1,118 @@
-"""Plots of the evaluations: bar charts of reports, grids of axes, images on axes, and writing the PNG."""
+"""Plots of the evaluations: bar charts of reports, and grids of images."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.evaluation.support.report import Report
-from gtsa_kit.files import atomic_write
+from gtsa_kit.evaluation.support.report import CHANCE, Report
+from gtsa_kit.figures import BASELINE, HATCHES, PALETTE, RANDOM, axes_grid, figure_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHANCE = "(chance)"
-"""Model name of the report row that holds the chance level; it is drawn as dashed lines across the bars."""
+MAX_TEXT = 28
+"""Longest text above or below an image, in characters."""
 
 
-def axes_grid(columns: int, rows: int, width: float = 2.2, height: float = 1.6) -> "Figure":
-    """Create a figure with a grid of axes, which `figure.axes` lists row by row.
-
-    Args:
-        columns, rows: Numbers of axes.
-        width, height: Size of one of the axes, in inches.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    figure.subplots(rows, columns, squeeze=False)
-    return figure
-
-
-def image_grid(columns: int, rows: int, width: float = 2.2, height: float = 1.6) -> "Figure":
+def image_grid(columns: int, rows: int, width: float = 2.0, height: float = 1.7) -> "Figure":
     """Create an `axes_grid` for images: without ticks and frames."""
     figure = axes_grid(columns, rows, width, height)
     for axis in figure.axes:
-        axis.axis("off")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     return figure
 
 
-def show_image(axis: "Axes", image: Image.Image, title: str = "") -> None:
-    """Draw an image, pixel by pixel, under a title."""
+def show_image(axis: "Axes", image: Image.Image, title: str = "", name: str = "") -> None:
+    """Draw an image, pixel by pixel, with a title above and a name below it."""
     axis.imshow(np.asarray(image), interpolation="nearest")
-    axis.set_title(title, fontsize=8)
+    axis.set_title(shorten(title), fontsize=8)
+    axis.set_xlabel(shorten(name), fontsize=7, labelpad=2)
 
 
-def save_figure(figure: "Figure", out: Path) -> None:
-    """Write a figure as PNG; the folder is created if needed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as file:
-        figure.savefig(file, format="png", dpi=110)
+def shorten(text: str, length: int = MAX_TEXT) -> str:
+    """Return a printable text of at most `length` characters; the end of a path identifies an image better."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return line if len(line) <= length else "…" + line[1 - length :]
 
 
-def bar_chart(report: Report, measures: Mapping[str, str], out: Path, ylabel: str, log: bool = False) -> None:
-    """Draw a group of bars for each measure, with a bar for each model, and write it as PNG.
+def shorten_name(model: str) -> str:
+    """Return the name of a model for a legend."""
+    return shorten(model, 60)
+
+
+@figure_style()
+def bar_chart(
+    report: Report, measures: Mapping[str, str], ylabel: str, reference: tuple[float, str] | None = None
+) -> "Figure":
+    """Draw a group of bars for each measure, with a bar for each model, on an axis from 0.
 
     A bar is the mean over seeds, with its value above it. The black line is the mean 95% interval of the rows, dots are
-    seeds (where there are several), and dashed lines are the chance level.
+    seeds (where there are several), and dashed lines are the chance level. Random weights are gray.
 
     Args:
         report: Report whose rows hold the measures, and `<key>_low` and `<key>_high` where there is an interval.
         measures: Keys of the measures, in order, to the labels below the groups.
-        out: Path of the PNG.
         ylabel: Label of the vertical axis.
-        log: Whether the vertical axis is logarithmic, for measures of very different size.
+        reference: Value and name of a further dashed line.
     """
     names = [name for name in dict.fromkeys(row["model"] for row in report.rows) if name != CHANCE]
-    figure = axes_grid(1, 1, max(5.0, 1.5 + len(measures) * (0.5 + 0.3 * len(names))), 3.6)
+    figure = axes_grid(1, 1, max(5.0, 1.5 + len(measures) * (0.5 + 0.35 * len(names))), 3.4)
     [axis] = figure.axes
     width, centers = 0.8 / max(len(names), 1), np.arange(len(measures))
+    marks: dict[str, Any] = {}  # by name in the legend, one of each kind
     for index, name in enumerate(names):
-        _draw_bars(axis, report, name, list(measures), centers + (index - (len(names) - 1) / 2) * width, width * 0.92)
-    chance = _means(report, CHANCE, list(measures))
-    for center, value in zip(centers, chance, strict=True):
-        axis.plot([center - 0.45, center + 0.45], [value, value], "--", color="black", linewidth=1)
-    if not np.isnan(chance).all():
-        axis.plot([], [], "--", color="black", linewidth=1, label=CHANCE)
+        x = centers + (index - (len(names) - 1) / 2) * width
+        marks |= _draw_bars(axis, report, index, name, list(measures), x, width)
+    chance = next((line for line in report.summary() if line["model"] == CHANCE), {})
+    for center, key in zip(centers, measures, strict=True):
+        if chance.get(key) is not None:
+            marks["chance"] = _draw_level(axis, [center - 0.45, center + 0.45], chance[key], "--")
+    if reference:
+        marks[reference[1]] = _draw_level(axis, [-0.5, len(measures) - 0.5], reference[0], ":")
     axis.set_xticks(centers, list(measures.values()))
-    axis.set_ylabel(ylabel, fontsize=9)
-    if log:
-        axis.set_yscale("log", nonpositive="clip")
-    else:
-        axis.set_ylim(bottom=0)
-    axis.set_title(report.title, fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    save_figure(figure, out)
+    axis.set_xlim(-0.55, len(measures) - 0.45)
+    axis.set_ylabel(ylabel)
+    axis.set_ylim(bottom=0)
+    axis.set_title(report.title)
+    # Named one by one: matplotlib leaves out labels that begin with an underscore.
+    marks = {name: marks[name] for name in map(shorten_name, names)} | marks  # models first
+    figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=3)
+    return figure
 
 
-def _draw_bars(axis: "Axes", report: Report, name: str, keys: list[str], x: np.ndarray, width: float) -> None:
-    """Draw the bars of one model, one for each measure, at the positions `x`."""
+def bar_style(name: str, index: int) -> dict[str, Any]:
+    """Return the color and the hatch of a model's bars: its own among the first 36 models, gray for random weights."""
+    hatch = HATCHES[(index + index // len(PALETTE)) % len(HATCHES)]
+    color = RANDOM if name.startswith("random") else PALETTE[index % len(PALETTE)]
+    return {"facecolor": color, "hatch": hatch, "edgecolor": "white" if color != RANDOM else "#707070"}
+
+
+def _draw_bars(
+    axis: "Axes", report: Report, index: int, name: str, keys: list[str], x: np.ndarray, width: float
+) -> dict[str, Any]:
+    """Draw the bars of one model, one for each measure, at the positions `x`; return the marks by name."""
     values, low, high = (_means(report, name, [f"{key}{end}" for key in keys]) for end in ("", "_low", "_high"))
-    axis.bar(x, values, width, label=name)
-    axis.errorbar(x, (low + high) / 2, (high - low) / 2, fmt="none", color="black", capsize=2, linewidth=0.8)
+    marks: dict[str, Any] = {shorten_name(name): axis.bar(x, values, 0.92 * width, **bar_style(name, index))}
+    if not np.isnan(low).all():
+        middle, half = (low + high) / 2, (high - low) / 2
+        marks["95% interval"] = axis.errorbar(x, middle, half, fmt="none", color="black", capsize=3, linewidth=1)
     for position, key, value, top in zip(x, keys, values, np.fmax(values, high), strict=True):
         seeds = _values(report, name, key)
         if len(seeds) > 1:
-            axis.plot(np.full(len(seeds), position), seeds, "o", color="#20425a", markersize=2.5)
+            style: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 3.5}
+            [marks["seed"]] = axis.plot(np.full(len(seeds), position), seeds, "o", **style)
         if not np.isnan(value):
             above = (position, max(top, *seeds))
-            text = axis.annotate(f"{value:.3g}", above, (0, 2), textcoords="offset points", ha="center", fontsize=7)
-            text.set_annotation_clip(True)  # a bar of 0 lies outside of logarithmic axes
+            axis.annotate(f"{value:.3g}", above, (0, 3), textcoords="offset points", ha="center", fontsize=7)
+    return marks
+
+
+def _draw_level(axis: "Axes", x: list[float], value: float, style: str) -> Any:
+    return axis.plot(x, [value, value], style, color=BASELINE, linewidth=1.2)[0]
 
 
 def _values(report: Report, name: str, key: str) -> list[float]:

@@ -2,12 +2,15 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gtsa_kit.files import write_json
 from gtsa_kit.version import __version__
+
+CHANCE = "(chance)"
+"""Name of the line of a summary that holds the results of guessing."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Report:
     """One row for each model and seed: `model`, `seed`, the measures, and further columns for the JSON."""
     settings: Mapping[str, Any]
     """Everything that the numbers depend on."""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """Results of guessing without a model, by key of the measures; the last line of the summary."""
+    notes: Sequence[str] = ()
+    """Sentences on what the numbers do not cover."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-serializable data."""
@@ -33,6 +40,7 @@ class Report:
             "settings": dict(self.settings),
             "rows": [dict(row) for row in self.rows],
             "summary": self.summary(),
+            "notes": list(self.notes),
         }
 
     def write(self, folder: Path) -> Path:
@@ -45,7 +53,8 @@ class Report:
     def summary(self) -> list[dict[str, Any]]:
         """Return a row for each model in order of appearance: each measure's mean over seeds, and `<key>_std`.
 
-        The standard deviation is the sample's (n - 1), and None for one seed. A measure without values is None.
+        The standard deviation is the sample's (n - 1), and None for one seed. A measure without values is None. The
+        last row holds the results of guessing, if they are known.
         """
         summary = []
         for model in dict.fromkeys(row["model"] for row in self.rows):
@@ -56,4 +65,15 @@ class Report:
                 line[key] = statistics.fmean(values) if values else None
                 line[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
             summary.append(line)
+        if self.chance:
+            line = {"model": CHANCE, "seeds": 0}
+            for key in self.measures:
+                line |= {key: self.chance.get(key), f"{key}_std": None}
+            summary.append(line)
         return summary
+
+
+def enumerate_names(names: Sequence[str]) -> str:
+    """Return names separated by commas; of more than five, the first five and the number of the others."""
+    rest = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {rest} more" if rest > 0 else "")
