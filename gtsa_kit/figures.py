@@ -5,7 +5,7 @@ that the palette costs nothing.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,21 +95,21 @@ def axes_grid(columns: int, rows: int, width: float = 2.2, height: float = 1.6) 
     return figure
 
 
-def save_figure(figure: "Figure", out: Path) -> None:
+def save_figure(figure: "Figure", out: Path, formats: Sequence[str] = FORMATS) -> None:
     """Write a figure in the format of the suffix of `out`; its folder is created if needed.
 
     Raises:
-        ValueError: The suffix is none of `FORMATS`.
+        ValueError: The suffix is none of `formats`.
     """
     figure_format = out.suffix.lower().removeprefix(".")
-    check_format(figure_format)
+    check_format(figure_format, formats)
     dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     out.parent.mkdir(parents=True, exist_ok=True)
     with figure_style(), atomic_write(out) as file:
         figure.savefig(file, format=figure_format, dpi=DPI, metadata=dates.get(figure_format))
 
 
-def check_format(figure_format: str) -> None:
-    """Raise `ValueError` unless a file format is one of `FORMATS`."""
-    if figure_format not in FORMATS:
-        raise ValueError(f"unknown format of figures {figure_format!r}; choose one of {', '.join(FORMATS)}")
+def check_format(figure_format: str, formats: Sequence[str] = FORMATS) -> None:
+    """Raise `ValueError` unless a file format is one of `formats`."""
+    if figure_format not in formats:
+        raise ValueError(f"unknown format of figures {figure_format!r}; choose one of {', '.join(formats)}")

@@ -45,7 +45,8 @@ def search_command(
         Path | None, typer.Option(help="Model of the vectors. Default: the path where it was used.")
     ] = None,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet, .png or .jpg. Default DIR/search.jpg.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Contact sheet: .png, .jpg, .svg or .pdf. Default DIR/search.jpg.", metavar="FILE"),
     ] = None,
     as_json: JsonOption = False,
     *,
@@ -140,7 +141,8 @@ def duplicates_command(
         typer.Option(help="Minimum cosine of near-duplicates, above 0, up to 1. The best value depends on the model."),
     ] = 0.995,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet to write, .png or .jpg. Default: none.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Contact sheet to write: .png, .jpg, .svg or .pdf. Default: none.", metavar="FILE"),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",

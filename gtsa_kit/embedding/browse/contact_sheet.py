@@ -1,19 +1,27 @@
 """Contact sheets: images in a grid, with two lines of text below each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageFont
 
-from gtsa_kit.files import atomic_write
+from gtsa_kit.figures import DPI, FORMATS, figure_style, save_figure
 
-TILE = 200
-"""Side of an image's square in pixels."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_MARGIN, _LINE_HEIGHT, _FONT_SIZE = 10, 17, 13
-_BACKGROUND, _TEXT, _PLACEHOLDER, _SECONDARY_TEXT = "#ffffff", "#1a1a1a", "#d4d4d4", "#6b6b6b"
+TILE = 320
+"""Side of an image's square in pixels: 1.6 inches in print."""
+SHEET_FORMATS = (*FORMATS, "jpg", "jpeg")
+"""File formats of contact sheets."""
+
+_MARGIN, _LINE_HEIGHT, _FONT_POINTS = 16, 26, 7.0
+_PLACEHOLDER, _TEXT, _SECONDARY_TEXT = "#d4d4d4", "#1a1a1a", "#595959"
 
 
 @dataclass(frozen=True)
@@ -31,30 +39,41 @@ class Tile:
 
 
 def write_contact_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> None:
-    """Write a contact sheet as PNG or JPEG, by the suffix of `out`.
+    """Write a contact sheet in the format of the suffix of `out`.
 
     Raises:
-        ValueError: The suffix is another one.
+        ValueError: The suffix is none of `SHEET_FORMATS`.
     """
     check_contact_sheet_path(out)
-    rows = -(-len(tiles) // columns)
-    width, height = TILE + _MARGIN, TILE + 2 * _LINE_HEIGHT + _MARGIN
-    canvas = Image.new("RGB", (_MARGIN + columns * width, _MARGIN + rows * height), _BACKGROUND)
-    drawing, font = ImageDraw.Draw(canvas), _font()
-    for index, tile in enumerate(tiles):
-        left, top = _MARGIN + index % columns * width, _MARGIN + index // columns * height
-        _draw_image(canvas, drawing, font, tile, left, top)
-        drawing.text((left, top + TILE + 1), _shorten(tile.title, drawing, font), _TEXT, font)
-        drawing.text((left, top + TILE + 1 + _LINE_HEIGHT), _shorten(tile.name, drawing, font), _SECONDARY_TEXT, font)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as file:
-        canvas.save(file, "PNG" if out.suffix.lower() == ".png" else "JPEG", quality=90)
+    save_figure(draw_contact_sheet(tiles, columns), out, SHEET_FORMATS)
 
 
 def check_contact_sheet_path(out: Path) -> None:
-    """Raise `ValueError` unless the suffix is one of PNG or JPEG."""
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"a contact sheet must be a .png or .jpg file, got {out}")
+    """Raise `ValueError` unless the suffix is one of `SHEET_FORMATS`."""
+    if out.suffix.lower().removeprefix(".") not in SHEET_FORMATS:
+        raise ValueError(f"a contact sheet must be a .png, .jpg, .svg or .pdf file, got {out}")
+
+
+@figure_style()
+def draw_contact_sheet(tiles: Sequence[Tile], columns: int = 5) -> "Figure":
+    """Draw images in a grid on one axes, whose coordinates are pixels at the resolution of all figures."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(tiles) // columns)
+    step_x, step_y = TILE + _MARGIN, TILE + 2 * _LINE_HEIGHT + _MARGIN
+    width, height = _MARGIN + columns * step_x, _MARGIN + rows * step_y
+    figure = Figure(figsize=(width / DPI, height / DPI))
+    axis = figure.add_axes((0, 0, 1, 1))
+    shorten = _shortener()
+    for index, tile in enumerate(tiles):
+        left, top = _MARGIN + index % columns * step_x, _MARGIN + index // columns * step_y
+        _draw_image(axis, tile, left, top, shorten)
+        for line, (text, color) in enumerate(((tile.title, _TEXT), (tile.name, _SECONDARY_TEXT))):
+            y = top + TILE + 4 + line * _LINE_HEIGHT
+            axis.text(left, y, shorten(text), color=color, fontsize=_FONT_POINTS, va="top")
+    axis.set_axis_off()
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    return figure
 
 
 def arrange_groups(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]:
@@ -67,33 +86,39 @@ def arrange_groups(groups: Iterable[Sequence[Tile]], columns: int) -> list[Tile]
         tiles = list(islice(group, columns))
         if len(group) > columns:
             tiles[-1] = Tile(None, f"and {len(group) - columns + 1} more", "")
-        arranged += [*tiles, *[Tile(Image.new("RGB", (1, 1), _BACKGROUND), "", "")] * (columns - len(tiles))]
+        arranged += [*tiles, *[Tile(Image.new("RGB", (1, 1), "white"), "", "")] * (columns - len(tiles))]
     return arranged
 
 
-def _draw_image(
-    canvas: Image.Image, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, tile: Tile, x: int, y: int
-) -> None:
+def _draw_image(axis: "Axes", tile: Tile, x: int, y: int, shorten: Callable[[str], str]) -> None:
+    from matplotlib.patches import Rectangle
+
     if tile.image is None:
-        drawing.rectangle((x, y, x + TILE - 1, y + TILE - 1), _PLACEHOLDER)
-        drawing.text((x + TILE // 2, y + TILE // 2), _shorten(tile.problem, drawing, font), _TEXT, font, anchor="mm")
+        axis.add_patch(Rectangle((x, y), TILE, TILE, facecolor=_PLACEHOLDER))
+        middle = (x + TILE / 2, y + TILE / 2)
+        axis.text(*middle, shorten(tile.problem), color=_TEXT, fontsize=_FONT_POINTS, ha="center", va="center")
         return
-    image = tile.image
-    canvas.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+    left, top = x + (TILE - tile.image.width) // 2, y + (TILE - tile.image.height) // 2
+    extent = (left, left + tile.image.width, top + tile.image.height, top)
+    axis.imshow(np.asarray(tile.image), extent=extent, interpolation="nearest")
 
 
-def _shorten(text: str, drawing: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """Return the end of a text that is too long: the end of a path identifies the image better than its start."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[-200:])
-    if len(line) == len(text) and drawing.textlength(line, font) <= TILE:
-        return line
-    while drawing.textlength("…" + line, font) > TILE:
-        line = line[1:]
-    return "…" + line
+def _shortener() -> Callable[[str], str]:
+    """Return a function that cuts a text to the width of a tile, as drawn in the font of all figures.
 
-
-def _font() -> ImageFont.FreeTypeFont:
-    """Load the font that Matplotlib ships, which has Greek, Cyrillic and more; Pillow's own font is Latin only."""
+    It keeps the end: the end of a path identifies the image better than its start.
+    """
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT_SIZE)
+    path = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(str(path), _FONT_POINTS * DPI / 72)
+
+    def shorten(text: str) -> str:
+        line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[-200:])
+        if len(line) == len(text) and font.getlength(line) <= TILE:
+            return line
+        while font.getlength("…" + line) > TILE:
+            line = line[1:]
+        return "…" + line
+
+    return shorten
