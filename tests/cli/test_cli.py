@@ -31,7 +31,7 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "command",
     "train export verify info bench embed demo eval_pca eval_neighbors eval_attention eval_matches eval_sensitivity "
-    "eval_correspondence eval_rotation".split(),
+    "eval_correspondence eval_rotation eval_curves".split(),
 )
 def test_the_help_of_every_command_has_an_example(gtsa_here: Callable, command: str) -> None:
     command = command.replace("_", " ")

@@ -13,6 +13,9 @@ from helpers.evaluation_data import write_blocks, write_color_classes
 from helpers.fake_models import write_edge_cases
 from PIL import Image
 
+from gtsa_kit.config import dump_config, load_config
+from gtsa_kit.files import write_json_lines
+
 IMAGE_EVALUATIONS = ("pca", "attention", "matches", "sensitivity", "correspondence", "rotation")
 MATCHING = ("matches", "correspondence")
 """Evaluations by nearest neighbors: on constant images their matches are ties that rounding decides."""
@@ -136,6 +139,21 @@ def test_neighbors(gtsa_here: Callable, mixed: Path, tiny_run: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "2 files skipped" in done.stderr
     assert (tmp_path / "out" / "neighbors.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_curves_are_drawn_anew(gtsa_here: Callable, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump_config(load_config("quick", None, {"data": "x", "model.arch": "vit_test"})))
+    columns = ("loss", "region", "region_loss_constant_baseline", "rotation_accuracy")
+    write_json_lines(run / "metrics.jsonl", [{"step": step} | dict.fromkeys(columns, 0.5) for step in (1, 2)])
+    done = gtsa_here("eval", "curves", run, "--out", tmp_path / "new", "--figure-format", "svg")
+    assert done.returncode == 0, done.stderr
+    svg = (tmp_path / "new" / "curves.svg").read_text()
+    assert "<!-- region loss constant baseline -->" in svg
+    empty = gtsa_here("eval", "curves", tmp_path)
+    assert empty.returncode == 2
+    assert "holds no metrics.jsonl" in empty.stderr
 
 
 def test_linear(color_classes: Path, gtsa_here: Callable, tmp_path: Path) -> None:
