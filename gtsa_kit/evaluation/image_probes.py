@@ -1,6 +1,5 @@
 """k-NN and linear classification of frozen embeddings."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from gtsa_kit.data.labeled import ClassificationDataset, skipped_settings, stratified_split
 from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
+from gtsa_kit.evaluation.logistic_regression import LabeledVectors, fit_logistic_regression
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report, enumerate_names
@@ -20,13 +20,6 @@ TEMPERATURE = 0.07
 """Default temperature of the k-NN weights, DINO's."""
 C_VALUES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of scikit-learn's C (inverse regularization strength) that the linear probe chooses from."""
-SELECTION_FRACTION = 0.2
-"""Fraction of the training images that C is chosen on."""
-MAX_ITERATIONS = 1000
-"""Maximum number of iterations of the solver."""
-MAX_NEWTON_WEIGHTS = 1500
-"""Maximum number of weights for Newton's method. It takes five steps where L-BFGS takes some hundred: a third of the
-time at 192 features and 6 classes."""
 MEASURES = {"top1": "top-1 %", "top1_low": "95% from", "top1_high": "to", "top5": "top-5 %"}
 """Heading of each column of the report's table, by key."""
 
@@ -46,16 +39,6 @@ class ProbeOptions:
         """Raise `ValueError` for values out of range."""
         if self.seeds < 1 or not 0 < self.val_share < 1:
             raise ValueError(f"seeds must be at least 1 and val_share between 0 and 1, got {self}")
-
-
-@dataclass(frozen=True)
-class LabeledVectors:
-    """Embeddings and labels of one side of a split."""
-
-    vectors: np.ndarray
-    """Embeddings, (N, D)."""
-    labels: np.ndarray
-    """Class numbers, (N,)."""
 
 
 SplitScorer = Callable[[LabeledVectors, LabeledVectors, int], Iterator[tuple[Mapping[str, Any], np.ndarray]]]
@@ -142,41 +125,6 @@ def linear(
     return replace(report, title=f"linear probe, {report.title}", settings=settings)
 
 
-def fit_logistic_regression(
-    train: LabeledVectors, queries: np.ndarray, classes: int, c_values: Sequence[float], seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Fit logistic regression and score queries.
-
-    Args:
-        train: Training part.
-        queries: (Q, D) embeddings.
-        classes: Number of classes; those without training images are never predicted.
-        c_values: Values of C to choose from, in ascending order; ties go to the first.
-        seed: Seed of the part that C is chosen on.
-
-    Returns:
-        (Q, classes) log probabilities, and the columns `c`, `solver` and `converged` of the report.
-    """
-    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped, unused-ignore]
-
-    scaler = StandardScaler().fit(train.vectors.astype(np.float64))
-    scaled = LabeledVectors(scaler.transform(train.vectors.astype(np.float64)), train.labels)
-    held_out = stratified_split(scaled.labels, SELECTION_FRACTION, seed)
-    c = c_values[0]
-    if len(c_values) > 1 and held_out.any():
-        rest = LabeledVectors(scaled.vectors[~held_out], scaled.labels[~held_out])
-        correct = [
-            int((fitted.predict(scaled.vectors[held_out]) == scaled.labels[held_out]).sum())
-            for fitted in _fits(rest, c_values)
-        ]
-        c = c_values[int(np.argmax(correct))]
-    fitted = next(_fits(scaled, (c,)))
-    converged = bool(np.max(fitted.n_iter_) < MAX_ITERATIONS)
-    scores = np.full((len(queries), classes), -np.inf)
-    scores[:, fitted.classes_] = fitted.predict_log_proba(scaler.transform(queries.astype(np.float64)))
-    return scores, {"c": c, "solver": fitted.solver, "converged": converged}
-
-
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the (N,) ranks, from 0, of the true classes among (N, C) scores; ties go to the lower class.
 
@@ -200,20 +148,6 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     low, high = wilson_interval(correct, count)
     top5 = 100 * float((true_ranks < 5).mean()) if scores.shape[1] > 5 else None
     return {"top1": 100 * correct / count, "top1_low": 100 * low, "top1_high": 100 * high, "top5": top5, "val": count}
-
-
-def _fits(part: LabeledVectors, c_values: Sequence[float]) -> Iterator[Any]:
-    """Yield the regression fitted at each C; each fit starts from the weights of the previous one."""
-    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
-
-    small = part.vectors.shape[1] * len(np.unique(part.labels)) <= MAX_NEWTON_WEIGHTS
-    solver = "newton-cholesky" if small else "lbfgs"
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, solver=solver)
-    for c in c_values:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the report has a column for it
-            yield model.set_params(C=c).fit(part.vectors, part.labels)
 
 
 def _run(

@@ -14,15 +14,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from gtsa_kit.data.labeled import read_classification_dataset, stratified_split
-from gtsa_kit.evaluation import image_probes
+from gtsa_kit.evaluation import logistic_regression
 from gtsa_kit.evaluation.image_probes import (
-    LabeledVectors,
     ProbeOptions,
     accuracies,
-    fit_logistic_regression,
     knn,
     linear,
 )
+from gtsa_kit.evaluation.logistic_regression import LabeledVectors, fit_logistic_regression
 from gtsa_kit.evaluation.models import Model, open_models
 from gtsa_kit.evaluation.support.statistics import wilson_interval
 
@@ -57,7 +56,7 @@ def test_a_score_of_minus_infinity_is_never_correct() -> None:
 @pytest.mark.parametrize(("few", "solver"), [(12, "newton-cholesky"), (11, "lbfgs")])
 def test_logistic_regression_minimizes_its_loss(few: int, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference is gradient descent in float64 on four standardized features, for three classes."""
-    monkeypatch.setattr(image_probes, "MAX_NEWTON_WEIGHTS", few)
+    monkeypatch.setattr(logistic_regression, "MAX_NEWTON_WEIGHTS", few)
     rng = np.random.default_rng(3)
     vectors = (rng.standard_normal((90, 4)) * [1, 5, 0.1, 2] + 3).astype(np.float32)
     labels = (vectors[:, 0] + 0.3 * vectors[:, 1] + rng.standard_normal(90) > 4.5).astype(int) + (vectors[:, 3] > 4)
