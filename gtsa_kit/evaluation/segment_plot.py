@@ -23,7 +23,9 @@ MAX_SIDE = 640
 MAX_LEGEND = 40
 """Maximum number of classes in a legend; further ones are counted."""
 _VOID_COLOR = "#ffffff"
-_CLASS_COLORS = (*PALETTE, "#f0e442", "#000000")
+_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _VERMILION = PALETTE
+# Neighbors in this order differ in lightness, so that most classes that touch can be told apart in gray.
+_CLASS_COLORS = (_BLUE, "#f0e442", _VERMILION, _SKY, "#000000", _ORANGE, _GREEN, _PURPLE)
 
 
 class Example(NamedTuple):
@@ -122,8 +124,9 @@ def class_colors(count: int) -> list[str]:
 
     More than 24 colors cannot be told apart, so they repeat.
     """
-    darker, lighter = ([_mix(color, other) for color in _CLASS_COLORS[:7]] for other in ("#000000", "#ffffff"))
-    colors = [*_CLASS_COLORS, *darker, "#404040", *lighter, "#a0a0a0"]
+    darker = ["#404040" if color == "#000000" else _mix(color, "#000000") for color in _CLASS_COLORS]
+    lighter = ["#a0a0a0" if color == "#000000" else _mix(color, "#ffffff") for color in _CLASS_COLORS]
+    colors = [*_CLASS_COLORS, *darker, *lighter]
     return [colors[index % len(colors)] for index in range(count)]
 
 

@@ -1,5 +1,6 @@
 """Figures of the segmentation evaluation, by their matplotlib objects."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,12 @@ def test_the_iou_of_each_class_is_drawn_from_zero_to_one_hundred() -> None:
 def test_the_first_24_classes_have_different_colors() -> None:
     assert len(set(class_colors(24))) == 24
     assert class_colors(30)[24:] == class_colors(6)
+
+
+def test_neighboring_classes_differ_in_gray() -> None:
+    """The first eight; lightness is the gray level of a print, 0 to 255."""
+    gray = [Image.new("RGB", (1, 1), color).convert("L").getpixel((0, 0)) for color in class_colors(8)]
+    assert min(abs(a - b) for a, b in pairwise(gray)) >= 15
 
 
 def test_the_collector_keeps_the_first_seed_of_evenly_spaced_validation_images(blocks: SegmentationDataset) -> None:
