@@ -98,10 +98,13 @@ class Advice:
 
 
 def advise(group: "Sequence[DuplicateMember]", states: "Sequence[FileState]") -> list[Advice]:
-    """Return advice on a group. The first unchanged image is kept; nothing is dropped without one."""
+    """Return advice on a group. The first unchanged image is kept; nothing is dropped without one.
+
+    Where all images of a group are missing, as on a machine without the images, the advice is that of the vectors.
+    """
     from gtsa_kit.embedding.browse.source_files import FileState
 
-    lost = (FileState.CHANGED, FileState.MISSING)
+    lost = (FileState.CHANGED, FileState.MISSING) if set(states) != {FileState.MISSING} else ()
     kept = next((index for index, state in enumerate(states) if state not in lost), None)
     texts = [
         "keep" if index == kept else state.value if state in lost else "drop" for index, state in enumerate(states)
@@ -174,7 +177,7 @@ def _summary(groups: Sequence[Sequence[Advice]], threshold: float) -> str:
     if not groups:
         return f"no two images have a cosine of {threshold:g} or more"
     images = sum(map(len, groups))
-    lost = sum(advice.text not in ("keep", "drop") for group in groups for advice in group)
+    lost = sum(advice.state in ("changed", "missing") for group in groups for advice in group)
     return (
         f"{len(groups)} groups of {images} images; {_droppable(groups)} could be dropped, each for one that is kept at "
         f"a cosine of {threshold:g} or more" + (f"; {lost} are changed or missing now" if lost else "")

@@ -126,6 +126,10 @@ def test_duplicates_command_on_an_incomplete_dataset(tmp_path: Path, images: Pat
     assert "1 groups of 2 images; 1 could be dropped" in done.stdout
     assert "not complete" in done.stderr
     assert Image.open(tmp_path / "sheet.jpg").width > 1000
+    gone = write_dataset(tmp_path / "gone", np.ones((3, 4), dtype=np.float32), source=tmp_path / "nowhere")
+    done = CliRunner().invoke(browse_app, ["duplicates", str(gone)])  # on a machine without the images
+    assert "2 could be dropped" in done.stdout
+    assert "3 are changed or missing now" in done.stdout
     for options in (["--threshold", "0"], ["--threshold", "nan"], ["--contact-sheet", "x.gif"]):
         done = CliRunner().invoke(browse_app, ["duplicates", str(data), *options])
         assert isinstance(done.exception, ValueError)
