@@ -4,20 +4,22 @@ import _thread
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.signals import WAIT_SECONDS, ctrl_c_raises
 
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
 from gtsa_kit.export.runtime.engine_header import read_header
 from gtsa_kit.export.runtime.profile import Profile
-from gtsa_kit.export.runtime.tensorrt_variant import import_variant
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, import_variant
 from gtsa_kit.export.spec import PRECISIONS, Range
+from gtsa_kit.export.tensorrt import build as build_module
 from gtsa_kit.export.tensorrt.build import BuildSettings, build_engine
 from gtsa_kit.export.tensorrt.source_graph import read_graph_file
 from gtsa_kit.files import sha256_of
@@ -186,23 +188,55 @@ def test_progress_is_reported(graph: Path, tmp_path: Path) -> None:
     assert reported[-1][1] == reported[-1][2], "progress reaches its end"
 
 
-def test_ctrl_c_stops_a_build(graph: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> list[threading.Event]:
+    """Events that end a build, one for each build of the test."""
+    make_monitor, stops = build_module._make_monitor, []
+
+    def capture(variant: TensorRTVariant, on_step: Callable[[str, int, int], None], stop: threading.Event) -> object:
+        stops.append(stop)
+        return make_monitor(variant, on_step, stop)
+
+    monkeypatch.setattr(build_module, "_make_monitor", capture)
+    return stops
+
+
+def test_ctrl_c_stops_a_build(graph: Path, tmp_path: Path, stops: list[threading.Event]) -> None:
     """Interrupt while the builder's native code runs; the builder stops at its next step."""
-    interrupted = threading.Event()
-    later = []
+    steps = []
 
     def on_step(phase: str, done: int, total: int) -> None:
-        if interrupted.is_set():
-            later.append(time.perf_counter())
-            return
-        interrupted.set()
-        _thread.interrupt_main()
-        time.sleep(4)  # long enough for the main thread to handle it
+        steps.append(phase)
+        if len(steps) == 1:
+            _thread.interrupt_main()
+            assert stops[0].wait(WAIT_SECONDS), "the main thread did not handle the interrupt"
 
+    with ctrl_c_raises(), pytest.raises(KeyboardInterrupt):
+        build_with(graph, tmp_path, on_step)
+    assert len(steps) < 10
+
+
+def test_an_interrupt_while_a_build_starts_stops_it(
+    graph: Path, tmp_path: Path, stops: list[threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, started = [], threading.Event()
+
+    class InterruptedPool(ThreadPoolExecutor):
+        def submit(self, *args: object) -> object:
+            super().submit(*args)
+            assert started.wait(WAIT_SECONDS)
+            raise KeyboardInterrupt
+
+    def on_step(phase: str, done: int, total: int) -> None:
+        steps.append(phase)
+        started.set()
+        if len(steps) == 1:
+            assert stops[0].wait(WAIT_SECONDS), "the interrupt does not reach the builder"
+
+    monkeypatch.setattr(build_module, "ThreadPoolExecutor", InterruptedPool)
     with pytest.raises(KeyboardInterrupt):
         build_with(graph, tmp_path, on_step)
-    assert interrupted.is_set()
-    assert len(later) < 10
+    assert len(steps) < 10
 
 
 def test_a_workspace_that_is_too_small_is_named(graph: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import cycle, islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ def start_workers(openers: Mapping[str, Opener]) -> Iterator[list[WorkerProcess]
     """
     workers: list[WorkerProcess] = []
     try:
-        with _ignore_interrupts():
+        with _delay_interrupts():
             for name, opener in openers.items():
                 workers.append(WorkerProcess(name, opener))
         yield workers
@@ -108,16 +109,28 @@ def start_workers(openers: Mapping[str, Opener]) -> Iterator[list[WorkerProcess]
 
 
 @contextmanager
-def _ignore_interrupts() -> Iterator[None]:
-    """Make processes that start in this block ignore Ctrl-C; the parent handles it and ends them."""
+def _delay_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends, and keep it from the processes that start in it; the parent ends them.
+
+    Ignoring the signal instead would lose a Ctrl-C that comes while they start.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    can_block = hasattr(signal, "pthread_sigmask")
+    if can_block:  # processes inherit a blocked signal
+        resource_tracker.ensure_running()  # it would unblock the signal when the first process starts it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(connection: Connection, opener: Opener) -> None:

@@ -89,12 +89,10 @@ def build_engine(
     """
     stop = threading.Event()
     with open(log, "w", encoding="utf-8") as lines, ThreadPoolExecutor(1, "gtsa-builder") as pool:
-        future = pool.submit(_build, variant, model, name, profile, settings, lines, on_step, stop)
         try:
-            return _wait(future)
-        except BaseException:
-            stop.set()
-            raise
+            return _wait(pool.submit(_build, variant, model, name, profile, settings, lines, on_step, stop))
+        finally:
+            stop.set()  # also for an interrupt during `submit`: leaving the block waits for the thread
 
 
 def _wait(future: "Future[SerializedEngine]") -> SerializedEngine:
