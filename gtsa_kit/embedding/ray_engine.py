@@ -72,7 +72,10 @@ def _extract_blocks(
     limit = int(ray.cluster_resources().get("GPU" if task.on_gpu else "CPU", 1))
     actors = {"size": workers} if workers else {"min_size": 1, "max_size": max(1, limit)}
     # Blocks are pickled: a locator need not be valid text, and maps differ in shape.
-    packed = ray.data.from_items([{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks))
+    packed = ray.data.from_items(
+        [{"number": number, "block": pickle.dumps(block)} for number, block in enumerate(blocks)],
+        override_num_blocks=len(blocks),
+    )
     done = packed.map_batches(
         BlockExtractor,
         fn_constructor_args=(replace(task, model=task.model.absolute(), plan=replace(task.plan, workers=1)),),
@@ -81,7 +84,9 @@ def _extract_blocks(
         num_cpus=1,
         num_gpus=1 if task.on_gpu else 0,
     )
-    for row in done.iter_rows():
+    for number, row in enumerate(done.iter_rows()):
+        if row["number"] != number:  # results would get the paths of other images when the job is resumed
+            raise RuntimeError(f"Ray returned block {row['number']} in place of {number}; run it again with --resume")
         yield from pickle.loads(row["results"])  # noqa: S301  (our own actor made it)
 
 
@@ -99,7 +104,7 @@ class BlockExtractor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the pickled results of pickled blocks."""
         results = [pickle.dumps(self._extract(pickle.loads(block))) for block in batch["block"]]  # noqa: S301
-        return {"results": np.array(results, dtype=object)}
+        return {"number": batch["number"], "results": np.array(results, dtype=object)}
 
     def _extract(self, block: list[Entry]) -> list[FeatureRow | FailedImage]:
         task = self.task

@@ -401,7 +401,7 @@ def test_folder(tmp_path):
         open_image(tmp_path / "a.jpg")
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_named_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")

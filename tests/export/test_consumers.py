@@ -82,7 +82,7 @@ def build(program: Path, command: list[object]) -> Path:
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
 
 
 def mean_and_std(artifact: Path) -> list[str]:

@@ -26,6 +26,7 @@ from gtsa_kit.service.admission import AdmissionLimiter
 from gtsa_kit.service.app import create_app
 from gtsa_kit.service.server import DrainingServer, build_uvicorn_config, listen
 from gtsa_kit.service.settings import ServiceSettings
+from helpers.signals import WAIT_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +65,22 @@ class SlowRunner(Runner):
         return self.runner._run(images)
 
 
+class GatedRunner(SlowRunner):
+    """Runner whose batches wait until they are released; with `warm`, not the first one."""
+
+    def __init__(self, runner: Runner, warm: bool = False) -> None:
+        super().__init__(runner, 0.0)
+        self.gate, self._warm = threading.Event(), warm
+        self.threads: set[str] = set()
+
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(images.shape)
+        warm, self._warm = self._warm, False
+        assert warm or self.gate.wait(WAIT_SECONDS)
+        return self.runner._run(images)
+
+
 @dataclass(frozen=True)
 class RunningService:
     """Address, limiter and server of a running service."""
@@ -74,9 +91,9 @@ class RunningService:
     server: DrainingServer
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(base_url=self.url, timeout=WAIT_SECONDS, **options)
 
-    def drains(self, seconds: float = 10.0) -> bool:
+    def drains(self, seconds: float = WAIT_SECONDS) -> bool:
         """Return True once no request is pending, False after `seconds`."""
         return wait_for(lambda: self.limiter.images == 0 and self.limiter.bytes == 0, seconds)
 
@@ -84,7 +101,7 @@ class RunningService:
 ServiceFactory = Callable[..., AbstractContextManager[RunningService]]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

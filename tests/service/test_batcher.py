@@ -1,33 +1,22 @@
 """Batcher: composition and order of batches, waiting, cancellation and failures."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.running_service import SlowRunner
+from helpers.running_service import GatedRunner, SlowRunner
+from helpers.signals import WAIT_SECONDS
 
 from gtsa_kit.export import Runner
 from gtsa_kit.service.batcher import Batcher, InferenceResult
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.metrics import ServiceMetrics
 
-
-class GatedRunner(SlowRunner):
-    """A runner whose batches wait until they are released."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner, 0.0)
-        self.gate = threading.Event()
-        self.threads: set[str] = set()
-
-    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        self.threads.add(threading.current_thread().name)
-        assert self.gate.wait(10)
-        return super()._run(images)
+MAX_WAIT = 1.0
+"""Seconds that a batch waits for images that are expected."""
 
 
 def image(value: float, side: int = 16) -> np.ndarray:
@@ -38,7 +27,7 @@ def run(runner: Runner, work: Any, max_batch: int = 4, max_wait: float = 0.0) ->
     async def run_and_close() -> Any:
         batcher = Batcher(runner, max_batch, max_wait, ServiceMetrics())
         try:
-            return await asyncio.wait_for(work(batcher), 20)
+            return await asyncio.wait_for(work(batcher), WAIT_SECONDS)
         finally:
             await batcher.close()
 
@@ -50,8 +39,14 @@ async def start_calls(
 ) -> list[asyncio.Task[InferenceResult]]:
     """Start the calls in this order and let them proceed to the queue."""
     tasks = [asyncio.create_task(call) for call in calls]
-    await asyncio.sleep(0.02)
+    await let_proceed()
     return tasks
+
+
+async def let_proceed() -> None:
+    """Let every task run until it waits for the model or for time."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 def test_batches_hold_images_of_one_size_up_to_the_limit_oldest_first(runner: Runner) -> None:
@@ -89,7 +84,6 @@ def test_a_lone_image_does_not_wait_but_one_with_others_expected_does(runner: Ru
         lone_seconds = time.monotonic() - started
         with batcher.expect():
             first = await start_calls(batcher, batcher(image(2)))
-            await asyncio.sleep(0.1)
             assert not first[0].done()
             second = await start_calls(batcher, batcher(image(3)))
         both = await asyncio.gather(*first, *second)
@@ -98,9 +92,9 @@ def test_a_lone_image_does_not_wait_but_one_with_others_expected_does(runner: Ru
             await batcher(image(4))
             return lone_seconds, time.monotonic() - started, both
 
-    lone_seconds, waited_seconds, both = run(slow, work, max_wait=0.5)
-    assert lone_seconds < 0.3
-    assert 0.45 < waited_seconds < 2
+    lone_seconds, waited_seconds, both = run(slow, work, max_wait=MAX_WAIT)
+    assert lone_seconds < MAX_WAIT
+    assert waited_seconds > 0.95 * MAX_WAIT
     assert [r.batch_size for r in both] == [2, 2]
 
 
@@ -113,7 +107,7 @@ def test_a_cancelled_image_leaves_the_queue_and_the_others_are_computed(runner: 
         assert batcher.queued == 4
         for i in (0, 2, 3):  # the first is in the model already
             tasks[i].cancel()
-        await asyncio.sleep(0.02)
+        await let_proceed()
         assert batcher.queued == 2
         gated.gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.running_service import RunningService, ServiceFactory
+from helpers.signals import WAIT_SECONDS
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -88,7 +88,12 @@ def blocks(seed: int) -> np.ndarray:
 
 
 def wait(browser: webdriver.Chrome, condition: Callable[[], Any]) -> Any:
-    return WebDriverWait(browser, 30, poll_frequency=0.1).until(lambda _: condition())
+    return WebDriverWait(browser, WAIT_SECONDS, poll_frequency=0.1).until(lambda _: condition())
+
+
+def are_complete(files: list[Path], folder: Path) -> bool:
+    """Return whether two downloads have ended: Chromium makes an empty file first, and another while it writes."""
+    return len(files) == 2 and all(path.stat().st_size for path in files) and not [*folder.glob("*.crdownload")]
 
 
 def status(browser: webdriver.Chrome) -> str:
@@ -225,8 +230,7 @@ def test_rotations_layers_samples_and_downloads(
     assert "14 x 9 patches of 64" in slot(browser, 0).text
     slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='npz']").click()
     slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-save='png']").click()
-    wait(browser, lambda: len([*downloads.glob("*.npz"), *downloads.glob("*.png")]) == 2)
-    time.sleep(0.2)
+    wait(browser, lambda: are_complete([*downloads.glob("*.npz"), *downloads.glob("*.png")], downloads))
     with np.load(next(downloads.glob("*.npz"))) as saved:
         assert saved["feature_map_0"].shape == (64, 14, 9)
         assert json.loads(str(saved["metadata"]))["grid"] == [14, 9]

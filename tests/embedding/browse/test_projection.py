@@ -178,7 +178,7 @@ def canvas_offset(content: dict[str, Any], index: int, width: float, height: flo
 def wait_for(driver: Any, script: str) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 30).until(lambda d: d.execute_script(script))
+    return WebDriverWait(driver, 120).until(lambda d: d.execute_script(script))
 
 
 def test_pointing_in_a_browser_displays_the_image(browser: Any, mapped: Path) -> None:
