@@ -1,5 +1,6 @@
 """Atomic writing of files: after a kill, a full disk or a power cut a file has its complete old or new content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+"""Error numbers by which a file system says that it has no such operation: network disks, FUSE."""
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -43,13 +47,37 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def sync(handle: int) -> None:
+    """Sync an open file or folder to the disk; does nothing where the file system can't.
+
+    Raises:
+        OSError: The disk failed or is full.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Sync the content of a file that another library wrote."""
+    with open(path, "rb+") as file:
+        sync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that a rename inside it survives a power cut; does nothing on Windows."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in UNSUPPORTED | {errno.EACCES, errno.EISDIR}:  # a disk that opens no folders
+            return
+        raise
+    try:
+        sync(handle)
     finally:
         os.close(handle)
 

@@ -1,15 +1,16 @@
 """Whole files or none: after an error, after a kill."""
 
+import errno
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from helpers.signals import WAIT_SECONDS
 
 from gtsa_kit.files import atomic_write, read_json_lines, sha256_of, write_json, write_json_lines, write_text
 
@@ -75,6 +76,30 @@ def test_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pyte
     assert calls == ["file", "rename", "folder"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP])
+def test_a_disk_that_syncs_no_folders_is_written_to(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, "fsync")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write_text(tmp_path / "weights", "new")
+    assert (tmp_path / "weights").read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_is_an_error(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, "fsync")
+
+    (tmp_path / "weights").write_text("old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="fsync"):
+        write_text(tmp_path / "weights", "new")
+    assert (tmp_path / "weights").read_text() == "old"
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "nowhere" / "file", "text")
@@ -109,10 +134,10 @@ def test_a_killed_process_leaves_the_old_content(tmp_path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         with process.stdout:
-            assert process.stdout.readline() == "writing\n"
-            time.sleep(0.05)
+            for _ in range(5):  # the kill meets a file that grows
+                assert process.stdout.readline() == "writing\n"
             process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        assert process.wait(timeout=WAIT_SECONDS) == -signal.SIGKILL
         assert path.read_bytes() == b"old"
         assert sorted(os.listdir(tmp_path)) == [".weights.tmp", "weights"]  # one, however often
     write_text(path, "new")

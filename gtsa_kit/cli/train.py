@@ -164,10 +164,14 @@ def resolve_settings(
         ValueError: A setting is invalid, no images are given, or a setting of a resumed run differs from the saved one.
     """
     from gtsa_kit.config import parse_overrides
+    from gtsa_kit.models.run_folder import newest_checkpoint
     from gtsa_kit.training.pretrain import resolve_config
 
     if resume and not (run_dir / "config.yaml").exists():
-        print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
+        if checkpoint := newest_checkpoint(run_dir):
+            print(f"gtsa: {run_dir} has no config.yaml; its settings are read from {checkpoint.name}", file=sys.stderr)
+        else:
+            print(f"gtsa: there is no run to resume in {run_dir}, starting a new one", file=sys.stderr)
     settings = resolve_config(run_dir, resume, preset, file, parse_overrides(sets) | options)
     if not settings.data:
         raise ValueError(NO_IMAGES)

@@ -199,6 +199,8 @@ class TrainConfig(Section):
     """Number of checkpoints to keep, the newest ones."""
     probe: str = ""
     """Labeled images, class folders or a CSV, on which each checkpoint's k-NN accuracy is measured; empty for none."""
+    max_batch_wait: AboveZero = 1800.0
+    """Seconds without a batch from the workers after which the run ends with an error."""
     max_unreadable: Fraction = 0.05
     """Fraction of unreadable images above which the run stops."""
     validate_images: Annotated[int, Field(ge=0)] = 20_000

@@ -51,8 +51,8 @@ class FileList(ImageList):
         return display_path(self.root, path)
 
 
-def list_images(where: str) -> ImageList:
-    """List the images of a source in natural order, each once.
+def list_images(where: str, stamps: bool = False) -> ImageList:
+    """List the images of a source in natural order, each once; with `stamps`, entries have them.
 
     Files are ordered by their paths, and everything else by its name.
 
@@ -61,7 +61,7 @@ def list_images(where: str) -> ImageList:
     """
     source = open_source(where)
     by_path = isinstance(source, FileSource)
-    entries = sort_entries(without_left_out(source.entries()), by_locator=by_path)
+    entries = sort_entries(without_left_out(source.entries(stamps)), by_locator=by_path)
     unreadable = [entry for entry in entries if entry.reason]
     readable = [entry for entry in entries if not entry.reason]
     if not readable:

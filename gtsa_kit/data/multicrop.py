@@ -5,17 +5,14 @@ epoch's order, where N is the number of images. The order depends only on (seed,
 every epoch uses every image once, a batch may span two epochs, and a run can resume from a step number alone.
 """
 
-import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import Views, collate, make_views
@@ -23,7 +20,6 @@ from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, prepare
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
-from gtsa_kit.hardware import available_cores
 
 MAX_SUBSTITUTES = 100
 """Number of consecutive unreadable images after which a sample has no views: the source itself has failed."""
@@ -53,6 +49,11 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory (called by the data loader)."""
         return Batch(self.views.pin_memory() if self.views else None, self.unreadable)
+
+    def share_memory(self) -> "Batch":
+        """Move the tensors to shared memory, in place; raise `RuntimeError` if there is not enough of it."""
+        _share(self.views)
+        return self
 
 
 class MultiCropDataset(Dataset[Batch]):
@@ -133,55 +134,6 @@ class DistributedBatchSampler:
         return (self.stop_step - self.start_step) * self.accumulate
 
 
-def make_batches(
-    dataset: MultiCropDataset, sampler: DistributedBatchSampler, workers: int, pin: bool
-) -> Iterator[Batch]:
-    """Return an iterator over the micro-batches of a process, in order."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate_batches,
-        pin_memory=pin,
-        worker_init_fn=_ignore_interrupts,
-        prefetch_factor=2 if workers else None,
-    )
-    return iter(loader)
-
-
-def resolve_workers(workers: int | Literal["auto"], device: str, processes: int | Literal["auto"]) -> int:
-    """Return the number of data-loading workers per training process.
-
-    `auto` is one worker on a CPU, where the model needs the cores. On GPUs it is one per core of the process, except
-    one core for training, and at most 16.
-    """
-    if workers != "auto":
-        return workers
-    if device.startswith("cpu"):
-        return 1
-    each = available_cores() // (torch.cuda.device_count() if processes == "auto" else processes)
-    return max(1, min(16, each - 1))
-
-
-class TimedBatches:
-    """Iterator over views that sums the time spent waiting and collects the unreadable images."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.waited = 0.0
-        """Seconds spent waiting for batches."""
-        self.unreadable: list[Entry] = []
-        """Images skipped since the caller last cleared the list."""
-
-    def __next__(self) -> Views | DecodedBatch | None:
-        """Return the next batch's views, or None if a sample has none (see `MAX_SUBSTITUTES`)."""
-        begin = time.monotonic()
-        batch = next(self._batches)
-        self.waited += time.monotonic() - begin
-        self.unreadable += batch.unreadable
-        return batch.views
-
-
 def collate_batches(samples: list[Batch]) -> Batch:
     """Stack samples into a batch; it has no views if one of the samples has none."""
     views = [sample.views for sample in samples if isinstance(sample.views, Views)]
@@ -192,7 +144,9 @@ def collate_batches(samples: list[Batch]) -> Batch:
     return Batch(collate(views) if len(views) == len(samples) else None, unreadable)
 
 
-def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C reaches every process of the group; only the main process handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _share(value: object) -> None:
+    if isinstance(value, Tensor):
+        value.share_memory_()  # type: ignore[no-untyped-call]
+    elif isinstance(value, tuple):
+        for item in value:
+            _share(item)

@@ -8,7 +8,6 @@ Ragged maps form an array (patches, D) for each output. The patches of image i s
 gaps between them are not stored.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
 
 from gtsa_kit.embedding.rows import FeatureRow
 from gtsa_kit.embedding.shards import ShardLimits
+from gtsa_kit.files import sync_file
 
 CHUNK_PATCHES = 256
 """Patches per chunk of a ragged array."""
@@ -41,13 +43,22 @@ class DenseSpec:
     """Shape (h, w) of all maps; None if it varies (ragged arrays)."""
 
 
+class OneWriterStore(LocalStore):
+    """Store of the process that locked the folder; Zarr's own excludes others by hard links, which some disks lack."""
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a value unless the key exists."""
+        if not await self.exists(key):
+            await self.set(key, value)
+
+
 class DenseWriter:
     """Writer of the Zarr group of feature maps."""
 
     def __init__(self, path: Path, spec: DenseSpec, rows: int, patches: int) -> None:
         """Open or create the group, and truncate the arrays to `rows` rows and `patches` patches."""
         self.path, self.spec, self.rows, self.patches = path, spec, rows, patches
-        self.group = zarr.open_group(path, mode="a", zarr_format=3)
+        self.group = zarr.open_group(OneWriterStore(path), mode="a", zarr_format=3)
         self.arrays = {name: self._open_array(name, layout) for name, layout in self._layouts().items()}
         self._set_lengths(rows, patches)
 
@@ -134,9 +145,4 @@ class DenseWriter:
             file = self.path.joinpath(name, "c", str(index), *["0"] * (array.ndim - 1))
             for path in (file, self.path / name / "zarr.json"):
                 if path.exists():
-                    _sync_file(path)
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+                    sync_file(path)

@@ -31,6 +31,8 @@ PREFETCH_BATCHES = 3
 GROUPED_BATCHES = 8
 """Size of a window in batches, where shapes vary: images of one shape are collected from a whole window."""
 
+NOT_FINITE = "the model's features are not finite (NaN or infinity); another precision (bf16 or fp32) may hold them"
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -172,11 +174,13 @@ def _extract_window(
         yield result
 
 
-def _extract_batch(batch: Sequence[PreparedImage], runner: Runner, plan: BatchPlan) -> Iterator[FeatureRow]:
+def _extract_batch(
+    batch: Sequence[PreparedImage], runner: Runner, plan: BatchPlan
+) -> Iterator[FeatureRow | FailedImage]:
     features = run_in_batches(runner, np.stack([image.pixels for image in batch]))
     maps = {FEATURE_MAP: features.feature_map} | {layer_output(n): m for n, m in features.layers.items()}
     for i, image in enumerate(batch):
-        yield FeatureRow(
+        row = FeatureRow(
             image.path,
             image.sha256,
             image.stamp,
@@ -186,3 +190,8 @@ def _extract_batch(batch: Sequence[PreparedImage], runner: Runner, plan: BatchPl
             grid_to_pixel(image.width, image.height, image.grid, image.orientation),
             {name: maps[name][i].astype(plan.map_dtype) for name in plan.map_names},
         )
+        yield row if _is_finite(row) else FailedImage(row.path, NOT_FINITE, row.patches)
+
+
+def _is_finite(row: FeatureRow) -> bool:
+    return all(np.isfinite(values).all() for values in (row.embedding, *row.maps.values()))

@@ -1,19 +1,11 @@
-"""Files of a dataset folder: their names, the journal, and the lock of the process that writes."""
+"""Files of a dataset folder: their names and the journal."""
 
-import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 VECTORS, DENSE, ERRORS = "vectors", "dense.zarr", "errors.jsonl"
 JOURNAL, JOB, INPUT_INDEX = "journal.json", "job.json", "input_index.sqlite"
-LOCK = ".lock"
-
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @dataclass(frozen=True)
@@ -61,31 +53,3 @@ def check_out(out: Path, resume: bool) -> None:
         return
     if others := sorted(name for name in names if name != INPUT_INDEX and not name.startswith(".")):
         raise ValueError(f"{out} is not empty ({others[0]}); choose a new folder")
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep other processes from writing into the same folder.
-
-    The operating system releases the lock when the process ends, however it ends. A lock file that counts by its
-    existence would survive a kill, so a file system without locks is rejected.
-
-    Raises:
-        ValueError: Another process holds the lock, or the file system has no locks.
-    """
-    lock = FileLock(out / LOCK, blocking=False, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is writing into {out}; wait for it, or choose another folder") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        raise ValueError(
-            f"the file system of {out} has no file locks, so nothing would keep a second process from writing into "
-            "the same folder; choose a folder on another file system"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
 from gtsa_kit.data.left_out import without_left_out
-from gtsa_kit.files import sync_folder
+from gtsa_kit.files import sync_file, sync_folder
 
 NO_IMAGES = "no images found; files are recognized by their suffix: .jpg .png .webp .bmp .tif and similar"
 
@@ -63,7 +63,7 @@ def write_input_index(source: Source, path: Path) -> InputIndex:
         with closing(_connect(temporary)) as database:
             _fill(database, source)
             database.commit()
-        _sync_file(temporary)
+        sync_file(temporary)
         os.replace(temporary, path)
     except sqlite3.OperationalError as error:
         raise OSError(f"the index of the inputs can't be written: {error}") from error
@@ -96,7 +96,7 @@ def open_input_index(path: Path) -> InputIndex:
 def describe_changes(old: Path, new: Path) -> str:
     """Describe in words how an index differs from an earlier one."""
     with closing(_connect(new)) as database:
-        database.execute("ATTACH ? AS before", (str(old),))
+        database.execute("ATTACH ? AS before", (_uri(old),))
         changes = []
         for verb, query in (
             ("added", "SELECT name FROM entries EXCEPT SELECT name FROM before.entries"),
@@ -129,12 +129,12 @@ def _fill(database: sqlite3.Connection, source: Source) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    database = sqlite3.connect(_uri(path), uri=True, check_same_thread=False, isolation_level=None)
     database.execute("PRAGMA temp_store = FILE")
     database.execute("PRAGMA cache_size = -4000")
     return database
 
 
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _uri(path: Path) -> str:
+    """Return the URI of an index without SQLite's own locks, which network disks lack; the job's folder is locked."""
+    return f"{path.absolute().as_uri()}?nolock=1"

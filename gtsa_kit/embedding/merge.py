@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gtsa_kit.embedding.dataset import EmbeddingDataset
-from gtsa_kit.embedding.folder import JOB, check_out, locked, read_journal
+from gtsa_kit.embedding.folder import JOB, check_out, read_journal
 from gtsa_kit.embedding.job import spec_from_record
 from gtsa_kit.embedding.locations import known_locations, record_location
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.embedding.store import DatasetWriter
 from gtsa_kit.files import write_json
+from gtsa_kit.folder_lock import folder_lock
 
 
 def merge_parts(
@@ -36,7 +37,7 @@ def merge_parts(
     datasets = [EmbeddingDataset(folder) for folder in folders]
     total, done = sum(len(dataset) for dataset in datasets), 0
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out), closing(DatasetWriter(out, spec_from_record(record), 0)) as writer:
+    with folder_lock(out), closing(DatasetWriter(out, spec_from_record(record), 0)) as writer:
         write_json(out / JOB, record)
         for dataset in datasets:
             for error in dataset.errors():

@@ -35,7 +35,9 @@ class FeatureRow:
 
 @dataclass(frozen=True)
 class FailedImage:
-    """An image that could not be read or decoded."""
+    """An image that could not be read or decoded, or whose features are not finite."""
 
     path: str
     reason: str
+    patches: int | None = None
+    """Patches of its feature map if the model computed one; it then takes a place in its shard, as a row does."""

@@ -11,7 +11,7 @@ from typing import Any
 from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.extract import extract_features
-from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out, locked
+from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out
 from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
 from gtsa_kit.embedding.job import EmbeddingJob, plan_job
 from gtsa_kit.embedding.locations import absolute_location
@@ -22,6 +22,7 @@ from gtsa_kit.embedding.shards import ShardFill
 from gtsa_kit.embedding.store import DatasetWriter
 from gtsa_kit.export import Runner, load
 from gtsa_kit.files import write_json
+from gtsa_kit.folder_lock import folder_lock
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def embed_folder(
     opened = open_source(where)
     job = plan_job(where, path, options, runner or load(path, **options.load.arguments()))
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with folder_lock(out):
         inputs = create_or_resume(job, out, opened)
         first, last = part_range(inputs.count, options.part)
         with closing(DatasetWriter(out, job.dataset_spec, first)) as writer:

@@ -20,7 +20,7 @@ from gtsa_kit.embedding.folder import DENSE, ERRORS, JOURNAL, VECTORS, Journal, 
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export.manifest import METADATA_KEY
-from gtsa_kit.files import atomic_write, write_json
+from gtsa_kit.files import atomic_write, sync, write_json
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,19 @@ class DatasetWriter:
         Raises:
             OSError: It can't be written; everything that is committed stays.
         """
+        if result.patches is not None and not self._fill.fits(result.patches):
+            self.commit()
         if isinstance(result, FailedImage):
-            self._add_error(result)
-            return
-        if not self._fill.fits(result.patches):
-            self.commit()
-        self._fill.add(result.patches)
-        self._rows.append(result)
+            line = json.dumps({"path": result.path, "reason": result.reason}, ensure_ascii=False)
+            self._errors_file.write(line.encode("utf-8") + b"\n")
+            self._errors += 1
+        else:
+            self._rows.append(result)
         self._next_index += 1
-        if not self._fill.fits(0):
-            self.commit()
-
-    def _add_error(self, failed: FailedImage) -> None:
-        line = json.dumps({"path": failed.path, "reason": failed.reason}, ensure_ascii=False)
-        self._errors_file.write(line.encode("utf-8") + b"\n")
-        self._errors += 1
-        self._next_index += 1
-        if not self._rows and self._errors - self.journal.errors >= self.spec.limits.rows:
+        if result.patches is not None:
+            self._fill.add(result.patches)
+        only_errors = not self._fill.rows and self._errors - self.journal.errors >= self.spec.limits.rows
+        if only_errors or not self._fill.fits(0):
             self.commit()
 
     def commit(self, complete: bool = False) -> None:
@@ -100,7 +96,7 @@ class DatasetWriter:
                 pq.write_table(vectors_table(self._rows, self.spec, self.schema), file, compression="zstd")
             journal = replace(journal, shards=journal.shards + 1, rows=journal.rows + len(self._rows))
         self._errors_file.flush()
-        os.fsync(self._errors_file.fileno())
+        sync(self._errors_file.fileno())
         journal = replace(journal, errors_bytes=self._errors_file.tell())
         write_json(self.out / JOURNAL, asdict(journal))
         self.journal, self._rows, self._fill = journal, [], ShardFill(self.spec.limits)

@@ -203,7 +203,8 @@ def _feature_maps(
         # A window is one batch, even where sizes vary, since inputs may be large.
         results = extract_prepared(flat, runner, plan, window_size=plan.batch_size)
         for index, (span, row) in enumerate(zip(all_spans, results, strict=True)):
-            assert not isinstance(row, FailedImage), "load raises an error for an unreadable image"
+            if isinstance(row, FailedImage):
+                raise ValueError(f"{pairs[span.image_index].image}: {row.reason}")
             on_progress(task, index + 1, len(all_spans))
             yield span, row.maps[FEATURE_MAP]
 

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from gtsa_kit.files import sha256_of
+
 Branch = Literal["teacher", "student"]
 
 ENCODER: Final = "encoder.safetensors"
 CHECKPOINTS: Final = "checkpoints"
+DIGESTS: Final = "SHA256SUMS"
+"""File beside the checkpoints, as `sha256sum` writes it."""
 
 
 class RunWeights(NamedTuple):
@@ -25,11 +29,36 @@ def is_run(folder: Path) -> bool:
     return folder.is_dir() and ((folder / ENCODER).exists() or (folder / CHECKPOINTS).exists())
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run folder; an unfinished one still has a temporary name."""
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """Return the complete checkpoints of a run folder, newest first; an unfinished one still has a temporary name."""
     folder = run_dir / CHECKPOINTS
-    candidates = [*sorted(folder.glob("step_*.ckpt"), reverse=True), folder / "last"]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    numbered, last = sorted(folder.glob("step_*.ckpt"), reverse=True), folder / "last"
+    if not last.exists() or any(path.samefile(last) for path in numbered):
+        return numbered
+    return [*numbered, last]
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run folder."""
+    return next(iter(list_checkpoints(run_dir)), None)
+
+
+def read_digests(folder: Path) -> list[tuple[str, str]]:
+    """Return SHA-256 and name of every line of SHA256SUMS."""
+    try:
+        lines = (folder / DIGESTS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines)]
+
+
+def is_intact(checkpoint: Path) -> bool:
+    """Return whether a checkpoint holds what was written, as far as SHA256SUMS knows it.
+
+    A name has two lines after a checkpoint was replaced: a kill may have come before or after.
+    """
+    digests = {digest for digest, name in read_digests(checkpoint.parent) if name == checkpoint.name}
+    return not digests or sha256_of(checkpoint) in digests
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> bool:
@@ -43,7 +72,8 @@ def check_run_dir(run_dir: Path, resume: bool) -> bool:
     has_checkpoint = newest_checkpoint(run_dir) is not None
     if has_checkpoint and not resume:
         raise ValueError(f"{run_dir} already holds a run; add --resume to continue it, or choose another --out")
-    if not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists() and any(run_dir.iterdir()):
+    is_new = not has_checkpoint and run_dir.is_dir() and not (run_dir / "config.yaml").exists()
+    if is_new and any(not path.name.startswith(".") for path in run_dir.iterdir()):
         raise ValueError(f"{run_dir} is not empty and holds no run; choose another --out")
     return has_checkpoint
 
@@ -56,7 +86,7 @@ def find_run_weights(run_dir: Path, branch: Branch | None = None) -> RunWeights:
         branch: Requested branch; None means the teacher.
 
     Raises:
-        ValueError: The run has no checkpoint yet, or it was deleted.
+        ValueError: The run has no checkpoint yet, it was deleted, or it is damaged.
     """
     encoder, checkpoint = run_dir / ENCODER, newest_checkpoint(run_dir)
     if encoder.exists() and branch != "student":
@@ -68,6 +98,10 @@ def find_run_weights(run_dir: Path, branch: Branch | None = None) -> RunWeights:
             else f"continue it with: gtsa train --resume --out {run_dir}"
         )
         raise ValueError(f"{run_dir} holds no checkpoint; {hint}")
+    if not is_intact(checkpoint):
+        raise ValueError(
+            f"{checkpoint} is damaged: its content is not what was written; delete it to use the checkpoint before it"
+        )
     branch = branch or "teacher"
     if encoder.exists():
         return RunWeights(checkpoint, branch, f"the {branch} of {_describe(checkpoint)}")

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.encoder import ARCHITECTURES, Preprocessing
 from gtsa_kit.models.weights import build_encoder, save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fixed_images import load_fixed_images
+from gtsa_kit.training.image_list import load_image_list
 from gtsa_kit.training.learning import Learning, measure_learning
 from gtsa_kit.training.notices import lag_notices
-from gtsa_kit.training.prepare import load_image_list
 
 TEACHER_PREFIX = "teacher.encoder.vit."
 
@@ -65,16 +65,18 @@ def finish_run(run_dir: Path) -> list[str]:
     Raises:
         ValueError: The folder holds no run, or no checkpoint that can be read.
     """
-    if not (run_dir / "config.yaml").exists():
-        raise ValueError(f"{run_dir} holds no run; give the folder of one with --out")
     checkpoint = load_checkpoint(run_dir)
+    if checkpoint is None and not (run_dir / "config.yaml").exists():
+        raise ValueError(f"{run_dir} holds no run; give the folder of one with --out")
     if checkpoint is None:
         raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with: gtsa train --resume --out {run_dir}")
-    config, step = load_config(file=run_dir / "config.yaml"), checkpoint["step"]
+    config, step = RunConfig.model_validate(checkpoint["settings"]), checkpoint["step"]
     architecture = ARCHITECTURES[config.model.arch]
     encoder = build_encoder(architecture, teacher_weights(checkpoint), run_dir, Preprocessing())
     max_pixels = round(config.train.max_megapixels * 1e6)
-    _, pixels = load_fixed_images(load_image_list(config.data, run_dir), config.views.global_size, max_pixels)
+    _, pixels = load_fixed_images(
+        load_image_list(run_dir, config.data, check=False), config.views.global_size, max_pixels
+    )
     learning = measure_learning(config, _rows_until(run_dir, step), encoder, pixels)
     save_result(run_dir, config, checkpoint, learning)
     length = (

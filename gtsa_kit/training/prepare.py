@@ -1,42 +1,47 @@
 """Start of a run: its folder and its list of images."""
 
-import json
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, dump_config
-from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import ImageList, list_images, validate_images
 from gtsa_kit.data.labeled import read_classification_dataset
-from gtsa_kit.data.sources import reopen_source
 from gtsa_kit.files import write_text
+from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.models.run_folder import check_run_dir
+from gtsa_kit.training.image_list import load_image_list, save_image_list
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, check_unreadable_fraction
 
 
-def prepare(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> ImageList:
+def prepare(
+    config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback, resources: ExitStack
+) -> ImageList:
     """Create the run folder or check that it can be resumed; list the images and decode them once.
 
-    A resumed run keeps its list of images, so that files added to the folder do not change their order.
+    A resumed run keeps its list of images, so that files added to the folder do not change their order. `resources`
+    gets the lock of the folder.
 
     Raises:
-        ValueError: The folder holds another run or other files, or there are no images.
+        ValueError: The folder holds another run or other files, another process uses it, or there are no images.
         RunFailedError: Too many images are unreadable.
     """
     has_checkpoint = check_run_dir(run_dir, resume)
     if config.train.probe:
         read_classification_dataset(Path(config.train.probe))  # an error of it comes before the run
-    if has_checkpoint:
-        write_text(run_dir / "config.yaml", dump_config(config))
-        return load_image_list(config.data, run_dir)
-    images = list_images(config.data)
+    images = None if has_checkpoint else list_images(config.data, stamps=True)
     run_dir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(folder_lock(run_dir))
+    if check_run_dir(run_dir, resume) or images is None:  # another process may have trained a run meanwhile
+        images = load_image_list(run_dir, config.data)
+        write_text(run_dir / "config.yaml", dump_config(config))
+        return images
     write_text(run_dir / "config.yaml", dump_config(config))
     for stale in ("metrics.jsonl", "errors.jsonl"):
         (run_dir / stale).unlink(missing_ok=True)
     images = _skip_unreadable(images, config, run_dir, callback)
-    _save_image_list(run_dir, images)
+    save_image_list(run_dir, config.data, images)
     return images
 
 
@@ -64,20 +69,3 @@ def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callba
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]
     return ImageList(images.source, entries, unreadable)
-
-
-def _save_image_list(run_dir: Path, images: ImageList) -> None:
-    """Write images.json, which a resumed run reads instead of listing the source again."""
-    content = {
-        "entries": [[entry.name, entry.locator] for entry in images.entries],
-        "unreadable": [[entry.name, entry.locator, entry.reason] for entry in images.unreadable],
-    }
-    write_text(run_dir / "images.json", json.dumps(content))
-
-
-def load_image_list(source: str, run_dir: Path) -> ImageList:
-    """Read images.json of a run folder."""
-    content = json.loads((run_dir / "images.json").read_text(encoding="utf-8"))
-    entries = [Entry(name, locator) for name, locator in content["entries"]]
-    unreadable = [Entry(name, locator, reason=reason) for name, locator, reason in content["unreadable"]]
-    return ImageList(reopen_source(source), entries, unreadable)

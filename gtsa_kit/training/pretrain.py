@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.models.run_folder import newest_checkpoint
 
 if TYPE_CHECKING:
     from gtsa_kit.training.trainer import TrainerCallback
@@ -64,9 +65,12 @@ def resolve_config(
         ValueError: A setting is invalid, or differs from the saved run and must not change on resume.
     """
     saved_file = run_dir / "config.yaml"
-    if not (resume and saved_file.exists()):
+    if not (resume and (saved_file.exists() or newest_checkpoint(run_dir))):
         return load_config(preset or "coco", file, overrides)
-    from gtsa_kit.training.resume import diff_configs
+    from gtsa_kit.training.resume import diff_configs, restore_config
+
+    if not saved_file.exists():
+        restore_config(run_dir)
 
     saved = load_config(file=saved_file)
     if overrides.get("method", saved.method) != saved.method:  # checked first, because a method changes other settings

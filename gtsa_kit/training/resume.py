@@ -1,18 +1,22 @@
 """Settings that a resumed run may change, and runs that are extended."""
 
+from pathlib import Path
 from typing import Any
 
-from gtsa_kit.config import RunConfig
+from gtsa_kit.config import RunConfig, dump_config
+from gtsa_kit.files import write_text
 from gtsa_kit.methods.base import TrainSchedule
+from gtsa_kit.training.checkpoint import load_checkpoint
 
 RESUME_MUTABLE_KEYS = {
     *("preset", "train.accumulate", "train.batch_size", "train.validate_images", "train.checkpoint_every"),
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
     *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
     *("train.checkpoint_minutes", "train.epochs", "train.probe", "train.steps"),
+    *("train.max_batch_wait", "data"),
 }
 """Settings that may change when a run is resumed: the number of steps may grow, and batch_size x accumulate x processes
-must stay the same."""
+must stay the same; images must be the same wherever `data` says that they are now."""
 
 Extensions = tuple[tuple[int, int, int], ...]
 """Finished steps, length before and length after, of every time that a run was extended."""
@@ -38,6 +42,13 @@ def extensions_of(checkpoint: dict[str, Any], schedule: TrainSchedule) -> Extens
         )
     extensions: Extensions = tuple((step, old, new) for step, old, new in checkpoint["extensions"])
     return extensions if after == before else (*extensions, (checkpoint["step"], before, after))
+
+
+def restore_config(run_dir: Path) -> None:
+    """Write config.yaml of a run anew, from the settings in its last checkpoint."""
+    checkpoint = load_checkpoint(run_dir)
+    assert checkpoint is not None, "the caller has seen a checkpoint"
+    write_text(run_dir / "config.yaml", dump_config(RunConfig.model_validate(checkpoint["settings"])))
 
 
 def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:

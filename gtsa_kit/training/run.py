@@ -1,21 +1,23 @@
 """Pretraining runs: the run folder, training, the saved encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
-from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.multicrop import (
-    DistributedBatchSampler,
-    MultiCropDataset,
+from gtsa_kit.data.batches import (
+    LoadingError,
+    StopWhileWaitingError,
     TimedBatches,
     make_batches,
     resolve_workers,
+    worker_errors,
 )
+from gtsa_kit.data.image_files import ImageList
+from gtsa_kit.data.multicrop import DistributedBatchSampler, MultiCropDataset
 from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
@@ -32,7 +34,7 @@ from gtsa_kit.training.prepare import prepare
 from gtsa_kit.training.resume import extensions_of
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.state import TrainState
-from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, fit
+from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, fit, save
 
 T = TypeVar("T")
 
@@ -52,19 +54,26 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
     fabric = make_fabric(config.train)
     fabric.launch()
     config = resolve_batch_size(lambda other: build_model(other, fabric, None), config, fabric)
-    images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback))
-    checkpoint = load_checkpoint(run_dir) if resume else None
-    state = make_train_state(config, run_dir, images, fabric, checkpoint)
+    with ExitStack() as resources:
+        images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources))
+        notices: list[str] = []
+        checkpoint = load_checkpoint(run_dir, notices.append) if resume else None
+        return train_to_the_end(make_train_state(config, run_dir, images, fabric, checkpoint), callback, notices)
+
+
+def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list[str]) -> bool:
+    """Train, log, and save the result; return True if the run finished, False if the callback stopped it."""
+    run_dir, fabric = state.run_dir, state.fabric
     logger = RunLogger(run_dir, state.step, state.model.plot_groups) if fabric.is_global_zero else None
     try:
         if logger:
             logger.text_log.info("start at step %d of %d on %s", state.step, state.schedule.steps, fabric.device)
-            state.monitor = Monitor(run_dir, config, images, state.model.teacher.encoder, logger)
+            state.monitor = Monitor(run_dir, state.config, state.images, state.model.teacher.encoder, logger)
             state.monitor.start(state.step)
-        callback.on_train_start(state.schedule, config, state.step, str(fabric.device))
-        notify(start_notices(state), logger, callback)
-        with memory_errors(config):
-            finished = fit(state, logger, callback)
+        callback.on_train_start(state.schedule, state.config, state.step, str(fabric.device))
+        notify([*notices, *start_notices(state)], logger, callback)
+        with memory_errors(state.config):
+            finished = fit_or_stop(state, logger, callback)
         if logger:
             conclude(state, logger, callback, finished)
         return finished
@@ -74,6 +83,7 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
             logger.draw_curves()
         raise
     finally:
+        state.batches.close()
         if logger:
             logger.close()
 
@@ -107,6 +117,20 @@ def memory_errors(config: RunConfig) -> Iterator[None]:
         raise RunFailedError(
             f"out of memory; {smaller_settings(config)}; a run with --resume keeps its step"
         ) from error
+
+
+def fit_or_stop(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) -> bool:
+    """Call `fit`; a stop is also heard while it waits for images, and errors of the workers end the run."""
+    if state.fabric.world_size == 1:  # other processes would wait for this one
+        state.batches.should_stop = callback.should_stop
+    try:
+        with worker_errors():
+            return fit(state, logger, callback)
+    except LoadingError as error:
+        raise RunFailedError(str(error)) from error
+    except StopWhileWaitingError:
+        save(state, logger, state.step)
+        return False
 
 
 def notify(messages: Iterable[str], logger: RunLogger | None, callback: TrainerCallback) -> None:
@@ -183,7 +207,7 @@ def open_batches(
         stop_step=schedule.steps,
     )
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
-    return TimedBatches(make_batches(dataset, sampler, workers, pin=fabric.device.type == "cuda"))
+    return TimedBatches(make_batches(dataset, sampler, workers, fabric.device.type == "cuda"), train.max_batch_wait)
 
 
 def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.figures import save_figure
-from gtsa_kit.files import read_json_lines, write_json_lines
+from gtsa_kit.files import read_json_lines, sync, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
 from gtsa_kit.training.curves import draw_curves
 
@@ -120,7 +119,7 @@ class RunLogger:
 
     def sync(self) -> None:
         """Sync metrics.jsonl to disk, so that it holds every step of the checkpoint that is written next."""
-        os.fsync(self._metrics_file.fileno())
+        sync(self._metrics_file.fileno())
 
     def add_unreadable(self, entries: Iterable[Entry]) -> int:
         """Add images to errors.jsonl, each once, and return the number of its rows."""

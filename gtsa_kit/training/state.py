@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.data.batches import TimedBatches
 from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.multicrop import TimedBatches
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.training.estimate import Estimate
 from gtsa_kit.training.fabric import Fabric
@@ -56,4 +56,5 @@ class TrainState:
             "schedule": self.schedule.to_dict(),
             "initial_share": self.initial_share,
             "extensions": self.extensions,
+            "settings": self.config.model_dump(mode="json"),
         }

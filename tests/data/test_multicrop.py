@@ -11,14 +11,8 @@ from helpers.image_samples import jpeg, scene
 
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import multicrop as data
-from gtsa_kit.data.multicrop import (
-    Batch,
-    DistributedBatchSampler,
-    collate_batches,
-    derive_seed,
-    make_batches,
-    seed_step,
-)
+from gtsa_kit.data.batches import make_batches
+from gtsa_kit.data.multicrop import Batch, DistributedBatchSampler, collate_batches, derive_seed, seed_step
 
 SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
 

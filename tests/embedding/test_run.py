@@ -1,21 +1,31 @@
 """Rows and maps of dataset folders against the encoder, run one image at a time."""
 
+import errno
 import json
+import os
+import sqlite3
+import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.folder_digests import folder_digests
 from PIL import Image, ImageOps
 
-from gtsa_kit.embedding import read_dataset
+from gtsa_kit.data.sources import open_source
+from gtsa_kit.embedding import extract, read_dataset
+from gtsa_kit.embedding.input_index import write_input_index
 from gtsa_kit.embedding.options import EmbedOptions
-from gtsa_kit.embedding.run import UnreadableFileError, embed_folder
+from gtsa_kit.embedding.run import EmbedProgress, UnreadableFileError, embed_folder
+from gtsa_kit.export import Runner
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.feature_grid import grid_to_boxes
+from gtsa_kit.models.encoder import Features
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
 NAMES = [*NAMES, "rotated.jpg", *(f"sub ü 日本/{i}.jpg" for i in range(3))]
@@ -104,6 +114,75 @@ def test_only_unreadable_images_give_a_dataset_without_rows(model: Path, tmp_pat
     assert (summary.rows, summary.errors) == (0, 50)
     assert len(read_dataset(tmp_path / "out")) == 0
     assert len(list(read_dataset(tmp_path / "out").errors())) == 50
+
+
+def test_a_disk_without_locks_hard_links_and_synced_folders_is_written_to(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="another kind of locks on this system")
+    options = EmbedOptions(dense=True)
+    embed_folder(images, model, tmp_path / "usual", options)
+    sync = os.fsync
+
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    def sync_files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            unsupported()
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files_only)
+    monkeypatch.setattr(os, "link", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    embed_folder(images, model, tmp_path / "network", options)
+    assert folder_digests(tmp_path / "network") == folder_digests(tmp_path / "usual")
+
+
+def test_the_index_of_the_inputs_needs_no_locks_of_the_disk(images: Path, tmp_path: Path) -> None:
+    index = write_input_index(open_source(str(images)), tmp_path / "index.sqlite")
+    with closing(sqlite3.connect(index.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert [entry.name for entry in index.read(0, 3)] == ["p0.jpg", "p1.jpg", "p2.jpg"]
+
+
+def test_features_that_are_not_finite_are_errors_and_a_resumed_job_gives_the_same_bytes(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_model = extract.run_in_batches
+
+    def spoil_dark_images(runner: Runner, pixels: np.ndarray) -> Features:
+        features = run_model(runner, pixels)
+        embedding = np.array(features.embedding)
+        embedding[pixels.mean((1, 2, 3)) < dark, 0] = np.nan
+        return features._replace(embedding=embedding)
+
+    options = {"batch_size": 4, "rows_per_shard": 3, "dense": True, "size": (32, 32)}
+    brightness = []
+    monkeypatch.setattr(extract, "run_in_batches", lambda r, p: brightness.extend(p.mean((1, 2, 3))) or run_model(r, p))
+    embed_folder(images, model, tmp_path / "all", EmbedOptions(**options))
+    dark = float(np.median(brightness))
+    expected = {f"p{i}.jpg" for i, value in enumerate(brightness) if value < dark}
+    assert len(expected) == 10
+    monkeypatch.setattr(extract, "run_in_batches", spoil_dark_images)
+    whole = embed_folder(images, model, tmp_path / "whole", EmbedOptions(**options))
+    dataset = read_dataset(tmp_path / "whole")
+    assert (whole.rows, whole.errors) == (10, 10)
+    assert {row["path"] for row in dataset.errors() if "not finite" in row["reason"]} == expected
+    assert not expected & {row.path for row in dataset}
+    assert all(np.isfinite(row.embedding).all() for row in dataset)
+
+    class StopError(Exception):
+        """Ends a job."""
+
+    def stop_at_eleven(progress: EmbedProgress) -> None:
+        if progress.done == 11:
+            raise StopError
+
+    with pytest.raises(StopError):
+        embed_folder(images, model, tmp_path / "cut", EmbedOptions(**options), stop_at_eleven)
+    embed_folder(images, model, tmp_path / "cut", EmbedOptions(**options, resume=True))
+    assert folder_digests(tmp_path / "cut") == folder_digests(tmp_path / "whole")
 
 
 def test_fail_stops_at_the_first_unreadable_image_and_can_be_resumed(mixed: Path, model: Path, tmp_path: Path) -> None:

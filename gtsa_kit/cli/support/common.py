@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -51,22 +54,44 @@ def require(path: Path) -> Path:
     return path
 
 
+REPEAT_SECONDS = 1.0
+"""A second SIGTERM within this time is the first one, delivered again: to the process group and by its launcher."""
+
+
 @contextmanager
 def stop_on_signal(on_first: Callable[[], None]) -> Iterator[None]:
-    """Call `on_first` at the first Ctrl-C or SIGTERM in place of ending the block; a second Ctrl-C ends it at once."""
-    received = False
+    """Call `on_first` at the first Ctrl-C, SIGTERM or SIGHUP in place of ending the block.
+
+    A second Ctrl-C or SIGTERM ends it at once. SIGHUP comes with the end of the terminal, whose output is dropped from
+    then on; it comes more than once. A command under nohup keeps ignoring it.
+    """
+    first: tuple[int, float] | None = None
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not received:
-            received = True
+        nonlocal first
+        if number == HANGUP:
+            _drop_output(terminals)
+        if first is None:
+            first = number, time.monotonic()
             on_first()
+        elif number == signal.SIGINT or (number == first[0] != HANGUP and time.monotonic() - first[1] > REPEAT_SECONDS):
+            raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _drop_output(streams: list[int]) -> None:
+    """Send these streams to the null device: writing to a terminal that is gone raises an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(null, stream)
+    os.close(null)

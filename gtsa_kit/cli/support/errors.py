@@ -1,10 +1,15 @@
 """Sentences about errors that commands do not raise themselves."""
 
+import errno
+
 NETWORK_LIBRARIES = frozenset(
     "aiobotocore aiohttp azure botocore fsspec gcsfs google grpc httpcore httpx huggingface_hub requests s3fs "
     "urllib3".split()
 )
 """Libraries whose errors mean that a server or the network between failed."""
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Error numbers of a full disk or quota."""
 
 
 def describe_error(error: Exception) -> str:
@@ -15,7 +20,8 @@ def describe_error(error: Exception) -> str:
         return describe_network_error(error)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
+        hint = "; free some space, then run it again, train and embed with --resume" if error.errno in FULL else ""
+        return f"{error.strerror}{where}{hint}"
     return str(error) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.config import RunConfig
-from gtsa_kit.data.multicrop import resolve_workers
+from gtsa_kit.data.batches import resolve_workers
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import TrainSchedule

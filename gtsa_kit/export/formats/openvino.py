@@ -15,7 +15,7 @@ from gtsa_kit.export.formats.openvino_library import import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input
 from gtsa_kit.export.spec import INPUT, ExportOptions
-from gtsa_kit.files import sync_folder
+from gtsa_kit.files import sync_file, sync_folder
 from gtsa_kit.models.encoder import Encoder
 
 INFERENCE_PRECISIONS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
@@ -58,7 +58,7 @@ def export_openvino(
         # The weights first: an .xml without its .bin can't be opened.
         for suffix in (".bin", ".xml"):
             written = work / path.with_suffix(suffix).name
-            _fsync(written)
+            sync_file(written)
             os.replace(written, path.with_suffix(suffix))
         sync_folder(path.parent)
     finally:
@@ -93,8 +93,3 @@ def _name_tensors(model: Any, options: ExportOptions) -> None:
     model.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(model.outputs, options.outputs, strict=True):
         output.get_tensor().set_names({name})
-
-
-def _fsync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
