@@ -40,6 +40,11 @@ class StopAtThree(TrainerCallback):
         return self.step == 3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_curves() -> None:
+    """Let runs draw their curves, which the report shows; other tests here leave them out."""
+
+
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that even random weights tell apart: dark and bright images."""

@@ -209,20 +209,12 @@ def test_a_stop_while_workers_hang_saves_a_checkpoint(
             gate.wait()
         return getitem(dataset, t)
 
-    class StopWhileWaiting(StopAfterFour):
-        calls = 0
-
-        def should_stop(self) -> bool:
-            self.calls += 1
-            return self.calls > 3  # the first three times after a step
-
     monkeypatch.setattr(MultiCropDataset, "__getitem__", hang_from_step_four)
     monkeypatch.setattr(loading, "POLL_SECONDS", 0.1)
     run, settings = tmp_path / "run", {**SETTINGS, "train.workers": 1, "train.checkpoint_every": 5}
-    callback = StopWhileWaiting()
     config = load_config(overrides={**settings, "data": str(stopped / "images")})
     try:
-        assert not train(config, run, False, callback)
+        assert not train(config, run, False, StopAfterFour())  # heard while it waits for step 4
     finally:
         gate.open()
     monkeypatch.undo()
