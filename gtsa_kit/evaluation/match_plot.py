@@ -20,6 +20,7 @@ from gtsa_kit.evaluation.matches import (
     within_one_patch,
 )
 from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.support.plots import shorten
 from gtsa_kit.evaluation.support.tokens import patch_centers
 from gtsa_kit.figures import COLOR_MAP, RIGHT, WRONG, axes_grid, figure_style, save_figure
 
@@ -93,7 +94,7 @@ def _draw_right_and_wrong(figure: "Figure", drawings: Sequence[_Drawing]) -> Non
         assert drawing.right is not None, "two views of one image"
         colors = np.where(drawing.right, RIGHT, WRONG).tolist()
         _draw_pair(axis, drawing.pair, drawing.patch_matches, drawing.grid, colors, drawing.right)
-        axis.set_xlabel(f"{drawing.right.sum()} of {len(drawing.right)} right")
+        axis.set_xlabel(f"{shorten(drawing.pair.name)}: {drawing.right.sum()} of {len(drawing.right)} right")
     handles = [Line2D([], [], color=RIGHT), Line2D([], [], color=WRONG, linestyle="--")]
     labels = ["right: within one patch of the true position", "wrong"]
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -109,6 +110,7 @@ def _draw_cosines(figure: "Figure", drawings: Sequence[_Drawing]) -> None:
     for axis, drawing in zip(axes, drawings, strict=True):
         rgba = colors.to_rgba(drawing.patch_matches.cosine)
         _draw_pair(axis, drawing.pair, drawing.patch_matches, drawing.grid, rgba)
+        axis.set_xlabel(shorten(drawing.pair.name, 50))
     figure.colorbar(colors, ax=axes, label="cosine", shrink=0.6)
 
 

@@ -42,6 +42,8 @@ class ViewPair(NamedTuple):
     b: View
     same_image: bool
     """True if both views are of one image, so that the true correspondence is known."""
+    name: str
+    """Name of the file, or of both files."""
 
 
 class PatchMatches(NamedTuple):
@@ -125,16 +127,16 @@ class ViewPairs:
         if self.same_image:
             yield from (_two_views(image, self.size) for image in self.images)
             return
-        first: tuple[int, View] | None = None
+        first: tuple[EvalImage, View] | None = None
         count = 0
         for image in self.images:
             pixels = crop_and_rotate(image.pixels, image.full_box, 0, self.size)
             view = View(torch.tensor(image.full_box).double(), 0, pixels)
             if image.index % 2 == 0:
-                first = image.index, view
-            elif first and first[0] == image.index - 1:
+                first = image, view
+            elif first and first[0].index == image.index - 1:
                 count += 1
-                yield ViewPair(first[1], view, same_image=False)
+                yield ViewPair(first[1], view, False, f"{first[0].path.name} and {image.path.name}")
         if not count:
             raise ValueError("no pair has two images that can be read")
 
@@ -222,7 +224,7 @@ def feature_maps(model: Model, pair: ViewPair) -> tuple[np.ndarray, np.ndarray]:
 def _two_views(image: EvalImage, size: int) -> ViewPair:
     views, conditions = sample_views(image, CorrespondenceOptions(), size)
     first, second = conditions["crop_rotation"]
-    return ViewPair(views[first], views[second], same_image=True)
+    return ViewPair(views[first], views[second], True, image.path.name)
 
 
 def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> tuple[float, float, float]:

@@ -120,11 +120,13 @@ def test_lines_are_blue_where_right_and_orange_where_wrong(tmp_path: Path, monke
         assert colors == [RIGHT if one else WRONG for one in right]
         dashes = [dash is not None for _, dash in axis.collections[1].get_linestyle()]
         assert dashes == (~right).tolist()  # told apart in gray, too
-        assert axis.get_xlabel() == f"{right.sum()} of 12 right"
+        assert axis.get_xlabel() == f"{pair.name}: {right.sum()} of 12 right"
         drawn += right.sum()
+    assert [axis.get_xlabel().split(":")[0] for axis in figures[0].axes] == ["a.png", "b.png"]
     assert 12 <= drawn < 24  # all of the gradient, and not all of the noise
     match_plot.draw_matches([model], [(paths[0], paths[1])], tmp_path / "matches.png", SMALL, lines=12)
     assert figures[1].axes[-1].get_ylabel() == "cosine"  # the truth is unknown: a color bar
+    assert figures[1].axes[0].get_xlabel() == "a.png and b.png"
 
 
 def test_the_figure_contains_the_images(tmp_path: Path) -> None:
