@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,25 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield the path of the same name in a hidden folder beside `path`, for a file and the files that belong to it.
+
+    When the block ends without an error, the files move to the folder of `path`; the file itself moves last, when all
+    others are there. After an error nothing is left, and files that were there before are unchanged.
+    """
+    work = path.with_name(f".{path.name}.staged")
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir(parents=True)
+    try:
+        yield work / path.name
+        for file in sorted(work.iterdir(), key=lambda file: file.name == path.name):
+            os.replace(file, path.parent / file.name)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.signals import WAIT_SECONDS
 
-from gtsa_kit.files import atomic_write, read_json_lines, sha256_of, write_json, write_json_lines, write_text
+from gtsa_kit.files import atomic_write, read_json_lines, sha256_of, staged, write_json, write_json_lines, write_text
 
 
 def test_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -176,3 +176,22 @@ def test_a_torn_last_line_is_dropped_wherever_it_is_torn(tmp_path: Path) -> None
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_staged_files_appear_together_and_after_an_error_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.bin"
+    with staged(target) as work:
+        work.write_text("a")
+        work.with_name("a.bin.json").write_text("{}")
+        assert not target.exists()
+    assert sorted(path.name for path in target.parent.iterdir()) == ["a.bin", "a.bin.json"]
+
+    def interrupted() -> None:
+        with staged(target) as work:
+            work.write_text("b")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in target.parent.iterdir()) == ["a.bin", "a.bin.json"]
+    assert target.read_text() == "a"

@@ -12,6 +12,7 @@ from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
     parse_layers,
+    parse_layout,
     parse_side,
     parse_sizes,
 )
@@ -119,6 +120,13 @@ def export(
         int | None,
         typer.Option(help="0 to 5: effort of the search for fast kernels. Default: 3.", rich_help_panel=ENGINES),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="nchw or nhwc: layout of the images of another tool's ONNX file, where its shape allows both.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -191,6 +199,7 @@ def export(
         "--workspace": workspace,
         "--timing-cache": timing_cache,
         "--optimization-level": optimization_level,
+        "--layout": layout,
         "--dry-run": dry_run or None,
         "--batch with three numbers": opt_batch,
     }
@@ -224,6 +233,7 @@ def export(
             out=out,
             force=force,
             dry_run=dry_run,
+            layout=parse_layout(layout),
         )
         export_engine(source, import_options, engine_options)
     else:

@@ -19,6 +19,7 @@ from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS, decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner
+from gtsa_kit.export.layout import InputFormat, Layout, from_channels_last
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
 
 MIN_TORCH_SHRINK = 1.5
@@ -44,12 +45,13 @@ class PreparedImage:
     stamp: str
     """Size and modification time of the file, or another mark that changes with it; "" if unknown."""
     pixels: np.ndarray
-    """Input (3, H, W) float32, normalized, or (H, W, 3) uint8, whichever the model accepts."""
+    """Input of the model: (3, H, W) or (H, W, 3), normalized float32 or uint8."""
+    layout: Layout
 
     @property
     def size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
-        return self.pixels.shape[-2:] if self.pixels.dtype == np.float32 else self.pixels.shape[:2]
+        return self.pixels.shape[1:] if self.layout == "nchw" else self.pixels.shape[:2]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -68,15 +70,14 @@ class Preprocessor:
 
     preprocessing: Preprocessing
     resize: ResizePolicy
-    takes_uint8: bool
-    """The model's input is uint8 pixels, which it normalizes itself."""
+    input_format: InputFormat
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
 
     @classmethod
     def for_runner(cls, runner: Runner, resize: ResizePolicy, max_pixels: int = MAX_PIXELS) -> "Preprocessor":
         """Build the preprocessor that the runner's manifest describes."""
-        return cls(runner.preprocessing, resize, takes_uint8(runner), max_pixels)
+        return cls(runner.preprocessing, resize, runner.manifest.input_format, max_pixels)
 
     def __call__(self, path: str, content: bytes, stamp: str = "") -> PreparedImage:
         """Decode, resize and normalize one file.
@@ -93,18 +94,16 @@ class Preprocessor:
         """Resize and normalize upright pixels (H, W, 3) uint8."""
         height, width = image.shape[:2]
         resized = resize(image, self.resize(width, height), self.preprocessing)
-        pixels = to_input(resized, self.preprocessing, self.takes_uint8)
-        return PreparedImage(path, width, height, orientation, sha256, stamp, pixels)
+        pixels = to_input(resized, self.preprocessing, self.input_format)
+        return PreparedImage(path, width, height, orientation, sha256, stamp, pixels, self.input_format.layout)
 
 
-def takes_uint8(runner: Runner) -> bool:
-    """Return whether the runner's input is uint8 pixels, which it normalizes itself."""
-    return runner.manifest.inputs[0].dtype == "uint8"
-
-
-def to_input(pixels: np.ndarray, preprocessing: Preprocessing, takes_uint8: bool) -> np.ndarray:
-    """Return the model's input of resized (H, W, 3) uint8 pixels: unchanged, or normalized to (3, H, W) float32."""
-    return pixels if takes_uint8 else normalize(pixels, preprocessing)
+def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: InputFormat) -> np.ndarray:
+    """Return the model's input of resized (H, W, 3) uint8 pixels: normalized and transposed as the model requires."""
+    if input_format.normalizes:
+        return from_channels_last(pixels, input_format.layout)
+    normalized = normalize(pixels, preprocessing)
+    return normalized if input_format.layout == "nchw" else np.ascontiguousarray(normalized.transpose(1, 2, 0))
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:

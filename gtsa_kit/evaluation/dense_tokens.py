@@ -16,7 +16,7 @@ from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.labeled_masks import ImageMaskPair, SegmentationDataset, tile_boxes
 from gtsa_kit.embedding.extract import BatchPlan, extract_prepared
 from gtsa_kit.embedding.model import choose_batch_size
-from gtsa_kit.embedding.preprocess import PreparedImage, resize, takes_uint8, to_input
+from gtsa_kit.embedding.preprocess import PreparedImage, resize, to_input
 from gtsa_kit.embedding.resize_policy import MAX_PATCHES
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.evaluation.eval_images import fit_size
@@ -213,5 +213,5 @@ def _prepare(pixels: np.ndarray, span: TokenSpan, runner: Runner) -> PreparedIma
     top, left, bottom, right = span.box
     tile = np.ascontiguousarray(pixels[top:bottom, left:right])
     resized = resize(tile, span.input_size, runner.preprocessing)
-    image = to_input(resized, runner.preprocessing, takes_uint8(runner))
-    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", "", image)
+    image = to_input(resized, runner.preprocessing, runner.manifest.input_format)
+    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", "", image, runner.manifest.layout)

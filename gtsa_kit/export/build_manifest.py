@@ -1,6 +1,7 @@
 """Building the manifest of an encoder and export options; it needs torch, which reading a manifest does not."""
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, ExportOptions, layer_output
 from gtsa_kit.models.encoder import Encoder
@@ -38,7 +39,8 @@ def build_manifest(
             TensorSpec(
                 name=INPUT,
                 dtype=options.input,
-                shape=(batch, height, width, 3) if options.input == "uint8" else (batch, 3, height, width),
+                shape=arrange(options.layout, batch, height, width),
+                layout=options.layout,
             ),
         ),
         outputs=(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import resample_positions
@@ -184,21 +185,19 @@ def example_input(options: ExportOptions) -> Tensor:
     """Return an input to trace with; its dynamic sizes differ, so that torch.export does not treat two as one."""
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(96), options.width.clamp(64)
-    if options.input == "uint8":
-        return torch.zeros(batch, height, width, 3, dtype=torch.uint8)
-    return torch.zeros(batch, 3, height, width)
+    return torch.zeros(arrange(options.layout, batch, height, width), dtype=getattr(torch, options.input))
 
 
 def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
     """Return the dynamic axes of the input for torch.export; height and width are multiples of the patch size."""
     axes: dict[int, Any] = {}
-    first = 1 if options.input == "uint8" else 2
+    order = AXES[options.layout]
     if not options.batch.fixed:
         axes[0] = torch.export.Dim("batch", min=options.batch.min, max=options.batch.max)
-    for axis, name, size in ((first, "rows", options.height), (first + 1, "columns", options.width)):
+    for axis, name, size in (("height", "rows", options.height), ("width", "columns", options.width)):
         if not size.fixed:
             last = None if size.max is None else size.max // PATCH
-            axes[axis] = PATCH * torch.export.Dim(name, min=size.min // PATCH, max=last)
+            axes[order.index(axis)] = PATCH * torch.export.Dim(name, min=size.min // PATCH, max=last)
     return (axes,)
 
 

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.layout import AXES, InputFormat, Layout, layout_of
 from gtsa_kit.export.spec import FEATURE_MAP, Range
 from gtsa_kit.files import write_text
 from gtsa_kit.version import __version__
@@ -29,6 +30,13 @@ class TensorSpec(Record):
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    layout: Layout | None = None
+    """Order of the axes of a batch of images; None for other tensors."""
+
+    @property
+    def image_layout(self) -> Layout:
+        """Layout of a batch of images, from the shape where it is not given."""
+        return self.layout or layout_of(self.shape)
 
 
 class AxisRange(Record):
@@ -139,16 +147,25 @@ class Manifest(Record):
         return tuple(int(name) for name in named)
 
     @property
-    def input_layout(self) -> tuple[str, ...]:
+    def layout(self) -> Layout:
+        """Layout of the images that the artifact takes."""
+        return self.inputs[0].image_layout
+
+    @property
+    def input_format(self) -> InputFormat:
+        """Dtype and layout of the images that the artifact takes."""
+        return InputFormat(self.inputs[0].dtype == "uint8", self.layout)
+
+    @property
+    def input_axes(self) -> tuple[str, ...]:
         """Names of the input's axes; "3" are the color channels."""
-        channels_last = self.inputs[0].dtype == "uint8"
-        return ("batch", "height", "width", "3") if channels_last else ("batch", "3", "height", "width")
+        return AXES[self.layout]
 
     def range_of(self, axis: str) -> Range:
         """Return the allowed lengths of "batch", "height" or "width"."""
         if axis in self.axes:
             return Range(self.axes[axis].min, self.axes[axis].max)
-        fixed = self.inputs[0].shape[self.input_layout.index(axis)]
+        fixed = self.inputs[0].shape[self.input_axes.index(axis)]
         return Range(int(fixed), int(fixed))
 
     def check_axis(self, axis: str, value: int) -> None:

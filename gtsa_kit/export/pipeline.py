@@ -18,6 +18,7 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Source, SourceLocation
 from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
+from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder
 
 Exporter = Callable[[Encoder, ExportOptions, Path, Calibration | None], dict[str, str]]
@@ -96,7 +97,8 @@ def export_artifact(
 ) -> Manifest:
     """Export to `path` and run the parity gate on the written file.
 
-    The file stays when the gate fails; the report in the manifest says what differs.
+    The file stays when the gate fails; the report in the manifest says what differs. After an error nothing is left of
+    it, and an earlier file at `path` is unchanged.
 
     Args:
         source: The encoder to export.
@@ -116,13 +118,13 @@ def export_artifact(
     options = options or ExportOptions()
     check_supported(file_format, options, calibration is not None)
     images = images or load_parity_images(source.images)  # before anything is written: it may raise
-    path.parent.mkdir(parents=True, exist_ok=True)
-    target = EXPORTERS[file_format](source.encoder, options, path, calibration)
-    if calibration and options.precision in QUANTIZED:
-        target["calibration"] = calibration.origin
-    manifest = build_manifest(source.encoder, file_format, options, target, source.sha256)
-    write_manifest(path, manifest)
-    return run_parity_gate(source, path, manifest, images, on_case)
+    with staged(path) as work:
+        target = EXPORTERS[file_format](source.encoder, options, work, calibration)
+        if calibration and options.precision in QUANTIZED:
+            target["calibration"] = calibration.origin
+        manifest = build_manifest(source.encoder, file_format, options, target, source.sha256)
+        write_manifest(work, manifest)
+        return run_parity_gate(source, work, manifest, images, on_case)
 
 
 def run_parity_gate(

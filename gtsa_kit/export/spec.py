@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.export.layout import Layout
 
 Format = Literal["onnx", "torchscript", "pt2", "openvino", "trt"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
@@ -107,6 +108,11 @@ class ExportOptions:
             raise ValueError(f"--layers names a layer twice: {','.join(map(str, self.layers))}")
         if self.height.fixed != self.width.fixed:
             raise ValueError("either both height and width are fixed, or neither")
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the images: uint8 images are the pixels as a decoder gives them."""
+        return "nhwc" if self.input == "uint8" else "nchw"
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -131,5 +131,5 @@ def warm_up(runner: Runner) -> None:
     """Run the model once, because the first call of many runtimes is slow."""
     side = runner.nearest_size(runner.preprocessing.size, runner.preprocessing.size)
     axes = {"batch": runner.manifest.range_of("batch").min, "3": 3, "height": side[0], "width": side[1]}
-    shape = [axes[name] for name in runner.manifest.input_layout]
+    shape = [axes[name] for name in runner.manifest.input_axes]
     runner(np.zeros(shape, dtype=runner.manifest.inputs[0].dtype))

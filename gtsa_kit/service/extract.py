@@ -16,7 +16,7 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.embedding.preprocess import takes_uint8, to_input
+from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
@@ -170,7 +170,7 @@ class FeatureExtractor:
         preprocessing = self.runner.preprocessing
         # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
         resized = preprocessing.resized(Image.fromarray(pixels), request.size)
-        image = to_input(resized, preprocessing, takes_uint8(self.runner))
+        image = to_input(resized, preprocessing, self.runner.manifest.input_format)
         affine = grid_to_pixel(width, height, (request.size[0] // PATCH, request.size[1] // PATCH), orientation)
         if orientation >= 5:
             width, height = height, width

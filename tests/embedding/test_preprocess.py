@@ -12,6 +12,7 @@ from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError, open_bytes
 from gtsa_kit.embedding.preprocess import MIN_TORCH_SHRINK, Preprocessor, normalize, pass_order, resize
 from gtsa_kit.embedding.resize_policy import ResizePolicy
+from gtsa_kit.export.layout import InputFormat
 from gtsa_kit.models.encoder import Preprocessing
 
 PREPROCESSING = Preprocessing()
@@ -112,7 +113,7 @@ def test_normalization_equals_that_of_the_encoder() -> None:
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
     for policy in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
-        prepared = Preprocessor(PREPROCESSING, policy, takes_uint8=True)("a", content)
+        prepared = Preprocessor(PREPROCESSING, policy, InputFormat(True, "nhwc"))("a", content)
         height, width = prepared.size
         assert (prepared.height, prepared.width) == shape
         assert height % 16 == width % 16 == 0

@@ -188,6 +188,25 @@ def test_a_failing_gate_exits_1_keeps_the_file_and_names_the_worst(
     assert not read_manifest(tmp_path / "bad.ts").parity.passed
 
 
+def test_an_error_in_the_gate_leaves_no_file_and_keeps_an_earlier_one(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtsa_kit.export import pipeline
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(pipeline, "check_parity", fail)
+    monkeypatch.setitem(pipeline.EXPORTERS, "torchscript", lambda *args: args[2].write_text("new") and {})
+    monkeypatch.setattr(pipeline, "load", lambda *_: None)
+    for earlier in (None, "old"):
+        if earlier:
+            (tmp_path / "a.ts").write_text(earlier)
+        with pytest.raises(RuntimeError, match="no memory"):
+            pipeline.export_artifact(open_source(tiny_run), "torchscript", tmp_path / "a.ts")
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == ({"a.ts": earlier} if earlier else {})
+
+
 def test_verify_detects_a_file_that_was_changed_since(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: ParityImages
 ) -> None:

@@ -113,7 +113,7 @@ def test_dynamic_inputs_have_profiles_that_the_graph_takes(tiny: Encoder, provid
     ):
         manifest = manifest_for(tiny, **options)
         minimum, optimal, maximum = shapes(provider_options(provider, manifest, 0, None), prefix)
-        for low, middle, high, axis in zip(minimum, optimal, maximum, manifest.input_layout, strict=True):
+        for low, middle, high, axis in zip(minimum, optimal, maximum, manifest.input_axes, strict=True):
             assert low <= middle <= high
             if axis == "3":
                 assert (low, high) == (3, 3)

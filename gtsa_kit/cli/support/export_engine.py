@@ -13,6 +13,7 @@ from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.formats.quantize import Calibration
+from gtsa_kit.export.layout import Layout
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
@@ -34,6 +35,7 @@ from gtsa_kit.export.tensorrt.engine import (
 from gtsa_kit.export.tensorrt.lint import lint
 from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
+from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder
 
 
@@ -53,6 +55,8 @@ class EngineOptions:
     out: Path | None
     force: bool
     dry_run: bool
+    layout: Layout | None = None
+    """Layout of the images of another tool's graph; None reads it from the shape."""
 
 
 def export_engine(path: Path, import_options: ImportOptions, options: EngineOptions) -> None:
@@ -73,12 +77,13 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     if isinstance(opened, SourceGraph) and target is None:
         target = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", target, options.force)
-    graph = _prepare_graph(opened, engine, options.options, parity_set, calibration, console)
-    console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
-    manifest = _build(graph, engine, request, console)
-    with Steps(console) as steps:
-        on_case = progress_callback(steps, "parity of the engine")
-        manifest = check_engine_parity(_reference(opened), engine, manifest, parity_set, on_case)
+    with staged(engine) as work:
+        graph = _prepare_graph(opened, work, options.options, parity_set, calibration, console)
+        console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
+        manifest = _build(graph, work, log_path(engine), request, console)
+        with Steps(console) as steps:
+            on_case = progress_callback(steps, "parity of the engine")
+            manifest = check_engine_parity(_reference(opened), work, manifest, parity_set, on_case)
     print_engine(engine, manifest, console)
 
 
@@ -93,8 +98,10 @@ def open_for_engine(
         ValueError: The file can't be used, or a precision, layers or an input is requested of another tool's graph.
     """
     if path.suffix != SUFFIX["onnx"] or path.is_dir():
+        if options.layout:
+            raise ValueError(f"--layout is for the ONNX file of another tool, and {path} is none; omit it")
         return open_encoder(path, import_options, console)
-    graph = read_graph_file(path)
+    graph = read_graph_file(path, options.layout)
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
     if graph.manifest is None:
         if precision or layers or dtype == "uint8":
@@ -130,13 +137,13 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
 
 def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
     if isinstance(opened, Source):
-        return InputRanges(options.batch, options.height, options.width, options.input == "uint8")
+        return InputRanges(options.batch, options.height, options.width, options.layout)
     own = opened.ranges()
     return InputRanges(
         own.batch if options.batch == ANY_BATCH else options.batch,
         own.height if options.height == ANY_SIZE else options.height,
         own.width if options.width == ANY_SIZE else options.width,
-        own.uint8_input,
+        own.layout,
     )
 
 
@@ -161,7 +168,7 @@ def _prepare_graph(
         graph = copy_graph(opened, engine)
     else:
         check_supported("trt", options, calibration is not None)
-        console.print(f"writing the graph of {engine}", soft_wrap=True)
+        console.print(f"writing the graph of {engine.name}", soft_wrap=True)
         with Steps(console) as steps:
             on_case = progress_callback(steps, "parity of the graph")
             graph = export_graph(opened, engine, options, parity_set, calibration, on_case)
@@ -178,13 +185,13 @@ def _prepare_graph(
     return graph
 
 
-def _build(graph: SourceGraph, engine: Path, request: EngineRequest, console: Console) -> Manifest:
+def _build(graph: SourceGraph, engine: Path, log: Path, request: EngineRequest, console: Console) -> Manifest:
     try:
         with Steps(console) as steps:
-            return write_engine(graph, engine, request, build_progress(steps))
+            return write_engine(graph, engine, request, build_progress(steps), log)
     except EngineBuildError as error:
         console.print(problem_table(error.problems))
-        fail(f"{error}. The builder's messages are in {log_path(engine).name}", 1)
+        fail(f"{error}. The builder's messages are in {log.name}", 1)
 
 
 def _dry_run(

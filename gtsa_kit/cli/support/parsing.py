@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gtsa_kit.export.layout import Layout
     from gtsa_kit.export.spec import Range
 
 
@@ -56,6 +57,15 @@ def parse_layers(text: str | None) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise ValueError(f"--layers takes indices of blocks, such as 2,5,8,11, got {text!r}")
     return tuple(int(part) for part in parts)
+
+
+def parse_layout(text: str | None) -> "Layout | None":
+    """Parse `nchw` or `nhwc`."""
+    from gtsa_kit.export.layout import LAYOUTS
+
+    if text is not None and text not in LAYOUTS:
+        raise ValueError(f"--layout takes {' or '.join(LAYOUTS)}, got {text!r}")
+    return text
 
 
 def parse_color(text: str | None, option: str) -> tuple[float, float, float] | None:

@@ -22,6 +22,7 @@ from gtsa_kit.export.graph import (
     join_position_embeddings,
     split_position_embeddings,
 )
+from gtsa_kit.export.layout import AXES
 from gtsa_kit.export.spec import INPUT, QUANTIZED, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 
@@ -80,10 +81,9 @@ def _trace(graph: ExportGraph, options: ExportOptions) -> onnx.ModelProto:
 def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
     """Name the dynamic axes batch, height and width; torch.export names them by its own expressions."""
     images = model.graph.input[0].type.tensor_type.shape.dim
-    order = ("batch", "height", "width", None) if options.input == "uint8" else ("batch", None, "height", "width")
-    for dim, name in zip(images, order, strict=True):
-        if name and dim.dim_param:
-            dim.dim_param = name
+    for dim, axis in zip(images, AXES[options.layout], strict=True):
+        if dim.dim_param:
+            dim.dim_param = axis
     grid = ("batch", None, f"height//{PATCH}", f"width//{PATCH}")
     for output in model.graph.output:
         for dim, name in zip(output.type.tensor_type.shape.dim, grid, strict=False):

@@ -9,6 +9,7 @@ from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapesSpec, ShapeVar,
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.export.graph import ExportGraph, example_input
+from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.spec import INPUT, ExportOptions
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.encoder import Encoder
@@ -41,6 +42,6 @@ def shapes_spec(options: ExportOptions) -> ShapesSpec:
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes = {name: r.min if r.fixed else ShapeVar(name, min=r.min, max=r.max) for name, r in ranges.items()}
     sizes = [axes["height"], axes["width"]]
-    shape = [axes["batch"], *sizes, 3] if options.input == "uint8" else [axes["batch"], 3, *sizes]
+    shape = list(arrange(options.layout, axes["batch"], *sizes))
     assumptions = [size % PATCH == 0 for size in sizes if not isinstance(size, int)]
     return ShapesSpec(params=ParamsSpec({INPUT: TensorSpec(shape)}), assumptions=assumptions)

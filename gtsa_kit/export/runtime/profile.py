@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from gtsa_kit.export.layout import Layout, arrange
 from gtsa_kit.export.spec import Range
 
 Shape = tuple[int, ...]
@@ -44,8 +45,7 @@ class InputRanges:
     batch: Range
     height: Range
     width: Range
-    uint8_input: bool = False
-    """True if images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
+    layout: Layout = "nchw"
 
     def bounded(self, optimal: OptimalShape) -> "InputRanges":
         """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape."""
@@ -54,12 +54,12 @@ class InputRanges:
             _bounded(self.batch, max(MAX_BATCH, optimal.batch or 0)),
             _bounded(self.height, max(MAX_SIDE, height)),
             _bounded(self.width, max(MAX_SIDE, width)),
-            self.uint8_input,
+            self.layout,
         )
 
     def shape(self, batch: int, height: int, width: int) -> Shape:
         """Return the shape of the input tensor."""
-        return (batch, height, width, 3) if self.uint8_input else (batch, 3, height, width)
+        return arrange(self.layout, batch, height, width)
 
 
 def make_profile(ranges: InputRanges, optimal: OptimalShape, default_side: int) -> Profile:

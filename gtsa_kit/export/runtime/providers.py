@@ -146,7 +146,7 @@ def _tensorrt_cache_options(cache: Path | None) -> dict[str, str]:
 def manifest_profile(manifest: Manifest) -> Profile:
     """Return the optimization profile of a graph; where the manifest sets no maximum, it has that of engines."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
-    ranges = InputRanges(batch, height, width, manifest.inputs[0].dtype == "uint8")
+    ranges = InputRanges(batch, height, width, manifest.layout)
     return make_profile(ranges.bounded(OptimalShape()), OptimalShape(), int(manifest.preprocessing["size"]))
 
 
@@ -154,7 +154,7 @@ def limit_to_profile(provider: str, manifest: Manifest) -> Manifest:
     """Return the manifest with the ranges of its profile; the runner then rejects other inputs with a clear error."""
     if provider not in OPTION_PREFIXES:
         return manifest
-    maxima = dict(zip(manifest.input_layout, manifest_profile(manifest).max, strict=True))
+    maxima = dict(zip(manifest.input_axes, manifest_profile(manifest).max, strict=True))
     axes = {
         name: AxisRange(min=allowed.min, max=maxima[name], multiple_of=allowed.multiple_of)
         for name, allowed in manifest.axes.items()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
@@ -25,8 +26,8 @@ class Runner(ABC):
         """Compute the features of a batch.
 
         Args:
-            images: (B, 3, H, W) float32, preprocessed; or RGB (B, H, W, 3) uint8 for an artifact that normalizes inside
-                its graph. The manifest's input says which. `prepare` makes an element of the batch from an image.
+            images: Preprocessed float32, or RGB uint8 for an artifact that normalizes inside its graph; (B, 3, H, W) or
+                (B, H, W, 3). The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
             Float32 arrays: `embedding` (B, D), `feature_map` (B, D, H/16, W/16), and `layers` of that shape by block.
@@ -58,9 +59,9 @@ class Runner(ABC):
         size = check_image(image, size or self.nearest_size(base, base))
         self.manifest.check_axis("height", size[0])
         self.manifest.check_axis("width", size[1])
-        if self.manifest.inputs[0].dtype == "uint8":
-            return self.preprocessing.resized(image, size)
-        return self.preprocessing(image, size)
+        pixels, required = self.preprocessing.resized(image, size), self.manifest.input_format
+        values = pixels if required.normalizes else self.preprocessing.normalized(pixels)
+        return from_channels_last(values, required.layout)
 
     def nearest_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the allowed (height, width) nearest to a size of multiples of the patch size."""
@@ -74,11 +75,11 @@ class Runner(ABC):
         self._check_shape(images.shape)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
-        names = self.manifest.input_layout
-        if len(shape) != 4 or shape[names.index("3")] != 3 or shape[0] == 0:
+        names = self.manifest.input_axes
+        if len(shape) != 4 or shape[names.index(CHANNELS)] != 3 or shape[0] == 0:
             raise ValueError(f"images must be ({', '.join(names)}) with a batch of at least 1, got {shape}")
         for name, value in zip(names, shape, strict=True):
-            if name != "3":
+            if name != CHANNELS:
                 self.manifest.check_axis(name, value)
 
     @abstractmethod

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gtsa_kit.export.layout import CHANNELS
 from gtsa_kit.export.manifest import EngineRecord, Manifest, ParityReport, graph_path
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
@@ -113,8 +114,8 @@ def _wrong_axes(manifest: Manifest, engine: EngineRecord) -> list[str]:
         return []
     min_shape, _, max_shape = engine.profile
     wrong = []
-    for index, axis in enumerate(manifest.input_layout):
-        if axis != "3" and (min_shape[index], max_shape[index]) != (
+    for index, axis in enumerate(manifest.input_axes):
+        if axis != CHANNELS and (min_shape[index], max_shape[index]) != (
             manifest.range_of(axis).min,
             manifest.range_of(axis).max,
         ):
@@ -126,7 +127,7 @@ def _graph_checks(path: Path, manifest: Manifest, engine: EngineRecord) -> Itera
     if not path.exists():
         yield Check("graph", False, f"{path.name} is not beside the engine; copy it too, or export it again")
         return
-    graph = read_graph_file(path)
+    graph = read_graph_file(path, manifest.layout)
     same = graph.sha256 == engine.graph.sha256
     yield Check(
         "graph",

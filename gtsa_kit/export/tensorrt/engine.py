@@ -83,27 +83,30 @@ def _graph_options(options: ExportOptions) -> ExportOptions:
 def copy_graph(graph: SourceGraph, engine: Path) -> SourceGraph:
     """Copy a graph beside its engine, as one file with the weights inside."""
     path = graph_path(engine)
-    if path.exists() and path.samefile(graph.path):
-        return graph
     path.parent.mkdir(parents=True, exist_ok=True)
     content = graph.model.SerializeToString()
     with atomic_write(path) as file:
         file.write(content)
     if graph.manifest:
         write_manifest(path, graph.manifest)
-    return read_graph_file(path)
+    return read_graph_file(path, graph.layout)
 
 
 def write_engine(
-    graph: SourceGraph, engine: Path, request: EngineRequest, on_step: OnStep = lambda *_: None
+    graph: SourceGraph,
+    engine: Path,
+    request: EngineRequest,
+    on_step: OnStep = lambda *_: None,
+    log: Path | None = None,
 ) -> Manifest:
     """Build the engine of a graph that lies beside it, and write the engine and its manifest.
 
     Args:
         graph: The graph.
-        engine: Path of the engine; the builder's log is written to `log_path` of it.
+        engine: Path of the engine.
         request: Validated options of the engine.
         on_step: Progress callback (see `OnStep`).
+        log: File for the builder's messages, by default `log_path` of the engine.
 
     Raises:
         EngineBuildError: TensorRT rejects the graph.
@@ -111,12 +114,12 @@ def write_engine(
     """
     profile = make_profile(request.ranges, request.optimal, graph.default_side)
     graph.check_profile(profile)
-    log = log_path(engine)
+    log = log or log_path(engine)
     built = build_engine(request.variant, graph.model, graph.path.name, profile, request.settings, log, on_step)
     header = parse_header(built.content[:64], len(built.content), engine)
+    manifest = _manifest(graph, built, header, request, profile)
     with atomic_write(engine) as file:
         file.write(built.content)
-    manifest = _manifest(graph, built, header, request, profile)
     write_manifest(engine, manifest)
     return manifest
 

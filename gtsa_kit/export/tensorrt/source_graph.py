@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
 from gtsa_kit.export.formats.onnx_graph import read_graph_info
+from gtsa_kit.export.layout import AXES, CHANNELS, Layout, choose_layout
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.profile import InputRanges, Profile
@@ -49,24 +50,25 @@ class SourceGraph:
         return any(isinstance(length, str) for length in self.inputs[0].shape)
 
     @property
-    def uint8_input(self) -> bool:
-        """True if images are (B, H, W, 3) uint8, not (B, 3, H, W) float32."""
-        return self.inputs[0].dtype == "uint8"
+    def layout(self) -> Layout:
+        """Layout of the images that the graph takes."""
+        return self.inputs[0].image_layout
+
+    @property
+    def lengths(self) -> dict[str, int | str]:
+        """Lengths of the input's axes by name; that of a dynamic axis is a string."""
+        return dict(zip(AXES[self.layout], self.inputs[0].shape, strict=True))
 
     def ranges(self) -> InputRanges:
         """Return the ranges that the graph accepts; a maximum that the file does not state is None."""
         if self.manifest:
             batch, height, width = (self.manifest.range_of(axis) for axis in ("batch", "height", "width"))
-            return InputRanges(batch, height, width, self.uint8_input)
-        first = 1 if self.uint8_input else 2
-        shape = self.inputs[0].shape
+            return InputRanges(batch, height, width, self.layout)
         batch, height, width = (
-            Range(length, length) if isinstance(length, int) else any_length
-            for length, any_length in zip(
-                (shape[0], shape[first], shape[first + 1]), (ANY_BATCH, ANY_SIZE, ANY_SIZE), strict=True
-            )
+            Range(length, length) if isinstance(length := self.lengths[axis], int) else any_length
+            for axis, any_length in (("batch", ANY_BATCH), ("height", ANY_SIZE), ("width", ANY_SIZE))
         )
-        return InputRanges(batch, height, width, self.uint8_input)
+        return InputRanges(batch, height, width, self.layout)
 
     def check_profile(self, profile: Profile) -> None:
         """Raise `ValueError` unless the graph accepts every shape of a profile."""
@@ -80,8 +82,8 @@ class SourceGraph:
                         "match"
                     )
             if self.manifest:
-                for axis, length in zip(self.manifest.input_layout, requested, strict=True):
-                    if axis != "3":
+                for axis, length in zip(self.manifest.input_axes, requested, strict=True):
+                    if axis != CHANNELS:
                         self.manifest.check_axis(axis, length)
 
     def base_manifest(self, precision: Precision) -> Manifest:
@@ -91,8 +93,7 @@ class SourceGraph:
         """
         if self.manifest:
             return self.manifest.model_copy(update={"precision": precision})
-        names = ("batch", "height", "width") if self.uint8_input else ("batch", "3", "height", "width")
-        dynamic = [name for name, length in zip(names, self.inputs[0].shape, strict=False) if isinstance(length, str)]
+        dynamic = [axis for axis, length in self.lengths.items() if isinstance(length, str)]
         return Manifest(
             format="trt",
             precision="as the graph",
@@ -107,11 +108,16 @@ class SourceGraph:
         )
 
 
-def read_graph_file(path: Path) -> SourceGraph:
-    """Read an ONNX file together with external weights.
+def read_graph_file(path: Path, layout: Layout | None = None) -> SourceGraph:
+    """Read an ONNX file together with external weights. A dynamic axis of channels is fixed at 3.
+
+    Args:
+        path: The file.
+        layout: Layout of the images, for a graph whose shape allows both; None reads it from the shape.
 
     Raises:
-        ValueError: The file is not an ONNX file, is larger than 2 GB, or has inputs other than one batch of images.
+        ValueError: The file is not an ONNX file, is larger than 2 GB, or has inputs other than one batch of images; or
+            its layout is ambiguous, or is not the given one.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -125,19 +131,31 @@ def read_graph_file(path: Path) -> SourceGraph:
     if model.ByteSize() > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than 2 GB with its weights, which is the limit of one ONNX file")
     info = read_graph_info(model, path.parent)
-    _check_input(path, info.inputs)
+    images = _image_input(path, info.inputs, layout)
+    _fix_channels(model, images)
     has_manifest = any(entry.key == METADATA_KEY for entry in model.metadata_props)
     manifest = read_onnx_manifest(path) if has_manifest else None
-    return SourceGraph(path, model, sha256_of(path), manifest, info.inputs, info.outputs)
+    return SourceGraph(path, model, sha256_of(path), manifest, (images,), info.outputs)
 
 
-def _check_input(path: Path, inputs: tuple[TensorSpec, ...]) -> None:
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or 3 not in (inputs[0].shape[1], inputs[0].shape[-1]):
+def _image_input(path: Path, inputs: tuple[TensorSpec, ...], requested: Layout | None) -> TensorSpec:
+    """Return the input with its layout, and with 3 as the length of the axis of channels."""
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
         listed = ", ".join(f"{spec.name} ({_format_shape(spec.shape)})" for spec in inputs) or "none"
         raise ValueError(
             f"{path} does not take a batch of images: its inputs are {listed}; a ViT has one, of (batch, 3, height, "
             "width) or (batch, height, width, 3)"
         )
+    shape = inputs[0].shape
+    layout = choose_layout(shape, requested, str(path))
+    fixed = tuple(3 if axis == CHANNELS else length for axis, length in zip(AXES[layout], shape, strict=True))
+    return inputs[0].model_copy(update={"shape": fixed, "layout": layout})
+
+
+def _fix_channels(model: "ModelProto", images: TensorSpec) -> None:
+    """Write the number of channels into the model: TensorRT builds no convolution over a dynamic number of them."""
+    (value,) = (value for value in model.graph.input if value.name == images.name)
+    value.type.tensor_type.shape.dim[AXES[images.image_layout].index(CHANNELS)].dim_value = 3
 
 
 def _format_shape(shape: tuple[int | str, ...] | tuple[int, ...]) -> str:

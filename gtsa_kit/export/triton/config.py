@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
+from gtsa_kit.export.layout import CHANNELS
 from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.spec import INPUT, Range
 from gtsa_kit.export.triton.pbtxt import EnumValue, Message
@@ -156,7 +157,7 @@ def ensemble_config(
 def optimal_size(manifest: Manifest) -> tuple[int, int]:
     """Return the (height, width) of the engine's optimal shape, else the allowed size nearest to that of training."""
     if manifest.engine and manifest.engine.profile:
-        optimal = dict(zip(manifest.input_layout, manifest.engine.profile[1], strict=True))
+        optimal = dict(zip(manifest.input_axes, manifest.engine.profile[1], strict=True))
         return optimal["height"], optimal["width"]
     base = int(manifest.preprocessing["size"])
     return manifest.range_of("height").clamp(base), manifest.range_of("width").clamp(base)
@@ -208,12 +209,12 @@ def _warmups(manifest: Manifest, max_batch: int) -> Iterator[Message]:
     height, width = optimal_size(manifest)
     lengths: dict[str, int] = {
         "batch": manifest.range_of("batch").clamp(1),
-        "3": 3,
+        CHANNELS: 3,
         "height": height,
         "width": width,
     }
     spec = manifest.inputs[0]
-    shape = [lengths[axis] for axis in manifest.input_layout]
+    shape = [lengths[axis] for axis in manifest.input_axes]
     for batch in sorted({1, max_batch or 1}):
         zeros = {
             "data_type": EnumValue(TYPES[spec.dtype]),

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
@@ -75,7 +76,7 @@ def repository_models(
         ValueError: The artifact can't be served with the settings.
     """
     check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
-    ensemble = uint8_input and manifest.inputs[0].dtype != "uint8"
+    ensemble = uint8_input and not manifest.input_format.normalizes
     name = f"{serving.name}_floats" if ensemble else serving.name
     encoder = RepositoryModel(encoder_config(manifest, serving, name), manifest, artifact)
     if not ensemble:
@@ -90,28 +91,32 @@ def repository_models(
 def preprocess_manifest(encoder: Manifest) -> Manifest:
     """Return the manifest of the preprocessing: the ranges of the encoder, uint8 images in, the encoder's input out."""
     images = encoder.inputs[0]
-    batch, _, height, width = images.shape
+    lengths = dict(zip(encoder.input_axes, images.shape, strict=True))
+    shape = arrange("nhwc", lengths["batch"], lengths["height"], lengths["width"])
     return encoder.model_copy(
         update={
             "format": "onnx",
-            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=(batch, height, width, 3)),),
+            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=shape, layout="nhwc"),),
             "outputs": (images.model_copy(update={"name": NORMALIZED}),),
         }
     )
 
 
 def preprocess_graph(manifest: Manifest) -> bytes:
-    """Build the ONNX graph from (B, H, W, 3) uint8 to (B, 3, H, W) float32, normalized as in the manifest."""
+    """Build the ONNX graph from (B, H, W, 3) uint8 to normalized float32 in the layout of the manifest's output."""
     import onnx
     from onnx import helper, numpy_helper
 
+    layout = manifest.outputs[0].image_layout
+    order = [AXES["nhwc"].index(axis) for axis in AXES[layout]]
     constants = {"scale": np.float32(255)} | {
-        key: np.asarray(manifest.preprocessing[key], np.float32).reshape(1, 3, 1, 1) for key in ("mean", "std")
+        key: np.asarray(manifest.preprocessing[key], np.float32).reshape(arrange(layout, 1, 1, 1))
+        for key in ("mean", "std")
     }
     nodes = [
         helper.make_node("Cast", [INPUT], ["numbers"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Div", ["planes", "scale"], ["shares"]),
+        helper.make_node("Transpose", ["numbers"], ["arranged"], perm=order),
+        helper.make_node("Div", ["arranged", "scale"], ["shares"]),
         helper.make_node("Sub", ["shares", "mean"], ["centered"]),
         helper.make_node("Div", ["centered", "std"], [NORMALIZED]),
     ]
