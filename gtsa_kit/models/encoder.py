@@ -26,6 +26,8 @@ INTERPOLATIONS: Final = {
     "bicubic, antialiased": Image.Resampling.BICUBIC,
     "bilinear, antialiased": Image.Resampling.BILINEAR,
 }
+ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
+"""Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
 BASE_GRID: Final = 14
 """Side of the grid of stored position embeddings: 224 / 16."""
 
@@ -45,6 +47,11 @@ class Architecture:
     timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
+
+    @property
+    def activation(self) -> str:
+        """Activation of the MLPs, one of `ACTIVATIONS`."""
+        return str(self.timm_kwargs.get("act_layer", "gelu"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""
@@ -99,9 +106,7 @@ class Preprocessing:
         Raises:
             ValueError: See `resized`.
         """
-        pixels = self.resized(image, size).astype(np.float32) / 255
-        normalized = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(normalized.transpose(2, 0, 1), dtype=np.float32)
+        return np.ascontiguousarray(self.normalized(self.resized(image, size)).transpose(2, 0, 1))
 
     def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
         """Resize an upright RGB image to (H, W, 3) uint8.
@@ -111,6 +116,12 @@ class Preprocessing:
         """
         height, width = check_image(image, size or (self.size, self.size))
         return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
+
+    def normalized(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalize (..., 3) uint8 to float32 of the same shape."""
+        scaled = pixels.astype(np.float32) / 255
+        values: np.ndarray = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""

@@ -19,6 +19,10 @@ Weights = dict[str, Tensor]
 """Weights of the encoder by timm's keys."""
 
 
+HIDDEN_ACTS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+"""Names of the activations in transformers."""
+
+
 def native_size(encoder: Encoder) -> int:
     """Return the side of square images, in pixels, whose position embeddings need no resampling."""
     return PATCH * math.isqrt(encoder.vit.pos_embed.shape[1] - 1)
@@ -64,7 +68,7 @@ def write_hf(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "num_hidden_layers": architecture.depth,
             "num_attention_heads": architecture.heads,
             "intermediate_size": 4 * architecture.width,
-            "hidden_act": "gelu",
+            "hidden_act": HIDDEN_ACTS[architecture.activation],
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
             "layer_norm_eps": architecture.norm_eps,

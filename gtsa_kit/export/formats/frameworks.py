@@ -15,7 +15,7 @@ from gtsa_kit.export.formats.reference_models import LOADERS
 from gtsa_kit.export.manifest import ParityReport, Record
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
-from gtsa_kit.files import write_json
+from gtsa_kit.files import staged, write_json
 from gtsa_kit.models.checkpoint_import.metadata import EXPORT_FILE
 from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.weights import describe_encoder
@@ -60,20 +60,25 @@ def export_framework(
         ValueError: The framework is unknown, or a file exists and `force` is False.
     """
     _check_folder(framework, folder, force)
+    if framework not in ("timm", "hf") and encoder.architecture.activation != "gelu":
+        raise ValueError(
+            f"files for {framework} can't name an activation, and this encoder computes "
+            f"{encoder.architecture.activation}; choose timm or hf"
+        )
     write, files = WRITERS[framework]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXPORT_FILE).unlink(missing_ok=True)  # it would describe the files that are replaced
     encoder = encoder.to("cpu").float().eval()
-    write(encoder, {name: tensor.contiguous() for name, tensor in encoder.vit.state_dict().items()}, folder)
-    description = describe_encoder(encoder.architecture, encoder.preprocessing)
-    report = FrameworkReport(
-        format=framework,
-        files=files,
-        architecture=description["architecture"],
-        preprocessing=description["preprocessing"],
-        parity=_check_parity(encoder, framework, folder, images),
-    )
-    write_json(folder / EXPORT_FILE, report.model_dump(mode="json"))
+    with staged(folder / EXPORT_FILE) as report_file:
+        work = report_file.parent
+        write(encoder, {name: tensor.contiguous() for name, tensor in encoder.vit.state_dict().items()}, work)
+        description = describe_encoder(encoder.architecture, encoder.preprocessing)
+        report = FrameworkReport(
+            format=framework,
+            files=files,
+            architecture=description["architecture"],
+            preprocessing=description["preprocessing"],
+            parity=_check_parity(encoder, framework, work, images),
+        )
+        write_json(report_file, report.model_dump(mode="json"))
     return report
 
 

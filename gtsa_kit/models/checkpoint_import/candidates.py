@@ -12,16 +12,19 @@ from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, key_map, lib
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
 from gtsa_kit.models.run_folder import Branch
 
-# Words between the dots of a key, or of the path to a state dict.
-TEACHER: Final = frozenset({"teacher", "momentum_encoder", "model_ema", "state_dict_ema"})
-STUDENT: Final = frozenset({"student", "base_encoder"})
+# Words between the dots and underscores of a key, or of the path to a state dict.
+TEACHER: Final = frozenset({"teacher", "momentum", "target", "ema", "averaged"})
+STUDENT: Final = frozenset({"student", "base", "online", "context"})
+QUERY_KEY: Final[dict[str, Branch]] = {"encoder_k": "teacher", "encoder_q": "student"}
+"""Names of the branches in the first versions of MoCo."""
 AUTHORS_HEADS: Final = frozenset({"base_projector", "base_predictor", "momentum_projector", "rot_predictor"})
 """Heads in checkpoints of the GTSA authors."""
 HEADS: Final = frozenset(
-    {"head", "predictor", "head_dist", "pre_logits", "classifier", "pooler", "decoder", "decode_head", "auxiliary_head"}
-    | {"projector", "rotation_predictor", "criterion"}
-    | AUTHORS_HEADS
+    {"head", "heads", "head_dist", "pre_logits", "classifier", "pooler", "fc", "linear", "neck", "criterion", "loss"}
 )
+"""Words before the first dot of the keys of heads inside an encoder's prefix."""
+HEAD_NAMES: Final = re.compile(r"(.*_)?(head|projector|predictor|prototypes)|decoder(_.*)?|mask_token|projection_head")
+"""Further names of heads."""
 MIN_KEY_FRACTION: Final = 0.75
 """Minimum fraction of the keys of a one-block ViT that identifies a ViT; a stage of a Swin has two thirds of them."""
 
@@ -45,7 +48,10 @@ class EncoderCandidate:
     @property
     def branch(self) -> Branch | None:
         """Branch that the label names, or None."""
-        words = set(self.label.split("."))
+        for name in self.label.split("."):
+            if name in QUERY_KEY:
+                return QUERY_KEY[name]
+        words = set(re.split("[._]", self.label))
         return "teacher" if words & TEACHER else "student" if words & STUDENT else None
 
 
@@ -58,7 +64,14 @@ class ConvertedWeights:
     heads: tuple[str, ...]
     """Keys of projectors, classifiers and other heads."""
     other_branch: tuple[str, ...]
-    """Keys of the other candidate, with its heads if they are in a state dict of their own."""
+    """Keys of the other candidates, with their heads if they are in a state dict of their own."""
+    outside: tuple[str, ...]
+    """Other keys outside of the encoder, such as those of losses and metrics."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """All keys that are not used, sorted."""
+        return tuple(sorted(self.heads + self.other_branch + self.outside))
 
 
 def find_candidates(state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]:
@@ -78,7 +91,13 @@ def find_candidates(state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]
             for prefix, (fraction, key_format) in best.items()
             if fraction >= MIN_KEY_FRACTION
         ]
-    return candidates
+    return _without_decoders(candidates, state_dicts) or candidates
+
+
+def _without_decoders(candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]:
+    """Return the candidates that take images: the decoder of an MAE has blocks, but embeds no patches."""
+    marks = {key_format: key_map(key_format, 1)["patch_embed.proj.weight"][0] for key_format in KEY_FORMATS}
+    return [one for one in candidates if one.prefix + marks[one.key_format] in state_dicts[one.entry]]
 
 
 def guess_origin(candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict]) -> str:
@@ -116,11 +135,15 @@ def choose(candidates: list[EncoderCandidate], branch: Branch | None, default: B
             raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; omit --branch")
         return only
     # If the file also holds a teacher (or timm's moving average), the encoder without a name is the trained one.
-    by_branch = {candidate.branch or "student": candidate for candidate in candidates}
-    if len(by_branch) < len(candidates):
-        labels = shorten_list(candidate.label for candidate in candidates)
-        raise ValueError(f"{path} holds {len(candidates)} encoders ({labels}); save the one to import in its own file")
-    return by_branch[branch or default]
+    wanted = branch or default
+    fitting = [candidate for candidate in candidates if (candidate.branch or "student") == wanted]
+    if len(fitting) == 1:
+        return fitting[0]
+    labels = shorten_list(candidate.label or "the whole file" for candidate in candidates)
+    what = f"{len(fitting)} of them may be the {wanted}" if fitting else f"none of them is named as the {wanted}"
+    raise ValueError(
+        f"{path} holds {len(candidates)} encoders ({labels}), and {what}; save the one to import in its own file"
+    )
 
 
 def convert(
@@ -140,7 +163,7 @@ def convert(
         path: The file, for errors.
 
     Raises:
-        ValueError: Keys of the encoder are missing, or keys belong neither to the encoder nor to a known head.
+        ValueError: Keys of the encoder are missing, or keys below its prefix belong neither to it nor to a known head.
     """
     start = len(chosen.prefix)
     own = {name[start:]: tensor for name, tensor in state_dicts[chosen.entry].items() if name.startswith(chosen.prefix)}
@@ -153,10 +176,11 @@ def convert(
         _add_zero_biases(weights)
     missing = [name for ours, theirs in keys.items() if ours not in weights for name in theirs if name not in own]
     used = {chosen.prefix + name for names in keys.values() for name in names}
-    heads, other_branch, unknown = _sort_unused_keys(chosen, candidates, state_dicts, used)
+    unused = _sort_unused_keys(chosen, candidates, state_dicts, used)
+    unknown = unused.pop("unknown")
     if missing or unknown:
         raise ValueError(_mismatch_message(path, [chosen.prefix + name for name in missing], unknown))
-    return ConvertedWeights(weights, tuple(heads), tuple(other_branch))
+    return ConvertedWeights(weights, **{name: tuple(keys) for name, keys in unused.items()})
 
 
 def shorten_list(names: Iterable[str], limit: int = 10) -> str:
@@ -179,21 +203,21 @@ def _add_zero_biases(weights: StateDict) -> None:
 
 def _sort_unused_keys(
     chosen: EncoderCandidate, candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict], used: set[str]
-) -> tuple[list[str], list[str], list[str]]:
-    """Return the full names of unused keys: those of heads, those of the other branch, and unknown ones."""
-    heads, other_branch, unknown = [], [], []
+) -> dict[str, list[str]]:
+    """Return the full names of unused keys: of heads, of the other branch, others outside of the encoder, unknown."""
+    unused: dict[str, list[str]] = {"heads": [], "other_branch": [], "outside": [], "unknown": []}
     # Other entries, such as an optimizer's, are ignored.
     for entry in {candidate.entry: None for candidate in candidates}:
         others = tuple(c.prefix for c in candidates if c is not chosen and c.entry == entry)
         for name in state_dicts[entry].keys() - (used if entry == chosen.entry else set()):
             full = f"{entry}.{name}".lstrip(".")
             if entry != chosen.entry or name.startswith(others):
-                other_branch.append(full)
+                unused["other_branch"].append(full)
             elif _is_head(name, chosen.prefix):
-                heads.append(full)
+                unused["heads"].append(full)
             else:
-                unknown.append(full)
-    return heads, other_branch, unknown
+                unused["unknown" if name.startswith(chosen.prefix) else "outside"].append(full)
+    return unused
 
 
 def _is_head(name: str, prefix: str) -> bool:
@@ -202,9 +226,13 @@ def _is_head(name: str, prefix: str) -> bool:
     Inside the encoder a head's name comes first; outside the encoder it may follow a prefix.
     """
     if not name.startswith(prefix):
-        return not HEADS.isdisjoint(name.split("."))
+        return any(_names_head(word) for word in name.split("."))
     words = name.removeprefix(prefix).split(".")
-    return words[0] in HEADS or words[-1] == "mask_token"
+    return _names_head(words[0]) or words[-1] == "mask_token"
+
+
+def _names_head(word: str) -> bool:
+    return word in HEADS or HEAD_NAMES.fullmatch(word) is not None
 
 
 def _mismatch_message(path: Path, missing: list[str], unknown: list[str]) -> str:

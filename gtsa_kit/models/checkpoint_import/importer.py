@@ -1,9 +1,10 @@
 """Import of ViT-S/16 and ViT-B/16 weights of other tools as an `Encoder`."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.models.checkpoint_import.candidates import (
@@ -16,13 +17,8 @@ from gtsa_kit.models.checkpoint_import.candidates import (
     shorten_list,
 )
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, library_of
-from gtsa_kit.models.checkpoint_import.metadata import (
-    HUB_FILES,
-    RUN_FILE,
-    CheckpointMetadata,
-    ColorStats,
-    read_metadata,
-)
+from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
+from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
 from gtsa_kit.models.encoder import ARCHITECTURES, BASE_GRID, MEAN, STD, Architecture, Encoder, Preprocessing
 from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
@@ -45,7 +41,7 @@ class ImportedEncoder:
     origin: str
     """Tool that wrote the checkpoint: gtsa-kit, timm, hf, dino, mocov3, authors (of the paper), mmseg or mmpretrain."""
     skipped: tuple[str, ...]
-    """Keys of heads and of the other branch, sorted."""
+    """Keys of heads, of the other branch and of others outside of the encoder, sorted."""
     note: str
     """Summary in one line: weights used, keys skipped, values assumed."""
     file: Path
@@ -98,10 +94,11 @@ def open_weights(
         std=std or metadata.std,
     )
     side = _grid_side(converted.weights, file)
+    _check_sizes(metadata.sizes, converted.weights, side, file)
     architecture = _architecture(converted.weights, side, metadata, origin, file)
     encoder = _build(architecture, _preprocessing(side, metadata, origin), converted.weights, file)
-    note = _summary(chosen, converted) + _assumptions(architecture, metadata, origin)
-    skipped = tuple(sorted(converted.heads + converted.other_branch))
+    note = "; ".join([_summary(chosen, converted), *metadata.remarks]) + _assumptions(architecture, metadata, origin)
+    skipped = converted.skipped
     return ImportedEncoder(encoder, origin, skipped, note, file, located.note)
 
 
@@ -152,6 +149,28 @@ def _grid_side(weights: StateDict, file: Path) -> int:
     return side
 
 
+def _check_sizes(stated: Mapping[str, Any], weights: StateDict, side: int, file: Path) -> None:
+    """Raise `ValueError` if a file beside the weights states other sizes than theirs."""
+    hidden, width = weights["blocks.0.mlp.fc1.weight"].shape
+    depth = sum(name.endswith("norm1.weight") for name in weights)
+    patch = weights["patch_embed.proj.weight"].shape[-1]
+    actual = {
+        **dict.fromkeys(("hidden_size", "embed_dim"), width),
+        **dict.fromkeys(("num_hidden_layers", "depth"), depth),
+        **dict.fromkeys(("image_size", "img_size"), side * patch),
+        **dict.fromkeys(("num_channels", "in_chans"), weights["patch_embed.proj.weight"].shape[1]),
+        "patch_size": patch,
+        "intermediate_size": hidden,
+        "mlp_ratio": hidden / width,
+    }
+    for name, value in stated.items():
+        if value not in (actual[name], [actual[name]] * 2):
+            raise ValueError(
+                f"config.json beside {file} says {name} is {value}, but the weights have {actual[name]}; "
+                "copy both again"
+            )
+
+
 def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, origin: str, file: Path) -> Architecture:
     """Return one of `ARCHITECTURES` with the heads, the grid and the LayerNorm epsilon of these weights.
 
@@ -171,6 +190,7 @@ def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, o
         raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; give another number of heads")
     changes = {"num_heads": heads} if heads != base.heads else {}
     changes |= {"img_size": side * PATCH} if side != BASE_GRID else {}
+    changes |= {"act_layer": metadata.activation} if metadata.activation != base.activation else {}
     eps = metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps)
     return replace(base, heads=heads, norm_eps=eps, timm_kwargs={**base.timm_kwargs, **changes})
 
@@ -178,7 +198,8 @@ def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, o
 def _preprocessing(side: int, metadata: CheckpointMetadata, origin: str) -> Preprocessing:
     default_mean, default_std = (TRANSFORMERS_COLOR, TRANSFORMERS_COLOR) if origin == "hf" else (MEAN, STD)
     mean, std = metadata.mean or default_mean, metadata.std or default_std
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+    # Colors that are not scaled to 0..1 have other means, but only a file says so.
+    if not metadata.remarks and not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
         raise ValueError(f"mean {mean} and std {std} are not for colors of 0 to 1; divide those for 0 to 255 by 255")
     preprocessing = Preprocessing(size=metadata.size or side * PATCH, mean=mean, std=std)
     return replace(preprocessing, interpolation=metadata.interpolation) if metadata.interpolation else preprocessing
@@ -205,11 +226,17 @@ def _build(architecture: Architecture, preprocessing: Preprocessing, weights: St
 
 def _summary(chosen: EncoderCandidate, converted: ConvertedWeights) -> str:
     """Describe the chosen encoder and the skipped keys."""
-    name = chosen.branch or "the only encoder"
-    skipped = [f"{len(converted.heads)} keys of heads"] if converted.heads else []
-    skipped += [f"{len(converted.other_branch)} keys of the other branch"] if converted.other_branch else []
+    name = chosen.branch or ("student" if converted.other_branch else "the only encoder")
+    counted = ((converted.heads, "of heads"), (converted.other_branch, "of the other branch"))
+    skipped = [f"{_count(keys)} {owner}" for keys, owner in counted if keys]
+    if converted.outside:
+        skipped.append(f"{_count(converted.outside)} outside of the encoder ({shorten_list(converted.outside, 3)})")
     label = f" ({chosen.label})" if chosen.label else ""
     return f"{name}{label}" + (f"; skipped {' and '.join(skipped)}" if skipped else "")
+
+
+def _count(keys: tuple[str, ...]) -> str:
+    return f"{len(keys)} key{'' if len(keys) == 1 else 's'}"
 
 
 def _assumptions(architecture: Architecture, metadata: CheckpointMetadata, origin: str) -> str:
@@ -218,4 +245,5 @@ def _assumptions(architecture: Architecture, metadata: CheckpointMetadata, origi
     assumed = [f"{architecture.heads} heads"] if metadata.heads is None else []
     assumed += [f"LayerNorm eps {TRANSFORMERS_EPS}"] if origin == "hf" and metadata.norm_eps is None else []
     assumed += [f"{' and '.join(color)} {'0.5' if origin == 'hf' else 'of ImageNet'}"] if color else []
+    assumed += metadata.assumed
     return f"; assumed: {', '.join(assumed)}" if assumed and origin != "gtsa-kit" else ""

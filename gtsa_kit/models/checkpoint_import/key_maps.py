@@ -1,4 +1,4 @@
-"""Key names of one ViT in timm, in transformers, and in OpenMMLab's libraries."""
+"""Key names of one ViT in timm, transformers, torchvision, and OpenMMLab's libraries."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -48,6 +48,18 @@ _TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
         "layers.#.mlp.fc1.*",
         "layers.#.mlp.fc2.*",
         "layernorm.*",
+    ),
+    "torchvision": (
+        "class_token",
+        "encoder.pos_embedding",
+        "conv_proj.*",
+        "encoder.layers.encoder_layer_#.ln_1.*",
+        "encoder.layers.encoder_layer_#.self_attention.in_proj_*",
+        "encoder.layers.encoder_layer_#.self_attention.out_proj.*",
+        "encoder.layers.encoder_layer_#.ln_2.*",
+        "encoder.layers.encoder_layer_#.mlp.0.*",
+        "encoder.layers.encoder_layer_#.mlp.3.*",
+        "encoder.ln.*",
     ),
     "mmseg": (
         "cls_token",

@@ -14,8 +14,8 @@ from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
-MAX_DEPTH: Final = 2
-"""Depth of nested mappings that are searched for tensors; the states of an optimizer are nested deeper."""
+MAX_DEPTH: Final = 16
+"""Depth of nested mappings that are searched for tensors."""
 
 # Training scripts store options and numpy scalars with the weights; these are ignored.
 IGNORED_TYPES: Final = (
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> dict[str, StateDict]:
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return {"": _read_safetensors(path)}
     state_dicts: dict[str, StateDict] = {}
-    _collect(_read_pickle(path), "", MAX_DEPTH, state_dicts)
+    _collect(_read_pickle(path), "", MAX_DEPTH, state_dicts, set())
     return state_dicts
 
 
@@ -91,12 +91,13 @@ def _read_pickle(path: Path) -> Any:
         raise ValueError(f"{path} is damaged or not a checkpoint of PyTorch; copy or download it again") from error
 
 
-def _collect(value: Any, entry: str, depth: int, state_dicts: dict[str, StateDict]) -> None:
-    """Add the tensors of a mapping under `entry`, and those of the mappings nested in it up to `depth`."""
-    if not isinstance(value, Mapping):
+def _collect(value: Any, entry: str, depth: int, state_dicts: dict[str, StateDict], seen: set[int]) -> None:
+    """Add the tensors of a mapping under `entry`, and those of the mappings nested in it up to `depth`, each once."""
+    if not isinstance(value, Mapping) or id(value) in seen:
         return
+    seen.add(id(value))  # a mapping may contain itself
     tensors = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
     if tensors:
         state_dicts[entry] = tensors
     for name, item in value.items() if depth else ():
-        _collect(item, f"{entry}.{name}".lstrip("."), depth - 1, state_dicts)
+        _collect(item, f"{entry}.{name}".lstrip("."), depth - 1, state_dicts, seen)

@@ -1,0 +1,167 @@
+"""Fields of files beside weights: those that are read, that change no feature, and that must be neutral.
+
+A field in none of the tables is an error: it may change what the model computes.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+DELETE_HINT: Final = "delete it from the file if it does not change what the model computes"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Fields of one JSON object."""
+
+    read: Collection[str]
+    """Fields whose values are used, or compared with the weights."""
+    harmless: Mapping[str, Collection[str]]
+    """Fields that change no feature of ours, by reason."""
+    neutral: Mapping[str, tuple[Any, ...]]
+    """Values of fields that the encoder computes; any other value is an error. None is neutral for every field."""
+
+    def check(self, content: Mapping[str, Any], path: Path, section: str = "") -> None:
+        """Raise `ValueError` for a field with a value that is neither used nor neutral.
+
+        Args:
+            content: The JSON object.
+            path: Its file, for errors.
+            section: Key of the object in the file, for errors.
+        """
+        harmless = {name for names in self.harmless.values() for name in names}
+        for name, value in content.items():
+            full = f"{section}.{name}" if section else name
+            if value is None or name.startswith("_") or name in harmless or name in self.read:
+                continue
+            if name not in self.neutral:
+                raise ValueError(
+                    f"{path} has the field {full} ({value!r}), which gtsa-kit does not know; {DELETE_HINT}"
+                )
+            if value not in self.neutral[name]:
+                allowed = " or ".join(map(repr, self.neutral[name])) or "missing"
+                raise ValueError(
+                    f"{path} says {full} is {value!r}, which gtsa-kit's encoder does not compute; it must be {allowed}"
+                )
+
+
+TRANSFORMERS_TYPES: Final = ("vit", "vit_msn", "vit_mae")
+"""Model types of transformers whose encoder is a plain ViT."""
+TRANSFORMERS: Final = Fields(
+    read=(
+        *("num_attention_heads", "layer_norm_eps", "hidden_act", "qkv_bias", "hidden_size", "num_hidden_layers"),
+        *("intermediate_size", "image_size", "patch_size", "num_channels"),
+    ),
+    harmless={
+        "training only": ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "mask_ratio"),
+        "of a head, which is skipped": (
+            *("pooler_act", "pooler_output_size", "encoder_stride", "id2label", "label2id", "num_labels"),
+            *("problem_type", "architectures", "norm_pix_loss", "decoder_hidden_size", "decoder_intermediate_size"),
+            *("decoder_num_attention_heads", "decoder_num_hidden_layers", "finetuning_task", "classifier_dropout"),
+        ),
+        "what is returned, and how it is computed": (
+            *("output_hidden_states", "output_attentions", "return_dict", "torchscript", "chunk_size_feed_forward"),
+            *("use_cache", "gradient_checkpointing", "dtype", "torch_dtype", "use_bfloat16", "tie_word_embeddings"),
+            "attn_implementation",
+        ),
+        "origin of the file": ("transformers_version", "name_or_path", "license", "tags"),
+    },
+    neutral={
+        "model_type": TRANSFORMERS_TYPES,
+        "is_encoder_decoder": (False,),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "pruned_heads": ({},),
+        "use_swiglu_ffn": (False,),
+        "layerscale_value": (),
+        "num_register_tokens": (0,),
+        "mlp_ratio": (4, 4.0),
+        "use_mask_token": (False,),
+        "quantization_config": (),
+        "auto_map": (),
+    },
+)
+
+VIT_PROCESSORS: Final = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "ViTFeatureExtractor")
+"""Processors of transformers whose defaults are known: mean and std 0.5, bilinear."""
+PROCESSOR: Final = Fields(
+    read=(
+        *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample", "offset"),
+        *("image_processor_type", "feature_extractor_type"),
+    ),
+    harmless={
+        "images are stretched to the requested size": (
+            *("do_resize", "size", "do_center_crop", "crop_size", "crop_pct", "default_to_square", "size_divisor"),
+            *("do_thumbnail", "do_align_long_axis", "image_seq_length"),
+        ),
+        "images are RGB": ("do_convert_rgb",),
+        "labels": ("do_reduce_labels", "reduce_labels"),
+        "format of what is returned": (
+            *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "processor_class"),
+            "model_input_names",
+        ),
+    },
+    neutral={
+        "do_convert_grayscale": (False,),
+        "do_grayscale": (False,),
+        "do_flip_channel_order": (False,),
+        "do_pad": (False,),
+        "pad_size": (),
+        "rescale_offset": (False,),
+        "include_top": (False,),
+        "auto_map": (),
+    },
+)
+
+TIMM_ARGS: Final = Fields(
+    read=(
+        *("num_heads", "qkv_bias", "act_layer", "norm_layer", "embed_dim", "depth", "patch_size", "img_size"),
+        *("in_chans", "mlp_ratio"),
+    ),
+    harmless={
+        "training only": (
+            *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
+            *("weight_init", "fix_init"),
+        ),
+        "of the head, which is skipped": ("num_classes", "global_pool", "fc_norm", "pool_include_prefix"),
+        "the encoder takes every size": ("dynamic_img_size", "dynamic_img_pad", "strict_img_size"),
+        "how it is computed": ("scriptable", "exportable", "no_jit"),
+    },
+    neutral={
+        "class_token": (True,),
+        "reg_tokens": (0,),
+        "pos_embed": ("learn",),
+        "no_embed_class": (False,),
+        "pre_norm": (False,),
+        "final_norm": (True,),
+        "init_values": (),
+        "qk_norm": (False,),
+        "scale_attn_norm": (False,),
+        "scale_mlp_norm": (False,),
+        "proj_bias": (True,),
+        "embed_layer": (),
+        "embed_norm_layer": (),
+        "block_fn": (),
+        "mlp_layer": (),
+        "attn_layer": (),
+    },
+)
+_TIMM_PRETRAINED_READ: Final = ("mean", "std", "interpolation")
+_TIMM_PRETRAINED_HARMLESS: Final = {
+    "images are stretched to the requested size": (
+        *("input_size", "test_input_size", "min_input_size", "fixed_input_size", "crop_pct", "test_crop_pct"),
+        "crop_mode",
+    ),
+    "of the head, which is skipped": (
+        *("num_classes", "num_features", "global_pool", "label_offset", "label_names", "label_descriptions"),
+        *("labels", "pool_size", "test_pool_size", "classifier"),
+    ),
+    "origin of the weights": (
+        *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "first_conv"),
+        *("license", "description", "origin_url", "paper_name", "paper_ids", "notes", "architecture"),
+    ),
+}
+TIMM_PRETRAINED: Final = Fields(_TIMM_PRETRAINED_READ, _TIMM_PRETRAINED_HARMLESS, {})
+TIMM: Final = Fields((*_TIMM_PRETRAINED_READ, "model_args", "pretrained_cfg"), _TIMM_PRETRAINED_HARMLESS, {})
+"""config.json of timm; older files have the keys of `pretrained_cfg` at the top level."""
