@@ -17,7 +17,7 @@ from gtsa_kit.cli.support.parsing import (
     parse_sizes,
 )
 
-SIDES = "N, or HEIGHTxWIDTH; multiples of 16."
+SIDES = "N, or HEIGHTxWIDTH; multiples of the patch size, 16 for the encoders of gtsa-kit."
 ENGINES = "TensorRT (--format trt)"
 TRITON = "NVIDIA Triton (--format triton)"
 
@@ -156,9 +156,9 @@ def export(
 ) -> None:
     """Export an encoder to ONNX, TensorRT or another format, and compare the file with the encoder.
 
-    The graph takes any batch size, and any height and width in steps of 16, unless --size or --batch fix them. The
-    written file is opened again and compared with the float32 encoder on images of several shapes; the report is in
-    FILE.json. Exits with 1 if the difference is above the tolerance of the precision.
+    The graph takes any batch size, and any height and width in steps of the patch size, unless --size or --batch fix
+    them. The written file is opened again and compared with the float32 encoder on images of several shapes; the report
+    is in FILE.json. Exits with 1 if the difference is above the tolerance of the precision.
 
     [bold]Examples[/bold]
 

@@ -1,6 +1,5 @@
 """Building the manifest of an encoder and export options; it needs torch, which reading a manifest does not."""
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, ExportOptions, layer_output
@@ -21,10 +20,12 @@ def build_manifest(
         source_sha256: SHA-256 of the source weights.
     """
     architecture = encoder.architecture
+    options = options.in_patches(architecture.patch)
     description = describe_encoder(architecture, encoder.preprocessing)
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes: dict[str, int | str] = {name: r.min if r.fixed else name for name, r in ranges.items()}
-    grid = tuple(axes[n] // PATCH if isinstance(axes[n], int) else f"{n}/{PATCH}" for n in ("height", "width"))  # type: ignore[operator]
+    patch = architecture.patch
+    grid = tuple(axes[n] // patch if isinstance(axes[n], int) else f"{n}/{patch}" for n in ("height", "width"))  # type: ignore[operator]
     batch, height, width = axes["batch"], axes["height"], axes["width"]
     maps = (FEATURE_MAP, *(layer_output(layer) for layer in options.layers))
     return Manifest(
@@ -47,9 +48,5 @@ def build_manifest(
             TensorSpec(name=EMBEDDING, dtype="float32", shape=(batch, architecture.width)),
             *(TensorSpec(name=name, dtype="float32", shape=(batch, architecture.width, *grid)) for name in maps),
         ),
-        axes={
-            name: AxisRange(min=r.min, max=r.max, multiple_of=1 if name == "batch" else PATCH)
-            for name, r in ranges.items()
-            if not r.fixed
-        },
+        axes={name: AxisRange(min=r.min, max=r.max, multiple_of=r.step) for name, r in ranges.items() if not r.fixed},
     )

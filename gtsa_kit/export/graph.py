@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
@@ -47,11 +46,13 @@ class ExportGraph(nn.Module):
         super().__init__()
         if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
             raise ValueError(f"layers must lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
+        options = options.in_patches(encoder.architecture.patch)
         vit = copy.deepcopy(encoder).float().cpu().vit
+        self.patch = encoder.architecture.patch
         self.dtype = DTYPES.get(options.precision, torch.float32)
         self.layers, self.uint8_input = options.layers, options.input == "uint8"
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
-        self.positions = Positions(vit.pos_embed, options)
+        self.positions = Positions(vit.pos_embed, options, self.patch)
         self.cls_token, self.norm = vit.cls_token, vit.norm
         self.blocks = nn.ModuleList(ExportBlock(block, self.dtype, attention, split_qkv) for block in vit.blocks)
         self.mean: Tensor
@@ -65,7 +66,7 @@ class ExportGraph(nn.Module):
         if self.uint8_input:
             # The cast precedes the permutation: TensorRT does not permute uint8.
             images = (images.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        h, w = images.shape[2] // PATCH, images.shape[3] // PATCH
+        h, w = images.shape[2] // self.patch, images.shape[3] // self.patch
         class_token = self.cls_token.expand(images.shape[0], -1, -1)
         x = torch.cat([class_token, self.patches(images)], dim=1) + self.positions(h, w)  # (B, 1 + h*w, D)
         maps = {}
@@ -86,6 +87,7 @@ class PatchProjection(nn.Module):
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.half_precision = dtype != torch.float32
+        self.patch = conv.kernel_size[0]
         self.proj: nn.Module = conv
         if self.half_precision:
             linear = nn.Linear(conv.weight[0].numel(), conv.out_channels)
@@ -97,20 +99,21 @@ class PatchProjection(nn.Module):
         if not self.half_precision:
             return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
         b, c, height, width = images.shape
-        patches = images.reshape(b, c, height // PATCH, PATCH, width // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5)
-        rows = patches.reshape(b, (height // PATCH) * (width // PATCH), c * PATCH * PATCH)
+        p, h, w = self.patch, height // self.patch, width // self.patch
+        patches = images.reshape(b, c, h, p, w, p).permute(0, 2, 4, 1, 3, 5)
+        rows = patches.reshape(b, h * w, c * p * p)
         return self.proj(rows).float()  # type: ignore[no-any-return]
 
 
 class Positions(nn.Module):
     """Position embeddings of the class token and the patches; a constant if the size is fixed."""
 
-    def __init__(self, pos_embed: Tensor, options: ExportOptions) -> None:
+    def __init__(self, pos_embed: Tensor, options: ExportOptions, patch: int) -> None:
         super().__init__()
         class_position, patches = pos_embed[0, :1].clone(), pos_embed[0, 1:].clone()
         self.fixed = options.height.fixed
         if self.fixed:
-            patches = resample_positions(patches, options.height.min // PATCH, options.width.min // PATCH)
+            patches = resample_positions(patches, options.height.min // patch, options.width.min // patch)
         self.class_position, self.patches = nn.Parameter(class_position), nn.Parameter(patches)
 
     def forward(self, h: int, w: int) -> Tensor:
@@ -182,22 +185,25 @@ def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def example_input(options: ExportOptions) -> Tensor:
-    """Return an input to trace with; its dynamic sizes differ, so that torch.export does not treat two as one."""
+    """Return an input to trace with, for options `in_patches`.
+
+    Its dynamic sizes differ, so that torch.export does not treat two as one.
+    """
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(96), options.width.clamp(64)
     return torch.zeros(arrange(options.layout, batch, height, width), dtype=getattr(torch, options.input))
 
 
 def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
-    """Return the dynamic axes of the input for torch.export; height and width are multiples of the patch size."""
+    """Return the dynamic axes of the input for torch.export, for options `in_patches`."""
     axes: dict[int, Any] = {}
     order = AXES[options.layout]
     if not options.batch.fixed:
         axes[0] = torch.export.Dim("batch", min=options.batch.min, max=options.batch.max)
     for axis, name, size in (("height", "rows", options.height), ("width", "columns", options.width)):
         if not size.fixed:
-            last = None if size.max is None else size.max // PATCH
-            axes[order.index(axis)] = PATCH * torch.export.Dim(name, min=size.min // PATCH, max=last)
+            last = None if size.max is None else size.max // size.step
+            axes[order.index(axis)] = size.step * torch.export.Dim(name, min=size.min // size.step, max=last)
     return (axes,)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.layout import AXES, InputFormat, Layout, layout_of
 from gtsa_kit.export.spec import FEATURE_MAP, Range
 from gtsa_kit.files import write_text
@@ -164,7 +163,8 @@ class Manifest(Record):
     def range_of(self, axis: str) -> Range:
         """Return the allowed lengths of "batch", "height" or "width"."""
         if axis in self.axes:
-            return Range(self.axes[axis].min, self.axes[axis].max)
+            allowed = self.axes[axis]
+            return Range(allowed.min, allowed.max, allowed.multiple_of)
         fixed = self.inputs[0].shape[self.input_axes.index(axis)]
         return Range(int(fixed), int(fixed))
 
@@ -173,11 +173,10 @@ class Manifest(Record):
         allowed = self.range_of(axis)
         if allowed.fixed and value != allowed.min:
             raise ValueError(f"{axis} is fixed at {allowed.min} in this artifact, got {value}")
-        step = 1 if axis == "batch" else PATCH
-        if value % step or value != allowed.clamp(value):
+        nearest = allowed.clamp(value)
+        if value != nearest:
             limit = f"at least {allowed.min}" if allowed.max is None else f"{allowed.min} to {allowed.max}"
-            nearest = allowed.clamp(max(1, round(value / step)) * step)
-            steps = "" if step == 1 else f" and multiples of {step}"
+            steps = "" if allowed.step == 1 else f" and multiples of {allowed.step}"
             raise ValueError(f"{axis} must be {limit}{steps}, got {value}; nearest: {nearest}")
 
 

@@ -115,7 +115,7 @@ def export_artifact(
     Raises:
         ValueError: The options are not supported by the format, or the images can't be read.
     """
-    options = options or ExportOptions()
+    options = (options or ExportOptions()).in_patches(source.encoder.architecture.patch)
     check_supported(file_format, options, calibration is not None)
     images = images or load_parity_images(source.images)  # before anything is written: it may raise
     with staged(path) as work:

@@ -4,10 +4,9 @@ Every tolerance is defined here, and nowhere else.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.layout import Layout
 
 Format = Literal["onnx", "torchscript", "pt2", "openvino", "trt"]
@@ -52,10 +51,14 @@ def layer_output(layer: int) -> str:
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed values of a dimension: `min` to `max`, both included. A `max` of None is no bound."""
+    """Allowed values of a dimension: multiples of `step` from `min` to `max`, both included.
+
+    A `max` of None is no bound.
+    """
 
     min: int
     max: int | None
+    step: int = 1
 
     @property
     def fixed(self) -> bool:
@@ -64,10 +67,23 @@ class Range:
 
     def clamp(self, value: int) -> int:
         """Return the nearest allowed value."""
-        return max(self.min, value if self.max is None else min(value, self.max))
+        nearest = max(1, round(value / self.step)) * self.step
+        return max(self.min, nearest if self.max is None else min(nearest, self.max))
+
+    def in_steps(self, step: int, name: str) -> "Range":
+        """Return the multiples of a step within this range; a minimum of 1 is no bound.
+
+        Raises:
+            ValueError: An end is no multiple of the step.
+        """
+        ends = [*([] if self.min == 1 else [self.min]), *([] if self.max is None else [self.max])]
+        if wrong := [end for end in ends if end % step]:
+            nearest = max(1, round(wrong[0] / step)) * step
+            raise ValueError(f"sizes are multiples of {step}, got a {name} of {wrong[0]}; the nearest is {nearest}")
+        return Range(max(self.min, step), self.max, step)
 
 
-ANY_SIZE: Final = Range(PATCH, None)
+ANY_SIZE: Final = Range(1, None)
 ANY_BATCH: Final = Range(1, None)
 
 
@@ -81,9 +97,9 @@ class ExportOptions:
 
     precision: Precision = "fp32"
     height: Range = ANY_SIZE
-    """Input height in pixels, multiples of the patch size."""
+    """Input height in pixels; a minimum of 1 is no bound."""
     width: Range = ANY_SIZE
-    """Input width in pixels, multiples of the patch size."""
+    """Input width in pixels; a minimum of 1 is no bound."""
     batch: Range = ANY_BATCH
     layers: tuple[int, ...] = ()
     """Indices of blocks whose feature maps are outputs too."""
@@ -109,6 +125,15 @@ class ExportOptions:
         if self.height.fixed != self.width.fixed:
             raise ValueError("either both height and width are fixed, or neither")
 
+    def in_patches(self, patch: int) -> "ExportOptions":
+        """Return the options with heights and widths that are multiples of a patch size.
+
+        Raises:
+            ValueError: An end of a range is no multiple of it.
+        """
+        height, width = self.height.in_steps(patch, "height"), self.width.in_steps(patch, "width")
+        return replace(self, height=height, width=width)
+
     @property
     def layout(self) -> Layout:
         """Layout of the images: uint8 images are the pixels as a decoder gives them."""
@@ -121,9 +146,8 @@ class ExportOptions:
 
 
 def _check_size(name: str, size: Range) -> None:
-    ends = [end for end in (size.min, size.max) if end is not None]
-    if any(end < PATCH or end % PATCH for end in ends):
-        raise ValueError(f"sizes are multiples of {PATCH}, got {name} {' to '.join(map(str, ends))}")
+    if size.min < 1:
+        raise ValueError(f"sizes are at least 1 pixel, got a {name} of {size.min}")
     if size.max is not None and size.max < size.min:
         raise ValueError(f"the minimum {name} {size.min} is above the maximum {size.max}")
 
@@ -172,9 +196,12 @@ PARITY_CASES: Final[tuple[ParityCase, ...]] = (
     ParityCase(7, 96, 96),
     ParityCase(1, 160, 320),
     ParityCase(2, 336, 112),
-    ParityCase(1, PATCH, PATCH),
+    ParityCase(1, 1, 1),
 )
-"""Squares of the base size, small squares in a large batch, wide and tall inputs, and the smallest possible input."""
+"""Squares of the base size, small squares in a large batch, wide and tall inputs, and the smallest input.
+
+They are clamped to the sizes that an artifact takes, so the last one becomes a single patch.
+"""
 
 
 def parity_cases(batch: Range, height: Range, width: Range) -> tuple[ParityCase, ...]:

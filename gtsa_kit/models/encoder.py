@@ -53,9 +53,14 @@ class Architecture:
         """Activation of the MLPs, one of `ACTIVATIONS`."""
         return str(self.timm_kwargs.get("act_layer", "gelu"))
 
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.timm_kwargs.get("patch_size", PATCH))
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""
-        return asdict(self) | {"patch": PATCH}
+        return asdict(self) | {"patch": self.patch}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Architecture":

@@ -157,7 +157,7 @@ def test_a_fixed_size_vit_of_another_tool_builds_as_it_is(
     verify(engine)
     with pytest.raises(ValueError, match="omit --precision"):
         export(graph, format_name="trt", precision="fp16", dry_run=True)
-    with pytest.raises(ValueError, match="minimum shape"):
+    with pytest.raises(ValueError, match="has a fixed height of 64, got 96; omit --size"):
         export(graph, format_name="trt", size="96", dry_run=True)
 
 
@@ -289,3 +289,108 @@ def test_info_reads_engines_with_and_without_a_manifest(engine: Path, capsys: py
     described = json.loads(capsys.readouterr().out)
     assert described["kind"] == "TensorRT engine without a manifest"
     assert described["header"]["capabilities"] == ["8.6", "8.9"]
+
+
+# --- where the culprit lies ---------------------------------------------------------------------------------------
+
+
+def resize(source: str, target: str, name: str) -> onnx.NodeProto:
+    return helper.make_node("Resize", [source, "", "scales"], [target], name, mode="cubic", antialias=1)
+
+
+def function(name: str, nodes: list[onnx.NodeProto]) -> onnx.FunctionProto:
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my.layers", 1)]
+    return helper.make_function("my.layers", name, ["x", "scales"], ["y"], nodes, opsets)
+
+
+def call(name: str, source: str, target: str) -> onnx.NodeProto:
+    return helper.make_node(name, [source, "scales"], [target], f"call_{name}", domain="my.layers")
+
+
+def branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
+    return helper.make_graph(nodes, "b", [], [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)])
+
+
+RELU = helper.make_node("Relu", ["x"], ["y"], "relu")
+ACT, UP = function("Act", [RELU]), function("Up", [resize("x", "y", "inner")])
+OUTER = function("Outer", [helper.make_node("Relu", ["x"], ["r"], "relu"), call("Up", "r", "y")])
+NONZERO = function("Find", [helper.make_node("NonZero", ["x"], ["y"], "inner")])
+IF = [
+    helper.make_node("Shape", ["images"], ["shape"]),
+    helper.make_node("Gather", ["shape", "two"], ["height"]),
+    helper.make_node("Greater", ["height", "limit"], ["is_large"]),
+    helper.make_node(
+        "If",
+        ["is_large"],
+        ["out"],
+        "the_if",
+        then_branch=branch([resize("map", "then", "inner")], "then"),
+        else_branch=branch([helper.make_node("Relu", ["map"], ["else"])], "else"),
+    ),
+]
+# Nodes after the convolution, functions, and the problem; "" if TensorRT builds the graph.
+PLACES: dict[str, tuple[list[onnx.NodeProto], list[onnx.FunctionProto], str]] = {
+    "a function that builds": ([call("Act", "map", "out")], [ACT], ""),
+    "beside a function that builds": (
+        [call("Act", "map", "a"), resize("a", "out", "top")],
+        [ACT],
+        "Resize 'top': an antialiased Resize",
+    ),
+    "in a function": ([call("Up", "map", "out")], [UP], "Resize 'inner' in function Up of 'call_Up': an antialiased"),
+    "in a function of a function": (
+        [call("Outer", "map", "out")],
+        [UP, OUTER],
+        "Resize 'inner' in function Up of 'call_Up' in function Outer of 'call_Outer': an antialiased",
+    ),
+    "an operator that TensorRT lacks, in a function": (
+        [call("Find", "map", "out")],
+        [NONZERO],
+        "NonZero 'inner' in function Find of 'call_Find': TensorRT does not have this operator",
+    ),
+    "in a branch": (IF, [], "Resize 'inner' in then_branch of 'the_if': an antialiased Resize"),
+    "a function that is missing": ([call("Act", "map", "out")], [], "Act 'call_Act': an operator of my.layers"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_true_culprit_is_named_wherever_it_lies(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes, functions, problem = PLACES[place]
+    constants = {
+        "kernel": np.ones((8, 3, 16, 16), np.float32),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "two": np.array(2),
+        "limit": np.array(100),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["images", "kernel"], ["map"], "conv", strides=[16, 16]), *nodes],
+        "g",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["b", 3, "h", "w"])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my.layers", 1)]
+    path = tmp_path / "g.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9), path)
+    if not problem:
+        export(path, format_name="trt", dry_run=True, max_size="64")
+        return
+    message = rejection(capsys, path, max_size="64")
+    assert f"TensorRT rejects g.onnx: {problem}" in message
+    assert "more nodes" not in message
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["images", "kernel"], ["out"], strides=[16, 16])],
+        "g",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["b", 3, "h", "w"])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((8, 3, 16, 16), np.float32), "kernel")],
+    )
+    path = tmp_path / "g.onnx"
+    onnx.save(helper.make_model(graph), path, save_as_external_data=True, location="g.data", size_threshold=0)
+    (tmp_path / "g.data").unlink()
+    with pytest.raises(ValueError, match=r"the weights of \S+g\.onnx are in g\.data, which is missing; copy it beside"):
+        export(path, format_name="trt", dry_run=True)

@@ -14,7 +14,7 @@ from gtsa_kit.export.runtime.profile import InputRanges
 from gtsa_kit.export.tensorrt.build import OnStep
 from gtsa_kit.export.tensorrt.engine import log_path
 from gtsa_kit.export.tensorrt.lint import LintReport
-from gtsa_kit.export.tensorrt.network import ParseProblem
+from gtsa_kit.export.tensorrt.problems import ParseProblem
 
 
 def build_progress(steps: Steps) -> OnStep:
@@ -34,7 +34,8 @@ def problem_table(problems: list[ParseProblem]) -> Table:
     for name in ("node", "operator", "layer", "reason"):
         table.add_column(name, overflow="fold")
     for problem in problems:
-        table.add_row(problem.node, problem.operator, problem.layer, problem.message)
+        node = f"{problem.node} in {problem.inside}" if problem.inside else problem.node
+        table.add_row(node, problem.operator, problem.layer, problem.message)
     return table
 
 

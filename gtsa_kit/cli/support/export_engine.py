@@ -18,10 +18,10 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
-from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape
+from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
 from gtsa_kit.export.source import Source, find_reference
-from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, SUFFIX, ExportOptions
+from gtsa_kit.export.spec import ANY_SIZE, SUFFIX, ExportOptions, Range
 from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
@@ -35,6 +35,7 @@ from gtsa_kit.export.tensorrt.engine import (
 from gtsa_kit.export.tensorrt.lint import lint
 from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
+from gtsa_kit.export.tensorrt.trial_run import find_rejected_size, size_of
 from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder
 
@@ -126,25 +127,47 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
     variant, reason = choose_variant(options.runtime)
     console.print(f"{variant.name} {variant.version}: {reason}")
     check_settings(variant, options.settings)
-    ranges = _requested_ranges(opened, options.options)
+    ranges = _requested_ranges(opened, options.options).bounded(options.optimal)
+    default_side = opened.default_side if isinstance(opened, SourceGraph) else opened.encoder.preprocessing.size
+    profile = make_profile(ranges, options.optimal, default_side)
+    if isinstance(opened, SourceGraph) and opened.manifest is None:
+        ranges = _try_sizes(opened, ranges, profile, options, console)
     precision = options.options.precision
     if isinstance(opened, SourceGraph) and precision != "tf32":
         precision = opened.manifest.precision if opened.manifest else "fp32"  # type: ignore[assignment]
     gpus = check_capabilities(variant, options.gpus, precision, dynamic=not ranges.height.fixed)
     settings = replace(options.settings, capabilities=gpus, tf32=precision == "tf32")
-    return EngineRequest(variant, settings, ranges.bounded(options.optimal), options.optimal, precision)
+    return EngineRequest(variant, settings, ranges, options.optimal, precision)
 
 
 def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
     if isinstance(opened, Source):
+        options = options.in_patches(opened.encoder.architecture.patch)
         return InputRanges(options.batch, options.height, options.width, options.layout)
-    own = opened.ranges()
-    return InputRanges(
-        own.batch if options.batch == ANY_BATCH else options.batch,
-        own.height if options.height == ANY_SIZE else options.height,
-        own.width if options.width == ANY_SIZE else options.width,
-        own.layout,
-    )
+    return opened.restrict(options.batch, options.height, options.width)
+
+
+def _try_sizes(
+    graph: SourceGraph, ranges: InputRanges, profile: Profile, options: EngineOptions, console: Console
+) -> InputRanges:
+    """Return the ranges that another tool's graph runs at: the requested ones, or by default its one size.
+
+    Raises:
+        ValueError: The graph does not run at an end of a range that was requested.
+    """
+    rejected = find_rejected_size(graph, profile)
+    if rejected is None:
+        return ranges
+    height, width = size_of(graph, profile.opt)
+    fixed = replace(ranges, height=Range(height, height), width=Range(width, width))
+    fixed_works = find_rejected_size(graph, make_profile(fixed, OptimalShape(), height)) is None
+    name = f"{graph.path.name}, whose height and width are dynamic by name,"
+    if not fixed_works or (options.options.height, options.options.width) != (ANY_SIZE, ANY_SIZE):
+        raise ValueError(
+            f"{name} does not run at {rejected[0]} x {rejected[1]}; add --size with the size that it was exported for"
+        )
+    console.print(f"{name} does not run at {rejected[0]} x {rejected[1]}: building for {height} x {width} alone")
+    return fixed
 
 
 def _reference(opened: Source | SourceGraph) -> Encoder | None:

@@ -18,15 +18,14 @@ def parse_side(text: str, option: str) -> tuple[int, int]:
 
 def parse_sizes(size: str | None, min_size: str | None, max_size: str | None) -> "tuple[Range, Range]":
     """Parse --size, --min-size and --max-size to the ranges of height and width."""
-    from gtsa_kit.config import PATCH
-    from gtsa_kit.export.spec import Range
+    from gtsa_kit.export.spec import ANY_SIZE, Range
 
     if size and (min_size or max_size):
         raise ValueError("--size fixes the size; omit --min-size and --max-size")
     if size:
         height, width = parse_side(size, "--size")
         return Range(height, height), Range(width, width)
-    low = parse_side(min_size, "--min-size") if min_size else (PATCH, PATCH)
+    low = parse_side(min_size, "--min-size") if min_size else (ANY_SIZE.min, ANY_SIZE.min)
     high = parse_side(max_size, "--max-size") if max_size else (None, None)
     return Range(low[0], high[0]), Range(low[1], high[1])
 

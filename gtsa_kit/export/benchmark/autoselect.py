@@ -88,6 +88,7 @@ def autoselect(
     Returns:
         The choice, or None if no candidate passed the gate.
     """
+    options = options.in_patches(source.encoder.architecture.patch)
     work = folder / ".autoselect.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
@@ -25,7 +24,7 @@ HIDDEN_ACTS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_g
 
 def native_size(encoder: Encoder) -> int:
     """Return the side of square images, in pixels, whose position embeddings need no resampling."""
-    return PATCH * math.isqrt(encoder.vit.pos_embed.shape[1] - 1)
+    return encoder.architecture.patch * math.isqrt(encoder.vit.pos_embed.shape[1] - 1)
 
 
 def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
@@ -73,7 +72,7 @@ def write_hf(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "attention_probs_dropout_prob": 0.0,
             "layer_norm_eps": architecture.norm_eps,
             "image_size": native_size(encoder),
-            "patch_size": PATCH,
+            "patch_size": architecture.patch,
             "num_channels": 3,
             "qkv_bias": True,
         },

@@ -11,7 +11,6 @@ import onnx
 import torch
 from onnx.numpy_helper import to_array
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_model
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
 from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, quantize, tensor_digest
@@ -44,6 +43,7 @@ def export_onnx(
     Returns:
         The `target` of the manifest.
     """
+    options = options.in_patches(encoder.architecture.patch)
     graph = ExportGraph(encoder, options, attention="explicit")
     model = _trace(graph, options)
     name_axes(model, options)
@@ -84,7 +84,7 @@ def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
     for dim, axis in zip(images, AXES[options.layout], strict=True):
         if dim.dim_param:
             dim.dim_param = axis
-    grid = ("batch", None, f"height//{PATCH}", f"width//{PATCH}")
+    grid = ("batch", None, f"height//{options.height.step}", f"width//{options.width.step}")
     for output in model.graph.output:
         for dim, name in zip(output.type.tensor_type.shape.dim, grid, strict=False):
             if name and dim.dim_param:

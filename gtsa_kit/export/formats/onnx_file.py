@@ -6,6 +6,7 @@ The onnx package is imported when a file is opened: reading other artifacts need
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gtsa_kit.export.formats.onnx_graph import external_files
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
 from gtsa_kit.files import atomic_write
 
@@ -21,17 +22,27 @@ def read_model(path: Path, with_weights: bool = True) -> "ModelProto":
         with_weights: Whether to load weights that lie in files beside it.
 
     Raises:
-        ValueError: The file can't be read or parsed.
+        ValueError: The file can't be read or parsed, or weights that lie beside it are missing.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(path, load_external_data=with_weights)
+        model = onnx.load(path, load_external_data=False)
+        if with_weights:
+            _check_weight_files(path, model)
+            onnx.load_external_data_for_model(model, str(path.parent))
+        return model
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(
             f"{path} is not a readable ONNX file, or only a part of one ({error}); export it or copy it again"
         ) from error
+
+
+def _check_weight_files(path: Path, model: "ModelProto") -> None:
+    missing = [name for name in external_files(model) if not (path.parent / name).is_file()]
+    if missing:
+        raise ValueError(f"the weights of {path} are in {missing[0]}, which is missing; copy it beside the file")
 
 
 def write_model(model: "ModelProto", path: Path) -> None:

@@ -2,8 +2,9 @@
 
 import ast
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:
     # Old files list initializers among the inputs.
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_tensor_spec(value) for value in model.graph.input if value.name not in initializers)
-    external = tuple(sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"}))
+    external = external_files(model)
     return OnnxGraphInfo(
         producer=f"{model.producer_name} {model.producer_version}".strip() or "unknown",
         ir_version=model.ir_version,
@@ -69,12 +70,50 @@ def read_graph_info(model: "ModelProto", folder: Path) -> OnnxGraphInfo:
         operators=dict(Counter(_operator(node) for node in nodes).most_common()),
         external=external,
         remarks=(
-            *_remarks_on_nodes(nodes),
+            *_remarks_on_nodes(nodes, {(function.domain, function.name) for function in model.functions}),
             *_remarks_on_weights(parameters),
             *_remarks_on_inputs(inputs),
             *(f"{name}, which holds weights, is missing" for name in external if not (folder / name).exists()),
         ),
     )
+
+
+def external_files(model: "ModelProto") -> tuple[str, ...]:
+    """Return the names of the files beside a model that hold its weights."""
+    tensors = [*model.graph.initializer, *_constants(list(_iter_nodes(model.graph.node)))]
+    return tuple(sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"}))
+
+
+def patch_steps(model: "ModelProto", lengths: Mapping[str, int | str]) -> dict[str, int]:
+    """Return the step of height and width: the patch size of the graph, in pixels; 1 if the graph does not tell it.
+
+    A dynamic axis that torch.export wrote is a product such as "14*rows". Otherwise a convolution of 3 colors whose
+    stride equals its kernel cuts the image into patches.
+
+    Args:
+        model: The model.
+        lengths: Lengths of the input's axes by name.
+    """
+    kernel = _patch_kernel(model)
+    steps = {}
+    for axis, side in zip(("height", "width"), kernel, strict=True):
+        factor = re.search(r"(?:^|[^\w])(\d+)\s*\*|\*\s*(\d+)$", str(lengths[axis]))
+        steps[axis] = int(factor[1] or factor[2]) if factor else side
+    return steps
+
+
+def _patch_kernel(model: "ModelProto") -> tuple[int, int]:
+    """Return (height, width) of the first kernel that cuts images of 3 colors into patches, else (1, 1)."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes |= {
+        node.output[0]: tuple(node.attribute[0].t.dims) for node in model.graph.node if node.op_type == "Constant"
+    }
+    for node in _iter_nodes(model.graph.node):
+        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" and len(node.input) > 1 else ()
+        strides = next((tuple(entry.ints) for entry in node.attribute if entry.name == "strides"), ())
+        if len(shape) == 4 and shape[1] == 3 and shape[2:] == strides:
+            return shape[2], shape[3]
+    return 1, 1
 
 
 def layer_of(node: "NodeProto") -> str:
@@ -93,7 +132,7 @@ def layer_of(node: "NodeProto") -> str:
     return parts[-1] if parts else ""
 
 
-def _remarks_on_nodes(nodes: "list[NodeProto]") -> Iterator[str]:
+def _remarks_on_nodes(nodes: "list[NodeProto]", functions: set[tuple[str, str]]) -> Iterator[str]:
     resizes = [node for node in nodes if node.op_type == "Resize"]
     antialiased = sum(any(a.name == "antialias" and a.i for a in node.attribute) for node in resizes)
     if antialiased:
@@ -105,7 +144,8 @@ def _remarks_on_nodes(nodes: "list[NodeProto]") -> Iterator[str]:
         yield f"dynamic quantization ({', '.join(dynamic)}), which TensorRT rejects"
     elif any(node.op_type == "DequantizeLinear" for node in nodes):
         yield "quantized with Q/DQ nodes"
-    others = sorted({node.domain for node in nodes}.difference(ONNX_DOMAINS))
+    foreign = {node.domain for node in nodes if (node.domain, node.op_type) not in functions}
+    others = sorted(foreign.difference(ONNX_DOMAINS))
     if others:
         yield f"operators of {', '.join(others)}, which are not part of ONNX"
 

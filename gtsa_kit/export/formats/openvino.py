@@ -43,7 +43,7 @@ def export_openvino(
     Raises:
         ValueError: OpenVINO is not installed.
     """
-    openvino = import_openvino()
+    openvino, options = import_openvino(), options.in_patches(encoder.architecture.patch)
     work = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

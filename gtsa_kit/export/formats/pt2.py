@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapesSpec, ShapeVar, TensorSpec
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.graph import ExportGraph, example_input
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.spec import INPUT, ExportOptions
@@ -21,6 +20,7 @@ def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str
     Returns:
         The `target` of the manifest.
     """
+    options = options.in_patches(encoder.architecture.patch)
     graph, buffer = ExportGraph(encoder, options), io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -43,5 +43,6 @@ def shapes_spec(options: ExportOptions) -> ShapesSpec:
     axes = {name: r.min if r.fixed else ShapeVar(name, min=r.min, max=r.max) for name, r in ranges.items()}
     sizes = [axes["height"], axes["width"]]
     shape = list(arrange(options.layout, axes["batch"], *sizes))
-    assumptions = [size % PATCH == 0 for size in sizes if not isinstance(size, int)]
+    steps = options.height.step, options.width.step
+    assumptions = [size % step == 0 for size, step in zip(sizes, steps, strict=True) if not isinstance(size, int)]
     return ShapesSpec(params=ParamsSpec({INPUT: TensorSpec(shape)}), assumptions=assumptions)

@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Preprocessing
@@ -115,7 +114,7 @@ def calibration_batches(
     """
     step, base = options.batch.clamp(BATCH), preprocessing.size
     prepare = preprocessing.resized if options.input == "uint8" else preprocessing
-    sides = (base, base // 2 // PATCH * PATCH, base, 3 * base // 2 // PATCH * PATCH)
+    sides = (base, base // 2, base, 3 * base // 2)
     sizes = [(options.height.clamp(side), options.width.clamp(side)) for side in sides]
     for number, start in enumerate(range(0, len(calibration.images), step)):
         chosen = calibration.images[start : start + step]

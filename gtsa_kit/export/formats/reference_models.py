@@ -7,6 +7,7 @@ wrote the files.
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import Architecture
 
 Weights = dict[str, Tensor]
 Network = Callable[[Tensor], Tensor]
-"""Function from images (B, 3, H, W) to the map of patch tokens (B, D, H/16, W/16)."""
+"""Function from images (B, 3, H, W) to the map of patch tokens (B, D, H/p, W/p) for patches of p pixels."""
 
 
 def load_timm(folder: Path, _: Architecture) -> tuple[str, Network]:
     """Load a folder with timm."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
-    return f"timm {timm.__version__}", lambda images: _grid(model.forward_features(images)[:, 1:], images)
+    return f"timm {timm.__version__}", lambda images: _to_grid(model.forward_features(images)[:, 1:])
 
 
 def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
@@ -48,7 +48,7 @@ def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
         transformers.logging.enable_progress_bar()
     return (
         f"transformers {transformers.__version__}",
-        lambda images: _grid(model(images).last_hidden_state[:, 1:], images),
+        lambda images: _to_grid(model(images).last_hidden_state[:, 1:]),
     )
 
 
@@ -95,7 +95,7 @@ def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
         eps: Epsilon of LayerNorm.
 
     Returns:
-        Feature map (B, D, H/16, W/16).
+        Feature map (B, D, H/p, W/p) for patches of p pixels.
     """
     x = _openmmlab_tokens(w, images).transpose(0, 1)  # (N, B, D), the layout of multi_head_attention_forward
     for i in range(_depth(w, "layers")):
@@ -120,7 +120,7 @@ def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
         )
         x = x + attended
         x = x + _openmmlab_ffn(w, prefix, x, eps)
-    return _grid(_norm(w, "ln1", x, eps).transpose(0, 1)[:, 1:], images)
+    return _to_grid(_norm(w, "ln1", x, eps).transpose(0, 1)[:, 1:])
 
 
 def run_mmpretrain(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
@@ -132,12 +132,12 @@ def run_mmpretrain(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + _linear(w, f"{prefix}.attn.proj", attended)
         x = x + _openmmlab_ffn(w, prefix, x, eps)
-    return _grid(_norm(w, "ln1", x, eps)[:, 1:], images)
+    return _to_grid(_norm(w, "ln1", x, eps)[:, 1:])
 
 
 def run_detectron2(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
     """Run the ViT of detectron2, without class token and final norm, with global attention; see `run_mmseg`."""
-    x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=PATCH)
+    x = _project_patches(w, "patch_embed.proj", images)
     x = x.flatten(2).transpose(1, 2) + w["pos_embed"][:, 1:]
     for i in range(_depth(w, "blocks")):
         prefix = f"blocks.{i}"
@@ -146,12 +146,12 @@ def run_detectron2(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor
         x = x + _linear(w, f"{prefix}.attn.proj", (weights @ v).transpose(1, 2).flatten(2))
         hidden = F.gelu(_linear(w, f"{prefix}.mlp.fc1", _norm(w, f"{prefix}.norm2", x, eps)))
         x = x + _linear(w, f"{prefix}.mlp.fc2", hidden)
-    return _grid(x, images)
+    return _to_grid(x)
 
 
 def _openmmlab_tokens(w: Weights, images: Tensor) -> Tensor:
     """Embed images (B, 3, H, W) of the position embeddings' size as tokens (B, 1 + h*w, D)."""
-    x = F.conv2d(images, w["patch_embed.projection.weight"], w["patch_embed.projection.bias"], stride=PATCH)
+    x = _project_patches(w, "patch_embed.projection", images)
     tokens = [w["cls_token"].expand(len(images), -1, -1), x.flatten(2).transpose(1, 2)]
     return torch.cat(tokens, dim=1) + w["pos_embed"]
 
@@ -159,6 +159,11 @@ def _openmmlab_tokens(w: Weights, images: Tensor) -> Tensor:
 def _openmmlab_ffn(w: Weights, prefix: str, x: Tensor, eps: float) -> Tensor:
     hidden = F.gelu(_linear(w, f"{prefix}.ffn.layers.0.0", _norm(w, f"{prefix}.ln2", x, eps)))
     return _linear(w, f"{prefix}.ffn.layers.1", hidden)
+
+
+def _project_patches(w: Weights, name: str, images: Tensor) -> Tensor:
+    weight = w[f"{name}.weight"]
+    return F.conv2d(images, weight, w[f"{name}.bias"], stride=weight.shape[-2:])
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
@@ -178,9 +183,10 @@ def _depth(w: Weights, blocks: str) -> int:
     return len({name.split(".")[1] for name in w if name.startswith(f"{blocks}.")})
 
 
-def _grid(tokens: Tensor, images: Tensor) -> Tensor:
-    """Reshape tokens (B, h*w, D) to (B, D, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(images), -1, images.shape[2] // PATCH, images.shape[3] // PATCH)
+def _to_grid(tokens: Tensor) -> Tensor:
+    """Reshape tokens (B, s*s, D) of a square image to (B, D, s, s)."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 def _load(file: Path, entry: str) -> Weights:

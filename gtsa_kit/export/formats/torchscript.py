@@ -20,7 +20,7 @@ def export_torchscript(encoder: Encoder, options: ExportOptions, path: Path) -> 
     Returns:
         The `target` of the manifest.
     """
-    buffer = io.BytesIO()
+    options, buffer = options.in_patches(encoder.architecture.patch), io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         # torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes.
         warnings.simplefilter("ignore")

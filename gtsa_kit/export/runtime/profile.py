@@ -1,6 +1,6 @@
 """Shapes that a TensorRT engine is built for: every dynamic axis of an engine has a maximum."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gtsa_kit.export.layout import Layout, arrange
@@ -86,12 +86,17 @@ def make_profile(ranges: InputRanges, optimal: OptimalShape, default_side: int) 
 
 
 def _bounded(allowed: Range, maximum: int) -> Range:
-    return allowed if allowed.max is not None else Range(allowed.min, max(allowed.min, maximum))
+    largest = maximum // allowed.step * allowed.step
+    return allowed if allowed.max is not None else replace(allowed, max=max(allowed.min, largest))
 
 
 def _optimal(allowed: Range, requested: int | None, default: int, option: str) -> int:
     if requested is None:
         return allowed.clamp(default)
     if requested != allowed.clamp(requested):
-        raise ValueError(f"{option}: the optimal value {requested} is not within {allowed.min} to {allowed.max}")
+        steps = "" if allowed.step == 1 else f" in steps of {allowed.step}"
+        raise ValueError(
+            f"{option}: the optimal value {requested} is not within {allowed.min} to {allowed.max}{steps}; the nearest "
+            f"is {allowed.clamp(requested)}"
+        )
     return requested

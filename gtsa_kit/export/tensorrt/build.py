@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from gtsa_kit.export.formats.onnx_graph import layer_of
 from gtsa_kit.export.runtime.profile import Profile, Shape
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, make_logger
-from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem, parse_network, tensors_of
+from gtsa_kit.export.tensorrt.network import EngineBuildError, parse_network, tensors_of
+from gtsa_kit.export.tensorrt.problems import ParseProblem, locate_nodes
 from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -197,12 +197,11 @@ def _build_error(model: "ModelProto", name: str, errors: list[str]) -> EngineBui
     """Return an error with the builder's first message and the node that it names."""
     message = errors[0] if errors else "it gave no reason"
     message = re.sub(r"^\S+: Error Code \d+: ", "", message).splitlines()[0]
-    nodes = {node.name: node for node in model.graph.node}
+    nodes = {one.node.name: one for one in locate_nodes(model) if one.node.name}
     named = next((nodes[word] for word in re.findall(r"[\w./:-]+", message) if word in nodes), None)
     if named is None:
         return EngineBuildError(name, [ParseProblem("", "the graph", "", message, _hint(message))])
-    problem = ParseProblem(named.name, named.op_type, layer_of(named), message, _hint(message))
-    return EngineBuildError(name, [problem])
+    return EngineBuildError(name, [named.problem(message, _hint(message))])
 
 
 def _hint(message: str) -> str:

@@ -8,7 +8,8 @@ from gtsa_kit.export.runtime.engine_header import parse_header
 from gtsa_kit.export.runtime.profile import Shape, make_profile
 from gtsa_kit.export.tensorrt.build import OnStep, build_engine
 from gtsa_kit.export.tensorrt.engine import EngineRequest
-from gtsa_kit.export.tensorrt.network import EngineBuildError, ParseProblem
+from gtsa_kit.export.tensorrt.network import EngineBuildError
+from gtsa_kit.export.tensorrt.problems import ParseProblem
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph
 
 

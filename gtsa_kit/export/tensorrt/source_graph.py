@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
-from gtsa_kit.export.formats.onnx_graph import read_graph_info
+from gtsa_kit.export.formats.onnx_file import read_model, read_onnx_manifest
+from gtsa_kit.export.formats.onnx_graph import patch_steps, read_graph_info
 from gtsa_kit.export.layout import AXES, CHANNELS, Layout, choose_layout
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.profile import InputRanges, Profile
-from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Precision, Range
+from gtsa_kit.export.spec import ANY_BATCH, Precision, Range
 from gtsa_kit.files import sha256_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 DEFAULT_SIDE = 224
 """Default side of the images for a file without a manifest, in pixels."""
+RANGE_HINTS: Final = {
+    "batch": "omit --batch",
+    "height": "omit --size, --min-size and --max-size",
+    "width": "omit --size, --min-size and --max-size",
+}
+"""Hints for a graph with a fixed axis."""
 MAX_FILE_BYTES = 2**31 - 1
 """Largest message that protobuf can write."""
 
@@ -55,20 +61,54 @@ class SourceGraph:
         return self.inputs[0].image_layout
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the input's axes."""
+        return AXES[self.layout]
+
+    @property
     def lengths(self) -> dict[str, int | str]:
         """Lengths of the input's axes by name; that of a dynamic axis is a string."""
-        return dict(zip(AXES[self.layout], self.inputs[0].shape, strict=True))
+        return dict(zip(self.axes, self.inputs[0].shape, strict=True))
 
     def ranges(self) -> InputRanges:
         """Return the ranges that the graph accepts; a maximum that the file does not state is None."""
         if self.manifest:
             batch, height, width = (self.manifest.range_of(axis) for axis in ("batch", "height", "width"))
             return InputRanges(batch, height, width, self.layout)
+        steps = {"batch": 1, **patch_steps(self.model, self.lengths)}
         batch, height, width = (
-            Range(length, length) if isinstance(length := self.lengths[axis], int) else any_length
-            for axis, any_length in (("batch", ANY_BATCH), ("height", ANY_SIZE), ("width", ANY_SIZE))
+            Range(length, length) if isinstance(length := self.lengths[axis], int) else Range(step, None, step)
+            for axis, step in steps.items()
         )
         return InputRanges(batch, height, width, self.layout)
+
+    def restrict(self, batch: Range, height: Range, width: Range) -> InputRanges:
+        """Return the ranges that the graph accepts within the requested ones.
+
+        Raises:
+            ValueError: The graph does not accept an end of a requested range; the message names the axis.
+        """
+        own = self.ranges()
+        return InputRanges(
+            own.batch if batch == ANY_BATCH else self._restrict("batch", own.batch, batch),
+            self._restrict("height", own.height, Range(own.height.min if height.min == 1 else height.min, height.max)),
+            self._restrict("width", own.width, Range(own.width.min if width.min == 1 else width.min, width.max)),
+            self.layout,
+        )
+
+    def _restrict(self, axis: str, own: Range, requested: Range) -> Range:
+        restricted = Range(requested.min, own.max if requested.max is None else requested.max, own.step)
+        for end in (restricted.min, restricted.max):
+            if end is None or end == own.clamp(end):
+                continue
+            if own.fixed:
+                raise ValueError(f"{self.path.name} has a fixed {axis} of {own.min}, got {end}; {RANGE_HINTS[axis]}")
+            limit = f"at least {own.min}" if own.max is None else f"{own.min} to {own.max}"
+            steps = "" if own.step == 1 else f" and multiples of {own.step}"
+            raise ValueError(
+                f"{axis} must be {limit}{steps} in {self.path.name}, got {end}; the nearest is {own.clamp(end)}"
+            )
+        return restricted
 
     def check_profile(self, profile: Profile) -> None:
         """Raise `ValueError` unless the graph accepts every shape of a profile."""
@@ -104,7 +144,11 @@ class SourceGraph:
             preprocessing={},
             inputs=self.inputs,
             outputs=self.outputs,
-            axes={name: AxisRange(min=1, max=None, multiple_of=1) for name in dynamic},
+            axes={
+                name: AxisRange(min=allowed.min, max=allowed.max, multiple_of=allowed.step)
+                for name in dynamic
+                for allowed in [getattr(self.ranges(), name)]
+            },
         )
 
 
@@ -119,13 +163,7 @@ def read_graph_file(path: Path, layout: Layout | None = None) -> SourceGraph:
         ValueError: The file is not an ONNX file, is larger than 2 GB, or has inputs other than one batch of images; or
             its layout is ambiguous, or is not the given one.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path)
-    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"{path} is not a readable ONNX file: {error}") from error
+    model = read_model(path)
     if not model.graph.node:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph")
     if model.ByteSize() > MAX_FILE_BYTES:
