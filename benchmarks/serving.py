@@ -32,7 +32,7 @@ from rich.table import Table
 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import bounded_map, find_images
-from gtsa_kit.embedding.preprocess import takes_uint8, to_input
+from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export import Runner, load
 
 BATCH = 32
@@ -49,7 +49,7 @@ def prepare(runner: Runner, content: bytes) -> np.ndarray:
     """Return the model input of an image file, without the batch axis."""
     pixels, _ = decode(content)
     image = runner.preprocessing.resized(Image.fromarray(pixels))
-    return to_input(image, runner.preprocessing, takes_uint8(runner))
+    return to_input(image, runner.preprocessing, runner.manifest.input_format)
 
 
 def offline_rate(runner: Runner, files: list[bytes]) -> float:

@@ -22,6 +22,7 @@ from gtsa_kit.embedding.extract import load_image
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.export.layout import InputFormat
 from gtsa_kit.models.encoder import Preprocessing
 
 # Pillow warns before it rejects a file; these tests are about the error.
@@ -175,7 +176,7 @@ def test_whatever_pillow_refuses_is_refused_everywhere(name: str, tmp_path: Path
         for read in (open_bytes, decode):
             with pytest.raises(ImageError):
                 read(content)
-    preprocessor = Preprocessor(Preprocessing(), ResizePolicy("fixed", (32, 32)), takes_uint8=True)
+    preprocessor = Preprocessor(Preprocessing(), ResizePolicy("fixed", (32, 32)), InputFormat(True, "nhwc"))
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for path, content in zip(paths, [*refused[:3], encoded(NOISE, "BMP")], strict=True):
         path.write_bytes(content)
