@@ -30,7 +30,7 @@ def find_rejected_size(graph: SourceGraph, profile: Profile) -> Size | None:
         return None
     batch, default = profile.min[0], tuple(getattr(graph.ranges(), a).clamp(graph.default_side) for a in _SIDES)
     sizes = [size_of(graph, shape) for shape in (profile.min, profile.opt, profile.max)]
-    if not _runs(session, graph, batch, default):  # type: ignore[arg-type]
+    if not _runs(session, graph, batch, default):
         return None
     return next((size for size in dict.fromkeys(sizes) if not _runs(session, graph, batch, size)), None)
 

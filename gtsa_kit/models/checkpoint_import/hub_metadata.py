@@ -181,16 +181,21 @@ def _read_processor(path: Path) -> tuple[ColorStats | None, ColorStats | None, s
     if resample not in _RESAMPLES:
         known = " or ".join(f"{number} ({name.split(',')[0]})" for number, name in _RESAMPLES.items())
         raise ValueError(f"{path} says resample is {resample}; gtsa-kit resizes by {known}")
-    mean, std = (config.image_mean, config.image_std) if config.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (config.image_mean, config.image_std) if config.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     factor = (config.rescale_factor if config.do_rescale else 1.0) * LEVELS
-    remarks = () if config.do_normalize else ("do_normalize is false",)
+    remarks = [] if config.do_normalize else ["do_normalize is false"]
     if abs(factor - 1) > 1e-6:
         value = f"rescale_factor {config.rescale_factor:.6g}" if config.do_rescale else "do_rescale is false"
-        mean, std = (tuple(one / factor for one in color or (0.5,) * 3) for color in (mean, std))
-        remarks += (f"{value}, folded into mean and std",)
+        mean, std = _divide(mean, factor), _divide(std, factor)
+        remarks.append(f"{value}, folded into mean and std")
     if config.offset:
-        remarks += (f"offset is ignored, as {kind} does",)
-    return mean, std, _RESAMPLES[resample], remarks  # type: ignore[return-value]
+        remarks.append(f"offset is ignored, as {kind} does")
+    return mean, std, _RESAMPLES[resample], tuple(remarks)
+
+
+def _divide(color: ColorStats | None, factor: float) -> ColorStats:
+    red, green, blue = color or (0.5, 0.5, 0.5)
+    return red / factor, green / factor, blue / factor
 
 
 def _check_processor_type(config: _Processor, kind: str, path: Path) -> None:

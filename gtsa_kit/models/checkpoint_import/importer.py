@@ -188,7 +188,7 @@ def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, o
     heads = default_heads if metadata.heads is None else metadata.heads
     if heads < 1 or base.width % heads:
         raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; give another number of heads")
-    changes = {"num_heads": heads} if heads != base.heads else {}
+    changes: dict[str, Any] = {"num_heads": heads} if heads != base.heads else {}
     changes |= {"img_size": side * PATCH} if side != BASE_GRID else {}
     changes |= {"act_layer": metadata.activation} if metadata.activation != base.activation else {}
     eps = metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps)
