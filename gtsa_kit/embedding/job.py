@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.dense import DenseSpec
 from gtsa_kit.embedding.extract import BatchPlan
 from gtsa_kit.embedding.input_index import InputIndex
@@ -43,8 +42,7 @@ class EmbeddingJob:
         """Types and shapes of the files to write."""
         manifest, names, dense = self.runner.manifest, self.plan.map_names, None
         if names:
-            fixed = self.resize.kind == "fixed"
-            grid = (self.resize.size[0] // PATCH, self.resize.size[1] // PATCH) if fixed else None
+            grid = self.resize.fixed_grid if self.resize.kind == "fixed" else None
             dense = DenseSpec(names, manifest.dim, self.plan.map_dtype, self.limits, grid)
         dtype = self.options.dtype or "float32"
         return DatasetSpec(manifest.model_dump_json(), manifest.dim, dtype, self.limits, dense)

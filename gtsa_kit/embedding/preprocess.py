@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS, decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner
-from gtsa_kit.export.layout import InputFormat, Layout, from_channels_last
+from gtsa_kit.export.layout import InputFormat, from_channels_last
 from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
 
 MIN_TORCH_SHRINK = 1.5
@@ -46,17 +45,17 @@ class PreparedImage:
     """Size and modification time of the file, or another mark that changes with it; "" if unknown."""
     pixels: np.ndarray
     """Input of the model: (3, H, W) or (H, W, 3), normalized float32 or uint8."""
-    layout: Layout
+    input_format: InputFormat
 
     @property
     def size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
-        return self.pixels.shape[1:] if self.layout == "nchw" else self.pixels.shape[:2]
+        return self.pixels.shape[1:] if self.input_format.layout == "nchw" else self.pixels.shape[:2]
 
     @property
     def grid(self) -> tuple[int, int]:
         """Shape (h, w) of the feature map, in patches."""
-        return self.size[0] // PATCH, self.size[1] // PATCH
+        return self.size[0] // self.input_format.patch, self.size[1] // self.input_format.patch
 
     @property
     def patches(self) -> int:
@@ -95,7 +94,7 @@ class Preprocessor:
         height, width = image.shape[:2]
         resized = resize(image, self.resize(width, height), self.preprocessing)
         pixels = to_input(resized, self.preprocessing, self.input_format)
-        return PreparedImage(path, width, height, orientation, sha256, stamp, pixels, self.input_format.layout)
+        return PreparedImage(path, width, height, orientation, sha256, stamp, pixels, self.input_format)
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: InputFormat) -> np.ndarray:

@@ -21,24 +21,31 @@ class ResizePolicy:
     kind: Literal["fixed", "short-side", "native"]
     size: tuple[int, int] = (0, 0)
     """Input (height, width) of `fixed`; the short side, twice, of `short-side`; unused by `native`."""
-    min_size: tuple[int, int] = (PATCH, PATCH)
+    min_size: tuple[int, int] = (1, 1)
     """Smallest (height, width) that the model accepts."""
     max_size: tuple[int | None, int | None] = (None, None)
     """Largest (height, width) that the model accepts; None is unbounded."""
     max_patches: int = MAX_PATCHES
+    patch: int = PATCH
+    """Side of a patch in pixels; the default is that of the encoders that gtsa-kit trains."""
+
+    @property
+    def fixed_grid(self) -> tuple[int, int]:
+        """Shape (h, w) of the feature maps of `fixed`."""
+        return self.size[0] // self.patch, self.size[1] // self.patch
 
     def __call__(self, width: int, height: int) -> tuple[int, int]:
         """Return the input's (height, width) for an upright image."""
         if self.kind == "fixed":
             return self.size
         scale = self.size[0] / min(width, height) if self.kind == "short-side" else 1.0
-        grid = [max(1.0, scale * length / PATCH) for length in (height, width)]
+        grid = [max(1.0, scale * length / self.patch) for length in (height, width)]
         if round(grid[0]) * round(grid[1]) > self.max_patches:
             shrink = (self.max_patches / (grid[0] * grid[1])) ** 0.5
             h = max(1, int(grid[0] * shrink))
             w = max(1, min(int(grid[1] * shrink), self.max_patches // h))
             grid = [min(h, self.max_patches // w), w]
-        sides = (round(n) * PATCH for n in grid)
+        sides = (round(n) * self.patch for n in grid)
         bounds = zip(sides, self.min_size, self.max_size, strict=True)
         h, w = (max(low, side if high is None else min(side, high)) for side, low, high in bounds)
         return h, w
@@ -54,17 +61,17 @@ def choose_resize_policy(
     """
     if sum((size is not None, short_side is not None, native)) > 1:
         raise ValueError("choose one of --size, --short-side and --native")
-    heights, widths = manifest.range_of("height"), manifest.range_of("width")
+    heights, widths, patch = manifest.range_of("height"), manifest.range_of("width"), manifest.patch
     min_size, max_size = (heights.min, widths.min), (heights.max, widths.max)
     if native:
-        return ResizePolicy("native", min_size=min_size, max_size=max_size)
+        return ResizePolicy("native", min_size=min_size, max_size=max_size, patch=patch)
     if short_side is not None:
-        if short_side < PATCH or short_side % PATCH:
-            raise ValueError(f"--short-side must be a multiple of {PATCH}, got {short_side}")
-        return ResizePolicy("short-side", (short_side, short_side), min_size, max_size)
+        if short_side < patch or short_side % patch:
+            raise ValueError(f"--short-side must be a multiple of {patch}, got {short_side}")
+        return ResizePolicy("short-side", (short_side, short_side), min_size, max_size, patch=patch)
     if size is None:
         base = int(manifest.preprocessing["size"])
-        return ResizePolicy("fixed", (heights.clamp(base), widths.clamp(base)))
+        return ResizePolicy("fixed", (heights.clamp(base), widths.clamp(base)), patch=patch)
     manifest.check_axis("height", size[0])
     manifest.check_axis("width", size[1])
-    return ResizePolicy("fixed", size)
+    return ResizePolicy("fixed", size, patch=patch)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 
 TARGET_BYTES = 64_000_000
@@ -66,7 +65,7 @@ def choose_shard_limits(
         return ShardLimits(rows or MAX_ROWS)
     patch_bytes = dim * (2 if map_dtype == "float16" else 4) * len(map_names)
     if resize.kind == "fixed":
-        patches = (resize.size[0] // PATCH) * (resize.size[1] // PATCH)
+        patches = resize.fixed_grid[0] * resize.fixed_grid[1]
         fitting = _power_of_two_below(TARGET_BYTES // (patch_bytes * patches))
         return ShardLimits(rows or min(MAX_ROWS, max(MIN_ROWS, fitting)))
     low, high = PATCH_RANGE

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.evaluation.eval_images import EvalImages, to_image
 from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
 from gtsa_kit.evaluation.support.report import Report
@@ -65,7 +64,7 @@ def attention_maps(encoder: Encoder, image: Image.Image, size: tuple[int, int]) 
     """Compute the attention maps of one image, resized to (height, width)."""
     prepared = torch.from_numpy(encoder.preprocessing(image, size))[None].to(encoder.vit.cls_token.device)
     weights = last_attention(encoder, prepared)[0].double().cpu().numpy()
-    grid = size[0] // PATCH, size[1] // PATCH
+    grid = size[0] // encoder.architecture.patch, size[1] // encoder.architecture.patch
     return AttentionMaps(weights[:, 0, 1:].reshape(-1, *grid), weights[:, 1:, 1:].mean(axis=(0, 1)).reshape(grid))
 
 
@@ -93,7 +92,7 @@ def attention(
         ValueError: No image can be read.
     """
     images, rows_to_draw = EvalImages(paths, 0, on_progress), []
-    sides = [nearest_side(size or encoder.preprocessing.size) for _, encoder in encoders]
+    sides = [nearest_side(size or encoder.preprocessing.size, encoder.architecture.patch) for _, encoder in encoders]
     entropies: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in encoders}
     for item in images:
         image = to_image(item.pixels)

@@ -101,7 +101,7 @@ def correspondence(
             )
         rows += [{"model": name, "seed": seed} | _columns(recalls[name], radii, options.radius) for name in names]
     settings = asdict(options) | {"size": size, "interval": "95%, normal, over images"} | images.report_settings()
-    title = f"correspondence recall@{options.radius:g} of {size // 16} patches a side, {images.count} images"
+    title = f"correspondence recall@{options.radius:g} of {grid[0]} patches a side, {images.count} images"
     return Report("correspondence", title, {key: f"{name} %" for key, name in CONDITIONS.items()}, rows, settings)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.labeled_masks import ImageMaskPair, SegmentationDataset, tile_boxes
@@ -43,10 +42,10 @@ class InputOptions:
         """Check the ranges.
 
         Raises:
-            ValueError: The size or the tile is smaller than a patch.
+            ValueError: The size or the tile is not positive.
         """
-        if min(self.size or PATCH, self.tile or PATCH) < PATCH:
-            raise ValueError(f"sizes and tiles are at least {PATCH} pixels, got {self.size} and {self.tile}")
+        if min(self.size or 1, self.tile or 1) < 1:
+            raise ValueError(f"sizes and tiles are at least 1 pixel, got {self.size} and {self.tile}")
 
     def input_size(self, runner: Runner, width: int, height: int) -> tuple[int, int]:
         """Return the (height, width) that the model accepts and that is nearest to the aspect ratio of an image.
@@ -59,8 +58,8 @@ class InputOptions:
             ValueError: The input would have more than `MAX_PATCHES` patches.
         """
         side = self.size or self.tile or runner.preprocessing.size
-        size = runner.nearest_size(*fit_size(width, height, side))
-        if size[0] * size[1] > MAX_PATCHES * PATCH**2:
+        size = runner.nearest_size(*fit_size(width, height, side, runner.manifest.patch))
+        if size[0] * size[1] > MAX_PATCHES * runner.manifest.patch**2:
             raise ValueError(
                 f"an input of {size[1]} x {size[0]} has more than {MAX_PATCHES} patches; choose a smaller --size"
             )
@@ -77,13 +76,10 @@ class TokenSpan:
     """Box of the tile (top, left, bottom, right), in pixels of the image."""
     input_size: tuple[int, int]
     """Size of the model's input (height, width), in pixels."""
+    grid: tuple[int, int]
+    """Patch grid (h, w)."""
     start: int
     """Index of the first row."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patch grid (h, w)."""
-        return self.input_size[0] // PATCH, self.input_size[1] // PATCH
 
     @property
     def rows(self) -> slice:
@@ -170,7 +166,8 @@ def _spans(runner: Runner, pairs: Sequence[ImageMaskPair], inputs: InputOptions)
         spans = []
         for box in tile_boxes(pair.width, pair.height, inputs.tile):
             size = inputs.input_size(runner, box[3] - box[1], box[2] - box[0])
-            spans.append(TokenSpan(index, box, size, start))
+            grid = size[0] // runner.manifest.patch, size[1] // runner.manifest.patch
+            spans.append(TokenSpan(index, box, size, grid, start))
             start = spans[-1].rows.stop
         yield tuple(spans)
 
@@ -214,4 +211,4 @@ def _prepare(pixels: np.ndarray, span: TokenSpan, runner: Runner) -> PreparedIma
     tile = np.ascontiguousarray(pixels[top:bottom, left:right])
     resized = resize(tile, span.input_size, runner.preprocessing)
     image = to_input(resized, runner.preprocessing, runner.manifest.input_format)
-    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", "", image, runner.manifest.layout)
+    return PreparedImage("", tile.shape[1], tile.shape[0], 1, "", "", image, runner.manifest.input_format)

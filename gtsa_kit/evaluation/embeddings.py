@@ -17,7 +17,6 @@ from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback
 
 
@@ -72,7 +71,7 @@ def embed_images(
     """
     input_size = square_input_size(runner, size)
     plan = BatchPlan(choose_batch_size(runner), available_cores())
-    preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", input_size))
+    preprocessor = Preprocessor.for_runner(runner, ResizePolicy("fixed", input_size, patch=runner.manifest.patch))
     entries = (Entry(str(path), str(path)) for path in paths)
     vectors, indices, skipped = [], [], []
     for index, row in enumerate(extract_features(entries, FileSource(Path()), runner, preprocessor, plan)):
@@ -152,5 +151,5 @@ def square_input_size(runner: Runner, size: int | None) -> tuple[int, int]:
 
     None means the model's own size.
     """
-    side = nearest_side(size or runner.preprocessing.size)
+    side = size or runner.preprocessing.size
     return runner.nearest_size(side, side)

@@ -88,7 +88,7 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
         ValueError: There is no such size.
     """
     own_sizes = [(model.runner, model.runner.preprocessing.size) for model in models]
-    sides = [nearest_side(size)] if size else [runner.nearest_size(side, side)[0] for runner, side in own_sizes]
+    sides = [runner.nearest_size(size or side, size or side)[0] for runner, side in own_sizes]
     for side in sides:
         if all(model.runner.nearest_size(side, side) == (side, side) for model in models):
             return side
@@ -97,10 +97,10 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
     raise ValueError(f"not every model accepts {sides[0]} x {sides[0]} ({accepted}); choose a --size that all accept")
 
 
-def fit_size(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Return (height, width) near an image's aspect ratio, with the longer near `long_side`, in multiples of 16."""
+def fit_size(width: int, height: int, long_side: int, patch: int) -> tuple[int, int]:
+    """Return (height, width) near an image's aspect ratio, the longer near `long_side`; multiples of the patch size."""
     scale = long_side / max(width, height)
-    return nearest_side(height * scale), nearest_side(width * scale)
+    return nearest_side(height * scale, patch), nearest_side(width * scale, patch)
 
 
 def encode(runner: Runner, views: Sequence[Tensor]) -> Features:

@@ -51,7 +51,7 @@ def pca(
         image = to_image(item.pixels)
         images.append((item.path.name, image))
         for model, model_maps in zip(models, maps, strict=True):
-            size = model.runner.nearest_size(*fit_size(*image.size, long_side))
+            size = model.runner.nearest_size(*fit_size(*image.size, long_side, model.runner.manifest.patch))
             model_maps.append(model.runner(model.runner.prepare(image, size)[None]).feature_map[0])
     colors: list[list[np.ndarray]] = []
     rows = []

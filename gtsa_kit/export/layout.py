@@ -32,6 +32,8 @@ class InputFormat:
     normalizes: bool
     """True if the graph takes uint8 pixels, which it normalizes itself; False for normalized float32."""
     layout: Layout
+    patch: int
+    """Side of a patch in pixels."""
 
 
 def arrange(layout: Layout, batch: Any, height: Any, width: Any) -> tuple[Any, ...]:

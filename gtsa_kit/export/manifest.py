@@ -153,7 +153,12 @@ class Manifest(Record):
     @property
     def input_format(self) -> InputFormat:
         """Dtype and layout of the images that the artifact takes."""
-        return InputFormat(self.inputs[0].dtype == "uint8", self.layout)
+        return InputFormat(self.inputs[0].dtype == "uint8", self.layout, self.patch)
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.architecture["patch"])
 
     @property
     def input_axes(self) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from PIL import Image
 from gtsa_kit.config import PATCH
 
 
-def nearest_side(pixels: float) -> int:
+def nearest_side(pixels: float, patch: int) -> int:
     """Return the positive multiple of the patch size that is nearest to a length in pixels."""
-    return max(1, round(pixels / PATCH)) * PATCH
+    return max(1, round(pixels / patch)) * patch
 
 
 def check_sides(height: int, width: int) -> None:

@@ -1,6 +1,7 @@
 """Feature extraction of uploaded images: decode, resize, model, pooling of regions and cast."""
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
@@ -56,6 +56,8 @@ class ModelInput:
     """EXIF orientation, 1 to 8."""
     grid_to_pixel: np.ndarray
     """Affine (2, 3) from positions on the feature map to pixels of the file."""
+    patch: int
+    """Side of a patch, pixels of the model's input."""
     decode_seconds: float
 
     def metadata(self, request: FeatureRequest) -> dict[str, Any]:
@@ -65,8 +67,8 @@ class ModelInput:
             "height": self.height,
             "orientation": self.orientation,
             "input_size": list(request.size),
-            "grid": [side // PATCH for side in request.size],
-            "stride": PATCH,
+            "grid": [side // self.patch for side in request.size],
+            "stride": self.patch,
             "grid_to_pixel": self.grid_to_pixel.tolist(),
         }
 
@@ -113,9 +115,14 @@ class FeatureExtractor:
             return work(*args, **kwargs)
         return await self.run_in_pool(work, *args, **kwargs)
 
+    def _grid(self, request: FeatureRequest) -> tuple[int, int]:
+        """Return the shape (h, w) of the feature map of an input."""
+        patch = self.runner.manifest.patch
+        return request.size[0] // patch, request.size[1] // patch
+
     def output_cost(self, request: FeatureRequest) -> int:
         """Estimate the cost of selecting one image's outputs, in bytes of float32; a pooled value counts 16 times."""
-        positions = (request.size[0] // PATCH) * (request.size[1] // PATCH)
+        positions = math.prod(self._grid(request))
         regions = 16 * (len(request.boxes) * request.roi_size**2 + len(request.points)) * len(request.region_maps)
         return 4 * self.runner.manifest.dim * (positions * len(request.outputs) + regions)
 
@@ -123,7 +130,7 @@ class FeatureExtractor:
         """Estimate the memory that one image needs from its input to its response, bytes."""
         height, width = request.size
         per_position = 4 * self.runner.manifest.dim
-        feature_map = per_position * (height // PATCH) * (width // PATCH)
+        feature_map = per_position * math.prod(self._grid(request))
         regions = per_position * (len(request.boxes) * request.roi_size**2 + len(request.points))
         maps = len(request.region_maps)
         return 12 * height * width + feature_map * (len(self.runner.manifest.outputs) + 2 * maps) + regions * maps
@@ -171,12 +178,12 @@ class FeatureExtractor:
         # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
         resized = preprocessing.resized(Image.fromarray(pixels), request.size)
         image = to_input(resized, preprocessing, self.runner.manifest.input_format)
-        affine = grid_to_pixel(width, height, (request.size[0] // PATCH, request.size[1] // PATCH), orientation)
+        affine = grid_to_pixel(width, height, self._grid(request), orientation)
         if orientation >= 5:
             width, height = height, width
         seconds = time.monotonic() - started
         self.metrics.stage["decode"].observe(seconds)
-        return ModelInput(image, width, height, orientation, affine, seconds)
+        return ModelInput(image, width, height, orientation, affine, self.runner.manifest.patch, seconds)
 
     def _select_outputs(self, prepared: ModelInput, inference: InferenceResult, request: FeatureRequest) -> ImageResult:
         arrays = {name: get_output(inference, name) for name in request.outputs}

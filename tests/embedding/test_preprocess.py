@@ -113,7 +113,7 @@ def test_normalization_equals_that_of_the_encoder() -> None:
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
     for policy in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
-        prepared = Preprocessor(PREPROCESSING, policy, InputFormat(True, "nhwc"))("a", content)
+        prepared = Preprocessor(PREPROCESSING, policy, InputFormat(True, "nhwc", 16))("a", content)
         height, width = prepared.size
         assert (prepared.height, prepared.width) == shape
         assert height % 16 == width % 16 == 0

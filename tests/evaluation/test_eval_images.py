@@ -75,4 +75,4 @@ def test_a_repeated_model_is_opened_once(tiny_run: Path) -> None:
     ("size", "expected"), [((640, 480), (336, 448)), ((100, 1000), (448, 48)), ((1, 5000), (448, 16))]
 )
 def test_fit_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert fit_size(*size, 448) == expected
+    assert fit_size(*size, 448, 16) == expected

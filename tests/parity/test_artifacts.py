@@ -339,7 +339,7 @@ def test_export_errors_have_hints(tiny_run: Path, made, tmp_path: Path) -> None:
         ({"input": "int16"}, "uint8"),
         ({"height": Range(20, 40)}, "multiples of 16"),
         ({"height": Range(64, 32)}, "above the maximum"),
-        ({"height": Range(0, 32)}, "multiples of 16"),
+        ({"height": Range(0, 32)}, "at least 1 pixel"),
         ({"height": Range(32, 32)}, "both height and width"),
         ({"batch": Range(0, 4)}, "1 <= MIN"),
         ({"batch": Range(4, 2)}, "MIN <= MAX"),
@@ -348,7 +348,7 @@ def test_export_errors_have_hints(tiny_run: Path, made, tmp_path: Path) -> None:
 )
 def test_option_errors_name_what_is_allowed(wrong: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        ExportOptions(**wrong)
+        ExportOptions(**wrong).in_patches(16)
 
 
 def test_missing_layers_are_rejected(tiny_run: Path, tmp_path: Path) -> None:
