@@ -135,12 +135,12 @@ def choose(candidates: list[EncoderCandidate], branch: Branch | None, default: B
             raise ValueError(f"{path} holds {only.branch or 'one encoder'} only, no {branch}; omit --branch")
         return only
     # If the file also holds a teacher (or timm's moving average), the encoder without a name is the trained one.
-    wanted = branch or default
-    fitting = [candidate for candidate in candidates if (candidate.branch or "student") == wanted]
+    requested = branch or default
+    fitting = [candidate for candidate in candidates if (candidate.branch or "student") == requested]
     if len(fitting) == 1:
         return fitting[0]
     labels = shorten_list(candidate.label or "the whole file" for candidate in candidates)
-    what = f"{len(fitting)} of them may be the {wanted}" if fitting else f"none of them is named as the {wanted}"
+    what = f"{len(fitting)} of them may be the {requested}" if fitting else f"none of them is named as the {requested}"
     raise ValueError(
         f"{path} holds {len(candidates)} encoders ({labels}), and {what}; save the one to import in its own file"
     )

@@ -105,8 +105,8 @@ def _timm_layers(config: _TimmConfig, path: Path) -> dict[str, Any]:
     """Return heads, activation and epsilon of LayerNorm, in which timm's architectures differ, and assumptions."""
     given = {name: getattr(config.model_args, name) for name in ("act_layer", "norm_layer")}
     given = {name: value for name, value in given.items() if value is not None}
-    known = timm.is_model(config.architecture)
-    architecture = config.architecture if known else "vit_tiny_patch16_224"
+    exists = timm.is_model(config.architecture)
+    architecture = config.architecture if exists else "vit_tiny_patch16_224"
     unknown = f"layers of a plain ViT, because timm {timm.__version__} has no {config.architecture!r}"
     try:
         with torch.device("meta"):
@@ -123,10 +123,10 @@ def _timm_layers(config: _TimmConfig, path: Path) -> dict[str, Any]:
     if kind != "Block" or not isinstance(norm, nn.LayerNorm | nn.Identity):
         raise ValueError(f"{path}: timm's {architecture} with {given} is no plain ViT; gtsa-kit's encoders are")
     return {
-        "heads": config.model_args.num_heads or (block.attn.num_heads if known else None),
+        "heads": config.model_args.num_heads or (block.attn.num_heads if exists else None),
         "activation": activation,
         "norm_eps": norm.eps if isinstance(norm, nn.LayerNorm) else None,
-        "assumed": () if known else (unknown,),
+        "assumed": () if exists else (unknown,),
     }
 
 
@@ -145,8 +145,8 @@ def read_transformers(path: Path) -> CheckpointMetadata:
     content, config = read_json(path), parse(_TransformersConfig, path)
     TRANSFORMERS.check(content, path)
     if config.hidden_act not in TRANSFORMERS_ACTIVATIONS:
-        known = _listed(TRANSFORMERS_ACTIVATIONS)
-        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; gtsa-kit's encoders compute {known}")
+        listed = _listed(TRANSFORMERS_ACTIVATIONS)
+        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; gtsa-kit's encoders compute {listed}")
     processor = path.with_name("preprocessor_config.json")
     mean, std, interpolation, remarks = _read_processor(processor) if processor.exists() else (None, None, None, ())
     return CheckpointMetadata(
@@ -179,8 +179,8 @@ def _read_processor(path: Path) -> tuple[ColorStats | None, ColorStats | None, s
     _check_processor_type(config, kind, path)
     resample = 2 if config.resample is None else config.resample
     if resample not in _RESAMPLES:
-        known = " or ".join(f"{number} ({name.split(',')[0]})" for number, name in _RESAMPLES.items())
-        raise ValueError(f"{path} says resample is {resample}; gtsa-kit resizes by {known}")
+        listed = " or ".join(f"{number} ({name.split(',')[0]})" for number, name in _RESAMPLES.items())
+        raise ValueError(f"{path} says resample is {resample}; gtsa-kit resizes by {listed}")
     mean, std = (config.image_mean, config.image_std) if config.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     factor = (config.rescale_factor if config.do_rescale else 1.0) * LEVELS
     remarks = [] if config.do_normalize else ["do_normalize is false"]
@@ -199,7 +199,7 @@ def _divide(color: ColorStats | None, factor: float) -> ColorStats:
 
 
 def _check_processor_type(config: _Processor, kind: str, path: Path) -> None:
-    """Raise `ValueError` if a value is left to the defaults of a processor whose defaults are not known."""
+    """Raise `ValueError` if a value is left to the defaults of a processor whose defaults gtsa-kit does not know."""
     if kind in VIT_PROCESSORS:
         return
     if config.offset:
