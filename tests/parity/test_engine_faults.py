@@ -329,7 +329,7 @@ IF = [
     ),
 ]
 # Nodes after the convolution, functions, and the problem; "" if TensorRT builds the graph.
-PLACES: dict[str, tuple[list[onnx.NodeProto], list[onnx.FunctionProto], str]] = {
+POSITIONS: dict[str, tuple[list[onnx.NodeProto], list[onnx.FunctionProto], str]] = {
     "a function that builds": ([call("Act", "map", "out")], [ACT], ""),
     "beside a function that builds": (
         [call("Act", "map", "a"), resize("a", "out", "top")],
@@ -352,11 +352,11 @@ PLACES: dict[str, tuple[list[onnx.NodeProto], list[onnx.FunctionProto], str]] = 
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", POSITIONS)
 def test_the_true_culprit_is_named_wherever_it_lies(
-    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    position: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nodes, functions, problem = PLACES[place]
+    nodes, functions, problem = POSITIONS[position]
     constants = {
         "kernel": np.ones((8, 3, 16, 16), np.float32),
         "scales": np.array([1, 1, 2, 2], np.float32),

@@ -86,8 +86,8 @@ def make_profile(ranges: InputRanges, optimal: OptimalShape, default_side: int) 
 
 
 def _bounded(allowed: Range, maximum: int) -> Range:
-    largest = maximum // allowed.step * allowed.step
-    return allowed if allowed.max is not None else replace(allowed, max=max(allowed.min, largest))
+    rounded = maximum // allowed.step * allowed.step
+    return allowed if allowed.max is not None else replace(allowed, max=max(allowed.min, rounded))
 
 
 def _optimal(allowed: Range, requested: int | None, default: int, option: str) -> int:
