@@ -1,5 +1,6 @@
 """Images to evaluate on, each with its own random generator, and the encoding of their views."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
         ValueError: There is no such size.
     """
     own_sizes = [(model.runner, model.runner.preprocessing.size) for model in models]
-    sides = [runner.nearest_size(size or side, size or side)[0] for runner, side in own_sizes]
+    patch = math.lcm(*(model.runner.manifest.patch for model in models))
+    sides = [nearest_side(size, patch)] if size else [runner.nearest_size(side, side)[0] for runner, side in own_sizes]
     for side in sides:
         if all(model.runner.nearest_size(side, side) == (side, side) for model in models):
             return side

@@ -11,14 +11,14 @@ from gtsa_kit.evaluation.dense_tokens import PatchTokens, TokenSpan
 
 def build_tokens(shares: np.ndarray, features: np.ndarray, images: int) -> PatchTokens:
     """Build the tokens of images of 2 x 2 patches."""
-    spans = tuple((TokenSpan(index, (0, 0, 32, 32), (32, 32), 4 * index),) for index in range(images))
+    spans = tuple((TokenSpan(index, (0, 0, 32, 32), (32, 32), (2, 2), 4 * index),) for index in range(images))
     return PatchTokens(spans, features.astype(np.float32), shares.astype(np.float32))
 
 
 def test_scores_are_upsampled_between_patch_centers() -> None:
     """Two patches on eight pixels have centers at 2 and 6; scores are linear between and constant outside."""
     tokens = PatchTokens((), np.array([[1.0], [0.0]], np.float32), np.zeros((2, 2), np.float32))
-    span = TokenSpan(0, (0, 0, 1, 8), (16, 32), 0)
+    span = TokenSpan(0, (0, 0, 1, 8), (16, 32), (1, 2), 0)
     for threshold, last in ((0.9, 1), (0.6, 3), (0.4, 4), (0.1, 5)):
         result = predict(tokens, [span], (1, 8), lambda x, t=threshold: from_numpy(np.c_[x, np.full_like(x, t)]))
         height = [1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0]
