@@ -200,7 +200,7 @@ class Encoder(nn.Module):
         """
         # A trace would keep the result of the check for the one size that it sees.
         if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            check_sides(images.shape[-2], images.shape[-1])
+            check_sides(images.shape[-2], images.shape[-1], self.architecture.patch)
         vit = self.vit
         patches = vit.patch_embed.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]

@@ -4,25 +4,23 @@ from typing import Any
 
 from PIL import Image
 
-from gtsa_kit.config import PATCH
-
 
 def nearest_side(pixels: float, patch: int) -> int:
     """Return the positive multiple of the patch size that is nearest to a length in pixels."""
     return max(1, round(pixels / patch)) * patch
 
 
-def check_sides(height: int, width: int) -> None:
+def check_sides(height: int, width: int, patch: int) -> None:
     """Check the size of an input, of which the encoder would cut the rest that fills no patch.
 
     Raises:
         ValueError: A side is no positive multiple of the patch size; the message names the nearest ones.
     """
     for name, side in (("height", height), ("width", width)):
-        if side < PATCH or side % PATCH:
-            below = side // PATCH * PATCH
-            nearest = f"{below} or {below + PATCH}" if below else str(PATCH)
-            raise ValueError(f"{name} must be a multiple of {PATCH}, got {side}; the nearest is {nearest}")
+        if side < patch or side % patch:
+            below = side // patch * patch
+            nearest = f"{below} or {below + patch}" if below else str(patch)
+            raise ValueError(f"{name} must be a multiple of {patch}, got {side}; the nearest is {nearest}")
 
 
 def check_image(image: Any, size: Any) -> tuple[int, int]:

@@ -31,7 +31,7 @@ def test_sizes_that_would_be_cut_are_refused(encoder: Encoder, height: int, widt
     with pytest.raises(ValueError, match=words):
         encoder(torch.zeros(1, 3, height, width))
     with pytest.raises(ValueError, match=words):
-        check_sides(height, width)
+        check_sides(height, width, 16)
 
 
 def test_every_multiple_of_the_patch_size_is_taken(encoder: Encoder) -> None:
