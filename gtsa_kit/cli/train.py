@@ -92,7 +92,7 @@ def train(
 ) -> None:
     """Train a ViT on your images with GTSA or with a baseline.
 
-    The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, curves.png and TensorBoard files.
+    The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, report.html, curves.png and TensorBoard files.
     Ctrl-C saves a checkpoint and stops; the same command with --resume continues (on a CPU with bit-identical results).
 
     [bold]Examples[/bold]

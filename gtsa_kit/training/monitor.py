@@ -50,9 +50,9 @@ class Monitor:
         write_json_lines(
             self.folder / "probe.jsonl", [row for row in self.probe_rows() if step and row["step"] <= step]
         )
+        if len(self.pixels):
+            _save_strip(self.folder / "images.png", self.pixels.permute(0, 2, 3, 1).numpy())
         if step == 0:
-            if len(self.pixels):
-                _save_strip(self.folder / "images.png", self.pixels.permute(0, 2, 3, 1).numpy())
             self.record(0)
 
     def record(self, step: int) -> None:

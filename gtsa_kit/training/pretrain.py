@@ -30,7 +30,7 @@ def pretrain(
         preset: "coco" (the paper's settings, the default), "ade20k" or "quick".
         method: "gtsa" (the default), "dino" or "mocov3".
         settings: Further settings by their dotted names, such as {"train.batch_size": 64}.
-        resume: Continue the run in `out` from its newest checkpoint, with its saved settings.
+        resume: Continue the run in `out` from its newest checkpoint, with its saved settings; more steps extend it.
         callback: Training callback; its `should_stop` ends the run early.
 
     Returns:
