@@ -25,6 +25,8 @@ class MaskOptions:
     """True if the values in `names` are colors (0xRRGGBB); otherwise they are indices."""
     ignore: tuple[str, ...] = ()
     """Void values or class names, such as `11`, `#000000` or `sky`. Index 255 is void too, unless `names` has it."""
+    suffix: str = ""
+    """End of the masks' names before the suffix of the format, such as `_mask`, that the images' names lack."""
 
 
 @dataclass(frozen=True)

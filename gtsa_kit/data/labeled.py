@@ -1,29 +1,18 @@
 """Classification datasets: images with a class each, from class folders or a CSV, and their train/validation split."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
-
-SPLITS = ("train", "val")
-
-
-@dataclass(frozen=True)
-class SkippedImage:
-    """A file that is not used, with the reason."""
-
-    path: str
-    reason: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the entry as JSON-serializable data."""
-        return {"path": self.path, "reason": self.reason}
+from gtsa_kit.data.image_io import ImageError, open_image
+from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
+from gtsa_kit.data.splits import SplitNames, find_splits, is_split_name
 
 
 @dataclass(frozen=True)
@@ -42,34 +31,47 @@ class ClassificationDataset:
     """Files that are not used."""
 
 
-def read_classification_dataset(source: Path) -> ClassificationDataset:
+def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) -> ClassificationDataset:
     """Read a dataset from class folders or a CSV.
+
+    A class without a readable training image is no class.
 
     Args:
         source: A folder with a subfolder for each class, possibly below `train/` and `val/`; or a CSV (UTF-8) with
-            the columns `path` (relative to the CSV), `label` and optionally `split` (train or val).
+            the columns `path` (relative to the CSV), `label` and optionally `split` (train or val). The splits may
+            have any name of `splits.find_splits`.
+        max_missing: Largest share of the CSV's files that may be missing.
 
     Raises:
-        ValueError: The source is neither, a line of the CSV is wrong, or there are fewer than two classes.
+        ValueError: The source is neither, a line of the CSV is wrong, too many files are missing, it is unclear what
+            the split is, or there are fewer than two classes.
     """
     if source.is_dir():
         rows, skipped = _from_folder(source)
     elif source.suffix.lower() == ".csv":
-        rows, skipped = _from_csv(source), []
+        rows, skipped = _from_csv(source)
     else:
         problem = "is neither a folder nor a .csv" if source.exists() else "does not exist"
         raise ValueError(f"{source} {problem}; give a folder with a subfolder for each class, or a CSV path,label")
     if not rows:
         raise ValueError(f"{source} holds no image with a class; put each class into a subfolder of its own")
+    missing = [SkippedImage(row.name, "no such file") for row in rows if not os.path.lexists(row.path)]
+    check_missing(
+        missing, len(rows), f"files that {source} lists", "paths count from the folder of the CSV", max_missing
+    )
     rows.sort(key=lambda row: (natural_key(Path(row.split or "", row.name)), row.label))
     has_split = rows[0].split is not None
-    skipped += _rows_without_training_class(rows, has_split)
-    skipped_paths = {item.path for item in skipped}
-    rows = [row for row in rows if row.name not in skipped_paths]
+    for more in (missing, _unreadable_classes, _rows_without_training_class):
+        dropped = more(rows, has_split) if callable(more) else more
+        skipped += dropped
+        dropped_names = {item.path for item in dropped}
+        rows = [row for row in rows if row.name not in dropped_names]
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
         first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{source} has {len(classes)} usable class{'es' * (not classes)}, and two are needed{first}")
+    if has_split and not any(row.split == "val" for row in rows):
+        raise ValueError(f"the validation part of {source} holds no image with a class")
     number = {name: index for index, name in enumerate(classes)}
     return ClassificationDataset(
         [row.path for row in rows],
@@ -101,11 +103,6 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> np.ndarr
     return selected
 
 
-def skipped_settings(skipped: Sequence[SkippedImage]) -> dict[str, Any]:
-    """Return the skipped files for the settings of a report."""
-    return {"skipped": [item.to_dict() for item in skipped]}
-
-
 @dataclass(frozen=True)
 class _Row:
     """An image with its class."""
@@ -121,34 +118,64 @@ def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
     files = find_images(root)
     skipped = [SkippedImage(entry.name, entry.reason) for entry in files.unreadable]
     parts = [path.relative_to(root).parts for path in files.paths]
-    has_split = {own[0] for own in parts if len(own) > 2} >= set(SPLITS)
-    depth = 1 if has_split else 0
+    splits = _folder_splits(parts, str(root))
+    depth = 1 if splits else 0
     rows = []
     for path, own in zip(files.paths, parts, strict=True):
-        if has_split and own[0] not in SPLITS:
-            skipped.append(SkippedImage(files.name(path), "in neither train/ nor val/"))
+        split = splits.of(own[0]) if splits else None
+        if splits and split is None:
+            skipped.append(SkippedImage(files.name(path), f"in neither {splits.train}/ nor {splits.val}/"))
         elif len(own) < depth + 2:
             skipped.append(SkippedImage(files.name(path), "in no folder of a class"))
         else:
-            rows.append(_Row(path, files.name(path), display_name(own[depth]), own[0] if has_split else None))
+            rows.append(_Row(path, files.name(path), display_name(own[depth]), split))
     return rows, skipped
 
 
-def _from_csv(source: Path) -> list[_Row]:
+def _folder_splits(parts: Sequence[tuple[str, ...]], where: str) -> SplitNames | None:
+    """Return the split folders among the folders of images; None if all folders are classes.
+
+    Raises:
+        ValueError: Folders have names of splits and not the content of splits.
+    """
+    folders = {own[0] for own in parts if len(own) > 1}
+    nested = {own[0] for own in parts if len(own) > 2}
+    # One class may be called like the training split: a vehicle beside others.
+    named = {name for name in folders if is_split_name(name)}
+    if len(folders) > 2 and not nested & named and {name.casefold() for name in named} == {"train"}:
+        return None
+    splits = find_splits(folders, where)
+    if splits and not {splits.train, splits.val} <= nested:
+        flat = next(name for name in (splits.train, splits.val) if name not in nested)
+        raise ValueError(
+            f"{where} holds {splits.train} and {splits.val}, names of splits, but {flat} holds no folders of classes; "
+            "put each class into a subfolder of its own, rename the folders if they are classes, or give a CSV"
+        )
+    return splits
+
+
+def _from_csv(source: Path) -> tuple[list[_Row], list[SkippedImage]]:
     rows: dict[str, _Row] = {}
     lines: dict[str, int] = {}
-    for number, fields in _csv_lines(source):
+    table = list(_csv_lines(source))
+    splits = find_splits(
+        {fields["split"] for _, fields in table if fields.get("split")}, f"the column split of {source}"
+    )
+    skipped = []
+    for number, fields in table:
         where = f"{source}, line {number}"
         name, label, split = fields["path"], fields["label"], fields.get("split")
         if not name or "\0" in name or not label:
             raise ValueError(f"{where}: a path and a label are needed, got {name!r}, {label!r}")
-        if "split" in fields and split not in SPLITS:
-            raise ValueError(f"{where}: split is train or val, got {split!r}")
-        row = _Row(source.parent / name, Path(name).as_posix(), label, split)
+        if "split" in fields and not (split and is_split_name(split)):
+            raise ValueError(f"{where}: split is train, val or test, got {split!r}")
+        row = _Row(source.parent / name, Path(name).as_posix(), label, splits.of(split) if splits and split else split)
         if rows.setdefault(row.name, row) != row:
             raise ValueError(f"{where}: {name} is in line {lines[row.name]} too, with other fields; keep one of them")
         lines.setdefault(row.name, number)
-    return list(rows.values())
+        if splits and row.split is None:
+            skipped.append(SkippedImage(row.name, f"in neither {splits.train} nor {splits.val}"))
+    return [row for row in rows.values() if not splits or row.split], skipped
 
 
 def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -169,6 +196,25 @@ def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     yield reader.line_num, dict(zip(heading, (field.strip() for field in fields), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is not a readable CSV in UTF-8: {error}") from error
+
+
+def _unreadable_classes(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:
+    """Return the images of classes of which no training image can be read; the first readable one ends the search."""
+    readable: set[str] = set()
+    reasons: dict[str, str] = {}
+    for row in rows:
+        if row.split == "val" or row.label in readable:
+            continue
+        try:
+            open_image(row.path)
+            readable.add(row.label)
+        except ImageError as error:
+            reasons[row.name] = error.reason
+    skipped = []
+    for row in rows:
+        if row.name in reasons or row.label not in readable:
+            skipped.append(SkippedImage(row.name, reasons.get(row.name, "none of its class in train can be read")))
+    return skipped
 
 
 def _rows_without_training_class(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:

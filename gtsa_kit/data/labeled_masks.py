@@ -10,7 +10,8 @@ import numpy as np
 from gtsa_kit.data.image_files import FileList, bounded_map, find_images
 from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.label_map import LabelMap, MaskOptions, build_label_map, read_mask_values
-from gtsa_kit.data.labeled import SPLITS, SkippedImage
+from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
+from gtsa_kit.data.splits import SPLITS, find_splits
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.progress import ProgressCallback, no_progress
 
@@ -63,6 +64,12 @@ class SegmentationDataset:
         return selected
 
 
+NO_MASK = "no mask of this name"
+MASK_HINT = (
+    "a mask has the name of its image; suffixes may differ; for names like a_mask.png give --mask-suffix _mask, and to "
+    "use the rest alone --max-missing 0.9"
+)
+
 Candidate = tuple[str | None, Path, Path, str]
 """Split, image, mask and name of a pair whose files have not been read."""
 
@@ -72,6 +79,7 @@ def read_segmentation_dataset(
     masks: Path | None = None,
     options: MaskOptions | None = None,
     on_progress: ProgressCallback = no_progress,
+    max_missing: float = MAX_MISSING,
 ) -> SegmentationDataset:
     """Find images and masks, decode all of them once, and build the label map.
 
@@ -84,19 +92,23 @@ def read_segmentation_dataset(
         masks: Folder of masks with the same structure.
         options: Meaning of the pixel values; None makes each value a class.
         on_progress: Progress callback.
+        max_missing: Largest share of files that may have no partner or be unusable.
 
     Raises:
-        ValueError: There is no usable pair, or the masks hold no classes.
+        ValueError: There is no usable pair, more than `max_missing` of the files can't be used, or the masks
+            hold no classes.
     """
     options = options or MaskOptions()
     candidates: list[Candidate] = []
     skipped: list[SkippedImage] = []
     for split, split_images, split_masks in _split_folders(images, masks):
-        matches, unmatched = _match(find_images(split_images), find_images(split_masks), split)
+        matches, unmatched = _match(find_images(split_images), find_images(split_masks), split, options.suffix)
         candidates += matches
         skipped += unmatched
     if not candidates:
-        raise ValueError(f"no image in {images} has a mask of its name; suffixes may differ")
+        raise ValueError(f"no image in {images} has a mask of its name; {MASK_HINT}")
+    total = len(candidates) + len(skipped)
+    check_missing(skipped, total, "images and masks", MASK_HINT, max_missing)
     pairs, mask_values = [], []
     with ThreadPoolExecutor(available_cores()) as pool:
         inspected = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
@@ -108,8 +120,10 @@ def read_segmentation_dataset(
                 pair, values, in_color = result
                 pairs.append(pair)
                 mask_values.append((pair.mask, values, in_color))
+    unusable = skipped[total - len(candidates) :]
     if not pairs:
-        raise ValueError(f"none of {len(candidates)} pairs can be used, first {skipped[0].path}: {skipped[0].reason}")
+        raise ValueError(f"none of {len(candidates)} pairs can be used, first {unusable[0].path}: {unusable[0].reason}")
+    check_missing(skipped, total, "images and masks", "repair or remove them", max_missing)
     _check_splits(pairs)
     return SegmentationDataset(pairs, build_label_map(mask_values, options), tuple(skipped))
 
@@ -117,39 +131,59 @@ def read_segmentation_dataset(
 def _split_folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, Path]]:
     """Return the split (or None), image folder and mask folder of each part of the dataset."""
     if masks is None:
-        if all((images / split / kind).is_dir() for split in SPLITS for kind in ("images", "masks")):
-            return [(split, images / split / "images", images / split / "masks") for split in SPLITS]
         if not ((images / "images").is_dir() and (images / "masks").is_dir()):
-            raise ValueError(
-                f"{images} holds neither train/ and val/ with images/ and masks/ each, nor images/ and masks/; "
-                "name the masks with --masks DIR"
-            )
+            parts = _split_parts(images, images)
+            if not parts or not all((part / kind).is_dir() for _, part, _ in parts for kind in ("images", "masks")):
+                raise ValueError(
+                    f"{images} holds neither train/ and val/ with images/ and masks/ each, nor images/ and masks/; "
+                    "name the masks with --masks DIR"
+                )
+            return [(split, part / "images", part / "masks") for split, part, _ in parts]
         images, masks = images / "images", images / "masks"
-    if all((folder / split).is_dir() for folder in (images, masks) for split in SPLITS):
-        return [(split, images / split, masks / split) for split in SPLITS]
-    return [(None, images, masks)]
+    return list(_split_parts(images, masks)) or [(None, images, masks)]
 
 
-def _match(images: FileList, masks: FileList, split: str | None) -> tuple[list[Candidate], list[SkippedImage]]:
+def _split_parts(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
+    """Return the split and both its folders, of training and validation; nothing if the images have no splits."""
+    sides = []
+    for root in (images, masks):
+        folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+        splits = find_splits(folders, str(root))
+        sides.append((root / splits.train, root / splits.val) if splits else None)
+    if sides[0] is None and sides[1] is None:
+        return []
+    if sides[0] is None or sides[1] is None:
+        missing = masks if sides[1] is None else images
+        raise ValueError(f"{missing} has no folders of splits, such as train and val, as its counterpart has; add them")
+    return [(split, *folders) for split, *folders in zip(SPLITS, *sides, strict=True)]
+
+
+def _match(
+    images: FileList, masks: FileList, split: str | None, mask_suffix: str
+) -> tuple[list[Candidate], list[SkippedImage]]:
     """Match images and masks by relative path without suffix; return the matches and the files without a partner."""
     prefix = f"{split}/" if split else ""
     skipped = [
         SkippedImage(f"{prefix}{entry.name}", entry.reason) for files in (images, masks) for entry in files.unreadable
     ]
-    by_name: dict[Path, Path] = {}
+    by_name: dict[str, Path] = {}
     for mask in masks.paths:
-        key = mask.relative_to(masks.root).with_suffix("")
-        if by_name.setdefault(key, mask) != mask:
+        key = mask.relative_to(masks.root).with_suffix("").as_posix()
+        if not key.endswith(mask_suffix):
+            skipped.append(
+                SkippedImage(f"{prefix}{masks.name(mask)}", f"a mask whose name does not end in {mask_suffix}")
+            )
+        elif by_name.setdefault(key.removesuffix(mask_suffix), mask) != mask:
             skipped.append(SkippedImage(f"{prefix}{masks.name(mask)}", "a second mask of this name"))
     matches: list[Candidate] = []
     used = set()
     for image in images.paths:
-        key = image.relative_to(images.root).with_suffix("")
+        key = image.relative_to(images.root).with_suffix("").as_posix()
         if key in by_name:
             matches.append((split, image, by_name[key], f"{prefix}{images.name(image)}"))
             used.add(key)
         else:
-            skipped.append(SkippedImage(f"{prefix}{images.name(image)}", "no mask of this name"))
+            skipped.append(SkippedImage(f"{prefix}{images.name(image)}", NO_MASK))
     unused = (mask for key, mask in by_name.items() if key not in used)
     skipped += [SkippedImage(f"{prefix}{masks.name(mask)}", "a mask without image") for mask in unused]
     return matches, skipped

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.data.entries import Entry, display_name
-from gtsa_kit.data.labeled import ClassificationDataset, SkippedImage
+from gtsa_kit.data.labeled import ClassificationDataset
+from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.sources import FileSource
 from gtsa_kit.embedding.extract import BatchPlan, extract_features
 from gtsa_kit.embedding.model import choose_batch_size

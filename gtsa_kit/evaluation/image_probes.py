@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gtsa_kit.data.labeled import ClassificationDataset, skipped_settings, stratified_split
+from gtsa_kit.data.labeled import ClassificationDataset, stratified_split
+from gtsa_kit.data.skipped import skipped_settings
 from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
 from gtsa_kit.evaluation.logistic_regression import LabeledVectors, fit_logistic_regression
 from gtsa_kit.evaluation.models import Model

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gtsa_kit.data.label_map import VOID
-from gtsa_kit.data.labeled import skipped_settings
 from gtsa_kit.data.labeled_masks import SegmentationDataset
+from gtsa_kit.data.skipped import skipped_settings
 from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions, Scorer, fit_knn, fit_linear, predict
 from gtsa_kit.evaluation.dense_tokens import InputOptions, PatchTokens, TokenSpan, compute_patch_tokens
 from gtsa_kit.evaluation.models import Model

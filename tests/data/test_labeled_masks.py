@@ -69,7 +69,11 @@ def test_images_and_masks_that_do_not_match_are_skipped_and_listed(tmp_path: Pat
     (tmp_path / "masks" / "nomask.png").rename(tmp_path / "masks" / "alone.png")
     (tmp_path / "images" / "damaged.png").write_bytes(b"")
     (tmp_path / "masks" / "badmask.png").write_bytes(b"\x89PNG nothing")
-    data = read_segmentation_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"2 of 7 images and masks .* more than 20%.*; .*--mask-suffix"):
+        read_segmentation_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"5 of 7 images and masks .* more than 50%.*; repair"):
+        read_segmentation_dataset(tmp_path, max_missing=0.5)
+    data = read_segmentation_dataset(tmp_path, max_missing=0.8)
     reasons = {item.path: item.reason for item in data.skipped}
     assert reasons == {
         "small.png": "its mask is 10 x 10, the image 96 x 64",
@@ -78,6 +82,42 @@ def test_images_and_masks_that_do_not_match_are_skipped_and_listed(tmp_path: Pat
         "damaged.png": "empty file",
         "badmask.png": "its mask: not an image, or damaged beyond recognition",
     }
+
+
+@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("Training", "TEST"), ("train", "valid")])
+@pytest.mark.parametrize("splits_first", [True, False])
+def test_splits_of_all_names_are_splits(train: str, val: str, splits_first: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in (train, val):
+        for number in range(2):
+            write_masked_image(tmp_path / split, f"{number}", rng)
+    images, masks = tmp_path, None
+    if not splits_first:
+        for kind in ("images", "masks"):
+            (tmp_path / "set" / kind).mkdir(parents=True)
+            for split in (train, val):
+                (tmp_path / split / kind).rename(tmp_path / "set" / kind / split)
+        images, masks = tmp_path / "set" / "images", tmp_path / "set" / "masks"
+    data = read_segmentation_dataset(images, masks)
+    assert data.has_split
+    assert sorted((pair.split, pair.name) for pair in data.pairs) == [
+        (split, f"{split}/{i}.png") for split in ("train", "val") for i in (0, 1)
+    ]
+    assert all({"train": train, "val": val}[str(pair.split)] in pair.mask.parts for pair in data.pairs)
+
+
+def test_masks_may_have_a_suffix_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    expected = {}
+    for name in ("a", "sub/b", "c_mask"):
+        expected[f"{name}.png"] = write_masked_image(tmp_path, name, rng)
+        (tmp_path / "masks" / f"{name}.png").rename(tmp_path / "masks" / f"{name}_mask.png")
+    data = read_segmentation_dataset(tmp_path, options=MaskOptions(suffix="_mask"))
+    assert {pair.name for pair in data.pairs} == set(expected)
+    for pair in data.pairs:
+        np.testing.assert_array_equal(data.labels(pair), expected[pair.name])
+    with pytest.raises(ValueError, match=r"no image in .* has a mask of its name; .*--mask-suffix _mask"):
+        read_segmentation_dataset(tmp_path / "images", tmp_path / "masks" / "sub")
 
 
 def test_invalid_datasets_are_rejected(tmp_path: Path) -> None:
@@ -99,7 +139,7 @@ def test_invalid_datasets_are_rejected(tmp_path: Path) -> None:
         read_segmentation_dataset(tmp_path)
     (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "other.png")
     with pytest.raises(ValueError, match="one image with a mask can't be split"):
-        read_segmentation_dataset(tmp_path)
+        read_segmentation_dataset(tmp_path, max_missing=0.9)
     (tmp_path / "masks" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"no image in .* has a mask of its name"):
         read_segmentation_dataset(tmp_path)

@@ -7,7 +7,16 @@ import typer
 
 from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import BaselineOptions, FigureFormat, Models, Out, Seeds, Size, figure_path
+from gtsa_kit.cli.support.evaluate_options import (
+    BaselineOptions,
+    FigureFormat,
+    MaxMissing,
+    Models,
+    Out,
+    Seeds,
+    Size,
+    figure_path,
+)
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ def knn(
     temperature: Annotated[float, typer.Option(help="Temperature of the weights exp(cosine / temperature).")] = 0.07,
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
+    max_missing: MaxMissing = 0.2,
     size: Size = None,
     figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
@@ -55,7 +65,7 @@ def knn(
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
     figure = figure_path(out, "knn", figure_format)
-    data = _read(images, out, models, beside.random)
+    data = _read(images, max_missing, out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
@@ -74,6 +84,7 @@ def linear(
     models: Models = None,
     seeds: Seeds = 5,
     val_share: ValShare = 0.2,
+    max_missing: MaxMissing = 0.2,
     size: Size = None,
     figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
@@ -93,7 +104,7 @@ def linear(
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
     figure = figure_path(out, "linear", figure_format)
-    data = _read(images, out, models, beside.random, "sklearn")
+    data = _read(images, max_missing, out, models, beside.random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
@@ -106,14 +117,19 @@ def linear(
 
 
 def _read(
-    images: Path, out: Path, models: list[Path] | None, random: list[str] | None, module: str | None = None
+    images: Path,
+    max_missing: float,
+    out: Path,
+    models: list[Path] | None,
+    random: list[str] | None,
+    module: str | None = None,
 ) -> "ClassificationDataset":
     """Check everything that needs no torch, and read the labeled images."""
     require(images)
     check_evaluation(out, models, random, module)
     from gtsa_kit.data.labeled import read_classification_dataset
 
-    return read_classification_dataset(images)
+    return read_classification_dataset(images, max_missing)
 
 
 def _write(report: "Report", figure: Path, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """The command `gtsa eval segment`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,15 @@ import typer
 
 from gtsa_kit.cli.support.checks import check_evaluation
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.evaluate_options import BaselineOptions, FigureFormat, Models, Out, Seeds, figure_path
+from gtsa_kit.cli.support.evaluate_options import (
+    BaselineOptions,
+    FigureFormat,
+    MaxMissing,
+    Models,
+    Out,
+    Seeds,
+    figure_path,
+)
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 
@@ -29,6 +38,10 @@ def segment(
             metavar="DIR",
         ),
     ] = None,
+    mask_suffix: Annotated[
+        str, typer.Option(help="End of the masks' names that the images' lack: _mask for a.jpg and a_mask.png.")
+    ] = "",
+    max_missing: MaxMissing = 0.2,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,9 +102,9 @@ def segment(
     from gtsa_kit.data.label_map import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 
-    mask_options = read_mask_options(colors, ignore or [])
+    mask_options = replace(read_mask_options(colors, ignore or []), suffix=mask_suffix)
     with progress_bar() as on_progress:
-        data = read_segmentation_dataset(images, masks, mask_options, on_progress)
+        data = read_segmentation_dataset(images, masks, mask_options, on_progress, max_missing)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, write_report
     from gtsa_kit.evaluation import segment as evaluation
     from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions

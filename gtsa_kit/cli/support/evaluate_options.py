@@ -19,6 +19,10 @@ Size = Annotated[
     int | None, typer.Option(min=16, help="Side of the square input, in pixels. Default: the model's own size.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of repetitions, with seeds 0, 1, ...")]
+MaxMissing = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Fail if a larger share of the labeled files is missing or can't be used."),
+]
 
 
 @dataclass(frozen=True)
