@@ -56,4 +56,6 @@ def describe_unidentified(suffix: str) -> str:
         return "HEIC, which is read where pillow-heif is installed (pip install pillow-heif)"
     if suffix in UNREAD_SUFFIXES and suffix != ".gif":
         return f"{suffix} is no format that is read, convert it to PNG or JPEG"
+    if suffix in (".tif", ".tiff"):
+        return "not an image, damaged beyond recognition, or a TIFF of samples that are not read"
     return "not an image, or damaged beyond recognition"

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gtsa_kit.data.formats import describe_unidentified, pillow_formats
 from gtsa_kit.data.rgb import DECODER_ERRORS, apply_orientation, exif_orientation, to_rgb
+from gtsa_kit.data.tiff import check_tiff
 
 MAX_PIXELS = 178_000_000
 """Default limit of pixels in an image: just below Pillow's limit for decompression bombs, 0.5 GB when decoded."""
@@ -115,6 +116,10 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
             raise ImageError(path, "not a regular file")
         with open(path, "rb") as file, Image.open(file, formats=pillow_formats()) as image:
             _check_pixels(image, path, max_pixels)
+            if _is_lossy(image):
+                raise ImageError(
+                    path, f"a mask of lossy {image.format}, whose values are not those that were saved, use PNG"
+                )
             image.load()
             if image.mode == "F":
                 raise ImageError(path, "floating-point samples, where a mask has whole numbers")
@@ -197,11 +202,23 @@ def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:
         )
 
 
+def _is_lossy(image: Image.Image) -> bool:
+    """Return whether compression changed the values of the opened image."""
+    if image.format == "WEBP":  # the name of the first chunk, or of any chunk of an extended file
+        file = image.fp
+        assert file is not None
+        file.seek(0)
+        return b"VP8L" not in file.read()
+    return image.format in ("JPEG", "MPO", "AVIF", "HEIF") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
+
+
 def _decode_file(file: IO[bytes], path: Path, max_pixels: int) -> DecodedImage:
     # Pillow gets an open file, because it memory-maps raw TIFFs that it opens by name: then it swaps width and height
     # for some orientations, and the process is killed if the file shrinks meanwhile.
     with Image.open(file, formats=pillow_formats()) as image:
         _check_pixels(image, path, max_pixels)
+        if image.format == "TIFF":
+            check_tiff(image)
         # Loading rotates a TIFF and drops its tag; in a PNG the tag may lie behind the pixels.
         before_loading = exif_orientation(image) if image.format == "TIFF" else None
         image.load()

@@ -6,6 +6,8 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image
 
+from gtsa_kit.data.tiff import SampleKind, sample_kind
+
 DECODER_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -23,6 +25,10 @@ DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 """Errors of Pillow's decoders, which have no common class; each is documented or was seen with damaged files."""
+
+# Smallest and largest maximum of an image's samples, and the factor or divisor to 0..255.
+_FLOAT_RANGES = ((0, 1, 255.0), (16, 255, 1.0), (4096, 65535, 1 / 257))
+_INTEGER_RANGES = ((0, 2**8 - 1, 1), (2**12, 2**16 - 1, 2**8), (2**28, 2**32 - 1, 2**24))
 
 # EXIF orientation -> operation that makes the image upright.
 _TRANSPOSE = {
@@ -62,7 +68,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: The range of samples of more than 8 bits is unknown.
     """
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bit(np.asarray(image), sample_kind(image))).convert("RGB")
     if image.has_transparency_data:
         foreground = image.convert("RGBA")
         background = Image.new("RGBA", foreground.size, "white")
@@ -70,14 +76,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale the full range of the sample type to 0..255, where Pillow's own conversion would clip values above 255."""
+def _to_8_bit(values: np.ndarray, kind: SampleKind) -> np.ndarray:
+    """Scale the range of the samples to 0..255, where Pillow's own conversion would clip values above 255.
+
+    16 bits and fewer have the range of their bits. The range of 32 bits is that of 8, 16 or 32 bits, by the largest
+    value; a value between these would make the image almost black in one range and white in the other.
+    """
+    if values.dtype.itemsize == 2:
+        values = values.astype(np.uint16) >> (max(kind.bits, 8) - 8)
+        return np.asarray(255 - values if kind.white_is_zero else values, dtype=np.uint8)
+    if values.dtype.kind == "i" and kind.unsigned:
+        values = values.view(np.uint32)
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high < 2**32):  # also false for NaN
-        raise ValueError(f"samples from {low:g} to {high:g} have no known range; store 8 or 16 bits")
-    if values.dtype.kind == "f":
-        scale = 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
-        return np.asarray(np.clip(values * scale + 0.5, 0, 255), dtype=np.uint8)
-    if values.dtype.itemsize == 2 or high < 2**16:
-        return np.asarray(values.astype(np.uint16) >> 8, dtype=np.uint8)
-    return np.asarray(values.astype(np.uint32) >> 24, dtype=np.uint8)
+    for first, last, factor in _FLOAT_RANGES if values.dtype.kind == "f" else _INTEGER_RANGES:
+        if low >= 0 and first <= high <= last:  # also false for NaN
+            scaled = values * factor + 0.5 if values.dtype.kind == "f" else values.astype(np.uint32) // factor
+            return np.asarray(np.minimum(scaled, 255), dtype=np.uint8)
+    raise ValueError(f"samples from {low:g} to {high:g} have no known range; store 8 or 16 bits")

@@ -52,28 +52,37 @@ def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def tiff_by_hand(samples: np.ndarray, order: str = "<", orientation: int = 1) -> bytes:
-    """Return an uncompressed TIFF of (H, W) or (H, W, 3) samples of any type, in the byte order "<" or ">".
+def tiff_by_hand(
+    samples: np.ndarray, order: str = "<", orientation: int = 1, white_is_zero: bool = False, planes: bool = False
+) -> bytes:
+    """Return an uncompressed TIFF of (H, W) or (H, W, C) samples of any type, in the byte order "<" or ">".
 
-    The pixels come last, after the header and the directory, so that truncation always removes pixels.
+    The pixels come last, after the header and the directory, so that truncation always removes pixels. With `planes`,
+    each channel is stored by itself.
     """
     height, width = samples.shape[:2]
     channels = 1 if samples.ndim == 2 else samples.shape[2]
     bits = 8 * samples.dtype.itemsize
-    pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
-    aside = 8 + 2 + 11 * 12 + 4  # end of the directory
-    start = aside + 2 * 6  # start of the pixels, after two values of up to three shorts
+    stored = np.moveaxis(samples, -1, 0) if planes else samples
+    pixels = stored.astype(samples.dtype.newbyteorder(order)).tobytes()
+    strips = channels if planes else 1
+    color = 0 if white_is_zero else 1 if channels < 3 else 2
+    aside = 8 + 2 + 12 * 12 + 4  # end of the directory
+    lists = 2 * 2 * channels * (channels > 2) + 2 * 4 * strips * (strips > 1)
+    start = aside + lists  # start of the pixels, after the values of more than four bytes
+    size = len(pixels) // strips
     entries = [
         (256, "H", [width]),
         (257, "H", [height]),
         (258, "H", [bits] * channels),
         (259, "H", [1]),
-        (262, "H", [1 if channels == 1 else 2]),
-        (273, "I", [start]),
+        (262, "H", [color]),
+        (273, "I", [start + size * strip for strip in range(strips)]),
         (274, "H", [orientation]),
         (277, "H", [channels]),
         (278, "H", [height]),
-        (279, "I", [len(pixels)]),
+        (279, "I", [size] * strips),
+        (284, "H", [2 if planes else 1]),
         (339, "H", [{"u": 1, "i": 2, "f": 3}[samples.dtype.kind]] * channels),
     ]
     directory, outside = struct.pack(order + "H", len(entries)), b""
@@ -83,4 +92,4 @@ def tiff_by_hand(samples: np.ndarray, order: str = "<", orientation: int = 1) ->
             outside, packed = outside + packed, struct.pack(order + "I", aside + len(outside))
         directory += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[kind], len(values)) + packed.ljust(4, b"\0")
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
-    return head + directory + struct.pack(order + "I", 0) + outside.ljust(12, b"\0") + pixels
+    return head + directory + struct.pack(order + "I", 0) + outside.ljust(lists, b"\0") + pixels
