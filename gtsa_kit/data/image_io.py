@@ -116,7 +116,7 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
             raise ImageError(path, "not a regular file")
         with open(path, "rb") as file, Image.open(file, formats=pillow_formats()) as image:
             _check_pixels(image, path, max_pixels)
-            if _is_lossy(image):
+            if _is_lossy(image, file):
                 raise ImageError(
                     path, f"a mask of lossy {image.format}, whose values are not those that were saved, use PNG"
                 )
@@ -202,11 +202,9 @@ def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:
         )
 
 
-def _is_lossy(image: Image.Image) -> bool:
-    """Return whether compression changed the values of the opened image."""
+def _is_lossy(image: Image.Image, file: IO[bytes]) -> bool:
+    """Return whether compression changed the values of the image that was opened from `file`."""
     if image.format == "WEBP":  # the name of the first chunk, or of any chunk of an extended file
-        file = image.fp
-        assert file is not None
         file.seek(0)
         return b"VP8L" not in file.read()
     return image.format in ("JPEG", "MPO", "AVIF", "HEIF") or image.info.get("compression") in ("jpeg", "tiff_jpeg")

@@ -200,11 +200,13 @@ def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _unreadable_classes(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:
     """Return the images of classes of which no training image can be read; the first readable one ends the search."""
+    tried: set[str] = set()
     readable: set[str] = set()
     reasons: dict[str, str] = {}
     for row in rows:
         if row.split == "val" or row.label in readable:
             continue
+        tried.add(row.label)
         try:
             open_image(row.path)
             readable.add(row.label)
@@ -212,7 +214,7 @@ def _unreadable_classes(rows: Sequence[_Row], has_split: bool) -> list[SkippedIm
             reasons[row.name] = error.reason
     skipped = []
     for row in rows:
-        if row.name in reasons or row.label not in readable:
+        if row.name in reasons or row.label in tried - readable:
             skipped.append(SkippedImage(row.name, reasons.get(row.name, "none of its class in train can be read")))
     return skipped
 

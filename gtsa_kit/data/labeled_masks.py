@@ -155,7 +155,7 @@ def _split_parts(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
     if sides[0] is None or sides[1] is None:
         missing = masks if sides[1] is None else images
         raise ValueError(f"{missing} has no folders of splits, such as train and val, as its counterpart has; add them")
-    return [(split, *folders) for split, *folders in zip(SPLITS, *sides, strict=True)]
+    return list(zip(SPLITS, sides[0], sides[1], strict=True))
 
 
 def _match(

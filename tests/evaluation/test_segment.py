@@ -194,5 +194,6 @@ def test_skipped_files_are_in_the_report(models: list[Model], tmp_path: Path) ->
     for name in ("a", "b", "unreadable"):
         write_masked_image(tmp_path, name, rng)
     (tmp_path / "images" / "unreadable.png").write_bytes(b"")
-    report = segment(models[:1], read_segmentation_dataset(tmp_path), SegmentOptions(InputOptions(64), ("knn",), 1))
+    data = read_segmentation_dataset(tmp_path, max_missing=0.5)
+    report = segment(models[:1], data, SegmentOptions(InputOptions(64), ("knn",), 1))
     assert [item["path"] for item in report.settings["skipped"]] == ["unreadable.png"]
