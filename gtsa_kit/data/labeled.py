@@ -10,7 +10,6 @@ import numpy as np
 
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
-from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
 from gtsa_kit.data.splits import SplitNames, find_splits, is_split_name
 
@@ -33,8 +32,6 @@ class ClassificationDataset:
 
 def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) -> ClassificationDataset:
     """Read a dataset from class folders or a CSV.
-
-    A class without a readable training image is no class.
 
     Args:
         source: A folder with a subfolder for each class, possibly below `train/` and `val/`; or a CSV (UTF-8) with
@@ -61,11 +58,13 @@ def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) 
     )
     rows.sort(key=lambda row: (natural_key(Path(row.split or "", row.name)), row.label))
     has_split = rows[0].split is not None
-    for more in (missing, _unreadable_classes, _rows_without_training_class):
-        dropped = more(rows, has_split) if callable(more) else more
-        skipped += dropped
-        dropped_names = {item.path for item in dropped}
-        rows = [row for row in rows if row.name not in dropped_names]
+    skipped += missing
+    missing_names = {item.path for item in missing}
+    rows = [row for row in rows if row.name not in missing_names]
+    classless = _rows_without_training_class(rows, has_split)
+    skipped += classless
+    classless_names = {item.path for item in classless}
+    rows = [row for row in rows if row.name not in classless_names]
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
         first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
@@ -196,27 +195,6 @@ def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     yield reader.line_num, dict(zip(heading, (field.strip() for field in fields), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is not a readable CSV in UTF-8: {error}") from error
-
-
-def _unreadable_classes(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:
-    """Return the images of classes of which no training image can be read; the first readable one ends the search."""
-    tried: set[str] = set()
-    readable: set[str] = set()
-    reasons: dict[str, str] = {}
-    for row in rows:
-        if row.split == "val" or row.label in readable:
-            continue
-        tried.add(row.label)
-        try:
-            open_image(row.path)
-            readable.add(row.label)
-        except ImageError as error:
-            reasons[row.name] = error.reason
-    skipped = []
-    for row in rows:
-        if row.name in reasons or row.label in tried - readable:
-            skipped.append(SkippedImage(row.name, reasons.get(row.name, "none of its class in train can be read")))
-    return skipped
 
 
 def _rows_without_training_class(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:

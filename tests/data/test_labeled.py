@@ -96,17 +96,6 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert data.validation is None
 
 
-def test_a_class_without_a_readable_image_is_not_counted(tmp_path: Path) -> None:
-    write_classes(tmp_path, "cat", "dog", "cow")
-    for name in ("cow/0.png", "cow/1.png", "dog/0.png"):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
-    write_classes(tmp_path, "dog/more")
-    data = read_classification_dataset(tmp_path)
-    assert data.classes == ("cat", "dog")
-    assert {item.path for item in data.skipped} == {"cow/0.png", "cow/1.png", "dog/0.png"}
-    assert len(data.paths) == len(data.labels) == 5
-
-
 def test_missing_files_of_a_csv_are_named_up_to_a_limit(tmp_path: Path) -> None:
     write_classes(tmp_path, "cat", "dog")
     lines = [f"{name}/{i}.png,{name}" for name in ("cat", "dog") for i in (0, 1)]
