@@ -96,8 +96,10 @@ def absolute_source(source: str) -> str:
     """Return a source of images that does not depend on the working directory.
 
     Raises:
-        ValueError: The source is a path that does not exist.
+        ValueError: The source is empty, or a path that does not exist.
     """
+    if not source.strip():
+        raise ValueError("the source of the images is an empty text; give a folder, and for this one a dot")
     if "://" in source:
         return source
     path = Path(source)

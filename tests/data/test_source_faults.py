@@ -26,6 +26,7 @@ from gtsa_kit.data.retry import is_transient, with_retries
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.input_index import list_inputs, write_input_index
 from gtsa_kit.progress import Note
+from gtsa_kit.training.pretrain import absolute_source
 
 JPEG = encoded(scene(), "JPEG")
 
@@ -183,8 +184,9 @@ def test_outputs_inside_of_the_source_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["", " "])
 def test_an_empty_source_is_refused(where: str) -> None:
-    with pytest.raises(ValueError, match="empty text; give a folder"):
-        open_source(where)
+    for read in (open_source, absolute_source):
+        with pytest.raises(ValueError, match="empty text; give a folder"):
+            read(where)
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
