@@ -56,6 +56,12 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def final_path(path: Path) -> Path:
+    """Return the path that a file inside the folder of `staged` gets when the block ends; any other path as it is."""
+    folder = path.parent
+    return folder.parent / path.name if folder.name.startswith(".") and folder.name.endswith(".staged") else path
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the content of `path` with `text` (UTF-8), atomically."""
     with atomic_write(path) as file:

@@ -108,11 +108,12 @@ def _open_reference(
 ) -> "Source | None":
     """Open the encoder to compare with; the note of the first file's weights is printed when its process opens them."""
     from gtsa_kit.cli.support.opening import open_encoder
-    from gtsa_kit.export.source import find_reference, open_source
+    from gtsa_kit.export.reference import open_reference
+    from gtsa_kit.export.source import open_source
 
     if against:
         return open_encoder(require(against), options[against].import_options, console)
-    return find_reference(first, manifest) if manifest else open_source(first, options[first].import_options)
+    return open_reference(first, manifest) if manifest else open_source(first, options[first].import_options)
 
 
 def _measure(
@@ -183,14 +184,13 @@ def distinct_names(files: list[Path]) -> list[str]:
 
 
 def manifest_of(file: Path) -> "Manifest | None":
-    """Return the manifest of an exported file; runs and weights have none."""
-    from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
-    from gtsa_kit.export.manifest import read_manifest
+    """Return the manifest of an exported file, without a report that is not of it; runs and weights have none."""
+    from gtsa_kit.export.formats.content import open_manifest
     from gtsa_kit.export.spec import SUFFIX
 
     if file.is_dir() or file.suffix not in SUFFIX.values():
         return None
-    return read_onnx_manifest(file) if file.suffix == SUFFIX["onnx"] else read_manifest(file)
+    return open_manifest(file).manifest
 
 
 def gate(manifest: "Manifest | None") -> str:
@@ -218,7 +218,7 @@ def speed_table(speeds: "list[Speed]", gates: dict[str, str], first: str) -> "Ta
             *(f"{latency:.1f}" for latency in (speed.p50, speed.p95, speed.p99)),
             f"{speed.load_seconds:.2f}",
             _or_blank(speed.memory_mb, ".0f"),
-            _or_blank(speed.min_cosine, ".6f"),
+            speed.problem or _or_blank(speed.min_cosine, ".6f"),
             gates[speed.name],
         )
     return table

@@ -11,9 +11,11 @@ import typer
 from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
 
 if TYPE_CHECKING:
+    from gtsa_kit.export.folder_report import FolderReport
     from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
     from gtsa_kit.export.inspect_file import FileInfo
-    from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, ParityReport, TensorSpec
+    from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, TensorSpec
+    from gtsa_kit.export.parity_report import ParityReport
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 
 Row = tuple[str, str]
@@ -27,7 +29,7 @@ def info(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Exported file, run folder, weights of gtsa-kit or of another tool, or an .onnx of any tool.",
+            help="Exported file or folder, run folder, weights of any supported tool, or an .onnx of any tool.",
             metavar="FILE",
         ),
     ],
@@ -73,12 +75,14 @@ def as_data(facts: "FileInfo") -> dict[str, Any]:
         "kind": facts.kind,
         "size": facts.size,
         "manifest": facts.manifest.model_dump(mode="json") if facts.manifest else None,
+        "report_problem": facts.report_problem,
         "graph": asdict(graph)
         | {name: [spec.model_dump(mode="json") for spec in getattr(graph, name)] for name in ("inputs", "outputs")}
         if graph
         else None,
         "header": asdict(facts.header) if facts.header else None,
         "encoder": dict(facts.encoder) or None,
+        "folder": facts.folder.model_dump(mode="json") if facts.folder else None,
         "note": facts.note,
     }
 
@@ -91,7 +95,9 @@ def rows(facts: "FileInfo") -> Iterator[Row]:
     if facts.note:
         yield "note", facts.note
     if facts.manifest:
-        yield from _manifest_rows(facts.manifest)
+        yield from _manifest_rows(facts.manifest, facts.report_problem)
+    if facts.folder:
+        yield from _folder_rows(facts.folder, facts.report_problem)
     if facts.header:
         yield from _header_rows(facts.header)
     if facts.encoder:
@@ -100,11 +106,13 @@ def rows(facts: "FileInfo") -> Iterator[Row]:
         yield from _graph_rows(facts.graph, facts.manifest is None)
 
 
-def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
+def _manifest_rows(manifest: "Manifest", report_problem: str) -> Iterator[Row]:
     yield "precision", manifest.precision
     yield "target", _pairs(manifest.target)
     yield "written by", f"gtsa-kit {manifest.gtsa_kit}"
     yield "source sha256", manifest.source_sha256
+    if manifest.source.path or manifest.source.relative:
+        yield "source", manifest.source.path or manifest.source.relative
     yield "architecture", _architecture(manifest.architecture)
     yield "dim", str(manifest.dim)
     yield "preprocessing", _pairs(manifest.preprocessing)
@@ -112,9 +120,24 @@ def _manifest_rows(manifest: "Manifest") -> Iterator[Row]:
     yield from ((axis, _range(allowed)) for axis, allowed in manifest.axes.items())
     if manifest.engine:
         yield from _engine_rows(manifest.engine)
+    if report_problem:
+        yield "parity", f"no report: {report_problem}"
+        return
+    if manifest.engine:
         yield from _parity_rows(manifest.engine.graph.parity, "of the graph")
     if manifest.engine is None or manifest.parity:
         yield from _parity_rows(manifest.parity, "of the engine" if manifest.engine else "")
+
+
+def _folder_rows(report: "FolderReport", problem: str) -> Iterator[Row]:
+    yield "written by", f"gtsa-kit {report.gtsa_kit}"
+    yield "files", ", ".join(report.files)
+    yield "architecture", _architecture(report.architecture)
+    yield "preprocessing", _pairs(report.preprocessing)
+    if problem:
+        yield "parity", f"no report: {problem}"
+    else:
+        yield from _parity_rows(report.parity)
 
 
 def _header_rows(header: "EngineHeader") -> Iterator[Row]:
@@ -137,6 +160,11 @@ def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[R
         return
     worst = report.worst
     yield f"parity {subject}".strip(), f"{'passed' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
+    if worst.problem:
+        yield "worst", f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: {worst.problem}"
+        if report.advice:
+            yield "advice", report.advice
+        return
     yield (
         "worst",
         f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: cosine {worst.min_cosine:.7f}, "

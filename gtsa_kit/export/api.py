@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gtsa_kit.export.manifest import ParityReport
     from gtsa_kit.export.open_options import ImportOptions
+    from gtsa_kit.export.parity_report import ParityReport
     from gtsa_kit.models.encoder import Encoder
 
 __all__ = ["ParityError", "export", "load_encoder", "verify"]
@@ -18,8 +18,12 @@ class ParityError(RuntimeError):
     """
 
     def __init__(self, path: Path, report: "ParityReport") -> None:
-        worst = max((d for d in report.differences if not d.passed), key=lambda d: d.max_abs, default=None)
-        detail = f": {worst.output} differs by {worst.max_abs:.2g}" if worst else f": {report.preprocessing}"
+        worst = report.worst
+        detail = f": {report.preprocessing}"
+        if worst.problem:
+            detail = f": {worst.output}: {report.advice or worst.problem}"
+        elif not worst.passed:
+            detail = f": {worst.output} differs by {worst.max_abs:.2g}"
         super().__init__(f"{path} failed the parity gate{detail}; do not use it")
         self.path = path
         self.report = report
@@ -115,14 +119,14 @@ def verify(
     """
     from gtsa_kit.export.parity import check_parity
     from gtsa_kit.export.parity_images import load_parity_images
+    from gtsa_kit.export.reference import missing_reference, open_reference
     from gtsa_kit.export.runtime.load import load
-    from gtsa_kit.export.source import find_reference, open_source
 
     path = Path(artifact)
     runner = load(path, device)
-    source = open_source(Path(against), import_options) if against else find_reference(path, runner.manifest)
+    source = open_reference(path, runner.manifest, Path(against) if against else None, import_options)
     if source is None:
-        raise ValueError(f"the weights that {path} was exported from are not beside it; name them with `against`")
+        raise ValueError(missing_reference(path, runner.manifest).replace("--against", "`against`"))
     return check_parity(source.encoder, runner, load_parity_images(Path(images) if images else source.images))
 
 

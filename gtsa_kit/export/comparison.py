@@ -6,11 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from gtsa_kit.export.manifest import Difference
+from gtsa_kit.export.parity_report import Difference
 from gtsa_kit.export.spec import ParityCase, Tolerance
 
-NOT_FINITE: Final = 1e30
-"""Number that stands for a NaN or an infinity in a report; JSON has neither."""
+NOT_FINITE: Final = "not finite"
 
 
 def compare_output(
@@ -23,7 +22,7 @@ def compare_output(
 ) -> Difference:
     """Measure the difference of one output: embeddings (B, D), or feature maps (B, D, h, w) compared per token.
 
-    Arrays of different shapes fail, and so does a NaN.
+    Arrays of different shapes and values that are not finite fail without numbers, and `problem` names the reason.
 
     Args:
         output: The output's name, for the report.
@@ -34,13 +33,18 @@ def compare_output(
         names: Names of the batch's images, for the report; by default their indices.
     """
     if expected.shape != actual.shape:
-        return _shape_mismatch(output, case, names[0] if names else "")
+        return _without_numbers(
+            output, case, f"shape {_times(actual)} for {_times(expected)}", names[0] if names else ""
+        )
     expected_tokens, actual_tokens = _to_tokens(expected), _to_tokens(actual)
+    finite = np.isfinite(expected_tokens).all(axis=1) & np.isfinite(actual_tokens).all(axis=1)
+    if not finite.all():
+        index = int(finite.argmin()) * len(expected) // len(finite)
+        return _without_numbers(output, case, NOT_FINITE, names[index] if names else f"image {index}")
     error = np.abs(expected_tokens - actual_tokens)
     cosine = np.sum(_unit(expected_tokens) * _unit(actual_tokens), axis=1)
     neighbors = neighbor_agreement(expected_tokens, actual_tokens)
-    worst = int(np.nan_to_num(cosine, nan=-NOT_FINITE).argmin()) * len(expected) // len(cosine)
-    # Comparisons with NaN are false, so any NaN fails.
+    worst = int(cosine.argmin()) * len(expected) // len(cosine)
     passed = (
         error.max() <= tolerance.max_abs
         and error.mean() <= tolerance.mean_abs
@@ -50,10 +54,10 @@ def compare_output(
     return Difference(
         output=output,
         **asdict(case),
-        max_abs=_finite(error.max()),
-        mean_abs=_finite(error.mean()),
-        min_cosine=_finite(cosine.min()),
-        mean_cosine=_finite(cosine.mean()),
+        max_abs=float(error.max()),
+        mean_abs=float(error.mean()),
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
         neighbors=neighbors,
         image=names[worst] if names else f"image {worst}",
         passed=bool(passed),
@@ -92,19 +96,9 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _finite(value: float) -> float:
-    return float(np.nan_to_num(value, nan=-NOT_FINITE, posinf=NOT_FINITE, neginf=-NOT_FINITE))
+def _without_numbers(output: str, case: ParityCase, problem: str, image: str) -> Difference:
+    return Difference(output=output, **asdict(case), problem=problem, neighbors=None, image=image, passed=False)
 
 
-def _shape_mismatch(output: str, case: ParityCase, image: str) -> Difference:
-    return Difference(
-        output=output,
-        **asdict(case),
-        max_abs=NOT_FINITE,
-        mean_abs=NOT_FINITE,
-        min_cosine=-1,
-        mean_cosine=-1,
-        neighbors=0,
-        image=image,
-        passed=False,
-    )
+def _times(values: np.ndarray) -> str:
+    return " x ".join(map(str, values.shape))

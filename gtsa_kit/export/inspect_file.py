@@ -6,20 +6,21 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gtsa_kit.export.folder_report import FolderReport, read_folder_report
+from gtsa_kit.export.formats.content import ArtifactManifest, open_manifest, without_report
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model
 from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo, read_graph_info
-from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
 from gtsa_kit.export.source import check_no_import_options, open_imported, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
-from gtsa_kit.models.run_folder import ENCODER, find_run_weights, is_run
+from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, find_run_weights, is_run
 from gtsa_kit.models.weights import describe_encoder
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ class FileInfo:
     size: int
     """Size in bytes, with the files that belong to it."""
     manifest: Manifest | None = None
+    report_problem: str = ""
+    """Reason why the manifest has no parity report though the file came with one; "" if there is none."""
     graph: OnnxGraphInfo | None = None
     """Facts about the graph of an ONNX file."""
     header: EngineHeader | None = None
     """Header of a TensorRT engine."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """Content of a run's encoder.json, with the `sha256` and the `parameters` of its weights."""
+    folder: FolderReport | None = None
+    """Report of a folder for another framework or for Triton, without a parity report that is not of its files."""
     note: str = ""
-    """Summary of weights of another tool; for a run, which checkpoint they come from, or whether one is newer."""
+    """Summary of weights of another tool; for a run, which checkpoint they come from, or whether one is newer; a remark
+    about a manifest that was not used."""
 
 
 def inspect_file(path: Path, import_options: ImportOptions | None = None) -> FileInfo:
@@ -68,6 +74,8 @@ def inspect_file(path: Path, import_options: ImportOptions | None = None) -> Fil
     if not path.is_dir() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; {DAMAGE_HINT}")
     given = import_options or ImportOptions()
+    if (path / EXPORT_FILE).is_file():
+        return _inspect_exported_folder(path)
     if takes_import_options(path):
         return _inspect_opened(path, given)
     if is_run(path):
@@ -79,13 +87,15 @@ def inspect_file(path: Path, import_options: ImportOptions | None = None) -> Fil
         return _inspect_onnx(path)
     if path.suffix == SUFFIX["trt"]:
         return _inspect_engine(path)
-    manifest = read_manifest(path)
+    opened = open_manifest(path)
+    manifest = opened.manifest
     files = [path]
     if path.suffix == SUFFIX["openvino"]:
         files.append(_openvino_weights(path))
     elif path.suffix in (SUFFIX["torchscript"], SUFFIX["pt2"]) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a complete {manifest.format} file; {DAMAGE_HINT}")
-    return FileInfo(path, f"gtsa-kit {manifest.format}", sum(file.stat().st_size for file in files), manifest)
+    size = sum(file.stat().st_size for file in files)
+    return FileInfo(path, f"gtsa-kit {manifest.format}", size, manifest, opened.problem)
 
 
 def _inspect_run(folder: Path, given: ImportOptions) -> FileInfo:
@@ -94,6 +104,15 @@ def _inspect_run(folder: Path, given: ImportOptions) -> FileInfo:
         return _inspect_opened(folder, given)
     check_no_import_options(folder, replace(given, branch=None))
     return replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
+
+
+def _inspect_exported_folder(folder: Path) -> FileInfo:
+    """Inspect a folder for another framework or a model of Triton."""
+    report = read_folder_report(folder)
+    problem = report.problem(folder)
+    size = sum((folder / name).stat().st_size for name in report.files if (folder / name).is_file())
+    valid = report.model_copy(update={"parity": None}) if problem else report
+    return FileInfo(folder, f"{report.format} folder of gtsa-kit", size, report_problem=problem, folder=valid)
 
 
 def _inspect_opened(path: Path, given: ImportOptions) -> FileInfo:
@@ -132,9 +151,10 @@ def _inspect_weights(path: Path, requested: Path, kind: str) -> FileInfo:
 def _inspect_engine(path: Path) -> FileInfo:
     """Inspect an engine: its header and, if gtsa-kit wrote it, the manifest beside it."""
     header = read_header(path)
-    manifest = read_manifest(path) if manifest_path(path).exists() else None
-    kind = "gtsa-kit trt" if manifest else "TensorRT engine without a manifest"
-    return FileInfo(path, kind, path.stat().st_size, manifest, header=header)
+    if not manifest_path(path).exists():
+        return FileInfo(path, "TensorRT engine without a manifest", path.stat().st_size, header=header)
+    opened = open_manifest(path)
+    return FileInfo(path, "gtsa-kit trt", path.stat().st_size, opened.manifest, opened.problem, header=header)
 
 
 def _openvino_weights(path: Path) -> Path:
@@ -159,20 +179,22 @@ def _inspect_onnx(path: Path) -> FileInfo:
     model = read_model(path, with_weights=False)
     if not model.ir_version or not model.graph.node:
         raise ValueError(f"{path} is not an ONNX file: it holds no graph; {DAMAGE_HINT}")
-    manifest = _find_manifest(path, model)
+    opened = _find_manifest(path, model)
     graph = read_graph_info(model, path.parent)
     external = [path.parent / name for name in graph.external]
     size = sum(file.stat().st_size for file in [path, *external] if file.exists())
-    return FileInfo(path, "gtsa-kit onnx" if manifest else "ONNX of another tool", size, manifest, graph)
+    if opened is None:
+        return FileInfo(path, "ONNX of another tool", size, graph=graph)
+    return FileInfo(path, "gtsa-kit onnx", size, opened.manifest, opened.problem, graph, note=opened.note)
 
 
-def _find_manifest(path: Path, model: "onnx.ModelProto") -> Manifest | None:
-    """Return the manifest beside a file of gtsa-kit, which `load` reads too, else the one inside it, else None."""
+def _find_manifest(path: Path, model: "onnx.ModelProto") -> ArtifactManifest | None:
+    """Return the manifest of an ONNX file of gtsa-kit, None for that of another tool."""
     embedded = metadata_value(model, METADATA_KEY)
-    if manifest_path(path).exists() and embedded is not None:
-        return read_manifest(path)
-    if embedded is not None:
-        return parse_manifest(embedded, str(path))
-    with suppress(ValueError):  # other tools write <file>.json too
-        return read_manifest(path)
-    return None
+    try:
+        return open_manifest(path)
+    except ValueError as error:
+        if embedded is None:
+            return None  # other tools write <file>.json too
+        reason, _, _ = str(error).partition("; ")
+        return ArtifactManifest(without_report(parse_manifest(embedded, str(path))), reason)

@@ -1,26 +1,22 @@
 """Manifest of an artifact: `<file>.json` beside it, and for ONNX also the `metadata_props` of the model."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
 
 from gtsa_kit.export.layout import AXES, InputFormat, Layout, layout_of
+from gtsa_kit.export.parity_report import ParityReport, Record
 from gtsa_kit.export.spec import FEATURE_MAP, Range
-from gtsa_kit.files import write_text
+from gtsa_kit.files import final_path, write_text
 from gtsa_kit.version import __version__
 
 SCHEMA = 1
 METADATA_KEY = "gtsa_kit"
 """Key of an ONNX model's metadata that holds the manifest."""
-
-
-class Record(BaseModel):
-    """Immutable model that rejects unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TensorSpec(Record):
@@ -46,42 +42,22 @@ class AxisRange(Record):
     multiple_of: int
 
 
-class Difference(Record):
-    """Difference between reference and artifact for one output and one input shape."""
+class SourceRecord(Record):
+    """Weights that an artifact was exported from: where they lay, and how they were opened."""
 
-    output: str
-    batch: int
-    height: int
-    width: int
-    max_abs: float
-    mean_abs: float
-    min_cosine: float
-    mean_cosine: float
-    neighbors: float | None
-    """Share of tokens with the same nearest neighbor, 0 to 1; None for fewer than three tokens."""
-    image: str
-    """Name of the image with the lowest cosine."""
-    passed: bool
+    path: str = ""
+    """Absolute path; "" in the metadata of an ONNX file, which is handed on without the names of folders."""
+    relative: str = ""
+    """Path from the artifact's folder, so that artifact and weights may move together."""
+    branch: str | None = None
+    """Value of --branch, and so on; None if it was not given."""
+    heads: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
-
-class ParityReport(Record):
-    """Result and measurements of the parity gate."""
-
-    reference: str = "gtsa-kit encoder, float32, PyTorch"
-    runtime: str
-    """Runtime and device that ran the artifact, for display."""
-    images: str
-    """Origin of the images, for display."""
-    tolerance: dict[str, float]
-    preprocessing: str = ""
-    """Difference between the manifest's preprocessing and the encoder's; "" if they are equal."""
-    passed: bool
-    differences: tuple[Difference, ...]
-
-    @property
-    def worst(self) -> Difference:
-        """Difference with the lowest cosine, then the largest absolute difference; failed ones precede passed ones."""
-        return min(self.differences, key=lambda d: (d.passed, d.min_cosine, -d.max_abs))
+    def candidates(self, artifact: Path) -> list[Path]:
+        """Return the paths at which the weights of an artifact may lie now."""
+        return [artifact.parent / self.relative] * bool(self.relative) + [Path(self.path)] * bool(self.path)
 
 
 class GraphRecord(Record):
@@ -105,8 +81,6 @@ class EngineRecord(Record):
     """Compute capabilities that the engine runs on; "later" stands for future GPUs."""
     profile: tuple[tuple[int, ...], ...]
     """Minimum, optimal and maximum shape of the input; () for a graph with a fixed shape."""
-    sha256: str
-    """SHA-256 of the engine file."""
     graph: GraphRecord
     parity: str
     """Comparison of the engine itself: "run", or "not run: " and the reason."""
@@ -127,6 +101,13 @@ class Manifest(Record):
     """Versions and settings of the runtime that the artifact is for."""
     source_sha256: str
     """SHA-256 of the source weights."""
+    source: SourceRecord = SourceRecord()
+    weights_sha256: str = ""
+    """Digest of the encoder's weights (`models.weights.weights_digest`), which are the same in any file."""
+    content_sha256: str = ""
+    """Digest of what the artifact computes (`formats.content.content_digest`): the report is of this content alone."""
+    checksum: str = ""
+    """SHA-256 of the other fields, except the location of the source; it shows that a manifest was edited."""
     architecture: dict[str, Any]
     dim: int
     """Width of the embedding and of the feature maps."""
@@ -138,6 +119,12 @@ class Manifest(Record):
     parity: ParityReport | None = None
     engine: EngineRecord | None = None
     """Build record, for TensorRT engines alone."""
+
+    @property
+    def expected_checksum(self) -> str:
+        """Value of `checksum` that belongs to the other fields."""
+        fields = self.model_dump(mode="json", exclude={"checksum": True, "source": {"path", "relative"}})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -195,21 +182,43 @@ def graph_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".onnx")
 
 
-def write_manifest(artifact: Path, manifest: Manifest) -> None:
-    """Write `<file>.json`, atomically."""
+def write_manifest(artifact: Path, manifest: Manifest) -> Manifest:
+    """Write `<file>.json`, atomically; return the manifest with its checksum and the relative path of the source."""
+    manifest = manifest.model_copy(update={"source": _relate(manifest.source, artifact)})
+    manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum})
     write_text(manifest_path(artifact), json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+    return manifest
+
+
+def _relate(source: SourceRecord, artifact: Path) -> SourceRecord:
+    if not source.path:
+        return source
+    try:
+        relative = Path(os.path.relpath(source.path, final_path(artifact.resolve()).parent)).as_posix()
+    except ValueError:  # another drive of Windows
+        relative = ""
+    return source.model_copy(update={"relative": relative})
 
 
 def read_manifest(artifact: Path) -> Manifest:
-    """Read the manifest beside an artifact, `<file>.json`.
+    """Read the manifest beside an artifact, `<file>.json`, as it is; `formats.content` checks what it says.
 
     Raises:
         ValueError: The manifest is missing, or is not valid in this version.
     """
+    return parse_manifest(read_manifest_text(artifact), str(manifest_path(artifact)))
+
+
+def read_manifest_text(artifact: Path) -> str:
+    """Return the text of the manifest beside an artifact.
+
+    Raises:
+        ValueError: The manifest is missing, or can't be read.
+    """
     path = manifest_path(artifact)
     try:
-        return parse_manifest(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{artifact} has no manifest beside it ({path.name}); export it again") from error
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtsa_kit.export.comparison import compare_output
-from gtsa_kit.export.manifest import Difference, ParityReport
+from gtsa_kit.export.comparison import NOT_FINITE, compare_output
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity_images import ParityImages
+from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
@@ -34,8 +36,12 @@ def check_parity(
 
     Returns:
         Report with the difference of every output in every case.
+
+    Raises:
+        ValueError: The artifact was exported from an encoder of another width or depth.
     """
     manifest = runner.manifest
+    _check_same_encoder(reference, manifest)
     tolerance = TOLERANCES[manifest.precision]
     reference = copy.copy(reference.to("cpu").float().eval())
     reference.layers = manifest.layers
@@ -48,14 +54,37 @@ def check_parity(
             difference = compare_output(output, np.asarray(expected_values), actual_values, case, tolerance, names)
             differences.append(difference)
         on_case(done, len(cases))
+    advice = _advice(reference, manifest.precision, images, differences)
     return ParityReport(
         runtime=runner.provider,
         images=images.origin,
         tolerance=asdict(tolerance),
         preprocessing=mismatch,
+        advice=advice,
         passed=not mismatch and all(difference.passed for difference in differences),
         differences=tuple(differences),
     )
+
+
+def _check_same_encoder(reference: Encoder, manifest: Manifest) -> None:
+    architecture = reference.architecture
+    hint = "name the run or the weights that it was exported from"
+    if manifest.dim != architecture.width:
+        raise ValueError(f"the file has features of width {manifest.dim}, the encoder of {architecture.width}; {hint}")
+    if missing := [layer for layer in manifest.layers if layer >= architecture.depth]:
+        raise ValueError(
+            f"the file has a map of block {missing[0]}, the encoder has {architecture.depth} blocks; {hint}"
+        )
+
+
+def _advice(reference: Encoder, precision: str, images: ParityImages, differences: list[Difference]) -> str:
+    """Explain the first case whose outputs are not finite; "" if there is none."""
+    first = next((difference for difference in differences if difference.problem == NOT_FINITE), None)
+    if first is None:
+        return ""
+    batch, size = islice(cycle(images.images), first.batch), (first.height, first.width)
+    prepared = np.stack([reference.preprocessing(image, size) for image in batch])
+    return explain_not_finite(reference, precision, torch.from_numpy(prepared))
 
 
 def _run_case(

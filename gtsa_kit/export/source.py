@@ -1,22 +1,23 @@
 """Source of an export: a run, weights of gtsa-kit or another tool, or a float32 ONNX file exported before."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from gtsa_kit.config import load_config
-from gtsa_kit.export.formats.onnx import has_weights, read_weights
-from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
-from gtsa_kit.export.manifest import Manifest, graph_path
+from gtsa_kit.export.formats.content import open_manifest
+from gtsa_kit.export.formats.onnx import read_weights
+from gtsa_kit.export.formats.onnx_file import read_model
+from gtsa_kit.export.manifest import Manifest, SourceRecord
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.checkpoint_import import ImportedEncoder, is_run_file, open_weights
 from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
-from gtsa_kit.models.weights import build_encoder
+from gtsa_kit.models.weights import build_encoder, weights_digest
 
 
 class SourceLocation(Protocol):
@@ -44,6 +45,8 @@ class Source:
     checkpoint and branch, or "" for the teacher of a finished one."""
     origin: str = "gtsa-kit"
     """Tool that wrote the weights; see `ImportedEncoder.origin`."""
+    record: SourceRecord = field(default_factory=SourceRecord)
+    """Location of the weights, and how they were opened, for manifests."""
 
     @property
     def folder(self) -> Path:
@@ -72,13 +75,13 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
     if is_exported_file(path):
         check_no_import_options(path, given)
     if path.is_file() and path.suffix == SUFFIX["onnx"]:
-        manifest = read_onnx_manifest(path)
-        return Source(path, _rebuild(manifest, read_weights(path), path), manifest.source_sha256)
+        return _open_onnx(path)
     if path.suffix in SUFFIX.values():
         raise ValueError(f"{path} can't be exported again; name the run or the weights that it was exported from")
     imported = open_imported(path, given)
     note = imported.run_note if imported.origin == "gtsa-kit" else imported.note
-    return Source(path, imported.encoder, sha256_of(imported.file), note, imported.origin)
+    record = SourceRecord(path=str(imported.file.resolve()), **asdict(given))
+    return Source(path, imported.encoder, sha256_of(imported.file), note, imported.origin, record)
 
 
 def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
@@ -117,22 +120,19 @@ def check_no_import_options(path: Path, given: ImportOptions) -> None:
         )
 
 
-def find_reference(artifact: Path, manifest: Manifest) -> Source | None:
-    """Open the encoder that an artifact was exported from.
+def _open_onnx(path: Path) -> Source:
+    """Open the weights inside an ONNX file of gtsa-kit.
 
-    The weights are looked for beside the artifact, in the folder above, and inside the artifact (only ONNX; for an
-    engine, in the graph beside it).
-
-    Returns:
-        The source, or None if the weights are in none of these.
+    Weights that were changed after the export are used as they are; the source then has the hash of the file itself.
     """
-    for folder in (artifact.parent, artifact.parent.parent):
-        weights = folder / "encoder.safetensors"
-        if weights.exists() and sha256_of(weights) == manifest.source_sha256:
-            return open_source(weights)
-    onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
-    usable = manifest.format in ("onnx", "trt") and onnx_file.exists() and has_weights(onnx_file)
-    return open_source(onnx_file) if usable else None
+    model = read_model(path)
+    opened = open_manifest(path, model)
+    weights = read_weights(model, path)
+    encoder = _rebuild(opened.manifest, weights, path)
+    if weights_digest(weights) == opened.manifest.weights_sha256:
+        return Source(path, encoder, opened.manifest.source_sha256, record=opened.manifest.source)
+    note = f"the weights in {path.name} are used as they are: {opened.problem or 'their digest is not in the manifest'}"
+    return Source(path, encoder, sha256_of(path), note, record=SourceRecord(path=str(path.resolve())))
 
 
 def _rebuild(manifest: Manifest, weights: dict[str, Tensor], path: Path) -> Encoder:

@@ -12,6 +12,8 @@ ENCODER: Final = "encoder.safetensors"
 CHECKPOINTS: Final = "checkpoints"
 DIGESTS: Final = "SHA256SUMS"
 """File beside the checkpoints, as `sha256sum` writes it."""
+EXPORT_FILE: Final = "gtsa.json"
+"""Report that `gtsa export` writes into a folder for another framework or for Triton."""
 
 
 class RunWeights(NamedTuple):

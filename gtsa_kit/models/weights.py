@@ -1,5 +1,6 @@
 """Encoder weights on disk: saving to a run folder, and building an encoder with them."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,16 @@ def build_encoder(
     except RuntimeError as error:
         raise ValueError(f"{origin} does not fit {architecture.name}: {error}") from error
     return encoder.eval()
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of names, shapes and float32 values of an encoder's weights, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().cpu().float().contiguous().numpy()
+        digest.update(f"{name} {values.shape} ".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:

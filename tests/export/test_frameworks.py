@@ -13,11 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gtsa_kit.export.formats.frameworks import FrameworkReport, detectron2_features, export_framework
+from gtsa_kit.export.folder_report import FolderReport
+from gtsa_kit.export.formats import framework_files
+from gtsa_kit.export.formats.frameworks import detectron2_features, export_framework
+from gtsa_kit.export.inspect_file import inspect_file
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
+from gtsa_kit.models.weights import save_encoder
 
 BLOCKS = {"vit_test": 2, "vit_small": 12}
 FILES = {
@@ -55,7 +59,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, scenes: ParityImages) -> 
     root = tmp_path_factory.mktemp("frameworks")
 
     @cache
-    def export(name: str, framework: str) -> tuple[Path, FrameworkReport]:
+    def export(name: str, framework: str) -> tuple[Path, FolderReport]:
         folder = root / name / framework
         return folder, export_framework(encoder_of(name), framework, folder, scenes)
 
@@ -167,6 +171,64 @@ def test_timm_loads_it_strictly(exported: Any) -> None:
     torch.testing.assert_close(
         model.forward_features(images)[:, 1:], tokens_of(encoder_of("vit_small"), images), rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["vit_test", "vit_small"])
+@torch.no_grad()
+def test_the_output_of_timm_is_the_embedding(name: str, exported: Any) -> None:
+    """Call the model itself, with and without the arguments of the documentation."""
+    folder, _ = exported(name, "timm")
+    images = images_of()
+    expected = encoder_of(name)(images).embedding
+    for arguments in ({}, {"num_classes": 0}, {"dynamic_img_size": True}):
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_of_a_run_in_timm(tmp_path: Path) -> None:
+    """Open encoder.safetensors with the call of the README."""
+    encoder = encoder_of("vit_test")
+    save_encoder(tmp_path, dict(encoder.vit.state_dict()), "vit_test", {})
+    model = timm.create_model(
+        encoder.architecture.timm_model,
+        **encoder.architecture.timm_kwargs,
+        num_classes=0,
+        global_pool="avg",
+        fc_norm=False,
+        checkpoint_path=str(tmp_path / "encoder.safetensors"),
+    ).eval()
+    torch.testing.assert_close(model(images_of()), encoder(images_of()).embedding, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_transformers_opens_a_folder_of_timm(exported: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModel.from_pretrained(exported("vit_test", "timm")[0]).eval()
+    expected = encoder_of("vit_test")(images_of()).embedding
+    torch.testing.assert_close(model(images_of()).pooler_output, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("framework", ["timm", "hf"])
+def test_the_gate_sees_a_call_that_gives_the_class_token(
+    framework: str, tmp_path: Path, scenes: ParityImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break the documented call alone: the map stays right, the embedding does not."""
+    if framework == "timm":
+        monkeypatch.setattr(framework_files, "POOLING", {"global_pool": "token"})
+    else:
+        transformers = pytest.importorskip("transformers")
+        original = transformers.ViTModel.forward
+
+        def shifted(self: Any, *args: Any, **kwargs: Any) -> Any:
+            out = original(self, *args, **kwargs)
+            out.last_hidden_state = out.last_hidden_state.roll(1, dims=1)
+            return out
+
+        monkeypatch.setattr(transformers.ViTModel, "forward", shifted)
+    report = export_framework(encoder_of("vit_test"), framework, tmp_path, scenes)
+    assert not report.parity.passed
+    assert "embedding" in {d.output for d in report.parity.differences if not d.passed}
 
 
 def test_transform_of_timm_matches_the_preprocessing(exported: Any) -> None:
@@ -374,6 +436,16 @@ def test_a_segmenter_fine_tuned_in_mmseg_can_be_imported(exported: Any, tmp_path
 
 
 # --- refusals and failures ------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_of_the_files_beside_it(tmp_path: Path, scenes: ParityImages) -> None:
+    export_framework(encoder_of("vit_test"), "timm", tmp_path, scenes)
+    assert inspect_file(tmp_path).folder.parity.passed
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"avg"', '"token"'))
+    facts = inspect_file(tmp_path)
+    assert (facts.report_problem, facts.folder.parity) == ("config.json was changed after its export", None)
+    (tmp_path / "config.json").unlink()
+    assert inspect_file(tmp_path).report_problem == "config.json is missing"
 
 
 def test_files_are_replaced_with_force_alone(tmp_path: Path, scenes: ParityImages) -> None:

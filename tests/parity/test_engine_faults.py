@@ -185,7 +185,7 @@ EDITS: dict[str, tuple[Callable[[dict], None], str]] = {
     "GPUs": (lambda m: m["engine"].__setitem__("capabilities", ["8.9", "9.0"]), "9.0"),
     "output": (lambda m: m["outputs"][0].__setitem__("name", "pooled"), "pooled"),
     "type": (lambda m: m["outputs"][1].__setitem__("dtype", "float16"), "tensors"),
-    "hash": (lambda m: m["engine"].__setitem__("sha256", "0" * 64), "sha256"),
+    "hash": (lambda m: m.__setitem__("content_sha256", "0" * 64), "sha256"),
     "graph's hash": (lambda m: m["engine"]["graph"].__setitem__("sha256", "0" * 64), "from another file than"),
     "precision": (lambda m: m.__setitem__("precision", "fp16"), "precision fp16"),
     "mean": (lambda m: m["preprocessing"]["mean"].__setitem__(0, 0.5), "preprocessing"),
@@ -220,6 +220,34 @@ def test_a_valid_engine_passes_and_reports_what_a_gpu_would_add(
     assert json.loads(capsys.readouterr().out)["passed"]
 
 
+def test_an_engine_is_verified_away_from_its_run(
+    engine: Path, built: Path, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Find the weights by the manifest; without them, check what needs none."""
+    away = tmp_path / "away" / engine.name
+    away.parent.mkdir()
+    for file in engine.parent.glob("encoder.engine*"):
+        shutil.copy(file, away.parent)
+    verify(away, images=few)
+    assert "min cosine" in capsys.readouterr().err, "the weights are still where the manifest says"
+    model = onnx.load(away.with_name("encoder.engine.onnx"))
+    manifest = json.loads(manifest_path(away).read_text())
+    manifest["source"] |= {"path": "/nowhere/encoder.safetensors", "relative": ""}
+    manifest_path(away).write_text(json.dumps(manifest))
+    away.with_name("encoder.engine.onnx").unlink()  # it holds the weights too
+    verify(away, images=few)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "not compared with the float32 encoder: the weights that" in message
+    assert "looked at /nowhere/encoder.safetensors" in message
+    assert "FAILED" not in message
+    assert model.graph.node
+    verify(away, images=few, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["passed"]
+    assert printed["graph_parity"] is None
+    assert "name them with --against" in printed["not_checked"]
+
+
 def test_a_graph_with_other_weights_is_detected(engine: Path, few: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = engine.with_name("encoder.engine.onnx")
     model = onnx.load(graph)
@@ -232,9 +260,8 @@ def test_a_graph_with_other_weights_is_detected(engine: Path, few: Path, capsys:
     assert "from another file than" in message
     assert "FAILED" in message
     graph.unlink()
-    with pytest.raises(SystemExit):
-        verify(engine, images=few)
-    assert "is not beside the engine" in " ".join(capsys.readouterr().err.split())
+    verify(engine, images=few)  # what is missing did not fail
+    assert "not checked: encoder.engine.onnx is not beside the engine" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 64, 0.5, -1])
@@ -263,7 +290,8 @@ def test_an_engine_of_another_version_reports_both_versions_and_the_command(engi
     engine.write_bytes(content)
     built_by = ".".join(str(number) for number in content[24:28])
     manifest = json.loads(manifest_path(engine).read_text())
-    manifest["engine"] |= {"version": built_by, "sha256": sha256_of(engine)}
+    manifest["engine"] |= {"version": built_by}
+    manifest["content_sha256"] = sha256_of(engine)
     manifest_path(engine).write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="build it for this machine") as rejected:
         check_file(engine, read_manifest(engine))

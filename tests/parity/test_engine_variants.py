@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gtsa_kit.export.runtime import tensorrt_variant as variants
+from gtsa_kit.export.runtime.other_gpus import OTHER_GPUS, check_elsewhere
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, check_capabilities, choose_variant, import_variant
 from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 
@@ -100,6 +101,35 @@ def test_unsupported_gpus_and_precisions_are_rejected_with_a_hint(
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
     with pytest.raises(ValueError, match=word):
         check_capabilities(import_variant("tensorrt-rtx"), requested, precision, dynamic)
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [
+        (
+            "8.7",
+            r"8\.7 \(Jetson Orin\).*on the Jetson itself.*JetPack 7\.2\.2.*--runtime tensorrt.*JetPack 6 .*trtexec",
+        ),
+        ("11.0", r"11\.0 \(Jetson Thor\).*on the Jetson itself.*--runtime tensorrt"),
+    ],
+)
+def test_an_engine_for_a_jetson_is_built_there(capability: str, words: str) -> None:
+    for own in (None, "8.9"):
+        with pytest.raises(ValueError, match=words):
+            check_elsewhere(("8.9", capability), own)
+    check_elsewhere((capability,), capability)  # on the Jetson itself
+    check_elsewhere(("8.9", "9.0"), None)  # left to the check of the variant
+
+
+def test_the_variant_names_the_gpus_that_it_can_not_build_for() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+    rtx = import_variant("tensorrt-rtx")
+    assert not set(OTHER_GPUS).intersection(rtx.capabilities)
+    for capability, (name, way) in OTHER_GPUS.items():
+        with pytest.raises(ValueError, match="does not build for") as rejected:
+            check_capabilities(rtx, (capability,), "fp16", True)
+        assert name in str(rejected.value)
+        assert str(rejected.value).endswith(way)
 
 
 def test_tensorrt_builds_for_the_gpu_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.export import Runner, load
-from gtsa_kit.export.api import load_encoder
+from gtsa_kit.export.api import ParityError, load_encoder
 from gtsa_kit.export.comparison import compare_output, neighbor_agreement
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
+from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
+from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import TOLERANCES, ExportOptions, ParityCase
+from gtsa_kit.export.spec import TOLERANCES, ExportOptions, ParityCase, Range
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
@@ -63,6 +67,73 @@ def layered(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, scenes: Pa
     path = tmp_path_factory.mktemp("layered") / "encoder.ts"
     export_artifact(open_source(tiny_run), "torchscript", path, ExportOptions(layers=LAYERS), scenes)
     return path
+
+
+@pytest.mark.parametrize("fault", ["not a number", "infinite"])
+def test_values_that_are_not_finite_are_named(
+    fault: str, tiny_run: Path, layered: Path, scenes: ParityImages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = check_parity(load_encoder(tiny_run), Faulty(load(layered, "cpu"), *FAULTS[fault]), scenes)
+    failed = [d for d in report.differences if not d.passed]
+    assert {d.problem for d in failed} == {"not finite"}
+    assert {d.max_abs for d in failed} == {d.min_cosine for d in failed} == {None}
+    assert (
+        report.advice == "PyTorch computes finite values in fp32 on the same images, the runtime does not; try another"
+    )
+    Console(width=80).print(parity_table(report))
+    printed = capsys.readouterr().out
+    assert "not finite" in printed
+    assert "e+30" not in printed
+    assert ParityReport.model_validate_json(report.model_dump_json()) == report
+    assert "is not finite: " in failure_message(layered, report)
+
+
+def overflowing(tiny_run: Path, factor: float) -> Encoder:
+    """Return an encoder with values of `factor` times the usual inside the MLP of block 1, and the usual output."""
+    encoder = load_encoder(tiny_run)
+    with torch.no_grad():
+        mlp = encoder.vit.blocks[1].mlp
+        mlp.fc1.weight[:4] *= factor
+        mlp.fc2.weight[:, :4] /= factor
+    return encoder
+
+
+def test_the_block_that_overflows_is_named_with_a_precision_that_holds(tiny_run: Path, tmp_path: Path, scenes) -> None:
+    save_encoder(tmp_path, overflowing(tiny_run, 1e6).vit.state_dict(), "vit_test", {})
+    options = ExportOptions("fp16", Range(32, 32), Range(32, 32), Range(1, 1))
+    report = export_artifact(open_source(tmp_path), "torchscript", tmp_path / "encoder.ts", options, scenes).parity
+    assert not report.passed
+    assert report.advice == "not finite from block 1 on; bf16 holds, try --precision bf16"
+    message = failure_message(tmp_path / "encoder.ts", report)
+    assert "encoder.ts is not finite from block 1 on (embedding at 1 x 32 x 32, on " in message
+    with pytest.raises(ParityError, match="embedding: not finite from block 1 on; bf16 holds"):
+        raise ParityError(tmp_path / "encoder.ts", report)
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("patch_embed.proj.bias", "the patch embedding"),
+        ("blocks.0.mlp.fc2.bias", "block 0"),
+        ("norm.bias", "the final norm"),
+    ],
+)
+def test_damaged_weights_are_named(part: str, where: str, tiny_run: Path, scenes: ParityImages) -> None:
+    encoder = load_encoder(tiny_run)
+    with torch.no_grad():
+        encoder.vit.get_parameter(part)[3] = float("nan")
+    images = torch.zeros(1, 3, 32, 32)
+    expected = f"the float32 encoder itself is not finite from {where} on; its weights are damaged"
+    assert explain_not_finite(encoder, "fp16", images) == expected
+
+
+def test_another_width_or_depth_is_one_sentence(layered: Path, scenes: ParityImages) -> None:
+    runner = load(layered, "cpu")
+    with pytest.raises(ValueError, match="the file has features of width 64, the encoder of 192; name the run"):
+        check_parity(Encoder("vit_mini"), runner, scenes)
+    runner.manifest = runner.manifest.model_copy(update={"outputs": runner.manifest.outputs[:2]})
+    with pytest.raises(ValueError, match="the file has 4 outputs, its manifest names 2"):
+        check_parity(Encoder("vit_test"), runner, scenes)
 
 
 def test_the_true_encoder_passes(tiny_run: Path, layered: Path, scenes: ParityImages) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.engine_display import build_progress, describe_ranges, lint_table, print_engine, problem_table
 from gtsa_kit.cli.support.export_steps import progress_callback
+from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
@@ -18,9 +19,11 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
+from gtsa_kit.export.reference import open_reference
+from gtsa_kit.export.runtime.other_gpus import check_elsewhere
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
-from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant
-from gtsa_kit.export.source import Source, find_reference
+from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant, gpu_capability
+from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import ANY_SIZE, SUFFIX, ExportOptions, Range
 from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
@@ -78,6 +81,9 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     if isinstance(opened, SourceGraph) and target is None:
         target = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", target, options.force)
+    if isinstance(opened, SourceGraph) and opened.manifest and opened.report_problem:
+        gated = gate_again(opened.path, opened.report_problem, opened.manifest, options.images, console)
+        opened = replace(opened, manifest=gated, report_problem="")
     with staged(engine) as work:
         graph = _prepare_graph(opened, work, options.options, parity_set, calibration, console)
         console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
@@ -124,6 +130,7 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
     Raises:
         ValueError: An option is invalid, or the variant does not support it.
     """
+    check_elsewhere(options.gpus, gpu_capability())
     variant, reason = choose_variant(options.runtime)
     console.print(f"{variant.name} {variant.version}: {reason}")
     check_settings(variant, options.settings)
@@ -174,7 +181,7 @@ def _reference(opened: Source | SourceGraph) -> Encoder | None:
     """Return the float32 encoder, or None if it is not available."""
     if isinstance(opened, Source):
         return opened.encoder
-    source = find_reference(opened.path, opened.manifest) if opened.manifest else None
+    source = open_reference(opened.path, opened.manifest) if opened.manifest else None
     return source.encoder if source else None
 
 

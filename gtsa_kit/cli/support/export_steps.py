@@ -13,6 +13,7 @@ from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
+from gtsa_kit.export.formats.framework_files import EMBEDDING_CALLS
 from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
 from gtsa_kit.export.graph import ExportGraph
@@ -160,10 +161,12 @@ def _export_framework(
     """Write the files of another framework, read them back and compare."""
     folder = files.out or source.folder / framework
     report = export_framework(source.encoder, framework, folder, images, files.force)
+    assert report.parity is not None
     console.print(parity_table(report.parity))
     if not report.parity.passed:
         fail(f"{failure_message(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
     console.print(f"{folder}  {', '.join(report.files)}; parity passed; usage: docs/frameworks.md", soft_wrap=True)
+    console.print(EMBEDDING_CALLS[framework].replace("FOLDER", str(folder)), soft_wrap=True, markup=False)
 
 
 def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:

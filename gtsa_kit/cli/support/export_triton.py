@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.export_steps import megabytes, progress_callback
+from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
@@ -73,7 +75,8 @@ def export_triton(
     """
     console = make_console()
     if path.is_file() and path.suffix in SERVED_SUFFIXES:
-        manifest = open_artifact(path)
+        gate = partial(gate_again, path, images=images, console=console)
+        manifest = open_artifact(path, gate)
         _check_unchanged(path, manifest, precision, options, calibrate)
         _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, console)
         return

@@ -1,7 +1,7 @@
 """Steps and output of `gtsa verify`. The command imports this when it runs."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,17 +9,21 @@ from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.export_steps import progress_callback
-from gtsa_kit.cli.support.opening import open_encoder
+from gtsa_kit.cli.support.opening import print_note
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps
-from gtsa_kit.export.manifest import Manifest, ParityReport, read_manifest
+from gtsa_kit.export.formats.content import CHANGED, EDITED, open_manifest
+from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity import check_parity
-from gtsa_kit.export.parity_images import load_parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
+from gtsa_kit.export.parity_report import ParityReport
+from gtsa_kit.export.reference import missing_reference, open_reference
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.source import Source, find_reference
+from gtsa_kit.export.self_check import Check, self_check
+from gtsa_kit.export.source import Source
 from gtsa_kit.export.tensorrt.check import CheckReport, check_engine
 
 FAILURE_HINT = "export it again, or look for what has changed since the export"
@@ -37,9 +41,18 @@ class ReferenceOptions:
 def verify_artifact(
     file: Path, runner: Runner, reference: ReferenceOptions, images: Path | None, as_json: bool, console: Console
 ) -> None:
-    """Run the parity gate and print its report; exit with 1 if it fails."""
+    """Run the parity gate and print its report; exit with 1 if it fails.
+
+    Without the weights that the file was exported from, check what needs none, and say what was not compared.
+    """
     source = _open_reference(file, runner.manifest, reference, console)
-    parity_set = load_parity_images(require(images) if images else source.images)
+    parity_set = load_parity_images(require(images) if images else source.images if source else None)
+    if source is None:
+        checks = _check_without_reference(file, runner, parity_set, console)
+        _print_result(file, checks, None, False, as_json, console)
+        return
+    if problem := open_manifest(file).problem:
+        console.print(f"{file} has no parity report: {problem}; it is compared now", soft_wrap=True)
     with Steps(console) as steps:
         report = check_parity(source.encoder, runner, parity_set, progress_callback(steps))
     if as_json:
@@ -55,7 +68,7 @@ def verify_engine(
     file: Path, reference: ReferenceOptions, images: Path | None, device: str, as_json: bool, console: Console
 ) -> None:
     """Check an engine without a GPU, then run the parity gate on a GPU if there is one; exit with 1 on a failure."""
-    manifest = read_manifest(file)
+    manifest = open_manifest(file).manifest
     third_party = manifest.architecture.get("name") == THIRD_PARTY_GRAPH
     source = None if third_party else _open_reference(file, manifest, reference, console)
     parity_set = load_parity_images(require(images) if images else source.images if source else None)
@@ -66,12 +79,48 @@ def verify_engine(
         with Steps(console) as steps:
             runner = load(file, device)
             report = check_parity(source.encoder, runner, parity_set, progress_callback(steps, "parity of the engine"))
+    if source is None and not third_party:
+        checks = _add_self_checks(file, manifest, checks, parity_set, console)
+    _print_result(file, checks, report, third_party, as_json, console)
+
+
+def _print_result(
+    file: Path, checks: CheckReport, report: ParityReport | None, third_party: bool, as_json: bool, console: Console
+) -> None:
+    """Print checks and reports; exit with 1 if one failed."""
     if as_json:
         print(json.dumps(_as_data(checks, report), indent=2))
     else:
         _print_checks(checks, report, third_party, console)
     _fail_unless_passed(file, checks, report)
     console.print(f"{file}: {checks.not_checked or 'the engine and its graph passed the parity gate'}", soft_wrap=True)
+
+
+def _check_without_reference(file: Path, runner: Runner, images: ParityImages, console: Console) -> CheckReport:
+    problem = open_manifest(file).problem
+    content = Check("content", True, "the file is the one that its report describes")
+    if problem:
+        failed = problem in (CHANGED, EDITED)
+        content = Check("content", not failed, problem if failed else f"not checked: {problem}")
+    with Steps(console) as steps:
+        checks = self_check(runner, images, progress_callback(steps, "checks"))
+    return CheckReport((content, *checks), None, _not_compared(file, runner.manifest))
+
+
+def _add_self_checks(
+    file: Path, manifest: Manifest, checks: CheckReport, images: ParityImages, console: Console
+) -> CheckReport:
+    """Add the checks of an engine's graph that need no weights, and say what was not compared."""
+    more: tuple[Check, ...] = ()
+    if (graph := graph_path(file)).exists():
+        with Steps(console) as steps:
+            more = self_check(load(graph, "cpu"), images, progress_callback(steps, "checks of the graph"))
+    missing = "; ".join(filter(None, (_not_compared(file, manifest), checks.not_checked)))
+    return replace(checks, checks=(*checks.checks, *more), not_checked=missing)
+
+
+def _not_compared(file: Path, manifest: Manifest) -> str:
+    return f"not compared with the float32 encoder: {missing_reference(file, manifest)}"
 
 
 def _fail_unless_passed(file: Path, checks: CheckReport, report: ParityReport | None) -> None:
@@ -82,19 +131,13 @@ def _fail_unless_passed(file: Path, checks: CheckReport, report: ParityReport | 
             fail(f"{failure_message(Path(name), parity)}; {FAILURE_HINT}", 1)
 
 
-def _open_reference(file: Path, manifest: Manifest, reference: ReferenceOptions, console: Console) -> Source:
-    """Open the float32 encoder to compare with.
-
-    Raises:
-        ValueError: The weights are neither given nor beside the file.
-    """
-    if reference.against:
-        source: Source | None = open_encoder(require(reference.against), reference.import_options, console)
-    else:
-        source = find_reference(file, manifest)
-    if source is None:
-        raise ValueError(f"the weights that {file} was exported from are not beside it; name them with --against")
-    if source.sha256 != manifest.source_sha256:
+def _open_reference(file: Path, manifest: Manifest, reference: ReferenceOptions, console: Console) -> Source | None:
+    """Open the float32 encoder to compare with; None if its weights are neither given nor where the manifest says."""
+    against = require(reference.against) if reference.against else None
+    source = open_reference(file, manifest, against, reference.import_options)
+    if source and against:
+        print_note(against, source.note, console)
+    if source and source.sha256 != manifest.source_sha256:
         console.print(
             f"warning: {file} was exported from other weights than {source.path}: their sha256 differs", soft_wrap=True
         )
@@ -113,7 +156,7 @@ def _as_data(checks: CheckReport, report: ParityReport | None) -> dict[str, obje
 
 
 def _print_checks(checks: CheckReport, report: ParityReport | None, third_party: bool, console: Console) -> None:
-    table = Table(title="checks without a GPU", title_justify="left", box=None, show_header=False)
+    table = Table(title="checks", title_justify="left", box=None, show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
     for check in checks.checks:

@@ -12,7 +12,7 @@ import torch
 from gtsa_kit.export.benchmark.compare import BatchShape, OpenFile, Speed, compare_speed
 from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.manifest import Manifest, manifest_path
+from gtsa_kit.export.manifest import Manifest, manifest_path, write_manifest
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import Source
@@ -103,7 +103,9 @@ def autoselect(
                 on_step("measuring", len(group), len(group) + 1)
                 chosen, speeds = _fastest(passed, options, images)
                 failed = tuple(candidate for candidate in exported if candidate not in passed)
-                return Autoselection(_move(passed[chosen], folder), exported[chosen][1], speeds, failed)
+                path = _move(passed[chosen], folder)
+                manifest = write_manifest(path, exported[chosen][1])  # the relative path of the source is another one
+                return Autoselection(path, manifest, speeds, failed)
         return None
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -5,6 +5,7 @@ down. The processes are measured in short alternating time slices, since the clo
 over a minute: such a change then affects every artifact alike.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, start_workers
+from gtsa_kit.export.comparison import NOT_FINITE
+from gtsa_kit.export.formats.content import ReportWarning
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.load import load
@@ -44,7 +47,8 @@ class OpenFile:
         return LIBRARIES.get(self.path.suffix, ())
 
     def __call__(self) -> Runner:
-        """Open the file."""
+        """Open the file; the parent process says whether it has a report."""
+        warnings.simplefilter("ignore", ReportWarning)
         return load(self.path, **self.options.arguments())
 
 
@@ -84,6 +88,8 @@ class Speed:
     """Cosine of the worst patch token to the reference; None if this artifact is the reference."""
     max_abs: float | None
     """Largest absolute difference of the feature map from the reference; None if this artifact is the reference."""
+    problem: str = ""
+    """Reason why the feature map can't be compared: "not finite", or another shape."""
 
 
 def compare_speed(
@@ -164,7 +170,7 @@ def _speed(
 ) -> Speed:
     p50, p95, p99 = (float(1e3 * np.percentile(latencies, percent)) for percent in (50, 95, 99))
     is_reference = expected is warm.feature_map
-    min_cosine, max_abs = (None, None) if is_reference else _difference(expected, warm.feature_map)
+    min_cosine, max_abs, problem = (None, None, "") if is_reference else _difference(expected, warm.feature_map)
     return Speed(
         name=worker.name,
         provider=warm.provider,
@@ -179,6 +185,7 @@ def _speed(
         memory_mb=worker.call("memory"),
         min_cosine=min_cosine,
         max_abs=max_abs,
+        problem=problem,
     )
 
 
@@ -191,10 +198,12 @@ def _encode(reference: Encoder, images: list[Image.Image], shape: BatchShape) ->
     return np.asarray(features.feature_map)
 
 
-def _difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """Return the worst cosine of a token and the largest difference; NaN or another shape is the worst case."""
+def _difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float | None, float | None, str]:
+    """Return the worst cosine of a token and the largest difference, or None twice and why there are no numbers."""
     if expected.shape != actual.shape:
-        return -1.0, 1e30
+        return None, None, "other shape"
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return None, None, NOT_FINITE
     reference, artifact = torch.from_numpy(expected).double(), torch.from_numpy(actual).double()
-    cosine = torch.cosine_similarity(reference, artifact, dim=1).min().nan_to_num(-1.0)
-    return float(cosine), float((reference - artifact).abs().max().nan_to_num(1e30, posinf=1e30))
+    cosine = torch.cosine_similarity(reference, artifact, dim=1).min()
+    return float(cosine), float((reference - artifact).abs().max()), ""

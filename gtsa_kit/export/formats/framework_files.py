@@ -16,6 +16,8 @@ from gtsa_kit.models.encoder import INTERPOLATIONS, Encoder
 
 Weights = dict[str, Tensor]
 """Weights of the encoder by timm's keys."""
+POOLING: Final = {"global_pool": "avg", "fc_norm": False}
+"""Arguments of timm's ViT that make its output the mean of the patch tokens after the final norm."""
 
 
 HIDDEN_ACTS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
@@ -28,7 +30,11 @@ def native_size(encoder: Encoder) -> int:
 
 
 def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
-    """Write files for `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)`."""
+    """Write files for `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose output is the embedding.
+
+    timm's default output is the class token, which training does not use. With these arguments it is the mean of the
+    patch tokens after the final norm.
+    """
     architecture, preprocessing = encoder.architecture, encoder.preprocessing
     _write_safetensors(folder, weights)
     write_json(
@@ -37,7 +43,8 @@ def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "architecture": architecture.timm_model,
             "num_classes": 0,
             "num_features": architecture.width,
-            "model_args": dict(architecture.timm_kwargs),
+            "global_pool": "avg",
+            "model_args": {**architecture.timm_kwargs, **POOLING},
             "pretrained_cfg": {
                 "input_size": [3, native_size(encoder), native_size(encoder)],
                 "fixed_input_size": True,
@@ -107,6 +114,19 @@ WRITERS: Final[Mapping[str, tuple[Writer, tuple[str, ...]]]] = {
     "detectron2": (write_detectron2, ("encoder_detectron2.pth",)),
 }
 """Function that writes a framework's files, and the names of the files (weights first), by framework."""
+
+
+EMBEDDING_CALLS: Final[Mapping[str, str]] = {
+    "timm": 'timm.create_model("local-dir:FOLDER", pretrained=True)(images) is the embedding',
+    "hf": (
+        "the embedding is ViTModel(...)(images).last_hidden_state[:, 1:].mean(1); ViTModel has no output of its own "
+        "for it: its class token and pooler are not trained"
+    ),
+    "mmseg": "the embedding is the mean of the last map over its positions; the class token is not trained",
+    "mmdet": "the embedding is the mean of the last map over its positions; the class token is not trained",
+    "detectron2": "detectron2's ViT has no final norm, so it has no call that gives the embedding",
+}
+"""Sentence on the call that gives the embedding, by framework; the parity gate computes it in the same way."""
 
 
 def _write_processor(encoder: Encoder, path: Path) -> None:

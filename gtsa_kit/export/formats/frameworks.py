@@ -3,25 +3,24 @@
 from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gtsa_kit.export.comparison import compare_output
+from gtsa_kit.export.folder_report import FolderReport, write_folder_report
 from gtsa_kit.export.formats.framework_files import WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
-from gtsa_kit.export.manifest import ParityReport, Record
 from gtsa_kit.export.parity_images import ParityImages
+from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
-from gtsa_kit.files import staged, write_json
-from gtsa_kit.models.checkpoint_import.metadata import EXPORT_FILE
+from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.run_folder import EXPORT_FILE
 from gtsa_kit.models.weights import describe_encoder
-from gtsa_kit.version import __version__
 
-SCHEMA: Final = 1
 BATCH: Final = 2
 """Number of images in the comparison."""
 REFERENCE: Final = "gtsa-kit encoder, float32, PyTorch"
@@ -30,21 +29,9 @@ DETECTRON2_REFERENCE: Final = (
 )
 
 
-class FrameworkReport(Record):
-    """Content of `gtsa.json`, which describes the files beside it."""
-
-    schema_version: int = SCHEMA
-    gtsa_kit: str = __version__
-    format: str
-    files: tuple[str, ...]
-    architecture: dict[str, Any]
-    preprocessing: dict[str, Any]
-    parity: ParityReport
-
-
 def export_framework(
     encoder: Encoder, framework: str, folder: Path, images: ParityImages, force: bool = False
-) -> FrameworkReport:
+) -> FolderReport:
     """Write the files of one framework into a folder, run them from there, and write the comparison to `gtsa.json`.
 
     The files stay when the comparison fails; the report says so.
@@ -71,15 +58,14 @@ def export_framework(
         work = report_file.parent
         write(encoder, {name: tensor.contiguous() for name, tensor in encoder.vit.state_dict().items()}, work)
         description = describe_encoder(encoder.architecture, encoder.preprocessing)
-        report = FrameworkReport(
+        report = FolderReport(
             format=framework,
             files=files,
             architecture=description["architecture"],
             preprocessing=description["preprocessing"],
             parity=_check_parity(encoder, framework, work, images),
         )
-        write_json(report_file, report.model_dump(mode="json"))
-    return report
+        return write_folder_report(work, report)
 
 
 def _check_folder(framework: str, folder: Path, force: bool) -> None:
@@ -102,11 +88,11 @@ def _check_parity(encoder: Encoder, framework: str, folder: Path, images: Parity
     runtime, network = LOADERS[framework](folder, encoder.architecture)
     with torch.inference_mode():
         expected = detectron2_features(encoder, batch) if detectron2 else encoder(batch)
-        feature_map = network(batch)
+        embedding, feature_map = network(batch)
     # Tolerances are for features of unit scale, which the final norm gives.
     scale = expected.feature_map.square().mean().sqrt() if detectron2 else 1
     pairs = {
-        EMBEDDING: (expected.embedding, feature_map.mean((2, 3))),
+        EMBEDDING: (expected.embedding, embedding),
         FEATURE_MAP: (expected.feature_map, feature_map),
     }
     differences = tuple(

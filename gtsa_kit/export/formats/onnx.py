@@ -136,13 +136,16 @@ def has_weights(path: Path) -> bool:
     return metadata_value(read_model(path, with_weights=False), WEIGHTS_KEY) is not None
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the encoder's weights (timm's key names) out of a file that `export_onnx` wrote.
+def read_weights(model: onnx.ModelProto, path: Path) -> dict[str, torch.Tensor]:
+    """Read the encoder's weights (timm's key names) out of a model that `export_onnx` wrote.
+
+    Args:
+        model: The model.
+        path: Its file, for errors.
 
     Raises:
-        ValueError: The file is not readable as ONNX, or holds no float32 weights of a gtsa-kit encoder.
+        ValueError: The model holds no float32 weights of a gtsa-kit encoder, or lost some of them.
     """
-    model = read_model(path)
     locations = metadata_value(model, WEIGHTS_KEY)
     if locations is None:
         raise ValueError(
@@ -150,8 +153,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             "from"
         )
     stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+    located: dict[str, tuple[str, bool]] = json.loads(locations)
+    lost = [name for name, (initializer, _) in located.items() if initializer not in stored]
+    if lost:
+        raise ValueError(
+            f"{path} was changed by another tool: {len(lost)} of its {len(located)} weights are gone or renamed, "
+            f"such as {lost[0]}; name the run or the weights that it was exported from"
+        )
     weights = {
         name: torch.from_numpy(np.array(stored[initializer].T if transposed else stored[initializer]))
-        for name, (initializer, transposed) in json.loads(locations).items()
+        for name, (initializer, transposed) in located.items()
     }
     return join_position_embeddings(weights)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gtsa_kit.export.formats.onnx_graph import external_files
-from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest
 from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -56,23 +56,15 @@ def metadata_value(model: "ModelProto", key: str) -> str | None:
     return next((entry.value for entry in model.metadata_props if entry.key == key), None)
 
 
-def read_onnx_manifest(path: Path) -> Manifest:
-    """Read the manifest beside an ONNX file, or the one inside it if there is none beside it.
-
-    Raises:
-        ValueError: The file is not readable as ONNX, or has no manifest of gtsa-kit.
-    """
-    embedded = metadata_value(read_model(path, with_weights=False), METADATA_KEY)
-    if embedded is None or manifest_path(path).exists():
-        return read_manifest(path)
-    return parse_manifest(embedded, str(path))
-
-
 def embed_manifest(path: Path, manifest: Manifest) -> None:
-    """Store a manifest in the file's `metadata_props`, in place of an earlier one; the graph does not change."""
+    """Store a manifest in the file's `metadata_props`, in place of an earlier one; the graph does not change.
+
+    The location of the source weights is omitted: it names folders of this machine, and the file is handed on.
+    """
+    source = manifest.source.model_copy(update={"path": "", "relative": ""})
     model = read_model(path)
     others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
-    model.metadata_props.add(key=METADATA_KEY, value=manifest.model_dump_json())
+    model.metadata_props.add(key=METADATA_KEY, value=manifest.model_copy(update={"source": source}).model_dump_json())
     write_model(model, path)

@@ -22,14 +22,18 @@ from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import Architecture
 
 Weights = dict[str, Tensor]
-Network = Callable[[Tensor], Tensor]
-"""Function from images (B, 3, H, W) to the map of patch tokens (B, D, H/p, W/p) for patches of p pixels."""
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Function from images (B, 3, H, W) to the embedding (B, D), by the call that is documented for the framework, and to
+the map of patch tokens (B, D, H/p, W/p) for patches of p pixels."""
 
 
 def load_timm(folder: Path, _: Architecture) -> tuple[str, Network]:
     """Load a folder with timm."""
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
-    return f"timm {timm.__version__}", lambda images: _to_grid(model.forward_features(images)[:, 1:])
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return (
+        f"timm {timm.__version__}",
+        lambda images: (model(images), _to_grid(model.forward_features(images)[:, 1:])),
+    )
 
 
 def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
@@ -38,7 +42,7 @@ def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
         encoder = open_weights(folder).encoder
         return (
             "gtsa-kit's checkpoint import, since transformers is not installed",
-            lambda images: encoder(images).feature_map,
+            lambda images: encoder(images)[:2],
         )
     transformers = importlib.import_module("transformers")
     had_progress_bar = transformers.logging.is_progress_bar_enabled()
@@ -46,33 +50,44 @@ def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
     model = transformers.ViTModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True).eval()
     if had_progress_bar:
         transformers.logging.enable_progress_bar()
-    return (
-        f"transformers {transformers.__version__}",
-        lambda images: _to_grid(model(images).last_hidden_state[:, 1:]),
-    )
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = model(images).last_hidden_state[:, 1:]
+        return tokens.mean(1), _to_grid(tokens)
+
+    return f"transformers {transformers.__version__}", run
 
 
 def load_mmseg(folder: Path, architecture: Architecture) -> tuple[str, Network]:
     """Load a folder to be run with `run_mmseg`."""
     weights = _load(folder / "encoder_mmseg.pth", "state_dict")
     run = partial(run_mmseg, weights, heads=architecture.heads, eps=architecture.norm_eps)
-    return "torch functions on mmsegmentation's key names", run
+    return "torch functions on mmsegmentation's key names", _with_mean(run)
 
 
 def load_mmdet(folder: Path, architecture: Architecture) -> tuple[str, Network]:
     """Load a folder to be run with `run_mmpretrain`."""
     weights = _load(folder / "encoder_mmdet.pth", "state_dict")
     run = partial(run_mmpretrain, weights, heads=architecture.heads, eps=architecture.norm_eps)
-    return "torch functions on mmpretrain's key names", run
+    return "torch functions on mmpretrain's key names", _with_mean(run)
 
 
 def load_detectron2(folder: Path, architecture: Architecture) -> tuple[str, Network]:
     """Load a folder to be run with `run_detectron2`."""
     weights = _load(folder / "encoder_detectron2.pth", "model")
     net = {name.removeprefix("backbone.net."): tensor for name, tensor in weights.items()}
-    return "torch functions on detectron2's key names", partial(
-        run_detectron2, net, heads=architecture.heads, eps=architecture.norm_eps
-    )
+    run = partial(run_detectron2, net, heads=architecture.heads, eps=architecture.norm_eps)
+    return "torch functions on detectron2's key names", _with_mean(run)
+
+
+def _with_mean(run: Callable[[Tensor], Tensor]) -> Network:
+    """Return a network whose embedding is the mean of its map; these frameworks have maps alone."""
+
+    def network(images: Tensor) -> tuple[Tensor, Tensor]:
+        feature_map = run(images)
+        return feature_map.mean((2, 3)), feature_map
+
+    return network
 
 
 LOADERS: Final[Mapping[str, Callable[[Path, Architecture], tuple[str, Network]]]] = {

@@ -1,12 +1,14 @@
 """Opening an artifact of any format, a run folder or weights as a runner."""
 
+import warnings
 from pathlib import Path
 
 import torch
 
 from gtsa_kit.export.build_manifest import build_manifest
+from gtsa_kit.export.formats.content import ReportWarning, open_manifest
 from gtsa_kit.export.graph import ExportGraph
-from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.onnx_runner import OnnxRunner
 from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
@@ -43,6 +45,10 @@ def load(
         import_options: Facts that weights of another tool do not contain. The runner's `note` says what was assumed
             for those that are not given.
 
+    Returns:
+        The runner. Its `manifest` holds a parity report only if that is of the file's present content; else there is a
+        `ReportWarning`.
+
     Raises:
         ValueError: The path does not exist, is no artifact of gtsa-kit, lacks a layer, or the device or provider is not
             available; the message says what is.
@@ -57,7 +63,10 @@ def load(
     if not is_exported_file(path):
         return _open_weights(path, target, layers, import_options)
     check_no_import_options(path, import_options or ImportOptions())
-    runner = _open_file(path, device, target, request)
+    opened = open_manifest(path)
+    runner = _open_file(path, opened.manifest, device, target, request)
+    if remark := opened.remark(path):
+        warnings.warn(remark, ReportWarning, stacklevel=2)
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
         names = ",".join(map(str, layers))
         raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {names}")
@@ -75,16 +84,15 @@ def _open_weights(
     return runner
 
 
-def _open_file(path: Path, device: str, target: torch.device, request: ProviderRequest) -> Runner:
+def _open_file(path: Path, manifest: Manifest, device: str, target: torch.device, request: ProviderRequest) -> Runner:
     if path.suffix == SUFFIX["onnx"]:
-        return OnnxRunner(path, target, request.resolve(device, target), request.engine_cache)
+        return OnnxRunner(path, manifest, target, request.resolve(device, target), request.engine_cache)
     if path.suffix == SUFFIX["openvino"]:
         if device not in ("auto", "cpu"):
             raise ValueError(f"{path} runs on the CPU only; omit --device {device}")
-        return OpenVinoRunner(path)
+        return OpenVinoRunner(path, manifest)
     if path.suffix == SUFFIX["trt"]:
-        return EngineRunner(path, target)
-    manifest = read_manifest(path)
+        return EngineRunner(path, manifest, target)
     module = load_torchscript(path) if path.suffix == SUFFIX["torchscript"] else load_program(path)
     return TorchRunner(module, manifest, target)
 

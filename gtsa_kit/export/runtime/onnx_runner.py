@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+from gtsa_kit.export.formats.onnx_file import read_model
+from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
 from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
 from gtsa_kit.export.runtime.onnx_gpu_sessions import open_gpu_session
@@ -19,12 +20,18 @@ class OnnxRunner(BatchParallelRunner):
     chunk = 2
 
     def __init__(
-        self, path: Path, device: torch.device, providers: tuple[str, ...] = ("cpu",), engine_cache: Path | None = None
+        self,
+        path: Path,
+        manifest: Manifest,
+        device: torch.device,
+        providers: tuple[str, ...] = ("cpu",),
+        engine_cache: Path | None = None,
     ) -> None:
         """Open a file with the first of several providers that runs here.
 
         Args:
             path: ONNX file.
+            manifest: Its manifest.
             device: The GPU; the CPU provider ignores it.
             providers: Providers to try, see `providers.ProviderRequest.resolve`.
             engine_cache: See `providers.ProviderRequest`.
@@ -32,8 +39,9 @@ class OnnxRunner(BatchParallelRunner):
         Raises:
             ValueError: The file can't be opened, or no provider runs here.
         """
-        self.manifest = read_onnx_manifest(path)
+        self.manifest = manifest
         names = [spec.name for spec in self.manifest.outputs]
+        _check_names(path, manifest)
         gpu_session = open_gpu_session(path, self.manifest, providers, device, engine_cache)
         if gpu_session:
             self.manifest, self.provider = gpu_session.manifest, gpu_session.description
@@ -50,6 +58,15 @@ class OnnxRunner(BatchParallelRunner):
             (lambda: infer_with_session(open_session(model, path, 1, fp8), names)) if divisible else None,
         )
         self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Raise `ValueError` if the graph has lost an input or an output of its manifest."""
+    graph = read_model(path, with_weights=False).graph
+    existing = {value.name for value in (*graph.input, *graph.output)}
+    names = [spec.name for spec in (*manifest.inputs, *manifest.outputs)]
+    if lost := [name for name in names if name not in existing]:
+        raise ValueError(f"{path} was changed by another tool: it has no {lost[0]!r} any more; export it again")
 
 
 def infer_with_session(session: Any, names: list[str]) -> Infer:

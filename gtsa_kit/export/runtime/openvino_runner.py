@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
-from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
 
 
@@ -17,9 +17,9 @@ class OpenVinoRunner(BatchParallelRunner):
 
     chunk = 4
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         openvino = import_openvino()
-        self.manifest = read_manifest(path)
+        self.manifest = manifest
         core = openvino.Core()
         model = read_openvino_model(core, path)
         threads = torch.get_num_threads()

@@ -36,7 +36,12 @@ class Runner(ABC):
             ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.
         """
         self._check(images)
-        outputs = dict(zip((spec.name for spec in self.manifest.outputs), self._run(images), strict=True))
+        names, values = [spec.name for spec in self.manifest.outputs], self._run(images)
+        if len(names) != len(values):
+            raise ValueError(
+                f"the file has {len(values)} outputs, its manifest names {len(names)}; copy both again, or export again"
+            )
+        outputs = dict(zip(names, values, strict=True))
         layers = {layer: outputs[layer_output(layer)] for layer in self.manifest.layers}
         return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers)
 

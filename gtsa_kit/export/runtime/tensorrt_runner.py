@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtsa_kit.export.manifest import EngineRecord, Manifest, read_manifest
+from gtsa_kit.export.manifest import EngineRecord, Manifest
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH, read_header
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, cannot_run, import_variant, make_logger
@@ -26,13 +26,13 @@ class EngineRunner(Runner):
     An execution context serves one call at a time, so calls from several threads wait for each other.
     """
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         """Open an engine.
 
         Raises:
             ValueError: There is no GPU, the engine is for another GPU or library version, or the file is damaged.
         """
-        self.manifest = read_manifest(path)
+        self.manifest = manifest
         record = check_file(path, self.manifest)
         if device.type != "cuda":
             raise ValueError(
@@ -192,7 +192,9 @@ def check_file(path: Path, manifest: Manifest) -> EngineRecord:
     if record is None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
     header = read_header(path)
-    if (header.variant, header.version) != (record.variant, record.version) or sha256_of(path) != record.sha256:
+    if (header.variant, header.version) != (record.variant, record.version) or sha256_of(
+        path
+    ) != manifest.content_sha256:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
     if manifest.architecture["name"] == THIRD_PARTY_GRAPH:
         raise ValueError(

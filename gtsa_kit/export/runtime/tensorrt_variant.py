@@ -9,6 +9,7 @@ import torch
 
 from gtsa_kit.export.manifest import EngineRecord
 from gtsa_kit.export.runtime.engine_header import LATER_GPUS, VariantName
+from gtsa_kit.export.runtime.other_gpus import describe_capability, way_to_engine
 
 MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Python modules by variant."""
@@ -159,9 +160,8 @@ def _unsupported(variant: TensorRTVariant, capability: str, supported: tuple[str
             "--runtime tensorrt-rtx"
         )
     return (
-        f"TensorRT-RTX {variant.version} does not build for compute capability {capability}, only for "
-        f"{', '.join(supported)}; for other GPUs (9.0 is Hopper, 10.0 data-center Blackwell) use --runtime "
-        "tensorrt on a machine with such a GPU"
+        f"TensorRT-RTX {variant.version} does not build for compute capability {describe_capability(capability)}, only "
+        f"for {', '.join(supported)}; {way_to_engine(capability)}"
     )
 
 

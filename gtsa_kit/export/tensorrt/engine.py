@@ -120,8 +120,7 @@ def write_engine(
     manifest = _manifest(graph, built, header, request, profile)
     with atomic_write(engine) as file:
         file.write(built.content)
-    write_manifest(engine, manifest)
-    return manifest
+    return write_manifest(engine, manifest)
 
 
 def check_engine_parity(
@@ -142,9 +141,7 @@ def check_engine_parity(
     else:
         report = check_parity(encoder, load(engine, "cuda"), images, on_case)
         updated = {"engine": manifest.engine.model_copy(update={"parity": "run"}), "parity": report}  # type: ignore[dict-item]
-    manifest = manifest.model_copy(update=updated)
-    write_manifest(engine, manifest)
-    return manifest
+    return write_manifest(engine, manifest.model_copy(update=updated))
 
 
 def _manifest(
@@ -167,6 +164,7 @@ def _manifest(
                 for name, allowed in base.axes.items()
             },
             "parity": None,
+            "content_sha256": hashlib.sha256(built.content).hexdigest(),
             "engine": record,
         }
     )
@@ -180,7 +178,6 @@ def _engine_record(
         version=header.version,
         capabilities=header.capabilities or request.settings.capabilities,
         profile=() if profile.fixed or not graph.dynamic else (profile.min, profile.opt, profile.max),
-        sha256=hashlib.sha256(built.content).hexdigest(),
         graph=GraphRecord(
             file=graph.path.name,
             sha256=graph.sha256,

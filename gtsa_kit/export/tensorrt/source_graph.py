@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gtsa_kit.export.formats.onnx_file import read_model, read_onnx_manifest
+from gtsa_kit.export.formats.content import open_manifest
+from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.formats.onnx_graph import patch_steps, read_graph_info
 from gtsa_kit.export.layout import AXES, CHANNELS, Layout, choose_layout
 from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
@@ -39,6 +40,8 @@ class SourceGraph:
     manifest: Manifest | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    report_problem: str = ""
+    """Reason why the manifest has no parity report though the file came with one; see `formats.content`."""
 
     @property
     def folder(self) -> Path:
@@ -170,10 +173,11 @@ def read_graph_file(path: Path, layout: Layout | None = None) -> SourceGraph:
         raise ValueError(f"{path} is larger than 2 GB with its weights, which is the limit of one ONNX file")
     info = read_graph_info(model, path.parent)
     images = _image_input(path, info.inputs, layout)
-    _fix_channels(model, images)
     has_manifest = any(entry.key == METADATA_KEY for entry in model.metadata_props)
-    manifest = read_onnx_manifest(path) if has_manifest else None
-    return SourceGraph(path, model, sha256_of(path), manifest, (images,), info.outputs)
+    opened = open_manifest(path, model) if has_manifest else None  # before the model is modified
+    manifest, problem = (opened.manifest, opened.problem) if opened else (None, "")
+    _fix_channels(model, images)
+    return SourceGraph(path, model, sha256_of(path), manifest, (images,), info.outputs, problem)
 
 
 def _image_input(path: Path, inputs: tuple[TensorSpec, ...], requested: Layout | None) -> TensorSpec:

@@ -1,13 +1,14 @@
 """Models of a repository for NVIDIA Triton: an artifact that passed its parity gate, and its preprocessing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from gtsa_kit.export.formats.onnx_file import read_onnx_manifest
+from gtsa_kit.export.formats.content import CHANGED, open_manifest
 from gtsa_kit.export.layout import AXES, arrange
-from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
+from gtsa_kit.export.manifest import Manifest, TensorSpec
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
     NORMALIZED,
@@ -18,36 +19,40 @@ from gtsa_kit.export.triton.config import (
     preprocess_config,
 )
 from gtsa_kit.export.triton.repository import RepositoryModel
-from gtsa_kit.files import sha256_of
 
 OPSET: Final = 18
 IR_VERSION: Final = 8
 """IR version that every server with this opset can read."""
 
 
-def open_artifact(path: Path) -> Manifest:
+def open_artifact(path: Path, gate: Callable[[str, Manifest], Manifest] | None = None) -> Manifest:
     """Return the manifest of an `.onnx` or `.engine` file that can be served.
+
+    Args:
+        path: The file.
+        gate: Function of the reason and the manifest that compares an ONNX file whose report is not of its content, and
+            returns the manifest with a report; None rejects such a file.
 
     Raises:
         ValueError: The file was not exported by gtsa-kit, is damaged, failed its parity gate, or can't run on
             Triton.
     """
-    if path.suffix == SUFFIX["onnx"]:
-        manifest = read_onnx_manifest(path)
-        report = manifest.parity
-    else:
-        manifest = read_manifest(path)
-        _check_engine(path, manifest)
-        assert manifest.engine is not None
-        report = manifest.parity or manifest.engine.graph.parity
+    opened = open_manifest(path)
+    manifest = opened.manifest
+    if path.suffix != SUFFIX["onnx"]:
+        _check_engine(path, manifest, opened.problem)
+    if opened.problem and gate and path.suffix == SUFFIX["onnx"]:
+        manifest = gate(opened.problem, manifest)
+    report = manifest.parity or (manifest.engine.graph.parity if manifest.engine else None)
     if report is None:
-        raise ValueError(f"{path} has not been through a parity gate; export it again with gtsa export")
+        reason = f"has no parity report: {opened.problem}" if opened.problem else "has not been through a parity gate"
+        raise ValueError(f"{path} {reason}; export it again with gtsa export")
     if not report.passed:
-        raise ValueError(f"{path} failed its parity gate when it was exported; gtsa verify shows the difference")
+        raise ValueError(f"{path} failed its parity gate; gtsa verify shows the difference")
     return manifest
 
 
-def _check_engine(path: Path, manifest: Manifest) -> None:
+def _check_engine(path: Path, manifest: Manifest, problem: str) -> None:
     record = manifest.engine
     if record is None:
         raise ValueError(f"{path}.json is the manifest of a {manifest.format} file, not of an engine; export it again")
@@ -56,7 +61,7 @@ def _check_engine(path: Path, manifest: Manifest) -> None:
             f"{path} is an engine of {record.variant}, but Triton runs engines of TensorRT only; build one with gtsa "
             f"export --format trt --runtime tensorrt, or serve {record.graph.file}, the same graph"
         )
-    if sha256_of(path) != record.sha256:
+    if problem == CHANGED:
         raise ValueError(f"{path} is not the engine that {path.name}.json describes; copy both, or export it again")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gtsa_kit.export.folder_report import FolderReport, write_folder_report
 from gtsa_kit.export.manifest import Manifest, write_manifest
 from gtsa_kit.export.triton.config import WRITER_KEY
 from gtsa_kit.export.triton.pbtxt import Message, to_pbtxt
@@ -75,6 +76,7 @@ def write_repository(repository: Path, models: list[RepositoryModel], force: boo
     with _staging(repository) as staging:
         for model in models:
             _write_model(staging / model.name, model)
+        _write_report(staging / models[-1].name, models)
         for model in models:
             _publish(staging / model.name, repository / model.name, staging / f"{model.name}.old")
     sync_folder(repository)
@@ -96,6 +98,30 @@ def _write_model(folder: Path, model: RepositoryModel) -> None:
     else:
         write_text(version / ".keep", "")  # an ensemble has no model file, and copies may drop empty folders
     write_text(folder / "config.pbtxt", to_pbtxt(model.config))
+
+
+def _write_report(folder: Path, models: list[RepositoryModel]) -> None:
+    """Write the report of the last model, with the digests of all files of all models."""
+    described = next(model.manifest for model in models if model.manifest)
+    files = [
+        Path("..", model.name, name).as_posix() if model.name != folder.name else name
+        for model in models
+        for name in ("config.pbtxt", *_model_files(model))
+    ]
+    engine = described.engine
+    report = FolderReport(
+        format="triton",
+        files=tuple(files),
+        architecture=described.architecture,
+        preprocessing=described.preprocessing,
+        parity=described.parity or (engine.graph.parity if engine else None),
+    )
+    write_folder_report(folder, report)
+
+
+def _model_files(model: RepositoryModel) -> list[str]:
+    name = FILES[model.manifest.format] if model.file and model.manifest else FILES["onnx"] if model.content else ""
+    return [f"{VERSION}/{name}"] if name else []
 
 
 def _publish(staged: Path, target: Path, backup: Path) -> None:

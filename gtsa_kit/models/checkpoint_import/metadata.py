@@ -9,13 +9,12 @@ from pydantic import AliasChoices, Field
 from gtsa_kit.models.checkpoint_import.hub_metadata import read_timm, read_transformers
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.encoder import Architecture, Preprocessing
+from gtsa_kit.models.run_folder import EXPORT_FILE
 
 RUN_FILE: Final = "encoder.safetensors"
 """Weights file of a run, with an encoder.json beside it."""
 HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """Names of weights files beside a config.json."""
-EXPORT_FILE: Final = "gtsa.json"
-"""Report that `gtsa export` writes into a folder for another framework."""
 
 
 class _OwnConfig(Lenient):

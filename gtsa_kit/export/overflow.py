@@ -1,0 +1,70 @@
+"""Search for the part of the encoder whose values stop being finite in a precision."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gtsa_kit.export.comparison import compare_output
+from gtsa_kit.export.graph import DTYPES, ExportGraph
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, QUANTIZED, TOLERANCES, ExportOptions, ParityCase
+from gtsa_kit.models.encoder import Encoder
+
+
+def explain_not_finite(reference: Encoder, precision: str, images: Tensor) -> str:
+    """Describe where values stop being finite, by running the encoder itself in a precision, and what to do.
+
+    Args:
+        reference: Encoder in float32.
+        precision: Precision of the artifact.
+        images: Normalized (B, 3, H, W), for which the artifact's output was not finite.
+
+    Returns:
+        Such as "not finite from block 7 on; bf16 holds, try --precision bf16".
+    """
+    if where := first_not_finite(reference, "fp32", images):
+        return f"the float32 encoder itself is not finite from {where} on; its weights are damaged"
+    if precision in QUANTIZED:
+        return f"the float32 encoder is finite on the same images, {precision} is not; try --precision fp32"
+    where = first_not_finite(reference, precision, images) if precision in DTYPES else ""
+    if not where:
+        return f"PyTorch computes finite values in {precision} on the same images, the runtime does not; try another"
+    holding = [other for other in DTYPES if other != precision and _holds(reference, other, images)]
+    best = holding[0] if holding else "fp32"
+    return f"not finite from {where} on; {best} holds, try --precision {best}"
+
+
+def first_not_finite(reference: Encoder, precision: str, images: Tensor) -> str:
+    """Return the first part of the encoder with a value that is not finite: "block 7" counts from 0; "" if none."""
+    graph = ExportGraph(reference, ExportOptions(precision=precision))  # type: ignore[arg-type]
+    names: list[str] = []
+
+    def watch(module: nn.Module, name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            if not names and not bool(output.isfinite().all()):
+                names.append(name)
+
+        return module.register_forward_hook(hook)
+
+    with ExitStack() as hooks, torch.inference_mode():
+        hooks.callback(watch(graph.patches, "the patch embedding").remove)
+        for index, block in enumerate(graph.blocks):
+            hooks.callback(watch(block, f"block {index}").remove)
+        hooks.callback(watch(graph.norm, "the final norm").remove)
+        graph(images)
+    return names[0] if names else ""
+
+
+def _holds(reference: Encoder, precision: str, images: Tensor) -> bool:
+    """Return whether the encoder in a precision is within the tolerances of that precision."""
+    graph = ExportGraph(reference, ExportOptions(precision=precision))  # type: ignore[arg-type]
+    with torch.inference_mode():
+        actual, expected = graph(images), reference(images)
+    case = ParityCase(len(images), images.shape[2], images.shape[3])
+    pairs = zip((EMBEDDING, FEATURE_MAP), expected[:2], actual[:2], strict=True)
+    return all(
+        compare_output(name, np.asarray(one), np.asarray(other), case, TOLERANCES[precision]).passed
+        for name, one, other in pairs
+    )

@@ -1,0 +1,55 @@
+"""Parity report of an artifact: differences from the float32 encoder, by output and input shape."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Immutable model that rejects unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Difference(Record):
+    """Difference between reference and artifact for one output and one input shape."""
+
+    output: str
+    batch: int
+    height: int
+    width: int
+    problem: str = ""
+    """Reason why the outputs can't be compared: values that are not finite, or another shape; the numbers are
+    then None."""
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    min_cosine: float | None = None
+    mean_cosine: float | None = None
+    neighbors: float | None
+    """Share of tokens with the same nearest neighbor, 0 to 1; None for fewer than three tokens."""
+    image: str
+    """Name of the image with the lowest cosine."""
+    passed: bool
+
+
+class ParityReport(Record):
+    """Result and measurements of the parity gate."""
+
+    reference: str = "gtsa-kit encoder, float32, PyTorch"
+    runtime: str
+    """Runtime and device that ran the artifact, for display."""
+    images: str
+    """Origin of the images, for display."""
+    tolerance: dict[str, float]
+    preprocessing: str = ""
+    """Difference between the manifest's preprocessing and the encoder's; "" if they are equal."""
+    advice: str = ""
+    """Explanation of values that are not finite: where they begin, and which precision holds; "" if there are none."""
+    passed: bool
+    differences: tuple[Difference, ...]
+
+    @property
+    def worst(self) -> Difference:
+        """Difference with the lowest cosine, then the largest absolute difference.
+
+        Failed ones precede passed ones, and those without numbers precede all others.
+        """
+        return min(self.differences, key=lambda d: (d.passed, not d.problem, d.min_cosine or 0, -(d.max_abs or 0)))

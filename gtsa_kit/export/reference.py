@@ -1,0 +1,90 @@
+"""Float32 encoder that an artifact was exported from: where it lies, and whether it is the one of the manifest."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from gtsa_kit.export.formats.onnx import has_weights
+from gtsa_kit.export.manifest import Manifest, graph_path
+from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.source import Source, open_source
+from gtsa_kit.files import sha256_of
+
+
+def open_reference(
+    artifact: Path, manifest: Manifest, against: Path | None = None, given: ImportOptions | None = None
+) -> Source | None:
+    """Open the encoder that an artifact was exported from.
+
+    The weights are looked for where the manifest says (relative to the artifact, then the absolute path), beside the
+    artifact and in the folder above, each checked by the hash in the manifest; then inside an ONNX file, or in the
+    graph beside an engine. Weights of other tools are opened with the options of the export.
+
+    Args:
+        artifact: The exported file.
+        manifest: Its manifest.
+        against: Run or weights to compare with in place of these, whatever their hash.
+        given: Facts that the weights of `against` do not contain; by default those of the export.
+
+    Returns:
+        The source, or None if the weights are in none of these.
+
+    Raises:
+        ValueError: `against` holds no encoder.
+    """
+    if against:
+        return open_source(against, given) if given and given.given else _open_given(against, manifest)
+    weights = next((file for file in _candidates(artifact, manifest) if _has_hash(file, manifest.source_sha256)), None)
+    if weights:
+        return open_source(weights, _import_options(manifest))
+    onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
+    usable = manifest.format in ("onnx", "trt") and onnx_file.exists() and has_weights(onnx_file)
+    return _open_inside(onnx_file, manifest) if usable else None
+
+
+def _open_given(against: Path, manifest: Manifest) -> Source:
+    """Open weights that the user names; with the options of the export if these are the weights of the export."""
+    options = _import_options(manifest)
+    if options.given:
+        with suppress(ValueError):
+            source = open_source(against, options)
+            if source.sha256 == manifest.source_sha256:
+                return source
+    return open_source(against)
+
+
+def missing_reference(artifact: Path, manifest: Manifest) -> str:
+    """Return why an artifact can't be compared, with the places that were searched, and what to do."""
+    searched = [*map(str, manifest.source.candidates(artifact)), f"beside {artifact.name} and in the folder above it"]
+    return (
+        f"the weights that {artifact} was exported from (sha256 {manifest.source_sha256[:12]}) were not found: looked "
+        f"at {', '.join(dict.fromkeys(searched))}; name them with --against"
+    )
+
+
+def _candidates(artifact: Path, manifest: Manifest) -> Iterator[Path]:
+    yield from manifest.source.candidates(artifact)
+    for folder in (artifact.parent, artifact.parent.parent):
+        yield folder / "encoder.safetensors"
+
+
+def _has_hash(file: Path, sha256: str) -> bool:
+    return file.is_file() and sha256_of(file) == sha256
+
+
+def _import_options(manifest: Manifest) -> ImportOptions:
+    record = manifest.source
+    return ImportOptions(record.branch, record.heads, record.mean, record.std)  # type: ignore[arg-type]
+
+
+def _open_inside(path: Path, manifest: Manifest) -> Source | None:
+    """Open the weights inside an ONNX file unless another tool removed or changed some of them.
+
+    Manifests of earlier versions have no digest of the weights; then they are taken as they are.
+    """
+    try:
+        source = open_source(path)
+    except ValueError:
+        return None
+    trusted = source.sha256 == manifest.source_sha256 or not manifest.weights_sha256
+    return source if trusted else None
