@@ -1,7 +1,9 @@
 """Faults injected into graphs, engines and manifests: each is reported with its position in the file and a hint."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,10 @@ from gtsa_kit.cli.info import info
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.runtime.profile import Profile
 from gtsa_kit.export.runtime.tensorrt_runner import check_file
+from gtsa_kit.export.runtime.tensorrt_variant import import_variant
+from gtsa_kit.export.tensorrt.build import BuildSettings, EngineBuildError, build_engine
 from gtsa_kit.files import sha256_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
@@ -407,6 +412,35 @@ def test_the_true_culprit_is_named_wherever_it_lies(
     message = rejection(capsys, path, max_size="64")
     assert f"TensorRT rejects g.onnx: {problem}" in message
     assert "more nodes" not in message
+
+
+def test_a_builder_is_freed_with_its_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder that waits for the garbage collector could be freed while the library logs, and block there forever."""
+    library = import_variant("tensorrt-rtx").library
+    make, builders = library.Builder, []
+
+    def make_recorded(logger: object) -> object:
+        builder = make(logger)
+        builders.append(weakref.ref(builder))
+        return builder
+
+    monkeypatch.setattr(library, "Builder", make_recorded)
+    graph = helper.make_graph(
+        [helper.make_node("NoSuchOperator", ["images"], ["out"], "culprit")],
+        "g",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    profile = Profile(*[(1, 3, 16, 16)] * 3)
+    gc.disable()
+    try:
+        with pytest.raises(EngineBuildError) as caught:
+            build_engine(import_variant("tensorrt-rtx"), model, "g", profile, BuildSettings(()), tmp_path / "log")
+        assert builders
+        assert [builder() for builder in builders] == [None] * len(builders), caught.value
+    finally:
+        gc.enable()
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

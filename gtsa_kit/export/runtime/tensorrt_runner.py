@@ -44,7 +44,11 @@ class EngineRunner(Runner):
                 f"{path} can't run here: {reason.removeprefix('not run: ')}; {rebuild_hint(self.manifest)}"
             )
         variant = import_variant(record.variant)
-        self._open(path, variant, device)
+        try:
+            self._open(path, variant, device)
+        except BaseException:
+            self.engine = self._runtime = None  # freed now and not by the garbage collector: see `freed_after_error`
+            raise
         self.provider = f"{record.variant} {record.version} on {torch.cuda.get_device_name(device)}"
 
     def _open(self, path: Path, variant: TensorRTVariant, device: torch.device) -> None:

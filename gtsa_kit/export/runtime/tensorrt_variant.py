@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.util
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -203,6 +206,23 @@ def make_logger(variant: TensorRTVariant, lines: IO[str] | None = None) -> Any:
                 lines.write(f"{severity.name} {message}\n")
 
     return Log()
+
+
+@contextmanager
+def freed_after_error() -> Iterator[None]:
+    """Free the library's objects that an error's frames hold, when the error leaves the block.
+
+    Otherwise the garbage collector frees them later. If it runs while the library logs from inside of a call, their
+    destructors wait for the lock of that call forever.
+    """
+    try:
+        yield
+    except BaseException as error:
+        chained: BaseException | None = error
+        while chained is not None:
+            traceback.clear_frames(chained.__traceback__)
+            chained = chained.__cause__ or chained.__context__
+        raise
 
 
 def _as_pair(capability: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gtsa_kit.export.runtime.profile import Profile, Shape
-from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, make_logger
+from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, freed_after_error, make_logger
 from gtsa_kit.export.tensorrt.network import EngineBuildError, parse_network, tensors_of
 from gtsa_kit.export.tensorrt.problems import ParseProblem, locate_nodes
 from gtsa_kit.files import atomic_write
@@ -88,7 +88,7 @@ def build_engine(
         KeyboardInterrupt: The build was interrupted.
     """
     stop = threading.Event()
-    with open(log, "w", encoding="utf-8") as lines, ThreadPoolExecutor(1, "gtsa-builder") as pool:
+    with freed_after_error(), open(log, "w", encoding="utf-8") as lines, ThreadPoolExecutor(1, "gtsa-builder") as pool:
         try:
             return _wait(pool.submit(_build, variant, model, name, profile, settings, lines, on_step, stop))
         finally:
