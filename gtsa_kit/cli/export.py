@@ -123,7 +123,8 @@ def export(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="nchw or nhwc: layout of the images of another tool's ONNX file, where its shape allows both.",
+            help="nchw or nhwc: layout of the images of another tool's ONNX file, where its shape allows both. "
+            "Default: read from the shape.",
             rich_help_panel=ENGINES,
         ),
     ] = None,

@@ -156,7 +156,8 @@ def test_invalid_and_unsupported_settings_are_rejected(settings: BuildSettings, 
 def names_called() -> set[str]:
     """Return every attribute that the modules which call TensorRT read, of any object."""
     names = set()
-    for module in ("tensorrt/build", "tensorrt/network", "runtime/tensorrt_runner", "runtime/tensorrt_variant"):
+    building = ("tensorrt/build", "tensorrt/network", "tensorrt/problems")
+    for module in (*building, "runtime/tensorrt_runner", "runtime/tensorrt_variant"):
         tree = ast.parse((EXPORT / f"{module}.py").read_text())
         names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return names

@@ -126,9 +126,13 @@ def test_verify_finds_the_source_beside_the_file(
     shutil.copytree(made("onnx").parent, tmp_path, dirs_exist_ok=True)
     verify(tmp_path / "encoder.onnx", as_json=True)  # by the weights inside
     assert json.loads(capsys.readouterr().out)["passed"]
-    shutil.copytree(made("onnx", precision="fp16").parent, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match="--against"):
-        verify(tmp_path / "encoder.onnx")
-    (tmp_path / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
-    verify(tmp_path / "encoder.onnx", images=images)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    export(run, format_name="onnx", precision="fp16", images=images, out=tmp_path / "elsewhere")
+    shutil.rmtree(run)
+    capsys.readouterr()
+    verify(tmp_path / "elsewhere" / "encoder.onnx")
+    assert "passed the parity gate" not in stderr_text(capsys)
+    (tmp_path / "elsewhere" / "encoder.safetensors").write_bytes((tiny_run / "encoder.safetensors").read_bytes())
+    verify(tmp_path / "elsewhere" / "encoder.onnx", images=images)
     assert "passed the parity gate" in stderr_text(capsys)

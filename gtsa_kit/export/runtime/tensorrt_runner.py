@@ -47,7 +47,7 @@ class EngineRunner(Runner):
         try:
             self._open(path, variant, device)
         except BaseException:
-            self.engine = self._runtime = None  # freed now and not by the garbage collector: see `freed_after_error`
+            vars(self).clear()  # frees the engine now; the garbage collector must not: see `freed_after_error`
             raise
         self.provider = f"{record.variant} {record.version} on {torch.cuda.get_device_name(device)}"
 
