@@ -10,10 +10,10 @@ from helpers.graphs import BOUNDED
 from PIL import Image
 
 from gtsa_kit.export import Runner, load
+from gtsa_kit.export.formats.content import ReportWarning
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.formats.content import ReportWarning
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 from gtsa_kit.models.encoder import Preprocessing
 

@@ -64,7 +64,7 @@ def test_bf16_on_a_cpu_trains_without_the_fused_attention(
     config = settings(images, tiny, **{"train.steps": 1, "train.precision": precision, "train.workers": 0})
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         assert train(config, tmp_path, False, TrainerCallback())
-    # The backward kernel is that of the training; features are also computed without gradients, to see what was learned.
+    # Backward kernels are those of the training; features are also computed without gradients, to see what it learned.
     kernels = {event.key for event in profiler.key_averages() if "backward" in event.key}
     assert any("scaled_dot_product_flash_attention" in kernel for kernel in kernels) is fused
 
