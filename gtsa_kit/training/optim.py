@@ -11,10 +11,7 @@ from torch import nn
 from gtsa_kit.config import PUBLISHED_MOMENTUM, OptimConfig
 
 MAX_INITIAL_SHARE = 1e-3
-"""Share of initial weights in the teacher at the end of a run from which on the teacher lags."""
-AUTO_INITIAL_SHARE = 1e-20
-"""Largest share that a momentum of auto leaves: about that of the paper's run (8e-21 after 23,103 steps), so that the
-teacher of a shorter run averages over the same fraction of it."""
+"""Largest share of initial weights that the teacher may keep at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,15 @@ def make_schedules(
 def auto_momentum(published: float, final: float, steps: int) -> float:
     """Return the teacher's initial momentum for a run of `steps` steps.
 
-    It is the published value if that leaves less than `AUTO_INITIAL_SHARE` of initial weights at the end of the run.
-    A shorter run gets the largest smaller value that does, in four decimals.
+    It is the published value if that leaves less than `MAX_INITIAL_SHARE` of initial weights in the teacher at the end.
+    A shorter run gets the largest smaller value that does, in four decimals: about 1 - 13.8 / steps.
     """
-    if initial_share(cosine(published, final, steps)) < AUTO_INITIAL_SHARE:
+    if initial_share(cosine(published, final, steps)) < MAX_INITIAL_SHARE:
         return published
     # The share grows with the initial momentum, so the values that are small enough come first; 0 is one of them.
     ten_thousandths = range(round(published * 1e4))
     count = bisect_left(
-        ten_thousandths, AUTO_INITIAL_SHARE, key=lambda value: initial_share(cosine(value / 1e4, final, steps))
+        ten_thousandths, MAX_INITIAL_SHARE, key=lambda value: initial_share(cosine(value / 1e4, final, steps))
     )
     return (count - 1) / 1e4
 

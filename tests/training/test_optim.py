@@ -123,8 +123,8 @@ def test_a_run_of_one_step() -> None:
 
 
 @pytest.mark.parametrize("published", [0.996, 0.99])
-@pytest.mark.parametrize("steps", [1, 2, 24, 200, 300, 3454, 9_200, 23_103, 100_000])
-def test_the_automatic_momentum_leaves_as_little_of_initial_weights_as_the_papers(steps: int, published: float) -> None:
+@pytest.mark.parametrize("steps", [1, 2, 24, 200, 300, 3453, 3454, 23_103, 100_000])
+def test_the_automatic_momentum_leaves_less_than_a_thousandth_of_initial_weights(steps: int, published: float) -> None:
     def share(start: float) -> float:
         """Return the weight of the first value in a moving average, by its definition."""
         weight = 1.0
@@ -135,10 +135,10 @@ def test_the_automatic_momentum_leaves_as_little_of_initial_weights_as_the_paper
 
     made = make_schedules(OptimConfig(), steps, warmup=0, batch=256, published_momentum=published)
     start = float(made.teacher_momentum[0])
-    assert share(start) < 1e-20
+    assert share(start) < 1e-3
     if start != published:  # the largest one, in four decimals
         assert start < published
-        assert share(start + 1e-4) >= 1e-20
+        assert share(start + 1e-4) >= 1e-3
     assert made.teacher_momentum[-1] == (start if steps == 1 else 1.0)
 
 
