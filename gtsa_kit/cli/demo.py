@@ -9,7 +9,7 @@ import typer
 
 from gtsa_kit.cli.support.common import fail
 
-STEPS = 120
+STEPS = 180
 ARCH = "vit_mini"
 SETTINGS = (
     f"model.arch={ARCH}",
@@ -19,7 +19,7 @@ SETTINGS = (
     "train.batch_size=32",
     "train.log_every=2",
 )
-"""Settings of the training on top of the preset quick: an encoder small enough to learn something in two minutes."""
+"""Settings of the training on top of the preset quick: an encoder small enough to learn something in four minutes."""
 
 # Patterns of file names to skip: test patterns, drawings and portraits.
 NOT_SCENES = (
