@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 CODE := gtsa_kit tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lock clean
+.PHONY: help install demo test check format lock wheelhouse clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lock:  ## update the pins in constraints.txt (needs uv): hashes, and no registry
 	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra baselines \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
+
+wheelhouse: install  ## wheels for a GPU machine without a registry; HAS=file of its `pip list --format=freeze`
+	$(BIN)/python benchmarks/gpu/wheelhouse.py $(if $(HAS),--has $(HAS))
 
 clean:  ## remove the environment and the caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Checks and measurements of everything that needs a GPU (run.py)."""
