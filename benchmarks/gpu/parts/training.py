@@ -15,8 +15,8 @@ STEPS, WARM_UP_ROWS = 60, 4
 def run(context: Context) -> None:
     """Measure the step beside the plain one, whole runs with views on both devices, memory by batch, and DINO."""
     compare_with_plain(context)
-    for place in ("device", "cpu"):
-        measure_run(context, "gtsa", place)
+    for device in ("device", "cpu"):
+        measure_run(context, "gtsa", device)
     measure_memory(context)
     if not context.lacks(["lightly"], "--method dino"):
         measure_run(context, "dino", "device")
