@@ -72,10 +72,10 @@ def as_markdown(machine: Mapping[str, Any], parts: Sequence[PartResult]) -> str:
 
 def _markdown_row(row: Row) -> str:
     value = row.get("value", "")
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    number = f"{value:.4g}" if isinstance(value, float) else str(value)
     verdict = {True: "passed", False: "FAILED"}.get(row.get("ok"), "")  # type: ignore[arg-type]
     remark = ". ".join(part for part in (verdict, str(row.get("note", ""))) if part)
-    columns = (row["what"], f"{shown} {row.get('unit', '')}".strip(), row.get("aim", ""), remark)
+    columns = (row["what"], f"{number} {row.get('unit', '')}".strip(), row.get("aim", ""), remark)
     return "| " + " | ".join(_one_line(str(column)) for column in columns) + " |"
 
 

@@ -89,10 +89,10 @@ def download(pin: str, python: str, folder: Path) -> bool:
         target += [f"--platform={name}" for name in PLATFORMS]
         common = ["--quiet", "--no-deps", "--require-hashes", "-r", str(requirement)]
         pip = [sys.executable, "-m", "pip"]
-        found = subprocess.run(
+        downloaded = subprocess.run(
             [*pip, "download", *common, *target, "-d", str(folder)], capture_output=True, check=False
         )
-        if found.returncode == 0:
+        if downloaded.returncode == 0:
             return True
         subprocess.run([*pip, "wheel", *common, "-w", name], capture_output=True, check=False)
         built = list(Path(name).glob("*-none-any.whl"))
