@@ -79,7 +79,7 @@ def test_a_part_that_hangs_fails_and_its_processes_end(part, tmp_path: Path) -> 
     child = f"import os,time; open({str(marker)!r},'w').write(str(os.getpid())); time.sleep(600)"
     for limit in (2, 10, 60):  # the first that is long enough on this machine for the inner process to start
         result = part(f"subprocess.run([sys.executable, '-c', {child!r}])", limit=limit)
-        if marker.exists():
+        if marker.exists() and marker.read_text():
             break
     assert result.status == FAILED
     assert "not finished" in result.reason
