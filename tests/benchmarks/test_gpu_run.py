@@ -12,6 +12,7 @@ from gpu import run as gpu_run
 from gpu.results import CUT_OFF, FAILED, LACKING, NOT_STARTED, PASSED, judge, read_rows, write_results
 from gpu.wheelhouse import missing_packages, pack, read_names, read_pins
 from helpers.paths import ROOT
+from helpers.running_service import wait_for
 
 RUN = ROOT / "benchmarks" / "gpu" / "run.py"
 
@@ -83,10 +84,7 @@ def test_a_part_that_hangs_fails_and_its_processes_end(part, tmp_path: Path) -> 
             break
     assert result.status == FAILED
     assert "not finished" in result.reason
-    deadline = time.monotonic() + 60  # a killed process may take a moment to end
-    while is_running(int(marker.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(int(marker.read_text()))
+    assert wait_for(lambda: not is_running(int(marker.read_text())))  # a killed process may take a moment to end
 
 
 def test_a_part_at_the_end_of_the_time_is_cut_off(part) -> None:

@@ -66,8 +66,6 @@ def compare(context: Context, what: str, first: Path, second: Path) -> None:
 
 def learn(context: Context) -> None:
     """Train on the images, and probe before and after by k-NN on their class folders."""
-    import torch
-
     from gtsa_kit.data.labeled import read_classification_dataset
     from gtsa_kit.evaluation.image_probes import ProbeOptions, knn
     from gtsa_kit.evaluation.models import open_models
@@ -84,8 +82,7 @@ def learn(context: Context) -> None:
     for name in ("loss", "region", "region_loss_constant_baseline", "rotation_accuracy", "images_per_second"):
         if name in rows[-1]:
             context.add(f"{name}, first and last row", f"{rows[0][name]:.4g}, {rows[-1][name]:.4g}")
-    device = "cuda" if torch.cuda.is_available() and context.device == "cuda" else "cpu"
-    models = open_models([out], [arch], device=device)
+    models = open_models([out], [arch], device=context.device)
     data = read_classification_dataset(context.images)
     report = knn(models, data, ProbeOptions(seeds=1 if context.tiny else 5, size=96 if context.tiny else 224))
     scores: dict[str, list[float]] = {}

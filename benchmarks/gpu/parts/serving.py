@@ -7,15 +7,13 @@ NEEDS = ("timm", "pydantic", "fastapi", "uvicorn", "httpx", "PIL", "rich")
 
 def run(context: Context) -> None:
     """Measure the service beside the offline path (benchmarks/serving.py)."""
-    from gpu.parts.inference import export, make_run, open_weights
-    from gtsa_kit.export.source import open_source
+    from gpu.parts.inference import export, open_weights
 
-    tiny = context.tiny
-    source = open_source(make_run(context.work / "run", "vit_test")) if tiny else open_weights(context)
-    artifact = export(context, source, "torchscript", "fp32" if context.device == "cpu" else "fp16")
-    options: list[object] = [artifact, "--images", context.images]
-    options += ["--rounds", 1, "--count", 64, "--seconds", 1] if tiny else ["--rounds", 2, "--count", 2048]
-    options += [] if tiny else ["--seconds", 10]
+    precision = "fp32" if context.device == "cpu" else "fp16"
+    artifact = export(context, open_weights(context), "torchscript", precision)
+    rounds, count, seconds = (1, 64, 1) if context.tiny else (2, 2048, 10)
+    load: list[object] = ["--rounds", rounds, "--count", count, "--seconds", seconds]
+    options = [artifact, "--images", context.images, *load]
     for name, value in flatten(context.run("serving.py", options)):
         context.add(name, value)
 
