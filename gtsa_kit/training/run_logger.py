@@ -5,7 +5,9 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from gtsa_kit.figures import save_figure
 from gtsa_kit.files import read_json_lines, sync, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
 from gtsa_kit.training.curves import draw_curves
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_CURVES = 300
 """Minimum time in seconds between two drawings of curves.png, which take two seconds each."""
@@ -81,13 +86,11 @@ class RunLogger:
     """Writer of the logs of one run folder. On resume, rows of metrics.jsonl after `step` are deleted."""
 
     def __init__(self, run_dir: Path, step: int, plot_groups: Sequence[PlotGroup] = ()) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.run_dir, self.plot_groups = run_dir, plot_groups
         self.rows = [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= step]
         write_json_lines(run_dir / "metrics.jsonl", self.rows)
         self._metrics_file = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+        self._start_step = step
         error_rows = read_json_lines(run_dir / "errors.jsonl")
         write_json_lines(run_dir / "errors.jsonl", error_rows)  # drops an incomplete last line
         self._unreadable = {row["path"] for row in error_rows}
@@ -98,6 +101,11 @@ class RunLogger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.text_log.handlers = [handler]
         self._curves_time = time.monotonic()
+
+    @cached_property
+    def _tensorboard(self) -> "SummaryWriter":
+        """Writer to `tensorboard/`, opened by the first value."""
+        return open_tensorboard(self.run_dir / "tensorboard", self._start_step)
 
     def log_step(self, metrics: StepMetrics) -> None:
         """Write one row to metrics.jsonl, TensorBoard and train.log."""
@@ -147,9 +155,23 @@ class RunLogger:
     def close(self) -> None:
         """Flush and close all files; a second call does nothing."""
         self._metrics_file.close()
-        self._tensorboard.close()
+        if "_tensorboard" in vars(self):
+            self._tensorboard.close()
         for handler in self.text_log.handlers:
             handler.close()
+
+
+def open_tensorboard(folder: Path, step: int) -> "SummaryWriter":
+    """Return a writer to a folder of TensorBoard, which drops what was recorded after `step`.
+
+    TensorBoard reads files in the order of their names, which hold the time in whole seconds and then a counter without
+    leading zeros. Two files of one second could be read in the wrong order, so that a file waits for its own second.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    while any(f".tfevents.{int(time.time()):010d}." in path.name for path in folder.glob("*")):
+        time.sleep(0.02)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def format_metrics(metrics: StepMetrics) -> str:
