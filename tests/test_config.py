@@ -308,7 +308,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_arch_names_are_those_of_the_encoder() -> None:
-    from gtsa_kit.models.encoder import ARCHITECTURES
+    from gtsa_kit.models.architecture import ARCHITECTURES
 
     assert set(get_args(Arch)) == set(ARCHITECTURES)
 

@@ -17,7 +17,8 @@ from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
+from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 
 
 @dataclass(frozen=True)

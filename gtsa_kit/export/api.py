@@ -147,7 +147,7 @@ def load_encoder(
         ValueError: The source holds no supported encoder, or a layer does not exist.
     """
     from gtsa_kit.export.source import open_source
-    from gtsa_kit.models.encoder import check_layers
+    from gtsa_kit.models.architecture import check_layers
 
     encoder = open_source(Path(source), import_options).encoder.eval()
     check_layers(layers, encoder.architecture)

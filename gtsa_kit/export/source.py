@@ -14,8 +14,9 @@ from gtsa_kit.export.manifest import Manifest, SourceRecord
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import import ImportedEncoder, is_run_file, open_weights
-from gtsa_kit.models.encoder import Architecture, Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
 from gtsa_kit.models.weights import build_encoder, weights_digest
 

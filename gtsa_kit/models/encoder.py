@@ -4,18 +4,18 @@ Size, interpolation, mean and standard deviation are defined here only; exported
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gtsa_kit.config import PATCH, Arch
+from gtsa_kit.config import Arch
+from gtsa_kit.models.architecture import ARCHITECTURES, Architecture, check_layers, create_vit
 from gtsa_kit.models.drop_path import DropPath
 from gtsa_kit.models.positions import resample_positions
 from gtsa_kit.models.sizes import check_image, check_sides
@@ -25,59 +25,6 @@ STD: Final = (0.229, 0.224, 0.225)
 INTERPOLATIONS: Final = {
     "bicubic, antialiased": Image.Resampling.BICUBIC,
     "bilinear, antialiased": Image.Resampling.BILINEAR,
-}
-ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
-"""Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
-BASE_GRID: Final = 14
-"""Side of the grid of stored position embeddings: 224 / 16."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Arguments of `timm.create_model(timm_model, num_classes=0, **timm_kwargs)` and the sizes of the ViT it builds."""
-
-    name: str
-    timm_model: str
-    width: int
-    """Embedding dimension D."""
-    depth: int
-    """Number of blocks."""
-    heads: int
-    """Number of attention heads."""
-    timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    norm_eps: float = 1e-6
-    """Epsilon of every LayerNorm."""
-
-    @property
-    def activation(self) -> str:
-        """Activation of the MLPs, one of `ACTIVATIONS`."""
-        return str(self.timm_kwargs.get("act_layer", "gelu"))
-
-    @property
-    def patch(self) -> int:
-        """Side of a patch in pixels."""
-        return int(self.timm_kwargs.get("patch_size", PATCH))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for manifests."""
-        return asdict(self) | {"patch": self.patch}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Architecture":
-        """Build from a dictionary of a manifest."""
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
-
-
-ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
-    # For tests: the same operations with 0.2 million parameters.
-    "vit_test": Architecture(
-        "vit_test", "vit_tiny_patch16_224", 64, 2, 2, {"embed_dim": 64, "depth": 2, "num_heads": 2}
-    ),
-    # For studies on a few cores: half the depth of ViT-Ti.
-    "vit_mini": Architecture("vit_mini", "vit_tiny_patch16_224", 192, 6, 3, {"depth": 6}),
-    "vit_tiny": Architecture("vit_tiny", "vit_tiny_patch16_224", 192, 12, 3),
-    "vit_small": Architecture("vit_small", "vit_small_patch16_224", 384, 12, 6),
-    "vit_base": Architecture("vit_base", "vit_base_patch16_224", 768, 12, 12),
 }
 
 
@@ -225,23 +172,6 @@ class Encoder(nn.Module):
         """
         for block in self.vit.blocks:
             block.attn.fused_attn = False
-
-
-def check_layers(layers: tuple[int, ...], architecture: Architecture) -> None:
-    """Raise `ValueError` if one of the layers is not the index of a block."""
-    if any(not 0 <= layer < architecture.depth for layer in layers):
-        raise ValueError(f"layers must lie between 0 and {architecture.depth - 1}, got {layers}")
-
-
-def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
-    """Build the timm ViT with class token and without classifier."""
-    return timm.create_model(
-        architecture.timm_model,
-        num_classes=0,
-        drop_path_rate=drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=architecture.norm_eps),
-        **architecture.timm_kwargs,
-    )
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 
 from gtsa_kit.config import Arch
 from gtsa_kit.files import atomic_write, write_json
-from gtsa_kit.models.encoder import ARCHITECTURES, Architecture, Encoder, Preprocessing
+from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.version import __version__
 
 SCHEMA = 1

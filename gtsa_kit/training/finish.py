@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.encoder import ARCHITECTURES, Preprocessing
+from gtsa_kit.models.architecture import ARCHITECTURES
+from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.weights import build_encoder, save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fixed_images import load_fixed_images

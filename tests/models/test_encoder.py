@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from gtsa_kit.config import Arch
+from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.drop_path import DropPath
-from gtsa_kit.models.encoder import ARCHITECTURES, MEAN, STD, Encoder, Preprocessing, normalize
+from gtsa_kit.models.encoder import MEAN, STD, Encoder, Preprocessing, normalize
 from gtsa_kit.models.positions import resample_positions, resample_weights
 
 # (height, width): default, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Architecture
 
 Weights = dict[str, Tensor]
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]

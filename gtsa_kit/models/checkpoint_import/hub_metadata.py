@@ -9,6 +9,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
+from gtsa_kit.models.architecture import ACTIVATIONS
 from gtsa_kit.models.checkpoint_import.sidecar_fields import (
     PROCESSOR,
     TIMM,
@@ -18,7 +19,7 @@ from gtsa_kit.models.checkpoint_import.sidecar_fields import (
     VIT_PROCESSORS,
 )
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats, Lenient, parse, read_json
-from gtsa_kit.models.encoder import ACTIVATIONS, INTERPOLATIONS
+from gtsa_kit.models.encoder import INTERPOLATIONS
 
 Positive = Annotated[int, Field(gt=0)]
 Color = Annotated[ColorStats, BeforeValidator(lambda value: (value,) * 3 if isinstance(value, int | float) else value)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gtsa_kit.config import PATCH
+from gtsa_kit.models.architecture import ARCHITECTURES, BASE_GRID, Architecture
 from gtsa_kit.models.checkpoint_import.candidates import (
     ConvertedWeights,
     EncoderCandidate,
@@ -20,7 +21,7 @@ from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, library_of
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
-from gtsa_kit.models.encoder import ARCHITECTURES, BASE_GRID, MEAN, STD, Architecture, Encoder, Preprocessing
+from gtsa_kit.models.encoder import MEAN, STD, Encoder, Preprocessing
 from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
 from gtsa_kit.models.weights import guess_architecture
 

@@ -6,9 +6,10 @@ from typing import Final, Literal
 
 from pydantic import AliasChoices, Field
 
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.hub_metadata import read_timm, read_transformers
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
-from gtsa_kit.models.encoder import Architecture, Preprocessing
+from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.run_folder import EXPORT_FILE
 
 RUN_FILE: Final = "encoder.safetensors"

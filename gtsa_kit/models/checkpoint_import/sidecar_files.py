@@ -23,7 +23,7 @@ class CheckpointMetadata:
     norm_eps: float | None = None
     qkv_bias: bool = True
     activation: str = "gelu"
-    """One of `models.encoder.ACTIVATIONS`."""
+    """One of `models.architecture.ACTIVATIONS`."""
     size: int | None = None
     """Side of the square input images, in pixels."""
     mean: ColorStats | None = None
