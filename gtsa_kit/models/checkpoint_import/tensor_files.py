@@ -12,6 +12,8 @@ import safetensors
 import torch
 from torch import Tensor
 
+from gtsa_kit.models.checkpoint_import.onnx_tensors import read_onnx_tensors
+
 StateDict = dict[str, Tensor]
 
 MAX_DEPTH: Final = 16
@@ -38,13 +40,13 @@ class _IgnoredObject:
 
 
 def read_tensors(path: Path) -> dict[str, StateDict]:
-    """Read every mapping of names to tensors in a `.safetensors` file or a file of `torch.save`, on the CPU.
+    """Read every mapping of names to tensors in a `.safetensors` or `.onnx` file or one of `torch.save`, on the CPU.
 
     Returns:
         The mappings by their dotted path in the file; "" is the file itself. Values that are no tensors are dropped.
 
     Raises:
-        ValueError: The file is damaged, has neither format, or is a pickle with objects other than tensors.
+        ValueError: The file is damaged, has none of these formats, or is a pickle with objects other than tensors.
     """
     try:
         with open(path, "rb") as file:
@@ -55,6 +57,8 @@ def read_tensors(path: Path) -> dict[str, StateDict]:
         raise ValueError(f"{path} is empty; copy it again")
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return {"": _read_safetensors(path)}
+    if path.suffix == ".onnx":
+        return {"": read_onnx_tensors(path)}
     state_dicts: dict[str, StateDict] = {}
     _collect(_read_pickle(path), "", MAX_DEPTH, state_dicts, set())
     return state_dicts
