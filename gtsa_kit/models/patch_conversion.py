@@ -76,7 +76,7 @@ def resize_patch_kernel(kernel: Tensor, patch: int) -> Tensor:
     one_by_one = torch.eye(side, dtype=torch.float64)[None, None]
     axis = F.interpolate(one_by_one, size=(patch, side), mode="bicubic", antialias=True)[0, 0]  # (patch, p)
     resize = torch.kron(axis, axis)  # B, (patch * patch, p * p)
-    values = kernel.double().flatten(2) @ torch.linalg.pinv(resize)  # <w', Bx> = w pinv(B) B x
+    values: Tensor = kernel.double().flatten(2) @ torch.linalg.pinv(resize)  # <w', Bx> = w pinv(B) B x
     return values.reshape(*kernel.shape[:2], patch, patch).float()
 
 
