@@ -44,6 +44,7 @@ from gtsa_kit.export.benchmark.workers import memory_mb
 from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_attention
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
 
 STAGES = (
@@ -165,7 +166,7 @@ def make_side(name: str, config: RunConfig, device: torch.device, half: bool) ->
     """Build model and optimizer of one side, the gtsa-kit side as the trainer does."""
     torch.manual_seed(0)
     config = config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 0.0})})
-    model = GTSA(config).train().to(device)
+    model = GTSA(config, EncoderSpec.named(config.model.arch)).train().to(device)
     if name == OURS and not should_use_fused_attention(device, half):
         model.use_unfused_attention()
     if name == OURS and should_compile(device):

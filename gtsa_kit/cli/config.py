@@ -11,7 +11,7 @@ from gtsa_kit.cli.support.options import JsonOption
 
 
 def config(
-    preset: Annotated[str, typer.Option(help="coco (the paper's), ade20k or quick.")] = "coco",
+    preset: Annotated[str, typer.Option(help="coco (the paper's), ade20k, quick or adapt.")] = "coco",
     method: Annotated[
         str | None, typer.Option(help="gtsa, dino or mocov3. Default: that of --config, else gtsa.")
     ] = None,

@@ -1,6 +1,7 @@
 """Command `gtsa train`."""
 
 import sys
+from dataclasses import asdict
 from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
+from gtsa_kit.export.open_options import ImportOptions
 
 NO_IMAGES = "no images given; give a folder, a list of paths, an archive or a URL: gtsa train SOURCE"
 
 
+@with_option_groups
 def train(
     source: Annotated[
         str | None,
@@ -21,9 +25,20 @@ def train(
             metavar="SOURCE",
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to start from: a run folder, or weights that gtsa export reads (gtsa-kit, timm, Hugging "
+            "Face, DINO, MoCo v3, the paper's authors). Default: random weights.",
+            metavar="WEIGHTS",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="coco (the paper's), ade20k, or quick (minutes on a CPU, to test the setup). Default coco."),
+        typer.Option(
+            help="coco (the paper's), ade20k, quick (minutes on a CPU, to test the setup), or adapt (low rates, with "
+            "--init). Default coco."
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -89,8 +104,10 @@ def train(
             "--finish", help="Write encoder.safetensors from the last checkpoint of the run in --out, and end."
         ),
     ] = False,
+    *,
+    weights: WeightsOptions,
 ) -> None:
-    """Train a ViT on your images with GTSA or with a baseline.
+    """Train a ViT on your images with GTSA or with a baseline, from random weights or from weights that exist.
 
     The run folder gets encoder.safetensors, checkpoints, metrics.jsonl, report.html, curves.png and TensorBoard files.
     Ctrl-C saves a checkpoint and stops; the same command with --resume continues (on a CPU with bit-identical results).
@@ -103,6 +120,8 @@ def train(
 
       gtsa train photos/ --set model.arch=vit_base --set views.jitter_strength=0.5
 
+      gtsa train photos/ --init dinov2_vits14.pth --preset adapt --out runs/street-adapted
+
       gtsa train photos/ --method dino --out runs/street-dino
 
       gtsa train s3://bucket/photos --out runs/street
@@ -113,6 +132,7 @@ def train(
 
       gtsa train --out runs/street --finish
     """
+    from gtsa_kit.config import given_settings, parse_overrides
     from gtsa_kit.training.pretrain import absolute_source
 
     overrides = _given_options(
@@ -129,6 +149,7 @@ def train(
             "train.probe": str(require(probe).absolute()) if probe else None,
             "method": method,
             "data": absolute_source(source) if source else None,
+            **_initial_weights(init, weights.import_options),
         }
     )
     run_dir = out or _default_out(source, resume or finish)
@@ -142,7 +163,8 @@ def train(
     check_training(settings, run_dir, resume)
     from gtsa_kit.cli.support.training_display import run_training
 
-    if not run_training(settings, run_dir, resume):
+    given = given_settings(config, parse_overrides(set_ or []) | overrides)
+    if not run_training(settings, run_dir, resume, given):
         fail(f"stopped and saved; resume with: gtsa train --resume --out {run_dir}", 130)
 
 
@@ -176,6 +198,20 @@ def resolve_settings(
     if not settings.data:
         raise ValueError(NO_IMAGES)
     return settings
+
+
+def _initial_weights(init: Path | None, facts: ImportOptions) -> dict[str, Any]:
+    """Return the settings of the weights to start from, by dotted key.
+
+    Raises:
+        ValueError: The file does not exist, or facts about weights are given without weights.
+    """
+    if init is None and facts.given:
+        raise ValueError(f"--{facts.given[0]} is a fact about weights to start from; name them with --init")
+    return {
+        "init.weights": str(require(init).absolute()) if init else None,
+        **{f"init.{name}": value for name, value in asdict(facts).items()},
+    }
 
 
 def _given_options(**options: Any) -> dict[str, Any]:

@@ -4,19 +4,18 @@ This package does not import torch, so that commands can read settings without d
 """
 
 from gtsa_kit.config.describe import annotated_yaml, describe_settings
+from gtsa_kit.config.method_sections import DINOConfig, LossConfig, MoCoV3Config
 from gtsa_kit.config.presets import METHODS, PRESETS, PUBLISHED_MOMENTUM
-from gtsa_kit.config.resolve import dump_config, load_config, parse_overrides
+from gtsa_kit.config.resolve import dump_config, given_settings, load_config, parse_overrides
 from gtsa_kit.config.sections import (
-    DINOConfig,
-    LossConfig,
-    MoCoV3Config,
+    InitConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
     TrainConfig,
     ViewsConfig,
 )
-from gtsa_kit.config.types import PATCH, Arch
+from gtsa_kit.config.types import PATCH, Arch, RunArch
 
 __all__ = [
     "METHODS",
@@ -25,16 +24,19 @@ __all__ = [
     "PUBLISHED_MOMENTUM",
     "Arch",
     "DINOConfig",
+    "InitConfig",
     "LossConfig",
     "MoCoV3Config",
     "ModelConfig",
     "OptimConfig",
+    "RunArch",
     "RunConfig",
     "TrainConfig",
     "ViewsConfig",
     "annotated_yaml",
     "describe_settings",
     "dump_config",
+    "given_settings",
     "load_config",
     "parse_overrides",
 ]

@@ -31,13 +31,23 @@ def load_config(
     overrides = overrides or {}
     preset = _choose("preset", PRESETS, (overrides, from_file), preset)
     method = _choose("method", METHODS, (overrides, from_file), "gtsa")
-    settings: dict[str, Any] = {"preset": preset, "method": method}
+    settings: Mapping[str, Any] = {"preset": preset, "method": method}
     for layer in (METHODS[method], PRESETS[preset], from_file, _nest(overrides)):
         settings = _merge(_without_overridden_steps(settings, layer), layer)
+    settings = _with_architecture_of_weights(settings)
     try:
         return RunConfig.model_validate(settings)
     except pydantic.ValidationError as error:
         raise ValueError(_explain(error)) from error
+
+
+def given_settings(file: Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a file and overrides give, by dotted key; not those of presets.
+
+    Raises:
+        ValueError: The file is unreadable or not a mapping.
+    """
+    return _flatten(_read_yaml(file) if file else {}) | dict(overrides)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -100,6 +110,22 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
                 )
         section[leaf] = value
     return nested
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Convert nested sections to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _with_architecture_of_weights(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Set `model.arch` to init in settings with weights to start from and without an architecture."""
+    init, model = settings.get("init"), settings.get("model", {})
+    if not isinstance(init, Mapping) or not init.get("weights") or not isinstance(model, Mapping) or "arch" in model:
+        return settings
+    return _merge(settings, {"model": {"arch": "init"}})
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gtsa_kit.config.method_sections import DINOConfig, LossConfig, MoCoV3Config
 from gtsa_kit.config.types import (
+    PATCH,
     AboveZero,
-    Arch,
     BelowOne,
     Fraction,
     MethodName,
     NonNegative,
-    PatchMultiple,
     Positive,
     Precision,
+    RunArch,
     Section,
 )
 
@@ -21,14 +22,33 @@ from gtsa_kit.config.types import (
 class ModelConfig(Section):
     """Settings of encoder and heads."""
 
-    arch: Arch = "vit_small"
-    """Architecture of the encoder: ViT-Ti, S or B with patches of 16 pixels; vit_mini and vit_test are smaller."""
+    arch: RunArch = "vit_small"
+    """Architecture of the encoder: ViT-Ti, S or B with patches of 16 pixels; vit_mini and vit_test are smaller. init is
+    that of the weights in `init.weights`, and is set with them."""
     drop_path: BelowOne = 0.1
     """Stochastic depth rate of the student's last block; the teacher has none."""
     projector_dim: Positive = 768
     """Channels of the projected maps that the losses compare."""
     norm_before_heads: bool = True
     """True applies the encoder's final norm before the heads; the preset ade20k does not."""
+
+
+class InitConfig(Section):
+    """Weights that a run starts from, and facts about weights of other tools that the file does not contain."""
+
+    weights: str = ""
+    """Weights to start from: a run folder, weights of gtsa-kit or a checkpoint of another tool; empty for random ones.
+    The checkpoints of a run keep what a resumed run needs of them."""
+    sha256: str = ""
+    """SHA-256 of the encoder's weights, found when the run starts; other weights are refused."""
+    branch: Literal["teacher", "student"] | None = None
+    """Branch of a file that holds both; null for the teacher, or the student of MoCo v3."""
+    heads: Positive | None = None
+    """Number of attention heads; null for that of a file beside the weights, else by their width."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green and blue that the weights were trained with, 0 to 1; null for that of a file beside them."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of red, green and blue that the weights were trained with; null as for `mean`."""
 
 
 class ViewsConfig(Section):
@@ -38,9 +58,9 @@ class ViewsConfig(Section):
     """Global views of an image."""
     local_crops: Annotated[int, Field(ge=0)] = 8
     """Local views of an image."""
-    global_size: PatchMultiple = 224
+    global_size: Positive = 224
     """Side of a global view in pixels."""
-    local_size: PatchMultiple = 96
+    local_size: Positive = 96
     """Side of a local view in pixels."""
     global_area: tuple[Fraction, Fraction] = (0.3, 1.0)
     """Range of a global crop's area, as a fraction of the image area."""
@@ -86,59 +106,6 @@ class ViewsConfig(Section):
         return self
 
 
-class LossConfig(Section):
-    """Settings of the three GTSA losses."""
-
-    correspondence_weight: NonNegative = 0.5
-    """Weight alpha of the patch correspondence loss after warm-up."""
-    rotation_weight: NonNegative = 0.5
-    """Weight beta of the rotation prediction loss."""
-    roi_size_global: Positive = 10
-    """Side of the RoIAlign grid for the overlap with a global student view."""
-    roi_size_local: Positive = 4
-    """Side of the RoIAlign grid for the overlap with a local student view."""
-    match_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Number K of best matches in the patch correspondence loss, as a fraction of the student's patches."""
-
-
-class DINOConfig(Section):
-    """Settings of DINO's head and loss; defaults are those published for ViT-S."""
-
-    prototypes: Annotated[int, Field(ge=2)] = 65_536
-    """Output dimension of the head."""
-    hidden: Positive = 2048
-    """Width of the head's hidden layers."""
-    bottleneck: Positive = 256
-    """Width of the layer before the prototypes."""
-    norm_last_layer: bool = False
-    """True keeps the prototypes' norms at 1, which is more stable; published for ViT-B only."""
-    freeze_epochs: NonNegative = 1.0
-    """Epochs during which the prototypes are not trained."""
-    student_temperature: AboveZero = 0.1
-    """Temperature of the student's softmax."""
-    teacher_temperature: AboveZero = 0.04
-    """Initial temperature; rises linearly to `final_teacher_temperature` over `temperature_warmup_epochs`."""
-    final_teacher_temperature: AboveZero = 0.07
-    """Temperature of the teacher's softmax after its warm-up."""
-    temperature_warmup_epochs: NonNegative = 30.0
-    """Epochs in which the teacher's temperature rises."""
-    center_momentum: Fraction = 0.9
-    """Momentum of the moving average of the teacher's outputs, which are centered by it."""
-
-
-class MoCoV3Config(Section):
-    """Settings of MoCo v3's heads and loss; defaults are those published for its ViTs."""
-
-    hidden: Positive = 4096
-    """Width of the hidden layers of projector and predictor."""
-    output: Positive = 256
-    """Dimension of queries and keys."""
-    temperature: AboveZero = 0.2
-    """Temperature of the contrastive loss."""
-    freeze_patch_embed: bool = True
-    """True does not train the patch embedding (random weights), which stabilizes training."""
-
-
 class OptimConfig(Section):
     """Settings of AdamW and of the schedules."""
 
@@ -152,6 +119,8 @@ class OptimConfig(Section):
     """Weight decay at the start; a cosine leads to `final_weight_decay`."""
     final_weight_decay: NonNegative = 0.4
     """Weight decay at the end."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on the learning rate from each block of the encoder to the one before it; 1 for one rate."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's averages of gradients and of their squares."""
     clip_grad_norm: NonNegative = 3.0
@@ -170,6 +139,9 @@ class TrainConfig(Section):
     """Passes over the images."""
     steps: Positive | None = None
     """Number of optimizer steps; overrides `epochs`."""
+    freeze_encoder_epochs: NonNegative = 0.0
+    """Epochs at the start in which only the heads are trained, with fractions; half of the run at most. For runs that
+    start from trained weights."""
     batch_size: Positive | Literal["auto"] = 512
     """Images per device and micro-step; an optimizer step uses batch_size x accumulate x devices images. auto measures
     what fits when a run starts, and config.yaml keeps the result."""
@@ -219,11 +191,13 @@ class RunConfig(Section):
     """All settings of a run."""
 
     preset: str = "coco"
-    """Group of settings to start from: coco (the paper's), ade20k, or quick (to test a setup on a CPU)."""
+    """Group of settings to start from: coco (the paper's), ade20k, quick (to test a setup on a CPU), or adapt (to go on
+    training weights)."""
     method: MethodName = "gtsa"
     """Method of pretraining: GTSA, or a baseline to compare it with."""
     data: str = ""
     """Source of the training images: a folder, a glob, a list of paths, an archive or a URL."""
+    init: InitConfig = InitConfig()
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     loss: LossConfig = LossConfig()
@@ -232,6 +206,28 @@ class RunConfig(Section):
     mocov3: MoCoV3Config = MoCoV3Config()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder, for messages: the architecture of random weights, or the weights to start from."""
+        return f"weights of {self.init.weights}" if self.init.weights else self.model.arch
+
+    @model_validator(mode="after")
+    def _check_encoder(self) -> "RunConfig":
+        """Raise `ValueError` for an architecture beside weights, and for sizes that random weights do not take."""
+        if self.init.weights and self.model.arch != "init":
+            raise ValueError(
+                f"model.arch is that of the weights {self.init.weights}, got {self.model.arch}; omit model.arch"
+            )
+        if self.init.weights:
+            return self  # their patch size is known when they are opened
+        if self.model.arch == "init":
+            raise ValueError("model.arch=init needs weights; give them with --init, or choose an architecture")
+        for name in ("global_size", "local_size"):
+            side = getattr(self.views, name)
+            if side % PATCH:
+                raise ValueError(f"setting views.{name}: {side} is not a multiple of the patch size, {PATCH}")
+        return self
 
     @model_validator(mode="after")
     def _check_method(self) -> "RunConfig":

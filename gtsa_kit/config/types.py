@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PATCH = 16
-"""Patch size in pixels, the same for all architectures."""
+"""Patch size in pixels of all encoders that start from random weights."""
 
 Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
 Precision = Literal["auto", "fp32", "bf16"]
+RunArch = Literal[Arch, "init"]
+"""Architecture of a run: init is that of the weights that it starts from."""
 MethodName = Literal["gtsa", "dino", "mocov3"]
 
 Positive = Annotated[int, Field(gt=0)]
@@ -16,7 +18,6 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 AboveZero = Annotated[float, Field(gt=0.0)]
-PatchMultiple = Annotated[int, Field(gt=0, multiple_of=PATCH)]
 
 
 class Section(BaseModel):

@@ -43,7 +43,7 @@ def train_all(
 
 
 def _with_saved_precision(run: Path, config: RunConfig) -> RunConfig:
-    """Return the settings, with precision `auto` replaced by the precision that an existing run resolved it to."""
+    """Return the settings, with what an existing run recorded: its precision for `auto`, the digest of its start."""
     if not (run / "config.yaml").exists():
         return config
     saved = load_config(file=run / "config.yaml")
@@ -52,6 +52,7 @@ def _with_saved_precision(run: Path, config: RunConfig) -> RunConfig:
             f"{run} holds a run with other settings (saved, requested: {'; '.join(changed)}); "
             "choose another --out, or remove that folder"
         )
+    config = config.model_copy(update={"init": saved.init})
     if config.train.precision != "auto":
         return config
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": saved.train.precision})})

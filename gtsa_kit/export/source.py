@@ -15,7 +15,7 @@ from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import import ImportedEncoder, is_run_file, open_weights
+from gtsa_kit.models.checkpoint_import import ImportedEncoder, check_stated_facts, is_run_file, open_weights
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
 from gtsa_kit.models.weights import build_encoder, weights_digest
@@ -113,12 +113,7 @@ def takes_import_options(path: Path) -> bool:
 
 def check_no_import_options(path: Path, given: ImportOptions) -> None:
     """Raise `ValueError` if a fact is given that the file of gtsa-kit states itself."""
-    if given.given:
-        options = ", ".join(f"--{name}" for name in given.given)
-        raise ValueError(
-            f"{path} was written by gtsa-kit, and states its preprocessing and its architecture; omit {options}, which "
-            "are for weights of other tools"
-        )
+    check_stated_facts(path, given.given)
 
 
 def _open_onnx(path: Path) -> Source:

@@ -2,6 +2,7 @@
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.methods.base import Method
+from gtsa_kit.models.encoder_spec import EncoderSpec
 
 COMPARED_COLUMNS: dict[str, tuple[str, str]] = {
     "gtsa": ("region", "region_loss_constant_baseline"),
@@ -12,19 +13,24 @@ COMPARED_COLUMNS: dict[str, tuple[str, str]] = {
 student that has learned something about the images is below it."""
 
 
-def make_method(config: RunConfig) -> Method:
+def make_method(config: RunConfig, encoder: EncoderSpec | None = None) -> Method:
     """Build student and teacher of `config.method` with random weights from torch's global generator.
+
+    Args:
+        config: Settings of the run.
+        encoder: Architecture and preprocessing of both encoders; by default those of `config.model.arch`.
 
     Modules are imported here so that lightly is only needed for a baseline.
     """
+    encoder = encoder or EncoderSpec.named(config.model.arch)
     if config.method == "dino":
         from gtsa_kit.methods.dino import DINO
 
-        return DINO(config)
+        return DINO(config, encoder)
     if config.method == "mocov3":
         from gtsa_kit.methods.mocov3 import MoCoV3
 
-        return MoCoV3(config)
+        return MoCoV3(config, encoder)
     from gtsa_kit.methods.gtsa import GTSA
 
-    return GTSA(config)
+    return GTSA(config, encoder)

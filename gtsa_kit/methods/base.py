@@ -45,6 +45,8 @@ class TrainSchedule:
     """Optimizer steps of the run."""
     warmup: int
     """Warm-up steps of the learning rate."""
+    frozen: int = 0
+    """First steps, in which neither encoder changes."""
 
     @classmethod
     def from_config(cls, config: RunConfig, images: int, world: int) -> "TrainSchedule":
@@ -56,7 +58,11 @@ class TrainSchedule:
     def with_steps(self, steps: int, config: RunConfig) -> "TrainSchedule":
         """Return the same schedule for another number of steps."""
         schedule = replace(self, steps=steps)
-        return replace(schedule, warmup=schedule.epochs_to_steps(config.optim.warmup_epochs))
+        return replace(
+            schedule,
+            warmup=schedule.epochs_to_steps(config.optim.warmup_epochs),
+            frozen=schedule.epochs_to_steps(config.train.freeze_encoder_epochs),
+        )
 
     def to_dict(self) -> dict[str, int]:
         """Return the values that a checkpoint keeps; a resumed run must have the same ones, or more steps."""
@@ -139,11 +145,32 @@ class Method(nn.Module):
             branch.encoder.use_unfused_attention()
 
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
-        """Change the summed gradients of step `step` (counted from 0) before they are clipped."""
+        """Change the summed gradients of step `step` (counted from 0) before they are clipped.
+
+        The gradients of an encoder that is still frozen are discarded. They are computed all the same, because
+        distributed training waits for them.
+        """
+        if step < schedule.frozen:
+            for parameter in self.student.encoder.parameters():
+                parameter.grad = None
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights, by timm's keys, into both encoders."""
+        for branch in (self.student, self.teacher):
+            branch.encoder.vit.load_state_dict(weights, strict=True)
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Update the moving average: teacher = momentum * teacher + (1 - momentum) * student."""
+    def update_teacher(self, momentum: float, heads_only: bool = False) -> None:
+        """Update the moving average: teacher = momentum * teacher + (1 - momentum) * student.
+
+        Args:
+            momentum: Weight of the teacher.
+            heads_only: Whether to leave the teacher's encoder as it is.
+        """
         student = dict(self.student.named_parameters())
-        teacher = list(self.teacher.named_parameters())
+        teacher = [
+            (name, parameter)
+            for name, parameter in self.teacher.named_parameters()
+            if not (heads_only and name.startswith("encoder."))
+        ]
         torch._foreach_lerp_([p for _, p in teacher], [student[name] for name, _ in teacher], 1 - momentum)

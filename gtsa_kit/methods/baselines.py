@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gtsa_kit.config import ModelConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Branch
-from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.encoder import normalize
+from gtsa_kit.models.encoder_spec import EncoderSpec
 
 
 def require_lightly(method: str) -> None:
@@ -35,16 +36,19 @@ def import_lightly(module: str) -> Any:
 class PooledBranch(Branch):
     """Encoder with a head on the mean of its patch tokens."""
 
-    def __init__(self, config: ModelConfig, head: Callable[[int], nn.Module], drop_path: float = 0.0) -> None:
+    def __init__(
+        self, config: ModelConfig, encoder: EncoderSpec, head: Callable[[int], nn.Module], drop_path: float = 0.0
+    ) -> None:
         """Build the encoder, then the head, so that all methods start from the same encoder with the same seed.
 
         Args:
             config: Model settings of the run.
+            encoder: Architecture and preprocessing.
             head: Function from the encoder's width to a module (N, width) -> (N, K).
             drop_path: Stochastic depth rate of the encoder's last block.
         """
         super().__init__()
-        self.encoder = Encoder(config.arch, drop_path=drop_path)
+        self.encoder = encoder.build(drop_path)
         self.head = head(self.encoder.architecture.width)
         self.final_norm = config.norm_before_heads
         if not self.final_norm:  # no loss depends on the final norm then
@@ -53,7 +57,8 @@ class PooledBranch(Branch):
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode views (B, V, 3, S, S) uint8 to embeddings (V, B, D) and feature maps (B, V, D, h, w)."""
         batch_and_views = images.shape[:2]
-        features = self.encoder(normalize(images).flatten(0, 1), final_norm=self.final_norm)
+        inputs = normalize(images, self.encoder.preprocessing).flatten(0, 1)
+        features = self.encoder(inputs, final_norm=self.final_norm)
         embeddings = features.embedding.unflatten(0, batch_and_views).transpose(0, 1)  # (B * V, D) to (V, B, D)
         return embeddings, features.feature_map.unflatten(0, batch_and_views)
 

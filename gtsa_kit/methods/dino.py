@@ -16,6 +16,7 @@ from gtsa_kit.config import DINOConfig, RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Method, PlotGroup, TrainSchedule
 from gtsa_kit.methods.baselines import PooledBranch, import_lightly
+from gtsa_kit.models.encoder_spec import EncoderSpec
 
 
 class DINOOutputs(NamedTuple):
@@ -35,7 +36,7 @@ class DINO(Method):
     student: PooledBranch
     teacher: PooledBranch
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, encoder: EncoderSpec) -> None:
         super().__init__()
         self.dino_config = config.dino
         self.plot_groups = (
@@ -49,8 +50,8 @@ class DINO(Method):
             ),
             PlotGroup("teacher temperature", ("teacher_temperature",), limits=(0, None)),
         )
-        self.student = PooledBranch(config.model, self._head, config.model.drop_path)
-        self.teacher = PooledBranch(config.model, self._head)
+        self.student = PooledBranch(config.model, encoder, self._head, config.model.drop_path)
+        self.teacher = PooledBranch(config.model, encoder, self._head)
         self.teacher.initialize_from(self.student)
         self.criterion = import_lightly("loss.dino_loss").DINOLoss(
             self.dino_config.prototypes,
@@ -100,7 +101,8 @@ class DINO(Method):
         return {"teacher_temperature": np.concatenate([rise, np.full(schedule.steps - warmup, final)])}
 
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
-        """Discard the prototypes' gradients during the first `freeze_epochs`."""
+        """Discard the prototypes' gradients during the first `freeze_epochs`, and those of a frozen encoder."""
+        super().after_backward(step, schedule)
         if step < schedule.epochs_to_steps(self.dino_config.freeze_epochs):
             for parameter in self.student.head.get_submodule("last_layer").parameters():
                 parameter.grad = None

@@ -17,7 +17,8 @@ from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Branch, Method, PlotGroup, TrainSchedule
 from gtsa_kit.methods.collapse_metrics import rotation_accuracy
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, gtsa_loss
-from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.encoder import normalize
+from gtsa_kit.models.encoder_spec import EncoderSpec
 
 NORM_EPS = 1e-6
 
@@ -65,9 +66,9 @@ class RotationPredictor(nn.Sequential):
 class Student(Branch):
     """Encoder, projector, predictor and rotation predictor, trained by the optimizer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, encoder: EncoderSpec) -> None:
         super().__init__()
-        self.encoder = Encoder(config.arch, drop_path=config.drop_path)
+        self.encoder = encoder.build(config.drop_path)
         self.projector = Projector(self.encoder.architecture.width, config.projector_dim)
         self.predictor = Predictor(config.projector_dim)
         self.rotation_predictor = RotationPredictor(self.encoder.architecture.width)
@@ -90,7 +91,7 @@ class Teacher(Branch):
 
     def __init__(self, config: ModelConfig, student: Student) -> None:
         super().__init__()
-        self.encoder = Encoder(config.arch)
+        self.encoder = EncoderSpec.of(student.encoder).build()
         self.projector = Projector(self.encoder.architecture.width, config.projector_dim)
         self.initialize_from(student)
 
@@ -130,16 +131,17 @@ class GTSA(Method):
     student: Student
     teacher: Teacher
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, encoder: EncoderSpec) -> None:
         super().__init__()
         self.final_norm = config.model.norm_before_heads
         self.loss_config = config.loss
-        self.student = Student(config.model)
+        self.student = Student(config.model, encoder)
         self.teacher = Teacher(config.model, self.student)
 
     def forward(self, views: Views) -> GTSAOutputs:
         """Run the student on all views and the teacher on the global views."""
-        global_images, local_images = normalize(views.global_images), normalize(views.local_images)
+        preprocessing = self.student.encoder.preprocessing
+        global_images, local_images = (normalize(images, preprocessing) for images in views[:2])
         batch, n_global = global_images.shape[:2]
         n_local = local_images.shape[1]
         maps, logits, tokens = self.student(global_images.flatten(0, 1), self.final_norm)  # (B * G, ...)

@@ -17,6 +17,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Method, PlotGroup
 from gtsa_kit.methods.baselines import PooledBranch, import_lightly
+from gtsa_kit.models.encoder_spec import EncoderSpec
 
 
 class MoCoOutputs(NamedTuple):
@@ -46,7 +47,7 @@ class MoCoV3(Method):
     student: MoCoStudent
     teacher: PooledBranch
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, encoder: EncoderSpec) -> None:
         super().__init__()
         self.temperature = config.mocov3.temperature
         keys = config.train.micro_batch * world_size()
@@ -59,11 +60,11 @@ class MoCoV3(Method):
         def projector(width: int) -> nn.Module:
             return mlp(width, hidden, hidden, out)
 
-        self.student = MoCoStudent(config.model, projector, config.model.drop_path)
+        self.student = MoCoStudent(config.model, encoder, projector, config.model.drop_path)
         self.student.predictor = mlp(out, hidden, out)
         if config.mocov3.freeze_patch_embed:
             self.student.encoder.vit.patch_embed.requires_grad_(False)
-        self.teacher = PooledBranch(config.model, projector)
+        self.teacher = PooledBranch(config.model, encoder, projector)
         self.teacher.initialize_from(self.student)
 
     def forward(self, views: Views) -> MoCoOutputs:

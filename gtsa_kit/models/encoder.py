@@ -174,18 +174,20 @@ class Encoder(nn.Module):
             block.attn.fused_attn = False
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Convert images (..., 3, H, W) uint8 to the encoder's normalized float32 input."""
-    mean, std = _mean_and_std(images.device)
+def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Convert images (..., 3, H, W) uint8 to the normalized float32 input of an encoder with this preprocessing."""
+    mean, std = _mean_and_std(preprocessing.mean, preprocessing.std, images.device)
     return (images.float() / 255 - mean) / std
 
 
 @lru_cache
-def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+def _mean_and_std(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return mean and std, (3, 1, 1) each; cached, because a copy to an accelerator makes the host wait."""
     with torch.inference_mode(False):  # the cached tensors must be usable in training, too
-        mean, std = torch.tensor([MEAN, STD], device=device)[..., None, None]
-        return mean, std
+        means, stds = torch.tensor([mean, std], device=device)[..., None, None]
+        return means, stds
 
 
 def _on_grid(tokens: Tensor, height: int, width: int) -> Tensor:

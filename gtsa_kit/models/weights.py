@@ -1,39 +1,48 @@
 """Encoder weights on disk: saving to a run folder, and building an encoder with them."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
 
-from gtsa_kit.config import Arch
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
 from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.version import __version__
 
 SCHEMA = 1
 """Version of the format of encoder.json."""
 
 
-def save_encoder(run_dir: Path, weights: dict[str, torch.Tensor], arch: str, summary: dict[str, Any]) -> Path:
+def save_encoder(
+    run_dir: Path, weights: dict[str, torch.Tensor], spec: EncoderSpec | str, summary: dict[str, Any]
+) -> Path:
     """Write encoder.safetensors (timm key names) and encoder.json; return the path of the first.
 
     Args:
         run_dir: Run folder.
         weights: `Encoder.vit.state_dict()`.
-        arch: Key of `ARCHITECTURES`.
+        spec: Architecture and preprocessing, or a key of `ARCHITECTURES`.
         summary: Description of the training, stored in encoder.json under `training`.
     """
     path = run_dir / "encoder.safetensors"
+    save_weights(path, weights)
+    spec = EncoderSpec.named(spec) if isinstance(spec, str) else spec
+    description = describe_encoder(spec.architecture, spec.preprocessing)
+    write_json(path.with_suffix(".json"), description | {"training": summary})
+    return path
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as file:
         # A single metadata entry: safetensors writes several in random order, and equal runs must give equal files.
         file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    description = describe_encoder(ARCHITECTURES[cast(Arch, arch)], Preprocessing())
-    write_json(path.with_suffix(".json"), description | {"training": summary})
-    return path
 
 
 def describe_encoder(architecture: Architecture, preprocessing: Preprocessing) -> dict[str, Any]:

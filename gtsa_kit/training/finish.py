@@ -8,8 +8,7 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.architecture import ARCHITECTURES
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.weights import build_encoder, save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fixed_images import load_fixed_images
@@ -28,7 +27,7 @@ def save_result(
     Args:
         run_dir: Run folder with metrics.jsonl.
         config: Settings of the run.
-        checkpoint: Content of a checkpoint: `step`, `model`, `schedule`, `extensions` and `initial_share`.
+        checkpoint: Content of a checkpoint: see `TrainState.checkpoint_content`.
         learning: What the run has learned, if it was measured.
     """
     rows = _rows_until(run_dir, checkpoint["step"])
@@ -46,7 +45,7 @@ def save_result(
         "last": rows[-1] if rows else None,
         "settings": config.model_dump(mode="json"),
     }
-    return save_encoder(run_dir, teacher_weights(checkpoint), config.model.arch, summary)
+    return save_encoder(run_dir, teacher_weights(checkpoint), EncoderSpec.from_dict(checkpoint), summary)
 
 
 def teacher_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -72,13 +71,12 @@ def finish_run(run_dir: Path) -> list[str]:
     if checkpoint is None:
         raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with: gtsa train --resume --out {run_dir}")
     config, step = RunConfig.model_validate(checkpoint["settings"]), checkpoint["step"]
-    architecture = ARCHITECTURES[config.model.arch]
-    encoder = build_encoder(architecture, teacher_weights(checkpoint), run_dir, Preprocessing())
+    spec = EncoderSpec.from_dict(checkpoint)
+    encoder = build_encoder(spec.architecture, teacher_weights(checkpoint), run_dir, spec.preprocessing)
     max_pixels = round(config.train.max_megapixels * 1e6)
-    _, pixels = load_fixed_images(
-        load_image_list(run_dir, config.data, check=False), config.views.global_size, max_pixels
-    )
-    learning = measure_learning(config, _rows_until(run_dir, step), encoder, pixels)
+    images = load_image_list(run_dir, config.data, check=False)
+    _, pixels = load_fixed_images(images, config.views.global_size, max_pixels, spec.preprocessing)
+    learning = measure_learning(config, _rows_until(run_dir, step), encoder, pixels, run_dir)
     save_result(run_dir, config, checkpoint, learning)
     length = (
         f"written from the checkpoint of step {step} of {checkpoint['schedule']['steps']}; --resume continues the run"

@@ -18,13 +18,16 @@ COUNT = 8
 ENCODE_BATCH = 32
 
 
-def load_fixed_images(images: ImageList, size: int, max_pixels: int) -> tuple[list[str], Tensor]:
+def load_fixed_images(
+    images: ImageList, size: int, max_pixels: int, preprocessing: Preprocessing
+) -> tuple[list[str], Tensor]:
     """Load up to `COUNT` images, spread evenly over the images of a run; unreadable ones are skipped.
 
     Args:
         images: Images of the run.
         size: Side of the result in pixels.
         max_pixels: Largest image to decode.
+        preprocessing: Preprocessing with the interpolation of the encoder.
 
     Returns:
         Names, and pixels stretched to a square, (N, 3, size, size) uint8.
@@ -33,14 +36,14 @@ def load_fixed_images(images: ImageList, size: int, max_pixels: int) -> tuple[li
     indices = [index * count // min(count, COUNT) for index in range(min(count, COUNT))]
     others = (index for index in range(min(count, 10 * COUNT)) if index not in indices)
     candidates = [images.entries[index] for index in [*indices, *others]]
-    loaded = list(islice(_readable(images.source, candidates, size, max_pixels), COUNT))
+    loaded = list(islice(_readable(images.source, candidates, size, max_pixels, preprocessing), COUNT))
     names = [name for name, _ in loaded]
     return names, torch.stack([pixels for _, pixels in loaded]) if loaded else torch.zeros(0, 3, size, size)
 
 
-def to_square(pixels: Image.Image, size: int) -> Tensor:
+def to_square(pixels: Image.Image, size: int, preprocessing: Preprocessing) -> Tensor:
     """Return an image stretched to a square, (3, size, size) uint8."""
-    return torch.from_numpy(Preprocessing().resized(pixels, (size, size)).copy()).permute(2, 0, 1)
+    return torch.from_numpy(preprocessing.resized(pixels, (size, size)).copy()).permute(2, 0, 1)
 
 
 @torch.no_grad()
@@ -50,16 +53,20 @@ def encode(encoder: Encoder, pixels: Tensor) -> Features:
     encoder.eval()
     device = next(encoder.parameters()).device
     # A direct call of forward: a compiled encoder would be compiled again for this batch.
-    parts = [encoder.forward(normalize(part.to(device))) for part in torch.split(pixels, ENCODE_BATCH)]
+    parts = [
+        encoder.forward(normalize(part.to(device), encoder.preprocessing)) for part in torch.split(pixels, ENCODE_BATCH)
+    ]
     encoder.train(training)
     embeddings = torch.cat([part.embedding.float().cpu() for part in parts])
     return Features(embeddings, torch.cat([part.feature_map.float().cpu() for part in parts]))
 
 
-def _readable(source: Source, entries: list[Entry], size: int, max_pixels: int) -> Iterator[tuple[str, Tensor]]:
+def _readable(
+    source: Source, entries: list[Entry], size: int, max_pixels: int, preprocessing: Preprocessing
+) -> Iterator[tuple[str, Tensor]]:
     for entry in entries:
         try:
             pixels, _ = decode(read_entry(source, entry), entry.name, max_pixels)
         except ImageError:  # the run lists it in errors.jsonl when it meets it
             continue
-        yield entry.name, to_square(Image.fromarray(pixels), size)
+        yield entry.name, to_square(Image.fromarray(pixels), size, preprocessing)

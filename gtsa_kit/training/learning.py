@@ -2,22 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.methods import COMPARED_COLUMNS
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.training.fixed_images import encode
+from gtsa_kit.training.start import initial_encoder
 
 MAX_ROWS = 20
 """Largest number of the last rows of metrics.jsonl whose losses are averaged; in a short run, a quarter of its rows."""
 MAX_COSINE_TO_START = 0.95
-"""Mean cosine between patch tokens and those of the initial weights above which an encoder counts as unmoved."""
+"""Mean cosine between patch tokens and those of random initial weights above which an encoder counts as unmoved."""
+MAX_COSINE_TO_TRAINED = 0.9995
+"""The same for trained initial weights, which a short training at a low rate changes little."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Learning:
     """Number of rows."""
     cosine: float | None
     """Mean cosine between the exported encoder's patch tokens and those of the initial weights; None without images."""
+    trained_start: bool = False
+    """True if the run started from trained weights, False for random ones."""
 
     @property
     def below(self) -> bool:
@@ -45,7 +51,8 @@ class Learning:
     @property
     def moved(self) -> bool:
         """True if the exported encoder has moved from its initial weights."""
-        return self.cosine is None or self.cosine <= MAX_COSINE_TO_START
+        limit = MAX_COSINE_TO_TRAINED if self.trained_start else MAX_COSINE_TO_START
+        return self.cosine is None or self.cosine <= limit
 
     @property
     def learned(self) -> bool:
@@ -63,7 +70,9 @@ class Learning:
         text = f"the {name} of the last {self.rows} rows, {self.loss:.3f}, is {relation} its constant baseline"
         text += f" of {self.baseline:.3f}"
         if self.cosine is not None:
-            text += f"; the encoder's patch tokens have a mean cosine of {self.cosine:.3f} to those of random weights"
+            start = f"{self.cosine:.4f} to those of the weights it started from"
+            start = start if self.trained_start else f"{self.cosine:.3f} to those of random weights"
+            text += f"; the encoder's patch tokens have a mean cosine of {start}"
         if self.learned:
             return f"learned: {text}"
         hint = "give more --steps with --resume, or more images" if not self.below else "the teacher has not moved yet"
@@ -71,7 +80,7 @@ class Learning:
 
 
 def measure_learning(
-    config: RunConfig, rows: Sequence[Mapping[str, Any]], encoder: Encoder, pixels: Tensor
+    config: RunConfig, rows: Sequence[Mapping[str, Any]], encoder: Encoder, pixels: Tensor, run_dir: Path
 ) -> Learning | None:
     """Measure what a run has learned; None if it has no rows.
 
@@ -80,6 +89,7 @@ def measure_learning(
         rows: Rows of metrics.jsonl.
         encoder: Encoder that the run hands on.
         pixels: Images (N, 3, S, S) uint8.
+        run_dir: Run folder, with the weights that the run started from unless they were random.
     """
     if not rows:
         return None
@@ -88,18 +98,13 @@ def measure_learning(
     differences = np.array([row[column] - row[baseline] for row in last])
     margin = 2 * differences.std(ddof=1) / len(last) ** 0.5 if len(last) > 1 else 0.0
     losses, baselines = (float(np.mean([row[name] for row in last])) for name in (column, baseline))
-    cosine = cosine_to_start(config, encoder, pixels) if len(pixels) else None
-    return Learning(column, losses, baselines, float(margin), len(last), cosine)
+    initial = initial_encoder(config, run_dir, EncoderSpec.of(encoder)) if len(pixels) else None
+    cosine = mean_cosine(encoder, initial, pixels) if initial else None
+    trained = bool(config.init.weights)
+    return Learning(column, losses, baselines, float(margin), len(last), cosine, trained)
 
 
-def initial_encoder(config: RunConfig) -> Encoder:
-    """Build the encoder that the run started from; every method draws it first from the run's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        return Encoder(config.model.arch).eval()
-
-
-def cosine_to_start(config: RunConfig, encoder: Encoder, pixels: Tensor) -> float:
-    """Return the mean cosine between an encoder's patch tokens and those of the run's initial encoder."""
-    maps = encode(encoder, pixels).feature_map, encode(initial_encoder(config), pixels).feature_map
+def mean_cosine(encoder: Encoder, other: Encoder, pixels: Tensor) -> float:
+    """Return the mean cosine between the patch tokens of two encoders."""
+    maps = encode(encoder, pixels).feature_map, encode(other, pixels).feature_map
     return float(F.cosine_similarity(*maps, dim=1).mean())

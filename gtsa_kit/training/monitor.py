@@ -36,7 +36,8 @@ class Monitor:
         self.folder = run_dir / "monitor"
         self.folder.mkdir(exist_ok=True)
         size = config.views.global_size
-        self.names, self.pixels = load_fixed_images(images, size, round(config.train.max_megapixels * 1e6))
+        max_pixels = round(config.train.max_megapixels * 1e6)
+        self.names, self.pixels = load_fixed_images(images, size, max_pixels, encoder.preprocessing)
         self.probe: Probe | None = None
         if config.train.probe:
             chosen = self.folder / "probe_images.json"
@@ -78,7 +79,7 @@ class Monitor:
 
     def report(self, learning: Learning | None = None) -> None:
         """Write report.html from curves.png and what was recorded; what was learned is measured unless it is given."""
-        learning = learning or measure_learning(self.config, self.logger.rows, self.encoder, self.pixels)
+        learning = learning or measure_learning(self.config, self.logger.rows, self.encoder, self.pixels, self.run_dir)
         sentence = learning.sentence() if learning else "no step was logged yet"
         write_report(self.run_dir, self.config, self.names, sentence, self.logger.rows, self.probe_rows())
 

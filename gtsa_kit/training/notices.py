@@ -16,7 +16,8 @@ def start_notices(state: TrainState) -> list[str]:
     share = state.final_initial_share()
     if share >= MAX_INITIAL_SHARE:
         momenta, steps = state.schedules.teacher_momentum, state.schedule.steps
-        auto = auto_momentum(PUBLISHED_MOMENTUM[state.config.method], state.config.optim.final_teacher_momentum, steps)
+        published, final = PUBLISHED_MOMENTUM[state.config.method], state.config.optim.final_teacher_momentum
+        auto = auto_momentum(published, final, steps, state.schedule.frozen)
         notices.append(
             f"the teacher lags: with a momentum of {momenta[0]:g} to {momenta[-1]:g} over {steps} steps it will keep "
             f"{share:.2g} of its initial weights; optim.teacher_momentum=auto would start at {auto:g}"
@@ -41,6 +42,7 @@ def extension_notice(state: TrainState) -> str:
     old = make_schedules(
         *(state.config.optim, before, shorter.warmup, shorter.batch),
         published_momentum=PUBLISHED_MOMENTUM[state.config.method],
+        frozen=shorter.frozen,
     )
     last, now = old.at(min(step, before - 1)), state.schedules.at(step)
     names = {"lr": "learning rate", "weight_decay": "weight decay", "teacher_momentum": "teacher momentum"}

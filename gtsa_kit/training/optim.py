@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, OptimConfig
+from gtsa_kit.methods.base import Method
 
 MAX_INITIAL_SHARE = 1e-3
 """Largest share of initial weights that the teacher may keep at the end of a run."""
@@ -37,6 +39,7 @@ def make_schedules(
     batch: int,
     method: Mapping[str, np.ndarray] | None = None,
     published_momentum: float = PUBLISHED_MOMENTUM["gtsa"],
+    frozen: int = 0,
 ) -> HyperparameterSchedules:
     """Build the schedules of a run.
 
@@ -47,12 +50,13 @@ def make_schedules(
         batch: Images per step over all processes; the peak learning rate is `config.lr * batch / 256`.
         method: The method's own schedules, (steps,) each.
         published_momentum: Value of `PUBLISHED_MOMENTUM` for the method, for a teacher momentum of "auto".
+        frozen: First steps, part of `steps`, in which the teacher's encoder does not change.
     """
     peak = config.lr * batch / 256
     rise = peak * np.arange(warmup) / max(warmup, 1)
     momentum, final_momentum = config.teacher_momentum, config.final_teacher_momentum
     if momentum == "auto":
-        momentum = auto_momentum(published_momentum, final_momentum, steps)
+        momentum = auto_momentum(published_momentum, final_momentum, steps, frozen)
     return HyperparameterSchedules(
         lr=np.concatenate([rise, cosine(peak, config.final_lr, steps - warmup)]),
         weight_decay=cosine(config.weight_decay, config.final_weight_decay, steps),
@@ -61,19 +65,21 @@ def make_schedules(
     )
 
 
-def auto_momentum(published: float, final: float, steps: int) -> float:
-    """Return the teacher's initial momentum for a run of `steps` steps.
+def auto_momentum(published: float, final: float, steps: int, frozen: int = 0) -> float:
+    """Return the teacher's initial momentum for a run of `steps` steps, of which the encoder is frozen in the first.
 
     It is the published value if that leaves less than `MAX_INITIAL_SHARE` of initial weights in the teacher at the end.
     A shorter run gets the largest smaller value that does, in four decimals: about 1 - 13.8 / steps.
     """
-    if initial_share(cosine(published, final, steps)) < MAX_INITIAL_SHARE:
+
+    def share(momentum: float) -> float:
+        return initial_share(cosine(momentum, final, steps)[frozen:])
+
+    if share(published) < MAX_INITIAL_SHARE:
         return published
     # The share grows with the initial momentum, so the values that are small enough come first; 0 is one of them.
     ten_thousandths = range(round(published * 1e4))
-    count = bisect_left(
-        ten_thousandths, MAX_INITIAL_SHARE, key=lambda value: initial_share(cosine(value / 1e4, final, steps))
-    )
+    count = bisect_left(ten_thousandths, MAX_INITIAL_SHARE, key=lambda value: share(value / 1e4))
     return (count - 1) / 1e4
 
 
@@ -98,15 +104,36 @@ def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
     return [{"params": decayed, "decay": True}, {"params": undecayed, "decay": False, "weight_decay": 0.0}]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW over `parameter_groups`; `set_hyperparameters` sets learning rate and decay at every step."""
-    return torch.optim.AdamW(parameter_groups(model), lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
+def layer_decay_groups(model: Method, layer_decay: float) -> list[dict[str, object]]:
+    """Split trained parameters into groups by weight decay and by layer, the learning rates of which differ.
+
+    The layers of the student's encoder and their factors (`lr_scale`) are timm's: 1 for the last block and the final
+    norm, `layer_decay` for the block before them, its square for the next, down to the patch and position
+    embeddings. The factor of the heads is 1.
+    """
+    vit = model.student.encoder.vit
+    by_layer = param_groups_layer_decay(vit, weight_decay=1.0, layer_decay=layer_decay)
+    groups = [
+        {"params": g["params"], "decay": g["weight_decay"] > 0, "weight_decay": 0.0, "lr_scale": g["lr_scale"]}
+        for g in by_layer
+    ]
+    encoder = {id(parameter) for parameter in vit.parameters()}
+    for group in parameter_groups(model):
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in encoder]  # type: ignore[attr-defined]
+        groups.append(group)
+    return groups
+
+
+def make_optimizer(model: Method, config: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW over groups of parameters; `set_hyperparameters` sets learning rates and decay at every step."""
+    groups = parameter_groups(model) if config.layer_decay == 1 else layer_decay_groups(model, config.layer_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Set the learning rate of all groups, and the weight decay of the groups that decay."""
+    """Set the learning rate of all groups, with their factors, and the weight decay of the groups that decay."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
         group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 

@@ -10,18 +10,26 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.files import write_text
 from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.models.run_folder import check_run_dir
+from gtsa_kit.models.weights import save_weights
 from gtsa_kit.training.image_list import load_image_list, save_image_list
 from gtsa_kit.training.run_logger import RunLogger
+from gtsa_kit.training.start import FILE as START_FILE
+from gtsa_kit.training.start import Start
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, check_unreadable_fraction
 
 
 def prepare(
-    config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback, resources: ExitStack
+    config: RunConfig,
+    run_dir: Path,
+    resume: bool,
+    callback: TrainerCallback,
+    resources: ExitStack,
+    start: Start | None = None,
 ) -> ImageList:
     """Create the run folder or check that it can be resumed; list the images and decode them once.
 
     A resumed run keeps its list of images, so that files added to the folder do not change their order. `resources`
-    gets the lock of the folder.
+    gets the lock of the folder. The folder of a new run gets the trained weights of `start`.
 
     Raises:
         ValueError: The folder holds another run or other files, another process uses it, or there are no images.
@@ -38,8 +46,10 @@ def prepare(
         write_text(run_dir / "config.yaml", dump_config(config))
         return images
     write_text(run_dir / "config.yaml", dump_config(config))
-    for stale in ("metrics.jsonl", "errors.jsonl"):
+    for stale in ("metrics.jsonl", "errors.jsonl", START_FILE):
         (run_dir / stale).unlink(missing_ok=True)
+    if start and start.weights:
+        save_weights(run_dir / START_FILE, start.weights)
     images = _skip_unreadable(images, config, run_dir, callback)
     save_image_list(run_dir, config.data, images)
     return images

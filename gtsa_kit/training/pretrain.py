@@ -1,14 +1,15 @@
 """Public function `pretrain`, and the settings of a new or resumed run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.config import InitConfig, RunConfig, given_settings, load_config
 from gtsa_kit.models.run_folder import newest_checkpoint
 
 if TYPE_CHECKING:
+    from gtsa_kit.training.start import Start
     from gtsa_kit.training.trainer import TrainerCallback
 
 
@@ -16,6 +17,7 @@ def pretrain(
     images: str | Path,
     out: str | Path,
     *,
+    init: str | Path | None = None,
     preset: str | None = None,
     method: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -27,7 +29,9 @@ def pretrain(
     Args:
         images: Folder, glob, list, archive or URL.
         out: Run folder: new, or with `resume` that of an earlier call.
-        preset: "coco" (the paper's settings, the default), "ade20k" or "quick".
+        init: Weights to start from, instead of random ones: a run folder, weights of gtsa-kit, or a checkpoint of
+            another tool. Facts that its file does not contain are settings, such as {"init.mean": (0.5, 0.5, 0.5)}.
+        preset: "coco" (the paper's settings, the default), "ade20k", "quick", or "adapt", which goes well with `init`.
         method: "gtsa" (the default), "dino" or "mocov3".
         settings: Further settings by their dotted names, such as {"train.batch_size": 64}.
         resume: Continue the run in `out` from its newest checkpoint, with its saved settings; more steps extend it.
@@ -44,9 +48,36 @@ def pretrain(
     from gtsa_kit.training.trainer import TrainerCallback
 
     overrides = {"data": absolute_source(str(images)), **({"method": method} if method else {}), **(settings or {})}
+    overrides |= {"init.weights": absolute_source(str(init))} if init else {}
     config = resolve_config(Path(out), resume, preset, None, overrides)
-    train(config, Path(out), resume, callback or TrainerCallback())
+    config, start = open_weights_to_start(config, Path(out), resume, given_settings(None, overrides))
+    train(config, Path(out), resume, callback or TrainerCallback(), start)
     return Path(out)
+
+
+def open_weights_to_start(
+    config: RunConfig, run_dir: Path, resume: bool, given: Collection[str]
+) -> "tuple[RunConfig, Start | None]":
+    """Open the weights that a new run starts from, and fit the settings to them.
+
+    Args:
+        config: Settings of the run.
+        run_dir: Run folder.
+        resume: Whether to continue the run in the folder, if there is one.
+        given: Dotted keys of the settings that are no defaults.
+
+    Returns:
+        Settings and weights; None for random weights, and for a run that goes on from a checkpoint.
+
+    Raises:
+        ValueError: The weights can't be opened, or given settings do not fit them.
+    """
+    if not config.init.weights or (resume and newest_checkpoint(run_dir)):
+        return config, None
+    from gtsa_kit.training.start import check_start, fit_views, open_start
+
+    config, start = fit_views(config, open_start(config), given)
+    return check_start(config, start), start
 
 
 def resolve_config(
@@ -77,7 +108,9 @@ def resolve_config(
         raise ValueError(
             f"the run in {run_dir} has the method {saved.method}; choose another --out for {overrides['method']}"
         )
-    base = {"data": saved.data, "method": saved.method} | dict(overrides)
+    given = given_settings(file, overrides)
+    check_same_start(saved, given, run_dir)
+    base = {"data": saved.data, "method": saved.method} | dict(overrides) | _saved_start(saved, given)
     if base.get("train.batch_size") == "auto":  # it was chosen when the run started
         base["train.batch_size"] = saved.train.batch_size
     if preset or file:
@@ -90,6 +123,43 @@ def resolve_config(
             "remove these options to resume it, or choose another --out for a new run"
         )
     return settings
+
+
+def check_same_start(saved: RunConfig, given: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise `ValueError` if weights to start from are given, and are not those that a saved run started from.
+
+    Args:
+        saved: Settings of the run.
+        given: Given settings by dotted key.
+        run_dir: Run folder.
+    """
+    init = load_config(overrides={key: value for key, value in given.items() if key.startswith("init.")}).init
+    if init in (InitConfig(), saved.init):
+        return
+    other = "choose another --out for a new run"
+    if not saved.init.weights:
+        raise ValueError(f"the run in {run_dir} started from random weights; omit --init, or {other}")
+    facts = {name: value for name, value in init.model_dump().items() if value and name != "weights"}
+    if changed := [name for name, value in facts.items() if getattr(saved.init, name) != value]:
+        raise ValueError(f"the run in {run_dir} has another init.{changed[0]}; omit it to resume the run, or {other}")
+    from gtsa_kit.training.start import open_start
+
+    path = init.weights or saved.init.weights
+    config = saved.model_copy(update={"init": saved.init.model_copy(update={"weights": path, "sha256": ""})})
+    if (digest := open_start(config).sha256) != saved.init.sha256:
+        raise ValueError(
+            f"the run in {run_dir} started from other weights than {path}: SHA-256 {saved.init.sha256[:12]}..., "
+            f"now {digest[:12]}...; omit --init to resume it, or {other}"
+        )
+
+
+def _saved_start(saved: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a saved run that follow from the weights that it started from, by dotted key."""
+    start = {f"init.{key}": value for key, value in saved.init.model_dump().items()}
+    if saved.init.weights:
+        sizes = {"views.global_size": saved.views.global_size, "views.local_size": saved.views.local_size}
+        start |= {key: value for key, value in sizes.items() if key not in given}
+    return start
 
 
 def absolute_source(source: str) -> str:

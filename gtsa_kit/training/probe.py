@@ -15,7 +15,7 @@ from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.labeled import read_classification_dataset, stratified_split
 from gtsa_kit.files import write_json
 from gtsa_kit.knn import KNNClassifier
-from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.training.fixed_images import encode, to_square
 
 MAX_IMAGES: Final = 300
@@ -62,7 +62,7 @@ def open_probe(source: Path, chosen: Path, size: int, encoder: Encoder, pixels: 
         source: Folder or CSV, as for `gtsa eval knn`.
         chosen: File with the chosen images, written if it is missing.
         size: Side of the input in pixels.
-        encoder: Encoder whose speed determines the size of the part.
+        encoder: Encoder whose speed determines the size of the part, and whose preprocessing is used.
         pixels: Some images (M, 3, S, S) uint8 to measure the speed with.
 
     Raises:
@@ -71,7 +71,9 @@ def open_probe(source: Path, chosen: Path, size: int, encoder: Encoder, pixels: 
     if not chosen.exists():
         write_json(chosen, {"images": _choose(source, max_images(encoder, pixels))})
     rows: list[dict[str, Any]] = json.loads(chosen.read_text(encoding="utf-8"))["images"]
-    readable = [(row, image) for row in rows if (image := _read(Path(row["path"]), size)) is not None]
+    readable = [
+        (row, image) for row in rows if (image := _read(Path(row["path"]), size, encoder.preprocessing)) is not None
+    ]
     labels = np.array([row["label"] for row, _ in readable], np.int64)
     validation = np.array([row["validation"] for row, _ in readable], bool)
     if not validation.any() or validation.all():
@@ -100,8 +102,8 @@ def _choose(source: Path, count: int) -> Sequence[dict[str, Any]]:
     ]
 
 
-def _read(path: Path, size: int) -> Tensor | None:
+def _read(path: Path, size: int, preprocessing: Preprocessing) -> Tensor | None:
     try:
-        return to_square(open_image(path), size)
+        return to_square(open_image(path), size, preprocessing)
     except ImageError:
         return None

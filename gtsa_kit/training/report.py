@@ -61,7 +61,7 @@ def write_report(
     sections += [_probe(probe_rows)] if probe_rows else []
     page = _PAGE.format(
         title=escape(run_dir.name),
-        summary=escape(f"{config.method}, {config.model.arch}, images of {config.data}; {step}"),
+        summary=escape(f"{config.method}, {config.encoder}, images of {config.data}; {step}"),
         sentence=escape(sentence),
         sections="\n".join(section for section in sections if section),
     )
@@ -92,7 +92,7 @@ def _strips(folder: Path, names: Sequence[str]) -> str:
     text = (
         "Three principal components of the teacher's patch tokens as colors. Each row has the colors that are nearest "
     )
-    text += "to those of the row above. Step 0 is the random weights that the run started from."
+    text += "to those of the row above. Step 0 is the weights that the run started from."
     files = escape(", ".join(names))
     return f'<h2>Features</h2>\n<p>{text}</p>\n<table>{table}</table>\n<p class="names">{files}</p>'
 

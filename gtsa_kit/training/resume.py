@@ -29,7 +29,7 @@ def extensions_of(checkpoint: dict[str, Any], schedule: TrainSchedule) -> Extens
         ValueError: The checkpoint's run has other images, other images per step, or more steps; or the checkpoint is
             that of another version.
     """
-    if not {"schedule", "extensions", "initial_share"} <= checkpoint.keys():
+    if not {"schedule", "extensions", "initial_share", "architecture"} <= checkpoint.keys():
         raise ValueError("the checkpoint is that of another version of gtsa-kit; resume the run with that version")
     saved, current = dict(checkpoint["schedule"]), schedule.to_dict()
     before, after = saved.pop("steps"), current.pop("steps")
@@ -54,7 +54,8 @@ def restore_config(run_dir: Path) -> None:
 def diff_configs(a: RunConfig, b: RunConfig) -> list[str]:
     """Return the settings that differ and must not change on resume, as `key: value in a, value in b`."""
     flat_a, flat_b = _flatten(a.model_dump(mode="json")), _flatten(b.model_dump(mode="json"))
-    keys = [key for key in flat_a if flat_a[key] != flat_b[key] and key not in RESUME_MUTABLE_KEYS]
+    ignored = RESUME_MUTABLE_KEYS | (set() if flat_b["init.sha256"] else {"init.sha256"})  # not opened yet
+    keys = [key for key in flat_a if flat_a[key] != flat_b[key] and key not in ignored]
     return [f"{key}: {flat_a[key]}, {flat_b[key]}" for key in keys]
 
 

@@ -22,6 +22,8 @@ from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.baselines import require_lightly
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.run_folder import newest_checkpoint
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.estimate import check_fits, estimate, resolve_batch_size, smaller_settings
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
@@ -33,16 +35,26 @@ from gtsa_kit.training.optim import make_optimizer, make_schedules
 from gtsa_kit.training.prepare import prepare
 from gtsa_kit.training.resume import extensions_of
 from gtsa_kit.training.run_logger import RunLogger
+from gtsa_kit.training.start import Start, check_start, open_start
 from gtsa_kit.training.state import TrainState
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, fit, save
 
 T = TypeVar("T")
 
 
-def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback) -> bool:
+def train(
+    config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallback, start: Start | None = None
+) -> bool:
     """Train in the run folder `run_dir`; return True if the run finished, False if the callback stopped it.
 
     With several processes every process calls this function; only the first one writes to the folder.
+
+    Args:
+        config: Settings of the run.
+        run_dir: Run folder.
+        resume: Whether to continue the run in the folder, if there is one.
+        callback: Training callback.
+        start: Encoder that a new run starts from; None opens that of the settings.
 
     Raises:
         ValueError: Settings, folder or images cannot be used; training was not started.
@@ -53,12 +65,17 @@ def train(config: RunConfig, run_dir: Path, resume: bool, callback: TrainerCallb
     config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
-    config = resolve_batch_size(lambda other: build_model(other, fabric, None), config, fabric)
+    if not (resume and newest_checkpoint(run_dir)):
+        start = start or open_start(config)
+        config = check_start(config, start)
+    config = resolve_batch_size(lambda other: build_model(other, fabric, start or open_start(config)), config, fabric)
     with ExitStack() as resources:
-        images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources))
+        images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, start))
         notices: list[str] = []
         checkpoint = load_checkpoint(run_dir, notices.append) if resume else None
-        return train_to_the_end(make_train_state(config, run_dir, images, fabric, checkpoint), callback, notices)
+        start = start or open_start(config) if checkpoint is None else Start(EncoderSpec.from_dict(checkpoint))
+        state = make_train_state(config, run_dir, images, fabric, start, checkpoint)
+        return train_to_the_end(state, callback, [*start.notes, *notices])
 
 
 def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list[str]) -> bool:
@@ -92,7 +109,7 @@ def conclude(state: TrainState, logger: RunLogger, callback: TrainerCallback, fi
     """Write the result of a finished run, and the report of any; say what the run has learned."""
     logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
     pixels = state.monitor.pixels if state.monitor else torch.zeros(0)
-    learning = measure_learning(state.config, logger.rows, state.model.teacher.encoder, pixels)
+    learning = measure_learning(state.config, logger.rows, state.model.teacher.encoder, pixels, state.run_dir)
     if finished:
         save_result(state.run_dir, state.config, state.checkpoint_content(), learning)
     lag = lag_notices(state.initial_share, state.run_dir) if finished else []
@@ -143,7 +160,12 @@ def notify(messages: Iterable[str], logger: RunLogger | None, callback: TrainerC
 
 
 def make_train_state(
-    config: RunConfig, run_dir: Path, images: ImageList, fabric: Fabric, checkpoint: dict[str, Any] | None
+    config: RunConfig,
+    run_dir: Path,
+    images: ImageList,
+    fabric: Fabric,
+    start: Start,
+    checkpoint: dict[str, Any] | None,
 ) -> TrainState:
     """Build model, optimizer, schedules and batches, and restore the checkpoint if there is one.
 
@@ -156,10 +178,10 @@ def make_train_state(
     measured = None
     if step < schedule.steps:
         with memory_errors(config):
-            measured = estimate(lambda: build_model(config, fabric, None), config, fabric)
+            measured = estimate(lambda: build_model(config, fabric, start), config, fabric)
         measured = fabric.broadcast(measured)  # one decision for all processes
         check_fits(measured, config)
-    model = build_model(config, fabric, checkpoint)
+    model = build_model(config, fabric, start, checkpoint)
     if config.train.compile is True or (config.train.compile == "auto" and should_compile(fabric.device)):
         model.compile_branches()
     optimizer = make_optimizer(model, config.optim)
@@ -171,17 +193,20 @@ def make_train_state(
     schedules = make_schedules(
         *(config.optim, schedule.steps, schedule.warmup, schedule.batch, model.schedules(schedule)),
         published_momentum=PUBLISHED_MOMENTUM[config.method],
+        frozen=schedule.frozen,
     )
     inputs = (config, run_dir, images, schedule, batches, fabric, model, wrapped, wrapped_optimizer)
     return TrainState(*inputs, step, schedules, share, extensions, measured)
 
 
-def build_model(config: RunConfig, fabric: Fabric, checkpoint: dict[str, Any] | None) -> Method:
+def build_model(config: RunConfig, fabric: Fabric, start: Start, checkpoint: dict[str, Any] | None = None) -> Method:
     """Build the model with its initial weights, or those of the checkpoint, for the device and precision of a run."""
     torch.manual_seed(config.train.seed)
-    model = make_method(config)
+    model = make_method(config, start.spec)
     if checkpoint is not None:
         model.load_state_dict(checkpoint["model"])
+    elif start.weights is not None:
+        model.load_encoder(start.weights)
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch implements it for CUDA only
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.student.encoder.activation_checkpointing = config.train.activation_checkpointing

@@ -8,6 +8,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.batches import TimedBatches
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.methods.base import Method, TrainSchedule
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.training.estimate import Estimate
 from gtsa_kit.training.fabric import Fabric
 from gtsa_kit.training.monitor import Monitor
@@ -36,7 +37,8 @@ class TrainState:
     schedules: HyperparameterSchedules
     """Schedules of the whole run."""
     initial_share: float = 1.0
-    """Share of initial weights in the teacher: the product of the momenta of the finished steps."""
+    """Share of initial weights in the teacher's encoder: the product of the momenta of the finished steps that were not
+    frozen."""
     extensions: Extensions = ()
     """Finished steps, length before and length after, of every time that the run was extended."""
     estimate: Estimate | None = None
@@ -46,12 +48,14 @@ class TrainState:
 
     def final_initial_share(self) -> float:
         """Return the share of initial weights in the teacher after the last step."""
-        return self.initial_share * initial_share(self.schedules.teacher_momentum[self.step :])
+        first = max(self.step, self.schedule.frozen)
+        return self.initial_share * initial_share(self.schedules.teacher_momentum[first:])
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Return the content of a checkpoint, but for the optimizer."""
         return {
             "step": self.step,
+            **EncoderSpec.of(self.model.teacher.encoder).to_dict(),
             "model": self.model.state_dict(),
             "schedule": self.schedule.to_dict(),
             "initial_share": self.initial_share,

@@ -120,12 +120,13 @@ def forward_backward(state: TrainState, schedule_values: dict[str, float]) -> St
 
 def update_weights(state: TrainState, schedule_values: dict[str, float]) -> None:
     """Clip gradients, update the student, then the teacher, and increment `state.step`."""
+    frozen = state.step < state.schedule.frozen
     state.model.after_backward(state.step, state.schedule)
     clip_grad_norm_per_parameter(state.model, state.config.optim.clip_grad_norm)
     state.optimizer.step()
     state.optimizer.zero_grad()
-    state.model.update_teacher(schedule_values["teacher_momentum"])
-    state.initial_share *= schedule_values["teacher_momentum"]
+    state.model.update_teacher(schedule_values["teacher_momentum"], heads_only=frozen)
+    state.initial_share *= 1.0 if frozen else schedule_values["teacher_momentum"]
     state.step += 1
 
 

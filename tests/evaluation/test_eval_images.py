@@ -15,7 +15,7 @@ from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.spec import ExportOptions, Range
-from gtsa_kit.models.encoder import normalize
+from gtsa_kit.models.encoder import Preprocessing, normalize
 
 FIXED = ExportOptions(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
 
@@ -34,7 +34,7 @@ def test_views_are_encoded_like_images_by_any_model(options: ExportOptions) -> N
     results = encode(open_runner(options), list(views))
     assert (results.embedding.dtype, results.embedding.shape) == (np.float64, (11, 64))
     with torch.inference_mode():
-        expected = random_encoder("vit_test", 0)(normalize(views))
+        expected = random_encoder("vit_test", 0)(normalize(views, Preprocessing()))
     np.testing.assert_allclose(results.embedding, expected.embedding, atol=1e-5)
     np.testing.assert_allclose(results.feature_map, expected.feature_map, atol=1e-4)
 

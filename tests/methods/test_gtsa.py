@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import LossConfig, ModelConfig, RunConfig
 from gtsa_kit.data.augment import Views
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.gtsa import GTSA, ConvBlock, Predictor, Projector, RotationPredictor
 from gtsa_kit.methods.gtsa_losses import GTSALosses, gtsa_loss
-from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.encoder import Encoder, Preprocessing, normalize
 
 SIGNS = torch.tensor([-1, -1, 1, 1])
 TINY = ModelConfig(arch="vit_test", projector_dim=24)
@@ -33,7 +34,7 @@ def make_views(n_global: int = 2, n_local: int = 3, batch: int = 2) -> Views:
 
 def make_model(**changes: Any) -> GTSA:
     torch.manual_seed(0)
-    return GTSA(RunConfig(model=TINY.model_copy(update=changes)))
+    return make_method(RunConfig(model=TINY.model_copy(update=changes)))
 
 
 def losses_of(model: GTSA, views: Views) -> GTSALosses:
@@ -68,14 +69,16 @@ def test_outputs_belong_to_their_views(final_norm: bool) -> None:
     for b in range(2):
         for v in range(5):
             pixels = views.global_images[b, v] if v < 2 else views.local_images[b, v - 2]
-            features = student.encoder(normalize(pixels[None]), final_norm=final_norm)
+            features = student.encoder(normalize(pixels[None], Preprocessing()), final_norm=final_norm)
             maps = student.predictor(student.projector(features.feature_map))[0]
             ours = outputs.global_maps[b, v] if v < 2 else outputs.local_maps[b, v - 2]
             torch.testing.assert_close(ours, maps, rtol=0, atol=1e-5)
             logits = student.rotation_predictor(features.embedding)[0]
             torch.testing.assert_close(outputs.rotation_logits[b, v], logits, rtol=0, atol=1e-5)
             if v < 2:
-                target = teacher.projector(teacher.encoder(normalize(pixels[None]), final_norm=final_norm).feature_map)
+                target = teacher.projector(
+                    teacher.encoder(normalize(pixels[None], Preprocessing()), final_norm=final_norm).feature_map
+                )
                 torch.testing.assert_close(outputs.targets[b, v], target[0], rtol=0, atol=1e-5)
                 torch.testing.assert_close(outputs.tokens[b, v], features.feature_map[0], rtol=0, atol=1e-5)
 
@@ -287,7 +290,7 @@ def test_conv_block_equals_its_formula(residual: bool) -> None:
 
 def test_student_of_the_paper() -> None:
     with torch.device("meta"):
-        student = GTSA(RunConfig()).student
+        student = make_method(RunConfig()).student
     assert layer_types(student) == ["Encoder", "Projector", "Predictor", "RotationPredictor"]
     vit = student.encoder.vit
     assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (384, 12, 6)
@@ -302,7 +305,7 @@ def test_student_of_the_paper() -> None:
 
 def test_vit_base_by_its_shapes() -> None:
     with torch.device("meta"):
-        model = GTSA(RunConfig(model=ModelConfig(arch="vit_base")))
+        model = make_method(RunConfig(model=ModelConfig(arch="vit_base")))
         features = Encoder("vit_base", layers=(11,))(torch.empty(2, 3, 32, 64))
     assert features.feature_map.shape == features.layers[11].shape == (2, 768, 2, 4)
     assert features.embedding.shape == (2, 768)

@@ -10,7 +10,7 @@ from plain.step import plain_optimizer, plain_update  # type: ignore[import-not-
 
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views, collate
-from gtsa_kit.methods.gtsa import GTSA
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.gtsa_losses import gtsa_loss
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
 
@@ -26,7 +26,7 @@ def config_and_views(images: Path) -> tuple[RunConfig, Views]:
 def test_losses_and_gradients_agree_at_the_papers_sizes(config_and_views: tuple[RunConfig, Views]) -> None:
     config, views = config_and_views
     torch.manual_seed(0)
-    model = GTSA(config)
+    model = make_method(config)
     outputs = model(views)
     inputs = (outputs.global_maps, outputs.local_maps, outputs.rotation_logits)
     ours = gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total
@@ -40,7 +40,7 @@ def test_losses_and_gradients_agree_at_the_papers_sizes(config_and_views: tuple[
 def test_update_agrees(config_and_views: tuple[RunConfig, Views]) -> None:
     config, views = config_and_views
     torch.manual_seed(0)
-    ours, plain = GTSA(config), GTSA(config)
+    ours, plain = make_method(config), make_method(config)
     plain.load_state_dict(ours.state_dict())
     optimizers = make_optimizer(ours, config.optim), plain_optimizer(plain, config)
     for model in (ours, plain):

@@ -237,9 +237,9 @@ def test_encoder_json_sets_architecture_and_preprocessing(vit: Any, tmp_path: Pa
 
 def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     from gtsa_kit.config import ModelConfig, RunConfig
-    from gtsa_kit.methods.gtsa import GTSA
+    from gtsa_kit.methods import make_method
 
-    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test")))
+    model = make_method(RunConfig(model=ModelConfig(arch="vit_test")))
     vary(model.teacher.encoder.vit)
     path = saved(tmp_path, {"step": 3, "schedule": {"steps": 1}, "model": model.state_dict()}, "step_00000003.ckpt")
     opened = open_weights(path)
@@ -253,9 +253,9 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
 def run_with_checkpoint(folder: Path) -> Any:
     """Write the checkpoint of step 3 of a run, in which student and teacher differ; return its model."""
     from gtsa_kit.config import ModelConfig, RunConfig
-    from gtsa_kit.methods.gtsa import GTSA
+    from gtsa_kit.methods import make_method
 
-    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test")))
+    model = make_method(RunConfig(model=ModelConfig(arch="vit_test")))
     vary(model.teacher.encoder.vit)
     (folder / "checkpoints").mkdir()
     torch.save({"step": 3, "model": model.state_dict()}, folder / "checkpoints" / "step_00000003.ckpt")

@@ -243,7 +243,7 @@ def test_constants_and_manifest() -> None:
 def test_normalize_agrees_with_preprocessing() -> None:
     image = sample_image(64, 48)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    ours = normalize(pixels.expand(2, 5, 3, 64, 48))
+    ours = normalize(pixels.expand(2, 5, 3, 64, 48), Preprocessing())
     assert ours.shape == (2, 5, 3, 64, 48)
     np.testing.assert_allclose(ours[1, 4].numpy(), Preprocessing()(image, (64, 48)), rtol=0, atol=1e-6)
 

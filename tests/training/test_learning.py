@@ -14,8 +14,11 @@ from gtsa_kit.data.image_files import list_images
 from gtsa_kit.methods import COMPARED_COLUMNS, make_method
 from gtsa_kit.methods.dino import DINOOutputs
 from gtsa_kit.methods.mocov3 import MoCoOutputs
+from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.training.fixed_images import load_fixed_images
-from gtsa_kit.training.learning import MAX_ROWS, Learning, initial_encoder, measure_learning
+from gtsa_kit.training.learning import MAX_ROWS, Learning, measure_learning
+from gtsa_kit.training.start import initial_encoder
 
 METHODS = ("gtsa", "dino", "mocov3")
 SMALL_HEADS = {"dino.prototypes": 16, "dino.hidden": 16, "dino.bottleneck": 8, "mocov3.hidden": 16, "mocov3.output": 8}
@@ -25,6 +28,15 @@ def config_of(method: str, **changes: object) -> Any:
     return load_config(overrides={**TINY, **SMALL_HEADS, "method": method, **changes})
 
 
+NO_FILES = Path("/nonexistent")  # a run from random weights needs none of its folder
+
+
+def start_of(config: Any) -> Encoder:
+    encoder = initial_encoder(config, NO_FILES, EncoderSpec.named(config.model.arch))
+    assert encoder is not None
+    return encoder
+
+
 def rows(losses: list[float], baselines: list[float], method: str = "gtsa") -> list[dict[str, float]]:
     column, baseline = COMPARED_COLUMNS[method]
     return [{column: loss, baseline: other} for loss, other in zip(losses, baselines, strict=True)]
@@ -32,7 +44,7 @@ def rows(losses: list[float], baselines: list[float], method: str = "gtsa") -> l
 
 def measured(table: list[dict[str, float]], method: str = "gtsa") -> Learning:
     config = config_of(method)
-    learning = measure_learning(config, table, initial_encoder(config), torch.zeros(0, 3, 32, 32, dtype=torch.uint8))
+    learning = measure_learning(config, table, start_of(config), torch.zeros(0, 3, 32, 32, dtype=torch.uint8), NO_FILES)
     assert learning is not None
     return learning
 
@@ -56,20 +68,20 @@ def test_only_the_last_rows_count() -> None:
     assert not measured(rows([-1.0] * 6 + [0.0] * 2, [-0.5] * 8)).learned
     assert measured(rows([-1.0], [-0.5])).rows == 1
     config = config_of("gtsa")
-    assert measure_learning(config, [], initial_encoder(config), torch.zeros(0)) is None
+    assert measure_learning(config, [], start_of(config), torch.zeros(0), NO_FILES) is None
 
 
 def test_an_encoder_that_has_not_moved_has_not_learned(images: Path) -> None:
     config = config_of("gtsa")
-    _, pixels = load_fixed_images(list_images(str(images)), 64, 10**7)
+    _, pixels = load_fixed_images(list_images(str(images)), 64, 10**7, Preprocessing())
     assert pixels.shape == (8, 3, 64, 64)
     below = rows([-0.7] * 8, [-0.6] * 8)
-    still = measure_learning(config, below, initial_encoder(config), pixels)
+    still = measure_learning(config, below, start_of(config), pixels, NO_FILES)
     assert still is not None
     assert still.cosine == pytest.approx(1, abs=1e-5)
     assert (still.below, still.moved, still.learned) == (True, False, False)
     assert "mean cosine of 1.000 to those of random weights (the teacher has not moved yet)" in still.sentence()
-    other = measure_learning(config, below, initial_encoder(config_of("gtsa", **{"train.seed": 5})), pixels)
+    other = measure_learning(config, below, start_of(config_of("gtsa", **{"train.seed": 5})), pixels, NO_FILES)
     assert other is not None
     assert other.learned
 
@@ -79,7 +91,7 @@ def test_the_initial_encoder_is_that_of_the_method(method: str) -> None:
     config = config_of(method, **{"train.seed": 3})
     torch.manual_seed(3)
     model = make_method(config)
-    for name, tensor in initial_encoder(config).vit.state_dict().items():
+    for name, tensor in start_of(config).vit.state_dict().items():
         assert torch.equal(tensor, model.teacher.encoder.vit.state_dict()[name]), name
 
 

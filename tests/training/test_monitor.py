@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gtsa_kit.config import load_config
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.training import probe as probe_module
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.finish import teacher_weights
@@ -175,12 +175,12 @@ def test_a_resumed_monitor_drops_later_steps_and_goes_on_from_the_last_colors(
 def test_fixed_images_are_the_same_at_every_start_and_skip_unreadable_ones(images: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(images, tmp_path / "images")
     listed = list_images(str(folder))
-    names, pixels = load_fixed_images(listed, 32, 10**7)
-    again, same = load_fixed_images(listed, 32, 10**7)
+    names, pixels = load_fixed_images(listed, 32, 10**7, Preprocessing())
+    again, same = load_fixed_images(listed, 32, 10**7, Preprocessing())
     assert names == again
     assert torch.equal(pixels, same)
     (folder / names[0]).write_bytes(b"")
-    fewer, _ = load_fixed_images(listed, 32, 10**7)
+    fewer, _ = load_fixed_images(listed, 32, 10**7, Preprocessing())
     assert len(fewer) == 8
     assert names[0] not in fewer
 

@@ -17,6 +17,7 @@ from gtsa_kit.config import (
     RunConfig,
     load_config,
 )
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.training.optim import (
@@ -38,7 +39,7 @@ def schedules(steps: int = STEPS, warmup: int = WARMUP, batch: int = BATCH, **ch
 
 def tiny() -> GTSA:
     torch.manual_seed(0)
-    return GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
+    return make_method(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def test_decay_and_momentum_step_by_step(name: str, start: float, end: float) ->
 
 def test_alpha_is_zero_in_warm_up() -> None:
     def alpha(steps: int, warmup: int) -> list[float]:
-        model = GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
+        model = make_method(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16)))
         return model.schedules(TrainSchedule(images=1, batch=1, steps=steps, warmup=warmup))["alpha"].tolist()
 
     assert alpha(STEPS, WARMUP) == [0.0] * WARMUP + [0.5] * (STEPS - WARMUP)
@@ -221,7 +222,7 @@ def test_teacher_is_in_no_group() -> None:
 
 def test_frozen_parameters_are_in_no_group() -> None:
     torch.manual_seed(0)
-    model = GTSA(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16, norm_before_heads=False)))
+    model = make_method(RunConfig(model=ModelConfig(arch="vit_test", projector_dim=16, norm_before_heads=False)))
     names = set().union(*(names_of(model, group) for group in parameter_groups(model)))
     assert "student.encoder.vit.norm.weight" not in names
     assert "student.encoder.vit.blocks.0.norm1.weight" in names

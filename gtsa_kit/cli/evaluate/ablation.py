@@ -112,13 +112,17 @@ def train_runs(configs: "Mapping[str, RunConfig]", out: Path) -> dict[str, Path]
 
 
 def open_runs(runs: Mapping[str, Path], random: "RunConfig | None", device: str) -> "list[Model]":
-    """Open the runs, named as the rows of the table, and add random weights of `random`'s architecture."""
+    """Open the runs, named as the rows of the table, and add random weights with `random`'s seed."""
     from gtsa_kit.evaluation.ablation import FOLDERS
-    from gtsa_kit.evaluation.models import Model, open_models, random_runner
+    from gtsa_kit.evaluation.models import Model, known_architecture, open_models, random_runner
 
     rows = {folder: row for row, folder in FOLDERS.items()}
     opened = open_models(list(runs.values()), device=device)
     models = [Model(rows[name], model.runner, model.source) for name, model in zip(runs, opened, strict=True)]
     if random:
-        models.append(Model("random", random_runner(random.model.arch, random.train.seed, device), None))
+        runner = models[0].runner
+        architecture = known_architecture(runner.manifest.architecture)
+        assert architecture is not None, "the runs are those of this command"
+        weights = random_runner(architecture, random.train.seed, device, preprocessing=runner.preprocessing)
+        models.append(Model("random", weights, None))
     return models

@@ -32,11 +32,12 @@ def curves(
     rows = read_json_lines(run / "metrics.jsonl")
     if not rows:
         raise ValueError(f"{run} holds no metrics.jsonl with steps; name the folder of a run that has begun")
-    config = load_config(file=run / "config.yaml")
+    config = load_config(file=run / "config.yaml")  # the plots do not depend on the encoder
     from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.figures import save_figure
     from gtsa_kit.methods import make_method
+    from gtsa_kit.models.encoder_spec import EncoderSpec
     from gtsa_kit.training.curves import draw_curves
 
-    save_figure(draw_curves(rows, make_method(config).plot_groups), path)
+    save_figure(draw_curves(rows, make_method(config, EncoderSpec.named("vit_test")).plot_groups), path)
     make_console().print(f"wrote {path}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gtsa_kit.files import read_json_lines
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.finish import finish_run
+from gtsa_kit.training.pretrain import open_weights_to_start
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import StepMetrics, format_metrics, format_terms
 from gtsa_kit.training.trainer import TrainerCallback
@@ -50,7 +51,7 @@ class TrainingDisplay(TrainerCallback):
 
     def on_train_start(self, schedule: TrainSchedule, config: RunConfig, step: int, device: str) -> None:
         """Print method, architecture, device and length of the run."""
-        summary = f"{config.method}, {config.model.arch} on {device} in {config.train.precision}"
+        summary = f"{config.method}, {config.encoder} on {device} in {config.train.precision}"
         self.out.print(
             f"{summary}: {schedule.images} images, {schedule.steps} steps of {schedule.batch}"
             + (f", resuming from step {step}" if step else "")
@@ -74,14 +75,22 @@ class TrainingDisplay(TrainerCallback):
         return self.stopped
 
 
-def run_training(config: RunConfig, run_dir: Path, resume: bool) -> bool:
-    """Train with a display; return True if the run finished and False if it was stopped."""
+def run_training(config: RunConfig, run_dir: Path, resume: bool, given: Collection[str] = ()) -> bool:
+    """Train with a display; return True if the run finished and False if it was stopped.
+
+    Args:
+        config: Settings of the run.
+        run_dir: Run folder.
+        resume: Whether to continue the run in the folder, if there is one.
+        given: Dotted keys of the settings that are no defaults.
+    """
     # DDP's advice on the memory layout of 1x1 convolutions; results do not depend on it.
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     out = make_console()
     out.quiet = not is_first_process()
+    config, start = open_weights_to_start(config, run_dir, resume, given)
     with training_display(out) as display:
-        finished = train(config, run_dir, resume, display)
+        finished = train(config, run_dir, resume, display, start)
     if finished:
         out.print(summary_table(run_dir))
     return finished

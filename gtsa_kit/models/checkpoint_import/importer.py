@@ -173,11 +173,13 @@ def _check_sizes(stated: Mapping[str, Any], weights: StateDict, side: int, file:
 
 
 def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, origin: str, file: Path) -> Architecture:
-    """Return one of `ARCHITECTURES` with the heads, the grid and the LayerNorm epsilon of these weights.
+    """Return the recorded architecture, or a known one with the heads, grid and LayerNorm epsilon of these weights.
 
     Raises:
         ValueError: The width or depth is not supported, or the number of heads does not divide the width.
     """
+    if metadata.architecture and metadata.heads == metadata.architecture.heads:
+        return metadata.architecture
     base = guess_architecture(weights)
     if base is None:
         depth = sum(name.endswith("norm1.weight") for name in weights)

@@ -1,16 +1,19 @@
 """Metadata beside weights: gtsa-kit's own JSON files, or a config.json of transformers or timm."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from pydantic import AliasChoices, Field
 
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.hub_metadata import read_timm, read_transformers
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.encoder import Preprocessing
-from gtsa_kit.models.run_folder import EXPORT_FILE
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.run_folder import CHECKPOINTS, EXPORT_FILE
 
 RUN_FILE: Final = "encoder.safetensors"
 """Weights file of a run, with an encoder.json beside it."""
@@ -37,6 +40,8 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
     if weights.name in HUB_FILES and config.exists():
         is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(config))
         return read_timm(config) if is_timm else read_transformers(config)
+    if weights.suffix == ".ckpt" or weights.parent.name == CHECKPOINTS:
+        return _from_checkpoint(weights)
     if export.exists():
         report = parse(_OwnConfig, export)
         return _from_own(report) if weights.name in report.files else CheckpointMetadata()
@@ -53,9 +58,36 @@ def is_run_file(weights: Path) -> bool:
     return weights.name == RUN_FILE and run.exists() and "gtsa_kit" in read_json(run)
 
 
+def check_stated_facts(path: Path, given: Collection[str]) -> None:
+    """Raise `ValueError` if a fact is given, by its name, that a file of gtsa-kit states itself."""
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise ValueError(
+            f"{path} was written by gtsa-kit, and states its preprocessing and its architecture; omit {options}, which "
+            "are for weights of other tools"
+        )
+
+
+def _from_checkpoint(checkpoint: Path) -> CheckpointMetadata:
+    """Return what a checkpoint of a run states about its encoder; nothing for a checkpoint of another tool."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        spec = EncoderSpec.from_dict(content)
+    # torch raises many errors for files that it can't read; reading the tensors reports them. The others come from
+    # checkpoints of other tools.
+    except Exception:
+        return CheckpointMetadata()
+    return _from_spec(spec)
+
+
 def _from_own(config: _OwnConfig) -> CheckpointMetadata:
-    architecture, preprocessing = config.architecture, config.preprocessing
+    return _from_spec(EncoderSpec(config.architecture, config.preprocessing))
+
+
+def _from_spec(spec: EncoderSpec) -> CheckpointMetadata:
+    architecture, preprocessing = spec.architecture, spec.preprocessing
     return CheckpointMetadata(
+        architecture=architecture,
         heads=architecture.heads,
         norm_eps=architecture.norm_eps,
         activation=architecture.activation,

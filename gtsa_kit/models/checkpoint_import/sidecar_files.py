@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from gtsa_kit.models.architecture import Architecture
+
 ColorStats = tuple[float, float, float]
 """Mean or standard deviation of red, green and blue, for colors of 0 to 1."""
 
@@ -18,6 +20,8 @@ class CheckpointMetadata:
 
     is_run: bool = False
     """True if a run of gtsa-kit wrote the weights."""
+    architecture: Architecture | None = None
+    """Architecture that gtsa-kit recorded."""
     heads: int | None = None
     """Number of attention heads."""
     norm_eps: float | None = None

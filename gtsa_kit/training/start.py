@@ -1,0 +1,118 @@
+"""Encoder that a run starts from: random weights, or trained weights with their architecture and preprocessing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from gtsa_kit.config import RunConfig
+from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.sizes import check_sides, nearest_side
+from gtsa_kit.models.weights import build_encoder, weights_digest
+
+FILE: Final = "initial.safetensors"
+"""File of a run folder with the weights of the encoder that the run started from, unless they were random."""
+VIEW_SIZES: Final = ("global_size", "local_size")
+"""Settings of `views` that must be multiples of the patch size."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Encoder that a run starts from."""
+
+    spec: EncoderSpec
+    weights: dict[str, Tensor] | None = None
+    """Weights by timm's keys; None for random ones."""
+    sha256: str = ""
+    """Digest of the weights, "" for random ones; see `weights_digest`."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the weights: what was used, skipped and assumed, and which settings follow from them."""
+
+
+def open_start(config: RunConfig) -> Start:
+    """Open the encoder that a new run starts from.
+
+    Raises:
+        ValueError: The weights can't be opened, or are others than those that the settings record; or gtsa-kit wrote
+            them, and a fact is given that they state themselves.
+    """
+    init = config.init
+    if not init.weights:
+        return Start(EncoderSpec.named(config.model.arch))
+    path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256"})
+    imported = open_weights(path, **facts)
+    is_own = imported.origin == "gtsa-kit"
+    if is_own:
+        check_stated_facts(path, [name for name, value in facts.items() if value is not None and name != "branch"])
+    weights: dict[str, Tensor] = imported.encoder.vit.state_dict()
+    digest = weights_digest(weights)
+    if init.sha256 and digest != init.sha256:
+        raise ValueError(
+            f"{path} holds other weights than those that the settings record: SHA-256 {digest[:12]}..., recorded "
+            f"{init.sha256[:12]}...; name the weights of that time with --init, or omit init.sha256"
+        )
+    note = imported.run_note if is_own else imported.note
+    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
+    return Start(EncoderSpec.of(imported.encoder), weights, digest, notes)
+
+
+def fit_views(config: RunConfig, start: Start, given: Collection[str]) -> tuple[RunConfig, Start]:
+    """Replace sizes of views that no one has given by the nearest multiples of the patch size.
+
+    Args:
+        config: Settings of a new run.
+        start: Encoder that it starts from.
+        given: Dotted keys of the settings that are no defaults.
+
+    Returns:
+        The settings, and the start with a note for each replaced size.
+    """
+    patch, sizes, notes = start.spec.architecture.patch, {}, []
+    for name in VIEW_SIZES:
+        side = getattr(config.views, name)
+        if side % patch and f"views.{name}" not in given:
+            sizes[name] = nearest_side(side, patch)
+            notes.append(f"views.{name} is {sizes[name]} instead of {side}, because the patch size is {patch}")
+    views = config.views.model_copy(update=sizes)
+    start = Start(start.spec, start.weights, start.sha256, (*start.notes, *notes))
+    return config.model_copy(update={"views": views}), start
+
+
+def check_start(config: RunConfig, start: Start) -> RunConfig:
+    """Check that settings fit the encoder that a run starts from, and return them with its digest.
+
+    Raises:
+        ValueError: A size of the views is no multiple of the patch size, or random weights are to be frozen.
+    """
+    if config.train.freeze_encoder_epochs and not config.init.weights:
+        raise ValueError(
+            "train.freeze_encoder_epochs would freeze random weights; name trained ones with --init, or set it to 0"
+        )
+    for name in VIEW_SIZES:
+        side = getattr(config.views, name)
+        try:
+            check_sides(side, side, start.spec.architecture.patch)
+        except ValueError as error:
+            raise ValueError(f"views.{name}: {str(error).removeprefix('height ')}") from error
+    return config.model_copy(update={"init": config.init.model_copy(update={"sha256": start.sha256})})
+
+
+def initial_encoder(config: RunConfig, run_dir: Path, spec: EncoderSpec) -> Encoder | None:
+    """Build the encoder that a run started from; None if its weights are no longer in the run folder.
+
+    Random weights are those of the run's seed; every method draws the encoder first.
+    """
+    if not config.init.weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            return spec.build().eval()
+    file = run_dir / FILE
+    if not file.exists():
+        return None
+    return build_encoder(spec.architecture, safetensors.torch.load_file(file), file, spec.preprocessing)
