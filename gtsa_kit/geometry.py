@@ -82,10 +82,10 @@ def rotate_maps(maps: Tensor, rotations: Tensor) -> Tensor:
     return maps.flatten(-2).gather(-1, index).reshape(maps.shape)
 
 
-def cubic(distance: Tensor) -> Tensor:
-    """Return the bicubic kernel (a = -0.5) at nonnegative distances of any shape; it is 0 from distance 2 on."""
-    inner = (1.5 * distance - 2.5) * distance * distance + 1
-    outer = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+def cubic(distance: Tensor, a: float = -0.5) -> Tensor:
+    """Return the bicubic kernel at nonnegative distances of any shape; it is 0 from distance 2 on."""
+    inner = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    outer = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return torch.where(distance < 1, inner, torch.where(distance < 2, outer, torch.zeros_like(distance)))
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PATCH = 16
 """Patch size in pixels of all encoders that start from random weights."""
 
-Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base"]
+Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base", "vit_large"]
 Precision = Literal["auto", "fp32", "bf16"]
 RunArch = Literal[Arch, "init"]
 """Architecture of a run: init is that of the weights that it starts from."""

@@ -31,41 +31,45 @@ class AttentionMaps(NamedTuple):
     """Attention weights of one image from a query to its patches. Those to the class token are not included."""
 
     heads: np.ndarray
-    """Attention of the class token by head, (heads, h, w)."""
+    """Attention of the class token by head, or without one that of the patch tokens, (heads, h, w)."""
     patch_mean: np.ndarray
     """Attention of the patch tokens, averaged over these tokens and over heads, (h, w)."""
 
 
 @torch.inference_mode()
 def last_attention(encoder: Encoder, images: Tensor) -> Tensor:
-    """Compute the attention weights of the last block from its query and key projections.
+    """Compute the attention weights of the last block, as its attention without a fused kernel does.
 
     Args:
         encoder: Encoder in evaluation mode; it is left unchanged.
         images: (B, 3, H, W) preprocessed images.
 
     Returns:
-        (B, heads, 1 + n, 1 + n) weights, queries first, with the class token at index 0.
+        (B, heads, P + n, P + n) weights, queries first, with the P = `encoder.prefix` prefix tokens at the start.
     """
-    layer, projections = encoder.vit.blocks[-1].attn, []
-    handle = layer.qkv.register_forward_hook(lambda _module, _inputs, output: projections.append(output))
+    layer, seen = encoder.vit.blocks[-1].attn, []
+    # Only the computation in single steps has the weights; they pass through dropout, which does nothing here.
+    handle = layer.attn_drop.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    fused, layer.fused_attn = layer.fused_attn, False
     try:
         encoder(images)
     finally:
+        layer.fused_attn = fused
         handle.remove()
-    b, n, _ = projections[0].shape
-    q, k, _ = projections[0].reshape(b, n, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, 1 + n, d) each
-    q, k = layer.q_norm(q), layer.k_norm(k)
-    weights: Tensor = (q @ k.transpose(-2, -1) * layer.scale).softmax(dim=-1)
+    weights: Tensor = seen[0]
     return weights
 
 
 def attention_maps(encoder: Encoder, image: Image.Image, size: tuple[int, int]) -> AttentionMaps:
     """Compute the attention maps of one image, resized to (height, width)."""
-    prepared = torch.from_numpy(encoder.preprocessing(image, size))[None].to(encoder.vit.cls_token.device)
+    device = encoder.vit.patch_embed.proj.weight.device
+    prepared = torch.from_numpy(encoder.preprocessing(image, size))[None].to(device)
     weights = last_attention(encoder, prepared)[0].double().cpu().numpy()
     grid = size[0] // encoder.architecture.patch, size[1] // encoder.architecture.patch
-    return AttentionMaps(weights[:, 0, 1:].reshape(-1, *grid), weights[:, 1:, 1:].mean(axis=(0, 1)).reshape(grid))
+    patches = slice(encoder.prefix, None)
+    by_head = weights[:, patches, patches].mean(axis=1)
+    heads = weights[:, 0, patches] if encoder.architecture.has_class_token else by_head
+    return AttentionMaps(heads.reshape(-1, *grid), by_head.mean(axis=0).reshape(grid))
 
 
 def attention(

@@ -1,20 +1,19 @@
 """Module that is exported: it copies the encoder's weights, takes a tensor and returns a tuple of tensors."""
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtsa_kit.export.graph_layers import Attention, ExportBlock, PatchProjection, Positions, Rotary
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.positions import resample_positions
+from gtsa_kit.models.positions import split_positions
 
-CLASS_POSITION, PATCH_POSITIONS = "pos_embed.class", "pos_embed.patches"
+PREFIX_POSITIONS, PATCH_POSITIONS = "pos_embed.prefix", "pos_embed.patches"
 """Keys of the two parts of the position embeddings."""
-Attention = Literal["fused", "explicit"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Dtypes of matrix products by precision; other precisions export a float32 graph (int8 and fp8 quantize it later)."""
 
@@ -47,13 +46,17 @@ class ExportGraph(nn.Module):
         if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
             raise ValueError(f"layers must lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
         options = options.in_patches(encoder.architecture.patch)
-        vit = copy.deepcopy(encoder).float().cpu().vit
-        self.patch = encoder.architecture.patch
+        copied = copy.deepcopy(encoder).float().cpu()
+        vit = copied.vit
+        self.patch, self.embedding = encoder.architecture.patch, encoder.architecture.embedding
         self.dtype = DTYPES.get(options.precision, torch.float32)
         self.layers, self.uint8_input = options.layers, options.input == "uint8"
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
-        self.positions = Positions(vit.pos_embed, options, self.patch)
-        self.cls_token, self.norm = vit.cls_token, vit.norm
+        self.prefix = nn.ParameterList(token for token in (vit.cls_token, vit.reg_token) if token is not None)
+        self.prefix_length = encoder.prefix
+        self.positions = Positions(copied, options) if vit.pos_embed is not None else None
+        self.rotary = Rotary(copied.rotary, encoder.prefix, options, self.patch) if copied.rotary is not None else None
+        self.norm_pre, self.norm = vit.norm_pre, vit.norm
         self.blocks = nn.ModuleList(ExportBlock(block, self.dtype, attention, split_qkv) for block in vit.blocks)
         self.mean: Tensor
         self.std: Tensor
@@ -67,116 +70,36 @@ class ExportGraph(nn.Module):
             # The cast precedes the permutation: TensorRT does not permute uint8.
             images = (images.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         h, w = images.shape[2] // self.patch, images.shape[3] // self.patch
-        class_token = self.cls_token.expand(images.shape[0], -1, -1)
-        x = torch.cat([class_token, self.patches(images)], dim=1) + self.positions(h, w)  # (B, 1 + h*w, D)
+        x = self.norm_pre(self._tokens(images, h, w))  # (B, P + h*w, D)
+        table = None if self.rotary is None else self.rotary(h, w)
         maps = {}
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, table)
             if index in self.layers:
-                maps[index] = tokens_to_map(self.norm(x)[:, 1:], h, w)
-        x = self.norm(x)[:, 1:]
-        return x.mean(dim=1), tokens_to_map(x, h, w), *(maps[layer] for layer in self.layers)
+                maps[index] = tokens_to_map(self.norm(x)[:, self.prefix_length :], h, w)
+        normed = self.norm(x)
+        feature_map = tokens_to_map(normed[:, self.prefix_length :], h, w)
+        return self._pooled(x, normed), feature_map, *(maps[layer] for layer in self.layers)
 
+    def _pooled(self, x: Tensor, normed: Tensor) -> Tensor:
+        """Return the embedding (B, D) of tokens (B, P + N, D) before and after the final norm."""
+        if self.embedding == "cls":
+            return normed[:, 0]
+        if self.embedding == "norm of mean":
+            return self.norm(x[:, self.prefix_length :].mean(dim=1))  # type: ignore[no-any-return]
+        return normed[:, self.prefix_length :].mean(dim=1)
 
-class PatchProjection(nn.Module):
-    """Patch embedding: (B, 3, H, W) to (B, h*w, D) float32.
-
-    In half precision it is a matrix product: ONNX has no bf16 convolution before opset 22.
-    """
-
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.half_precision = dtype != torch.float32
-        self.patch = conv.kernel_size[0]
-        self.proj: nn.Module = conv
-        if self.half_precision:
-            linear = nn.Linear(conv.weight[0].numel(), conv.out_channels)
-            linear.weight.data, linear.bias.data = conv.weight.data.flatten(1), conv.bias.data  # type: ignore[union-attr]
-            self.proj = CastLinear(linear, dtype)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed images whose height and width are multiples of the patch size."""
-        if not self.half_precision:
-            return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
-        b, c, height, width = images.shape
-        p, h, w = self.patch, height // self.patch, width // self.patch
-        patches = images.reshape(b, c, h, p, w, p).permute(0, 2, 4, 1, 3, 5)
-        rows = patches.reshape(b, h * w, c * p * p)
-        return self.proj(rows).float()  # type: ignore[no-any-return]
-
-
-class Positions(nn.Module):
-    """Position embeddings of the class token and the patches; a constant if the size is fixed."""
-
-    def __init__(self, pos_embed: Tensor, options: ExportOptions, patch: int) -> None:
-        super().__init__()
-        class_position, patches = pos_embed[0, :1].clone(), pos_embed[0, 1:].clone()
-        self.fixed = options.height.fixed
-        if self.fixed:
-            patches = resample_positions(patches, options.height.min // patch, options.width.min // patch)
-        self.class_position, self.patches = nn.Parameter(class_position), nn.Parameter(patches)
-
-    def forward(self, h: int, w: int) -> Tensor:
-        """Return (1 + h*w, D) for a grid of h x w patches."""
-        patches = self.patches if self.fixed else resample_positions(self.patches, h, w)
-        return torch.cat([self.class_position, patches])
-
-
-class CastLinear(nn.Module):
-    """Linear layer whose weights, input and output have another dtype."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.linear = linear.to(dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        return self.linear(_cast(x, self.dtype))  # type: ignore[no-any-return]
-
-
-class ExportBlock(nn.Module):
-    """One block of the ViT on a float32 residual stream (B, N, D)."""
-
-    def __init__(self, block: Any, dtype: torch.dtype, attention: Attention, split_qkv: bool) -> None:
-        super().__init__()
-        self.dtype, self.explicit = dtype, attention == "explicit"
-        self.heads: int = block.attn.num_heads
-        self.norm1: nn.Module = block.norm1
-        self.norm2: nn.Module = block.norm2
-        self.act: nn.Module = block.mlp.act
-        qkv = split_linear(block.attn.qkv, 3) if split_qkv else [block.attn.qkv]
-        self.qkv = nn.ModuleList(CastLinear(linear, dtype) for linear in qkv)
-        self.proj = CastLinear(block.attn.proj, dtype)
-        self.fc1, self.fc2 = CastLinear(block.mlp.fc1, dtype), CastLinear(block.mlp.fc2, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D)."""
-        x = x + self.proj(self._attend(self.norm1(x)))
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
-
-    def _attend(self, x: Tensor) -> Tensor:
-        b, n, d = x.shape
-        if len(self.qkv) == 3:
-            q, k, v = (project(x).reshape(b, n, self.heads, d // self.heads).transpose(1, 2) for project in self.qkv)
-        else:
-            q, k, v = self.qkv[0](x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if self.explicit:
-            scores = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
-            mixed = _cast(_cast(scores, torch.float32).softmax(dim=-1), self.dtype) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        return mixed.transpose(1, 2).reshape(b, n, d)  # type: ignore[no-any-return]
-
-
-def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
-    """Split a linear layer into several that each compute an equal part of its output."""
-    result = []
-    for weight, bias in zip(linear.weight.chunk(parts), linear.bias.chunk(parts), strict=True):
-        part = nn.Linear(linear.in_features, len(weight))
-        part.weight.data, part.bias.data = weight.data.clone(), bias.data.clone()
-        result.append(part)
-    return result
+    def _tokens(self, images: Tensor, h: int, w: int) -> Tensor:
+        """Return the prefix tokens and the patches with their learned positions, (B, P + h*w, D)."""
+        prefix = [token.expand(images.shape[0], -1, -1) for token in self.prefix]
+        tokens: Tensor = self.patches(images)
+        if self.positions is not None and self.positions.prefix is None:
+            tokens = torch.add(tokens, self.positions(h, w))
+        if prefix:
+            tokens = torch.cat([*prefix, tokens], dim=1)
+        if self.positions is not None and self.positions.prefix is not None:
+            tokens = torch.add(tokens, self.positions(h, w))
+        return tokens
 
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -208,19 +131,15 @@ def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:
 
 
 def split_position_embeddings(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the encoder's weights by timm's keys, the position embeddings in two parts as in a dynamic graph."""
+    """Return the encoder's weights by timm's keys, the position embeddings in parts as in a dynamic graph."""
     weights = dict(encoder.vit.state_dict())
-    positions = weights.pop("pos_embed")
-    return {**weights, CLASS_POSITION: positions[0, :1], PATCH_POSITIONS: positions[0, 1:]}
+    weights.pop("pos_embed", None)
+    parts = zip((PREFIX_POSITIONS, PATCH_POSITIONS), split_positions(encoder.vit), strict=True)
+    return weights | {name: part.detach() for name, part in parts if part is not None}
 
 
 def join_position_embeddings(split: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join the two parts of the position embeddings; the inverse of `split_position_embeddings`."""
+    """Join the parts of the position embeddings; the inverse of `split_position_embeddings`."""
     weights = dict(split)
-    class_position, patches = weights.pop(CLASS_POSITION), weights.pop(PATCH_POSITIONS)
-    return {**weights, "pos_embed": torch.cat([class_position, patches])[None]}
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast without adding a node to the graph if the dtype is right already."""
-    return x if x.dtype == dtype else x.to(dtype)
+    parts = [weights.pop(name) for name in (PREFIX_POSITIONS, PATCH_POSITIONS) if name in weights]
+    return {**weights, "pos_embed": torch.cat(parts)[None]} if parts else weights

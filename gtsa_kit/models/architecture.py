@@ -9,9 +9,14 @@ import timm
 from torch import nn
 
 from gtsa_kit.config import PATCH, Arch
+from gtsa_kit.models.positions import RESAMPLINGS
 
 ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
 """Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
+EMBEDDINGS: Final = ("mean", "cls", "norm of mean")
+"""Embeddings: the mean of the patch tokens after the final norm, the class token after it, the norm of the mean."""
+PLAIN_ARGUMENTS: Final = frozenset({"embed_dim", "depth", "num_heads", "img_size", "patch_size", "act_layer"})
+"""Arguments of timm's VisionTransformer that leave it a plain ViT."""
 BASE_GRID: Final = 14
 """Side of the grid of stored position embeddings: 224 / 16."""
 
@@ -31,11 +36,37 @@ class Architecture:
     timm_kwargs: Mapping[str, Any] = field(default_factory=dict)
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
+    resampling: str = RESAMPLINGS[0]
+    """Way to resample learned position embeddings, one of `models.positions.RESAMPLINGS`."""
+    embedding: str = "mean"
+    """Kind of embedding, one of `EMBEDDINGS`."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for an embedding or a resampling that is not computed."""
+        if self.embedding not in EMBEDDINGS or self.resampling not in RESAMPLINGS:
+            raise ValueError(f"embedding {self.embedding!r} with positions {self.resampling!r} is not supported")
+        if self.embedding == "cls" and not self.has_class_token:
+            raise ValueError(f"{self.name} has no class token; its embedding must be the mean")
 
     @property
     def activation(self) -> str:
         """Activation of the MLPs, one of `ACTIVATIONS`."""
         return str(self.timm_kwargs.get("act_layer", "gelu"))
+
+    @property
+    def has_class_token(self) -> bool:
+        """True for a ViT with a class token, which then is the first of its tokens."""
+        return bool(self.timm_kwargs.get("class_token", True))
+
+    @property
+    def is_plain(self) -> bool:
+        """True for a ViT that every library has: a class token, learned positions, nothing beyond them."""
+        return not self.is_eva and self.timm_kwargs.keys() <= PLAIN_ARGUMENTS
+
+    @property
+    def is_eva(self) -> bool:
+        """True for timm's class Eva, which has rotary positions; False for VisionTransformer."""
+        return bool(timm.models.is_model_in_modules(self.timm_model, ["eva"]))
 
     @property
     def patch(self) -> int:
@@ -62,6 +93,7 @@ ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {
     "vit_tiny": Architecture("vit_tiny", "vit_tiny_patch16_224", 192, 12, 3),
     "vit_small": Architecture("vit_small", "vit_small_patch16_224", 384, 12, 6),
     "vit_base": Architecture("vit_base", "vit_base_patch16_224", 768, 12, 12),
+    "vit_large": Architecture("vit_large", "vit_large_patch16_224", 1024, 24, 16),
 }
 
 
@@ -72,11 +104,16 @@ def check_layers(layers: tuple[int, ...], architecture: Architecture) -> None:
 
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
-    """Build the timm ViT with class token and without classifier."""
+    """Build the timm ViT without classifier; the final norm applies to every token."""
     return timm.create_model(
         architecture.timm_model,
         num_classes=0,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=architecture.norm_eps),
-        **architecture.timm_kwargs,
+        **{**architecture.timm_kwargs, **pooling_arguments(architecture, "avg")},
     )
+
+
+def pooling_arguments(architecture: Architecture, pooling: str) -> dict[str, Any]:
+    """Return timm's arguments for a pooling, "avg" or "token", after a final norm of every token."""
+    return {"global_pool": pooling, "use_fc_norm" if architecture.is_eva else "fc_norm": False}

@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from gtsa_kit.config import Arch
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture, check_layers, create_vit
 from gtsa_kit.models.drop_path import DropPath
-from gtsa_kit.models.positions import resample_positions
+from gtsa_kit.models.positions import resample_positions, split_positions
+from gtsa_kit.models.rotary import RotaryTable
 from gtsa_kit.models.sizes import check_image, check_sides
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -87,18 +88,20 @@ class Preprocessing:
 
 
 class Features(NamedTuple):
-    """Features of a batch: torch tensors from the encoder, numpy arrays from runners."""
+    """Features of a batch with patches of p x p pixels: torch tensors from the encoder, numpy arrays from runners."""
 
     embedding: Any
-    """Mean of the patch tokens after the final norm, (B, D)."""
+    """One vector an image, (B, D): the mean of the patch tokens unless the architecture says otherwise."""
     feature_map: Any
-    """Patch tokens after the final norm on their grid, (B, D, H/16, W/16)."""
+    """Patch tokens after the final norm on their grid, (B, D, H/p, W/p)."""
     layers: Mapping[int, Any] = {}
-    """Patch tokens of selected blocks after the final norm, (B, D, H/16, W/16) by block index."""
+    """Patch tokens of selected blocks after the final norm, (B, D, H/p, W/p) by block index."""
+    class_token: Any = None
+    """Class token after the final norm, (B, D); None without one."""
 
 
 class Encoder(nn.Module):
-    """Wrapper of a timm ViT that encodes (B, 3, H, W), H and W multiples of 16, to `Features`.
+    """Wrapper of a timm ViT that encodes (B, 3, H, W), H and W multiples of its patch size, to `Features`.
 
     The weights are in `vit` under timm's key names. Position embeddings are resampled by two small matrix products
     instead of a Resize operator, so that one exported graph accepts every size and TensorRT can build it.
@@ -114,13 +117,14 @@ class Encoder(nn.Module):
         """Build the ViT with timm's random initialization.
 
         Args:
-            arch: Key of `ARCHITECTURES`, or any ViT with patches of 16 pixels and a class token.
+            arch: Key of `ARCHITECTURES`, or any ViT that timm's classes VisionTransformer and Eva build.
             drop_path: Stochastic depth rate of the last block; rates rise linearly from 0 at the first block.
             layers: Indices of blocks whose feature maps are returned as well, counted from 0.
             preprocessing: Preprocessing that the weights were trained with; None for the default.
 
         Raises:
-            ValueError: An index in `layers` is out of range.
+            ValueError: An index in `layers` is out of range, or the rotary positions are of a kind that is not
+                computed.
         """
         super().__init__()
         self.architecture = arch if isinstance(arch, Architecture) else ARCHITECTURES[arch]
@@ -130,39 +134,74 @@ class Encoder(nn.Module):
         self.activation_checkpointing = False
         """True stores only the input of each block in training and recomputes the block in the backward pass."""
         self.vit = create_vit(self.architecture, drop_path)
+        self.prefix: int = self.vit.num_prefix_tokens
+        """Number of tokens before those of the patches: the class token, if there is one, then registers."""
+        rope = getattr(self.vit, "rope", None)
+        self.rotary = None if rope is None else RotaryTable(rope)
         for block in self.vit.blocks:  # timm uses Identity where the rate is 0
             for name in ("drop_path1", "drop_path2"):
                 rate = getattr(getattr(block, name), "drop_prob", 0.0)
                 setattr(block, name, DropPath(rate) if rate else nn.Identity())
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the images that the weights were made for."""
+        rows, columns = self.vit.patch_embed.grid_size
+        return rows, columns
+
     def forward(self, images: Tensor, final_norm: bool = True) -> Features:
         """Encode normalized images (B, 3, H, W) float32.
 
         Args:
-            images: H and W must be multiples of 16.
+            images: H and W must be multiples of the patch size.
             final_norm: Whether to apply the final norm; False only in training with the preset ade20k.
 
         Raises:
-            ValueError: H or W is no multiple of 16.
+            ValueError: H or W is no multiple of the patch size.
         """
         # A trace would keep the result of the check for the one size that it sees.
         if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             check_sides(images.shape[-2], images.shape[-1], self.architecture.patch)
-        vit = self.vit
-        patches = vit.patch_embed.proj(images)  # (B, D, h, w)
+        patches = self.vit.patch_embed.proj(images)  # (B, D, h, w)
         h, w = patches.shape[-2:]
-        class_position, positions = vit.pos_embed[:, :1], resample_positions(vit.pos_embed[0, 1:], h, w)
-        tokens = patches.flatten(2).transpose(1, 2) + positions  # (B, h*w, D)
-        class_token = (vit.cls_token + class_position).expand(images.shape[0], -1, -1)
-        x = torch.cat([class_token, tokens], dim=1)  # (B, 1 + h*w, D)
+        x = self.vit.norm_pre(self._tokens(patches))
+        rope = {} if self.rotary is None else {"rope": self.rotary(h, w)}
         use_checkpoint = self.activation_checkpointing and self.training
         maps = {}
-        for index, block in enumerate(vit.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if use_checkpoint else block(x)
+        for index, block in enumerate(self.vit.blocks):
+            x = checkpoint(block, x, use_reentrant=False, **rope) if use_checkpoint else block(x, **rope)
             if index in self.layers:
-                maps[index] = _on_grid(vit.norm(x), h, w)
-        x = vit.norm(x) if final_norm else x
-        return Features(x[:, 1:].mean(dim=1), _on_grid(x, h, w), maps)
+                maps[index] = self._on_grid(self.vit.norm(x), h, w)
+        tokens = self.vit.norm(x) if final_norm else x
+        class_token = tokens[:, 0] if self.architecture.has_class_token else None
+        return Features(self._embedding(x, tokens), self._on_grid(tokens, h, w), maps, class_token)
+
+    def _tokens(self, patches: Tensor) -> Tensor:
+        """Return (B, P + h*w, D): the prefix tokens and the patches (B, D, h, w), with their learned positions."""
+        vit = self.vit
+        prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix_positions, positions = split_positions(vit)
+        tokens = patches.flatten(2).transpose(1, 2)
+        if positions is not None:
+            h, w = patches.shape[-2:]
+            tokens = tokens + resample_positions(positions, self.grid, h, w, self.architecture.resampling)
+        if not prefix:
+            return tokens
+        before = torch.cat(prefix, dim=1)
+        before = before if prefix_positions is None else before + prefix_positions
+        return torch.cat([before.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+    def _embedding(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Return the embedding (B, D) of tokens (B, P + N, D) before and after the final norm."""
+        if self.architecture.embedding == "cls":
+            return tokens[:, 0]
+        if self.architecture.embedding == "norm of mean":
+            return self.vit.norm(x[:, self.prefix :].mean(dim=1))  # type: ignore[no-any-return]
+        return tokens[:, self.prefix :].mean(dim=1)
+
+    def _on_grid(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Arrange tokens (B, P + h*w, D) as maps (B, D, h, w), without the prefix."""
+        return tokens[:, self.prefix :].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
     def use_unfused_attention(self) -> None:
         """Compute attention by two matrix products and a softmax instead of torch's fused kernel.
@@ -188,8 +227,3 @@ def _mean_and_std(
     with torch.inference_mode(False):  # the cached tensors must be usable in training, too
         means, stds = torch.tensor([mean, std], device=device)[..., None, None]
         return means, stds
-
-
-def _on_grid(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Arrange tokens (B, 1 + h*w, D) as maps (B, D, h, w), without the class token."""
-    return tokens[:, 1:].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)

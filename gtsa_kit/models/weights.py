@@ -83,9 +83,9 @@ def weights_digest(weights: dict[str, torch.Tensor]) -> str:
 
 def guess_architecture(weights: dict[str, torch.Tensor]) -> Architecture | None:
     """Return the one of `ARCHITECTURES` with the width and depth of these weights, or None."""
-    position = weights.get("pos_embed")
+    patches = weights.get("patch_embed.proj.weight")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     for architecture in ARCHITECTURES.values():
-        if position is not None and (position.shape[-1], depth) == (architecture.width, architecture.depth):
+        if patches is not None and (patches.shape[0], depth) == (architecture.width, architecture.depth):
             return architecture
     return None

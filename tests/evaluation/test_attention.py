@@ -64,7 +64,7 @@ def test_the_encoder_is_left_as_it_was(encoder: Encoder) -> None:
         before = encoder(images).feature_map
         last_attention(encoder, images)
         assert torch.equal(encoder(images).feature_map, before)
-    assert not encoder.vit.blocks[-1].attn.qkv._forward_hooks
+    assert not encoder.vit.blocks[-1].attn.attn_drop._forward_hooks
 
 
 def test_class_and_patch_maps_are_rows_of_the_attention(encoder: Encoder, tmp_path: Path) -> None:

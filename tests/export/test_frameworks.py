@@ -216,7 +216,7 @@ def test_the_gate_sees_a_call_that_gives_the_class_token(
 ) -> None:
     """Break the documented call alone: the map stays right, the embedding does not."""
     if framework == "timm":
-        monkeypatch.setattr(framework_files, "POOLING", {"global_pool": "token"})
+        monkeypatch.setattr(framework_files, "pooling_arguments", lambda *_: {"global_pool": "token"})
     else:
         transformers = pytest.importorskip("transformers")
         original = transformers.ViTModel.forward

@@ -90,7 +90,7 @@ def test_whatever_lies_outside_of_the_prefix_is_left_and_listed(names: tuple[str
 
 
 @pytest.mark.parametrize(
-    "name", ["norm_pre.weight", "blocks.0.ls1.gamma", "register_tokens", "reg_token", "rope.freqs", "fc_norm.weight"]
+    "name", ["blocks.0.ls3.gamma", "blocks.0.attn.rel_pos", "register_token", "rope.freqs", "fc_norm.weight"]
 )
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_what_lies_inside_the_prefix_and_is_unknown_is_refused(name: str, prefix: str, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_plain_timm_gives_the_same_features() -> None:
 
 def test_positions_at_the_stored_size_are_exact() -> None:
     positions = torch.randn(196, 48)
-    assert torch.equal(resample_positions(positions, 14, 14), positions)
+    assert torch.equal(resample_positions(positions, (14, 14), 14, 14), positions)
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 11), (21, 4), (1, 1), (28, 14), (40, 37)])
@@ -160,7 +160,7 @@ def test_positions_equal_torchs_antialiased_bicubic(size: tuple[int, int]) -> No
     grid = positions.double().T.reshape(1, 8, 14, 14)
     expected = F.interpolate(grid, size=size, mode="bicubic", antialias=True)[0].flatten(1).T
     # Weights are computed in float32: positions up to 14 are rounded by 1e-6, which changes a value by as much.
-    torch.testing.assert_close(resample_positions(positions, *size).double(), expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(resample_positions(positions, (14, 14), *size).double(), expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("height", [6, 21])
@@ -169,7 +169,29 @@ def test_positions_of_an_image_one_patch_wide(height: int) -> None:
     positions = torch.randn(196, 8)
     transposed = positions.double().T.reshape(1, 8, 14, 14).mT
     expected = F.interpolate(transposed, size=(1, height), mode="bicubic", antialias=True)[0].flatten(1).T
-    torch.testing.assert_close(resample_positions(positions, height, 1).double(), expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(resample_positions(positions, (14, 14), height, 1).double(), expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (5, 9), (1, 3)])
+@pytest.mark.parametrize("size", [(6, 6), (7, 11), (21, 4), (1, 1), (28, 14), (40, 37)])
+def test_positions_equal_torchs_bicubic(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    positions = torch.randn(grid[0] * grid[1], 8)
+    stored = positions.double().T.reshape(1, 8, *grid)
+    expected = F.interpolate(stored, size=size, mode="bicubic", align_corners=False)[0].flatten(1).T
+    actual = resample_positions(positions, grid, *size, "bicubic")
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 11), (21, 4), (1, 1), (28, 14), (14, 14), (40, 37)])
+def test_positions_equal_those_of_dino(size: tuple[int, int]) -> None:
+    """DINO's own code resizes by a factor, to a grid that is 0.1 patches larger, and keeps the stored grid as it is."""
+    positions = torch.randn(196, 8)
+    stored = positions.double().T.reshape(1, 8, 14, 14)
+    factors = tuple((side + 0.1) / 14 for side in size)
+    expected = F.interpolate(stored, scale_factor=factors, mode="bicubic") if size != (14, 14) else stored
+    assert expected.shape[-2:] == size
+    actual = resample_positions(positions, (14, 14), *size, "bicubic, offset 0.1")
+    torch.testing.assert_close(actual.double(), expected[0].flatten(1).T, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", [1, 2, 3, 6, 13, 14, 15, 28, 64])

@@ -311,7 +311,7 @@ def test_layer_sensitivity_finds_the_sensitive_layer(tiny_run: Path, calibration
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
     results = layer_sensitivity(graph, batches, QUANT_TYPES["int8"])
     assert len(results) == 8
-    assert results[0][0] == "blocks.1.fc1"
+    assert results[0][0] == "blocks.1.mlp.fc1"
     assert 1 - results[0][1] > 10 * (1 - results[1][1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
 

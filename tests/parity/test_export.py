@@ -88,7 +88,7 @@ def test_failing_int8_names_the_sensitive_layers(
         export(tiny_run, format_name="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
     assert stopped.value.code == 1
     output = stderr_text(capsys)
-    for word in ("blocks.0.qkv", "blocks.1.fc2", "differs from the encoder", "worst on"):
+    for word in ("blocks.0.qkv", "blocks.1.mlp.fc2", "differs from the encoder", "worst on"):
         assert word in output
     assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 images of images0"
 

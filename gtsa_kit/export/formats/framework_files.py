@@ -1,6 +1,5 @@
 """Checkpoint files of other frameworks, written from the encoder's weights."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -10,32 +9,36 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.files import atomic_write, write_json
+from gtsa_kit.models.architecture import pooling_arguments
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
 from gtsa_kit.models.encoder import INTERPOLATIONS, Encoder
 
 Weights = dict[str, Tensor]
 """Weights of the encoder by timm's keys."""
-POOLING: Final = {"global_pool": "avg", "fc_norm": False}
-"""Arguments of timm's ViT that make its output the mean of the patch tokens after the final norm."""
-
-
 HIDDEN_ACTS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 """Names of the activations in transformers."""
 
 
-def native_size(encoder: Encoder) -> int:
-    """Return the side of square images, in pixels, whose position embeddings need no resampling."""
-    return encoder.architecture.patch * math.isqrt(encoder.vit.pos_embed.shape[1] - 1)
+def native_size(encoder: Encoder) -> tuple[int, int]:
+    """Return the (height, width) of images, in pixels, whose position embeddings need no resampling."""
+    rows, columns = encoder.grid
+    return encoder.architecture.patch * rows, encoder.architecture.patch * columns
 
 
 def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
     """Write files for `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose output is the embedding.
 
-    timm's default output is the class token, which training does not use. With these arguments it is the mean of the
-    patch tokens after the final norm.
+    timm's default output is the class token, which training by GTSA does not use: the arguments say what it is.
     """
     architecture, preprocessing = encoder.architecture, encoder.preprocessing
+    pooling = "token" if architecture.embedding == "cls" else "avg"
+    arguments = {**architecture.timm_kwargs, **pooling_arguments(architecture, pooling)}
+    if architecture.embedding == "norm of mean":
+        arguments |= {name: True for name in arguments if name.endswith("fc_norm")}
+        weights = {
+            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: w for name, w in weights.items()
+        }
     _write_safetensors(folder, weights)
     write_json(
         folder / "config.json",
@@ -43,10 +46,10 @@ def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "architecture": architecture.timm_model,
             "num_classes": 0,
             "num_features": architecture.width,
-            "global_pool": "avg",
-            "model_args": {**architecture.timm_kwargs, **POOLING},
+            "global_pool": pooling,
+            "model_args": arguments,
             "pretrained_cfg": {
-                "input_size": [3, native_size(encoder), native_size(encoder)],
+                "input_size": [3, *native_size(encoder)],
                 "fixed_input_size": True,
                 "crop_pct": 1.0,
                 "crop_mode": "squash",  # resize to the input size without cropping
@@ -78,7 +81,7 @@ def write_hf(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
             "layer_norm_eps": architecture.norm_eps,
-            "image_size": native_size(encoder),
+            "image_size": native_size(encoder)[0],
             "patch_size": architecture.patch,
             "num_channels": 3,
             "qkv_bias": True,

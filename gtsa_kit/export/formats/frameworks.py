@@ -52,6 +52,11 @@ def export_framework(
             f"files for {framework} can't name an activation, and this encoder computes "
             f"{encoder.architecture.activation}; choose timm or hf"
         )
+    if framework != "timm" and not (encoder.architecture.is_plain and len(set(native_size(encoder))) == 1):
+        raise ValueError(
+            f"files for {framework} hold a plain ViT with a square grid of positions, and "
+            f"{encoder.architecture.name} is none; choose timm"
+        )
     write, files = WRITERS[framework]
     encoder = encoder.to("cpu").float().eval()
     with staged(folder / EXPORT_FILE) as report_file:
@@ -82,9 +87,9 @@ def _check_folder(framework: str, folder: Path, force: bool) -> None:
 def _check_parity(encoder: Encoder, framework: str, folder: Path, images: ParityImages) -> ParityReport:
     """Compare the files on disk with the encoder, or with the part of the encoder that the framework has."""
     size, tolerance, detectron2 = native_size(encoder), TOLERANCES["fp32"], framework == "detectron2"
-    case = ParityCase(BATCH, size, size)
+    case = ParityCase(BATCH, *size)
     samples, names = list(islice(cycle(images.images), BATCH)), list(islice(cycle(images.names), BATCH))
-    batch = torch.from_numpy(np.stack([encoder.preprocessing(image, (size, size)) for image in samples]))
+    batch = torch.from_numpy(np.stack([encoder.preprocessing(image, size) for image in samples]))
     runtime, network = LOADERS[framework](folder, encoder.architecture)
     with torch.inference_mode():
         expected = detectron2_features(encoder, batch) if detectron2 else encoder(batch)
@@ -114,7 +119,7 @@ def detectron2_features(encoder: Encoder, images: Tensor) -> Features:
 
     Args:
         encoder: The encoder.
-        images: Normalized (B, 3, H, W), with H = W = `native_size`.
+        images: Normalized (B, 3, H, W), of `native_size`.
     """
     vit = encoder.vit
     patches = vit.patch_embed.proj(images)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import timm
 import torch
@@ -32,8 +32,15 @@ def load_timm(folder: Path, _: Architecture) -> tuple[str, Network]:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     return (
         f"timm {timm.__version__}",
-        lambda images: (model(images), _to_grid(model.forward_features(images)[:, 1:])),
+        lambda images: (model(images), _tokens_to_map(model, images)),
     )
+
+
+def _tokens_to_map(model: Any, images: Tensor) -> Tensor:
+    """Return the map (B, D, h, w) of the patch tokens of a timm ViT after its final norm, if it has one."""
+    rows, columns = model.patch_embed.grid_size
+    tokens: Tensor = model.fc_norm(model.forward_features(images))
+    return tokens[:, model.num_prefix_tokens :].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
 
 
 def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:

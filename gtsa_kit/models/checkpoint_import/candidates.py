@@ -1,14 +1,21 @@
 """Encoders in a checkpoint: finding them, choosing one, and renaming its weights to timm's keys."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, key_map, library_of, to_timm
+from gtsa_kit.models.checkpoint_import.key_maps import (
+    KEY_FORMATS,
+    SOME_LACK,
+    key_map,
+    library_of,
+    optional_keys,
+    to_timm,
+)
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
 from gtsa_kit.models.run_folder import Branch
 
@@ -20,7 +27,20 @@ QUERY_KEY: Final[dict[str, Branch]] = {"encoder_k": "teacher", "encoder_q": "stu
 AUTHORS_HEADS: Final = frozenset({"base_projector", "base_predictor", "momentum_projector", "rot_predictor"})
 """Heads in checkpoints of the GTSA authors."""
 HEADS: Final = frozenset(
-    {"head", "heads", "head_dist", "pre_logits", "classifier", "pooler", "fc", "linear", "neck", "criterion", "loss"}
+    {
+        "head",
+        "heads",
+        "head_dist",
+        "pre_logits",
+        "classifier",
+        "pooler",
+        "attn_pool",
+        "fc",
+        "linear",
+        "neck",
+        "criterion",
+        "loss",
+    }
 )
 """Words before the first dot of the keys of heads inside an encoder's prefix."""
 HEAD_NAMES: Final = re.compile(r"(.*_)?(head|projector|predictor|prototypes)|decoder(_.*)?|mask_token|projection_head")
@@ -61,12 +81,16 @@ class ConvertedWeights:
 
     weights: StateDict
     """Float32 tensors by timm's keys."""
+    names: Mapping[str, tuple[str, ...]]
+    """Keys in the file, by timm's."""
     heads: tuple[str, ...]
     """Keys of projectors, classifiers and other heads."""
     other_branch: tuple[str, ...]
     """Keys of the other candidates, with their heads if they are in a state dict of their own."""
     outside: tuple[str, ...]
     """Other keys outside of the encoder, such as those of losses and metrics."""
+    unknown: tuple[str, ...]
+    """Other keys inside of the encoder."""
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -163,24 +187,28 @@ def convert(
         path: The file, for errors.
 
     Raises:
-        ValueError: Keys of the encoder are missing, or keys below its prefix belong neither to it nor to a known head.
+        ValueError: Keys that every ViT has are missing.
     """
     start = len(chosen.prefix)
     own = {name[start:]: tensor for name, tensor in state_dicts[chosen.entry].items() if name.startswith(chosen.prefix)}
-    keys = key_map(chosen.key_format, _count_blocks(own, chosen.key_format))
+    depth = _count_blocks(own, chosen.key_format)
+    keys = key_map(chosen.key_format, depth)
+    for ours, theirs in optional_keys(chosen.key_format, depth):
+        if all(name in own for name in theirs) and not all(name in own for name in keys.get(ours, ("",))):
+            keys[ours] = theirs
     try:
         weights = {name: tensor.float() for name, tensor in to_timm(own, keys).items()}
     except RuntimeError as error:  # raised by torch.cat
         raise ValueError(f"{path} holds queries, keys and values of different shapes") from error
     if not qkv_bias:
         _add_zero_biases(weights)
-    missing = [name for ours, theirs in keys.items() if ours not in weights for name in theirs if name not in own]
     used = {chosen.prefix + name for names in keys.values() for name in names}
     unused = _sort_unused_keys(chosen, candidates, state_dicts, used)
-    unknown = unused.pop("unknown")
-    if missing or unknown:
-        raise ValueError(_mismatch_message(path, [chosen.prefix + name for name in missing], unknown))
-    return ConvertedWeights(weights, **{name: tuple(keys) for name, keys in unused.items()})
+    names = {ours: tuple(chosen.prefix + name for name in theirs) for ours, theirs in keys.items()}
+    converted = ConvertedWeights(weights, names, **{owner: tuple(sorted(keys)) for owner, keys in unused.items()})
+    if missing := {ours for ours in keys if not ours.endswith(SOME_LACK)} - weights.keys():
+        raise ValueError(mismatch_message(path, converted, missing))
+    return converted
 
 
 def shorten_list(names: Iterable[str], limit: int = 10) -> str:
@@ -235,14 +263,21 @@ def _names_head(word: str) -> bool:
     return word in HEADS or HEAD_NAMES.fullmatch(word) is not None
 
 
-def _mismatch_message(path: Path, missing: list[str], unknown: list[str]) -> str:
-    if "cls_token" in {name.rpartition(".")[2] for name in missing}:
-        return f"{path} is a ViT without a class token; gtsa-kit's encoders have one"
-    lacks = [f"lacks {len(missing)} of the encoder's keys ({shorten_list(missing)})"] if missing else []
+def mismatch_message(path: Path, converted: ConvertedWeights, missing: Collection[str], stated: str = "") -> str:
+    """Return the error for weights that lack keys of timm, or that hold keys which the encoder does not have.
+
+    Args:
+        path: The file.
+        converted: Its weights.
+        missing: Keys of timm.
+        stated: What a file beside the weights says of the encoder.
+    """
+    names = [name for ours in missing for name in converted.names.get(ours, (ours,))]
+    lacks = [f"lacks {len(names)} of the encoder's keys ({shorten_list(sorted(names))})"] if names else []
+    unknown = converted.unknown
     holds = (
-        [f"holds {len(unknown)} unknown {'key' if len(unknown) == 1 else 'keys'} ({shorten_list(sorted(unknown))})"]
+        [f"holds {len(unknown)} unknown {'key' if len(unknown) == 1 else 'keys'} ({shorten_list(unknown)})"]
         if unknown
         else []
     )
-    hint = "gtsa-kit's encoders have a final norm; they have no layer scale, no registers, no second norm"
-    return f"{path} {' and '.join(lacks + holds)}; {hint}"
+    return f"{path} {' and '.join(lacks + holds)}{stated}; docs/checkpoints.md lists the encoders that are taken"

@@ -7,9 +7,13 @@ from typing import Annotated, Any, Final
 import timm
 import torch
 from pydantic import BeforeValidator, Field
+from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from gtsa_kit.models.architecture import ACTIVATIONS
+from gtsa_kit.config import PATCH
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.sidecar_fields import (
     PROCESSOR,
     TIMM,
@@ -57,10 +61,7 @@ class _Processor(Lenient):
 
 
 class _TimmArgs(Lenient):
-    num_heads: Positive | None = None
     qkv_bias: bool = True
-    act_layer: str | None = None
-    norm_layer: str | None = None
 
 
 class _TimmPretrained(Lenient):
@@ -92,43 +93,65 @@ def read_timm(path: Path) -> CheckpointMetadata:
         raise ValueError(
             f"{path} says interpolation is {interpolation!r}; gtsa-kit resizes by {_listed(_INTERPOLATIONS)}"
         )
+    ratio = () if "swiglu_align_to" in arguments else ("mlp_ratio",)
     return CheckpointMetadata(
-        **_timm_layers(config, path),
+        **_timm_model(config.architecture, arguments, path),
         qkv_bias=config.model_args.qkv_bias,
         mean=preprocessing.mean,
         std=preprocessing.std,
         interpolation=_INTERPOLATIONS.get(interpolation or ""),
-        sizes=dict(_sizes(arguments, "embed_dim", "depth", "patch_size", "img_size", "in_chans", "mlp_ratio")),
+        sizes=dict(_sizes(arguments, "embed_dim", "depth", "patch_size", "img_size", "in_chans", *ratio)),
     )
 
 
-def _timm_layers(config: _TimmConfig, path: Path) -> dict[str, Any]:
-    """Return heads, activation and epsilon of LayerNorm, in which timm's architectures differ, and assumptions."""
-    given = {name: getattr(config.model_args, name) for name in ("act_layer", "norm_layer")}
-    given = {name: value for name, value in given.items() if value is not None}
-    exists = timm.is_model(config.architecture)
-    architecture = config.architecture if exists else "vit_tiny_patch16_224"
-    unknown = f"layers of a plain ViT, because timm {timm.__version__} has no {config.architecture!r}"
+_NOT_KEPT: Final = ("in_chans", "norm_layer", "img_size")
+"""Arguments of timm that an `Architecture` has otherwise: as a constant, as its epsilon, and from the weights."""
+
+
+def _timm_model(name: str, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the architecture that timm builds by a name and arguments; of an unknown name, what the arguments say."""
+    kwargs = {key: value for key, value in arguments.items() if key in TIMM_ARGS.read and value is not None}
+    exists = timm.is_model(name)
+    plain = "vit_tiny_patch16_224"
     try:
         with torch.device("meta"):
-            model: Any = timm.create_model(architecture, depth=1, num_classes=0, **given)
-        block, norm = model.blocks[0], model.norm
-        activation, kind = _activation_name(block.mlp.act), type(block).__name__
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            model: Any = timm.create_model(name if exists else plain, num_classes=0, **kwargs)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"{path}: timm builds no {name} of {kwargs}; import its weights alone") from error
+    if not exists:
+        unknown = f"layers of a plain ViT, because timm {timm.__version__} has no {name!r}"
+        return {"heads": arguments.get("num_heads"), "assumed": (unknown,)}
+    architecture = describe_model(name, model, {k: v for k, v in kwargs.items() if k not in _NOT_KEPT})
+    if architecture is None:
         raise ValueError(
-            f"{path}: timm's {architecture} with {given} is no plain ViT; import its weights alone"
-        ) from error
-    if activation is None:
-        name = given.get("act_layer") or type(block.mlp.act).__name__
-        raise ValueError(f"{path} says act_layer is {name!r}; gtsa-kit's encoders compute {_listed(ACTIVATIONS)}")
-    if kind != "Block" or not isinstance(norm, nn.LayerNorm | nn.Identity):
-        raise ValueError(f"{path}: timm's {architecture} with {given} is no plain ViT; gtsa-kit's encoders are")
+            f"{path}: timm's {name} with {kwargs} is no ViT that gtsa-kit computes; docs/checkpoints.md lists them"
+        )
     return {
-        "heads": config.model_args.num_heads or (block.attn.num_heads if exists else None),
-        "activation": activation,
-        "norm_eps": norm.eps if isinstance(norm, nn.LayerNorm) else None,
-        "assumed": () if exists else (unknown,),
+        "architecture": architecture,
+        "heads": architecture.heads,
+        "activation": architecture.activation,
+        "norm_eps": architecture.norm_eps,
+        "grid": tuple(model.patch_embed.grid_size),
     }
+
+
+def describe_model(name: str, model: Any, kwargs: Mapping[str, Any]) -> Architecture | None:
+    """Return the architecture of a model that timm built by a name and arguments, or None if `Encoder` has none."""
+    if type(model) not in (VisionTransformer, Eva) or type(model.patch_embed) is not PatchEmbed:
+        return None
+    block, norm = model.blocks[0], model.norm if not isinstance(model.norm, nn.Identity) else model.fc_norm
+    activation = _activation_name(block.mlp.act) if type(block.mlp) is Mlp else "gelu"
+    is_vit = type(block) in (Block, EvaBlock) and type(block.attn) in (Attention, EvaAttention)
+    is_vit = is_vit and type(block.mlp) in (Mlp, GluMlp, SwiGLU) and isinstance(norm, nn.LayerNorm)
+    if not is_vit or activation is None or block.attn.gate is not None:
+        return None
+    # timm's own default stays unnamed; other activations are arguments of VisionTransformer.
+    act = {"act_layer": activation} if activation != "gelu" and type(model) is VisionTransformer else {}
+    has_class = {"class_token": False} if model.cls_token is None else {}
+    kwargs = {**{key: value for key, value in kwargs.items() if key != "act_layer"}, **act, **has_class}
+    kwargs |= {"patch_size": model.patch_embed.patch_size[0]} if model.patch_embed.patch_size[0] != PATCH else {}
+    heads, depth = block.attn.num_heads, len(model.blocks)
+    return Architecture(name, name, model.embed_dim, depth, heads, kwargs, norm_eps=norm.eps)
 
 
 def _activation_name(module: nn.Module) -> str | None:

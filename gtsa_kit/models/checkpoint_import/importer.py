@@ -1,13 +1,11 @@
-"""Import of ViT-S/16 and ViT-B/16 weights of other tools as an `Encoder`."""
+"""Import of the weights of ViTs of other tools as an `Encoder`."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from gtsa_kit.config import PATCH
-from gtsa_kit.models.architecture import ARCHITECTURES, BASE_GRID, Architecture
+from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.checkpoint_import.architectures import TRANSFORMERS_EPS, find_architecture
 from gtsa_kit.models.checkpoint_import.candidates import (
     ConvertedWeights,
     EncoderCandidate,
@@ -15,6 +13,7 @@ from gtsa_kit.models.checkpoint_import.candidates import (
     convert,
     find_candidates,
     guess_origin,
+    mismatch_message,
     shorten_list,
 )
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, library_of
@@ -23,14 +22,10 @@ from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, 
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
 from gtsa_kit.models.encoder import MEAN, STD, Encoder, Preprocessing
 from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
-from gtsa_kit.models.weights import guess_architecture
+from gtsa_kit.models.sizes import nearest_side
 
 TRANSFORMERS_COLOR: Final = (0.5, 0.5, 0.5)
 """Mean and standard deviation of a ViT of transformers without a preprocessor_config.json."""
-TRANSFORMERS_EPS: Final = 1e-12
-"""Epsilon of LayerNorm in a ViT of transformers without a config.json."""
-MOCO_HEADS: Final = 12
-"""Attention heads of both ViTs of MoCo v3: its ViT-S has twice the number of other ViT-S."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +89,8 @@ def open_weights(
         mean=mean or metadata.mean,
         std=std or metadata.std,
     )
-    side = _grid_side(converted.weights, file)
-    _check_sizes(metadata.sizes, converted.weights, side, file)
-    architecture = _architecture(converted.weights, side, metadata, origin, file)
-    encoder = _build(architecture, _preprocessing(side, metadata, origin), converted.weights, file)
+    architecture = find_architecture(converted.weights, metadata, origin, file)
+    encoder = _build(architecture, metadata, origin, converted, file)
     note = "; ".join([_summary(chosen, converted), *metadata.remarks]) + _assumptions(architecture, metadata, origin)
     skipped = converted.skipped
     return ImportedEncoder(encoder, origin, skipped, note, file, located.note)
@@ -131,99 +124,45 @@ def _no_vit_message(file: Path, state_dicts: dict[str, StateDict]) -> str:
     return f"{file} holds no supported ViT: {content}; supported key names are those of {supported}"
 
 
-def _grid_side(weights: StateDict, file: Path) -> int:
-    """Return the side of the square grid of position embeddings.
-
-    Raises:
-        ValueError: The patch size differs from `PATCH`, or the position embeddings form no square grid.
-    """
-    patches, positions = (tuple(weights[name].shape) for name in ("patch_embed.proj.weight", "pos_embed"))
-    if patches[1:] != (3, PATCH, PATCH):
-        raise ValueError(
-            f"{file} has a patch kernel of {patches}; gtsa-kit's encoders take 3 colors in patches of {PATCH}"
-        )
-    side = math.isqrt(max(math.prod(positions[:-1]) - 1, 1))
-    if len(positions) != 3 or positions[:2] != (1, 1 + side * side):
-        raise ValueError(
-            f"{file} has position embeddings of {positions}; they must be (1, 1 + side x side, width), a square grid"
-        )
-    return side
-
-
-def _check_sizes(stated: Mapping[str, Any], weights: StateDict, side: int, file: Path) -> None:
-    """Raise `ValueError` if a file beside the weights states other sizes than theirs."""
-    hidden, width = weights["blocks.0.mlp.fc1.weight"].shape
-    depth = sum(name.endswith("norm1.weight") for name in weights)
-    patch = weights["patch_embed.proj.weight"].shape[-1]
-    actual = {
-        **dict.fromkeys(("hidden_size", "embed_dim"), width),
-        **dict.fromkeys(("num_hidden_layers", "depth"), depth),
-        **dict.fromkeys(("image_size", "img_size"), side * patch),
-        **dict.fromkeys(("num_channels", "in_chans"), weights["patch_embed.proj.weight"].shape[1]),
-        "patch_size": patch,
-        "intermediate_size": hidden,
-        "mlp_ratio": hidden / width,
-    }
-    for name, value in stated.items():
-        if value not in (actual[name], [actual[name]] * 2):
-            raise ValueError(
-                f"config.json beside {file} says {name} is {value}, but the weights have {actual[name]}; "
-                "copy both again"
-            )
-
-
-def _architecture(weights: StateDict, side: int, metadata: CheckpointMetadata, origin: str, file: Path) -> Architecture:
-    """Return the recorded architecture, or a known one with the heads, grid and LayerNorm epsilon of these weights.
-
-    Raises:
-        ValueError: The width or depth is not supported, or the number of heads does not divide the width.
-    """
-    if metadata.architecture and metadata.heads == metadata.architecture.heads:
-        return metadata.architecture
-    base = guess_architecture(weights)
-    if base is None:
-        depth = sum(name.endswith("norm1.weight") for name in weights)
-        raise ValueError(
-            f"{file} holds {depth} blocks of width {weights['pos_embed'].shape[-1]}; supported are "
-            + ", ".join(f"{one.name} ({one.depth} of {one.width})" for one in ARCHITECTURES.values())
-        )
-    default_heads = MOCO_HEADS if origin == "mocov3" and base.width % MOCO_HEADS == 0 else base.heads
-    heads = default_heads if metadata.heads is None else metadata.heads
-    if heads < 1 or base.width % heads:
-        raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; give another number of heads")
-    changes: dict[str, Any] = {"num_heads": heads} if heads != base.heads else {}
-    changes |= {"img_size": side * PATCH} if side != BASE_GRID else {}
-    changes |= {"act_layer": metadata.activation} if metadata.activation != base.activation else {}
-    eps = metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps)
-    return replace(base, heads=heads, norm_eps=eps, timm_kwargs={**base.timm_kwargs, **changes})
-
-
-def _preprocessing(side: int, metadata: CheckpointMetadata, origin: str) -> Preprocessing:
+def _preprocessing(native: int, metadata: CheckpointMetadata, origin: str) -> Preprocessing:
+    """Return the preprocessing that files beside the weights state, else that of the tool, at the weights' own size."""
     default_mean, default_std = (TRANSFORMERS_COLOR, TRANSFORMERS_COLOR) if origin == "hf" else (MEAN, STD)
     mean, std = metadata.mean or default_mean, metadata.std or default_std
     # Colors that are not scaled to 0..1 have other means, but only a file says so.
     if not metadata.remarks and not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
         raise ValueError(f"mean {mean} and std {std} are not for colors of 0 to 1; divide those for 0 to 255 by 255")
-    preprocessing = Preprocessing(size=metadata.size or side * PATCH, mean=mean, std=std)
+    preprocessing = Preprocessing(size=metadata.size or native, mean=mean, std=std)
     return replace(preprocessing, interpolation=metadata.interpolation) if metadata.interpolation else preprocessing
 
 
-def _build(architecture: Architecture, preprocessing: Preprocessing, weights: StateDict, file: Path) -> Encoder:
+def _build(
+    architecture: Architecture, metadata: CheckpointMetadata, origin: str, converted: ConvertedWeights, file: Path
+) -> Encoder:
     """Build an encoder with these weights.
 
     Raises:
-        ValueError: A tensor has another shape than the architecture.
+        ValueError: Keys are missing or unknown, or a tensor has another shape than the architecture.
     """
-    encoder = Encoder(architecture, preprocessing=preprocessing).eval()
+    encoder = Encoder(architecture).eval()
+    native = nearest_side(max(encoder.grid) * architecture.patch, architecture.patch)
+    encoder.preprocessing = _preprocessing(native, metadata, origin)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.vit.state_dict().items()}
+    missing, extra = shapes.keys() - converted.weights.keys(), converted.weights.keys() - shapes.keys()
+    complete = replace(
+        converted, unknown=(*converted.unknown, *(key for name in extra for key in converted.names[name]))
+    )
+    source = "encoder.json" if metadata.is_run else "config.json"
+    stated = f"; the {source} beside it says {dict(architecture.timm_kwargs)}" if metadata.architecture else ""
+    if missing or complete.unknown:
+        raise ValueError(mismatch_message(file, complete, missing, stated))
     wrong = [
         f"{name} {tuple(tensor.shape)}, not {shapes[name]}"
-        for name, tensor in weights.items()
+        for name, tensor in converted.weights.items()
         if tuple(tensor.shape) != shapes[name]
     ]
     if wrong:
-        raise ValueError(f"{file} does not have the shapes of {architecture.name}: {shorten_list(wrong, 3)}")
-    encoder.vit.load_state_dict(weights, strict=True)
+        raise ValueError(f"{file} does not have the shapes of {architecture.name}: {shorten_list(wrong, 3)}{stated}")
+    encoder.vit.load_state_dict(converted.weights, strict=True)
     return encoder
 
 

@@ -1,6 +1,6 @@
 """Key names of one ViT in timm, transformers, torchvision, and OpenMMLab's libraries."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import torch
@@ -87,6 +87,21 @@ _TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
+# Keys that only some ViTs have, in pairs of timm's key and that of the format; several may stand for one of timm's.
+_OPTIONAL: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "timm": (
+        *((name, name) for name in ("reg_token", "norm_pre.*", "blocks.#.ls1.gamma", "blocks.#.ls2.gamma")),
+        *((f"blocks.#.attn.{name}",) * 2 for name in ("q_norm.*", "k_norm.*", "q_bias", "v_bias", "norm.*")),
+        *((f"blocks.#.{name}",) * 2 for name in ("gamma_1", "gamma_2", "mlp.fc1_g.*", "mlp.fc1_x.*", "mlp.norm.*")),
+        ("norm.*", "fc_norm.*"),  # the norm of the mean, in models that average
+    ),
+}
+SOME_LACK: Final = (
+    *("cls_token", "pos_embed", "patch_embed.proj.bias", "norm.weight", "norm.bias"),
+    *("attn.qkv.bias", "mlp.fc1.weight", "mlp.fc1.bias"),
+)
+"""Endings of timm's keys in `key_map` that some ViTs lack."""
+
 KEY_FORMATS: Final = tuple(_TEMPLATES)
 
 
@@ -105,16 +120,24 @@ def key_map(key_format: str, depth: int) -> dict[str, tuple[str, ...]]:
     Returns:
         One key for each key of timm; three for qkv where queries, keys and values are separate tensors.
     """
-    return {
-        _fill(ours, block, part): tuple(_fill(name, block, part) for name in theirs.split())
-        for ours, theirs in zip(_TEMPLATES["timm"], _TEMPLATES[key_format], strict=True)
-        for block in (range(depth) if "#" in ours else [0])
-        for part in (("weight", "bias") if "*" in ours else [""])
-    }
+    return dict(_pairs(zip(_TEMPLATES["timm"], _TEMPLATES[key_format], strict=True), depth))
+
+
+def optional_keys(key_format: str, depth: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Return pairs, as `key_map` has them, of keys that only some ViTs have."""
+    return list(_pairs(_OPTIONAL.get(key_format, ()), depth))
+
+
+def _pairs(templates: Iterable[tuple[str, str]], depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each key of timm with its keys in another format, for every block, weight and bias."""
+    for ours, theirs in templates:
+        for block in range(depth) if "#" in ours else [0]:
+            for part in ("weight", "bias") if "*" in ours else [""]:
+                yield _fill(ours, block, part), tuple(_fill(name, block, part) for name in theirs.split())
 
 
 def to_timm(weights: Mapping[str, Tensor], keys: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Rename weights to timm's keys by a `key_map` of their format; keys of timm with a missing tensor are skipped."""
+    """Rename weights to timm's keys, by pairs of timm's keys and theirs; those with a missing tensor are skipped."""
     return {
         ours: torch.cat([weights[name] for name in theirs]) if len(theirs) > 1 else weights[theirs[0]]
         for ours, theirs in keys.items()

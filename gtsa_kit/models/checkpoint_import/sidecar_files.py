@@ -25,6 +25,12 @@ class CheckpointMetadata:
     heads: int | None = None
     """Number of attention heads."""
     norm_eps: float | None = None
+    architecture: Architecture | None = None
+    """Architecture, if the file names it; the size of the grid is that of the weights."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of position embeddings."""
+    resampling: str | None = None
+    """Way to resample position embeddings, one of `models.positions.RESAMPLINGS`."""
     qkv_bias: bool = True
     activation: str = "gelu"
     """One of `models.architecture.ACTIVATIONS`."""

@@ -1,0 +1,225 @@
+"""Architecture of weights under timm's keys: from their shapes, and from what the files beside them say."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
+from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata
+from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
+from gtsa_kit.models.positions import RESAMPLINGS
+from gtsa_kit.models.weights import guess_architecture
+
+TRANSFORMERS_EPS: Final = 1e-12
+"""Epsilon of LayerNorm in a ViT of transformers without a config.json."""
+MOCO_HEADS: Final = 12
+"""Attention heads of both ViTs of MoCo v3: its ViT-S has twice the number of other ViT-S."""
+HEAD_WIDTH: Final = 64
+"""Width of an attention head in every published ViT but that of MoCo v3."""
+DEFAULT_SIZE: Final = 224
+"""Image size of timm's models that an `Architecture` builds on."""
+ROTARY_MODEL, POSITIONED_ROTARY_MODEL = "vit_small_patch16_dinov3", "eva02_small_patch14_224"
+"""Models of timm with rotary positions alone, and with learned ones beside them."""
+INIT_VALUE: Final = 1e-5
+"""Initial LayerScale, which the weights replace."""
+
+
+def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: str, file: Path) -> Architecture:
+    """Return the architecture of weights.
+
+    Args:
+        weights: Weights by timm's keys.
+        metadata: What the files beside them say.
+        origin: Tool that wrote them.
+        file: Their file, for errors.
+
+    Raises:
+        ValueError: The shapes contradict each other or the files beside them, or no encoder has them.
+    """
+    patch, prefix = _patch(weights, file), _prefix(weights)
+    grid, no_embed_class = _grid(weights, prefix, metadata, file)
+    _check_sizes(metadata.sizes, weights, grid, patch, file)
+    if metadata.architecture:
+        base = metadata.architecture
+        full = replace(base, timm_kwargs={**base.timm_kwargs, **_image_size(base, grid, patch)})
+        own = (one for one in ARCHITECTURES.values() if replace(full, name=one.name) == one)
+        return next(own, full)
+    rotary = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights) or "pos_embed" not in weights
+    base = _rotary_base(weights, patch, file) if rotary else _base(weights, patch, no_embed_class, file)
+    heads = _heads(base, metadata, origin, file)
+    changes: dict[str, Any] = {"num_heads": heads} if heads != base.heads or rotary else {}
+    changes |= {"act_layer": metadata.activation} if metadata.activation != base.activation else {}
+    changes |= _image_size(base, grid, patch)
+    return replace(
+        base,
+        heads=heads,
+        norm_eps=metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps),
+        timm_kwargs={**base.timm_kwargs, **changes},
+        resampling=metadata.resampling or RESAMPLINGS[0],
+    )
+
+
+def _patch(weights: StateDict, file: Path) -> int:
+    """Return the side of a patch in pixels."""
+    shape = tuple(weights["patch_embed.proj.weight"].shape)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise ValueError(f"{file} has a patch kernel of {shape}; gtsa-kit's encoders take 3 colors in square patches")
+    return shape[-1]
+
+
+def _prefix(weights: StateDict) -> int:
+    """Return the number of tokens before those of the patches."""
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    return int("cls_token" in weights) + registers
+
+
+def _grid(
+    weights: StateDict, prefix: int, metadata: CheckpointMetadata, file: Path
+) -> tuple[tuple[int, int] | None, bool]:
+    """Return the grid of position embeddings, None without any, and whether the prefix tokens have none.
+
+    Raises:
+        ValueError: The position embeddings form neither the grid of the files beside them nor a square.
+    """
+    if "pos_embed" not in weights:
+        return None, False
+    shape = tuple(weights["pos_embed"].shape)
+    stated = metadata.grid
+    for own in (prefix, 0) if len(shape) == 3 else ():
+        count = shape[1] - own
+        grid = stated if stated and math.prod(stated) == count else (math.isqrt(max(count, 0)),) * 2
+        if count > 0 and math.prod(grid) == count:
+            return (grid[0], grid[1]), own == 0 and prefix > 0
+    raise ValueError(
+        f"{file} has position embeddings of {shape}; they must be (1, {prefix} + rows x columns, width), of a square "
+        "grid unless a config.json says its img_size"
+    )
+
+
+def _check_sizes(
+    stated: Mapping[str, Any], weights: StateDict, grid: tuple[int, int] | None, patch: int, file: Path
+) -> None:
+    """Raise `ValueError` if a file beside the weights states other sizes than theirs."""
+    hidden, width = _hidden(weights), weights["patch_embed.proj.weight"].shape[0]
+    image = [patch * side for side in grid] if grid else None
+    actual = {
+        **dict.fromkeys(("hidden_size", "embed_dim"), width),
+        **dict.fromkeys(("num_hidden_layers", "depth"), _depth(weights)),
+        **dict.fromkeys(("image_size", "img_size"), image),
+        **dict.fromkeys(("num_channels", "in_chans"), 3),
+        "patch_size": patch,
+        "intermediate_size": hidden,
+    }
+    ratio = stated.get("mlp_ratio")
+    if ratio is not None and int(width * ratio) != hidden:
+        raise ValueError(
+            f"config.json beside {file} says mlp_ratio is {ratio}, but the weights have {hidden / width:g}; "
+            "copy both again"
+        )
+    for name, value in stated.items():
+        pair = list(value) if isinstance(value, list | tuple) else [value, value]
+        own = actual.get(name)
+        if own is not None and pair != (own if isinstance(own, list) else [own, own]):
+            actual_value = own[0] if isinstance(own, list) and own[0] == own[1] else own
+            raise ValueError(
+                f"config.json beside {file} says {name} is {value}, but the weights have {actual_value}; copy both again"
+            )
+
+
+def _hidden(weights: StateDict) -> int:
+    """Return the width between the layers of an MLP."""
+    return int(weights["blocks.0.mlp.fc2.weight"].shape[1])
+
+
+def _depth(weights: StateDict) -> int:
+    return len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+
+
+def _image_size(base: Architecture, grid: tuple[int, int] | None, patch: int) -> dict[str, Any]:
+    """Return timm's argument for the image size of a grid, unless the model has that size already."""
+    if grid is None:
+        return {}
+    height, width = grid[0] * patch, grid[1] * patch
+    if height == width == DEFAULT_SIZE and "img_size" not in base.timm_kwargs and base.timm_model.endswith("_224"):
+        return {}
+    return {"img_size": height if height == width else (height, width)}
+
+
+def _base(weights: StateDict, patch: int, no_embed_class: bool, file: Path) -> Architecture:
+    """Return the architecture of a ViT of timm's class VisionTransformer, with the heads of its size."""
+    hidden, width, depth = _hidden(weights), weights["patch_embed.proj.weight"].shape[0], _depth(weights)
+    base = guess_architecture(weights) or _named(ARCHITECTURES["vit_tiny"].timm_model, width, depth)
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    flags = {
+        "patch_size": patch if patch != base.patch else None,
+        "mlp_ratio": _ratio(hidden, width) if hidden != 4 * width else None,
+        "class_token": False if "cls_token" not in weights else None,
+        "reg_tokens": registers or None,
+        "no_embed_class": no_embed_class or None,
+        "pre_norm": "norm_pre.weight" in weights or None,
+        "init_values": INIT_VALUE if any(".ls1." in name for name in weights) else None,
+        "qk_norm": any(".q_norm." in name for name in weights) or None,
+    }
+    kwargs = {**base.timm_kwargs, **{name: value for name, value in flags.items() if value is not None}}
+    return replace(base, name=_suffixed(base.name, patch, registers), timm_kwargs=kwargs)
+
+
+def _rotary_base(weights: StateDict, patch: int, file: Path) -> Architecture:
+    """Return the architecture of a ViT of timm's class Eva."""
+    hidden, width, depth = _hidden(weights), weights["patch_embed.proj.weight"].shape[0], _depth(weights)
+    positioned = "pos_embed" in weights
+    base = _named(POSITIONED_ROTARY_MODEL if positioned else ROTARY_MODEL, width, depth)
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    packed = weights.get("blocks.0.mlp.fc1.weight")
+    split = "blocks.0.mlp.fc1_g.weight" in weights
+    kwargs = {
+        **base.timm_kwargs,
+        "patch_size": patch,
+        "mlp_ratio": _ratio(hidden, width),
+        "swiglu_mlp": split or (packed is not None and len(packed) == 2 * hidden),
+        "swiglu_align_to": int(split),
+        "scale_mlp": "blocks.0.mlp.norm.weight" in weights,
+        "scale_attn_inner": "blocks.0.attn.norm.weight" in weights,
+        "qkv_bias": "blocks.0.attn.q_bias" in weights or "blocks.0.attn.q_proj.bias" in weights,
+        "qkv_fused": "blocks.0.attn.qkv.weight" in weights,
+        "class_token": "cls_token" in weights,
+        "num_reg_tokens": registers,
+        "init_values": INIT_VALUE if "blocks.0.gamma_1" in weights else None,
+    }
+    eps = 1e-6 if positioned else 1e-5
+    return replace(base, name=_suffixed(base.name, patch, registers), timm_kwargs=kwargs, norm_eps=eps)
+
+
+def _named(timm_model: str, width: int, depth: int) -> Architecture:
+    """Return an architecture of any width and depth."""
+    sizes = {384: "small", 768: "base", 1024: "large"}
+    size = sizes.get(width) if depth == (24 if width == 1024 else 12) else None
+    heads = max(1, width // HEAD_WIDTH)
+    kwargs = {"embed_dim": width, "depth": depth, "num_heads": heads}
+    return Architecture(f"vit_{size or f'{width}x{depth}'}", timm_model, width, depth, heads, kwargs)
+
+
+def _suffixed(name: str, patch: int, registers: int) -> str:
+    suffixes = [f"patch{patch}"] if patch != ARCHITECTURES["vit_tiny"].patch else []
+    return "_".join([name, *suffixes, *([f"reg{registers}"] if registers else [])])
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """Return the ratio that timm multiplies with the width, and cuts to a whole number, to get `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def _heads(base: Architecture, metadata: CheckpointMetadata, origin: str, file: Path) -> int:
+    """Return the number of heads, which weights do not determine.
+
+    Raises:
+        ValueError: It does not divide the width.
+    """
+    default = MOCO_HEADS if origin == "mocov3" and base.width % MOCO_HEADS == 0 else base.heads
+    heads = default if metadata.heads is None else metadata.heads
+    if heads < 1 or base.width % heads:
+        raise ValueError(f"{heads} heads do not divide the width of {file}, {base.width}; give another number of heads")
+    return heads
