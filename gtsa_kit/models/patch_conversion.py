@@ -90,7 +90,8 @@ def resample_position_grid(positions: Tensor, side: int) -> Tensor:
     prefix = next((prefix for prefix in (0, 1) if math.isqrt(count - prefix) ** 2 == count - prefix), None)
     if prefix is None:
         raise ValueError(f"{count} position embeddings form no square grid; such weights can't change their patch size")
-    grid = resample_positions(positions[0, prefix:], side, side)
+    stored = math.isqrt(count - prefix)
+    grid = resample_positions(positions[0, prefix:], (stored, stored), side, side)
     return torch.cat([positions[:, :prefix], grid[None]], dim=1)
 
 

@@ -43,9 +43,8 @@ def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: 
     _check_sizes(metadata.sizes, weights, grid, patch, file)
     if metadata.architecture:
         base = metadata.architecture
-        full = replace(base, timm_kwargs={**base.timm_kwargs, **_image_size(base, grid, patch)})
-        own = (one for one in ARCHITECTURES.values() if replace(full, name=one.name) == one)
-        return next(own, full)
+        kwargs = {**base.timm_kwargs, **_image_size(base, grid, patch)}
+        return replace(base, name=_own_name(base), timm_kwargs=kwargs)
     rotary = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights) or "pos_embed" not in weights
     base = _rotary_base(weights, patch, file) if rotary else _base(weights, patch, no_embed_class, file)
     heads = _heads(base, metadata, origin, file)
@@ -122,9 +121,9 @@ def _check_sizes(
         pair = list(value) if isinstance(value, list | tuple) else [value, value]
         own = actual.get(name)
         if own is not None and pair != (own if isinstance(own, list) else [own, own]):
-            actual_value = own[0] if isinstance(own, list) and own[0] == own[1] else own
+            real = own[0] if isinstance(own, list) and own[0] == own[1] else own
             raise ValueError(
-                f"config.json beside {file} says {name} is {value}, but the weights have {actual_value}; copy both again"
+                f"config.json beside {file} says {name} is {value}, but the weights have {real}; copy both again"
             )
 
 
@@ -199,6 +198,13 @@ def _named(timm_model: str, width: int, depth: int) -> Architecture:
     heads = max(1, width // HEAD_WIDTH)
     kwargs = {"embed_dim": width, "depth": depth, "num_heads": heads}
     return Architecture(f"vit_{size or f'{width}x{depth}'}", timm_model, width, depth, heads, kwargs)
+
+
+def _own_name(base: Architecture) -> str:
+    """Return the name of the one of `ARCHITECTURES` that differs in details alone, else the name itself."""
+    sizes = base.timm_model, base.width, base.depth
+    own = (one.name for one in ARCHITECTURES.values() if (one.timm_model, one.width, one.depth) == sizes)
+    return next(own, base.name)
 
 
 def _suffixed(name: str, patch: int, registers: int) -> str:
