@@ -43,8 +43,9 @@ def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: 
     _check_sizes(metadata.sizes, weights, grid, patch, file)
     if metadata.architecture:
         base = metadata.architecture
-        kwargs = {**base.timm_kwargs, **_image_size(base, grid, patch)}
-        return replace(base, name=_own_name(base), timm_kwargs=kwargs)
+        heads = _heads(base, metadata, origin, file)
+        own = _image_size(base, grid, patch) | ({"num_heads": heads} if heads != base.heads else {})
+        return replace(base, name=_own_name(base), heads=heads, timm_kwargs={**base.timm_kwargs, **own})
     rotary = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights) or "pos_embed" not in weights
     base = _rotary_base(weights, patch, file) if rotary else _base(weights, patch, no_embed_class, file)
     heads = _heads(base, metadata, origin, file)
@@ -143,7 +144,7 @@ def _image_size(base: Architecture, grid: tuple[int, int] | None, patch: int) ->
     height, width = grid[0] * patch, grid[1] * patch
     if height == width == DEFAULT_SIZE and "img_size" not in base.timm_kwargs and base.timm_model.endswith("_224"):
         return {}
-    return {"img_size": height if height == width else (height, width)}
+    return {"img_size": height if height == width else [height, width]}
 
 
 def _base(weights: StateDict, patch: int, no_embed_class: bool, file: Path) -> Architecture:

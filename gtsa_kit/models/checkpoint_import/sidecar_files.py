@@ -20,8 +20,6 @@ class CheckpointMetadata:
 
     is_run: bool = False
     """True if a run of gtsa-kit wrote the weights."""
-    architecture: Architecture | None = None
-    """Architecture that gtsa-kit recorded."""
     heads: int | None = None
     """Number of attention heads."""
     norm_eps: float | None = None
