@@ -34,10 +34,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mocov3": {"hidden": 512, "output": 128},
         "train": {"epochs": 10.0, "batch_size": 16, "log_every": 1, "checkpoint_every": 50},
     },
-    # To go on training weights that exist, on images of one domain: the heads alone for an epoch, then all layers at
-    # low rates, the first ones at the lowest.
+    # To go on training weights that exist, on images of one domain: the heads alone for an epoch, then all layers, the
+    # encoder at a tenth of the rate of the new heads, its first layers at the lowest.
     "adapt": {
-        "optim": {"lr": 1e-4, "final_lr": 1e-7, "layer_decay": 0.8, "warmup_epochs": 1.0, "final_weight_decay": 0.04},
+        "optim": {
+            "lr": 1e-3,
+            "encoder_lr_scale": 0.1,
+            "layer_decay": 0.8,
+            "final_lr": 1e-6,
+            "warmup_epochs": 1.0,
+            "final_weight_decay": 0.04,
+        },
         "train": {"epochs": 10.0, "freeze_encoder_epochs": 1.0},
     },
 }

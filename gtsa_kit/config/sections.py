@@ -121,6 +121,8 @@ class OptimConfig(Section):
     """Weight decay at the end."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Factor on the learning rate from each block of the encoder to the one before it; 1 for one rate."""
+    encoder_lr_scale: AboveZero = 1.0
+    """Factor on the learning rate of the encoder; heads, which are new where the encoder is not, have the full rate."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's averages of gradients and of their squares."""
     clip_grad_norm: NonNegative = 3.0

@@ -104,17 +104,22 @@ def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
     return [{"params": decayed, "decay": True}, {"params": undecayed, "decay": False, "weight_decay": 0.0}]
 
 
-def layer_decay_groups(model: Method, layer_decay: float) -> list[dict[str, object]]:
+def layer_groups(model: Method, layer_decay: float, encoder_scale: float = 1.0) -> list[dict[str, object]]:
     """Split trained parameters into groups by weight decay and by layer, the learning rates of which differ.
 
-    The layers of the student's encoder and their factors (`lr_scale`) are timm's: 1 for the last block and the final
-    norm, `layer_decay` for the block before them, its square for the next, down to the patch and position
-    embeddings. The factor of the heads is 1.
+    The layers of the student's encoder and their factors (`lr_scale`) are timm's, times `encoder_scale`: 1 for the last
+    block and the final norm, `layer_decay` for the block before them, its square for the next, down to the patch and
+    position embeddings. The factor of the heads is 1.
     """
     vit = model.student.encoder.vit
     by_layer = param_groups_layer_decay(vit, weight_decay=1.0, layer_decay=layer_decay)
     groups = [
-        {"params": g["params"], "decay": g["weight_decay"] > 0, "weight_decay": 0.0, "lr_scale": g["lr_scale"]}
+        {
+            "params": g["params"],
+            "decay": g["weight_decay"] > 0,
+            "weight_decay": 0.0,
+            "lr_scale": encoder_scale * g["lr_scale"],
+        }
         for g in by_layer
     ]
     encoder = {id(parameter) for parameter in vit.parameters()}
@@ -126,7 +131,8 @@ def layer_decay_groups(model: Method, layer_decay: float) -> list[dict[str, obje
 
 def make_optimizer(model: Method, config: OptimConfig) -> torch.optim.AdamW:
     """Build AdamW over groups of parameters; `set_hyperparameters` sets learning rates and decay at every step."""
-    groups = parameter_groups(model) if config.layer_decay == 1 else layer_decay_groups(model, config.layer_decay)
+    one_rate = config.layer_decay == config.encoder_lr_scale == 1
+    groups = parameter_groups(model) if one_rate else layer_groups(model, config.layer_decay, config.encoder_lr_scale)
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
 
 

@@ -365,7 +365,8 @@ def test_settings_that_record_other_weights_are_refused(timm_file: Path, images:
 def test_layer_decay_gives_the_rates_of_timm(method: str) -> None:
     from timm.optim import create_optimizer_v2
 
-    config = load_config(overrides={**SMALL, "model.arch": "vit_mini", "method": method, "optim.layer_decay": 0.6})
+    rates = {"optim.layer_decay": 0.6, "optim.encoder_lr_scale": 0.5}
+    config = load_config(overrides={**SMALL, "model.arch": "vit_mini", "method": method, **rates})
     model = make_method(config)
     optimizer = make_optimizer(model, config.optim)
     set_hyperparameters(optimizer, lr=2.0, weight_decay=0.5)
@@ -375,7 +376,7 @@ def test_layer_decay_gives_the_rates_of_timm(method: str) -> None:
     theirs = create_optimizer_v2(vit, "adamw", lr=2.0, weight_decay=0.5, layer_decay=0.6)
     names = {id(parameter): name for name, parameter in vit.named_parameters()}
     expected = {
-        names[id(p)]: (pytest.approx(2.0 * group["lr_scale"]), group["weight_decay"])
+        names[id(p)]: (pytest.approx(0.5 * 2.0 * group["lr_scale"]), group["weight_decay"])
         for group in theirs.param_groups
         for p in group["params"]
     }
@@ -387,7 +388,7 @@ def test_layer_decay_gives_the_rates_of_timm(method: str) -> None:
             assert (rate, decay) == expected[name.removeprefix("encoder.vit.")], name
         else:
             assert (rate, decay) == (2.0, 0.0 if parameter.ndim < 2 else 0.5), name
-    assert ours[id(model.student.encoder.vit.pos_embed)][0] == pytest.approx(2.0 * 0.6**6)
+    assert ours[id(model.student.encoder.vit.pos_embed)][0] == pytest.approx(0.5 * 2.0 * 0.6**6)
 
 
 def test_no_layer_decay_leaves_the_groups_as_they_are() -> None:
@@ -400,7 +401,7 @@ def test_no_layer_decay_leaves_the_groups_as_they_are() -> None:
 
 def test_the_preset_freezes_decays_by_layer_and_is_gentler_than_training_from_scratch() -> None:
     adapt, scratch = load_config("adapt"), load_config()
-    assert adapt.optim.lr < scratch.optim.lr
+    assert adapt.optim.lr * adapt.optim.encoder_lr_scale < scratch.optim.lr <= adapt.optim.lr
     assert adapt.optim.layer_decay < 1 == scratch.optim.layer_decay
     schedule = TrainSchedule.from_config(adapt, 10 * 512, 1)
     assert schedule.frozen == round(10 * adapt.train.freeze_encoder_epochs)
