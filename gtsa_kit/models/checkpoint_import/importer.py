@@ -7,15 +7,13 @@ from typing import Final
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.architectures import TRANSFORMERS_EPS, find_architecture
 from gtsa_kit.models.checkpoint_import.candidates import (
-    ConvertedWeights,
     EncoderCandidate,
     choose,
-    convert,
     find_candidates,
     guess_origin,
-    mismatch_message,
     shorten_list,
 )
+from gtsa_kit.models.checkpoint_import.conversion import ConvertedWeights, convert, mismatch_message
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, library_of
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
