@@ -44,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "final_lr": 1e-6,
             "warmup_epochs": 1.0,
             "final_weight_decay": 0.04,
+            "teacher_momentum": 0.95,
         },
         "train": {"epochs": 10.0, "freeze_encoder_epochs": 1.0},
     },

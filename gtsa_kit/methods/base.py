@@ -160,17 +160,8 @@ class Method(nn.Module):
             branch.encoder.vit.load_state_dict(weights, strict=True)
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float, heads_only: bool = False) -> None:
-        """Update the moving average: teacher = momentum * teacher + (1 - momentum) * student.
-
-        Args:
-            momentum: Weight of the teacher.
-            heads_only: Whether to leave the teacher's encoder as it is.
-        """
+    def update_teacher(self, momentum: float) -> None:
+        """Update the moving average: teacher = momentum * teacher + (1 - momentum) * student."""
         student = dict(self.student.named_parameters())
-        teacher = [
-            (name, parameter)
-            for name, parameter in self.teacher.named_parameters()
-            if not (heads_only and name.startswith("encoder."))
-        ]
+        teacher = list(self.teacher.named_parameters())
         torch._foreach_lerp_([p for _, p in teacher], [student[name] for name, _ in teacher], 1 - momentum)

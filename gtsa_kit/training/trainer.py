@@ -119,14 +119,19 @@ def forward_backward(state: TrainState, schedule_values: dict[str, float]) -> St
 
 
 def update_weights(state: TrainState, schedule_values: dict[str, float]) -> None:
-    """Clip gradients, update the student, then the teacher, and increment `state.step`."""
+    """Clip gradients, update the student, then the teacher, and increment `state.step`.
+
+    While the encoder is frozen the teacher stands still, its heads included: heads that are new on both sides would
+    otherwise follow each other to a constant output.
+    """
     frozen = state.step < state.schedule.frozen
     state.model.after_backward(state.step, state.schedule)
     clip_grad_norm_per_parameter(state.model, state.config.optim.clip_grad_norm)
     state.optimizer.step()
     state.optimizer.zero_grad()
-    state.model.update_teacher(schedule_values["teacher_momentum"], heads_only=frozen)
-    state.initial_share *= 1.0 if frozen else schedule_values["teacher_momentum"]
+    if not frozen:
+        state.model.update_teacher(schedule_values["teacher_momentum"])
+        state.initial_share *= schedule_values["teacher_momentum"]
     state.step += 1
 
 
