@@ -89,6 +89,11 @@ def cubic(distance: Tensor, a: float = -0.5) -> Tensor:
     return torch.where(distance < 1, inner, torch.where(distance < 2, outer, torch.zeros_like(distance)))
 
 
+def triangle(distance: Tensor) -> Tensor:
+    """Return the bilinear kernel at nonnegative distances of any shape; it is 0 from distance 1 on."""
+    return (1 - distance).clamp(min=0)
+
+
 def roi_weights(low: Tensor, high: Tensor, bins: int, length: int) -> Tensor:
     """Return the weights (..., bins, length) of RoIAlign along one axis, which average the samples of each bin.
 

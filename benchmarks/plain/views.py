@@ -14,9 +14,11 @@ from gtsa_kit.data.augmentation_params import AugmentationParams
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
 
-def plain_crop(image: Image.Image, box: list[int], rotation: int, size: int) -> Image.Image:
+def plain_crop(
+    image: Image.Image, box: list[int], rotation: int, size: int, interpolation: str = "bicubic"
+) -> Image.Image:
     """Crop, resize, then rotate by rotation * 90 degrees counter-clockwise."""
-    view = image.crop(tuple(box)).resize((size, size), Image.Resampling.BICUBIC)
+    view = image.crop(tuple(box)).resize((size, size), Image.Resampling[interpolation.upper()])
     return view.transpose(getattr(Image.Transpose, f"ROTATE_{90 * rotation}")) if rotation else view
 
 
@@ -25,7 +27,7 @@ def plain_views(image: Image.Image, params: AugmentationParams, config: ViewsCon
     views = []
     for index, (box, rotation) in enumerate(zip(params.boxes.tolist(), params.rotations.tolist(), strict=True)):
         size = config.global_size if index < config.global_crops else config.local_size
-        view = augment_color_plain(plain_crop(image, box, rotation, size), params, index)
+        view = augment_color_plain(plain_crop(image, box, rotation, size, config.interpolation), params, index)
         if config.noise_std:
             generator = torch.Generator().manual_seed(int(params.colors.noise_seeds[index]))
             noise = torch.randn(3, size, size, generator=generator).permute(1, 2, 0).numpy() * (255 * config.noise_std)

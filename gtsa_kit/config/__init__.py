@@ -13,9 +13,9 @@ from gtsa_kit.config.sections import (
     OptimConfig,
     RunConfig,
     TrainConfig,
-    ViewsConfig,
 )
 from gtsa_kit.config.types import PATCH, Arch, RunArch
+from gtsa_kit.config.views_section import ViewsConfig
 
 __all__ = [
     "METHODS",

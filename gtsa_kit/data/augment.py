@@ -4,7 +4,7 @@ All random numbers come from the caller's generator, so the views of an image de
 them nor on other images. Pixels match Pillow's up to rounding, at several times its speed.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def apply_augmentations(image: Tensor, params: AugmentationParams, config: Views
     geometry = params.boxes.tolist(), params.rotations.tolist(), params.flips.tolist()
     per_view = zip([*global_images, *local_images], *geometry, params.colors.rows(), strict=True)
     for out, box, rotation, flip, color_params in per_view:
-        view = crop_and_rotate(image, box, rotation, out.shape[-1]).numpy()
+        view = crop_and_rotate(image, box, rotation, out.shape[-1], config.interpolation).numpy()
         view = _augment_color(view, color_params, config.noise_std)
         out[:] = view[..., ::-1] if flip else view
     images = torch.from_numpy(global_images), torch.from_numpy(local_images)
@@ -71,8 +71,10 @@ def collate(views: list[Views]) -> Views:
     return Views(*(torch.stack(tensors) for tensors in zip(*views, strict=True)))
 
 
-def crop_and_rotate(image: Tensor, box: list[int], rotation: int, size: int) -> Tensor:
-    """Crop a box, resize it to (3, size, size) by antialiased bicubic interpolation, and rotate it by k * 90 degrees.
+def crop_and_rotate(
+    image: Tensor, box: list[int], rotation: int, size: int, interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Tensor:
+    """Crop a box, resize it to (3, size, size) by antialiased interpolation, and rotate it by k * 90 degrees.
 
     Values are within one level (of 255) of Pillow's resize, with rare exceptions: torch's 16-bit weights can make two
     roundings add up to two levels. Measured: one to three of 150,000 values, in one global view of 25.
@@ -81,7 +83,7 @@ def crop_and_rotate(image: Tensor, box: list[int], rotation: int, size: int) -> 
     crop = image[None, :, y0:y1, x0:x1]
     by_columns = columns_first(y1 - y0, x1 - x0, size)
     crop = (crop.mT if by_columns else crop).contiguous(memory_format=torch.channels_last)
-    view = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
+    view = F.interpolate(crop, (size, size), mode=interpolation, antialias=True)[0]
     rotated = np.rot90((view.mT if by_columns else view).numpy(), rotation, axes=(-2, -1))
     return torch.from_numpy(np.ascontiguousarray(rotated))  # a copy by torch takes twice as long
 

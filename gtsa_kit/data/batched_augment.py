@@ -17,7 +17,7 @@ from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import batched_color
 from gtsa_kit.data.augment import Views, columns_first
 from gtsa_kit.data.augmentation_params import JITTER_STEPS, AugmentationParams, ColorParams, sample_augmentation
-from gtsa_kit.geometry import cubic
+from gtsa_kit.geometry import cubic, triangle
 
 _JITTER = (
     batched_color.adjust_brightness,
@@ -25,6 +25,9 @@ _JITTER = (
     batched_color.adjust_saturation,
     batched_color.adjust_hue,
 )
+
+Kernel = Callable[[Tensor], Tensor]
+"""Function from distances, in pixels of the smaller image, to interpolation weights."""
 
 
 class DecodedBatch(NamedTuple):
@@ -95,7 +98,8 @@ def apply_augmentations_batched(decoded: DecodedBatch, config: ViewsConfig, devi
             continue
         image_indices = torch.arange(batch).repeat_interleave(count)
         boxes = boxes * decoded.scale[image_indices].flip(-1).repeat(1, 2)
-        views = crop_and_rotate_batched(pixels, image_indices, boxes, rotations, size)
+        kernel = cubic if config.interpolation == "bicubic" else triangle
+        views = crop_and_rotate_batched(pixels, image_indices, boxes, rotations, size, kernel)
         views = augment_color_batched(
             views, ColorParams(*(tensor[:, kind].flatten(0, 1) for tensor in params.colors)), config
         )
@@ -105,9 +109,9 @@ def apply_augmentations_batched(decoded: DecodedBatch, config: ViewsConfig, devi
 
 
 def crop_and_rotate_batched(
-    pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int
+    pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int, kernel: Kernel = cubic
 ) -> Tensor:
-    """Crop boxes, resize them by antialiased bicubic interpolation, and rotate them.
+    """Crop boxes, resize them by antialiased interpolation, and rotate them.
 
     Args:
         pixels: Images (B, 3, H, W) uint8, on the device.
@@ -115,6 +119,7 @@ def crop_and_rotate_batched(
         boxes: Crops (N, 4) in pixels, on the host.
         rotations: Rotations k (N,), by k * 90 degrees counter-clockwise, on the host.
         size: Side of the views in pixels.
+        kernel: Interpolation kernel.
 
     Returns:
         (N, 3, size, size) float32 whole numbers, 0 to 255.
@@ -126,19 +131,29 @@ def crop_and_rotate_batched(
         selected = torch.nonzero(by_columns == first).squeeze(1)
         if not len(selected):
             continue
-        part = _resample(pixels, image_indices[selected], boxes[selected], rotations[selected], size, first)
+        part = _resample(pixels, image_indices[selected], boxes[selected], rotations[selected], size, first, kernel)
         views.index_copy_(0, _to_device(selected, pixels.device), part)
     return views
 
 
 def _resample(
-    pixels: Tensor, image_indices: Tensor, boxes: Tensor, rotations: Tensor, size: int, by_columns: bool
+    pixels: Tensor,
+    image_indices: Tensor,
+    boxes: Tensor,
+    rotations: Tensor,
+    size: int,
+    by_columns: bool,
+    kernel: Kernel,
 ) -> Tensor:
     """Make views with one order of the two resize passes; values are rounded and clipped after each pass."""
     device = pixels.device
     # A rotation mirrors the weights and, by 90 or 270 degrees, transposes the view.
-    rows, from_rows = _resize_weights(boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, device)
-    columns, from_columns = _resize_weights(boxes[:, 0], boxes[:, 2], (rotations == 1) | (rotations == 2), size, device)
+    rows, from_rows = _resize_weights(
+        boxes[:, 1], boxes[:, 3], (rotations == 2) | (rotations == 3), size, kernel, device
+    )
+    columns, from_columns = _resize_weights(
+        boxes[:, 0], boxes[:, 2], (rotations == 1) | (rotations == 2), size, kernel, device
+    )
     from_rows.clamp_(max=pixels.shape[2] - 1)
     from_columns.clamp_(max=pixels.shape[3] - 1)
     index = _to_device(image_indices, device)[:, None, None]
@@ -153,15 +168,16 @@ def _resample(
 
 
 def _resize_weights(
-    low: Tensor, high: Tensor, mirrored: Tensor, size: int, device: torch.device
+    low: Tensor, high: Tensor, mirrored: Tensor, size: int, kernel: Kernel, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return antialiased bicubic weights (a = -0.5) along one axis, and the indices of the pixels they apply to.
+    """Return antialiased interpolation weights along one axis, and the indices of the pixels they apply to.
 
     Args:
         low: Start (N,) of the boxes in pixels, on the host.
         high: End (N,) of the boxes in pixels, on the host.
         mirrored: Views (N,) bool to mirror along the axis, on the host.
         size: Side of the views in pixels.
+        kernel: Interpolation kernel.
         device: Device of the results.
 
     Returns:
@@ -175,7 +191,7 @@ def _resize_weights(
     output = torch.where(_to_device(mirrored, device)[:, None, None], size - 1 - output, output)
     inputs = torch.arange(count, device=device, dtype=torch.float32)
     distance = ((inputs + 0.5 - (low - first) - (output + 0.5) * step) / step.clamp(min=1)).abs()
-    weights = cubic(distance) * (inputs < last - first)
+    weights = kernel(distance) * (inputs < last - first)
     return weights / weights.sum(-1, keepdim=True), (first[:, 0] + inputs).long()
 
 

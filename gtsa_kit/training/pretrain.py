@@ -157,8 +157,8 @@ def _saved_start(saved: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a saved run that follow from the weights that it started from, by dotted key."""
     start = {f"init.{key}": value for key, value in saved.init.model_dump().items()}
     if saved.init.weights:
-        sizes = {"views.global_size": saved.views.global_size, "views.local_size": saved.views.local_size}
-        start |= {key: value for key, value in sizes.items() if key not in given}
+        views = {f"views.{key}": getattr(saved.views, key) for key in ("global_size", "local_size", "interpolation")}
+        start |= {key: value for key, value in views.items() if key not in given}
     return start
 
 

@@ -63,7 +63,7 @@ def open_start(config: RunConfig) -> Start:
 
 
 def fit_views(config: RunConfig, start: Start, given: Collection[str]) -> tuple[RunConfig, Start]:
-    """Replace sizes of views that no one has given by the nearest multiples of the patch size.
+    """Set what no one has given: interpolation of the weights, and sizes that are multiples of the patch size.
 
     Args:
         config: Settings of a new run.
@@ -71,15 +71,18 @@ def fit_views(config: RunConfig, start: Start, given: Collection[str]) -> tuple[
         given: Dotted keys of the settings that are no defaults.
 
     Returns:
-        The settings, and the start with a note for each replaced size.
+        The settings, and the start with a note for each replaced size; the nearest multiple is used.
     """
-    patch, sizes, notes = start.spec.architecture.patch, {}, []
+    patch, notes = start.spec.architecture.patch, []
+    changes: dict[str, object] = {}
+    if "views.interpolation" not in given:
+        changes["interpolation"] = start.spec.preprocessing.interpolation.split(",")[0]
     for name in VIEW_SIZES:
         side = getattr(config.views, name)
         if side % patch and f"views.{name}" not in given:
-            sizes[name] = nearest_side(side, patch)
-            notes.append(f"views.{name} is {sizes[name]} instead of {side}, because the patch size is {patch}")
-    views = config.views.model_copy(update=sizes)
+            changes[name] = nearest_side(side, patch)
+            notes.append(f"views.{name} is {changes[name]} instead of {side}, because the patch size is {patch}")
+    views = config.views.model_copy(update=changes)
     start = Start(start.spec, start.weights, start.sha256, (*start.notes, *notes))
     return config.model_copy(update={"views": views}), start
 

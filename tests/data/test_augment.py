@@ -324,7 +324,7 @@ def test_views_are_crops_of_their_boxes():
     assert view_faults(sample_views(ViewsConfig(**STILL), 24)) == []
 
 
-def half_a_pixel_off(image: Tensor, box: list[int], rotation: int, size: int) -> Tensor:
+def half_a_pixel_off(image: Tensor, box: list[int], rotation: int, size: int, _: str) -> Tensor:
     double = crop_and_rotate(image, box, 0, 2 * size).float()
     double = torch.cat([double, double[..., -1:]], -1)
     view = (
@@ -336,11 +336,11 @@ def half_a_pixel_off(image: Tensor, box: list[int], rotation: int, size: int) ->
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda p, box, rotation, size: crop_and_rotate(p, [max(0, box[0] - 1), *box[1:]], rotation, size),
-        lambda p, box, rotation, size: crop_and_rotate(p.roll(1, -1), box, rotation, size),
-        lambda p, box, rotation, size: crop_and_rotate(p.roll(-1, -2), box, rotation, size),
-        lambda p, box, rotation, size: crop_and_rotate(p, box, -rotation, size),
-        lambda p, box, rotation, size: crop_and_rotate(p, box, rotation, size).mT,
+        lambda p, box, rotation, size, _: crop_and_rotate(p, [max(0, box[0] - 1), *box[1:]], rotation, size),
+        lambda p, box, rotation, size, _: crop_and_rotate(p.roll(1, -1), box, rotation, size),
+        lambda p, box, rotation, size, _: crop_and_rotate(p.roll(-1, -2), box, rotation, size),
+        lambda p, box, rotation, size, _: crop_and_rotate(p, box, -rotation, size),
+        lambda p, box, rotation, size, _: crop_and_rotate(p, box, rotation, size).mT,
         half_a_pixel_off,
     ],
     ids=["one more column", "a pixel right", "a pixel up", "clockwise", "transposed", "half a view pixel"],

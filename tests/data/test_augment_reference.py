@@ -44,8 +44,9 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_crops_equal_pillow(kind):
+def test_crops_equal_pillow(kind, interpolation):
     # All shapes of crops, tall and wide, shrunk and stretched, so that both orders of Pillow's passes occur.
     image = picture(kind)
     rng = np.random.default_rng(1)
@@ -53,12 +54,12 @@ def test_crops_equal_pillow(kind):
         w, h = rng.integers(20, 260), rng.integers(20, 200)
         x, y = rng.integers(260 - w + 1), rng.integers(200 - h + 1)
         box, rotation, size = [int(x), int(y), int(x + w), int(y + h)], index % 4, (32, 64, 96)[index % 3]
-        ours = crop_and_rotate(torch.from_numpy(planar(image)), box, rotation, size).numpy()
-        off = np.abs(ours.astype(int) - planar(plain_crop(Image.fromarray(image), box, rotation, size)))
+        ours = crop_and_rotate(torch.from_numpy(planar(image)), box, rotation, size, interpolation).numpy()
+        off = np.abs(ours.astype(int) - planar(plain_crop(Image.fromarray(image), box, rotation, size, interpolation)))
         # torch's weights have 16 bits: if a crop is hardly shrunk, two roundings in a hundred thousand coincide
         assert off.max() <= (1 if min(w, h) >= 1.5 * size else 2)
         assert (off > 1).mean() < 1e-3
-        assert (off > 0).mean() < 0.03
+        assert (off > 0).mean() < 0.04
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 20_000), (20_000, 3), (31, 17)])

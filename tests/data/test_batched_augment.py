@@ -87,13 +87,14 @@ def unbounded(request, monkeypatch):
     ("settings", "levels"),
     [
         (STILL, 1),
+        (STILL | {"interpolation": "bilinear"}, 1),
         (STILL | {"hflip_p": 0.5}, 1),
         (STILL | {"grayscale_p": 1.0}, 1),
         # Differences of the crop are multiplied by up to 1.8 and truncated up to four times; hue has 256 steps.
         (STILL | {"jitter_p": 1.0, "jitter_strength": 0.2}, 12),
         (STILL | {"blur_p": 1.0}, 3),
     ],
-    ids=["crop and rotation", "mirror", "gray", "jitter", "blur"],
+    ids=["crop and rotation", "bilinear", "mirror", "gray", "jitter", "blur"],
 )
 def test_views_equal_pillow(settings, levels, device):
     config = ViewsConfig(global_size=96, local_size=48, local_crops=3, **settings)

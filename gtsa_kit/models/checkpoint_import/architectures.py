@@ -38,6 +38,9 @@ def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: 
     Raises:
         ValueError: The shapes contradict each other or the files beside them, or no encoder has them.
     """
+    recorded = metadata.architecture if metadata.is_recorded else None
+    if recorded and recorded.heads == metadata.heads:
+        return recorded
     patch, prefix = _patch(weights, file), _prefix(weights)
     grid, no_embed_class = _grid(weights, prefix, metadata, file)
     _check_sizes(metadata.sizes, weights, grid, patch, file)

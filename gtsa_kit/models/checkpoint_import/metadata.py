@@ -88,6 +88,7 @@ def _from_spec(spec: EncoderSpec) -> CheckpointMetadata:
     architecture, preprocessing = spec.architecture, spec.preprocessing
     return CheckpointMetadata(
         architecture=architecture,
+        is_recorded=True,
         heads=architecture.heads,
         norm_eps=architecture.norm_eps,
         activation=architecture.activation,

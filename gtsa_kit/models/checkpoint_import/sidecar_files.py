@@ -20,6 +20,8 @@ class CheckpointMetadata:
 
     is_run: bool = False
     """True if a run of gtsa-kit wrote the weights."""
+    is_recorded: bool = False
+    """True if gtsa-kit wrote the architecture beside the weights or into their file, so that it is used as it is."""
     heads: int | None = None
     """Number of attention heads."""
     norm_eps: float | None = None
