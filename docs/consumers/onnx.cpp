@@ -1,22 +1,21 @@
 // Runs an exported encoder.onnx on one image: C++17, ONNX Runtime alone.
 //
-//     onnx encoder.onnx photo.ppm MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
+//     onnx encoder.onnx photo.ppm PATCH MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B
 //
-// The six numbers are those of encoder.onnx.json, under "preprocessing". Leave them out for an artifact of
-// `--input uint8`, which takes uint8 pixels and normalizes them in its graph.
+// The numbers are those of encoder.onnx.json: the patch size under "architecture", the other six under "preprocessing".
+// Leave the six out for an artifact of `--input uint8`, which takes uint8 pixels and normalizes them in its graph.
 
 #include <onnxruntime_cxx_api.h>
 
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-constexpr int64_t kPatch = 16;
 
 struct Image {
   int64_t width, height;
@@ -31,14 +30,14 @@ int64_t read_number(std::istream& file) {
 }
 
 // Reads a binary PPM (P6).
-Image read_ppm(const std::string& path) {
+Image read_ppm(const std::string& path, int64_t patch) {
   std::ifstream file(path, std::ios::binary);
   std::string kind;
   file >> kind;
   const int64_t width = read_number(file), height = read_number(file), max_value = read_number(file);
   if (!file || kind != "P6" || max_value != 255) throw std::runtime_error(path + " is not a PPM file (P6, 8 bits)");
-  if (width < kPatch || height < kPatch || width % kPatch || height % kPatch)
-    throw std::runtime_error(path + ": width and height must be multiples of " + std::to_string(kPatch));
+  if (width < patch || height < patch || width % patch || height % patch)
+    throw std::runtime_error(path + ": width and height must be multiples of " + std::to_string(patch));
   file.get();  // the single whitespace character between header and pixels
   Image image{width, height, std::vector<uint8_t>(3 * width * height)};
   if (!file.read(reinterpret_cast<char*>(image.pixels.data()), image.pixels.size()))
@@ -68,16 +67,17 @@ void print_shape(const char* name, const Ort::Value& value) {
 }
 
 int main(int argc, char** argv) try {
-  if (argc != 3 && argc != 9) {
-    std::cerr << "usage: onnx encoder.onnx photo.ppm [MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B]\n";
+  const int64_t patch = argc > 3 ? std::atoll(argv[3]) : 0;
+  if ((argc != 4 && argc != 10) || patch < 1) {
+    std::cerr << "usage: onnx encoder.onnx photo.ppm PATCH [MEAN_R MEAN_G MEAN_B STD_R STD_G STD_B]\n";
     return 2;
   }
   std::vector<float> mean_std;
-  for (int i = 3; i < argc; ++i) mean_std.push_back(std::stof(argv[i]));
+  for (int i = 4; i < argc; ++i) mean_std.push_back(std::stof(argv[i]));
 
   Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "gtsa");
   Ort::Session encoder(environment, argv[1], Ort::SessionOptions{});
-  Image image = read_ppm(argv[2]);
+  Image image = read_ppm(argv[2], patch);
 
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::array<int64_t, 4> shape{1, image.height, image.width, 3};
@@ -97,7 +97,7 @@ int main(int argc, char** argv) try {
 
   print_shape("images", images);
   print_shape("embedding", results[0]);    // (1, D)
-  print_shape("feature_map", results[1]);  // (1, D, height/16, width/16)
+  print_shape("feature_map", results[1]);  // (1, D, height/patch, width/patch)
   std::cout << "first values";
   for (int i = 0; i < 8; ++i) std::cout << ' ' << results[0].GetTensorData<float>()[i];
   std::cout << '\n';

@@ -2,22 +2,20 @@
 //
 //     node onnx.mjs encoder.onnx photo.ppm
 //
-// Mean, std and the type of the input come from the manifest beside the artifact, encoder.onnx.json.
+// Patch size, mean, std and the type of the input come from the manifest beside the artifact, encoder.onnx.json.
 
 import { readFileSync } from "node:fs";
 import * as ort from "onnxruntime-node";
 
-const PATCH = 16;
-
 /** Reads a binary PPM (P6) as (height, width, 3) uint8, RGB. */
-function readPpm(path) {
+function readPpm(path, patch) {
   const file = readFileSync(path);
   const whitespace = String.raw`(?:\s|#.*\n)+`;
   const header = new RegExp(`^P6${whitespace}(\\d+)${whitespace}(\\d+)${whitespace}255\\s`).exec(file.toString("latin1", 0, 1000));
   if (!header) throw new Error(`${path} is not a PPM file (P6, 8 bits)`);
   const [width, height] = [Number(header[1]), Number(header[2])];
-  if (!width || !height || width % PATCH || height % PATCH) {
-    throw new Error(`${path}: width and height must be multiples of ${PATCH}`);
+  if (!width || !height || width % patch || height % patch) {
+    throw new Error(`${path}: width and height must be multiples of ${patch}`);
   }
   const pixels = new Uint8Array(file.subarray(header[0].length, header[0].length + 3 * width * height));
   if (pixels.length < 3 * width * height) throw new Error(`${path} ends too early`);
@@ -37,7 +35,7 @@ function normalized(pixels, { mean, std }) {
 
 async function main(model, photo) {
   const manifest = JSON.parse(readFileSync(`${model}.json`, "utf8"));
-  const { width, height, pixels } = readPpm(photo);
+  const { width, height, pixels } = readPpm(photo, manifest.architecture.patch);
   const images =
     manifest.inputs[0].dtype === "uint8"
       ? new ort.Tensor("uint8", pixels, [1, height, width, 3])

@@ -38,13 +38,13 @@ def make_input(pixels, config, manifest=None):
 
 
 def input_size(config):
-    """Return the height and width of the model's input; a dynamic axis (-1) accepts any multiple of 16."""
+    """Return the height and width of the model's input; a dynamic axis (-1) accepts any multiple of the patch size."""
     dims = [length for length in config.input[0].dims[0 if config.max_batch_size else 1 :] if length != 3]
     return [DEFAULT_SIDE if length == -1 else length for length in dims]
 
 
 def features(client, model, paths, manifest=None):
-    """Return the outputs by name: `embedding` (N, D), `feature_map` (N, D, H/16, W/16), and maps of other layers."""
+    """Return the outputs by name: `embedding` (N, D), `feature_map` (N, D, H/patch, W/patch), and maps of other layers."""
     config = client.get_model_config(model).config
     pixels = np.stack([read_image(path, *input_size(config)) for path in paths])
     result = client.infer(model, [make_input(pixels, config, manifest)])

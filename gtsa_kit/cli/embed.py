@@ -54,7 +54,7 @@ def embed(
         int | None, typer.Option(help="Keep the aspect ratio; the short side becomes N. Default: see --size.")
     ] = None,
     native: Annotated[
-        bool, typer.Option("--native", help="Keep each image's own size, rounded to a multiple of 16.")
+        bool, typer.Option("--native", help="Keep each image's own size, rounded to whole patches.")
     ] = False,
     dtype: Annotated[
         Literal["float16", "float32"] | None,

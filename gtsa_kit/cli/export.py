@@ -49,9 +49,12 @@ def export(
         ),
     ] = None,
     size: Annotated[str | None, typer.Option(help=f"Fix the input size. {SIDES} Default: any size.")] = None,
-    min_size: Annotated[str | None, typer.Option(help=f"Minimum input size. {SIDES} Default: 16.")] = None,
+    min_size: Annotated[str | None, typer.Option(help=f"Minimum input size. {SIDES} Default: one patch.")] = None,
     max_size: Annotated[
-        str | None, typer.Option(help=f"Maximum input size. {SIDES} Default: no limit; trt: 512.")
+        str | None,
+        typer.Option(
+            help=f"Maximum input size. {SIDES} Default: no limit; trt: 512, or the training size if that is larger."
+        ),
     ] = None,
     batch: Annotated[
         str | None,

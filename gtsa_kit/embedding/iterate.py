@@ -66,7 +66,7 @@ def embed(
         layers: Blocks whose maps are returned as well.
         size: (height, width) of the input; by default the model's.
         short_side: Short side of the input, with the image's aspect ratio, in place of `size`.
-        native: Keep the image's own size, rounded to the nearest multiple of 16.
+        native: Keep the image's own size, rounded to whole patches.
         batch_size: Images per call of the model; by default 32.
         workers: Threads that read and decode; by default one for each core.
         max_pixels: Larger images count as unreadable.

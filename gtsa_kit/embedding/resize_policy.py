@@ -1,9 +1,8 @@
 """Input sizes of images: fixed, by the short side, or native."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from gtsa_kit.config import PATCH
 from gtsa_kit.export.manifest import Manifest
 
 MAX_PATCHES = 8192
@@ -26,8 +25,8 @@ class ResizePolicy:
     max_size: tuple[int | None, int | None] = (None, None)
     """Largest (height, width) that the model accepts; None is unbounded."""
     max_patches: int = MAX_PATCHES
-    patch: int = PATCH
-    """Side of a patch in pixels; the default is that of the encoders that gtsa-kit trains."""
+    patch: int = field(kw_only=True)
+    """Side of a patch in pixels."""
 
     @property
     def fixed_grid(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import augment_color, crop_and_rotate
 from gtsa_kit.data.augmentation_params import sample_boxes
-from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, coarsest_grid, common_size, encode
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.report import CHANCE, Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
@@ -68,8 +68,9 @@ def correspondence(
 
     The query points are the patch centers of the first view that are visible in the second. The prediction for a point
     is the patch of the second view whose token has the highest cosine. It is correct if the center of that patch is at
-    most `radius` patches from the true position, by Chebyshev distance. Recall is computed for each image and averaged
-    over images. The row `(chance)` is the expected recall of a uniformly random patch.
+    most `radius` patches, of the coarsest grid of the models, from the true position, by Chebyshev distance. Recall is
+    computed for each image and averaged over images. The row `(chance)` is the expected recall of a uniformly random
+    patch.
 
     Args:
         models: Models to compare; all get the same views.
@@ -82,6 +83,7 @@ def correspondence(
         ValueError: No image can be read, or the models share no size.
     """
     size = common_size(models, options.size)
+    unit = coarsest_grid(models, size)
     radii = tuple(dict.fromkeys((*RADII, options.radius)))
     names = [*(model.name for model in models), CHANCE]
     rows: list[dict[str, Any]] = []
@@ -93,15 +95,18 @@ def correspondence(
             for model in models:
                 maps = encode(model.runner, [view.image for view in views]).feature_map
                 recalls[model.name].append(
-                    {key: recall(maps[a], maps[b], views[a], views[b], radii) for key, (a, b) in pairs.items()}
+                    {key: recall(maps[a], maps[b], views[a], views[b], radii, unit) for key, (a, b) in pairs.items()}
                 )
-            grid = maps.shape[2:]
             recalls[CHANCE].append(
-                {key: chance_recall(views[a], views[b], grid, radii) for key, (a, b) in pairs.items()}
+                {key: chance_recall(views[a], views[b], unit, radii) for key, (a, b) in pairs.items()}
             )
         rows += [{"model": name, "seed": seed} | _columns(recalls[name], radii, options.radius) for name in names]
-    settings = asdict(options) | {"size": size, "interval": "95%, normal, over images"} | images.report_settings()
-    title = f"correspondence recall@{options.radius:g} of {grid[0]} patches a side, {images.count} images"
+    settings = (
+        asdict(options)
+        | {"size": size, "grid": list(unit), "interval": "95%, normal, over images"}
+        | images.report_settings()
+    )
+    title = f"correspondence recall@{options.radius:g} of {unit[0]} patches a side, {images.count} images"
     return Report("correspondence", title, {key: f"{name} %" for key, name in CONDITIONS.items()}, rows, settings)
 
 
@@ -132,18 +137,21 @@ def sample_views(
     return views, pairs
 
 
-def recall(map_a: np.ndarray, map_b: np.ndarray, a: View, b: View, radii: Sequence[float]) -> np.ndarray:
+def recall(
+    map_a: np.ndarray, map_b: np.ndarray, a: View, b: View, radii: Sequence[float], unit: tuple[int, int]
+) -> np.ndarray:
     """Return the (radii,) recalls at each radius; NaN if no patch center of `a` is visible in `b`.
 
     Args:
         map_a, map_b: (D, h, w) feature maps of the two views.
         a, b: Views.
-        radii: Radii in patches.
+        radii: Radii in patches of `unit`.
+        unit: Patch grid whose patches are the unit of distances.
     """
     grid = (map_b.shape[1], map_b.shape[2])
     index, truth = shared_points(a, b, (map_a.shape[1], map_a.shape[2]))
     prediction = cosine_matrix(map_a, map_b)[index].argmax(axis=1)
-    return _recall_at(patch_distance(patch_centers(*grid).numpy()[prediction], truth, *grid), radii)
+    return _recall_at(patch_distance(patch_centers(*grid).numpy()[prediction], truth, *unit), radii)
 
 
 def chance_recall(a: View, b: View, grid: tuple[int, int], radii: Sequence[float]) -> np.ndarray:

@@ -99,6 +99,12 @@ def common_size(models: Sequence[Model], size: int | None) -> int:
     raise ValueError(f"not every model accepts {sides[0]} x {sides[0]} ({accepted}); choose a --size that all accept")
 
 
+def coarsest_grid(models: Sequence[Model], size: int) -> tuple[int, int]:
+    """Return the (h, w) patch grid of square views with the fewest patches, whose patches are the unit of distances."""
+    patches = size // max(model.runner.manifest.patch for model in models)
+    return patches, patches
+
+
 def fit_size(width: int, height: int, long_side: int, patch: int) -> tuple[int, int]:
     """Return (height, width) near an image's aspect ratio, the longer near `long_side`; multiples of the patch size."""
     scale = long_side / max(width, height)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.evaluation.eval_images import common_size, evenly_spaced_indices, to_image
+from gtsa_kit.evaluation.eval_images import coarsest_grid, common_size, evenly_spaced_indices, to_image
 from gtsa_kit.evaluation.matches import (
     MatchesOptions,
     PatchMatches,
@@ -39,13 +39,15 @@ class _Drawing:
     pair: ViewPair
     patch_matches: PatchMatches
     grid: tuple[int, int]
+    unit: tuple[int, int]
+    """Grid whose patches are the unit of distances."""
 
     @property
     def right(self) -> np.ndarray | None:
         """Mask of the matches within one patch of the true position; None for two images, whose truth is unknown."""
         if not self.pair.same_image:
             return None
-        return within_one_patch(match_distances(self.patch_matches, self.pair, self.grid))
+        return within_one_patch(match_distances(self.patch_matches, self.pair, self.grid, self.unit))
 
 
 @figure_style()
@@ -70,13 +72,14 @@ def draw_matches(
         seed: Seed of the views.
         lines: Number of matches to draw for each pair, evenly spaced in the order of their cosines.
     """
-    pairs = list(ViewPairs(paths, seed, common_size(models, options.size)))
+    size = common_size(models, options.size)
+    pairs, unit = list(ViewPairs(paths, seed, size)), coarsest_grid(models, size)
     drawings = []
     for pair in pairs:
         for model in models:
             map_a, map_b = feature_maps(model, pair)
             patch_matches = match_patches(map_a, map_b, options.match_fraction)
-            drawings.append(_Drawing(pair, _subset(patch_matches, lines), (map_a.shape[1], map_a.shape[2])))
+            drawings.append(_Drawing(pair, _subset(patch_matches, lines), (map_a.shape[1], map_a.shape[2]), unit))
     figure = axes_grid(len(models), len(pairs), width=4.2, height=2.2)
     if pairs[0].same_image:
         _draw_right_and_wrong(figure, drawings)

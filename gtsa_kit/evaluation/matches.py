@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gtsa_kit.config import PATCH, LossConfig
+from gtsa_kit.config import LossConfig
 from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, View, sample_views
-from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
+from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, coarsest_grid, common_size, encode
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
@@ -70,8 +70,8 @@ def matches(
 
     Each patch of a view is matched with its nearest neighbor by cosine in the other view, in both directions; the K
     best matches of each direction are kept. For two views (crop and rotation) of one image, the distance of a match is
-    that between the matched patch and the true position of the patch that it matches. The true position may lie outside
-    of the other view; such a match counts as wrong.
+    that between the matched patch and the true position of the patch that it matches, in patches of the coarsest grid
+    of the models. The true position may lie outside of the other view; such a match counts as wrong.
 
     Args:
         models: Models to compare; all get the same views.
@@ -84,6 +84,7 @@ def matches(
         ValueError: Nothing can be read, or the models share no size.
     """
     size = common_size(models, options.size)
+    unit = coarsest_grid(models, size)
     rows: list[dict[str, Any]] = []
     guesses: list[tuple[float, float]] = []
     for seed in seeds:
@@ -91,16 +92,21 @@ def matches(
         values: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
         for pair in pairs:
             for model in models:
-                values[model.name].append(_measure(pair, *feature_maps(model, pair), options.match_fraction))
+                values[model.name].append(_measure(pair, *feature_maps(model, pair), options.match_fraction, unit))
             if pair.same_image:
-                guesses.append(chance_of_matches(pair, (size // PATCH, size // PATCH)))
+                guesses.append(chance_of_matches(pair, unit))
         for name, measured in values.items():
             columns = zip(MEASURES, np.array(measured).T, strict=True)
             row: dict[str, Any] = {"model": name, "seed": seed}
             rows.append(row | {key: value for k, column in columns for key, value in mean_with_ci(k, column).items()})
     measures = {key: heading for key, heading in MEASURES.items() if pairs.same_image or key == "cosine"}
     kind = "two views of an image" if pairs.same_image else "two images"
-    settings = asdict(options) | {"size": size, "pairs": kind, "interval": "95%, normal, over pairs"}
+    settings = asdict(options) | {
+        "size": size,
+        "grid": list(unit),
+        "pairs": kind,
+        "interval": "95%, normal, over pairs",
+    }
     title = f"matched patches of {kind}, {len(measured)} pairs"
     chance = (
         dict(zip(("distance", "within_one_patch"), np.mean(guesses, axis=0).tolist(), strict=True)) if guesses else {}
@@ -184,8 +190,10 @@ def match_patches(map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -
     return PatchMatches(a, b, similarity[a, b], np.arange(len(a)) < k)
 
 
-def match_distances(patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int, int]) -> np.ndarray:
-    """Return the (2K,) distances, in patches of an (h, w) grid, of the matches from the true positions."""
+def match_distances(
+    patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int, int], unit: tuple[int, int]
+) -> np.ndarray:
+    """Return the (2K,) distances of the matches on an (h, w) grid, in patches of `unit`, from the true positions."""
     a, b = pair.a, pair.b
     centers = patch_centers(*grid)
     in_b = map_points_between_views(centers, a.box, a.rotation, b.box, b.rotation).numpy()
@@ -194,7 +202,7 @@ def match_distances(patch_matches: PatchMatches, pair: ViewPair, grid: tuple[int
         patch_matches.forward[:, None], centers.numpy()[patch_matches.b], centers.numpy()[patch_matches.a]
     )
     truth = np.where(patch_matches.forward[:, None], in_b[patch_matches.a], in_a[patch_matches.b])
-    return patch_distance(prediction, truth, *grid)
+    return patch_distance(prediction, truth, *unit)
 
 
 def within_one_patch(distances: np.ndarray) -> np.ndarray:
@@ -209,8 +217,8 @@ def chance_of_matches(pair: ViewPair, grid: tuple[int, int]) -> tuple[float, flo
     query, guess = np.repeat(queries, count), np.tile(np.arange(count), len(queries))
     cosine, forward = np.zeros(len(query)), np.ones(len(query), bool)
     distances = [
-        match_distances(PatchMatches(query, guess, cosine, forward), pair, grid),
-        match_distances(PatchMatches(guess, query, cosine, ~forward), pair, grid),
+        match_distances(PatchMatches(query, guess, cosine, forward), pair, grid, grid),
+        match_distances(PatchMatches(guess, query, cosine, ~forward), pair, grid, grid),
     ]
     return float(np.mean(distances)), 100 * float(within_one_patch(np.concatenate(distances)).mean())
 
@@ -227,7 +235,9 @@ def _two_views(image: EvalImage, size: int) -> ViewPair:
     return ViewPair(views[first], views[second], True, image.path.name)
 
 
-def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> tuple[float, float, float]:
+def _measure(
+    pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fraction: float, unit: tuple[int, int]
+) -> tuple[float, float, float]:
     """Return the mean cosine, the mean distance in patches, and the percentage of distances up to one patch.
 
     The last two are NaN for two images.
@@ -235,5 +245,5 @@ def _measure(pair: ViewPair, map_a: np.ndarray, map_b: np.ndarray, match_fractio
     patch_matches = match_patches(map_a, map_b, match_fraction)
     if not pair.same_image:
         return float(patch_matches.cosine.mean()), np.nan, np.nan
-    distance = match_distances(patch_matches, pair, (map_a.shape[1], map_a.shape[2]))
+    distance = match_distances(patch_matches, pair, (map_a.shape[1], map_a.shape[2]), unit)
     return float(patch_matches.cosine.mean()), float(distance.mean()), 100 * float(within_one_patch(distance).mean())

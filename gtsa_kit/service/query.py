@@ -24,7 +24,8 @@ SizeText = Annotated[
     str,
     StringConstraints(pattern=r"^[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})?$"),
     Field(
-        description="Size of the model's input: N or HEIGHTxWIDTH, multiples of 16. Default: the artifact's own size.",
+        description="Size of the model's input: N or HEIGHTxWIDTH, multiples of its patch size. "
+        "Default: the artifact's own size.",
         examples=["224", "480x640"],
     ),
 ]

@@ -176,7 +176,9 @@ def test_whatever_pillow_refuses_is_refused_everywhere(name: str, tmp_path: Path
         for read in (open_bytes, decode):
             with pytest.raises(ImageError):
                 read(content)
-    preprocessor = Preprocessor(Preprocessing(), ResizePolicy("fixed", (32, 32)), InputFormat(True, "nhwc", 16))
+    preprocessor = Preprocessor(
+        Preprocessing(), ResizePolicy("fixed", (32, 32), patch=16), InputFormat(True, "nhwc", 16)
+    )
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for path, content in zip(paths, [*refused[:3], encoded(NOISE, "BMP")], strict=True):
         path.write_bytes(content)

@@ -115,7 +115,11 @@ def test_normalization_equals_that_of_the_encoder() -> None:
 @pytest.mark.parametrize(("shape", "kind"), [((1, 1), "PNG"), ((1, 20000), "PNG"), ((20000, 1), "JPEG")])
 def test_extreme_shapes(shape: tuple[int, int], kind: str) -> None:
     content = encoded(np.full((*shape, 3), 77, np.uint8), kind)
-    for policy in (ResizePolicy("fixed", (224, 224)), ResizePolicy("short-side", (224, 224)), ResizePolicy("native")):
+    for policy in (
+        ResizePolicy("fixed", (224, 224), patch=16),
+        ResizePolicy("short-side", (224, 224), patch=16),
+        ResizePolicy("native", patch=16),
+    ):
         prepared = Preprocessor(PREPROCESSING, policy, InputFormat(True, "nhwc", 16))("a", content)
         height, width = prepared.size
         assert (prepared.height, prepared.width) == shape

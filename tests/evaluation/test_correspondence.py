@@ -1,5 +1,6 @@
 """Correspondence recall against geometry and slow loops."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_chance_recall_against_a_slow_loop(tmp_path: Path) -> None:
             for column in range(6)
         ]
         assert recall == pytest.approx(np.mean(hits), abs=1e-3)
+
+
+def test_models_of_several_patch_sizes_have_one_unit_of_distance(tmp_path: Path) -> None:
+    """A model with patches of 8 pixels has 4 times the radius, in its own patches, beside one with patches of 32."""
+    paths, models = [write_noise(tmp_path / "a.png", 0)], [fake_model(color_tokens, str(p), p) for p in (8, 32)]
+    fine, coarse, chance = correspondence(models, paths, SMALL).rows
+    (alone, _) = correspondence(models[:1], paths, replace(SMALL, radius=4.0)).rows
+    assert fine["crop_recall_at_1"] == alone["crop_recall_at_4"]
+    _, chance_alone = correspondence(models[1:], paths, SMALL).rows
+    assert (coarse["model"], chance["crop"]) == ("32", chance_alone["crop"])
 
 
 def test_sampled_views_overlap_and_are_rotated(tmp_path: Path) -> None:

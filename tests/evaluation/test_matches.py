@@ -65,7 +65,7 @@ def test_a_match_to_a_position_outside_of_the_view_is_wrong(tmp_path: Path) -> N
     (pair,) = ViewPairs([write_gradient(tmp_path / "a.png")], 0, 96)
     far = pair.b._replace(box=pair.b.box + 10_000)
     maps = encode(fake_model(color_tokens).runner, [pair.a.image, far.image]).feature_map
-    assert match_distances(match_patches(*maps, 1.0), pair._replace(b=far), (6, 6)).min() > 6
+    assert match_distances(match_patches(*maps, 1.0), pair._replace(b=far), (6, 6), (6, 6)).min() > 6
 
 
 def test_pairs_with_unreadable_images_are_skipped(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_lines_are_blue_where_right_and_orange_where_wrong(tmp_path: Path, monke
     for axis, pair in zip(figures[0].axes, ViewPairs(paths, 0, common_size([model], SMALL.size)), strict=True):
         maps = feature_maps(model, pair)
         chosen = match_plot._subset(match_patches(*maps, SMALL.match_fraction), 12)
-        right = match_distances(chosen, pair, maps[0].shape[1:]) <= 1 + 1e-6
+        right = match_distances(chosen, pair, maps[0].shape[1:], maps[0].shape[1:]) <= 1 + 1e-6
         colors = [to_hex(color) for color in axis.collections[1].get_colors()]
         assert colors == [RIGHT if one else WRONG for one in right]
         dashes = [dash is not None for _, dash in axis.collections[1].get_linestyle()]
@@ -150,12 +150,26 @@ def test_chance_against_random_patches(tmp_path: Path) -> None:
     distances = []
     for forward in (True, False):
         random = PatchMatches(*rng.integers(0, 36, (2, n)), np.zeros(n), np.full(n, forward))
-        distances.append(match_distances(random, pair, (6, 6)))
+        distances.append(match_distances(random, pair, (6, 6), (6, 6)))
     distance, hits = chance_of_matches(pair, (6, 6))
     assert distance == pytest.approx(np.mean(distances), rel=0.02)
     assert hits == pytest.approx(100 * (np.concatenate(distances) <= 1).mean(), rel=0.1)
     chance = matches([fake_model(color_tokens)], [write_gradient(tmp_path / "a.png")], SMALL).chance
     assert chance == {"distance": pytest.approx(distance), "within_one_patch": pytest.approx(hits)}
+
+
+def test_models_of_several_patch_sizes_have_one_unit_of_distance(tmp_path: Path) -> None:
+    """Distances are in patches of the coarsest grid, so that they do not grow with the fineness of a model's own."""
+    paths = [write_gradient(tmp_path / "a.png"), write_noise(tmp_path / "b.png", 0)]
+    models = [fake_model(color_tokens, str(patch), patch) for patch in (8, 32)]
+    report = matches(models, paths, SMALL)
+    assert report.settings["grid"] == [3, 3]
+    assert report.chance["distance"] == pytest.approx(
+        np.mean([chance_of_matches(pair, (3, 3))[0] for pair in ViewPairs(paths, 0, 96)])
+    )
+    fine = matches(models[:1], paths, SMALL).rows[0]["distance"]
+    assert report.rows[0]["distance"] == pytest.approx(fine / 4)
+    assert report.rows[1]["distance"] == matches(models[1:], paths, SMALL).rows[0]["distance"]
 
 
 def test_edge_cases(tmp_path: Path) -> None:

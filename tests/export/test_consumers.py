@@ -85,12 +85,12 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
 
 
-def mean_and_std(artifact: Path) -> list[str]:
-    """Return mean and std as arguments of the C++ programs; none for uint8 input."""
+def numbers_of(artifact: Path) -> list[str]:
+    """Return patch size, mean and std as arguments of the C++ programs; no mean and std for uint8 input."""
     manifest = read_manifest(artifact)
     if manifest.inputs[0].dtype == "uint8":
-        return []
-    return [str(number) for key in ("mean", "std") for number in manifest.preprocessing[key]]
+        return [str(manifest.patch)]
+    return [str(manifest.patch)] + [str(number) for key in ("mean", "std") for number in manifest.preprocessing[key]]
 
 
 def check(completed: subprocess.CompletedProcess[str], artifact: Path, photo: Path) -> None:
@@ -110,13 +110,13 @@ def check(completed: subprocess.CompletedProcess[str], artifact: Path, photo: Pa
 @pytest.mark.parametrize("kind", INPUTS)
 def test_torchscript_in_cpp(kind: str, torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
     artifact = artifacts["torchscript", kind]
-    check(run(torchscript, artifact, photo, *mean_and_std(artifact)), artifact, photo)
+    check(run(torchscript, artifact, photo, *numbers_of(artifact)), artifact, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_onnx_in_cpp(kind: str, onnx: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
     artifact = artifacts["onnx", kind]
-    check(run(onnx, artifact, photo, *mean_and_std(artifact)), artifact, photo)
+    check(run(onnx, artifact, photo, *numbers_of(artifact)), artifact, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -129,7 +129,7 @@ def test_cpp_rejects_invalid_images(
     torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path, tmp_path: Path
 ) -> None:
     artifact = artifacts["torchscript", "float32"]
-    numbers, odd, short = mean_and_std(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
+    numbers, odd, short = numbers_of(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
     Image.new("RGB", (40, 32)).save(odd)
     short.write_bytes(photo.read_bytes()[:-1])
     assert run(torchscript).returncode == 2

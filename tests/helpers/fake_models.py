@@ -1,6 +1,7 @@
 """Models with known features, and images for them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from gtsa_kit.evaluation.models import Model, random_runner
 from gtsa_kit.export import Runner
+from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import MEAN, STD
 
 
@@ -19,8 +21,10 @@ class FakeRunner(Runner):
 
     provider = "fake"
 
-    def __init__(self, tokens: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.manifest = random_runner("vit_test", 0, "cpu").manifest
+    def __init__(self, tokens: Callable[[np.ndarray], np.ndarray], patch: int = 16) -> None:
+        plain = ARCHITECTURES["vit_test"]
+        architecture = replace(plain, timm_kwargs={**plain.timm_kwargs, "patch_size": patch})
+        self.manifest = random_runner(architecture, 0, "cpu").manifest
         self.tokens = tokens
         self.inputs: list[np.ndarray] = []
 
@@ -28,13 +32,14 @@ class FakeRunner(Runner):
         self.inputs.extend(images)
         b, _, height, width = images.shape
         pixels = 255 * (images * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None])
-        patches = pixels.reshape(b, 3, height // 16, 16, width // 16, 16).mean(axis=(3, 5))
+        p = self.manifest.patch
+        patches = pixels.reshape(b, 3, height // p, p, width // p, p).mean(axis=(3, 5))
         maps = np.stack([self.tokens(one) for one in patches]).astype(np.float32)
         return [maps.mean(axis=(2, 3)), maps]
 
 
-def fake_model(tokens: Callable[[np.ndarray], np.ndarray], name: str = "fake") -> Model:
-    return Model(name, FakeRunner(tokens), None)
+def fake_model(tokens: Callable[[np.ndarray], np.ndarray], name: str = "fake", patch: int = 16) -> Model:
+    return Model(name, FakeRunner(tokens, patch), None)
 
 
 def color_tokens(patches: np.ndarray) -> np.ndarray:

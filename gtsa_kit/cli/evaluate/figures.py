@@ -29,7 +29,7 @@ def pca(
     out: Out,
     models: Models = None,
     count: Count = 6,
-    size: Annotated[int, typer.Option(min=16, help="Longer side of the input, in pixels.")] = 448,
+    size: Annotated[int, typer.Option(min=1, help="Longer side of the input, in pixels.")] = 448,
     figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
     *,

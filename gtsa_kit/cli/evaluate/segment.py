@@ -67,7 +67,7 @@ def segment(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=16, help="Longer side of the input, in pixels. Default: the tile's, or the model's own size."),
+        typer.Option(min=1, help="Longer side of the input, in pixels. Default: the tile's, or the model's own size."),
     ] = None,
     probe: Annotated[str, typer.Option(help="linear, knn or both.")] = "both",
     k: Annotated[int, typer.Option(min=1, help="Number of neighbors of the k-NN probe.")] = 30,

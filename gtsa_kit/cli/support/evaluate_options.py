@@ -16,7 +16,7 @@ FigureFormat = Annotated[str, typer.Option(help="png (200 dpi), svg or pdf.")]
 Images = Annotated[Path, typer.Option(help="Images: a folder, or a text file of paths.", metavar="FOLDER")]
 Out = Annotated[Path, typer.Option(help="Folder for the report and its figure.", metavar="DIR")]
 Size = Annotated[
-    int | None, typer.Option(min=16, help="Side of the square input, in pixels. Default: the model's own size.")
+    int | None, typer.Option(min=1, help="Side of the square input, in pixels. Default: the model's own size.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of repetitions, with seeds 0, 1, ...")]
 MaxMissing = Annotated[

@@ -134,8 +134,8 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
     variant, reason = choose_variant(options.runtime)
     console.print(f"{variant.name} {variant.version}: {reason}")
     check_settings(variant, options.settings)
-    ranges = _requested_ranges(opened, options.options).bounded(options.optimal)
     default_side = opened.default_side if isinstance(opened, SourceGraph) else opened.encoder.preprocessing.size
+    ranges = _requested_ranges(opened, options.options).bounded(options.optimal, default_side)
     profile = make_profile(ranges, options.optimal, default_side)
     if isinstance(opened, SourceGraph) and opened.manifest is None:
         ranges = _try_sizes(opened, ranges, profile, options, console)

@@ -8,7 +8,7 @@ from gtsa_kit.export.spec import Range
 
 Shape = tuple[int, ...]
 MAX_SIDE: Final = 512
-"""Default maximum of height and width, in pixels."""
+"""Default maximum of height and width, in pixels, unless the training size is larger."""
 MAX_BATCH: Final = 16
 """Default maximum of the batch size."""
 OPTIMAL_BATCH: Final = 8
@@ -47,9 +47,14 @@ class InputRanges:
     width: Range
     layout: Layout = "nchw"
 
-    def bounded(self, optimal: OptimalShape) -> "InputRanges":
-        """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape."""
-        height, width = optimal.size or (0, 0)
+    def bounded(self, optimal: OptimalShape, default_side: int) -> "InputRanges":
+        """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape.
+
+        Args:
+            optimal: Shape to optimize for.
+            default_side: Height and width to optimize for where `optimal` has no size, in pixels.
+        """
+        height, width = optimal.size or (default_side, default_side)
         return InputRanges(
             _bounded(self.batch, max(MAX_BATCH, optimal.batch or 0)),
             _bounded(self.height, max(MAX_SIDE, height)),

@@ -147,7 +147,8 @@ def manifest_profile(manifest: Manifest) -> Profile:
     """Return the optimization profile of a graph; where the manifest sets no maximum, it has that of engines."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
     ranges = InputRanges(batch, height, width, manifest.layout)
-    return make_profile(ranges.bounded(OptimalShape()), OptimalShape(), int(manifest.preprocessing["size"]))
+    default_side = int(manifest.preprocessing["size"])
+    return make_profile(ranges.bounded(OptimalShape(), default_side), OptimalShape(), default_side)
 
 
 def limit_to_profile(provider: str, manifest: Manifest) -> Manifest:

@@ -30,7 +30,8 @@ class Runner(ABC):
                 (B, H, W, 3). The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
-            Float32 arrays: `embedding` (B, D), `feature_map` (B, D, H/16, W/16), and `layers` of that shape by block.
+            Float32 arrays: `embedding` (B, D), `feature_map` (B, D, H/p, W/p) for patches of p x p pixels, and
+            `layers` of that shape by block.
 
         Raises:
             ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.

@@ -2,7 +2,7 @@ import {
   cosineSimilarities, heatColor, meanCosine, patchColors, patchVectors, principalAxes, readSafetensors, rot90, vectorAt,
 } from "./features.js";
 
-const PATCH = 16, MAX_SIDE = 1024, MIN_SIDE = 512, SIZES = [224, 336, 448, 672, 896];
+const MAX_SIDE = 1024, MIN_SIDE = 512, SIZES = [224, 336, 448, 672, 896];
 const NAMES = ["First", "Second"];
 const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
@@ -10,7 +10,7 @@ const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
   canvas: section.querySelector("canvas"), stage: section.querySelector(".stage"), info: section.querySelector(".info"),
   image: null, name: "", rotation: 0, map: null, uprightMap: null, requestId: 0,
 }));
-let basis = null, selection = null, ranges = null;
+let basis = null, selection = null, ranges = null, patch = 1;
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
 const setStatus = (text, isError = false) => {
@@ -23,14 +23,16 @@ const setStatus = (text, isError = false) => {
 async function initialize() {
   const model = await (await requireOk(await fetch("v1/model"))).json();
   byId("model").textContent = `${model.id}, ${model.format}`;
-  const { inputs, outputs, axes } = model.manifest;
+  const { inputs, outputs, axes, architecture } = model.manifest;
+  patch = architecture.patch;
   const fixed = inputs[0].shape.filter((length) => typeof length === "number" && length > 3);
   const rangeOf = (axis, index) => axes[axis] ?? { min: fixed[index], max: fixed[index] };
-  ranges = { height: rangeOf("height", 0), width: rangeOf("width", fixed.length - 1), maxSize: model.limits.max_size };
+  ranges = { height: rangeOf("height", 0), width: rangeOf("width", fixed.length - 1), maxSize: Math.floor(model.limits.max_size / patch) * patch };
   const maps = outputs.map((output) => output.name).filter((name) => name.startsWith("feature_map"));
   byId("layer").replaceChildren(...maps.map((name) => new Option(name === "feature_map" ? "last" : name.slice(12), name)));
   const sizes = SIZES.filter((size) => size <= model.limits.max_size && size <= (ranges.height.max ?? size));
-  const available = ranges.height.min === ranges.height.max ? [ranges.height.min] : sizes;
+  const available = ranges.height.min === ranges.height.max || !sizes.length
+    ? [Math.min(ranges.height.max ?? ranges.maxSize, ranges.maxSize)] : sizes;
   byId("size").replaceChildren(...available.map((size) => new Option(`${size} pixels`, size)));
   byId("size").value = available.includes(448) ? 448 : available[0];
   await showSamples();
@@ -47,7 +49,7 @@ async function requireOk(response) {
 function inputSize(width, height) {
   const scale = Number(byId("size").value) / Math.max(width, height);
   const fit = (length, range) => {
-    const rounded = Math.max(PATCH, Math.round((length * scale) / PATCH) * PATCH);
+    const rounded = Math.max(patch, Math.round((length * scale) / patch) * patch);
     return Math.max(range.min, Math.min(rounded, range.max ?? rounded, ranges.maxSize));
   };
   return [fit(height, ranges.height), fit(width, ranges.width)];
