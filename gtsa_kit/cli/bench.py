@@ -32,7 +32,7 @@ def bench(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Exported files, run folders or weights. Ratios are relative to the first.", metavar="FILE..."
+            help="Exported files, run folders or weights. Ratios are relative to the first.", metavar="FILE"
         ),
     ],
     batch: Annotated[str, typer.Option(help="Batch sizes, for example 1,8,32.")] = "1,8",

@@ -9,7 +9,7 @@ import typer
 
 from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
+from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 
 DEFAULT_COMMAND = "FOLDER"
@@ -32,7 +32,7 @@ app = typer.Typer(cls=DefaultCommandGroup, rich_markup_mode="rich", help="Turn i
 app.add_typer(browse_app)
 
 
-@app.command(DEFAULT_COMMAND, cls=PlainCommand, hidden=True)
+@app.command(DEFAULT_COMMAND, cls=DefaultCommand, hidden=True)
 @with_option_groups
 def embed(
     folder: Annotated[
@@ -134,8 +134,10 @@ def embed(
 
 @app.command(cls=PlainCommand)
 def merge(
-    out: Annotated[Path, typer.Argument(help="New folder for the merged dataset.")],
-    parts: Annotated[list[Path], typer.Argument(help="Folders that --shard 1/N to N/N wrote, in any order.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the merged dataset.", metavar="DIR")],
+    parts: Annotated[
+        list[Path], typer.Argument(help="Folders that --shard 1/N to N/N wrote, in any order.", metavar="PART")
+    ],
 ) -> None:
     """Merge the parts that --shard wrote: the rows, maps and errors of one run, in its order.
 

@@ -55,7 +55,7 @@ def search_command(
     """Find the images that are most similar to one, by exact cosine, best first.
 
     Prints rank, cosine and path, and writes a contact sheet with the query first. An --image is embedded as the rows
-    were, also with their --heads, --mean, --std and --branch.
+    were, also with their --heads, --mean, --std and --branch, at their --size; --layers play no part.
 
     [bold]Examples[/bold]
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from gtsa_kit.cli.support.common import require
-from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
+from gtsa_kit.cli.support.export_result import printed_result
+from gtsa_kit.cli.support.options import JsonOption, LayersOption, WeightsOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
@@ -62,9 +63,7 @@ def export(
             help="Batch size: N fixes it, MIN:MAX bounds it; for trt also MIN:OPT:MAX. Default: any; trt: 1:8:16."
         ),
     ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Blocks whose feature maps are outputs too, such as 2,5,8,11. Default: none.")
-    ] = None,
+    layers: LayersOption = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 18 to 23. Default: 20.")] = None,
     input_type: Annotated[
         str,
@@ -86,6 +85,7 @@ def export(
         Path | None, typer.Option(help="Output file or folder. Default: beside the weights, as encoder.onnx and so on.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    as_json: JsonOption = False,
     runtime: Annotated[
         str,
         typer.Option(
@@ -162,7 +162,8 @@ def export(
 
     The graph takes any batch size, and any height and width in steps of the patch size, unless --size or --batch fix
     them. The written file is opened again and compared with the float32 encoder on images of several shapes; the report
-    is in FILE.json. Exits with 1 if the difference is above the tolerance of the precision.
+    is in FILE.json. Exits with 1 if the difference is above the tolerance of the precision. The comparison runs on the
+    CPU; gtsa verify has --device and --provider for other hardware.
 
     [bold]Examples[/bold]
 
@@ -219,7 +220,8 @@ def export(
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
 
         serving = parse_serving(name, instances, max_batch, queue_delay_ms)
-        export_triton(source, import_options, serving, precision, options, calibrate, images, out, force)
+        with printed_result(as_json) as result:
+            export_triton(source, import_options, serving, precision, options, calibrate, images, out, force, result)
     elif format_name == "trt":
         from gtsa_kit.cli.support.export_engine import EngineOptions, export_engine
         from gtsa_kit.export.runtime.profile import OptimalShape
@@ -239,12 +241,14 @@ def export(
             dry_run=dry_run,
             layout=parse_layout(layout),
         )
-        export_engine(source, import_options, engine_options)
+        with printed_result(as_json) as result:
+            export_engine(source, import_options, engine_options, result)
     else:
         from gtsa_kit.cli.support.export_steps import FileOptions, export_files
 
         files = FileOptions(precision, options, calibrate, images, out, force)
-        export_files(source, import_options, format_name, files)
+        with printed_result(as_json) as result:
+            export_files(source, import_options, format_name, files, result)
 
 
 def _check_unused(values: Mapping[str, object], format_name: str, needed: str) -> None:

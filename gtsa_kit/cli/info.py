@@ -37,7 +37,9 @@ def info(
     *,
     weights: WeightsOptions,
 ) -> None:
-    """Print the kind, inputs, outputs and parity report of a file; the file is not run.
+    """Print the kind, inputs, outputs and parity report of a file.
+
+    The file is not run, so there is no --device, --provider, --size or --layers.
 
     [bold]Examples[/bold]
 

@@ -1,8 +1,10 @@
 """The `gtsa serve` command."""
 
+import json
 import os
 import sys
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,13 +59,20 @@ def serve(
     samples: Annotated[
         Path | None, typer.Option(help="Folder of sample images for the page. Default: a few installed ones.")
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one line of JSON on standard output when ready: url, model, outputs, limits."
+        ),
+    ] = False,
     *,
     opening: ModelOptions,
 ) -> None:
     """Serve features over HTTP, with a web page that displays them.
 
     POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity; GET /, /docs, /health, /ready, /metrics.
-    After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends.
+    After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends. There is no --size: each request
+    may name one (?size=480x640).
 
     [bold]Examples[/bold]
 
@@ -100,10 +109,10 @@ def serve(
         samples=samples,
     )
     url_host = f"[{host}]" if ":" in host else host
-    _run(settings, sock, f"http://{url_host}:{sock.getsockname()[1]}")
+    _run(settings, sock, f"http://{url_host}:{sock.getsockname()[1]}", as_json)
 
 
-def _run(settings: "ServiceSettings", sock: Any, url: str) -> None:
+def _run(settings: "ServiceSettings", sock: Any, url: str, as_json: bool) -> None:
     from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.service.server import serve as serve_single
     from gtsa_kit.service.server import serve_workers
@@ -111,20 +120,32 @@ def _run(settings: "ServiceSettings", sock: Any, url: str) -> None:
     stderr = make_console()
     if "*" in settings.cors:
         stderr.print("note: every web page that a user of this network opens may use the service (--cors *)")
+    if as_json:
+        threading.Thread(target=_print_ready, args=(settings, sock, url), daemon=True).start()
     if settings.workers == 1:
         app, limiter, provider = create_loaded_app(settings)
-        stderr.print(f"{settings.artifact.name} in {provider}, on {url}", soft_wrap=True)
+        if not as_json:
+            stderr.print(f"{settings.artifact.name} in {provider}, on {url}", soft_wrap=True)
 
         def start_draining() -> None:
             limiter.draining = True
 
         serve_single(app, settings, sock, start_draining)
         return
-    stderr.print(f"{settings.artifact.name} in {settings.workers} processes, on {url}", soft_wrap=True)
+    if not as_json:
+        stderr.print(f"{settings.artifact.name} in {settings.workers} processes, on {url}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="gtsa-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         if not serve_workers(partial(create_worker_app, settings), settings, sock):
             fail("a worker could not start", 1)
+
+
+def _print_ready(settings: "ServiceSettings", sock: Any, url: str) -> None:
+    """Print the line of --json once the service answers."""
+    from gtsa_kit.service.readiness import describe_ready
+
+    if (line := describe_ready(settings, sock, url)) is not None:
+        print(json.dumps(line), flush=True)
 
 
 def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:

@@ -36,7 +36,8 @@ def verify(
 
     For a TensorRT engine, the header, the engine and its graph are compared with the manifest, and the gate runs on the
     graph in ONNX Runtime; on a GPU, it runs on the engine too. --device and the options of ONNX Runtime are for FILE,
-    --heads, --mean, --std and --branch for SOURCE.
+    --heads, --mean, --std and --branch for SOURCE. FILE is compared at sizes over its whole range and with the layers
+    that it was exported with, so there is no --size and no --layers.
 
     [bold]Examples[/bold]
 

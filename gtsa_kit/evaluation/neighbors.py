@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,6 +69,29 @@ def draw_neighbors(
                 title = f"cosine {cosine:.3f}"
                 show_image(next(axes), open_image(paths[index]), title, _name(paths[index]))
     return figure
+
+
+def list_neighbors(
+    vectors: Mapping[str, np.ndarray], paths: Sequence[Path], queries: int = 6, top: int = 5
+) -> list[dict[str, Any]]:
+    """Return what `draw_neighbors` draws as data: a row for each query image and model.
+
+    Args:
+        vectors: (N, D) embeddings, all finite, by name of the model.
+        paths: N images.
+        queries: Number of query images, evenly spaced over the list.
+        top: Number of neighbors of each.
+    """
+    indices = evenly_spaced_indices(len(paths), queries)
+    rows = []
+    for name, embeddings in vectors.items():
+        for query, neighbors, cosines in zip(indices, *nearest_neighbors(embeddings, indices, top), strict=True):
+            found = [
+                {"image": str(paths[index]), "cosine": float(cosine)}
+                for index, cosine in zip(neighbors, cosines, strict=True)
+            ]
+            rows.append({"image": str(paths[query]), "model": name, "neighbors": found})
+    return rows
 
 
 def nearest_neighbors(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,8 @@ async def model(request: Request) -> dict[str, Any]:
         name: getattr(settings, name)
         for name in ("max_batch", "max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
     }
-    return {**state.model_info(), "limits": limits, "manifest": state.runner.manifest.model_dump(mode="json")}
+    manifest = state.runner.manifest.model_dump(mode="json")
+    return {**state.model_info(), "provider": state.runner.provider, "limits": limits, "manifest": manifest}
 
 
 @router.get("/v1/models", summary="The model, for OpenAI's clients", responses=ERRORS)

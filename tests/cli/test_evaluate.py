@@ -134,9 +134,18 @@ def test_random_weights_stand_beside_a_trained_model(
 
 def test_neighbors(gtsa_here: Callable, mixed: Path, tiny_run: Path, tmp_path: Path) -> None:
     done = gtsa_here(
-        *("eval", "neighbors", tiny_run, "--images", mixed, "--out", tmp_path / "out", "--figure-format", "pdf")
+        *("eval", "neighbors", tiny_run, "--images", mixed, "--out", tmp_path / "out", "--figure-format", "pdf"),
+        *("--json", "--count", 2, "--top", 3),
     )
     assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["figure"] == str(tmp_path / "out" / "neighbors.pdf")
+    assert [row["model"] for row in printed["rows"]] == [tiny_run.name] * 2 + ["random vit_test"] * 2
+    for row in printed["rows"]:
+        cosines = [found["cosine"] for found in row["neighbors"]]
+        assert len(cosines) == 3
+        assert cosines == sorted(cosines, reverse=True)
+        assert row["image"] not in [found["image"] for found in row["neighbors"]]
     assert "2 files skipped" in done.stderr
     assert (tmp_path / "out" / "neighbors.pdf").read_bytes().startswith(b"%PDF")
 

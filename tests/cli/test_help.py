@@ -22,7 +22,9 @@ def leaves(command: Any, name: str = "gtsa") -> Iterator[tuple[str, Any]]:
         yield from leaves(inner, f"{name} {child}")
 
 
-COMMANDS = dict(leaves(typer.main.get_command(app)))
+ROOT = typer.main.get_command(app)
+COMMANDS = dict(leaves(ROOT))
+GROUPS = {"gtsa": ROOT} | {f"gtsa {name}": group for name, group in ROOT.commands.items() if hasattr(group, "commands")}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -38,6 +40,46 @@ def test_help_shows_flags_without_a_type_and_every_default(name: str, gtsa_here:
             assert "efault" in option.help, f"{name} {option.opts[0]} does not say what happens without it"
         else:
             assert option.show_default or "efault" in option.help, f"{name} {option.opts[0]} hides its default"
+
+
+OPENING = [name for name, command in COMMANDS.items() if any(one.name == "branch" for one in command.params)]
+
+
+@pytest.mark.parametrize("name", [*OPENING, "gtsa eval ablation"])
+def test_commands_that_open_a_model_take_the_shared_options_or_say_why_not(name: str) -> None:
+    command, parent = COMMANDS[name], GROUPS[name.rpartition(" ")[0]]
+    taken = {option for parameter in command.params for option in parameter.opts}
+    texts = " ".join(f"{command.help} {parent.help}".split())
+    for option in ("--device", "--provider", "--layers", "--size", "--json"):
+        assert option in taken or option in texts, f"{name} neither has {option} nor says why"
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("", "[OPTIONS] COMMAND [ARGS]..."),
+        ("train", "[OPTIONS] [SOURCE]"),
+        ("export", "[OPTIONS] SOURCE"),
+        ("bench", "[OPTIONS] FILE..."),
+        ("embed", "[OPTIONS] FOLDER"),
+        ("embed merge", "[OPTIONS] DIR PART..."),
+        ("eval", "[OPTIONS] COMMAND [ARGS]..."),
+        ("eval pca", "[OPTIONS] [MODEL...]"),
+    ],
+)
+def test_usage_lines_have_the_conventional_notation(command: str, usage: str, gtsa_here: Callable) -> None:
+    line = f"Usage: gtsa {command} {usage}".replace("  ", " ")
+    assert line in [one.strip() for one in gtsa_here(*command.split(), "--help").stdout.splitlines()]
+    wrong = gtsa_here(*command.split(), "--no-such-option")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[0] == line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_usage_line_has_braces_or_types(name: str, gtsa_here: Callable) -> None:
+    usage = gtsa_here(*name.split()[1:], "--no-such-option").stderr.splitlines()[0]
+    assert usage.startswith(f"Usage: {name.removesuffix(' FOLDER')} [OPTIONS]")
+    assert not set("{}<>") & set(usage)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

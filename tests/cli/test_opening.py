@@ -81,7 +81,7 @@ def test_every_command_that_opens_models_has_the_shared_options() -> None:
     assert runners == with_weights - {"gtsa export", "gtsa info", "gtsa eval attention"}
     for name in with_weights:
         assert option_names(ModelOptions if name in runners else WeightsOptions) <= options[name], name
-    for name in with_weights - {"gtsa export", "gtsa serve", "gtsa eval neighbors"}:
+    for name in with_weights:
         assert "--json" in options[name], name
 
 

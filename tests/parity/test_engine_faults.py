@@ -50,10 +50,15 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 def rejection(capsys: pytest.CaptureFixture[str], graph: Path, **options: object) -> str:
     """Return the error message of a dry run that rejects a graph."""
+    capsys.readouterr()  # torch.onnx prints its steps
     with pytest.raises(SystemExit) as stopped:
-        export(graph, format_name="trt", dry_run=True, **options)
+        export(graph, format_name="trt", dry_run=True, as_json=True, **options)
     assert stopped.value.code == 1
-    return " ".join(capsys.readouterr().err.split())
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert (result["passed"], result["artifacts"]) == (False, [])
+    assert result["problems"]
+    return " ".join(printed.err.split())
 
 
 def test_an_antialiased_resize_is_named(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,14 +156,22 @@ def test_a_fixed_size_vit_of_another_tool_builds_as_it_is(
 ) -> None:
     graph = third_party(False)
     before = set(graph.parent.iterdir())
-    export(graph, format_name="trt", dry_run=True)
+    capsys.readouterr()  # torch.onnx prints its steps
+    export(graph, format_name="trt", dry_run=True, as_json=True)
     assert set(graph.parent.iterdir()) == before, "a dry run keeps no files"
+    dry = json.loads(capsys.readouterr().out)
+    assert (dry["passed"], dry["problems"], dry["artifacts"]) == (True, [], [])
+    assert dry["tensors"][0] == ["x", "float", [-1, 3, 64, 64]]
     engine = tmp_path / "vit.engine"
-    export(graph, format_name="trt", batch="1:2:8", out=engine)
+    export(graph, format_name="trt", batch="1:2:8", out=engine, as_json=True)
     manifest = read_manifest(engine)
+    printed = capsys.readouterr()
+    (artifact,) = json.loads(printed.out)["artifacts"]
+    assert (artifact["path"], artifact["passed"]) == (str(engine), None)  # nothing to compare with
+    assert artifact["manifest"] == manifest.model_dump(mode="json")
     assert manifest.engine.profile == ((1, 3, 64, 64), (2, 3, 64, 64), (8, 3, 64, 64))
     assert manifest.engine.graph.parity is None
-    assert "no float32 encoder" in " ".join(capsys.readouterr().err.split())
+    assert "no float32 encoder" in " ".join(printed.err.split())
     verify(engine)
     with pytest.raises(ValueError, match="omit --precision"):
         export(graph, format_name="trt", precision="fp16", dry_run=True)

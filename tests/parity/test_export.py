@@ -33,24 +33,29 @@ def test_autoselect_keeps_the_fastest_that_passes_the_gate(
     ]
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[options[2]], options[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
-    export(tiny_run, out=tmp_path)
-    output = stderr_text(capsys)
-    assert "torchscript bf16 failed the parity gate" in output
+    export(tiny_run, out=tmp_path, as_json=True)
+    printed = capsys.readouterr()
+    assert "torchscript bf16 failed the parity gate" in " ".join(printed.err.split())
+    result = json.loads(printed.out)
+    assert result["failed"] == ["torchscript bf16"]
+    assert {speed["name"] for speed in result["speeds"]} == {"torchscript fp32", "onnx fp32"}
     names = {path.name for path in tmp_path.iterdir()}
     assert names in ({"encoder.onnx", "encoder.onnx.json"}, {"encoder.ts", "encoder.ts.json"})
     path = next(path for path in tmp_path.iterdir() if path.suffix != ".json")
+    assert [artifact["path"] for artifact in result["artifacts"]] == [str(path)]
     assert read_manifest(path).parity.passed
     assert load(path).manifest.precision == "fp32"
 
 
 def test_no_file_remains_when_no_format_passes_the_gate(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[ExportCandidate("torchscript", "fp32")]])
     monkeypatch.setitem(parity.TOLERANCES, "fp32", Tolerance(-1, -1, 2, 2))
     with pytest.raises(SystemExit) as stopped:
-        export(tiny_run, out=tmp_path / "new")
+        export(tiny_run, out=tmp_path / "new", as_json=True)
     assert stopped.value.code == 1
+    assert json.loads(capsys.readouterr().out) == {"passed": False, "artifacts": []}
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -61,9 +66,18 @@ def test_candidates_have_the_requested_precision() -> None:
     assert {c.precision for c in candidates()[-1]} == {"fp32"}
 
 
-def test_all_formats_at_once(tiny_run: Path, tmp_path: Path) -> None:
+def test_all_formats_at_once(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
-    export(tiny_run, format_name="all", precision="fp16", layers="1", size="64x96", out=tmp_path)
+    export(tiny_run, format_name="all", precision="fp16", layers="1", size="64x96", out=tmp_path, as_json=True)
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] is True
+    assert len(result["artifacts"]) == 4
+    for artifact in result["artifacts"]:
+        path = Path(artifact["path"])
+        assert artifact["passed"] is True
+        assert artifact["manifest"] == read_manifest(path).model_dump(mode="json")
+        parts = {path, path.with_suffix(".bin")} if path.suffix == ".xml" else {path}
+        assert artifact["size"] == sum(part.stat().st_size for part in parts)
     assert {p.name for p in tmp_path.iterdir() if p.suffix != ".json"} == {
         *("encoder.onnx", "encoder.ts", "encoder.pt2", "encoder.xml", "encoder.bin")
     }
@@ -85,9 +99,14 @@ def test_failing_int8_names_the_sensitive_layers(
         export(tiny_run, format_name="onnx", precision="int8", out=tmp_path)
     monkeypatch.setitem(parity.TOLERANCES, "int8", Tolerance(1e-6, 1e-6, 1, 1))
     with pytest.raises(SystemExit) as stopped:
-        export(tiny_run, format_name="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path)
+        export(
+            tiny_run, format_name="onnx", precision="int8", calibrate=images, size="64x96", out=tmp_path, as_json=True
+        )
     assert stopped.value.code == 1
-    output = stderr_text(capsys)
+    printed = capsys.readouterr()
+    output, result = " ".join(printed.err.split()), json.loads(printed.out)
+    assert result["passed"] is False
+    assert [artifact["passed"] for artifact in result["artifacts"]] == [False]
     for word in ("blocks.0.qkv", "blocks.1.mlp.fc2", "differs from the encoder", "worst on"):
         assert word in output
     assert read_manifest(tmp_path / "encoder.onnx").target["calibration"] == "20 images of images0"
@@ -108,9 +127,12 @@ def test_checkpoint_of_another_tool_is_exported(tmp_path: Path, capsys: pytest.C
 
 
 def test_frameworks_are_formats(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(tiny_run, format_name="timm", out=tmp_path / "timm")
-    assert "parity passed" in stderr_text(capsys)
-    assert json.loads((tmp_path / "timm" / "gtsa.json").read_text())["parity"]["passed"]
+    export(tiny_run, format_name="timm", out=tmp_path / "timm", as_json=True)
+    printed = capsys.readouterr()
+    assert "parity passed" in printed.err
+    (artifact,) = json.loads(printed.out)["artifacts"]
+    assert artifact["folder"] == json.loads((tmp_path / "timm" / "gtsa.json").read_text())
+    assert artifact["folder"]["parity"]["passed"]
     with pytest.raises(ValueError, match="--force"):
         export(tiny_run, format_name="timm", out=tmp_path / "timm")
     with pytest.raises(ValueError, match="auto, all, onnx"):

@@ -363,8 +363,11 @@ def test_the_command_exports_a_run_through_the_parity_gate(
 ) -> None:
     models = tmp_path / "models"
     arguments = [tiny_run, "--out", models, "--size", "32", "--batch", "1:2", "--input", "uint8", "--images", images]
-    done = invoke(*arguments, "--name", "tiny", "--instances", "cpu:2")
+    done = invoke(*arguments, "--name", "tiny", "--instances", "cpu:2", "--json")
     assert done.exit_code == 0, done.output
+    (artifact,) = json.loads(done.stdout)["artifacts"]
+    assert (artifact["path"], artifact["passed"]) == (str(models / "tiny"), True)
+    assert artifact["folder"] == json.loads((models / "tiny" / "gtsa.json").read_text())
     config = read_config(models / "tiny")
     assert (config.max_batch_size, config.input[0].data_type) == (2, schema.TYPE_UINT8)
     assert (config.instance_group[0].kind, config.instance_group[0].count) == (schema.ModelInstanceGroup.KIND_CPU, 2)
@@ -373,8 +376,9 @@ def test_the_command_exports_a_run_through_the_parity_gate(
     assert written.parity.passed
     assert "exists; add --force" in str(invoke(*arguments, "--name", "tiny").exception)
     monkeypatch.setattr("gtsa_kit.cli.support.export_triton.export_artifact", lambda *_: with_failed_parity(written))
-    failed = invoke(*arguments, "--name", "worse")
+    failed = invoke(*arguments, "--name", "worse", "--json")
     assert failed.exit_code == 1
+    assert json.loads(failed.stdout) == {"passed": False, "artifacts": []}
     assert [path.name for path in models.iterdir()] == ["tiny"]
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 

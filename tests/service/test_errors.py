@@ -257,4 +257,5 @@ def test_the_model_route_returns_the_manifest_and_the_limits(service: RunningSer
         info = client.get("/v1/model").json()
     assert info["manifest"] == json.loads(runner.manifest.model_dump_json())
     assert info["sha256"] == runner.manifest.source_sha256
+    assert info["provider"] == runner.provider
     assert info["limits"]["max_image_mb"] == 20

@@ -1,6 +1,7 @@
 """Overload, slow clients, disconnects and shutdown: accepted requests are answered, others get 503 immediately."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -139,16 +140,28 @@ def open_stalled_reader(port: int) -> socket.socket:
 
 
 def start_process(artifact: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    """Start `gtsa serve` as a process and wait until it is ready."""
+    """Start `gtsa serve` as a process, and wait until it is ready; return its address."""
     command = [*GTSA, "serve", str(artifact), "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=one_thread())
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=one_thread())
     assert process.stderr is not None
+    assert process.stdout is not None
     assert process.stderr.readline() == f"loading {artifact}\n"
-    line = process.stderr.readline()
-    url = re.search(r"http://127\.0\.0\.1:[0-9]+", line)
-    assert url, line
-    assert wait_for(lambda: is_ready(url[0]), 240)  # two workers on a busy machine take minutes
-    return process, url[0]
+    if "--json" not in options:
+        line = process.stderr.readline()
+        url = re.search(r"encoder.safetensors in PyTorch on cpu, on (http://127\.0\.0\.1:[0-9]+)$", line)
+        assert url, line
+        assert wait_for(lambda: is_ready(url[1]), 240)
+        return process, url[1]
+    ready = json.loads(process.stdout.readline())  # two workers on a busy machine take minutes
+    assert is_ready(ready["url"])
+    assert ready["workers"] == 2
+    assert ready["artifact"] == str(artifact)
+    assert ready["architecture"] == "vit_test"
+    assert ready["provider"] == "PyTorch on cpu"
+    assert ready["outputs"] == ["embedding", "feature_map"]
+    assert ready["limits"]["max_size"] == 1024
+    return process, str(ready["url"])
 
 
 def is_ready(url: str) -> bool:
@@ -158,9 +171,9 @@ def is_ready(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, workers: str) -> None:
-    process, url = start_process(artifact, "--workers", workers)
+@pytest.mark.parametrize("options", [(), ("--workers", "2", "--json")], ids=["one worker", "two workers"])
+def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, options: tuple[str, ...]) -> None:
+    process, url = start_process(artifact, *options)
     port = int(url.rpartition(":")[2])
     # Part of the body has arrived when the signal comes: the request is accepted, so it is answered.
     connection = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
@@ -178,6 +191,8 @@ def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, work
     assert process.wait(WAIT_SECONDS) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""
+    assert process.stdout is not None
+    assert process.stdout.read() == ""
     with pytest.raises(OSError, match=r"."):
         socket.create_connection(("127.0.0.1", port), timeout=2)
 

@@ -6,7 +6,10 @@ from gtsa_kit.cli.evaluate import ablation, curves, figures, probes, segment, vi
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
-    cls=PlainGroup, no_args_is_help=True, rich_markup_mode="rich", help="Evaluate encoders on your own images."
+    cls=PlainGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Evaluate encoders on your own images, by the embedding and the last feature map; there is no --layers.",
 )
 app.command(cls=PlainCommand)(figures.pca)
 app.command(cls=PlainCommand)(figures.neighbors)

@@ -57,7 +57,7 @@ def ablation(
     The first run has the region loss, the second adds patch correspondence, the third adds the rotation loss.
 
     They are written to OUT and differ only in the loss weights. Ctrl-C saves; the same command resumes. Finished
-    runs are kept, so further probes need no training.
+    runs are kept, so further probes need no training. PyTorch runs the encoders, so there is no --provider.
 
     [bold]Example[/bold]
 

@@ -1,5 +1,6 @@
 """The commands `gtsa eval pca`, `attention`, `matches` and `neighbors`: figures for visual inspection."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -75,8 +76,8 @@ def attention(
 ) -> None:
     """Draw the attention maps of the last block: the mean over patch tokens, and the class token by head.
 
-    It needs weights: a run folder, a .safetensors, or a float32 .onnx exported by gtsa. Writes attention.png and
-    attention.json.
+    It needs weights, which PyTorch runs (no --provider): a run folder, a .safetensors, or a float32 .onnx exported by
+    gtsa. Writes attention.png and attention.json.
 
     [bold]Examples[/bold]
 
@@ -165,6 +166,7 @@ def neighbors(
     top: Annotated[int, typer.Option(min=1, help="Number of neighbors of each query.")] = 5,
     size: Size = None,
     figure_format: FigureFormat = "png",
+    as_json: JsonOption = False,
     *,
     beside: BaselineOptions,
     opening: ModelOptions,
@@ -180,7 +182,7 @@ def neighbors(
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import make_console, progress_bar
     from gtsa_kit.evaluation.embeddings import embed_images
-    from gtsa_kit.evaluation.neighbors import draw_neighbors, finite_vectors
+    from gtsa_kit.evaluation.neighbors import draw_neighbors, finite_vectors, list_neighbors
     from gtsa_kit.figures import save_figure
 
     opened, vectors, console = open_for_evaluation(models, beside, opening), {}, make_console()
@@ -196,4 +198,7 @@ def neighbors(
         names = ", ".join(image.name for image in not_finite[:3]) + (" and others" if len(not_finite) > 3 else "")
         console.print(f"left out, NaN or infinity in their vectors: {len(not_finite)} images, {names}", soft_wrap=True)
     save_figure(draw_neighbors(vectors, paths, count, top), figure)
+    if as_json:
+        rows = list_neighbors(vectors, paths, count, top)
+        print(json.dumps({"figure": str(figure), "rows": rows}, indent=2, ensure_ascii=False))
     console.print(f"wrote {figure}", soft_wrap=True)

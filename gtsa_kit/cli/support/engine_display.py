@@ -14,6 +14,7 @@ from gtsa_kit.export.runtime.profile import InputRanges
 from gtsa_kit.export.tensorrt.build import OnStep
 from gtsa_kit.export.tensorrt.engine import log_path
 from gtsa_kit.export.tensorrt.lint import LintReport
+from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.problems import ParseProblem
 
 
@@ -47,6 +48,16 @@ def lint_table(report: LintReport) -> Table:
     for name, dtype, shape in report.tensors:
         table.add_row(name, f"{dtype} ({', '.join('any' if length == -1 else str(length) for length in shape)})")
     return table
+
+
+def print_dry_run(name: str, report: LintReport, console: Console) -> None:
+    """Print the result of a dry run; exit with 1 if TensorRT rejects the graph `name`."""
+    problems = list(report.problems)
+    if problems:
+        console.print(problem_table(problems))
+        fail(str(EngineBuildError(name, problems)), 1)
+    console.print(lint_table(report))
+    console.print(f"{name} builds; nothing was kept", soft_wrap=True)
 
 
 def print_engine(engine: Path, manifest: Manifest, console: Console) -> None:

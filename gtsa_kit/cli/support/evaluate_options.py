@@ -10,7 +10,7 @@ from gtsa_kit.figures import check_format
 
 Models = Annotated[
     list[Path] | None,
-    typer.Argument(help="Run folders, weights or exported files to compare.", metavar="MODEL..."),
+    typer.Argument(help="Run folders, weights or exported files to compare.", metavar="MODEL"),
 ]
 FigureFormat = Annotated[str, typer.Option(help="png (200 dpi), svg or pdf.")]
 Images = Annotated[Path, typer.Option(help="Images: a folder, or a text file of paths.", metavar="FOLDER")]

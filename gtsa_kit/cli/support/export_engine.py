@@ -1,13 +1,20 @@
 """Steps and output of `gtsa export --format trt`. Imports torch, so the command imports it when it runs."""
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.engine_display import build_progress, describe_ranges, lint_table, print_engine, problem_table
+from gtsa_kit.cli.support.engine_display import (
+    build_progress,
+    describe_ranges,
+    print_dry_run,
+    print_engine,
+    problem_table,
+)
+from gtsa_kit.cli.support.export_result import ExportResult
 from gtsa_kit.cli.support.export_steps import progress_callback
 from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
@@ -63,7 +70,7 @@ class EngineOptions:
     """Layout of the images of another tool's graph; None reads it from the shape."""
 
 
-def export_engine(path: Path, import_options: ImportOptions, options: EngineOptions) -> None:
+def export_engine(path: Path, import_options: ImportOptions, options: EngineOptions, result: ExportResult) -> None:
     """Export a graph, check its parity, and build an engine from it; exit with 1 if TensorRT rejects the graph.
 
     A dry run builds without a parity gate and keeps nothing.
@@ -73,7 +80,7 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     request = make_request(opened, options, console)
     calibration = read_calibration(require(options.calibrate)) if options.calibrate else None
     if options.dry_run:
-        _dry_run(opened, options, request, calibration, console)
+        _dry_run(opened, options, request, calibration, result, console)
         return
     run_images = opened.images if isinstance(opened, Source) else None
     parity_set = load_parity_images(require(options.images) if options.images else run_images)
@@ -87,10 +94,11 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     with staged(engine) as work:
         graph = _prepare_graph(opened, work, options.options, parity_set, calibration, console)
         console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
-        manifest = _build(graph, work, log_path(engine), request, console)
+        manifest = _build(graph, work, log_path(engine), request, result, console)
         with Steps(console) as steps:
             on_case = progress_callback(steps, "parity of the engine")
             manifest = check_engine_parity(_reference(opened), work, manifest, parity_set, on_case)
+    result.add_file(engine, manifest)
     print_engine(engine, manifest, console)
 
 
@@ -215,11 +223,14 @@ def _prepare_graph(
     return graph
 
 
-def _build(graph: SourceGraph, engine: Path, log: Path, request: EngineRequest, console: Console) -> Manifest:
+def _build(
+    graph: SourceGraph, engine: Path, log: Path, request: EngineRequest, result: ExportResult, console: Console
+) -> Manifest:
     try:
         with Steps(console) as steps:
             return write_engine(graph, engine, request, build_progress(steps), log)
     except EngineBuildError as error:
+        result.more["problems"] = [asdict(problem) for problem in error.problems]
         console.print(problem_table(error.problems))
         fail(f"{error}. The builder's messages are in {log.name}", 1)
 
@@ -229,6 +240,7 @@ def _dry_run(
     options: EngineOptions,
     request: EngineRequest,
     calibration: Calibration | None,
+    result: ExportResult,
     console: Console,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="gtsa-dry-") as folder:
@@ -237,8 +249,5 @@ def _dry_run(
             opened = write_graph(opened, Path(folder, "encoder.onnx"), options.options, calibration)
         with Steps(console) as steps:
             report = lint(opened, request, build_progress(steps))
-    if report.problems:
-        console.print(problem_table(list(report.problems)))
-        fail(str(EngineBuildError(opened.path.name, list(report.problems))), 1)
-    console.print(lint_table(report))
-    console.print(f"{opened.path.name} builds; nothing was kept", soft_wrap=True)
+    result.more.update(asdict(report))
+    print_dry_run(opened.path.name, report, console)

@@ -2,13 +2,14 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.export_result import ExportResult, size_in_bytes
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
@@ -41,7 +42,9 @@ class FileOptions:
     force: bool
 
 
-def export_files(path: Path, import_options: ImportOptions, format_name: str, files: FileOptions) -> None:
+def export_files(
+    path: Path, import_options: ImportOptions, format_name: str, files: FileOptions, result: ExportResult
+) -> None:
     """Export to a format, to all formats ("all"), to the fastest one ("auto"), or to the files of a framework.
 
     The process exits with 1 if an artifact fails the parity gate.
@@ -53,14 +56,14 @@ def export_files(path: Path, import_options: ImportOptions, format_name: str, fi
     source = open_encoder(path, import_options, console)
     images = load_parity_images(require(files.images) if files.images else source.images)
     if format_name in FRAMEWORKS:
-        _export_framework(source, format_name, files, images, console)
+        _export_framework(source, format_name, files, images, result, console)
         return
     calibration = read_calibration(require(files.calibrate)) if files.calibrate else None
     if format_name == "auto":
-        _export_fastest(source, files, images, calibration, console)
+        _export_fastest(source, files, images, calibration, result, console)
         return
     names = available_formats(files.options, console) if format_name == "all" else [format_name]
-    _export_formats(source, names, files, images, calibration, console)
+    _export_formats(source, names, files, images, calibration, result, console)
 
 
 def available_formats(options: ExportOptions, console: Console) -> list[str]:
@@ -83,6 +86,7 @@ def _export_formats(
     files: FileOptions,
     images: ParityImages,
     calibration: Calibration | None,
+    result: ExportResult,
     console: Console,
 ) -> None:
     """Export to several formats, and exit with 1 if one fails the parity gate; every option is checked first."""
@@ -96,6 +100,7 @@ def _export_formats(
             on_case = progress_callback(steps)
             manifest = export_artifact(source, name, path, files.options, images, calibration, on_case)
         assert manifest.parity is not None
+        result.add_file(path, manifest)
         console.print(parity_table(manifest.parity))
         if manifest.parity.passed:
             _print_artifact(path, manifest, console)
@@ -108,7 +113,12 @@ def _export_formats(
 
 
 def _export_fastest(
-    source: Source, files: FileOptions, images: ParityImages, calibration: Calibration | None, console: Console
+    source: Source,
+    files: FileOptions,
+    images: ParityImages,
+    calibration: Calibration | None,
+    result: ExportResult,
+    console: Console,
 ) -> None:
     """Export to the fastest format on this machine that passes the parity gate."""
     out = files.out or source.folder
@@ -128,6 +138,9 @@ def _export_fastest(
         choice = autoselect(source, out, files.options, rounds, images, calibration, on_step)
     if choice is None:
         fail("no format passed the parity gate; export to one by name with --format to see how it differs", 1)
+    result.add_file(choice.path, choice.manifest)
+    result.more["speeds"] = [asdict(speed) for speed in choice.speeds]
+    result.more["failed"] = [str(candidate) for candidate in choice.failed]
     _print_choice(choice, console)
 
 
@@ -156,12 +169,13 @@ def _print_artifact(path: Path, manifest: Manifest, console: Console) -> None:
 
 
 def _export_framework(
-    source: Source, framework: str, files: FileOptions, images: ParityImages, console: Console
+    source: Source, framework: str, files: FileOptions, images: ParityImages, result: ExportResult, console: Console
 ) -> None:
     """Write the files of another framework, read them back and compare."""
     folder = files.out or source.folder / framework
     report = export_framework(source.encoder, framework, folder, images, files.force)
     assert report.parity is not None
+    result.add_folder(folder, report)
     console.print(parity_table(report.parity))
     if not report.parity.passed:
         fail(f"{failure_message(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
@@ -198,5 +212,4 @@ def progress_callback(steps: Steps, stage: str = "parity") -> Callable[[int, int
 
 def megabytes(path: Path) -> float:
     """Return the size of an artifact in MB, with the weights beside an OpenVINO file."""
-    weights = path.with_suffix(".bin")
-    return (path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)) / 1e6
+    return size_in_bytes(path) / 1e6

@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.export_result import ExportResult
 from gtsa_kit.cli.support.export_steps import megabytes, progress_callback
 from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.export.folder_report import read_folder_report
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import load_parity_images
@@ -54,6 +56,7 @@ def export_triton(
     images: Path | None,
     out: Path | None,
     force: bool,
+    result: ExportResult,
 ) -> None:
     """Write a model repository from an exported file as it is, or from weights, which are exported to ONNX first.
 
@@ -69,6 +72,7 @@ def export_triton(
         images: Folder of images for the parity gate; None takes those of the run.
         out: Folder of the repository; by default `triton` beside the source.
         force: Whether to replace models that gtsa-kit wrote before.
+        result: Result to which the written model is added.
 
     Raises:
         ValueError: An option is invalid, or the file can't be served; nothing was written.
@@ -78,7 +82,8 @@ def export_triton(
         gate = partial(gate_again, path, images=images, console=console)
         manifest = open_artifact(path, gate)
         _check_unchanged(path, manifest, precision, options, calibrate)
-        _write(path, manifest, serving, options.input == "uint8", out or path.parent / "triton", force, console)
+        repository = out or path.parent / "triton"
+        _write(path, manifest, serving, options.input == "uint8", repository, force, result, console)
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
@@ -89,7 +94,7 @@ def export_triton(
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as folder:
         graph = Path(folder, "encoder.onnx")
         manifest = _export(opened, graph, options, calibrate, images, console)
-        _write(graph, manifest, serving, options.input == "uint8", repository, force, console)
+        _write(graph, manifest, serving, options.input == "uint8", repository, force, result, console)
 
 
 def _check_unchanged(
@@ -126,11 +131,13 @@ def _write(
     uint8_input: bool,
     repository: Path,
     force: bool,
+    result: ExportResult,
     console: Console,
 ) -> None:
     models = repository_models(artifact, manifest, serving, uint8_input)
     size = megabytes(artifact)
-    write_repository(repository, models, force)
+    *_, folder = write_repository(repository, models, force)
+    result.add_folder(folder, read_folder_report(folder))
     console.print(_models_table(models))
     if manifest.engine:
         console.print(

@@ -1,12 +1,12 @@
-"""Help of commands: flags without a type."""
+"""Help of commands: flags without a type, and usage lines in the conventional notation."""
 
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 
-class _PlainFlags:
-    """Mixin of commands whose help shows `--resume`, where typer shows `--resume <bool>`."""
+class _PlainHelp:
+    """Mixin of commands whose help shows `--resume` and `FILE...`, where typer shows `--resume <bool>` and `{FILE}`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, flags with an empty type."""
@@ -16,10 +16,36 @@ class _PlainFlags:
                 parameter.metavar = ""
         return parameters
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line after the name of the command."""
+        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+        end = [self.subcommand_metavar] if isinstance(self, TyperGroup) else []
+        return ["[OPTIONS]", *map(_argument_usage, arguments), *end]
 
-class PlainCommand(_PlainFlags, TyperCommand):
-    """Command with plain flags."""
+
+def _argument_usage(argument: Any) -> str:
+    name = (argument.metavar or argument.name.upper()) + ("..." if argument.nargs != 1 else "")
+    return name if argument.required else f"[{name}]"
 
 
-class PlainGroup(_PlainFlags, TyperGroup):
-    """Group of commands with plain flags."""
+class PlainCommand(_PlainHelp, TyperCommand):
+    """Command with plain help."""
+
+
+class PlainGroup(_PlainHelp, TyperGroup):
+    """Group of commands with plain help."""
+
+
+class _ContextOfGroup(TyperCommand.context_class):  # type: ignore[misc, name-defined]
+    """Context of a command that runs under the name of its group."""
+
+    @property
+    def command_path(self) -> str:
+        """Name of the group, for the usage line and for errors."""
+        return str(self.parent.command_path)
+
+
+class DefaultCommand(PlainCommand):
+    """Command that its group runs if none is named; users never type its own name."""
+
+    context_class = _ContextOfGroup
