@@ -12,7 +12,14 @@ from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_g
 
 @with_option_groups
 def verify(
-    file: Annotated[Path, typer.Argument(help="Exported file: .onnx, .ts, .pt2, .xml or .engine.", metavar="FILE")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Exported file (.onnx, .ts, .pt2, .xml or .engine), folder for another framework (timm, hf, ...), or "
+            "model of a Triton repository.",
+            metavar="FILE",
+        ),
+    ],
     against: Annotated[
         Path | None,
         typer.Option(
@@ -34,6 +41,9 @@ def verify(
     Where the weights are not found, FILE is checked without them (content, shapes, finite outputs, repeatability), and
     a line says that it was not compared.
 
+    A folder is compared with the digests in its gtsa.json. The file that a Triton model serves is then checked as any
+    other; a checkpoint of another framework is loaded there, and compared with the encoder.
+
     For a TensorRT engine, the header, the engine and its graph are compared with the manifest, and the gate runs on the
     graph in ONNX Runtime; on a GPU, it runs on the engine too. --device and the options of ONNX Runtime are for FILE,
     --heads, --mean, --std and --branch for SOURCE. FILE is compared at sizes over its whole range and with the layers
@@ -46,6 +56,8 @@ def verify(
       gtsa verify deploy/encoder.xml --against runs/street --images photos/ --json
 
       gtsa verify deploy/encoder.engine --against runs/street
+
+      gtsa verify models/encoder
     """
     require(file)
     options = model.load_options()
@@ -58,10 +70,14 @@ def verify(
     from gtsa_kit.export.formats.content import ReportWarning
     from gtsa_kit.export.spec import SUFFIX
 
-    if file.suffix not in SUFFIX.values():
-        raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
     console = make_console()
     reference = ReferenceOptions(against, options.import_options)
+    if file.is_dir():
+        from gtsa_kit.cli.support.verify_folder import verify_folder
+
+        return verify_folder(file, reference, images, options, as_json, console)
+    if file.suffix not in SUFFIX.values():
+        raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
     if file.suffix == SUFFIX["trt"]:
         if options.provider_options:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; omit them")

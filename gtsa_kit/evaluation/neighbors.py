@@ -86,11 +86,11 @@ def list_neighbors(
     rows = []
     for name, embeddings in vectors.items():
         for query, neighbors, cosines in zip(indices, *nearest_neighbors(embeddings, indices, top), strict=True):
-            found = [
+            nearest = [
                 {"image": str(paths[index]), "cosine": float(cosine)}
                 for index, cosine in zip(neighbors, cosines, strict=True)
             ]
-            rows.append({"image": str(paths[query]), "model": name, "neighbors": found})
+            rows.append({"image": str(paths[query]), "model": name, "neighbors": nearest})
     return rows
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pydantic
 from pydantic import Field
 
+from gtsa_kit.export.manifest import SourceRecord
 from gtsa_kit.export.parity_report import ParityReport, Record
 from gtsa_kit.files import sha256_of, write_json
 from gtsa_kit.models.run_folder import EXPORT_FILE
@@ -27,6 +28,10 @@ class FolderReport(Record):
     architecture: dict[str, Any]
     preprocessing: dict[str, Any]
     parity: ParityReport | None
+    source_sha256: str = ""
+    """SHA-256 of the source weights."""
+    source: SourceRecord = SourceRecord()
+    """Options that the source weights were opened with, without their path: such folders are handed on."""
 
     def problem(self, folder: Path) -> str:
         """Return why the report is not of the files in a folder; "" if it is."""

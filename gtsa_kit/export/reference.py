@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
@@ -12,7 +13,10 @@ from gtsa_kit.files import sha256_of
 
 
 def open_reference(
-    artifact: Path, manifest: Manifest, against: Path | None = None, given: ImportOptions | None = None
+    artifact: Path,
+    manifest: Manifest | FolderReport,
+    against: Path | None = None,
+    given: ImportOptions | None = None,
 ) -> Source | None:
     """Open the encoder that an artifact was exported from.
 
@@ -21,8 +25,8 @@ def open_reference(
     graph beside an engine. Weights of other tools are opened with the options of the export.
 
     Args:
-        artifact: The exported file.
-        manifest: Its manifest.
+        artifact: The exported file, or the report in an exported folder.
+        manifest: Its manifest, or that report.
         against: Run or weights to compare with in place of these, whatever their hash.
         given: Facts that the weights of `against` do not contain; by default those of the export.
 
@@ -37,12 +41,13 @@ def open_reference(
     weights = next((file for file in _candidates(artifact, manifest) if _has_hash(file, manifest.source_sha256)), None)
     if weights:
         return open_source(weights, _import_options(manifest))
+    if isinstance(manifest, FolderReport) or manifest.format not in ("onnx", "trt"):
+        return None
     onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
-    usable = manifest.format in ("onnx", "trt") and onnx_file.exists() and has_weights(onnx_file)
-    return _open_inside(onnx_file, manifest) if usable else None
+    return _open_inside(onnx_file, manifest) if onnx_file.exists() and has_weights(onnx_file) else None
 
 
-def _open_given(against: Path, manifest: Manifest) -> Source:
+def _open_given(against: Path, manifest: Manifest | FolderReport) -> Source:
     """Open weights that the user names; with the options of the export if these are the weights of the export."""
     options = _import_options(manifest)
     if options.given:
@@ -53,7 +58,7 @@ def _open_given(against: Path, manifest: Manifest) -> Source:
     return open_source(against)
 
 
-def missing_reference(artifact: Path, manifest: Manifest) -> str:
+def missing_reference(artifact: Path, manifest: Manifest | FolderReport) -> str:
     """Return why an artifact can't be compared, with the places that were searched, and what to do."""
     searched = [*map(str, manifest.source.candidates(artifact)), f"beside {artifact.name} and in the folder above it"]
     return (
@@ -62,7 +67,7 @@ def missing_reference(artifact: Path, manifest: Manifest) -> str:
     )
 
 
-def _candidates(artifact: Path, manifest: Manifest) -> Iterator[Path]:
+def _candidates(artifact: Path, manifest: Manifest | FolderReport) -> Iterator[Path]:
     yield from manifest.source.candidates(artifact)
     for folder in (artifact.parent, artifact.parent.parent):
         yield folder / "encoder.safetensors"
@@ -72,7 +77,7 @@ def _has_hash(file: Path, sha256: str) -> bool:
     return file.is_file() and sha256_of(file) == sha256
 
 
-def _import_options(manifest: Manifest) -> ImportOptions:
+def _import_options(manifest: Manifest | FolderReport) -> ImportOptions:
     record = manifest.source
     return ImportOptions(record.branch, record.heads, record.mean, record.std)  # type: ignore[arg-type]
 

@@ -142,10 +142,10 @@ def test_neighbors(gtsa_here: Callable, mixed: Path, tiny_run: Path, tmp_path: P
     assert printed["figure"] == str(tmp_path / "out" / "neighbors.pdf")
     assert [row["model"] for row in printed["rows"]] == [tiny_run.name] * 2 + ["random vit_test"] * 2
     for row in printed["rows"]:
-        cosines = [found["cosine"] for found in row["neighbors"]]
+        cosines = [neighbor["cosine"] for neighbor in row["neighbors"]]
         assert len(cosines) == 3
         assert cosines == sorted(cosines, reverse=True)
-        assert row["image"] not in [found["image"] for found in row["neighbors"]]
+        assert row["image"] not in [neighbor["image"] for neighbor in row["neighbors"]]
     assert "2 files skipped" in done.stderr
     assert (tmp_path / "out" / "neighbors.pdf").read_bytes().startswith(b"%PDF")
 

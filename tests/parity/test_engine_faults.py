@@ -18,11 +18,15 @@ from gtsa_kit.cli.export import export
 from gtsa_kit.cli.info import info
 from gtsa_kit.cli.verify import verify
 from gtsa_kit.export import load
+from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.manifest import manifest_path, read_manifest
 from gtsa_kit.export.runtime.profile import Profile
 from gtsa_kit.export.runtime.tensorrt_runner import check_file
 from gtsa_kit.export.runtime.tensorrt_variant import import_variant
 from gtsa_kit.export.tensorrt.build import BuildSettings, EngineBuildError, build_engine
+from gtsa_kit.export.triton.config import ServingOptions
+from gtsa_kit.export.triton.models import repository_models
+from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
@@ -469,3 +473,21 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "g.data").unlink()
     with pytest.raises(ValueError, match=r"the weights of \S+g\.onnx are in g\.data, which is missing; copy it beside"):
         export(path, format_name="trt", dry_run=True)
+
+
+def test_an_engine_in_a_triton_repository_is_checked_as_any_engine(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton runs no engine of this variant; its checks without a GPU are the same."""
+    models = repository_models(engine, open_manifest(engine).manifest, ServingOptions(), False)
+    (folder,) = write_repository(tmp_path / "models", models)
+    verify(folder, as_json=True)
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"]
+    names = [check["name"] for check in result["checks"]]
+    assert names[0] == "content"
+    assert {"header", "hash", "GPUs", "tensors"} <= set(names)
+    for words in ("the engine itself was not run", "not run in a Triton server"):
+        assert words in result["not_checked"]
+    with pytest.raises(ValueError, match="omit --provider"):
+        verify(folder, provider="cpu")

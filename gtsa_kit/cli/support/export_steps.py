@@ -173,7 +173,8 @@ def _export_framework(
 ) -> None:
     """Write the files of another framework, read them back and compare."""
     folder = files.out or source.folder / framework
-    report = export_framework(source.encoder, framework, folder, images, files.force)
+    origin = source.sha256, source.record
+    report = export_framework(source.encoder, framework, folder, images, files.force, *origin)
     assert report.parity is not None
     result.add_folder(folder, report)
     console.print(parity_table(report.parity))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -36,7 +37,7 @@ class PlainGroup(_PlainHelp, TyperGroup):
     """Group of commands with plain help."""
 
 
-class _ContextOfGroup(TyperCommand.context_class):  # type: ignore[misc, name-defined]
+class _ContextOfGroup(typer.Context):
     """Context of a command that runs under the name of its group."""
 
     @property

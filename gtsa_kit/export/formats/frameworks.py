@@ -13,6 +13,7 @@ from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.folder_report import FolderReport, write_folder_report
 from gtsa_kit.export.formats.framework_files import WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
+from gtsa_kit.export.manifest import SourceRecord
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
@@ -30,7 +31,13 @@ DETECTRON2_REFERENCE: Final = (
 
 
 def export_framework(
-    encoder: Encoder, framework: str, folder: Path, images: ParityImages, force: bool = False
+    encoder: Encoder,
+    framework: str,
+    folder: Path,
+    images: ParityImages,
+    force: bool = False,
+    source_sha256: str = "",
+    record: SourceRecord | None = None,
 ) -> FolderReport:
     """Write the files of one framework into a folder, run them from there, and write the comparison to `gtsa.json`.
 
@@ -42,6 +49,8 @@ def export_framework(
         folder: Folder to write to; it is created if it is missing.
         images: Images to compare on, at `native_size`.
         force: Whether to replace existing files.
+        source_sha256: SHA-256 of the weights that the encoder was read from.
+        record: How they were opened.
 
     Raises:
         ValueError: The framework is unknown, or a file exists and `force` is False.
@@ -68,7 +77,9 @@ def export_framework(
             files=files,
             architecture=description["architecture"],
             preprocessing=description["preprocessing"],
-            parity=_check_parity(encoder, framework, work, images),
+            parity=check_folder_parity(encoder, framework, work, images),
+            source_sha256=source_sha256,
+            source=(record or SourceRecord()).model_copy(update={"path": ""}),
         )
         return write_folder_report(work, report)
 
@@ -84,8 +95,15 @@ def _check_folder(framework: str, folder: Path, force: bool) -> None:
         raise ValueError(f"{folder / existing[0]} exists; add --force to replace it, or choose another --out")
 
 
-def _check_parity(encoder: Encoder, framework: str, folder: Path, images: ParityImages) -> ParityReport:
-    """Compare the files on disk with the encoder, or with the part of the encoder that the framework has."""
+def check_folder_parity(encoder: Encoder, framework: str, folder: Path, images: ParityImages) -> ParityReport:
+    """Compare the files on disk with the encoder, or with the part of the encoder that the framework has.
+
+    Args:
+        encoder: The encoder, float32 on the CPU.
+        framework: One of `FRAMEWORKS`.
+        folder: Folder with the files.
+        images: Images to compare on, at `native_size`.
+    """
     size, tolerance, detectron2 = native_size(encoder), TOLERANCES["fp32"], framework == "detectron2"
     case = ParityCase(BATCH, *size)
     samples, names = list(islice(cycle(images.images), BATCH)), list(islice(cycle(images.names), BATCH))
