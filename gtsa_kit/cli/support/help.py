@@ -43,7 +43,8 @@ class _ContextOfGroup(typer.Context):
     @property
     def command_path(self) -> str:
         """Name of the group, for the usage line and for errors."""
-        return str(self.parent.command_path)
+        assert self.parent is not None
+        return self.parent.command_path
 
 
 class DefaultCommand(PlainCommand):
