@@ -66,7 +66,10 @@ def embed(
         Literal["skip", "fail"],
         typer.Option(help="skip: list unreadable images in errors.jsonl; fail: stop at the first."),
     ] = "skip",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the job in DIR.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the job in DIR; where the images moved, FOLDER is their new place."),
+    ] = False,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="local: this process. ray: all machines of a Ray cluster; without one, a local cluster."),

@@ -93,30 +93,43 @@ def open_input_index(path: Path) -> InputIndex:
     return InputIndex(path, count, digest.hexdigest())
 
 
-def describe_changes(old: Path, new: Path) -> str:
-    """Describe in words how an index differs from an earlier one."""
+def describe_changes(old: Path, new: Path, stamps: bool = True) -> str:
+    """Describe in words how an index differs from an earlier one, in names and, unless at another place, in stamps."""
+    queries = {
+        "added": "SELECT name FROM entries EXCEPT SELECT name FROM before.entries",
+        "removed": "SELECT name FROM before.entries EXCEPT SELECT name FROM entries",
+    }
+    if stamps:
+        queries["changed"] = (
+            "SELECT a.name FROM entries a JOIN before.entries b ON a.name = b.name "
+            "AND a.stamp != coalesce(b.listed, b.stamp)"
+        )
+    changes = []
     with closing(_connect(new)) as database:
         database.execute("ATTACH ? AS before", (_uri(old),))
-        changes = []
-        for verb, query in (
-            ("added", "SELECT name FROM entries EXCEPT SELECT name FROM before.entries"),
-            ("removed", "SELECT name FROM before.entries EXCEPT SELECT name FROM entries"),
-            (
-                "changed",
-                "SELECT a.name FROM entries a JOIN before.entries b ON a.name = b.name AND a.stamp != b.stamp",
-            ),
-        ):
+        for verb, query in queries.items():
             count, first = database.execute(f"SELECT count(*), min(name) FROM ({query})").fetchone()  # noqa: S608
             if count:
                 changes.append(f"{count} {verb} (first {first.decode()})")
     return ", ".join(changes) or "other files of the same names"
 
 
+def keep_stamps(old: Path, new: Path) -> None:
+    """Give the entries of an index the stamps of an earlier one; their own are kept as those of the listing."""
+    with closing(_connect(new)) as database:
+        database.execute("ATTACH ? AS before", (_uri(old),))
+        database.execute(
+            "UPDATE entries SET listed = stamp, "
+            "stamp = (SELECT stamp FROM before.entries b WHERE b.number = entries.number)"
+        )
+    sync_file(new)
+
+
 def _fill(database: sqlite3.Connection, source: Source) -> None:
     database.execute("PRAGMA journal_mode = OFF")  # an unfinished index is discarded
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
-    database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS})")
+    database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS}, listed TEXT)")
     entries = without_left_out(source.entries(stamps=True))
     rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
     while batch := list(islice(rows, 1000)):

@@ -75,7 +75,7 @@ def _check_parts(records: Sequence[dict[str, Any]], folders: Sequence[Path]) -> 
     """Raise `ValueError` unless the parts are all parts of one job, each once."""
     first, count = records[0], records[0]["part"][1]
     for record, folder in zip(records, folders, strict=True):
-        ignored = {"part", "source", "gtsa_kit", "model"}
+        ignored = {"part", "source", "gtsa_kit", "model", "listing"}
         different = [name for name in first if name not in ignored and record.get(name) != first[name]]
         different += ["model"] if record["model"]["sha256"] != first["model"]["sha256"] else []
         if different:

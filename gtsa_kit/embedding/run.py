@@ -12,9 +12,16 @@ from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.extract import extract_features
 from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out
-from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
+from gtsa_kit.embedding.input_index import (
+    InputIndex,
+    describe_changes,
+    keep_stamps,
+    open_input_index,
+    write_input_index,
+)
 from gtsa_kit.embedding.job import EmbeddingJob, plan_job
 from gtsa_kit.embedding.locations import absolute_location
+from gtsa_kit.embedding.moved import check_moved
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.ray_engine import RayTask, extract_on_ray
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
@@ -77,7 +84,7 @@ def embed_folder(
     path, out, options = Path(model), Path(out), options or EmbedOptions()
     check_out(out, options.resume)
     where = absolute_location(str(source))
-    opened = open_source(where)
+    opened = _open(where, out)
     job = plan_job(where, path, options, runner or load(path, **options.load.arguments()))
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
@@ -107,8 +114,22 @@ def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iter
     return extract_features(entries, source, job.runner, job.preprocessor, job.plan, ShardFill(job.limits).add)
 
 
+def _open(where: str, out: Path) -> Source:
+    """Open the source; if a job in `out` can't, its images may have moved."""
+    try:
+        return open_source(where)
+    except ValueError as error:
+        if not (out / JOB).exists():
+            raise
+        hint = f"if the images moved, name their new place: gtsa embed NEW_PLACE --resume --out {out}"
+        raise ValueError(f"{str(error).partition('; ')[0]}; {hint}") from error
+
+
 def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex:
     """Write the input index and job.json of a new job, or compare them with those of the job to resume.
+
+    Images that moved keep the stamps that the job began with, so that rows do not depend on the move. `listing` in
+    job.json is then the digest of the images with the stamps of their new place.
 
     Raises:
         ValueError: The model, an option or an input has changed.
@@ -123,14 +144,20 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
         old = json.loads(record_file.read_text(encoding="utf-8"))
         new = json.loads(json.dumps(job.record(inputs, out)))
         _check_unchanged(old, new, out)
-        if old["inputs"] != new["inputs"]:
-            changes = describe_changes(out / INPUT_INDEX, inputs.path)
+        moved = inputs.digest != old.get("listing", old["inputs"]["sha256"])
+        before = open_input_index(out / INPUT_INDEX)
+        if moved and new["source"] == old["source"]:
+            changes = describe_changes(before.path, inputs.path)
             raise ValueError(
                 f"the images of {job.source} have changed since {out} was started: {changes}; "
                 "embed them into another folder"
             )
-        os.replace(inputs.path, out / INPUT_INDEX)  # the images may have moved, with their names and stamps
-        write_json(record_file, old | {"source": new["source"], "model": new["model"]})
+        if moved:
+            check_moved(before, inputs, out, source, job.source)
+        keep_stamps(before.path, inputs.path)
+        os.replace(inputs.path, out / INPUT_INDEX)
+        listing = {"listing": inputs.digest} if moved else {}
+        write_json(record_file, old | {"source": new["source"], "model": new["model"]} | listing)
     finally:
         inputs.path.unlink(missing_ok=True)
     return open_input_index(out / INPUT_INDEX)

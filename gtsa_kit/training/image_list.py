@@ -1,7 +1,6 @@
-"""List of a run's images: images.json, which a resumed run reads, and the check of images that moved."""
+"""List of a run's images: images.json, which a resumed run reads, and the same images at another place."""
 
 import json
-import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,11 @@ from gtsa_kit.data.archives import ArchivesSource, TarSource, ZipSource
 from gtsa_kit.data.entries import Entry, Source, file_stamp, read_entry
 from gtsa_kit.data.image_files import ImageList, list_images
 from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.moved_images import changed_content, describe_differences, same_size, spread_sample
 from gtsa_kit.data.sources import reopen_source
 from gtsa_kit.files import write_text
 
 FILE = "images.json"
-SAMPLES = 32
-"""Images whose content is remembered: images that moved must have it."""
-
-_MEMBER = re.compile(r"(?:^|\n)\d+:(\d+)$")  # locator of a tar member
-_CRC = re.compile(r"\d+ [0-9a-f]{8}")  # stamp of a zip member
 
 
 def save_image_list(run_dir: Path, source: str, images: ImageList) -> None:
@@ -73,9 +68,9 @@ def archive_stamps(source: Source) -> dict[str, str]:
 
 
 def sample_digests(images: ImageList) -> dict[str, str]:
-    """Return SHA-256 by name of up to `SAMPLES` images, spread over the list."""
+    """Return SHA-256 by name of some images, spread over the list; images that moved must have the same."""
     digests = {}
-    for entry in _sample(images.entries):
+    for entry in spread_sample(images.entries):
         try:
             digests[entry.name] = sha256(read_entry(images.source, entry)).hexdigest()
         except ImageError:
@@ -93,46 +88,24 @@ def _find_again(entries: list[Entry], listed: ImageList, source: str) -> list[En
     changed: list[str] = []
     for entry in entries:
         candidates = candidates_of.get(entry.name, [])
-        match = next((other for other in candidates if _same_size(entry, other)), None)
+        match = next((other for other in candidates if same_size(entry, other)), None)
         if match is None:
             (changed if candidates else missing).append(entry.name)
         else:
             candidates.remove(match)
             result.append(match)
-    differences = [
-        f"{len(names)} {verb} (first {names[0]})"
-        for names, verb in ((missing, "missing"), (changed, "changed"))
-        if names
-    ]
-    if differences:
-        raise _other_images(source, " and ".join(differences))
+    if differences := describe_differences(missing, changed):
+        raise _other_images(source, differences)
     return result
-
-
-def _same_size(a: Entry, b: Entry) -> bool:
-    """Return whether two entries have one size, and one checksum where both are known."""
-    if _CRC.fullmatch(a.stamp) and _CRC.fullmatch(b.stamp):
-        return a.stamp == b.stamp
-    sizes = [_size(entry) for entry in (a, b)]
-    return sizes[0] == sizes[1] or "" in sizes
-
-
-def _size(entry: Entry) -> str:
-    member = _MEMBER.search(entry.locator)
-    return member[1] if member else entry.stamp.partition(" ")[0]
 
 
 def _check_content(digests: dict[str, str], images: ImageList, source: str) -> None:
     """Raise `ValueError` if an image whose digest is known has another one now."""
     listed = {entry.name: entry for entry in images.entries}
-    changed = []
-    for name, digest in digests.items():
-        try:
-            content = read_entry(images.source, listed[name])
-        except ImageError as error:
-            raise _other_images(source, f"{name} can't be read: {error.reason}") from error
-        if sha256(content).hexdigest() != digest:
-            changed.append(name)
+    try:
+        changed = changed_content(images.source, ((listed[name], digest) for name, digest in digests.items()))
+    except ImageError as error:
+        raise _other_images(source, f"{error.path} can't be read: {error.reason}") from error
     if changed:
         raise _other_images(source, f"{len(changed)} of {len(digests)} looked at changed (first {changed[0]})")
 
@@ -140,7 +113,7 @@ def _check_content(digests: dict[str, str], images: ImageList, source: str) -> N
 def _check_some_readable(images: ImageList, run_dir: Path, source: str) -> None:
     """Raise `ValueError` if none of some images can be read: the folder moved, or its disk is not there."""
     first = None
-    for entry in _sample(images.entries):
+    for entry in spread_sample(images.entries):
         try:
             read_entry(images.source, entry)
         except ImageError as error:
@@ -151,10 +124,6 @@ def _check_some_readable(images: ImageList, run_dir: Path, source: str) -> None:
         f"the images of the run are no longer in {source}: {first}; if they moved, name their new place: "
         f"gtsa train NEW_PLACE --resume --out {run_dir}"
     )
-
-
-def _sample(entries: list[Entry]) -> list[Entry]:
-    return entries[:: max(1, len(entries) // SAMPLES)][:SAMPLES]
 
 
 def _other_images(source: str, differences: str) -> ValueError:

@@ -6,18 +6,22 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.commands import one_thread
 from helpers.folder_digests import folder_digests
 
+from gtsa_kit.embedding.browse.source_files import SourceFiles
+from gtsa_kit.embedding.browse.vectors import open_vectors
 from gtsa_kit.embedding.options import EmbedOptions
-from gtsa_kit.embedding.run import embed_folder
+from gtsa_kit.embedding.run import EmbedProgress, EmbedSummary, embed_folder
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 
+FOUR_ROWS = EmbedOptions(batch_size=4, rows_per_shard=4, dense=True, size=(32, 32))
 MODES = {"vectors": {}, "maps": {"dense": True, "size": (32, 32)}, "ragged": {"dense": True, "short_side": 32}}
 
 # Imports the package once, then forks a child for each attempt and kills it after a random delay.
@@ -154,6 +158,72 @@ def test_changed_inputs_options_and_models_are_refused(images: Path, model: Path
         ValueError, match=r"1 added \(first new.jpg\), 1 removed \(first p5.jpg\), 1 changed \(first p3"
     ):
         embed_folder(folder, model, out, EmbedOptions(resume=True))
+
+
+@pytest.fixture
+def moved(images: Path, model: Path, tmp_path: Path) -> Path:
+    """A job that stopped after 12 of 20 images, a whole one, and the images at another place with other times."""
+    shutil.copytree(images, tmp_path / "in")
+    embed_folder(tmp_path / "in", model, tmp_path / "whole", FOUR_ROWS)
+
+    def stop(progress: EmbedProgress) -> None:
+        if progress.done == 14:
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        embed_folder(tmp_path / "in", model, tmp_path / "out", FOUR_ROWS, stop)
+    (tmp_path / "new").mkdir()
+    for path in images.iterdir():
+        (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
+        os.utime(tmp_path / "new" / path.name, (1e9, 1e9))
+    shutil.rmtree(tmp_path / "in")
+    return tmp_path
+
+
+def resume(moved: Path, model: Path, place: str = "new") -> EmbedSummary:
+    return embed_folder(moved / place, model, moved / "out", replace(FOUR_ROWS, resume=True))
+
+
+@pytest.mark.parametrize("place", ["new", "new.zip"])
+def test_images_that_moved_are_found_at_their_new_place(moved: Path, model: Path, place: str) -> None:
+    shutil.make_archive(str(moved / "new"), "zip", moved / "new")
+    with pytest.raises(ValueError, match=r"does not exist; .*name their new place: gtsa embed NEW_PLACE --resume"):
+        resume(moved, model, "in")
+    assert resume(moved, model, place).processed == 8
+    same = {name: digest for name, digest in folder_digests(moved / "whole").items() if name != "job.json"}
+    written = folder_digests(moved / "out")
+    assert {name: written[name] for name in same} == same
+    assert resume(moved, model, place).processed == 0  # the new place is that of the job now
+    (row,) = open_vectors(moved / "out").rows([0])
+    assert SourceFiles([str(moved / place)]).state(row) == "same"
+    if place == "new":
+        os.utime(moved / "new" / "p3.jpg", (2e9, 2e9))
+        with pytest.raises(ValueError, match=r"have changed since .*: 1 changed \(first p3.jpg\)"):
+            resume(moved, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("p3.jpg", lambda content: None, r"1 removed \(first p3.jpg\)"),
+        ("p3.jpg", lambda content: content + b"x", r"1 changed \(first p3.jpg\)"),
+        ("p3.jpg", lambda content: content[:-20] + b"x" + content[-19:], r"1 of 12 looked at changed \(first p3.jpg\)"),
+        ("new.jpg", lambda content: content, r"1 added \(first new.jpg\)"),
+    ],
+    ids=["missing", "longer", "of another content", "more"],
+)
+def test_other_images_at_the_new_place_are_refused(
+    moved: Path, model: Path, name: str, change: Callable[[bytes], bytes | None], words: str
+) -> None:
+    before = folder_digests(moved / "out")
+    content = change((moved / "new" / "p3.jpg").read_bytes())
+    if content is None:
+        (moved / "new" / name).unlink()
+    else:
+        (moved / "new" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"new does not hold the images of .*out: {words}; name the place"):
+        resume(moved, model)
+    assert folder_digests(moved / "out") == before
 
 
 def test_a_folder_with_other_files_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
