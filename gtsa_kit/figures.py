@@ -22,6 +22,15 @@ RIGHT, WRONG = PALETTE[0], PALETTE[1]
 """Colors of right and wrong results. Give the wrong ones another line style or marker too, for prints in gray."""
 RANDOM = "#c4c4c4"
 """Color of models with random weights."""
+SOFTWARE = "gtsa-kit"
+"""Value of `Software` in PNG figures, by which a listing of images leaves them out."""
+EVALUATION_FIGURES = (
+    *("pca", "attention", "matches", "neighbors", "knn", "linear", "segment", "segment-classes", "segment-images"),
+    *("sensitivity", "correspondence", "rotation", "ablation", "curves"),
+)
+"""Names of the figures that `gtsa eval` writes, without suffix."""
+_FIGURE_FILES = frozenset(f"{name}.png" for name in EVALUATION_FIGURES)
+
 BASELINE = "#000000"
 """Color of chance levels and baselines, which are dashed lines."""
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -103,10 +112,21 @@ def save_figure(figure: "Figure", out: Path, formats: Sequence[str] = FORMATS) -
     """
     figure_format = out.suffix.lower().removeprefix(".")
     check_format(figure_format, formats)
-    dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    metadata: dict[str, Any] = {"png": {"Software": SOFTWARE}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     out.parent.mkdir(parents=True, exist_ok=True)
     with figure_style(), atomic_write(out) as file:
-        figure.savefig(file, format=figure_format, dpi=DPI, metadata=dates.get(figure_format))
+        figure.savefig(file, format=figure_format, dpi=DPI, metadata=metadata.get(figure_format))
+
+
+def is_own_figure(folder: Path, name: str) -> bool:
+    """Return whether a file has the name of a figure of `gtsa eval`, and was written by `save_figure`."""
+    if name not in _FIGURE_FILES:
+        return False
+    try:
+        with open(folder / name, "rb") as file:
+            return f"Software\0{SOFTWARE}".encode() in file.read(1024)
+    except OSError:
+        return False
 
 
 def check_format(figure_format: str, formats: Sequence[str] = FORMATS) -> None:

@@ -8,7 +8,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 """Error numbers by which a file system says that it has no such operation: network disks, FUSE."""
@@ -132,3 +135,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace the content of `path` with one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def first_problem(error: "ValidationError") -> str:
+    """Return the first problem of a file that pydantic rejected: the field, and what is wrong with it."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -13,7 +13,7 @@ if __name__ != "gtsa_kit.cli":
 
 from gtsa_kit.cli import bench, config, demo, embed, evaluate, export, info, serve, train, verify
 from gtsa_kit.cli.support.common import fail, is_first_process
-from gtsa_kit.cli.support.errors import describe_error, describe_network_error, is_network_error
+from gtsa_kit.cli.support.errors import describe_failure, describe_network_error, is_network_error
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.progress import Note
 
@@ -72,7 +72,7 @@ def main() -> None:
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if debug:
             raise
-        fail(describe_error(error), 2 if isinstance(error, ValueError | ImportError) else 1)
+        fail(describe_failure(error), 2 if isinstance(error, ValueError | ImportError) else 1)
     except Exception as error:
         if debug or not is_network_error(error):
             raise

@@ -65,11 +65,12 @@ def search_command(
     """
     if (image is None) == (row is None):
         raise ValueError("give either --image FILE or --row PATH")
-    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path
+    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path, check_outside_images
 
     contact_sheet = contact_sheet or folder / "search.jpg"
     check_contact_sheet_path(contact_sheet)
     data = _open_vectors(folder)
+    check_outside_images(contact_sheet, data.sources)
     if image is not None:
         query_row, name, vector = None, str(image), _embed_image(data, require(image), model, opening)
     else:
@@ -160,11 +161,13 @@ def duplicates_command(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"--threshold must be above 0 and at most 1, got {threshold:g}")
-    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path
+    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path, check_outside_images
 
     if contact_sheet:
         check_contact_sheet_path(contact_sheet)
     data = _open_vectors(folder)
+    if contact_sheet:
+        check_outside_images(contact_sheet, data.sources)
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
     from gtsa_kit.embedding.browse.thumbnails import SourceImages

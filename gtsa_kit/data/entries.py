@@ -16,8 +16,8 @@ SYSTEM_FOLDERS = frozenset(
 
 UNREAD_FORMAT = "a format that is not read"
 """Reason of an entry that listings count and leave out."""
-OWN_OUTPUT = "a folder that gtsa-kit wrote"
-"""Reason of an entry, a folder, that listings name and leave out."""
+OWN_OUTPUT = "written by gtsa-kit"
+"""Reason of an entry, a folder or a figure, that listings name and leave out."""
 
 Handle = TypeVar("Handle")
 

@@ -105,7 +105,7 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
         max_pixels: Limit of the size in pixels.
 
     Returns:
-        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors; transparency is ignored.
+        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors, upright; transparency is ignored.
 
     Raises:
         ImageError: As for `open_image`, or the samples are floating-point.
@@ -123,9 +123,10 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
             image.load()
             if image.mode == "F":
                 raise ImageError(path, "floating-point samples, where a mask has whole numbers")
-            if colors or not (image.mode in ("1", "L", "LA", "P") or image.mode.startswith("I")):
-                return np.asarray(image.convert("RGB"))
-            return np.asarray(image.convert("L") if image.mode == "LA" else image).astype(np.int32)
+            upright = apply_orientation(image, exif_orientation(image))  # loading has rotated a TIFF already
+            if colors or not (upright.mode in ("1", "L", "LA", "P") or upright.mode.startswith("I")):
+                return np.asarray(upright.convert("RGB"))
+            return np.asarray(upright.convert("L") if upright.mode == "LA" else upright).astype(np.int32)
 
 
 def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -169,10 +170,10 @@ def image_errors(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError(path, describe_unidentified(path.suffix)) from error
     except DECODER_ERRORS as error:
-        raise ImageError(path, describe_error(error)) from error
+        raise ImageError(path, decoding_failure(error)) from error
 
 
-def describe_error(error: BaseException) -> str:
+def decoding_failure(error: BaseException) -> str:
     """Return one line of at most 200 characters that says why a file can't be used."""
     if isinstance(error, Image.DecompressionBombError):
         return f"larger than the limit: {error}".split(",")[0]

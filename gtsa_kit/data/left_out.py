@@ -13,7 +13,7 @@ from gtsa_kit.progress import Note
 def without_left_out(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Yield the entries to read, and warn at the end of those that a listing leaves out.
 
-    These are images of formats that are not read, and folders that gtsa-kit wrote into the source.
+    These are images of formats that are not read, and folders and figures that gtsa-kit wrote into the source.
     """
     suffixes: Counter[str] = Counter()
     outputs: list[str] = []

@@ -1,7 +1,9 @@
 """Images behind a URL, read through fsspec."""
 
 import glob
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,26 +56,39 @@ class UrlSource:
         filesystem, _ = self._filesystem.get()
         files: Iterable[tuple[str, dict[str, Any], str | None]]
         if glob.has_magic(self.path):
-            matches = self._ask(lambda: filesystem.glob(self.path, detail=True))
-            if not matches:
-                self._ask(lambda: filesystem.ls(root, detail=True))  # glob finds nothing on a server that is down
-            files = ((path, info, member_reason(path)) for path, info in matches.items())
+            files = self._matches(filesystem, root)
         elif has_image_suffix(self.path):
             files = [(self.path, self._ask(lambda: filesystem.info(self.path)), "")]
         else:
-            files = self._walk(filesystem)
+            files = self._walk(filesystem, self.path, lambda _: True)
         yield from ((path, info, reason) for path, info, reason in files if reason is not None)
 
-    def _walk(self, filesystem: Any) -> Iterator[tuple[str, dict[str, Any], str | None]]:
-        """Yield path, properties and reason (None for no image) of what lies below the URL."""
-        listing, pending = self._ask(lambda: filesystem.ls(self.path, detail=True)), []
+    def _matches(self, filesystem: Any, root: str) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+        """Yield what matches the pattern; fsspec's own glob omits a folder that can't be listed."""
+        from fsspec.utils import glob_translate
+
+        matches = re.compile(glob_translate(self.path)).match
+        parts = self.path.removeprefix(root).strip("/").split("/")
+        enter = partial(_may_match, parts)
+        for path, info, reason in self._walk(filesystem, root, lambda path: enter(path.removeprefix(root))):
+            if not info or matches(path):
+                yield path, info, reason if not info else member_reason(path)
+
+    def _walk(
+        self, filesystem: Any, root: str, enter: Callable[[str], bool]
+    ) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+        """Yield path, properties and reason (None for no image) of what lies below a folder.
+
+        `enter` decides by the path of a folder. One that can't be listed has a reason and no properties.
+        """
+        listing, pending = self._ask(lambda: filesystem.ls(root, detail=True)), []
         while True:
             for info in listing:
                 path = info["name"]
                 if info["type"] != "directory":
-                    yield path, info, member_reason(path.removeprefix(self.path))
-                elif path.rstrip("/") != self.path.rstrip("/") and not is_hidden(path.rstrip("/").rsplit("/", 1)[-1]):
-                    pending.append(path)
+                    yield path, info, member_reason(path.removeprefix(root))
+                elif path.rstrip("/") != root.rstrip("/") and not is_hidden(path.rstrip("/").rsplit("/", 1)[-1]):
+                    pending += [path] if enter(path) else []
             if not pending:
                 return
             folder = pending.pop()
@@ -94,6 +109,17 @@ class UrlSource:
                 f"{self.url} can't be listed: {describe_remote_error(error)}; check the address, the server and the "
                 "credentials"
             ) from error
+
+
+def _may_match(pattern: Sequence[str], folder: str) -> bool:
+    """Return whether a folder may hold matches of a pattern, both below the part without a pattern."""
+    names = folder.strip("/").split("/")
+    for part, name in zip(pattern, names, strict=False):
+        if "**" in part:
+            return True
+        if not fnmatchcase(name, part):
+            return False
+    return len(names) < len(pattern)
 
 
 def read_url(url: str) -> bytes:

@@ -67,7 +67,8 @@ class FileSource:
     def _walked(self, steps: Iterable[Step], stamps: bool) -> Iterator[Entry]:
         for step in steps:
             if step.reason:
-                yield Entry(display_path(self.root, step.folder), str(step.folder), "", step.reason)
+                path = step.folder / (step.file or "")
+                yield Entry(display_path(self.root, path), str(path), "", step.reason)
             elif step.file is not None and (reason := image_reason(step.file)) is not None:
                 yield self._entry(step.folder / step.file, stamps)._replace(reason=reason)
 
@@ -148,7 +149,7 @@ def _open_glob(where: str) -> Source:
     if not glob.has_magic(where):
         raise ValueError(f"{where} does not exist; give a folder, a glob, a list of paths, a .tar, a .zip or a URL")
     root = Path(*before_pattern(Path(where).parts))
-    first = next((step.file for step in walk_glob(where) if step.file), None)
+    first = next((step.file for step in walk_glob(where) if step.file and not step.reason), None)
     if first is None:
         raise ValueError(f"nothing matches {where}; quote the pattern, so that the shell leaves it alone")
     if first.lower().endswith(ARCHIVE_SUFFIXES):

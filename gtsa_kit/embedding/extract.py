@@ -31,6 +31,7 @@ PREFETCH_BATCHES = 3
 GROUPED_BATCHES = 8
 """Size of a window in batches, where shapes vary: images of one shape are collected from a whole window."""
 
+TOO_LARGE = "a feature is larger than float16 holds (65,504); --dtype float32 holds it"
 NOT_FINITE = "the model's features are not finite (NaN or infinity); another precision (bf16 or fp32) may hold them"
 
 
@@ -46,6 +47,8 @@ class BatchPlan:
     """Names of the feature maps to keep."""
     map_dtype: str = "float32"
     """Data type of the feature maps that are kept."""
+    vector_dtype: str = "float32"
+    """Data type of the vectors."""
 
 
 def extract_features(
@@ -186,12 +189,22 @@ def _extract_batch(
             image.stamp,
             image.width,
             image.height,
-            np.array(features.embedding[i]),
+            _cast(features.embedding[i], plan.vector_dtype),
             grid_to_pixel(image.width, image.height, image.grid, image.orientation),
-            {name: maps[name][i].astype(plan.map_dtype) for name in plan.map_names},
+            {name: _cast(maps[name][i], plan.map_dtype) for name in plan.map_names},
         )
-        yield row if _is_finite(row) else FailedImage(row.path, NOT_FINITE, row.patches)
+        if _all_finite(row.embedding, *row.maps.values()):
+            yield row
+            continue
+        outputs = features.embedding[i], *(maps[name][i] for name in plan.map_names)
+        yield FailedImage(row.path, TOO_LARGE if _all_finite(*outputs) else NOT_FINITE, row.patches)
 
 
-def _is_finite(row: FeatureRow) -> bool:
-    return all(np.isfinite(values).all() for values in (row.embedding, *row.maps.values()))
+def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a copy in a data type; values above its range become infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def _all_finite(*arrays: np.ndarray) -> bool:
+    return all(np.isfinite(values).all() for values in arrays)

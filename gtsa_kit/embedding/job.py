@@ -82,7 +82,7 @@ def plan_job(source: str, model: Path, options: EmbedOptions, runner: Runner) ->
     names = map_output_names(runner, options.load.layers) if options.dense or options.load.layers else ()
     limits = choose_shard_limits(resize, names, manifest.dim, map_dtype, options.rows_per_shard)
     batch_size = choose_batch_size(runner, options.batch_size)
-    plan = BatchPlan(batch_size, options.workers or available_cores(), names, map_dtype)
+    plan = BatchPlan(batch_size, options.workers or available_cores(), names, map_dtype, options.dtype or "float32")
     return EmbeddingJob(source, model, options, runner, resize, plan, limits)
 
 

@@ -11,7 +11,7 @@ import pydantic
 from gtsa_kit.export.layout import AXES, InputFormat, Layout, layout_of
 from gtsa_kit.export.parity_report import ParityReport, Record
 from gtsa_kit.export.spec import FEATURE_MAP, Range
-from gtsa_kit.files import final_path, write_text
+from gtsa_kit.files import final_path, first_problem, write_text
 from gtsa_kit.version import __version__
 
 SCHEMA = 1
@@ -235,6 +235,5 @@ def parse_manifest(text: str, origin: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{origin} is not a gtsa-kit manifest of schema {SCHEMA}: {where}: {first['msg']}") from error
+        problem = first_problem(error)
+        raise ValueError(f"{origin} is not a gtsa-kit manifest of schema {SCHEMA}: {problem}") from error

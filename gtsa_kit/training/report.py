@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -61,7 +62,7 @@ def write_report(
     sections += [_probe(probe_rows)] if probe_rows else []
     page = _PAGE.format(
         title=escape(run_dir.name),
-        summary=escape(f"{config.method}, {config.encoder}, images of {config.data}; {step}"),
+        summary=escape(f"{config.method}, {config.encoder}, images of {_short_source(config.data)}; {step}"),
         sentence=escape(sentence),
         sections="\n".join(section for section in sections if section),
     )
@@ -93,8 +94,20 @@ def _strips(folder: Path, names: Sequence[str]) -> str:
         "Three principal components of the teacher's patch tokens as colors. Each row has the colors that are nearest "
     )
     text += "to those of the row above. Step 0 is the weights that the run started from."
-    files = escape(", ".join(names))
+    files = escape(", ".join(_short_names(names)))
     return f'<h2>Features</h2>\n<p>{text}</p>\n<table>{table}</table>\n<p class="names">{files}</p>'
+
+
+def _short_source(source: str) -> str:
+    """Return the name of a source of images; a report is shown to others, who need no folders of this machine."""
+    return source if "://" in source else Path(source).name
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return names of images, absolute ones (of a list, for instance) relative to the folder that they share."""
+    absolute = [name for name in names if os.path.isabs(name)]
+    shared = os.path.commonpath([os.path.dirname(name) for name in absolute]) if absolute else ""
+    return [os.path.relpath(name, shared) if os.path.isabs(name) else name for name in names]
 
 
 def _probe(rows: Sequence[Mapping[str, Any]]) -> str:

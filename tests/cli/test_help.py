@@ -42,7 +42,12 @@ def test_help_shows_flags_without_a_type_and_every_default(name: str, gtsa_here:
             assert option.show_default or "efault" in option.help, f"{name} {option.opts[0]} hides its default"
 
 
-OPENING = [name for name, command in COMMANDS.items() if any(one.name == "branch" for one in command.params)]
+OPENING = [
+    name
+    for name, command in COMMANDS.items()
+    if name != "gtsa train" and any(parameter.name == "branch" for parameter in command.params)
+]
+"""Commands that open models; training begins with weights, and has options of its own."""
 
 
 @pytest.mark.parametrize("name", [*OPENING, "gtsa eval ablation"])
@@ -80,6 +85,32 @@ def test_no_usage_line_has_braces_or_types(name: str, gtsa_here: Callable) -> No
     usage = gtsa_here(*name.split()[1:], "--no-such-option").stderr.splitlines()[0]
     assert usage.startswith(f"Usage: {name.removesuffix(' FOLDER')} [OPTIONS]")
     assert not set("{}<>") & set(usage)
+
+
+PATHS = [
+    (name, parameter.opts[0])
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+    if parameter.param_type_name == "option" and parameter.bare_type() in ("Path", "list[Path]")
+]
+
+
+@pytest.mark.parametrize(("name", "option"), PATHS)
+def test_a_path_that_is_an_empty_text_is_refused(
+    name: str, option: str, gtsa_here: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = gtsa_here(*name.removesuffix(" FOLDER").split()[1:], option, "")
+    assert done.returncode == 2
+    assert f"gtsa: {option} is an empty text\n  hint: give a path" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [("verify", ""), ("info", " "), ("bench", "x", ""), ("embed", "merge", "", "x")])
+def test_an_argument_that_is_an_empty_text_is_refused(arguments: tuple[str, ...], gtsa_here: Callable) -> None:
+    done = gtsa_here(*arguments)
+    assert done.returncode == 2
+    assert "is an empty text\n  hint: give a path, and for the present folder a dot" in done.stderr
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -82,16 +82,6 @@ def test_a_batch_is_waited_for_until_the_limit(hang: Callable[[int], None], monk
         next(batches(hang, max_wait=0.2))
 
 
-def test_a_stop_is_heard_while_a_batch_is_waited_for(
-    hang: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "POLL_SECONDS", 0.05)
-    waiting = batches(hang)
-    waiting.should_stop = lambda: True
-    with pytest.raises(StopWhileWaitingError):
-        next(waiting)
-
-
 def test_waiting_loses_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "POLL_SECONDS", 0.01)
     gate, calls = Gate(), []
@@ -111,7 +101,7 @@ def test_waiting_loses_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) >= 3
 
 
-def test_a_worker_that_must_be_terminated_at_the_end_is_no_error(
+def test_a_stop_is_heard_while_a_batch_is_waited_for_and_the_terminated_worker_is_no_error(
     hang: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loading, "POLL_SECONDS", 0.05)

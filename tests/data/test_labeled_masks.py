@@ -9,6 +9,7 @@ import pytest
 from helpers.evaluation_data import BLOCK_COLORS, write_masked_image
 from PIL import Image
 
+from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.label_map import VOID, MaskOptions, read_mask_options
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset, tile_boxes
 
@@ -175,3 +176,34 @@ def test_binary_masks_of_0_and_255_can_be_named(tmp_path: Path) -> None:
         "ground",
         "thing",
     )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["indices.png", "colors.png", "indices.tif"])
+def test_masks_with_an_orientation_are_turned_as_their_images_are(tmp_path: Path, orientation: int, kind: str) -> None:
+    """Both files of a pair hold the same pixels and the same orientation; PNGs and TIFFs keep it in other places."""
+    indices = np.zeros((20, 30), np.uint8)
+    indices[:5, :8], indices[12:, 20:] = 1, 2  # differs from all of its rotations and mirror images
+    palette = np.array([(0, 0, 0), (128, 64, 128), (0, 200, 9)], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    name, suffix = kind.split(".")
+    for stem in "ab":
+        Image.fromarray(palette[indices]).save(tmp_path / "images" / f"{stem}.png", exif=exif)
+        mask = Image.fromarray(indices if name == "indices" else palette[indices])
+        mask.save(tmp_path / "masks" / f"{stem}.{suffix}", exif=exif)
+    data = read_segmentation_dataset(tmp_path)
+    assert not data.skipped
+    pair = data.pairs[0]
+    colors = np.asarray(open_image(pair.image))
+    assert (pair.height, pair.width) == colors.shape[:2]
+    order = [
+        data.classes.index(f"#{r:02x}{g:02x}{b:02x}" if name == "colors" else str(i))
+        for i, (r, g, b) in enumerate(palette)
+    ]
+    expected = np.zeros(colors.shape[:2], int)
+    for number, color in zip(order, palette, strict=True):
+        expected[(colors == color).all(2)] = number
+    np.testing.assert_array_equal(data.labels(pair), expected)

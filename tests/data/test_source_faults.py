@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from helpers.image_samples import encoded, scene
+from matplotlib.figure import Figure
 
 from gtsa_kit.data import retry
 from gtsa_kit.data.entries import read_entry
@@ -25,6 +26,7 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.retry import is_transient, with_retries
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.input_index import list_inputs, write_input_index
+from gtsa_kit.figures import EVALUATION_FIGURES, save_figure
 from gtsa_kit.progress import Note
 from gtsa_kit.training.pretrain import absolute_source
 
@@ -180,6 +182,19 @@ def test_outputs_inside_of_the_source_are_left_out(tmp_path: Path) -> None:
         with pytest.warns(Note, match=r"left out (runs/one|vectors) and 1 more, written by gtsa-kit"):
             assert outcomes(where, tmp_path) == {"a.jpg": "", "own/b.jpg": ""}
     assert outcomes(folder / "runs" / "one", tmp_path) == {"curves.png": ""}  # named itself, it is read
+
+
+def test_figures_of_evaluations_inside_of_the_source_are_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", "a.jpg", "sub/b.jpg", "sub/pca.png")  # a user's image may have this name
+    for name in EVALUATION_FIGURES:
+        save_figure(Figure(), folder / f"{name}.png")
+        save_figure(Figure(), folder / "eval" / f"{name}.svg")
+    save_figure(Figure(), folder / "sub" / "knn.png")
+    for where in (folder, folder / "*", folder / "**" / "*"):
+        left = len(EVALUATION_FIGURES) - (where.name == "*" and where.parent.name != "**")
+        with pytest.warns(Note, match=rf"left out .*png and {left} more, written by gtsa-kit"):
+            result = outcomes(where, tmp_path)
+        assert result == {"a.jpg": ""} | ({"sub/b.jpg": "", "sub/pca.png": ""} if left > 13 else {})
 
 
 @pytest.mark.parametrize("where", ["", " "])
@@ -382,7 +397,20 @@ def test_lasting_errors_cost_a_file_or_a_folder(flaky: type[FlakyFileSystem], tm
     assert outcomes("flaky://data", tmp_path) == {"a.jpg": "can't be read: StatusError: status 403", "sub/b.jpg": ""}
     flaky.plan = staticmethod(failing(99, StatusError(503), "ls /data/sub"))
     reasons = {"a.jpg": "", "sub": "folder can't be read: StatusError: status 503"}
-    assert outcomes("flaky://data", tmp_path) == reasons
+    for where in ("flaky://data", "flaky://data/**", "flaky://data/**/*.jpg"):  # fsspec's own glob omits the folder
+        flaky.plan = staticmethod(failing(99, StatusError(503), "ls /data/sub"))
+        assert outcomes(where, tmp_path) == reasons
+    flaky.plan = staticmethod(failing(99, StatusError(503), "ls /data/sub"))
+    assert outcomes("flaky://data/*.jpg", tmp_path) == {"a.jpg": ""}  # the folder can't hold a match
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "**", "**/*.jpg", "*/*.jpg", "s*/**/d.*", "sub/?.jpg", "[st]*/*"])
+def test_a_glob_behind_a_url_finds_what_fsspec_finds(flaky: type[FlakyFileSystem], pattern: str) -> None:
+    for name in ("sub/c.png", "sub/deep/d.jpg", "tub/e.jpg", "tub/f.txt"):
+        flaky().pipe_file(f"/data/{name}", JPEG)
+    expected = {path for path in flaky().glob(f"/data/{pattern}") if path.endswith((".jpg", ".png"))}
+    assert expected
+    assert {entry.locator for entry in open_source(f"flaky://data/{pattern}").entries()} == expected
 
 
 @pytest.mark.parametrize("where", ["flaky://data", "flaky://data/*.jpg", "flaky://data/**/*.jpg"])

@@ -180,23 +180,23 @@ def moved(images: Path, model: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def resume(moved: Path, model: Path, place: str = "new") -> EmbedSummary:
-    return embed_folder(moved / place, model, moved / "out", replace(FOUR_ROWS, resume=True))
+def resume(moved: Path, model: Path, source: str = "new") -> EmbedSummary:
+    return embed_folder(moved / source, model, moved / "out", replace(FOUR_ROWS, resume=True))
 
 
-@pytest.mark.parametrize("place", ["new", "new.zip"])
-def test_images_that_moved_are_found_at_their_new_place(moved: Path, model: Path, place: str) -> None:
+@pytest.mark.parametrize("source", ["new", "new.zip"])
+def test_images_that_moved_are_found_at_their_new_place(moved: Path, model: Path, source: str) -> None:
     shutil.make_archive(str(moved / "new"), "zip", moved / "new")
     with pytest.raises(ValueError, match=r"does not exist; .*name their new place: gtsa embed NEW_PLACE --resume"):
         resume(moved, model, "in")
-    assert resume(moved, model, place).processed == 8
+    assert resume(moved, model, source).processed == 8
     same = {name: digest for name, digest in folder_digests(moved / "whole").items() if name != "job.json"}
     written = folder_digests(moved / "out")
     assert {name: written[name] for name in same} == same
-    assert resume(moved, model, place).processed == 0  # the new place is that of the job now
+    assert resume(moved, model, source).processed == 0  # the new place is that of the job now
     (row,) = open_vectors(moved / "out").rows([0])
-    assert SourceFiles([str(moved / place)]).state(row) == "same"
-    if place == "new":
+    assert SourceFiles([str(moved / source)]).state(row) == "same"
+    if source == "new":
         os.utime(moved / "new" / "p3.jpg", (2e9, 2e9))
         with pytest.raises(ValueError, match=r"have changed since .*: 1 changed \(first p3.jpg\)"):
             resume(moved, model)

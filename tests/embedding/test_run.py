@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,34 @@ def test_features_that_are_not_finite_are_errors_and_a_resumed_job_gives_the_sam
         embed_folder(images, model, tmp_path / "cut", EmbedOptions(**options), stop_at_eleven)
     embed_folder(images, model, tmp_path / "cut", EmbedOptions(**options, resume=True))
     assert folder_digests(tmp_path / "cut") == folder_digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("output", ["embedding", "feature_map"])
+def test_features_too_large_for_float16_are_errors(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    run_model = extract.run_in_batches
+
+    def scale_first(runner: Runner, pixels: np.ndarray) -> Features:
+        features = run_model(runner, pixels)
+        values = np.array(getattr(features, output))
+        values[0] *= 1e6
+        return features._replace(**{output: values})
+
+    monkeypatch.setattr(extract, "run_in_batches", scale_first)
+    options = EmbedOptions(dtype="float16", batch_size=20, dense=True, size=(32, 32))
+    summary = embed_folder(images, model, tmp_path / "half", options)
+    assert (summary.rows, summary.errors) == (19, 1)
+    dataset = read_dataset(tmp_path / "half")
+    (error,) = dataset.errors()
+    assert error["path"] == "p0.jpg"
+    assert "larger than float16 holds (65,504); --dtype float32" in error["reason"]
+    for row in dataset:
+        assert row.embedding.dtype == np.float16
+        assert np.isfinite(row.embedding).all()
+        assert np.isfinite(row.maps["feature_map"]).all()
+    single = embed_folder(images, model, tmp_path / "single", replace(options, dtype="float32"))
+    assert (single.rows, single.errors) == (20, 0)
 
 
 def test_fail_stops_at_the_first_unreadable_image_and_can_be_resumed(mixed: Path, model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures and k-NN accuracy at every checkpoint, and report.html."""
 
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -23,6 +24,7 @@ from gtsa_kit.training.finish import teacher_weights
 from gtsa_kit.training.fixed_images import load_fixed_images
 from gtsa_kit.training.monitor import TILE, Monitor
 from gtsa_kit.training.probe import open_probe
+from gtsa_kit.training.report import _short_names, _short_source
 from gtsa_kit.training.run import train
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.trainer import TrainerCallback
@@ -119,8 +121,21 @@ def test_the_report_is_one_file_without_links(run: Path) -> None:
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
     assert not re.search(r"https?:", page)
     assert "run&lt;1&gt;" in page
+    images = str(load_config(file=run / "config.yaml").data)
+    assert os.path.dirname(images) not in page  # a report is handed on
+    assert f"images of {os.path.basename(images)};" in page
+    assert ">p0.jpg, " in page
     assert "constant baseline of" in page
     assert "100.0% after step 0" in page
+
+
+def test_names_of_a_list_are_relative_to_the_folder_that_they_share() -> None:
+    """Images of a list that lie elsewhere have absolute names in tables."""
+    assert _short_names(["/a/b/c/1.jpg", "/a/b/d/2.jpg", "3.jpg"]) == ["c/1.jpg", "d/2.jpg", "3.jpg"]
+    assert _short_names(["/a/b/1.jpg"]) == ["1.jpg"]
+    assert _short_names(["s3://bucket/1.jpg"]) == ["s3://bucket/1.jpg"]
+    assert _short_source("/data/photos") == "photos"
+    assert _short_source("s3://bucket/photos") == "s3://bucket/photos"
 
 
 def test_a_stopped_run_has_a_report_too(images: Path, tmp_path: Path) -> None:

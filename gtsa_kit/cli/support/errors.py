@@ -12,8 +12,8 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 """Error numbers of a full disk or quota."""
 
 
-def describe_error(error: Exception) -> str:
-    """Return one line of text for an error that a user can act on."""
+def describe_failure(error: Exception) -> str:
+    """Return one line of text, with a hint, for an error that ends a command."""
     if isinstance(error, ImportError):
         return _describe_import(error)
     if is_network_error(error):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.figures import check_format
+from gtsa_kit.figures import EVALUATION_FIGURES, check_format
 
 Models = Annotated[
     list[Path] | None,
@@ -21,7 +21,12 @@ Size = Annotated[
 Seeds = Annotated[int, typer.Option(min=1, help="Number of repetitions, with seeds 0, 1, ...")]
 MaxMissing = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Fail if a larger share of the labeled files is missing or can't be used."),
+    typer.Option(
+        min=0, max=1, help="Fail if a larger share of images and masks is missing, unreadable or without a partner."
+    ),
+]
+MaxMissingInCSV = Annotated[
+    float, typer.Option(min=0, max=1, help="Fail if a larger share of the files that a CSV lists is missing.")
 ]
 
 
@@ -50,5 +55,6 @@ class BaselineOptions:
 
 def figure_path(out: Path, name: str, figure_format: str) -> Path:
     """Return the path of a figure; raise `ValueError` for an unknown format."""
+    assert name in EVALUATION_FIGURES, "listings of images leave out these"
     check_format(figure_format)
     return out / f"{name}.{figure_format}"

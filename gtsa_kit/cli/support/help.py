@@ -1,5 +1,6 @@
-"""Help of commands: flags without a type, and usage lines in the conventional notation."""
+"""Classes of commands: flags without a type in the help, conventional usage lines, no path that is an empty text."""
 
+from functools import partial
 from typing import Any
 
 import typer
@@ -10,11 +11,13 @@ class _PlainHelp:
     """Mixin of commands whose help shows `--resume` and `FILE...`, where typer shows `--resume <bool>` and `{FILE}`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, flags with an empty type."""
+        """Return the parameters: flags with an empty type, paths that refuse an empty text."""
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             if getattr(parameter, "is_flag", False):
                 parameter.metavar = ""
+            if parameter.bare_type() in ("Path", "list[Path]"):
+                parameter.process_value = partial(_process_path, parameter)
         return parameters
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -22,6 +25,16 @@ class _PlainHelp:
         arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
         end = [self.subcommand_metavar] if isinstance(self, TyperGroup) else []
         return ["[OPTIONS]", *map(_argument_usage, arguments), *end]
+
+
+def _process_path(parameter: Any, ctx: Any, value: Any) -> Any:
+    """Convert the value of a path, of which an empty text would mean the present folder."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(text, str) and not text.strip() for text in texts):
+        is_option = parameter.param_type_name == "option"
+        name = parameter.opts[0] if is_option else parameter.metavar or parameter.name.upper()
+        raise ValueError(f"{name} is an empty text; give a path, and for the present folder a dot")
+    return type(parameter).process_value(parameter, ctx, value)
 
 
 def _argument_usage(argument: Any) -> str:

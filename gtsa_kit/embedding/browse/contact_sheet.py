@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFont
 
+from gtsa_kit.data.entries import has_image_suffix
+from gtsa_kit.data.walk import is_own_output
 from gtsa_kit.figures import DPI, FORMATS, figure_style, save_figure
 
 if TYPE_CHECKING:
@@ -46,6 +48,21 @@ def write_contact_sheet(tiles: Sequence[Tile], out: Path, columns: int = 5) -> N
     """
     check_contact_sheet_path(out)
     save_figure(draw_contact_sheet(tiles, columns), out, SHEET_FORMATS)
+
+
+def check_outside_images(path: Path, sources: Sequence[str]) -> None:
+    """Raise `ValueError` for a contact sheet that would be one of the images of its dataset, and read as such.
+
+    Args:
+        path: The contact sheet.
+        sources: Locations of the images; below them, only folders that gtsa-kit wrote are left out.
+    """
+    absolute = path.absolute()
+    for folder in map(Path, sources):
+        if has_image_suffix(path.name) and folder.is_dir() and absolute.is_relative_to(folder.absolute()):
+            inside = [parent for parent in absolute.parents if parent.is_relative_to(folder.absolute())]
+            if not any(map(is_own_output, inside)):
+                raise ValueError(f"{path} lies in {folder}, the images of the dataset; write it to another folder")
 
 
 def check_contact_sheet_path(out: Path) -> None:

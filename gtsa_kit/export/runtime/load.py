@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from gtsa_kit.export.build_manifest import build_manifest
-from gtsa_kit.export.formats.content import ReportWarning, open_manifest
+from gtsa_kit.export.formats.content import ArtifactManifest, ReportWarning, open_manifest
+from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
-from gtsa_kit.export.runtime.onnx_runner import OnnxRunner
+from gtsa_kit.export.runtime.onnx_runner import OnnxRunner, check_names
 from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
 from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
@@ -63,7 +64,7 @@ def load(
     if not is_exported_file(path):
         return _open_weights(path, target, layers, import_options)
     check_no_import_options(path, import_options or ImportOptions())
-    opened = open_manifest(path)
+    opened = _open_manifest(path)
     runner = _open_file(path, opened.manifest, device, target, request)
     if remark := opened.remark(path):
         warnings.warn(remark, ReportWarning, stacklevel=2)
@@ -82,6 +83,16 @@ def _open_weights(
     runner = TorchRunner(graph, manifest, target)
     runner.note = source.note
     return runner
+
+
+def _open_manifest(path: Path) -> ArtifactManifest:
+    """Read the manifest of an artifact, and check that an ONNX file still has the tensors that it names."""
+    if path.suffix != SUFFIX["onnx"]:
+        return open_manifest(path)
+    model = read_model(path)
+    opened = open_manifest(path, model)
+    check_names(path, opened.manifest, model)
+    return opened
 
 
 def _open_file(path: Path, manifest: Manifest, device: str, target: torch.device, request: ProviderRequest) -> Runner:

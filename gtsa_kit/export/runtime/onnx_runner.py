@@ -1,17 +1,19 @@
 """Runner of ONNX files in ONNX Runtime."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
 from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
 from gtsa_kit.export.runtime.onnx_gpu_sessions import open_gpu_session
 from gtsa_kit.export.runtime.onnx_sessions import open_session
 from gtsa_kit.export.spec import INPUT
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 class OnnxRunner(BatchParallelRunner):
@@ -31,7 +33,7 @@ class OnnxRunner(BatchParallelRunner):
 
         Args:
             path: ONNX file.
-            manifest: Its manifest.
+            manifest: Its manifest, whose tensors the graph has (`check_names`).
             device: The GPU; the CPU provider ignores it.
             providers: Providers to try, see `providers.ProviderRequest.resolve`.
             engine_cache: See `providers.ProviderRequest`.
@@ -41,7 +43,6 @@ class OnnxRunner(BatchParallelRunner):
         """
         self.manifest = manifest
         names = [spec.name for spec in self.manifest.outputs]
-        _check_names(path, manifest)
         gpu_session = open_gpu_session(path, self.manifest, providers, device, engine_cache)
         if gpu_session:
             self.manifest, self.provider = gpu_session.manifest, gpu_session.description
@@ -60,10 +61,9 @@ class OnnxRunner(BatchParallelRunner):
         self.provider = f"ONNX Runtime, {session.get_providers()[0]}"
 
 
-def _check_names(path: Path, manifest: Manifest) -> None:
+def check_names(path: Path, manifest: Manifest, model: "ModelProto") -> None:
     """Raise `ValueError` if the graph has lost an input or an output of its manifest."""
-    graph = read_model(path, with_weights=False).graph
-    existing = {value.name for value in (*graph.input, *graph.output)}
+    existing = {value.name for value in (*model.graph.input, *model.graph.output)}
     names = [spec.name for spec in (*manifest.inputs, *manifest.outputs)]
     if lost := [name for name in names if name not in existing]:
         raise ValueError(f"{path} was changed by another tool: it has no {lost[0]!r} any more; export it again")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from gtsa_kit.files import first_problem
 from gtsa_kit.models.architecture import Architecture
 
 ColorStats = tuple[float, float, float]
@@ -79,6 +80,4 @@ def parse(model: type[Model], path: Path) -> Model:
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path} is invalid: {key}: {first['msg']}") from error
+        raise ValueError(f"{path} is invalid: {first_problem(error)}") from error

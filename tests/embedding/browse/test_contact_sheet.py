@@ -11,6 +11,7 @@ from gtsa_kit.embedding.browse.contact_sheet import (
     Tile,
     arrange_groups,
     check_contact_sheet_path,
+    check_outside_images,
     draw_contact_sheet,
     write_contact_sheet,
 )
@@ -59,3 +60,19 @@ def test_formats(tmp_path: Path, suffix: str, start: bytes) -> None:
 def test_other_formats_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\.png, \.jpg, \.svg or \.pdf file, got x\.gif"):
         check_contact_sheet_path(Path("x.gif"))
+
+
+def test_a_contact_sheet_among_the_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    (photos / "vectors").mkdir(parents=True)
+    for name in ("job.json", "input_index.sqlite"):
+        (photos / "vectors" / name).touch()
+    sources = ["s3://bucket/photos", str(photos)]
+    for path in (photos / "sheet.jpg", photos / "new" / "sheet.png"):
+        with pytest.raises(ValueError, match="the images of the dataset; write it to another folder"):
+            check_outside_images(path, sources)
+    monkeypatch.chdir(photos)
+    with pytest.raises(ValueError, match=r"sheet.jpg lies in .*photos"):
+        check_outside_images(Path("sheet.jpg"), sources)
+    for path in (tmp_path / "sheet.jpg", photos / "sheet.svg", photos / "vectors" / "search.jpg"):
+        check_outside_images(path, sources)  # elsewhere, no image, in a folder that listings leave out
