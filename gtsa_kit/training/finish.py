@@ -81,7 +81,11 @@ def finish_run(run_dir: Path) -> list[str]:
     length = (
         f"written from the checkpoint of step {step} of {checkpoint['schedule']['steps']}; --resume continues the run"
     )
-    return [length, *([learning.sentence()] if learning else []), *lag_notices(checkpoint["initial_share"], run_dir)]
+    return [
+        length,
+        *([learning.sentence()] if learning else []),
+        *lag_notices(checkpoint["initial_share"], run_dir, config),
+    ]
 
 
 def _rows_until(run_dir: Path, step: int) -> list[dict[str, Any]]:

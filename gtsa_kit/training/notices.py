@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from gtsa_kit.config import PUBLISHED_MOMENTUM
+from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
 from gtsa_kit.training.optim import MAX_INITIAL_SHARE, auto_momentum, make_schedules
 from gtsa_kit.training.state import TrainState
+
+MAX_TRAINED_SHARE = 0.5
+"""Largest share that a teacher may keep of trained weights without a notice."""
 
 
 def start_notices(state: TrainState) -> list[str]:
@@ -14,7 +17,7 @@ def start_notices(state: TrainState) -> list[str]:
         notices.append(state.estimate.sentence(state.config.train.micro_batch, left, state.schedule.batch))
     notices += [extension_notice(state)] if state.extensions and state.extensions[-1][0] == state.step else []
     share = state.final_initial_share()
-    if share >= MAX_INITIAL_SHARE:
+    if share >= max_share(state.config):
         momenta, steps = state.schedules.teacher_momentum, state.schedule.steps
         published, final = PUBLISHED_MOMENTUM[state.config.method], state.config.optim.final_teacher_momentum
         auto = auto_momentum(published, final, steps, state.schedule.frozen)
@@ -25,9 +28,14 @@ def start_notices(state: TrainState) -> list[str]:
     return notices
 
 
-def lag_notices(initial_share: float, run_dir: Path) -> list[str]:
-    """Return a sentence if the teacher has kept more than `MAX_INITIAL_SHARE` of its initial weights."""
-    if initial_share < MAX_INITIAL_SHARE:
+def max_share(config: RunConfig) -> float:
+    """Return the share of initial weights from which on a teacher lags: trained ones may stay in it."""
+    return MAX_TRAINED_SHARE if config.init.weights else MAX_INITIAL_SHARE
+
+
+def lag_notices(initial_share: float, run_dir: Path, config: RunConfig) -> list[str]:
+    """Return a sentence if the teacher has kept `max_share` of its initial weights, or more."""
+    if initial_share < max_share(config):
         return []
     return [
         f"the teacher lags: it has kept {initial_share:.2g} of its initial weights; "

@@ -112,7 +112,7 @@ def conclude(state: TrainState, logger: RunLogger, callback: TrainerCallback, fi
     learning = measure_learning(state.config, logger.rows, state.model.teacher.encoder, pixels, state.run_dir)
     if finished:
         save_result(state.run_dir, state.config, state.checkpoint_content(), learning)
-    lag = lag_notices(state.initial_share, state.run_dir) if finished else []
+    lag = lag_notices(state.initial_share, state.run_dir, state.config) if finished else []
     notify([*([learning.sentence()] if learning else []), *lag], logger, callback)
     logger.draw_curves()
     if state.monitor:

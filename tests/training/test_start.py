@@ -32,6 +32,7 @@ from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.weights import save_encoder, weights_digest
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import make_fabric
+from gtsa_kit.training.notices import lag_notices
 from gtsa_kit.training.optim import auto_momentum, cosine, initial_share, make_optimizer, set_hyperparameters
 from gtsa_kit.training.pretrain import resolve_config
 from gtsa_kit.training.run import build_model, train
@@ -473,6 +474,13 @@ def test_movement_is_measured_against_the_start(timm_file: Path, images: Path, t
     assert "mean cosine of 0.9800 to those of the weights it started from" in small.sentence()
     assert not replace(small, trained_start=False).learned
     assert not replace(small, cosine=0.9999).learned
+
+
+def test_a_teacher_may_keep_a_part_of_trained_weights(timm_file: Path, tmp_path: Path) -> None:
+    trained, random = config_of(timm_file), load_config()
+    assert not lag_notices(0.4, tmp_path, trained)
+    for share, config in ((0.6, trained), (0.4, random)):
+        assert f"has kept {share:g} of its initial weights" in lag_notices(share, tmp_path, config)[0]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
