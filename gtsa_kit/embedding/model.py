@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, SUFFIX, layer_output
-from gtsa_kit.files import sha256_of
+from gtsa_kit.models.checkpoint_import import sha256_of_weights
 
 DEFAULT_BATCH_SIZE = {"cpu": 32, "cuda": 128}
 """Images per call of the model, by the kind of device."""
@@ -30,4 +30,4 @@ def model_digest(path: Path, runner: Runner) -> str:
         return runner.manifest.source_sha256
     weights = path.with_suffix(".bin")
     parts = [path, weights] if path.suffix == SUFFIX["openvino"] and weights.exists() else [path]
-    return "+".join(sha256_of(part) for part in parts)
+    return "+".join(sha256_of_weights(part) for part in parts)

@@ -20,6 +20,7 @@ from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
 from gtsa_kit.export.source import check_no_import_options, open_imported, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.checkpoint_import import sha256_of_weights
 from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, find_run_weights, is_run
 from gtsa_kit.models.weights import describe_encoder
 
@@ -120,7 +121,7 @@ def _inspect_opened(path: Path, given: ImportOptions) -> FileInfo:
     imported = open_imported(path, given)
     encoder = describe_encoder(imported.encoder.architecture, imported.encoder.preprocessing)
     count = sum(tensor.numel() for tensor in imported.encoder.vit.state_dict().values())
-    encoder |= {"sha256": sha256_of(imported.file), "parameters": {"float32": count}}
+    encoder |= {"sha256": sha256_of_weights(imported.file), "parameters": {"float32": count}}
     own = imported.origin == "gtsa-kit"
     if not own:
         del encoder["gtsa_kit"]

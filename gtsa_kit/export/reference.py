@@ -9,7 +9,7 @@ from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.source import Source, open_source
-from gtsa_kit.files import sha256_of
+from gtsa_kit.models.checkpoint_import import sha256_of_weights
 
 
 def open_reference(
@@ -74,7 +74,7 @@ def _candidates(artifact: Path, manifest: Manifest | FolderReport) -> Iterator[P
 
 
 def _has_hash(file: Path, sha256: str) -> bool:
-    return file.is_file() and sha256_of(file) == sha256
+    return file.is_file() and sha256_of_weights(file) == sha256
 
 
 def _import_options(manifest: Manifest | FolderReport) -> ImportOptions:

@@ -15,7 +15,13 @@ from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import import ImportedEncoder, check_stated_facts, is_run_file, open_weights
+from gtsa_kit.models.checkpoint_import import (
+    ImportedEncoder,
+    check_stated_facts,
+    is_run_file,
+    open_weights,
+    sha256_of_weights,
+)
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
 from gtsa_kit.models.weights import build_encoder, weights_digest
@@ -82,7 +88,7 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
     imported = open_imported(path, given)
     note = imported.run_note if imported.origin == "gtsa-kit" else imported.note
     record = SourceRecord(path=str(imported.file.resolve()), **asdict(given))
-    return Source(path, imported.encoder, sha256_of(imported.file), note, imported.origin, record)
+    return Source(path, imported.encoder, sha256_of_weights(imported.file), note, imported.origin, record)
 
 
 def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:

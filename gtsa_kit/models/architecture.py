@@ -38,6 +38,8 @@ class Architecture:
     """Epsilon of every LayerNorm."""
     resampling: str = RESAMPLINGS[0]
     """Way to resample learned position embeddings, one of `models.positions.RESAMPLINGS`."""
+    rotary_periods: tuple[float, ...] = ()
+    """Periods of rotary positions, where they are not those that timm computes."""
     embedding: str = "mean"
     """Kind of embedding, one of `EMBEDDINGS`."""
 
@@ -80,7 +82,8 @@ class Architecture:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Architecture":
         """Build from a dictionary of a manifest."""
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        fields = {name: content[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "rotary_periods": tuple(fields["rotary_periods"])})
 
 
 ARCHITECTURES: Final[Mapping[Arch, Architecture]] = {

@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         self.prefix: int = self.vit.num_prefix_tokens
         """Number of tokens before those of the patches: the class token, if there is one, then registers."""
         rope = getattr(self.vit, "rope", None)
-        self.rotary = None if rope is None else RotaryTable(rope)
+        self.rotary = None if rope is None else RotaryTable(rope, self.architecture.rotary_periods)
         for block in self.vit.blocks:  # timm uses Identity where the rate is 0
             for name in ("drop_path1", "drop_path2"):
                 rate = getattr(getattr(block, name), "drop_prob", 0.0)

@@ -1,6 +1,7 @@
 """Rotary position embeddings for a grid of any size, with the frequencies of a timm ViT."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ class RotaryTable(nn.Module):
     timm computes the same table from a size that is known; here the size may be symbolic in a traced graph.
     """
 
-    def __init__(self, rope: Any) -> None:
+    def __init__(self, rope: Any, periods: Sequence[float] = ()) -> None:
         """Copy the frequencies of timm's module of the types "dinov3" and "cat".
+
+        Args:
+            rope: The module.
+            periods: Periods of the type "dinov3" that replace those of the module.
 
         Raises:
             ValueError: The module is of another type or has options that are not computed here.
@@ -32,7 +37,7 @@ class RotaryTable(nn.Module):
         self.centered, self.by_halves = centered, bool(rope.rotate_half)
         self.reference: tuple[int, int] | None = None if centered else rope.ref_feat_shape
         self.frequencies: Tensor
-        frequencies = 2 * math.pi / rope.periods if centered else rope.bands
+        frequencies = 2 * math.pi / (torch.tensor(periods) if periods else rope.periods) if centered else rope.bands
         self.register_buffer("frequencies", frequencies.detach().clone().float(), persistent=False)
 
     def forward(self, height: int, width: int) -> Tensor:

@@ -85,7 +85,7 @@ def test_timm_checkpoint_under_any_file_name(name: str, vit: Any, tmp_path: Path
     opened = open_weights(saved(tmp_path, vit.state_dict(), name))
     check_same(opened, vit)
     assert (opened.origin, opened.skipped) == ("timm", ())
-    assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet"
+    assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet, positions resampled as by timm"
     assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
     assert not opened.encoder.training
@@ -167,9 +167,9 @@ def test_mean_and_std_can_be_given(vit: Any, tmp_path: Path) -> None:
     opened = open_weights(saved(tmp_path, vit.state_dict()), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), heads=2)
     assert opened.encoder.preprocessing.mean == (0.1, 0.2, 0.3)
     assert opened.encoder.preprocessing.std == (0.4, 0.5, 0.6)
-    assert opened.note == "the only encoder"
+    assert opened.note == "the only encoder; assumed: positions resampled as by timm"
     half = open_weights(tmp_path / "weights.pth", mean=(0.1, 0.2, 0.3))
-    assert half.note.endswith("assumed: 2 heads, std of ImageNet")
+    assert half.note.endswith("assumed: 2 heads, std of ImageNet, positions resampled as by timm")
     with pytest.raises(ValueError, match="divide those for 0 to 255 by 255"):
         open_weights(tmp_path / "weights.pth", mean=(123.7, 116.3, 103.5))
 
@@ -325,7 +325,8 @@ def test_dino(vit: Any, other: Any, tmp_path: Path) -> None:
     count = len(vit.state_dict())
     assert len(opened.skipped) == count + 4
     left = f"skipped 2 keys of heads and {count + 2} keys of the other branch"
-    assert opened.note == f"teacher (teacher.backbone); {left}; assumed: 2 heads, mean and std of ImageNet"
+    positions = "positions resampled as by DINO"
+    assert opened.note == f"teacher (teacher.backbone); {left}; assumed: 2 heads, mean and std of ImageNet, {positions}"
     check_same(open_weights(path, branch="student"), other)
 
 

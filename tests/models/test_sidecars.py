@@ -24,9 +24,9 @@ from gtsa_kit.models.checkpoint_import.sidecar_fields import (
     PROCESSOR,
     TIMM_ARGS,
     TIMM_PRETRAINED,
-    TRANSFORMERS,
     Fields,
 )
+from gtsa_kit.models.checkpoint_import.transformers_fields import TOWERS, TRANSFORMERS, TWO_TOWERS
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
@@ -186,7 +186,7 @@ REFUSED: list[tuple[str, str, str, dict[str, Any]]] = [
         for change in (
             {"hidden_act": "relu"},
             {"hidden_act": "gelu_10"},
-            {"model_type": "dinov2"},
+            {"model_type": "swin"},
             {"use_swiglu_ffn": True},
             {"layerscale_value": 1.0},
             {"num_register_tokens": 4},
@@ -241,9 +241,9 @@ def test_other_values_are_refused_by_name(
 
 def test_a_processor_with_unknown_defaults_must_state_its_values(copy: Any) -> None:
     folder = copy("hub")
-    processor = {"image_processor_type": "BitImageProcessor", "image_mean": [0.4] * 3, "image_std": [0.3] * 3}
+    processor = {"image_processor_type": "EfficientNetImageProcessor", "image_mean": [0.4] * 3, "image_std": [0.3] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    with pytest.raises(ValueError, match="leaves resample to the default of BitImageProcessor"):
+    with pytest.raises(ValueError, match="leaves resample to the default of EfficientNetImageProcessor"):
         open_weights(folder)
     edit(folder / "preprocessor_config.json", resample=3)
     assert open_weights(folder).encoder.preprocessing.mean == (0.4,) * 3
@@ -266,14 +266,18 @@ def test_every_argument_of_timm_is_classified() -> None:
 
 def test_every_field_of_transformers_is_classified() -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
-    for kind in (transformers.ViTConfig, transformers.ViTMAEConfig, transformers.ViTMSNConfig):
-        fields = {name for name in kind().to_dict() if not name.startswith("_")}
-        assert fields <= names_of(TRANSFORMERS)
-    processor = {name for name in transformers.ViTImageProcessor().to_dict() if not name.startswith("_")}
-    assert processor <= names_of(PROCESSOR)
+    for kind, table in TRANSFORMERS.items():
+        config = transformers.CONFIG_MAPPING[kind]().to_dict()
+        assert {name for name in config if not name.startswith("_")} <= names_of(table)
+    for kind in TOWERS:
+        config = transformers.CONFIG_MAPPING[kind]().to_dict()
+        assert {name for name in config if not name.startswith("_")} <= names_of(TWO_TOWERS)
+    for kind in ("ViT", "Bit", "CLIP", "Siglip", "DeiT", "DINOv3ViT"):
+        processor = getattr(transformers, f"{kind}ImageProcessor")().to_dict()
+        assert {name for name in processor if not name.startswith("_")} <= names_of(PROCESSOR)
 
 
 def test_no_field_is_in_two_tables() -> None:
-    for fields in (PROCESSOR, TRANSFORMERS, TIMM_ARGS, TIMM_PRETRAINED):
+    for fields in (PROCESSOR, TIMM_ARGS, TIMM_PRETRAINED, TWO_TOWERS, *TRANSFORMERS.values()):
         listed = [*fields.read, *fields.neutral, *(name for names in fields.harmless.values() for name in names)]
         assert len(listed) == len(set(listed))

@@ -1,19 +1,21 @@
 """Architecture of weights under timm's keys: from their shapes, and from what the files beside them say."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from torch import Tensor
+
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
+from gtsa_kit.models.checkpoint_import.families import TIMM, Family
+from gtsa_kit.models.checkpoint_import.layouts import Layout
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata
+from gtsa_kit.models.checkpoint_import.stated_sizes import check_sizes, count_blocks, hidden_width, is_gated
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
-from gtsa_kit.models.positions import RESAMPLINGS
 from gtsa_kit.models.weights import guess_architecture
 
-TRANSFORMERS_EPS: Final = 1e-12
-"""Epsilon of LayerNorm in a ViT of transformers without a config.json."""
 MOCO_HEADS: Final = 12
 """Attention heads of both ViTs of MoCo v3: its ViT-S has twice the number of other ViT-S."""
 HEAD_WIDTH: Final = 64
@@ -22,18 +24,25 @@ DEFAULT_SIZE: Final = 224
 """Image size of timm's models that an `Architecture` builds on."""
 ROTARY_MODEL, POSITIONED_ROTARY_MODEL = "vit_small_patch16_dinov3", "eva02_small_patch14_224"
 """Models of timm with rotary positions alone, and with learned ones beside them."""
+GATED_MODEL: Final = "vit_giant_patch14_dinov2"
+"""Model of timm with learned positions and gated MLPs."""
+PERIOD: Final = 100.0
+"""Longest period of the rotary positions of DINOv3."""
 INIT_VALUE: Final = 1e-5
 """Initial LayerScale, which the weights replace."""
 
 
-def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: str, file: Path) -> Architecture:
+def find_architecture(
+    layout: Layout, metadata: CheckpointMetadata, origin: str, file: Path, family: Family = TIMM
+) -> Architecture:
     """Return the architecture of weights.
 
     Args:
-        weights: Weights by timm's keys.
+        layout: Weights in timm's layout.
         metadata: What the files beside them say.
         origin: Tool that wrote them.
         file: Their file, for errors.
+        family: Facts that neither weights nor files state.
 
     Raises:
         ValueError: The shapes contradict each other or the files beside them, or no encoder has them.
@@ -41,27 +50,50 @@ def find_architecture(weights: StateDict, metadata: CheckpointMetadata, origin: 
     recorded = metadata.architecture if metadata.is_recorded else None
     if recorded and recorded.heads == metadata.heads:
         return recorded
+    weights = layout.weights
     patch, prefix = _patch(weights, file), _prefix(weights)
     grid, no_embed_class = _grid(weights, prefix, metadata, file)
-    _check_sizes(metadata.sizes, weights, grid, patch, file)
+    check_sizes(metadata.sizes, weights, grid, patch, file)
     if metadata.architecture:
         base = metadata.architecture
         heads = _heads(base, metadata, origin, file)
         own = _image_size(base, grid, patch) | ({"num_heads": heads} if heads != base.heads else {})
-        return replace(base, name=_own_name(base), heads=heads, timm_kwargs={**base.timm_kwargs, **own})
+        resampling = metadata.resampling or base.resampling
+        kwargs = {**base.timm_kwargs, **own}
+        return replace(base, name=_own_name(base), heads=heads, timm_kwargs=kwargs, resampling=resampling)
     rotary = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights) or "pos_embed" not in weights
     base = _rotary_base(weights, patch, file) if rotary else _base(weights, patch, no_embed_class, file)
+    if layout.periods is not None:
+        base = replace(base, heads=max(1, base.width // (4 * len(layout.periods))))
     heads = _heads(base, metadata, origin, file)
     changes: dict[str, Any] = {"num_heads": heads} if heads != base.heads or rotary else {}
-    changes |= {"act_layer": metadata.activation} if metadata.activation != base.activation else {}
-    changes |= _image_size(base, grid, patch)
+    activation = metadata.activation or family.activation
+    changes |= {"act_layer": activation} if activation != base.activation else {}
+    changes |= {"rope_temperature": metadata.rope_theta} if metadata.rope_theta else {}
+    changes |= _image_size(base, grid or metadata.grid, patch)
     return replace(
         base,
         heads=heads,
-        norm_eps=metadata.norm_eps or (TRANSFORMERS_EPS if origin == "hf" else base.norm_eps),
+        norm_eps=metadata.norm_eps or family.norm_eps or base.norm_eps,
         timm_kwargs={**base.timm_kwargs, **changes},
-        resampling=metadata.resampling or RESAMPLINGS[0],
+        resampling=metadata.resampling or family.resampling,
+        rotary_periods=_own_periods(layout.periods, base.width // heads, file),
     )
+
+
+def _own_periods(periods: Tensor | None, head_dim: int, file: Path) -> tuple[float, ...]:
+    """Return stored periods of rotary positions if they differ from those that timm computes, which most files round.
+
+    Raises:
+        ValueError: Their number does not fit the heads.
+    """
+    if periods is None:
+        return ()
+    if len(periods) != head_dim // 4:
+        raise ValueError(f"{file} has {len(periods)} periods of rotary positions, which do not fit heads of {head_dim}")
+    computed = PERIOD ** (torch.arange(len(periods)) / len(periods))
+    equal = torch.allclose(periods.float(), computed, rtol=1e-6, atol=0)
+    return () if equal else tuple(periods.float().tolist())
 
 
 def _patch(weights: StateDict, file: Path) -> int:
@@ -101,45 +133,6 @@ def _grid(
     )
 
 
-def _check_sizes(
-    stated: Mapping[str, Any], weights: StateDict, grid: tuple[int, int] | None, patch: int, file: Path
-) -> None:
-    """Raise `ValueError` if a file beside the weights states other sizes than theirs."""
-    hidden, width = _hidden(weights), weights["patch_embed.proj.weight"].shape[0]
-    image = [patch * side for side in grid] if grid else None
-    actual = {
-        **dict.fromkeys(("hidden_size", "embed_dim"), width),
-        **dict.fromkeys(("num_hidden_layers", "depth"), _depth(weights)),
-        **dict.fromkeys(("image_size", "img_size"), image),
-        **dict.fromkeys(("num_channels", "in_chans"), 3),
-        "patch_size": patch,
-        "intermediate_size": hidden,
-    }
-    ratio = stated.get("mlp_ratio")
-    if ratio is not None and int(width * ratio) != hidden:
-        raise ValueError(
-            f"config.json beside {file} says mlp_ratio is {ratio}, but the weights have {hidden / width:g}; "
-            "copy both again"
-        )
-    for name, value in stated.items():
-        pair = list(value) if isinstance(value, list | tuple) else [value, value]
-        own = actual.get(name)
-        if own is not None and pair != (own if isinstance(own, list) else [own, own]):
-            real = own[0] if isinstance(own, list) and own[0] == own[1] else own
-            raise ValueError(
-                f"config.json beside {file} says {name} is {value}, but the weights have {real}; copy both again"
-            )
-
-
-def _hidden(weights: StateDict) -> int:
-    """Return the width between the layers of an MLP."""
-    return int(weights["blocks.0.mlp.fc2.weight"].shape[1])
-
-
-def _depth(weights: StateDict) -> int:
-    return len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-
-
 def _image_size(base: Architecture, grid: tuple[int, int] | None, patch: int) -> dict[str, Any]:
     """Return timm's argument for the image size of a grid, unless the model has that size already."""
     if grid is None:
@@ -152,12 +145,15 @@ def _image_size(base: Architecture, grid: tuple[int, int] | None, patch: int) ->
 
 def _base(weights: StateDict, patch: int, no_embed_class: bool, file: Path) -> Architecture:
     """Return the architecture of a ViT of timm's class VisionTransformer, with the heads of its size."""
-    hidden, width, depth = _hidden(weights), weights["patch_embed.proj.weight"].shape[0], _depth(weights)
-    base = guess_architecture(weights) or _named(ARCHITECTURES["vit_tiny"].timm_model, width, depth)
+    hidden, width, depth = hidden_width(weights), weights["patch_embed.proj.weight"].shape[0], count_blocks(weights)
+    gated = is_gated(weights)
+    base = None if gated else guess_architecture(weights)
+    base = base or _named(GATED_MODEL if gated else ARCHITECTURES["vit_tiny"].timm_model, width, depth)
+    ratio = _ratio(hidden * (1 + gated), width) if hidden != 4 * width or gated else None
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     flags = {
         "patch_size": patch if patch != base.patch else None,
-        "mlp_ratio": _ratio(hidden, width) if hidden != 4 * width else None,
+        "mlp_ratio": ratio,
         "class_token": False if "cls_token" not in weights else None,
         "reg_tokens": registers or None,
         "no_embed_class": no_embed_class or None,
@@ -171,17 +167,16 @@ def _base(weights: StateDict, patch: int, no_embed_class: bool, file: Path) -> A
 
 def _rotary_base(weights: StateDict, patch: int, file: Path) -> Architecture:
     """Return the architecture of a ViT of timm's class Eva."""
-    hidden, width, depth = _hidden(weights), weights["patch_embed.proj.weight"].shape[0], _depth(weights)
+    hidden, width, depth = hidden_width(weights), weights["patch_embed.proj.weight"].shape[0], count_blocks(weights)
     positioned = "pos_embed" in weights
     base = _named(POSITIONED_ROTARY_MODEL if positioned else ROTARY_MODEL, width, depth)
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
-    packed = weights.get("blocks.0.mlp.fc1.weight")
     split = "blocks.0.mlp.fc1_g.weight" in weights
     kwargs = {
         **base.timm_kwargs,
         "patch_size": patch,
         "mlp_ratio": _ratio(hidden, width),
-        "swiglu_mlp": split or (packed is not None and len(packed) == 2 * hidden),
+        "swiglu_mlp": split or is_gated(weights),
         "swiglu_align_to": int(split),
         "scale_mlp": "blocks.0.mlp.norm.weight" in weights,
         "scale_attn_inner": "blocks.0.attn.norm.weight" in weights,

@@ -18,7 +18,12 @@ QUERY_KEY: Final[dict[str, Branch]] = {"encoder_k": "teacher", "encoder_q": "stu
 AUTHORS_HEADS: Final = frozenset({"base_projector", "base_predictor", "momentum_projector", "rot_predictor"})
 """Heads in checkpoints of the GTSA authors."""
 MIN_KEY_FRACTION: Final = 0.75
-"""Minimum fraction of the keys of a one-block ViT that identifies a ViT; a stage of a Swin has two thirds of them."""
+"""Minimum fraction of the keys of a one-block ViT, without biases of linear layers, that identifies a ViT.
+
+A stage of a Swin has 0.62 of them.
+"""
+LINEAR_BIASES: Final = ("proj.bias", "qkv.bias", "fc1.bias", "fc2.bias")
+"""Endings of timm's keys of biases that some ViTs lack."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def find_candidates(state_dicts: dict[str, StateDict]) -> list[EncoderCandidate]
         best: dict[str, tuple[float, str]] = {}
         for key_format in KEY_FORMATS:
             keys = key_map(key_format, 1)
-            names = [name for theirs in keys.values() for name in theirs]
+            names = [name for ours, theirs in keys.items() if not ours.endswith(LINEAR_BIASES) for name in theirs]
             markers = keys["patch_embed.proj.weight"][0], keys["blocks.0.attn.qkv.weight"][0]
             for prefix in [name.removesuffix(mark) for mark in markers for name in tensors if name.endswith(mark)]:
                 fraction = sum(prefix + name in tensors for name in names) / len(names)
@@ -76,7 +81,7 @@ def _without_decoders(candidates: list[EncoderCandidate], state_dicts: dict[str,
 def guess_origin(candidates: list[EncoderCandidate], state_dicts: dict[str, StateDict]) -> str:
     """Return the tool that wrote a checkpoint, from the words in the keys: see `ImportedEncoder.origin`."""
     first = candidates[0]
-    if first.key_format != "timm":
+    if library_of(first.key_format) != "timm":
         return library_of(first.key_format)
     if first.prefix.endswith("encoder.vit."):  # a checkpoint of a gtsa-kit run
         return "gtsa-kit"

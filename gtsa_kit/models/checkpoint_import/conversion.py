@@ -9,7 +9,8 @@ from typing import Final
 import torch
 
 from gtsa_kit.models.checkpoint_import.candidates import EncoderCandidate, shorten_list
-from gtsa_kit.models.checkpoint_import.key_maps import SOME_LACK, key_map, optional_keys, to_timm
+from gtsa_kit.models.checkpoint_import.key_maps import key_map, optional_keys, to_timm
+from gtsa_kit.models.checkpoint_import.key_templates import SOME_LACK
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
 
 HEADS: Final = frozenset(
@@ -136,7 +137,7 @@ def _is_head(name: str, prefix: str) -> bool:
     if not name.startswith(prefix):
         return any(_names_head(word) for word in name.split("."))
     words = name.removeprefix(prefix).split(".")
-    return _names_head(words[0]) or words[-1] == "mask_token"
+    return _names_head(words[0]) or words[-1] == "mask_token" or words == ["proj"]
 
 
 def _names_head(word: str) -> bool:

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import.architectures import TRANSFORMERS_EPS, find_architecture
+from gtsa_kit.models.checkpoint_import.architectures import find_architecture
 from gtsa_kit.models.checkpoint_import.candidates import (
     EncoderCandidate,
     choose,
@@ -14,16 +16,21 @@ from gtsa_kit.models.checkpoint_import.candidates import (
     shorten_list,
 )
 from gtsa_kit.models.checkpoint_import.conversion import ConvertedWeights, convert, mismatch_message
-from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, library_of
+from gtsa_kit.models.checkpoint_import.families import COLORS, TIMM, Family, find_family
+from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, join_chunks, library_of
+from gtsa_kit.models.checkpoint_import.layouts import Layout, arrange
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
+from gtsa_kit.models.checkpoint_import.shards import read_weights
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
-from gtsa_kit.models.checkpoint_import.tensor_files import StateDict, read_tensors
-from gtsa_kit.models.encoder import MEAN, STD, Encoder, Preprocessing
+from gtsa_kit.models.checkpoint_import.stated_sizes import check_biases
+from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
+from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.positions import POSITIONS
 from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
 from gtsa_kit.models.sizes import nearest_side
 
-TRANSFORMERS_COLOR: Final = (0.5, 0.5, 0.5)
-"""Mean and standard deviation of a ViT of transformers without a preprocessor_config.json."""
+TABLE_TOLERANCE: Final = 0.01
+"""Maximum difference of stored sines and cosines, which files round to 16 bits, from the computed ones."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,14 @@ def open_weights(
     heads: int | None = None,
     mean: ColorStats | None = None,
     std: ColorStats | None = None,
+    positions: str | None = None,
 ) -> ImportedEncoder:
     """Open a checkpoint of another tool, or of gtsa-kit.
 
     Args:
         path: A `.safetensors` file, a file of `torch.save` under any name, a folder with config.json and
-            model.safetensors or pytorch_model.bin (transformers, timm), or a run folder.
+            model.safetensors or pytorch_model.bin or their shards (transformers, timm), an index of shards, or a run
+            folder.
         branch: Branch of a file that holds teacher and student, or of a run, whose student is read from its newest
             checkpoint. Default: the student of MoCo v3, else the teacher.
         heads: Number of attention heads, which weights do not determine. Default: that of a file beside the weights,
@@ -63,6 +72,8 @@ def open_weights(
         mean: Mean of red, green and blue in training, 0 to 1. Default: that of a file beside the weights, else 0.5 for
             transformers and ImageNet's for other tools.
         std: Standard deviation of red, green and blue, with the same defaults as `mean`.
+        positions: Way to resample learned positions, key of `models.positions.POSITIONS`. Default: that of the
+            code that the weights were made for, as far as their names and the files beside them tell it.
 
     Raises:
         ValueError: The file is damaged, contains code, holds no supported encoder or not that branch, lacks keys, holds
@@ -70,7 +81,7 @@ def open_weights(
     """
     located = _locate(path, branch)
     file, branch = located.file, located.branch
-    state_dicts = read_tensors(file)
+    state_dicts = join_chunks(read_weights(file))
     candidates = find_candidates(state_dicts)
     if not candidates:
         raise ValueError(_no_vit_message(file, state_dicts))
@@ -81,15 +92,19 @@ def open_weights(
         branch = None
     chosen = choose(candidates, branch, "student" if origin == "mocov3" else "teacher", file)
     converted = convert(chosen, candidates, state_dicts, metadata.qkv_bias, file)
+    family = TIMM if origin == "gtsa-kit" else find_family(chosen.key_format, converted, origin)
+    check_biases(metadata.stated_biases, converted.weights, file)
+    layout = arrange(converted, chosen.key_format, file)
     metadata = replace(
         metadata,
         heads=metadata.heads if heads is None else heads,
         mean=mean or metadata.mean,
         std=std or metadata.std,
+        resampling=POSITIONS[positions] if positions else metadata.resampling,
     )
-    architecture = find_architecture(converted.weights, metadata, origin, file)
-    encoder = _build(architecture, metadata, origin, converted, file)
-    note = "; ".join([_summary(chosen, converted), *metadata.remarks]) + _assumptions(architecture, metadata, origin)
+    architecture = find_architecture(layout, metadata, origin, file, family)
+    encoder = _build(architecture, layout, metadata, family, converted, file)
+    note = "; ".join([_summary(chosen, converted), *metadata.remarks]) + _assumptions(encoder, metadata, origin, family)
     skipped = converted.skipped
     return ImportedEncoder(encoder, origin, skipped, note, file, located.note)
 
@@ -122,9 +137,9 @@ def _no_vit_message(file: Path, state_dicts: dict[str, StateDict]) -> str:
     return f"{file} holds no supported ViT: {content}; supported key names are those of {supported}"
 
 
-def _preprocessing(native: int, metadata: CheckpointMetadata, origin: str) -> Preprocessing:
-    """Return the preprocessing that files beside the weights state, else that of the tool, at the weights' own size."""
-    default_mean, default_std = (TRANSFORMERS_COLOR, TRANSFORMERS_COLOR) if origin == "hf" else (MEAN, STD)
+def _preprocessing(native: int, metadata: CheckpointMetadata, family: Family) -> Preprocessing:
+    """Return the preprocessing that files beside the weights state, else the family's, at the weights' own size."""
+    default_mean, default_std = COLORS[family.colors]
     mean, std = metadata.mean or default_mean, metadata.std or default_std
     # Colors that are not scaled to 0..1 have other means, but only a file says so.
     if not metadata.remarks and not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
@@ -134,7 +149,12 @@ def _preprocessing(native: int, metadata: CheckpointMetadata, origin: str) -> Pr
 
 
 def _build(
-    architecture: Architecture, metadata: CheckpointMetadata, origin: str, converted: ConvertedWeights, file: Path
+    architecture: Architecture,
+    layout: Layout,
+    metadata: CheckpointMetadata,
+    family: Family,
+    converted: ConvertedWeights,
+    file: Path,
 ) -> Encoder:
     """Build an encoder with these weights.
 
@@ -143,11 +163,12 @@ def _build(
     """
     encoder = Encoder(architecture).eval()
     native = nearest_side(max(encoder.grid) * architecture.patch, architecture.patch)
-    encoder.preprocessing = _preprocessing(native, metadata, origin)
+    encoder.preprocessing = _preprocessing(native, metadata, family)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.vit.state_dict().items()}
-    missing, extra = shapes.keys() - converted.weights.keys(), converted.weights.keys() - shapes.keys()
+    weights = layout.weights
+    missing, extra = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     complete = replace(
-        converted, unknown=(*converted.unknown, *(key for name in extra for key in converted.names[name]))
+        converted, unknown=(*converted.unknown, *(key for name in extra for key in converted.names.get(name, (name,))))
     )
     source = "encoder.json" if metadata.is_run else "config.json"
     stated = f"; the {source} beside it says {dict(architecture.timm_kwargs)}" if metadata.architecture else ""
@@ -155,13 +176,27 @@ def _build(
         raise ValueError(mismatch_message(file, complete, missing, stated))
     wrong = [
         f"{name} {tuple(tensor.shape)}, not {shapes[name]}"
-        for name, tensor in converted.weights.items()
+        for name, tensor in weights.items()
         if tuple(tensor.shape) != shapes[name]
     ]
     if wrong:
         raise ValueError(f"{file} does not have the shapes of {architecture.name}: {shorten_list(wrong, 3)}{stated}")
-    encoder.vit.load_state_dict(converted.weights, strict=True)
+    encoder.vit.load_state_dict(weights, strict=True)
+    _check_tables(encoder, layout.tables, file)
     return encoder
+
+
+def _check_tables(encoder: Encoder, tables: StateDict, file: Path) -> None:
+    """Raise `ValueError` if stored tables of rotary positions differ from those that the encoder computes."""
+    if not tables:
+        return
+    computed = None if encoder.rotary is None else encoder.rotary(*encoder.grid).chunk(2, dim=-1)
+    for name, table in tables.items():
+        own = None if computed is None else computed[name.endswith("freqs_cos")]
+        if own is None or own.shape != table.shape or not torch.allclose(own, table, rtol=0, atol=TABLE_TOLERANCE):
+            raise ValueError(
+                f"{file} has rotary positions ({name}) that differ from those of EVA02; only these are computed"
+            )
 
 
 def _summary(chosen: EncoderCandidate, converted: ConvertedWeights) -> str:
@@ -179,11 +214,16 @@ def _count(keys: tuple[str, ...]) -> str:
     return f"{len(keys)} key{'' if len(keys) == 1 else 's'}"
 
 
-def _assumptions(architecture: Architecture, metadata: CheckpointMetadata, origin: str) -> str:
+def _assumptions(encoder: Encoder, metadata: CheckpointMetadata, origin: str, family: Family) -> str:
     """Describe the values that neither the caller nor a file gave; gtsa-kit's own checkpoints leave none open."""
+    architecture = encoder.architecture
     color = [name for name, value in (("mean", metadata.mean), ("std", metadata.std)) if value is None]
     assumed = [f"{architecture.heads} heads"] if metadata.heads is None else []
-    assumed += [f"LayerNorm eps {TRANSFORMERS_EPS}"] if origin == "hf" and metadata.norm_eps is None else []
-    assumed += [f"{' and '.join(color)} {'0.5' if origin == 'hf' else 'of ImageNet'}"] if color else []
+    eps, activation = architecture.norm_eps, architecture.activation
+    assumed += [f"LayerNorm eps {eps:g}"] if family.norm_eps and metadata.norm_eps is None else []
+    assumed += [f"activation {activation}"] if activation != "gelu" and metadata.activation is None else []
+    assumed += [f"{' and '.join(color)} {family.colors}"] if color else []
+    is_free = metadata.resampling is None and metadata.architecture is None and origin != "hf"
+    assumed += [f"positions resampled as by {family.code}"] if is_free and encoder.vit.pos_embed is not None else []
     assumed += metadata.assumed
     return f"; assumed: {', '.join(assumed)}" if assumed and origin != "gtsa-kit" else ""

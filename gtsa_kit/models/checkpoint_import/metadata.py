@@ -9,16 +9,19 @@ import torch
 from pydantic import AliasChoices, Field
 
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import.hub_metadata import read_timm, read_transformers
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
+from gtsa_kit.models.checkpoint_import.timm_metadata import read_timm
+from gtsa_kit.models.checkpoint_import.transformers_metadata import read_transformers
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.run_folder import CHECKPOINTS, EXPORT_FILE
 
 RUN_FILE: Final = "encoder.safetensors"
 """Weights file of a run, with an encoder.json beside it."""
-HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names of weights files beside a config.json."""
+HUB_FILES: Final = (
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""Names of weights files beside a config.json, and of indices of their shards."""
 
 
 class _OwnConfig(Lenient):

@@ -46,45 +46,6 @@ class Fields:
                 )
 
 
-TRANSFORMERS_TYPES: Final = ("vit", "vit_msn", "vit_mae")
-"""Model types of transformers whose encoder is a plain ViT."""
-TRANSFORMERS: Final = Fields(
-    read=(
-        *("num_attention_heads", "layer_norm_eps", "hidden_act", "qkv_bias", "hidden_size", "num_hidden_layers"),
-        *("intermediate_size", "image_size", "patch_size", "num_channels"),
-    ),
-    harmless={
-        "training only": ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "mask_ratio"),
-        "of a head, which is skipped": (
-            *("pooler_act", "pooler_output_size", "encoder_stride", "id2label", "label2id", "num_labels"),
-            *("problem_type", "architectures", "norm_pix_loss", "decoder_hidden_size", "decoder_intermediate_size"),
-            *("decoder_num_attention_heads", "decoder_num_hidden_layers", "finetuning_task", "classifier_dropout"),
-        ),
-        "what is returned, and how it is computed": (
-            *("output_hidden_states", "output_attentions", "return_dict", "torchscript", "chunk_size_feed_forward"),
-            *("use_cache", "gradient_checkpointing", "dtype", "torch_dtype", "use_bfloat16", "tie_word_embeddings"),
-            "attn_implementation",
-        ),
-        "origin of the file": ("transformers_version", "name_or_path", "license", "tags"),
-    },
-    neutral={
-        "model_type": TRANSFORMERS_TYPES,
-        "is_encoder_decoder": (False,),
-        "is_decoder": (False,),
-        "add_cross_attention": (False,),
-        "pruned_heads": ({},),
-        "use_swiglu_ffn": (False,),
-        "layerscale_value": (),
-        "num_register_tokens": (0,),
-        "mlp_ratio": (4, 4.0),
-        "use_mask_token": (False,),
-        "quantization_config": (),
-        "auto_map": (),
-    },
-)
-
-VIT_PROCESSORS: Final = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "ViTFeatureExtractor")
-"""Processors of transformers whose defaults are known: mean and std 0.5, bilinear."""
 PROCESSOR: Final = Fields(
     read=(
         *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample", "offset"),

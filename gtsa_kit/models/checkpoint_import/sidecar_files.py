@@ -33,8 +33,12 @@ class CheckpointMetadata:
     resampling: str | None = None
     """Way to resample position embeddings, one of `models.positions.RESAMPLINGS`."""
     qkv_bias: bool = True
-    activation: str = "gelu"
+    activation: str | None = None
     """One of `models.architecture.ACTIVATIONS`."""
+    stated_biases: Mapping[str, bool] = field(default_factory=dict)
+    """Biases of layers that exist or not, by the file's own names; those of rotary ViTs."""
+    rope_theta: float | None = None
+    """Longest period of rotary positions."""
     size: int | None = None
     """Side of the square input images, in pixels."""
     mean: ColorStats | None = None
@@ -76,8 +80,16 @@ def parse(model: type[Model], path: Path) -> Model:
     Raises:
         ValueError: The file is not a JSON object, or a field is invalid.
     """
-    content = {name: value for name, value in read_json(path).items() if value is not None}
+    return parse_content(model, read_json(path), path)
+
+
+def parse_content(model: type[Model], content: Mapping[str, Any], path: Path) -> Model:
+    """Read the content of a JSON object as a model; see `parse`.
+
+    Raises:
+        ValueError: A field is invalid.
+    """
     try:
-        return model.model_validate(content)
+        return model.model_validate({name: value for name, value in content.items() if value is not None})
     except pydantic.ValidationError as error:
         raise ValueError(f"{path} is invalid: {first_problem(error)}") from error

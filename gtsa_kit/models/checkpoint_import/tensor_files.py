@@ -86,6 +86,11 @@ def _read_pickle(path: Path) -> Any:
         OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError,
         AssertionError, OverflowError, MemoryError, struct.error,
     ) as error:  # fmt: skip
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript program, which is code, and none is run; "
+                "ask its owner to save the state_dict alone, best as .safetensors"
+            ) from error
         imported = re.search(r"GLOBAL ([\w.]+)", str(error))
         if imported:
             raise ValueError(

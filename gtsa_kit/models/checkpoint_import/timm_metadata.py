@@ -1,12 +1,11 @@
-"""Metadata in the config.json of timm, and in the config.json and preprocessor_config.json of transformers."""
+"""Metadata in the config.json of timm."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import timm
 import torch
-from pydantic import BeforeValidator, Field
 from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -14,50 +13,12 @@ from torch import nn
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import.sidecar_fields import (
-    PROCESSOR,
-    TIMM,
-    TIMM_ARGS,
-    TIMM_PRETRAINED,
-    TRANSFORMERS,
-    VIT_PROCESSORS,
-)
-from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats, Lenient, parse, read_json
+from gtsa_kit.models.checkpoint_import.processors import Color
+from gtsa_kit.models.checkpoint_import.sidecar_fields import TIMM, TIMM_ARGS, TIMM_PRETRAINED
+from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.encoder import INTERPOLATIONS
 
-Positive = Annotated[int, Field(gt=0)]
-Color = Annotated[ColorStats, BeforeValidator(lambda value: (value,) * 3 if isinstance(value, int | float) else value)]
-"""Values of red, green and blue, or one value for all."""
-TRANSFORMERS_ACTIVATIONS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
-    "quick_gelu": "quick_gelu",
-}
-"""Activations by their names in transformers."""
-# Keys are the names of timm, and the numbers of PIL that transformers stores.
 _INTERPOLATIONS: Final[Mapping[str, str]] = {name.split(",")[0]: name for name in INTERPOLATIONS}
-_RESAMPLES: Final[Mapping[int, str]] = {int(number): name for name, number in INTERPOLATIONS.items()}
-LEVELS: Final = 255
-"""Largest value of a color in a file."""
-
-
-class _TransformersConfig(Lenient):
-    num_attention_heads: Positive = 12
-    layer_norm_eps: Annotated[float, Field(gt=0)] = 1e-12
-    hidden_act: str = "gelu"
-    qkv_bias: bool = True
-
-
-class _Processor(Lenient):
-    do_rescale: bool = True
-    rescale_factor: Annotated[float, Field(gt=0)] = 1 / LEVELS
-    do_normalize: bool = True
-    image_mean: Color | None = None
-    image_std: Color | None = None
-    resample: int | None = None
-    offset: bool = False
-    image_processor_type: str | None = None
-    feature_extractor_type: str | None = None
 
 
 class _TimmArgs(Lenient):
@@ -158,79 +119,6 @@ def _activation_name(module: nn.Module) -> str | None:
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_tanh"
     return {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}.get(type(module).__name__)
-
-
-def read_transformers(path: Path) -> CheckpointMetadata:
-    """Read the config.json of transformers, and the preprocessor_config.json beside it if there is one.
-
-    Raises:
-        ValueError: A file is invalid, or describes a network or a preprocessing that gtsa-kit does not compute.
-    """
-    content, config = read_json(path), parse(_TransformersConfig, path)
-    TRANSFORMERS.check(content, path)
-    if config.hidden_act not in TRANSFORMERS_ACTIVATIONS:
-        listed = _listed(TRANSFORMERS_ACTIVATIONS)
-        raise ValueError(f"{path} says hidden_act is {config.hidden_act!r}; gtsa-kit's encoders compute {listed}")
-    processor = path.with_name("preprocessor_config.json")
-    mean, std, interpolation, remarks = _read_processor(processor) if processor.exists() else (None, None, None, ())
-    return CheckpointMetadata(
-        heads=config.num_attention_heads,
-        norm_eps=config.layer_norm_eps,
-        qkv_bias=config.qkv_bias,
-        activation=TRANSFORMERS_ACTIVATIONS[config.hidden_act],
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        sizes=dict(
-            _sizes(
-                content,
-                *("hidden_size", "num_hidden_layers", "intermediate_size", "image_size", "patch_size", "num_channels"),
-            )
-        ),
-        remarks=remarks,
-    )
-
-
-def _read_processor(path: Path) -> tuple[ColorStats | None, ColorStats | None, str, tuple[str, ...]]:
-    """Return mean and std for colors of 0 to 1, the interpolation, and remarks.
-
-    transformers computes (color * rescale_factor - mean) / std of colors of 0 to 255; gtsa-kit divides them by 255
-    first, so another factor is folded into mean and std.
-    """
-    PROCESSOR.check(read_json(path), path)
-    config = parse(_Processor, path)
-    kind = config.image_processor_type or config.feature_extractor_type or VIT_PROCESSORS[0]
-    _check_processor_type(config, kind, path)
-    resample = 2 if config.resample is None else config.resample
-    if resample not in _RESAMPLES:
-        listed = " or ".join(f"{number} ({name.split(',')[0]})" for number, name in _RESAMPLES.items())
-        raise ValueError(f"{path} says resample is {resample}; gtsa-kit resizes by {listed}")
-    mean, std = (config.image_mean, config.image_std) if config.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    factor = (config.rescale_factor if config.do_rescale else 1.0) * LEVELS
-    remarks = [] if config.do_normalize else ["do_normalize is false"]
-    if abs(factor - 1) > 1e-6:
-        value = f"rescale_factor {config.rescale_factor:.6g}" if config.do_rescale else "do_rescale is false"
-        mean, std = _divide(mean, factor), _divide(std, factor)
-        remarks.append(f"{value}, folded into mean and std")
-    if config.offset:
-        remarks.append(f"offset is ignored, as {kind} does")
-    return mean, std, _RESAMPLES[resample], tuple(remarks)
-
-
-def _divide(color: ColorStats | None, factor: float) -> ColorStats:
-    red, green, blue = color or (0.5, 0.5, 0.5)
-    return red / factor, green / factor, blue / factor
-
-
-def _check_processor_type(config: _Processor, kind: str, path: Path) -> None:
-    """Raise `ValueError` if a value is left to the defaults of a processor whose defaults gtsa-kit does not know."""
-    if kind in VIT_PROCESSORS:
-        return
-    if config.offset:
-        raise ValueError(f"{path} says offset is true for {kind}, which gtsa-kit does not compute; it must be false")
-    required = ("image_mean", "image_std", "resample") if config.do_normalize else ("resample",)
-    if missing := [name for name in required if getattr(config, name) is None]:
-        raise ValueError(f"{path} leaves {missing[0]} to the default of {kind}, which gtsa-kit does not know; add it")
 
 
 def _sizes(content: Mapping[str, Any], *names: str) -> Iterator[tuple[str, Any]]:
