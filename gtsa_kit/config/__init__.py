@@ -14,7 +14,7 @@ from gtsa_kit.config.sections import (
     RunConfig,
     TrainConfig,
 )
-from gtsa_kit.config.types import PATCH, Arch, RunArch
+from gtsa_kit.config.types import PATCH, Arch, Positions, RunArch
 from gtsa_kit.config.views_section import ViewsConfig
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "MoCoV3Config",
     "ModelConfig",
     "OptimConfig",
+    "Positions",
     "RunArch",
     "RunConfig",
     "TrainConfig",

@@ -12,6 +12,7 @@ from gtsa_kit.config.types import (
     Fraction,
     MethodName,
     NonNegative,
+    Positions,
     Positive,
     Precision,
     RunArch,
@@ -50,6 +51,9 @@ class InitConfig(Section):
     """Mean of red, green and blue that the weights were trained with, 0 to 1; null for that of a file beside them."""
     std: tuple[float, float, float] | None = None
     """Standard deviation of red, green and blue that the weights were trained with; null as for `mean`."""
+    positions: Positions | None = None
+    """Way to resample the position embeddings of the weights: antialiased as timm, bicubic as transformers, offset as
+    DINO; null for that of the code that the names of the weights tell."""
 
 
 class OptimConfig(Section):

@@ -9,6 +9,8 @@ PATCH = 16
 
 Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base", "vit_large"]
 Precision = Literal["auto", "fp32", "bf16"]
+Positions = Literal["antialiased", "bicubic", "offset"]
+"""Ways to resample position embeddings; see `models.positions.POSITIONS`."""
 RunArch = Literal[Arch, "init"]
 """Architecture of a run: init is that of the weights that it starts from."""
 MethodName = Literal["gtsa", "dino", "mocov3"]

@@ -54,6 +54,7 @@ class SourceRecord(Record):
     heads: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    positions: str | None = None
 
     def candidates(self, artifact: Path) -> list[Path]:
         """Return the paths at which the weights of an artifact may lie now."""

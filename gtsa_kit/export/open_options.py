@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gtsa_kit.config import Positions
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -21,6 +23,8 @@ class ImportOptions:
     """Mean of red, green and blue in training, 0 to 1."""
     std: tuple[float, float, float] | None = None
     """Standard deviation of red, green and blue in training, 0 to 1."""
+    positions: Positions | None = None
+    """Way to resample learned position embeddings; see `models.positions.POSITIONS`."""
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def _has_hash(file: Path, sha256: str) -> bool:
 
 def _import_options(manifest: Manifest | FolderReport) -> ImportOptions:
     record = manifest.source
-    return ImportOptions(record.branch, record.heads, record.mean, record.std)  # type: ignore[arg-type]
+    return ImportOptions(record.branch, record.heads, record.mean, record.std, record.positions)  # type: ignore[arg-type]
 
 
 def _open_inside(path: Path, manifest: Manifest) -> Source | None:

@@ -97,7 +97,7 @@ def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
     Raises:
         ValueError: They can't be opened, or gtsa-kit wrote them and a fact other than the branch is given.
     """
-    imported = open_weights(path, given.branch, given.heads, given.mean, given.std)
+    imported = open_weights(path, given.branch, given.heads, given.mean, given.std, given.positions)
     if imported.origin == "gtsa-kit":
         check_no_import_options(path, replace(given, branch=None))
     return imported

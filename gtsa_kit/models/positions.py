@@ -1,10 +1,11 @@
 """Resampling of position embeddings to a grid of any size."""
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
 
+from gtsa_kit.config import Positions
 from gtsa_kit.geometry import cubic
 
 RESAMPLINGS: Final = ("bicubic, antialiased", "bicubic", "bicubic, offset 0.1")
@@ -14,7 +15,7 @@ RESAMPLINGS: Final = ("bicubic, antialiased", "bicubic", "bicubic, offset 0.1")
 - "bicubic": transformers. a = -0.75, no antialiasing, repeated edges; all as in `torch.nn.functional.interpolate`.
 - "bicubic, offset 0.1": the original DINO and DINOv2. As "bicubic", but for a grid that is 0.1 patches larger.
 """
-POSITIONS: Final = dict(zip(("antialiased", "bicubic", "offset"), RESAMPLINGS, strict=True))
+POSITIONS: Final = dict(zip(get_args(Positions), RESAMPLINGS, strict=True))
 """`RESAMPLINGS` by the words for them in options."""
 TAPS: Final = 2
 """Positions on each side of a point that the bicubic kernel reads."""

@@ -18,7 +18,7 @@ from gtsa_kit.embedding import read_dataset
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.25)
-FACTS = ("--heads", 4, "--mean", "0.3,0.4,0.5", "--std", "0.2,0.3,0.25")
+FACTS = ("--heads", 4, "--mean", "0.3,0.4,0.5", "--std", "0.2,0.3,0.25", "--positions", "antialiased")
 ASSUMED = "the only encoder; assumed: 2 heads, mean and std of ImageNet, positions resampled as by timm"
 
 
@@ -94,7 +94,7 @@ def test_embedding_and_search_take_the_facts_that_the_weights_lack(
     out = tmp_path / "vectors"
     done = gtsa_here("embed", tmp_path / "list.txt", "--model", foreign, "--out", out, *FACTS, "--json")
     assert done.returncode == 0, done.stderr
-    assert f"{foreign}: the only encoder; assumed: positions resampled as by timm\n" in done.stderr
+    assert f"{foreign}: the only encoder\n" in done.stderr
     assert {"rows": 3, "errors": 0, "total": 3, "processed": 3}.items() <= json.loads(done.stdout).items()
     row = next(row for row in read_dataset(out) if row.path.endswith(first.name))
     np.testing.assert_allclose(row.embedding, expected_embedding(vit, first), atol=2e-3)
@@ -160,11 +160,11 @@ def test_the_service_opens_weights_with_the_facts_and_the_note(
     runners = []
     monkeypatch.setattr(serve, "silence_native_libraries", lambda: None)
     monkeypatch.setattr(service, "create_app", lambda runner, settings: (runners.append(runner), None))
-    facts = ImportOptions(heads=4, mean=MEAN, std=STD)
+    facts = ImportOptions(heads=4, mean=MEAN, std=STD, positions="antialiased")
     serve.create_loaded_app(ServiceSettings(foreign, load=LoadOptions("cpu", layers=(1,), import_options=facts)))
     serve.create_loaded_app(ServiceSettings(foreign))
     lines = capfd.readouterr().err.splitlines()
-    assert lines == [f"{foreign}: the only encoder; assumed: positions resampled as by timm", f"{foreign}: {ASSUMED}"]
+    assert lines == [f"{foreign}: the only encoder", f"{foreign}: {ASSUMED}"]
     first = sorted(images.iterdir())[0]
     features = runners[0](runners[0].prepare(open_image(first))[None])
     np.testing.assert_allclose(features.embedding[0], expected_embedding(vit, first), atol=2e-3)

@@ -164,10 +164,12 @@ def test_heads_can_be_given(tmp_path: Path) -> None:
 
 
 def test_mean_and_std_can_be_given(vit: Any, tmp_path: Path) -> None:
-    opened = open_weights(saved(tmp_path, vit.state_dict()), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), heads=2)
+    opened = open_weights(
+        saved(tmp_path, vit.state_dict()), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), heads=2, positions="antialiased"
+    )
     assert opened.encoder.preprocessing.mean == (0.1, 0.2, 0.3)
     assert opened.encoder.preprocessing.std == (0.4, 0.5, 0.6)
-    assert opened.note == "the only encoder; assumed: positions resampled as by timm"
+    assert opened.note == "the only encoder"
     half = open_weights(tmp_path / "weights.pth", mean=(0.1, 0.2, 0.3))
     assert half.note.endswith("assumed: 2 heads, std of ImageNet, positions resampled as by timm")
     with pytest.raises(ValueError, match="divide those for 0 to 255 by 255"):

@@ -5,14 +5,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from gtsa_kit.cli.support.parsing import parse_color
+from gtsa_kit.config import Positions
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 
 WEIGHTS_PANEL = "Weights (all but --branch: of other tools)"
+POSITION_WORDS = get_args(Positions)
 ONNX_PANEL = "ONNX Runtime (for .onnx files)"
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -56,6 +58,14 @@ class WeightsOptions:
             rich_help_panel=WEIGHTS_PANEL,
         ),
     ] = None
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Resampling of position embeddings: antialiased (timm), bicubic (transformers) or offset (DINO, "
+            "DINOv2). Default: by the names of the weights.",
+            rich_help_panel=WEIGHTS_PANEL,
+        ),
+    ] = None
 
     @property
     def import_options(self) -> ImportOptions:
@@ -66,8 +76,10 @@ class WeightsOptions:
         """
         if self.branch not in (None, "teacher", "student"):
             raise ValueError(f"--branch takes teacher or student, got {self.branch!r}")
+        if self.positions not in (None, *POSITION_WORDS):
+            raise ValueError(f"--positions takes {', '.join(POSITION_WORDS)}, got {self.positions!r}")
         colors = parse_color(self.mean, "--mean"), parse_color(self.std, "--std")
-        return ImportOptions(self.branch, self.heads, *colors)  # type: ignore[arg-type]
+        return ImportOptions(self.branch, self.heads, *colors, self.positions)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
