@@ -542,7 +542,10 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
                 open_weights(path)
     with pytest.raises(ValueError, match="does not exist"):
         open_weights(tmp_path / "nothing.pth")
-    with pytest.raises(ValueError, match=r"no encoder\.safetensors, model\.safetensors or pytorch_model\.bin; name"):
+    with pytest.raises(
+        ValueError,
+        match=r"no encoder\.safetensors, model\.safetensors or pytorch_model\.bin, nor an index of their shards; name",
+    ):
         open_weights(tmp_path)
 
 

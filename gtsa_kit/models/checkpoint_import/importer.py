@@ -20,7 +20,7 @@ from gtsa_kit.models.checkpoint_import.families import COLORS, TIMM, Family, fin
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, join_chunks, library_of
 from gtsa_kit.models.checkpoint_import.layouts import Layout, arrange
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
-from gtsa_kit.models.checkpoint_import.shards import read_weights
+from gtsa_kit.models.checkpoint_import.shards import INDEX, read_weights
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
 from gtsa_kit.models.checkpoint_import.stated_sizes import check_biases
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
@@ -120,7 +120,10 @@ def _locate(path: Path, branch: Branch | None) -> RunWeights:
     names = (RUN_FILE, *HUB_FILES)
     existing = [path / name for name in names if (path / name).exists()]
     if not existing:
-        raise ValueError(f"{path} holds no {', '.join(names[:-1])} or {names[-1]}; name the file itself")
+        listed = [name for name in names if not name.endswith(INDEX)]
+        raise ValueError(
+            f"{path} holds no {', '.join(listed[:-1])} or {listed[-1]}, nor an index of their shards; name the file itself"
+        )
     return RunWeights(existing[0], branch, "")
 
 
