@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from gtsa_kit.evaluation.models import random_runner
 from gtsa_kit.export import Runner
+from gtsa_kit.models.architecture import ARCHITECTURES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -58,11 +61,16 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample_service(start_service: ServiceFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """Start a service with two sample images."""
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two sample images."""
     samples = tmp_path_factory.mktemp("samples")
     for i in range(2):
         Image.fromarray(blocks(i)).save(samples / f"sample{i}.png")
+    return samples
+
+
+@pytest.fixture(scope="module")
+def sample_service(start_service: ServiceFactory, samples: Path) -> Iterator[RunningService]:
     with start_service(samples=samples) as running:
         yield running
 
@@ -157,6 +165,18 @@ def brightness_map(browser: webdriver.Chrome, index: int, grid: tuple[int, int])
 def offline(runner: Runner, image: np.ndarray) -> np.ndarray:
     """Return the feature map (D, 9, 14) that the page requests at 224."""
     return np.asarray(runner(runner.prepare(Image.fromarray(image), (144, 224))[None]).feature_map[0])
+
+
+@pytest.mark.parametrize(("max_size", "patches"), [(1024, "21 x 32"), (100, "5 x 7")])
+def test_sizes_are_whole_patches_of_the_model(
+    max_size: int, patches: str, browser: webdriver.Chrome, start_service: ServiceFactory, samples: Path
+) -> None:
+    """Patches of 14 pixels, of which neither limit is a multiple; the second is below all sizes of the menu."""
+    plain = ARCHITECTURES["vit_test"]
+    architecture = replace(plain, timm_kwargs={**plain.timm_kwargs, "patch_size": 14, "reg_tokens": 4})
+    with start_service(random_runner(architecture, 0, "cpu"), samples=samples, max_size=max_size) as running:
+        open_page(browser, running)
+        assert f"{patches} patches of 64 dimensions" in slot(browser, 0).text
 
 
 def test_a_click_colors_the_similar_patches_of_dropped_images(
