@@ -1,4 +1,4 @@
-"""Attention maps of the last block: the class token by head, and the mean over patch tokens."""
+"""Attention maps of the last block: the class token, if there is one, by head, and the mean over patch tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +28,14 @@ MEASURES = {"class_entropy": "entropy, class token %", "patch_entropy": "entropy
 
 
 class AttentionMaps(NamedTuple):
-    """Attention weights of one image from a query to its patches. Those to the class token are not included."""
+    """Attention weights of one image from a query to its patches. Those to class token and registers are left out."""
 
     heads: np.ndarray
     """Attention of the class token by head, or without one that of the patch tokens, (heads, h, w)."""
     patch_mean: np.ndarray
     """Attention of the patch tokens, averaged over these tokens and over heads, (h, w)."""
+    query: str = "class token"
+    """Query of `heads`: "class token", or "patch tokens"."""
 
 
 @torch.inference_mode()
@@ -68,8 +70,10 @@ def attention_maps(encoder: Encoder, image: Image.Image, size: tuple[int, int]) 
     grid = size[0] // encoder.architecture.patch, size[1] // encoder.architecture.patch
     patches = slice(encoder.prefix, None)
     by_head = weights[:, patches, patches].mean(axis=1)
-    heads = weights[:, 0, patches] if encoder.architecture.has_class_token else by_head
-    return AttentionMaps(heads.reshape(-1, *grid), by_head.mean(axis=0).reshape(grid))
+    heads, query = (
+        (weights[:, 0, patches], "class token") if encoder.architecture.has_class_token else (by_head, "patch tokens")
+    )
+    return AttentionMaps(heads.reshape(-1, *grid), by_head.mean(axis=0).reshape(grid), query)
 
 
 def attention(
@@ -82,8 +86,9 @@ def attention(
     """Draw the attention maps of the last block and report their normalized entropy.
 
     The figure has a row for each image and model: the image, the mean attention of the patch tokens, and the attention
-    of the class token by head, on one color scale. The GTSA losses do not use the class token
-    of the last block, so after GTSA training its attention is a by-product; in other weights it may be a summary.
+    of the class token (of the patch tokens in a ViT without one) by head, on one color scale. The GTSA losses do not
+    use the class token of the last block, so after GTSA training its attention is a by-product; in other weights it may
+    be a summary.
 
     Args:
         encoders: Encoders by name; see `models.open_encoders`.
@@ -103,7 +108,8 @@ def attention(
         for (name, encoder), side in zip(encoders, sides, strict=True):
             maps = attention_maps(encoder, image, (side, side))
             rows_to_draw.append((name, item.path.name, image.resize((side, side)), maps))
-            class_entropy = float(np.mean([normalized_entropy(head) for head in maps.heads]))
+            by_head = float(np.mean([normalized_entropy(head) for head in maps.heads]))
+            class_entropy = by_head if encoder.architecture.has_class_token else np.nan
             entropies[name].append((class_entropy, normalized_entropy(maps.patch_mean)))
     save_figure(draw_attention(rows_to_draw), out)
     rows: list[dict[str, Any]] = []
@@ -141,7 +147,7 @@ def draw_attention(rows: Sequence[tuple[str, str, Image.Image, AttentionMaps]]) 
     )
     axes = np.array(figure.axes).reshape(-1, columns)
     first = 0
-    for (model, name, image, _), ratios, count in zip(rows, ratios_by_row, lines, strict=True):
+    for (model, name, image, maps), ratios, count in zip(rows, ratios_by_row, lines, strict=True):
         show_image(axes[first, 0], image, name=shorten(name, 18))
         axes[first, 0].set_ylabel(shorten(model, 22), fontsize=8)
         for unused in axes[first + 1 : first + count, 0]:
@@ -151,7 +157,7 @@ def draw_attention(rows: Sequence[tuple[str, str, Image.Image, AttentionMaps]]) 
             axis.set_visible(False)
         for index, (axis, ratio) in enumerate(zip(own, ratios, strict=False)):
             drawn = axis.imshow(ratio, cmap=COLOR_MAP, vmin=0, vmax=highest, interpolation="nearest")
-            axis.set_title("mean of patch tokens" if not index else f"class token, head {index - 1}", fontsize=7)
+            axis.set_title("mean of patch tokens" if not index else f"{maps.query}, head {index - 1}", fontsize=7)
             axis.set_xlabel(f"{ratio.min():.2g} to {ratio.max():.2g}", fontsize=7, labelpad=2)
         first += count
     label = "attention, 1: uniform over patches"

@@ -21,6 +21,7 @@ from gtsa_kit.evaluation.attention import (
 )
 from gtsa_kit.evaluation.models import open_encoders
 from gtsa_kit.export.formats.onnx import WEIGHTS_KEY
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.encoder import Encoder
 
 
@@ -75,6 +76,24 @@ def test_class_and_patch_maps_are_rows_of_the_attention(encoder: Encoder, tmp_pa
     assert maps.heads[1, 2, 1] == pytest.approx(weights[1, 0, 1 + 2 * 4 + 1], rel=1e-5)
     slow = np.mean([weights[head, query, 1 + 2 * 4 + 1] for head in range(2) for query in range(1, 13)])
     assert maps.patch_mean[2, 1] == pytest.approx(slow, rel=1e-5)
+
+
+def test_attention_without_a_class_token_and_with_registers(tmp_path: Path) -> None:
+    """Rotary blocks of timm's Eva; the maps hold the patches alone, and nothing is called a class token's."""
+    kwargs = {"embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "num_reg_tokens": 3}
+    encoder = Encoder(Architecture("rotary", "vit_small_patch16_dinov3", 64, 2, 2, kwargs)).eval()
+    path = write_noise(tmp_path / "a.png", 0)
+    weights = last_attention(encoder, torch.from_numpy(encoder.preprocessing(Image.open(path), (48, 64)))[None])[0]
+    assert weights.shape == (2, 15, 15)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 15))
+    maps = attention_maps(encoder, Image.open(path), (48, 64))
+    expected = weights[:, 3:, 3:].mean(1).reshape(2, 3, 4).numpy()
+    np.testing.assert_allclose(maps.heads, expected, rtol=1e-5)
+    figure = draw_attention([("rotary", "a.png", Image.open(path), maps)])
+    assert figure.axes[2].get_title() == "patch tokens, head 0"
+    (row,) = attention([("rotary", encoder)], [path], tmp_path / "attention.png", 64).rows
+    assert row["class_entropy"] is None
+    assert 0 < row["patch_entropy"] <= 100
 
 
 def test_normalized_entropy() -> None:

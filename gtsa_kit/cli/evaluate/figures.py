@@ -76,6 +76,8 @@ def attention(
 ) -> None:
     """Draw the attention maps of the last block: the mean over patch tokens, and the class token by head.
 
+    A ViT without a class token has the patch tokens by head in its place.
+
     It needs weights, which PyTorch runs (no --provider): a run folder, a .safetensors, or a float32 .onnx exported by
     gtsa. Writes attention.png and attention.json.
 
