@@ -122,7 +122,8 @@ def _locate(path: Path, branch: Branch | None) -> RunWeights:
     if not existing:
         listed = [name for name in names if not name.endswith(INDEX)]
         raise ValueError(
-            f"{path} holds no {', '.join(listed[:-1])} or {listed[-1]}, nor an index of their shards; name the file itself"
+            f"{path} holds no {', '.join(listed[:-1])} or {listed[-1]}, nor an index of their shards; "
+            "name the file itself"
         )
     return RunWeights(existing[0], branch, "")
 
