@@ -30,7 +30,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], plot_groups: Sequence[PlotGro
         plot_groups: The method's plots.
     """
     groups = (PlotGroup("loss", ("loss",)), *plot_groups, *COMMON_PLOT_GROUPS)
-    figure = axes_grid(_COLUMNS, -(-len(groups) // _COLUMNS), width=3.4, height=2.3)
+    figure = axes_grid(_COLUMNS, -(-len(groups) // _COLUMNS), width=3.4, height=2.5)
     for axis, group in zip(figure.axes, groups, strict=False):
         _draw_group(axis, rows, group)
     for unused in figure.axes[len(groups) :]:
@@ -55,5 +55,5 @@ def _draw_group(axis: "Axes", rows: Sequence[Mapping[str, Any]], group: PlotGrou
     axis.set_title(group.title)
     axis.set_xlabel("step")
     axis.grid()
-    if len(axis.lines) > 1:
-        axis.legend()
+    if len(axis.lines) > 1:  # below the axes: inside, it would hide parts of lines that fill them
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2, frameon=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gtsa_kit.config import load_config
@@ -71,3 +72,18 @@ def test_one_row_and_a_missing_column_can_be_drawn(tmp_path: Path) -> None:
     assert axes_by_title(figure)["loss"].lines[0].get_marker() == "o"  # one point makes no line
     save_figure(figure, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["gtsa", "mocov3"])
+def test_legends_hide_no_lines(name: str) -> None:
+    """Inside of the axes a legend covers a baseline or a curve wherever both lie at the ends of the range."""
+    config = load_config("quick", None, {"data": "x", "method": name, "model.arch": "vit_test"})
+    figure = draw_curves(rows_of(make_method(config).plot_groups), make_method(config).plot_groups)
+    FigureCanvasAgg(figure).draw()
+    legends = {axis: axis.get_legend() for axis in figure.axes if axis.get_legend()}
+    assert len(legends) >= 3
+    for legend in legends.values():
+        box = legend.get_window_extent()
+        assert figure.bbox.fully_containsx(box.x0)
+        assert figure.bbox.fully_containsx(box.x1)
+        assert not any(box.overlaps(axis.get_window_extent()) for axis in figure.axes)
