@@ -15,8 +15,6 @@ ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
 """Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
 EMBEDDINGS: Final = ("mean", "cls", "norm of mean")
 """Embeddings: the mean of the patch tokens after the final norm, the class token after it, the norm of the mean."""
-PLAIN_ARGUMENTS: Final = frozenset({"embed_dim", "depth", "num_heads", "img_size", "patch_size", "act_layer"})
-"""Arguments of timm's VisionTransformer that leave it a plain ViT."""
 BASE_GRID: Final = 14
 """Side of the grid of stored position embeddings: 224 / 16."""
 
@@ -59,11 +57,6 @@ class Architecture:
     def has_class_token(self) -> bool:
         """True for a ViT with a class token, which then is the first of its tokens."""
         return bool(self.timm_kwargs.get("class_token", True))
-
-    @property
-    def is_plain(self) -> bool:
-        """True for a ViT that every library has: a class token, learned positions, nothing beyond them."""
-        return not self.is_eva and self.timm_kwargs.keys() <= PLAIN_ARGUMENTS
 
     @property
     def is_eva(self) -> bool:

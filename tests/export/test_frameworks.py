@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.families import FAMILIES, HEADS, SMALL, timm_vit
 from PIL import Image
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from gtsa_kit.export.folder_report import FolderReport
@@ -478,3 +481,23 @@ def test_a_wrong_file_fails_the_comparison(
     report = export_framework(encoder_of("vit_test"), framework, tmp_path, scenes)
     assert not report.parity.passed
     assert not json.loads((tmp_path / "gtsa.json").read_text())["parity"]["passed"]
+
+
+@pytest.mark.parametrize("family", ["DINOv2", "CLIP", "DeiT3", "SigLIP", "a grid of 3 x 5", "DINOv3"])
+def test_files_for_others_hold_plain_vits_alone(family: str, scenes: ParityImages, tmp_path: Path) -> None:
+    """The name of a model of timm alone may stand for LayerScale and other norms."""
+    name, arguments = FAMILIES[family]
+    save_for_hf(timm_vit(family), tmp_path / "timm", model_args={**SMALL, **arguments}, safe_serialization=True)
+    encoder = open_weights(tmp_path / "timm").encoder
+    for framework in ("hf", "mmseg", "mmdet", "detectron2"):
+        with pytest.raises(ValueError, match=f"files for {framework}"):
+            export_framework(encoder, framework, tmp_path / framework, scenes)
+    assert name == encoder.architecture.timm_model
+
+
+def test_periods_that_timm_does_not_compute_are_in_no_file_of_timm(scenes: ParityImages, tmp_path: Path) -> None:
+    torch.save(timm_vit("DINOv3").state_dict(), tmp_path / "a.pth")
+    architecture = open_weights(tmp_path / "a.pth", heads=HEADS).encoder.architecture
+    encoder = Encoder(replace(architecture, rotary_periods=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)))
+    with pytest.raises(ValueError, match="can't hold the periods of rotary positions"):
+        export_framework(encoder, "timm", tmp_path / "files", scenes)

@@ -18,6 +18,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
 from gtsa_kit.files import staged
+from gtsa_kit.models.checkpoint_import.key_maps import key_map
 from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.run_folder import EXPORT_FILE
 from gtsa_kit.models.weights import describe_encoder
@@ -61,10 +62,15 @@ def export_framework(
             f"files for {framework} can't name an activation, and this encoder computes "
             f"{encoder.architecture.activation}; choose timm or hf"
         )
-    if framework != "timm" and not (encoder.architecture.is_plain and len(set(native_size(encoder))) == 1):
+    if framework != "timm" and not _is_plain(encoder):
         raise ValueError(
             f"files for {framework} hold a plain ViT with a square grid of positions, and "
             f"{encoder.architecture.name} is none; choose timm"
+        )
+    if encoder.architecture.rotary_periods:
+        raise ValueError(
+            f"files for {framework} can't hold the periods of rotary positions of {encoder.architecture.name}, which "
+            "differ from those that timm computes; choose onnx, openvino, torchscript or pt2"
         )
     write, files = WRITERS[framework]
     encoder = encoder.to("cpu").float().eval()
@@ -82,6 +88,13 @@ def export_framework(
             source=(record or SourceRecord()).model_copy(update={"path": ""}),
         )
         return write_folder_report(work, report)
+
+
+def _is_plain(encoder: Encoder) -> bool:
+    """Return whether an encoder is a ViT that every library has: a class token and a square grid with positions."""
+    weights, (rows, columns) = encoder.vit.state_dict(), encoder.grid
+    plain = weights.keys() == key_map("timm", encoder.architecture.depth).keys()
+    return plain and rows == columns and weights["pos_embed"].shape[1] == 1 + rows * columns
 
 
 def _check_folder(framework: str, folder: Path, force: bool) -> None:

@@ -40,15 +40,15 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
     config, export = (weights.with_name(name) for name in ("config.json", EXPORT_FILE))
     if is_run_file(weights):
         return replace(_from_own(parse(_OwnConfig, weights.with_name("encoder.json"))), is_run=True)
+    own = parse(_OwnConfig, export) if export.exists() else None
+    own = own if own and weights.name in own.files else None
     if weights.name in HUB_FILES and config.exists():
         is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(config))
-        return read_timm(config) if is_timm else read_transformers(config)
+        metadata = read_timm(config) if is_timm else read_transformers(config)
+        return replace(metadata, resampling=own.architecture.resampling) if own else metadata
     if weights.suffix == ".ckpt" or weights.parent.name == CHECKPOINTS:
         return _from_checkpoint(weights)
-    if export.exists():
-        report = parse(_OwnConfig, export)
-        return _from_own(report) if weights.name in report.files else CheckpointMetadata()
-    return CheckpointMetadata()
+    return _from_own(own) if own else CheckpointMetadata()
 
 
 def is_run_file(weights: Path) -> bool:
