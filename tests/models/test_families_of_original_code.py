@@ -376,3 +376,46 @@ def test_torchvision(size: int, patch: int, tmp_path: Path) -> None:
 
     opened = open_weights(save(model.state_dict(), tmp_path), heads=HEADS)
     check_equal(opened, expected, [(size // patch, size // patch)])
+
+
+def open_clip_folder(folder: Path, name: str, vision: dict[str, Any], **model: Any) -> Any:
+    tower = vary(timm.create_model(name, img_size=128, **SMALL))
+    torch.save(prefixed("visual.", openai_clip(tower)), folder / "open_clip_pytorch_model.bin")
+    vision = {
+        "width": WIDTH,
+        "layers": DEPTH,
+        "head_width": WIDTH // HEADS,
+        "patch_size": 32,
+        "image_size": 128,
+        **vision,
+    }
+    preprocess = {
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.3, 0.2, 0.1],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    config = {
+        "model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {}, **model},
+        "preprocess_cfg": preprocess,
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return tower
+
+
+@pytest.mark.parametrize(("name", "quick"), [("clip_quickgelu_224", True), ("clip_224", False)])
+def test_the_config_of_open_clip_tells_the_activation(name: str, quick: bool, tmp_path: Path) -> None:
+    tower = open_clip_folder(tmp_path, f"vit_base_patch32_{name}", {}, **({"quick_gelu": True} if quick else {}))
+    opened = open_weights(tmp_path)
+    check_equal(opened, timm_tokens(tower))
+    assert opened.encoder.preprocessing.mean == (0.4, 0.5, 0.6)
+    assert "assumed: positions resampled as by open_clip" in opened.note
+
+
+@pytest.mark.parametrize(
+    "change", [{"ls_init_value": 0.1}, {"no_ln_pre": True}, {"width": 128}, {"layers": 3}, {"x": 1}]
+)
+def test_other_towers_of_open_clip_are_refused_by_name(change: dict[str, Any], tmp_path: Path) -> None:
+    open_clip_folder(tmp_path, "vit_base_patch32_clip_224", change)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        open_weights(tmp_path)

@@ -20,6 +20,7 @@ from gtsa_kit.models.checkpoint_import.families import COLORS, TIMM, Family, fin
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, join_chunks, library_of
 from gtsa_kit.models.checkpoint_import.layouts import Layout, arrange
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
+from gtsa_kit.models.checkpoint_import.open_clip_metadata import OPEN_CLIP_FILES
 from gtsa_kit.models.checkpoint_import.shards import INDEX, read_weights
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
 from gtsa_kit.models.checkpoint_import.stated_sizes import check_biases
@@ -117,10 +118,10 @@ def _locate(path: Path, branch: Branch | None) -> RunWeights:
         return find_run_weights(path, branch)
     if not path.is_dir():
         return RunWeights(path, branch, "")
-    names = (RUN_FILE, *HUB_FILES)
+    names = (RUN_FILE, *HUB_FILES, *OPEN_CLIP_FILES)
     existing = [path / name for name in names if (path / name).exists()]
     if not existing:
-        listed = [name for name in names if not name.endswith(INDEX)]
+        listed = [name for name in names if not name.endswith(INDEX) and name not in OPEN_CLIP_FILES]
         raise ValueError(
             f"{path} holds no {', '.join(listed[:-1])} or {listed[-1]}, nor an index of their shards; "
             "name the file itself"

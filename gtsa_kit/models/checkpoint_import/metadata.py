@@ -9,6 +9,7 @@ import torch
 from pydantic import AliasChoices, Field
 
 from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.checkpoint_import.open_clip_metadata import OPEN_CLIP_CONFIG, OPEN_CLIP_FILES, read_open_clip
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.checkpoint_import.timm_metadata import read_timm
 from gtsa_kit.models.checkpoint_import.transformers_metadata import read_transformers
@@ -46,6 +47,8 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
         is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(config))
         metadata = read_timm(config) if is_timm else read_transformers(config)
         return replace(metadata, resampling=own.architecture.resampling) if own else metadata
+    if weights.name in OPEN_CLIP_FILES and weights.with_name(OPEN_CLIP_CONFIG).exists():
+        return read_open_clip(weights.with_name(OPEN_CLIP_CONFIG))
     if weights.suffix == ".ckpt" or weights.parent.name == CHECKPOINTS:
         return _from_checkpoint(weights)
     return _from_own(own) if own else CheckpointMetadata()

@@ -14,8 +14,8 @@ def check_sizes(
     hidden, width = hidden_width(weights), weights["patch_embed.proj.weight"].shape[0]
     image = [patch * side for side in grid] if grid else None
     actual = {
-        **dict.fromkeys(("hidden_size", "embed_dim"), width),
-        **dict.fromkeys(("num_hidden_layers", "depth"), count_blocks(weights)),
+        **dict.fromkeys(("hidden_size", "embed_dim", "width"), width),
+        **dict.fromkeys(("num_hidden_layers", "depth", "layers"), count_blocks(weights)),
         **dict.fromkeys(("image_size", "img_size"), image),
         **dict.fromkeys(("num_channels", "in_chans"), 3),
         **dict.fromkeys(("use_swiglu_ffn", "use_gated_mlp"), is_gated(weights)),

@@ -1,0 +1,99 @@
+"""Metadata in the open_clip_config.json of open_clip."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from gtsa_kit.models.checkpoint_import.processors import Color
+from gtsa_kit.models.checkpoint_import.sidecar_fields import Fields
+from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
+from gtsa_kit.models.encoder import INTERPOLATIONS
+
+OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
+OPEN_CLIP_FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of weights files beside an open_clip_config.json."""
+_SIZES: Final = ("layers", "width", "image_size", "patch_size", "mlp_ratio")
+"""Sizes of the vision tower that the weights determine."""
+_MODEL: Final = Fields(
+    read=("vision_cfg", "quick_gelu"),
+    harmless={
+        "of the text tower, and of heads": (
+            *("embed_dim", "text_cfg", "custom_text", "multimodal_cfg", "init_logit_scale", "init_logit_bias"),
+            *("nonscalar_logit_scale", "output_dict", "cast_dtype"),
+        )
+    },
+    neutral={},
+)
+_VISION: Final = Fields(
+    read=(*_SIZES, "head_width", "timm_model_name"),
+    harmless={
+        "training only": ("patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained"),
+        "of the head, which is skipped": (
+            *("pool_type", "attentional_pool", "attn_pooler_queries", "attn_pooler_heads", "final_ln_after_pool"),
+            *("output_tokens", "timm_pool", "timm_proj", "timm_proj_bias"),
+        ),
+    },
+    neutral={
+        "no_ln_pre": (False,),
+        "ls_init_value": (),
+        "pos_embed_type": ("learnable",),
+        "global_average_pool": (False,),
+    },
+)
+_PREPROCESS: Final = Fields(
+    read=("mean", "std", "interpolation"),
+    harmless={"images are RGB, stretched to the requested size": ("size", "mode", "resize_mode", "fill_color")},
+    neutral={},
+)
+
+
+class _Vision(Lenient):
+    width: Annotated[int, Field(gt=0)] = 768
+    head_width: Annotated[int, Field(gt=0)] = 64
+    timm_model_name: str | None = None
+
+
+class _Model(Lenient):
+    vision_cfg: _Vision = _Vision()
+    quick_gelu: bool = False
+
+
+class _Preprocess(Lenient):
+    mean: Color | None = None
+    std: Color | None = None
+    interpolation: str = "bicubic"
+
+
+class _Config(Lenient):
+    model_cfg: _Model
+    preprocess_cfg: _Preprocess = _Preprocess()
+
+
+def read_open_clip(path: Path) -> CheckpointMetadata:
+    """Read an open_clip_config.json.
+
+    Raises:
+        ValueError: It is invalid, or describes a network or a preprocessing that gtsa-kit does not compute.
+    """
+    content, config = read_json(path), parse(_Config, path)
+    vision: dict[str, Any] = content["model_cfg"].get("vision_cfg") or {}
+    _MODEL.check(content["model_cfg"], path, "model_cfg")
+    _VISION.check(vision, path, "model_cfg.vision_cfg")
+    _PREPROCESS.check(content.get("preprocess_cfg") or {}, path, "preprocess_cfg")
+    interpolation = {name.split(",")[0]: name for name in INTERPOLATIONS}
+    preprocess, own = config.preprocess_cfg, config.model_cfg.vision_cfg
+    if preprocess.interpolation not in interpolation:
+        raise ValueError(
+            f"{path} says interpolation is {preprocess.interpolation!r}; "
+            f"gtsa-kit resizes by {' or '.join(interpolation)}"
+        )
+    network: dict[str, Any] = {}
+    if not own.timm_model_name:  # a tower of timm has its own activation and heads
+        network["sizes"] = {name: vision[name] for name in _SIZES if vision.get(name) is not None}
+        network["heads"] = own.width // own.head_width
+        network["activation"] = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
+        network["norm_eps"] = 1e-5
+    return CheckpointMetadata(
+        mean=preprocess.mean, std=preprocess.std, interpolation=interpolation[preprocess.interpolation], **network
+    )
