@@ -77,10 +77,11 @@ def auto_momentum(published: float, final: float, steps: int, frozen: int = 0) -
 
     if share(published) < MAX_INITIAL_SHARE:
         return published
-    # The share grows with the initial momentum, so the values that are small enough come first; 0 is one of them.
+    # The share grows with the initial momentum, so the values that are small enough come first. In a run with few steps
+    # after the frozen ones not even 0 is small enough; it is used all the same.
     ten_thousandths = range(round(published * 1e4))
     count = bisect_left(ten_thousandths, MAX_INITIAL_SHARE, key=lambda value: share(value / 1e4))
-    return (count - 1) / 1e4
+    return max(count - 1, 0) / 1e4
 
 
 def initial_share(momenta: np.ndarray) -> float:

@@ -324,6 +324,7 @@ def test_the_teachers_momentum_counts_the_steps_in_which_it_moves() -> None:
     momentum = auto_momentum(0.996, 1.0, 120, frozen=20)
     assert initial_share(cosine(momentum, 1.0, 120)[20:]) < 1e-3
     assert initial_share(cosine(momentum + 1e-4, 1.0, 120)[20:]) >= 1e-3
+    assert auto_momentum(0.996, 1.0, 16, frozen=5) == 0  # more than 1e-3 is left by any momentum
 
 
 def test_random_weights_are_not_frozen(images: Path, tmp_path: Path) -> None:
