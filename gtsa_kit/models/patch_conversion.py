@@ -4,7 +4,6 @@ LayerScale is folded into the projections, which changes no feature. Position em
 kernel is resized by the pseudo-inverse (FlexiViT, arXiv 2212.08013), which keeps features as well as it can.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -14,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.positions import resample_positions
+from gtsa_kit.models.positions import RESAMPLINGS, resample_positions
 
 StateDict = dict[str, Tensor]
 BASE_SIDE: Final = 224
 """Side of the images, in pixels, whose grid the converted position embeddings are stored for."""
-SCALED_LAYERS: Final = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
-"""Layer of a block that each LayerScale follows, by timm's keys."""
+SCALED_LAYERS: Final = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2", "gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
+"""Layer of a block that each LayerScale follows, by the keys of timm's VisionTransformer and Eva."""
 
 
 def to_patch(
@@ -29,6 +28,7 @@ def to_patch(
     """Convert weights to another patch size, without LayerScale.
 
     The stored grid of positions becomes that of images of 224 pixels: 14 x 14 for patches of 16, as plain ViTs have it.
+    It is resampled as the source does it; the result resamples as timm does.
 
     Args:
         weights: Tensors by timm's keys; they are not modified.
@@ -39,7 +39,7 @@ def to_patch(
         The new weights, float32, and their architecture.
 
     Raises:
-        ValueError: Images of 224 pixels have no whole number of such patches, or the positions form no square grid.
+        ValueError: Images of 224 pixels have no whole number of such patches.
     """
     if patch < 1 or BASE_SIDE % patch:
         fitting = [str(side) for side in range(4, 33) if BASE_SIDE % side == 0]
@@ -48,8 +48,8 @@ def to_patch(
     kernel = "patch_embed.proj.weight"
     converted[kernel] = resize_patch_kernel(converted[kernel], patch)
     if "pos_embed" in converted:
-        converted["pos_embed"] = resample_position_grid(converted["pos_embed"], BASE_SIDE // patch)
-    return converted, _without_layer_scale(architecture, patch)
+        converted["pos_embed"] = _resample_grid(converted["pos_embed"], architecture, BASE_SIDE // patch)
+    return converted, _converted_architecture(architecture, patch)
 
 
 def fold_layer_scale(weights: Mapping[str, Tensor]) -> StateDict:
@@ -80,24 +80,19 @@ def resize_patch_kernel(kernel: Tensor, patch: int) -> Tensor:
     return values.reshape(*kernel.shape[:2], patch, patch).float()
 
 
-def resample_position_grid(positions: Tensor, side: int) -> Tensor:
-    """Resample position embeddings (1, prefix + S*S, D) to (1, prefix + side*side, D); those of the prefix are kept.
-
-    Raises:
-        ValueError: Neither all positions nor all but that of a class token form a square grid.
-    """
-    count = positions.shape[1]
-    prefix = next((prefix for prefix in (0, 1) if math.isqrt(count - prefix) ** 2 == count - prefix), None)
-    if prefix is None:
-        raise ValueError(f"{count} position embeddings form no square grid; such weights can't change their patch size")
-    stored = math.isqrt(count - prefix)
-    grid = resample_positions(positions[0, prefix:], (stored, stored), side, side)
-    return torch.cat([positions[:, :prefix], grid[None]], dim=1)
+def _resample_grid(positions: Tensor, architecture: Architecture, side: int) -> Tensor:
+    """Resample the patches' part of position embeddings (1, prefix + gh*gw, D) to (1, prefix + side*side, D)."""
+    size = architecture.timm_kwargs.get("img_size", BASE_SIDE)
+    height, width = (size, size) if isinstance(size, int) else size
+    grid = height // architecture.patch, width // architecture.patch
+    prefix = positions.shape[1] - grid[0] * grid[1]
+    patches = resample_positions(positions[0, prefix:], grid, side, side, architecture.resampling)
+    return torch.cat([positions[:, :prefix], patches[None]], dim=1)
 
 
-def _without_layer_scale(architecture: Architecture, patch: int) -> Architecture:
+def _converted_architecture(architecture: Architecture, patch: int) -> Architecture:
     """Return the architecture with another patch size, positions for images of 224 pixels, and no LayerScale."""
     replaced = {"patch_size": patch, "img_size": BASE_SIDE, "init_values": None}
     kept = {name: value for name, value in architecture.timm_kwargs.items() if name not in replaced}
     plain = architecture.timm_model.endswith(f"_patch{patch}_{BASE_SIDE}")  # timm's own values are these
-    return replace(architecture, timm_kwargs=kept if plain else kept | replaced)
+    return replace(architecture, timm_kwargs=kept if plain else kept | replaced, resampling=RESAMPLINGS[0])

@@ -1,5 +1,6 @@
 """Conversion to another patch size, against timm, least squares in float64, and features of the unconverted model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.patch_conversion import (
     fold_layer_scale,
-    resample_position_grid,
     resize_patch_kernel,
     to_patch,
 )
@@ -26,9 +26,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def scaled_vit(patch: int, side: int) -> tuple[dict[str, Tensor], Architecture]:
+def scaled_vit(patch: int, side: Any, **changes: Any) -> tuple[dict[str, Tensor], Architecture]:
     """Weights of a ViT with LayerScale, and its architecture."""
-    kwargs: dict[str, Any] = {**SIZES, "patch_size": patch, "img_size": side, "init_values": 1.0}
+    kwargs: dict[str, Any] = {**SIZES, "patch_size": patch, "img_size": side, "init_values": 1.0, **changes}
     architecture = Architecture("vit_test", "vit_tiny_patch16_224", 64, 2, 2, kwargs)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **kwargs)
     with torch.no_grad():
@@ -67,6 +67,21 @@ def test_folding_layer_scale_changes_no_feature() -> None:
     assert changed == set(names)
 
 
+def test_layer_scale_of_rotary_vits_is_folded() -> None:
+    model = timm.create_model("vit_small_patch16_dinov3", num_classes=0, **SIZES)
+    with torch.no_grad():
+        for seed, parameter in enumerate(model.parameters()):
+            parameter += 0.3 * random(*parameter.shape, seed=seed).float()
+    folded = fold_layer_scale(model.state_dict())
+    plain = timm.create_model("vit_small_patch16_dinov3", num_classes=0, init_values=None, **SIZES)
+    plain.load_state_dict(folded, strict=True)
+    images = random(2, 3, 64, 96).float()
+    with torch.inference_mode():
+        expected = model.eval().forward_features(images)
+        difference = (plain.eval().forward_features(images) - expected).abs().max() / expected.abs().max()
+    assert difference < 1e-5
+
+
 @pytest.mark.parametrize(("old", "new"), [(14, 16), (16, 14), (16, 8), (8, 16), (14, 32)])
 def test_kernels_are_those_of_timm(old: int, new: int) -> None:
     kernel = random(6, 3, old, old).float()
@@ -89,11 +104,27 @@ def test_kernels_are_the_least_squares_solution(old: int, new: int) -> None:
         np.testing.assert_allclose(design @ new_kernel, target, atol=1e-5 * np.abs(target).max())
 
 
-@pytest.mark.parametrize(("side", "prefix"), [(37, 1), (14, 1), (8, 1), (10, 0)])
-def test_positions_are_those_of_timm(side: int, prefix: int) -> None:
-    positions = random(1, prefix + side * side, 8).float()
-    expected = resample_abs_pos_embed(positions, [14, 14], num_prefix_tokens=prefix)
-    torch.testing.assert_close(resample_position_grid(positions, 14), expected, rtol=0, atol=2e-5)
+@pytest.mark.parametrize("size", [518, 224, (112, 168)], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"reg_tokens": 4}, {"reg_tokens": 4, "no_embed_class": True}], ids=str)
+def test_positions_are_those_of_timm(size: Any, changes: dict[str, Any]) -> None:
+    weights, architecture = scaled_vit(14, size, **changes)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    prefix = {0: 1, 1: 5, 2: 0}[len(changes)]
+    expected = resample_abs_pos_embed(
+        weights["pos_embed"], [14, 14], [height // 14, width // 14], num_prefix_tokens=prefix
+    )
+    converted, converted_architecture = to_patch(weights, architecture, 16)
+    torch.testing.assert_close(converted["pos_embed"], expected, rtol=0, atol=2e-5)
+    assert encode(converted, converted_architecture, torch.zeros(1, 3, 32, 48)).shape == (1, 64, 2, 3)
+
+
+def test_positions_are_resampled_as_the_source_does_it() -> None:
+    weights, architecture = scaled_vit(14, 518)
+    patches = weights["pos_embed"][:, 1:].reshape(1, 37, 37, 64).permute(0, 3, 1, 2)
+    expected = F.interpolate(patches, size=(14, 14), mode="bicubic").flatten(2).transpose(1, 2)
+    converted, converted_architecture = to_patch(weights, replace(architecture, resampling="bicubic"), 16)
+    torch.testing.assert_close(converted["pos_embed"][:, 1:], expected, rtol=0, atol=2e-5)
+    assert converted_architecture == ARCHITECTURES["vit_test"]
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 16), (8, 16), (16, 28)])
@@ -133,8 +164,3 @@ def test_patches_that_do_not_divide_the_image_are_refused(patch: int) -> None:
     weights, architecture = scaled_vit(16, 224)
     with pytest.raises(ValueError, match=f"patches of {patch} pixels do not divide 224; choose one of 4, 7, 8, 14, 16"):
         to_patch(weights, architecture, patch)
-
-
-def test_positions_of_no_square_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match="7 position embeddings form no square grid"):
-        resample_position_grid(torch.zeros(1, 7, 4), 14)
