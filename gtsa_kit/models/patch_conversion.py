@@ -6,7 +6,7 @@ kernel is resized by the pseudo-inverse (FlexiViT, arXiv 2212.08013), which keep
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,9 @@ from gtsa_kit.models.positions import RESAMPLINGS, resample_positions
 StateDict = dict[str, Tensor]
 BASE_SIDE: Final = 224
 """Side of the images, in pixels, whose grid the converted position embeddings are stored for."""
-SCALED_LAYERS: Final = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2", "gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
-"""Layer of a block that each LayerScale follows, by the keys of timm's VisionTransformer and Eva."""
+SCALED_LAYERS: Final = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
+"""Layer of a block that each LayerScale follows, by the keys of timm's VisionTransformer. Its class Eva, for rotary
+positions, names them otherwise and keeps them: such an encoder is no plain ViT with or without them."""
 
 
 def to_patch(
@@ -92,7 +93,8 @@ def _resample_grid(positions: Tensor, architecture: Architecture, side: int) -> 
 
 def _converted_architecture(architecture: Architecture, patch: int) -> Architecture:
     """Return the architecture with another patch size, positions for images of 224 pixels, and no LayerScale."""
-    replaced = {"patch_size": patch, "img_size": BASE_SIDE, "init_values": None}
+    replaced: dict[str, Any] = {"patch_size": patch, "img_size": BASE_SIDE}
+    replaced |= {} if architecture.is_eva else {"init_values": 0.0}  # None would be timm's default of the model
     kept = {name: value for name, value in architecture.timm_kwargs.items() if name not in replaced}
     plain = architecture.timm_model.endswith(f"_patch{patch}_{BASE_SIDE}")  # timm's own values are these
     return replace(architecture, timm_kwargs=kept if plain else kept | replaced, resampling=RESAMPLINGS[0])
