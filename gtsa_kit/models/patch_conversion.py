@@ -6,7 +6,7 @@ kernel is resized by the pseudo-inverse (FlexiViT, arXiv 2212.08013), which keep
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,8 @@ def to_patch(
     """Convert weights to another patch size, without LayerScale.
 
     The stored grid of positions becomes that of images of 224 pixels: 14 x 14 for patches of 16, as plain ViTs have it.
-    It is resampled as the source does it; the result resamples as timm does.
+    It is resampled as the source does it; the result resamples as timm does. The size of the source's preprocessing is
+    to be replaced by `BASE_SIDE`.
 
     Args:
         weights: Tensors by timm's keys; they are not modified.
@@ -91,10 +92,17 @@ def _resample_grid(positions: Tensor, architecture: Architecture, side: int) -> 
     return torch.cat([positions[:, :prefix], patches[None]], dim=1)
 
 
+def without_layer_scale(architecture: Architecture) -> Architecture:
+    """Return the architecture of weights from `fold_layer_scale`."""
+    if architecture.is_eva:
+        return architecture
+    # None would be timm's default of the model, which may have LayerScale.
+    return replace(architecture, timm_kwargs={**architecture.timm_kwargs, "init_values": 0.0})
+
+
 def _converted_architecture(architecture: Architecture, patch: int) -> Architecture:
     """Return the architecture with another patch size, positions for images of 224 pixels, and no LayerScale."""
-    replaced: dict[str, Any] = {"patch_size": patch, "img_size": BASE_SIDE}
-    replaced |= {} if architecture.is_eva else {"init_values": 0.0}  # None would be timm's default of the model
-    kept = {name: value for name, value in architecture.timm_kwargs.items() if name not in replaced}
-    plain = architecture.timm_model.endswith(f"_patch{patch}_{BASE_SIDE}")  # timm's own values are these
-    return replace(architecture, timm_kwargs=kept if plain else kept | replaced, resampling=RESAMPLINGS[0])
+    kwargs = {**without_layer_scale(architecture).timm_kwargs, "patch_size": patch, "img_size": BASE_SIDE}
+    if architecture.timm_model.endswith(f"_patch{patch}_{BASE_SIDE}"):  # timm's own values are these
+        kwargs = {name: kwargs[name] for name in kwargs if name not in ("patch_size", "img_size", "init_values")}
+    return replace(architecture, timm_kwargs=kwargs, resampling=RESAMPLINGS[0])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ from onnx import TensorProto
 
 from gtsa_kit.export import load
 from gtsa_kit.export.api import load_encoder
-from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity
+from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 
 FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 
@@ -298,20 +301,48 @@ def test_files_without_float32_weights_are_rejected_as_sources(made) -> None:
             open_source(path)
 
 
-def test_layer_sensitivity_finds_the_sensitive_layer(tiny_run: Path, calibration: Calibration) -> None:
-    encoder = load_encoder(tiny_run)
-    with torch.no_grad():  # one input channel so large that the others lose their steps; in float32 nothing changes
+def with_outliers(encoder: Encoder) -> Encoder:
+    """Make one input channel of a layer so large that the others lose their steps; in float32 nothing changes."""
+    with torch.no_grad():
         block = encoder.vit.blocks[1]
         block.norm2.weight[3] *= 1000
         block.norm2.bias[3] *= 1000
         block.mlp.fc1.weight[:, 3] /= 1000
+    return encoder
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_layers_with_outliers_stay_float(
+    precision: str, tiny_run: Path, calibration: Calibration, scenes: ParityImages, tmp_path: Path
+) -> None:
+    """Trained weights have inputs with outliers, which cost int8 most of its steps; random weights have none."""
+    plain = open_source(tiny_run)
+    planted = replace(plain, encoder=with_outliers(load_encoder(tiny_run)))
+    fixed = ExportOptions(precision=precision, height=Range(64, 64), width=Range(96, 96), batch=Range(2, 2))
+    count, worst = {}, {}
+    for name, source in (("plain", plain), ("planted", planted)):
+        path = tmp_path / f"{name}.onnx"
+        manifest = export_artifact(source, "onnx", path, fixed, scenes, calibration)
+        count[name] = sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+        worst[name] = min(d.min_cosine for d in manifest.parity.differences)
+        kept = {"plain": None, "planted": "blocks.1.mlp.fc1" if precision == "int8" else None}[name]
+        assert manifest.target.get("float_layers") == kept
+    assert count["plain"] == 8
+    if precision == "int8":
+        assert count["planted"] == 7
+        assert 1 - worst["planted"] < 2 * (1 - worst["plain"]), "the outliers still cost their steps"
+
+
+def test_layer_sensitivity_finds_the_sensitive_layer(tiny_run: Path, calibration: Calibration) -> None:
+    encoder = with_outliers(load_encoder(tiny_run))
     options = ExportOptions()
     batches = list(calibration_batches(calibration, encoder.preprocessing, options))[:2]
     graph = ExportGraph(encoder, options)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
-    results = layer_sensitivity(graph, batches, QUANT_TYPES["int8"])
+    scales = activation_scales(graph, batches, QUANT_TYPES["int8"])
+    results = layer_sensitivity(graph, batches[0], scales, QUANT_TYPES["int8"])
     assert len(results) == 8
-    assert results[0][0] == "blocks.1.mlp.fc1"
+    assert results[0][0] == "1.mlp.fc1.linear"
     assert 1 - results[0][1] > 10 * (1 - results[1][1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
 

@@ -16,7 +16,8 @@ from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.framework_files import EMBEDDING_CALLS
 from gtsa_kit.export.formats.frameworks import export_framework
-from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, layer_sensitivity
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity, layer_title
+from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
@@ -189,14 +190,16 @@ def _sensitivity_table(source: Source, calibration: Calibration, options: Export
     batches = list(calibration_batches(calibration, source.encoder.preprocessing, options))
     graph, quant_type = ExportGraph(source.encoder, options), QUANT_TYPES[options.precision]
     with Steps(console) as steps:
-        layers = layer_sensitivity(graph, batches, quant_type, progress_callback(steps, "layer sensitivity"))
+        scales = activation_scales(graph, batches, quant_type)
+        on_layer = progress_callback(steps, "layer sensitivity")
+        layers = layer_sensitivity(graph, batches[0], scales, quant_type, on_layer)
     table = Table(
         title=f"min patch cosine if this layer alone were {options.precision}", title_justify="left", box=None
     )
     table.add_column("layer")
     table.add_column("cosine", justify="right")
     for name, cosine in layers[:MAX_SENSITIVE_LAYERS]:
-        table.add_row(name, f"{cosine:.6f}")
+        table.add_row(layer_title(name), f"{cosine:.6f}")
     return table
 
 

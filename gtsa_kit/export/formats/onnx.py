@@ -13,7 +13,8 @@ from onnx.numpy_helper import to_array
 
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_model
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
-from gtsa_kit.export.formats.quantize import QUANT_TYPES, Calibration, calibration_batches, quantize, tensor_digest
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, layer_title
+from gtsa_kit.export.formats.quantize import Calibration, calibration_batches, quantize, tensor_digest
 from gtsa_kit.export.graph import (
     ExportGraph,
     dynamic_shapes,
@@ -48,15 +49,17 @@ def export_onnx(
     model = _trace(graph, options)
     name_axes(model, options)
     _reduce_node_metadata(model)
+    target = {"opset": str(options.opset)}
     if options.precision in QUANTIZED:
         assert calibration is not None
         batches = list(calibration_batches(calibration, encoder.preprocessing, options))
-        quantize(model, graph, batches, QUANT_TYPES[options.precision])
+        kept_float = quantize(model, graph, batches, QUANT_TYPES[options.precision])
+        target |= {"float_layers": ", ".join(map(layer_title, kept_float))} if kept_float else {}
     else:
         add_weight_locations(model, encoder)
     onnx.checker.check_model(model, full_check=True)
     write_model(model, path)
-    return {"opset": str(options.opset)}
+    return target
 
 
 def _trace(graph: ExportGraph, options: ExportOptions) -> onnx.ModelProto:

@@ -43,13 +43,15 @@ def export_openvino(
     Raises:
         ValueError: OpenVINO is not installed.
     """
+    quantized: dict[str, str] = {}
     openvino, options = import_openvino(), options.in_patches(encoder.architecture.patch)
     work = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         if options.precision == "int8":
-            export_onnx(encoder, options, work / "int8.onnx", calibration)
+            graph = export_onnx(encoder, options, work / "int8.onnx", calibration)
+            quantized = {name: value for name, value in graph.items() if name != "opset"}
             model = openvino.Core().read_model(str(work / "int8.onnx"))
         else:
             model = _convert(_export_program(encoder, replace(options, precision="fp32")))
@@ -66,6 +68,7 @@ def export_openvino(
     return {
         "openvino": openvino.__version__.partition("-")[0],
         "inference_precision": INFERENCE_PRECISIONS[options.precision],
+        **quantized,
     }
 
 
