@@ -166,18 +166,21 @@ class Tolerance:
     """Minimum share of patch tokens with the same nearest neighbor among all others, 0 to 1."""
 
 
-# Worst values that the gate measured over all cases and formats with ViT-S/16 and random weights of realistic variance:
+# Worst values that the gate measured over all cases and formats, with ViT-S/16 and random weights of realistic variance:
 # fp32 5e-6, 5e-7, 1 - 3e-13, all neighbors; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
-# int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. tf32 has as many mantissa bits as fp16, and needs
-# a GPU. The bounds leave room for features of larger scale and for other machines' arithmetic. An error of 1% in one
-# layer lies far above those of fp32.
+# int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. With trained weights (a DINOv2 ViT-S, whose
+# features are twice as large, and whose inputs of some layers have outliers of 30 times their root mean square):
+# fp32 8e-5, 4e-6, 1, all; fp16 3.9e-2, 3.2e-3, 0.999984, 0.992; bf16 0.79, 6.0e-2, 0.9956, 0.925;
+# int8 2.1, 0.15, 0.976, 0.865 with the layers of MIN_LAYER_COSINE in float32 (3.8, 0.25, 0.882, 0.731 without);
+# fp8 2.4, 0.28, 0.954, 0.829. tf32 has as many mantissa bits as fp16, and needs a GPU. The bounds leave room for other
+# weights and other machines' arithmetic. An error of 1% in one layer lies far above those of fp32.
 TOLERANCES: Final[dict[str, Tolerance]] = {
     "fp32": Tolerance(max_abs=2e-4, mean_abs=2e-5, min_cosine=0.999999, neighbors=0.995),
-    "tf32": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbors=0.98),
-    "fp16": Tolerance(max_abs=2e-2, mean_abs=3e-3, min_cosine=0.99999, neighbors=0.98),
-    "bf16": Tolerance(max_abs=2e-1, mean_abs=2e-2, min_cosine=0.9999, neighbors=0.9),
-    "int8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbors=0.75),
-    "fp8": Tolerance(max_abs=1.0, mean_abs=1e-1, min_cosine=0.995, neighbors=0.75),
+    "tf32": Tolerance(max_abs=1e-1, mean_abs=1e-2, min_cosine=0.9999, neighbors=0.98),
+    "fp16": Tolerance(max_abs=1e-1, mean_abs=1e-2, min_cosine=0.9999, neighbors=0.98),
+    "bf16": Tolerance(max_abs=1.5, mean_abs=1e-1, min_cosine=0.99, neighbors=0.9),
+    "int8": Tolerance(max_abs=4.0, mean_abs=3e-1, min_cosine=0.95, neighbors=0.75),
+    "fp8": Tolerance(max_abs=4.0, mean_abs=4e-1, min_cosine=0.93, neighbors=0.75),
 }
 MAX_FOLD_DIFFERENCE: Final = 1e-5
 """Maximum difference of features after LayerScale is folded into other layers, relative to the largest feature.
@@ -187,7 +190,8 @@ It is float32 rounding alone: 3e-6 on a trained DINOv2 ViT-S.
 MIN_LAYER_COSINE: Final = 0.9985
 """A linear layer stays float32 in int8 and fp8 if quantizing it alone turns a patch of the calibration images further.
 
-Random weights have no such layer. A trained DINOv2 ViT-S has four of 48, in its first three blocks.
+Random weights have no such layer. A trained DINOv2 ViT-S has six of 48 in int8: fc1 of block 0, fc2 of blocks 0, 2, 6, 7
+and 8.
 """
 
 

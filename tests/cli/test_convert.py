@@ -92,7 +92,9 @@ def test_a_fold_that_changes_features_is_refused(
 ) -> None:
     fold = conversion.fold_layer_scale
     wrong = "blocks.1.mlp.fc2.bias"  # a bias that is not scaled
-    monkeypatch.setattr(conversion, "fold_layer_scale", lambda w: {**fold(w), wrong: w[wrong] + torch.linspace(0, 1, 64)})
+    monkeypatch.setattr(
+        conversion, "fold_layer_scale", lambda w: {**fold(w), wrong: w[wrong] + torch.linspace(0, 1, 64)}
+    )
     done = gtsa_here("convert", scaled, "--to-patch", "16", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert "folding LayerScale changed features" in done.stderr

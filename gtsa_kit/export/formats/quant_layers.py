@@ -101,12 +101,12 @@ def float_layers(
 
     Args:
         graph: The graph in float32.
-        batches: Inputs of the graph; the smallest one is compared.
+        batches: Inputs of the graph; the one with fewest pixels is compared.
         scales: Result of `activation_scales`.
         quant_type: Type to quantize to.
     """
-    smallest = min(batches, key=lambda batch: batch.size)
-    sensitivity = layer_sensitivity(graph, smallest, scales, quant_type)
+    fewest_pixels = min(batches, key=lambda batch: batch.size)
+    sensitivity = layer_sensitivity(graph, fewest_pixels, scales, quant_type)
     return [name for name, cosine in sensitivity if cosine < MIN_LAYER_COSINE]
 
 
