@@ -166,7 +166,7 @@ class Tolerance:
     """Minimum share of patch tokens with the same nearest neighbor among all others, 0 to 1."""
 
 
-# Worst values that the gate measured over all cases and formats, with ViT-S/16 and random weights of realistic variance:
+# Worst values that the gate measured over all cases and formats, with ViT-S/16 and random weights of real variance:
 # fp32 5e-6, 5e-7, 1 - 3e-13, all neighbors; fp16 3.4e-3, 4.6e-4, 0.9999998, all; bf16 2.9e-2, 3.9e-3, 0.999986, 0.985;
 # int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. With trained weights (a DINOv2 ViT-S, whose
 # features are twice as large, and whose inputs of some layers have outliers of 30 times their root mean square):
@@ -190,8 +190,8 @@ It is float32 rounding alone: 3e-6 on a trained DINOv2 ViT-S.
 MIN_LAYER_COSINE: Final = 0.9985
 """A linear layer stays float32 in int8 and fp8 if quantizing it alone turns a patch of the calibration images further.
 
-Random weights have no such layer. A trained DINOv2 ViT-S has six of 48 in int8: fc1 of block 0, fc2 of blocks 0, 2, 6, 7
-and 8.
+Random weights have no such layer. A trained DINOv2 ViT-S has six of 48 in int8: fc1 of block 0, and fc2 of blocks 0, 2,
+6, 7 and 8.
 """
 
 
