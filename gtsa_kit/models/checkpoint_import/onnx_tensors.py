@@ -40,10 +40,13 @@ def read_onnx_tensors(path: Path) -> dict[str, Tensor]:
         for source, copy in zip(node.input, node.output, strict=False) if node.op_type == "Identity" else ():
             if source in tensors:
                 tensors.setdefault(copy, tensors[source])
+    renamed = set()
     for name, weight in _linear_weights(graph):
         if weight in tensors and tensors[weight].ndim == 2:
             tensors.setdefault(name, tensors[weight].T.contiguous())
-    return {**tensors, **_position_embeddings(graph, tensors)}
+            renamed |= {weight} - {name}
+    named = {name: tensor for name, tensor in tensors.items() if name not in renamed}
+    return {**named, **_position_embeddings(graph, tensors)}
 
 
 def _read(path: Path) -> "ModelProto":
