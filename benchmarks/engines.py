@@ -1,7 +1,7 @@
 """Build time and size of TensorRT engines of ViT-S/16, and their speed on a GPU.
 
 Run: .venv/bin/python benchmarks/engines.py --images FOLDER [--precisions fp32,fp16,bf16,int8]
-     [--batch 32] [--rounds 5] [--json FILE]
+     [--runtime auto] [--batch 32] [--rounds 5] [--json FILE]
 
 Without a GPU it prints the table of builds by TensorRT-RTX. With a GPU it also measures the images per second of each
 engine, of torch.compile and of ONNX Runtime in alternating rounds. The images are on the GPU already; for ONNX Runtime
@@ -128,11 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--precisions", default="fp32,fp16,bf16,int8")
+    parser.add_argument("--runtime", default="auto", help="variant of TensorRT: auto, tensorrt or tensorrt-rtx")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    variant, reason = choose_variant()
+    variant, reason = choose_variant(args.runtime)
     console.print(f"{variant.name} {variant.version}: {reason}")
     table = Table(title="engines of ViT-S/16, batches of 1 to 32", title_justify="left", box=None)
     for name in ("precision", "size of the input", "built in s", "MB", "compute capabilities"):

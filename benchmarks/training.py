@@ -1,7 +1,8 @@
 """Time and memory of a training step, compared with a straightforward implementation (benchmarks/plain).
 
 Run: .venv/bin/python benchmarks/training.py --images FOLDER [--preset coco] [--batch-size 8] [--rounds 3]
-     [--precision fp32,bf16] [--memory-batch 64] [--device auto] [--json FILE]
+     [--precision fp32,bf16] [--memory-batch 64] [--device auto] [--step-only] [--set model.arch=vit_tiny]
+     [--json FILE]
 
 Both implementations alternate and get the same images, weights and random numbers; the table shows the first loss of
 each. The matrix peak is the speed of one large matrix product in the same run; torch counts the operations of a step.
@@ -33,7 +34,7 @@ from plain.step import plain_optimizer, plain_update
 from plain.views import plain_views
 from saved_activations import saved_activation_bytes
 
-from gtsa_kit.config import RunConfig, load_config
+from gtsa_kit.config import RunConfig, load_config, parse_overrides
 from gtsa_kit.data.augment import Views, collate, make_views
 from gtsa_kit.data.augmentation_params import sample_augmentation
 from gtsa_kit.data.decode import decode
@@ -42,6 +43,7 @@ from gtsa_kit.data.image_io import open_image, read_file
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.export.benchmark.workers import memory_mb
 from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_attention
+from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
 from gtsa_kit.models.encoder_spec import EncoderSpec
@@ -191,13 +193,16 @@ def measure_step(views: Views, config: RunConfig, rounds: int, half: bool, clock
     return first[0], first[1]
 
 
-def count_operations(views: Views, config: RunConfig) -> float:
-    """Count the floating point operations of matrix products and convolutions in a step."""
-    side = make_side(PLAIN, config, views.boxes.device, half=False)
+def count_operations(model: Method, views: Views) -> float:
+    """Count the floating point operations of matrix products and convolutions in a step, for each image.
+
+    Two images are enough, and their memory is not much: nothing is compiled or in lower precision here.
+    """
+    few = Views(*(tensor[:2] for tensor in views))
+    values = {name: float(v[-1]) for name, v in model.schedules(TrainSchedule(1, 1, 1, 0)).items()}
     with FlopCounterMode(display=False) as counter:
-        outputs = side.model(views)
-        gtsa_loss(*outputs[:4], views.boxes, views.rotations, config.loss, 0.5).total.backward()
-    return float(counter.get_total_flops())
+        model.loss(model(few), few, values)[0].backward()
+    return float(counter.get_total_flops()) / len(few.boxes)
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
@@ -275,26 +280,31 @@ def main() -> None:
     parser.add_argument("--precision", help="fp32, bf16 or both; default: both if this machine is fast in bf16")
     parser.add_argument("--memory-batch", type=int, default=0, help="images of the step whose peak memory is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--step-only", action="store_true", help="no table of views, and no memory of parts")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the run")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    config = load_config(args.preset)
+    config = load_config(args.preset, overrides=parse_overrides(args.set))
     paths = find_images(args.images).paths[:48]
     device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    batch = collate([make_our_views(load(path), i, config) for i, path in enumerate(paths[: args.batch_size])]).to(
-        device
-    )
+    decoded = [load(path) for path in paths]
+    views = [make_our_views(decoded[i % len(paths)], i, config) for i in range(args.batch_size)]
+    batch = collate(views).to(device)
     precisions = args.precision or ("fp32,bf16" if should_use_bf16(device) else "fp32")
-    clock = Clock()
-    measure_views(paths, config, args.rounds, clock)
-    tables = [view_rows(clock, len(paths))]
-    operations = count_operations(batch, config)
+    tables = []
+    if not args.step_only:
+        clock = Clock()
+        measure_views(paths, config, args.rounds, clock)
+        tables.append(view_rows(clock, len(paths)))
+    operations = args.batch_size * count_operations(GTSA(config).train().to(device), batch)
     for precision in precisions.split(","):
         clock = Clock(device.type)
         half = precision == "bf16"
         losses = measure_step(batch, config, args.rounds, half, clock)
         peak = matrix_peak(torch.bfloat16 if half else torch.float32, device)
         rows = step_rows(clock, precision, args.batch_size, operations, peak, losses)
-        rows += memory_rows(batch, config, half)
+        if not args.step_only:
+            rows += memory_rows(batch, config, half)
         if args.memory_batch:
             megabytes = peak_of_step(config, args.memory_batch, half, device) / args.memory_batch
             rows.append({"part": f"{precision}: peak of a step of {args.memory_batch}, MB per image", OURS: megabytes})

@@ -11,6 +11,8 @@ Row = Mapping[str, Any]
 """One line of a part: `what`, and some of `value`, `unit`, `aim`, `ok`, `note`. An `ok` of False fails the part."""
 
 PASSED, FAILED, LACKING, CUT_OFF, NOT_STARTED = "passed", "FAILED", "lacking", "cut off", "not started"
+LACKS, NOT_MEASURED = "lacks", "no time for"
+"""Names of the rows that say what is missing (`value`) for what (`note`), and what there was no time for (`note`)."""
 
 
 @dataclass
@@ -19,7 +21,7 @@ class PartResult:
 
     name: str
     status: str
-    """One of `PASSED`, `FAILED`, `LACKING`, `CUT_OFF` (by the end of the given time) and `NOT_STARTED`."""
+    """One of `PASSED`, `FAILED`, `LACKING`, `CUT_OFF` (by the end of the whole run) and `NOT_STARTED`."""
     reason: str = ""
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
@@ -36,17 +38,17 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def judge(exit_code: int | None, rows: Sequence[Row], log_tail: str) -> tuple[str, str]:
+def judge(exit_code: int, rows: Sequence[Row], log_tail: str) -> tuple[str, str]:
     """Return status and reason of a part that ended by itself, by its exit code and rows."""
-    lacking = [row["note"] for row in rows if row["what"] == "lacks"]
+    lacking = [row["value"] for row in rows if row["what"] == LACKS]
     failed = [row["what"] for row in rows if row.get("ok") is False]
     if exit_code != 0:
         return FAILED, log_tail.strip().splitlines()[-1] if log_tail.strip() else f"exit code {exit_code}"
     if failed:
         return FAILED, "; ".join(failed)
-    if lacking and len(lacking) == len(rows):
-        return LACKING, "; ".join(dict.fromkeys(note.rsplit(": ", 1)[-1] for note in lacking))
-    return PASSED, ""
+    reasons = [f"lacks {value}" for value in dict.fromkeys(lacking)]
+    reasons += [f"{NOT_MEASURED} {row['note']}" for row in rows if row["what"] == NOT_MEASURED]
+    return LACKING if lacking and len(lacking) == len(rows) else PASSED, "; ".join(reasons)
 
 
 def write_results(out: Path, machine: Mapping[str, Any], parts: Sequence[PartResult]) -> None:

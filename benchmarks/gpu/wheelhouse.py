@@ -3,8 +3,9 @@
 Run: .venv/bin/python benchmarks/gpu/wheelhouse.py --has has.txt [--python 3.12] [--extras serve,eval,baselines]
      [--out wheelhouse] [--part-mib 60]
 
-`has.txt` is the output of `python3 -m pip list --format=freeze` on that machine; packages that it names are taken as
-they are there. The others come from constraints.txt, checked by their hashes. On that machine:
+`has.txt` is the output of `python3 -m pip list --format=freeze` on that machine; packages that it names in a version
+that is new enough are taken as they are there. The others come from constraints.txt, checked by their hashes. On that
+machine:
 
     python3 -m pip install --no-index --no-deps --target site wheelhouse/part-*/*.whl && export PYTHONPATH=site
 """
@@ -15,90 +16,150 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from email.parser import Parser
 from importlib import metadata
 from pathlib import Path
+from zipfile import ZipFile
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 26, 27, 28, 31, 34, 35)] + ["manylinux2014_x86_64"]
 TESTS = ("pytest", "pytest-timeout", "pytest-xdist")
+OWN = {"gtsa-kit", "editables"}
+"""The package itself, which runs from its checkout, and what its editable installation adds."""
+PROVIDERS = {"onnxruntime-gpu": "onnxruntime", "lightning-fabric": "pytorch-lightning"}
+"""Packages whose modules another package holds as well: a build without a GPU, and one that ships a copy."""
 
 
-def read_pins(constraints: Path) -> dict[str, str]:
-    """Return the requirement with version and hashes of every package of a constraints file, by canonical name."""
-    text = re.sub(r"\\\n\s*", " ", constraints.read_text(encoding="utf-8"))
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return {canonicalize_name(re.split(r"[ =;\[]", line, maxsplit=1)[0]): line for line in lines}
+def target_environment(python: str) -> dict[str, str]:
+    """Return the values of markers on a machine with Linux on x86-64 and a Python version such as "3.12"."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython"}
+    system = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
+    return environment | system | {"platform_python_implementation": "CPython", "extra": ""}
 
 
-def read_names(freeze: Path) -> set[str]:
-    """Return the canonical names of the packages in the output of `pip list --format=freeze`."""
-    lines = freeze.read_text(encoding="utf-8").splitlines()
-    names = {canonicalize_name(re.split(r"[ =@]", line, maxsplit=1)[0]) for line in lines if line.strip()}
-    # Two builds of one module, of which a machine has one.
-    return names | {"onnxruntime-gpu"} if "onnxruntime" in names else names
+def read_pins(constraints: Path, python: str) -> dict[str, str]:
+    """Return version and hashes of every package of a constraints file, by canonical name.
+
+    A package may have several pins, each with a marker; the result has those for the Python version of the machine.
+    """
+    text = re.sub(r"\s*\\\n\s*", " ", constraints.read_text(encoding="utf-8"))
+    environment = target_environment(python)
+    pins = {}
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line.partition(" --hash")[0].strip())
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                hashes = line.partition(" --hash")[2]
+                pins[canonicalize_name(requirement.name)] = f"{requirement.name}{requirement.specifier} --hash{hashes}"
+    return pins
 
 
-def missing_packages(roots: Iterable[str], has: set[str], python: str) -> set[str]:
+def read_versions(freeze: Path) -> dict[str, str]:
+    """Return the versions by canonical name in the output of `pip list --format=freeze`; "" where it has none."""
+    lines = [line.strip() for line in freeze.read_text(encoding="utf-8").splitlines() if line.strip()]
+    pairs = [re.split(r" *(?:==|@) *", line, maxsplit=1) for line in lines]
+    versions = {canonicalize_name(name): "".join(rest) for name, *rest in pairs}
+    for name, provider in PROVIDERS.items():
+        if provider in versions:
+            versions.setdefault(name, versions[provider])
+    return versions
+
+
+def satisfies(has: Mapping[str, str], requirement: Requirement) -> bool:
+    """Return whether a machine has a package, in a version that a requirement allows if it is known."""
+    name = canonicalize_name(requirement.name)
+    if name not in has:
+        return False
+    try:
+        return requirement.specifier.contains(Version(has[name]), prereleases=True)
+    except InvalidVersion:
+        return True
+
+
+def missing_packages(
+    roots: Iterable[str], has: Mapping[str, str], python: str, requires: Callable[[str], Iterable[str]]
+) -> set[str]:
     """Return the canonical names that `roots` need, all levels down, and that a machine does not have.
 
     Args:
         roots: Requirements, such as "gtsa-kit[serve]".
-        has: Canonical names of the packages on that machine, whose own requirements are taken to be met.
+        has: Versions by canonical name of the packages on that machine, whose own requirements are taken to be met.
         python: Its Python version, such as "3.12"; the machine runs Linux on x86-64.
+        requires: Function from a canonical name to the requirements of that package.
     """
-    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    environment |= {"platform_system": "Linux", "platform_machine": "x86_64", "implementation_name": "cpython"}
-    needed: set[str] = set()
+    environment = target_environment(python)
     queue = [Requirement(root) for root in roots]
     seen = set()
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
-        if name in has or (name, frozenset(requirement.extras)) in seen:
+        if satisfies(has, requirement) or (name, frozenset(requirement.extras)) in seen:
             continue
         seen.add((name, frozenset(requirement.extras)))
-        needed.add(name)
-        for text in metadata.requires(name) or []:
-            child = Requirement(text)
+        for child in map(Requirement, requires(name)):
             extras = requirement.extras or {""}
             if child.marker is None or any(child.marker.evaluate({**environment, "extra": e}) for e in extras):
                 queue.append(child)
-    return needed
+    return {name for name, _ in seen}
 
 
-def download(pin: str, python: str, folder: Path) -> bool:
+class Downloads:
+    """Wheels of the pinned versions, downloaded as they are needed."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        """Download for a Python version into an empty folder."""
+        self.python, self.folder = python, folder
+        self.pins = read_pins(ROOT / "constraints.txt", python)
+        self.wheels: dict[str, Path | None] = {}
+        """Wheel by canonical name; None if there is none."""
+
+    def requires(self, name: str) -> list[str]:
+        """Return the requirements of a package: of gtsa-kit as installed here, of others as their wheels have them."""
+        if name in OWN:
+            return metadata.requires(name) or []
+        if name not in self.wheels:
+            self.wheels[name] = download(self.pins[name], self.python, self.folder) if name in self.pins else None
+        wheel = self.wheels[name]
+        return wheel_requires(wheel) if wheel else []
+
+
+def wheel_requires(wheel: Path) -> list[str]:
+    """Return the requirements of a wheel."""
+    with ZipFile(wheel) as archive:
+        path = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        message = Parser().parsestr(archive.read(path).decode("utf-8"), headersonly=True)
+    return message.get_all("Requires-Dist") or []
+
+
+def download(pin: str, python: str, folder: Path) -> Path | None:
     """Download the wheel of a pin for Linux on x86-64, or build it where there is none and it is pure Python.
 
     Args:
-        pin: Line of the constraints file, whose hashes are checked.
+        pin: Version and hashes of a package, see `read_pins`.
         python: Python version of the machine.
         folder: Folder for the wheel.
 
     Returns:
-        Whether the wheel is there.
+        The wheel; None if there is none.
     """
     with tempfile.TemporaryDirectory() as name:
-        requirement = Path(name) / "requirement.txt"
-        # A marker would be evaluated for this machine; `missing_packages` evaluated it for the other one.
-        requirement.write_text(re.sub(r" ; .*?(?= --hash)", "", pin) + "\n")
+        requirement, new = Path(name) / "requirement.txt", Path(name) / "wheels"
+        requirement.write_text(pin + "\n")
         target = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
         target += [f"--platform={name}" for name in PLATFORMS]
         common = ["--quiet", "--no-deps", "--require-hashes", "-r", str(requirement)]
         pip = [sys.executable, "-m", "pip"]
-        downloaded = subprocess.run(
-            [*pip, "download", *common, *target, "-d", str(folder)], capture_output=True, check=False
-        )
-        if downloaded.returncode == 0:
-            return True
-        subprocess.run([*pip, "wheel", *common, "-w", name], capture_output=True, check=False)
-        built = list(Path(name).glob("*-none-any.whl"))
-        for wheel in built:
-            shutil.move(wheel, folder / wheel.name)
-        return bool(built)
+        subprocess.run([*pip, "download", *common, *target, "-d", str(new)], capture_output=True, check=False)
+        wheels = list(new.glob("*.whl"))
+        if not wheels:
+            subprocess.run([*pip, "wheel", *common, "-w", str(new)], capture_output=True, check=False)
+            wheels = list(new.glob("*-none-any.whl"))
+        return Path(shutil.move(wheels[0], folder / wheels[0].name)) if wheels else None
 
 
 def pack(wheels: Sequence[Path], out: Path, limit: int) -> list[Path]:
@@ -128,12 +189,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("wheelhouse"), help="folder of the parts; emptied first")
     parser.add_argument("--part-mib", type=float, default=60.0, help="size of a part in MiB; default 60")
     options = parser.parse_args()
-    has = read_names(options.has) if options.has else set()
-    needed = missing_packages([f"gtsa-kit[{options.extras}]", *TESTS], has, options.python) - {"gtsa-kit"}
-    pins = read_pins(ROOT / "constraints.txt")
+    has = read_versions(options.has) if options.has else {}
     shutil.rmtree(options.out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        without = [name for name in sorted(needed) if not download(pins[name], options.python, Path(folder))]
+        downloads = Downloads(options.python, Path(folder))
+        roots = [f"gtsa-kit[{options.extras}]", *TESTS]
+        needed = missing_packages(roots, has, options.python, downloads.requires)
+        without = sorted(name for name in needed - OWN if downloads.wheels[name] is None)
         wheels = list(Path(folder).glob("*.whl"))
         size = sum(wheel.stat().st_size for wheel in wheels) / 2**20
         too_large = [wheel.name for wheel in pack(wheels, options.out, int(options.part_mib * 2**20))]

@@ -387,3 +387,25 @@ def test_missing_layers_are_rejected(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         export_artifact(open_source(tiny_run), "torchscript", tmp_path / "encoder.ts", ExportOptions(layers=(2,)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [Range(1, None), Range(2, 8), Range(4, 4)], ids=["any", "2 to 8", "4"])
+def test_pt2_of_one_size_needs_no_recent_torch(
+    batch: Range, tiny_run: Path, scenes: ParityImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gtsa_kit.export.formats.pt2.has_shape_assumptions", lambda: False)
+    options = ExportOptions(height=Range(48, 48), width=Range(32, 32), batch=batch)
+    report = export_artifact(open_source(tiny_run), "pt2", tmp_path / "e.pt2", options, scenes).parity
+    assert report is not None
+    assert report.passed
+    assert batch.fixed or 7 in {difference.batch for difference in report.differences}
+    assert batch.min > 1 or 1 in {difference.batch for difference in report.differences}
+
+
+def test_pt2_of_any_size_says_which_torch_it_needs(
+    tiny_run: Path, scenes: ParityImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gtsa_kit.export.formats.pt2.has_shape_assumptions", lambda: False)
+    with pytest.raises(ValueError, match="give one --size"):
+        export_artifact(open_source(tiny_run), "pt2", tmp_path / "e.pt2", None, scenes)
+    assert not any(tmp_path.iterdir())

@@ -8,44 +8,50 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu.part import Context
+from gpu.part import Context, call
 
-NEEDS = ("timm", "pydantic", "lightning_fabric", "PIL", "typer")
+NEEDS = ("timm", "pydantic", "lightning_fabric", "PIL", "rich", "safetensors", "matplotlib", "tensorboard", "typer")
+SECONDS_OF_SHORT_RUN = 30
+"""Seconds that a short run takes on a GPU, most of them to compile, roughly."""
 
 
 def run(context: Context) -> None:
-    """Check that equal runs are equal, that a killed one resumes, and that a long one learns."""
-    short = short_settings(context)
-    first = train(context, context.work / "first", short)
-    compare(context, "two runs of one seed", first, train(context, context.work / "second", short))
-    compare(context, "a run that was killed and resumed", first, kill_and_resume(context, short))
+    """Check that a long run learns, that equal runs are equal, and that a killed one resumes."""
     learn(context)
+    short, twins, killed = short_settings(context), "two runs of one seed", "a run that was killed and resumed"
+    if context.has_time(2 * SECONDS_OF_SHORT_RUN, twins):
+        first = train(context, context.work / "first", short)
+        compare(context, twins, first, train(context, context.work / "second", short))
+        if context.has_time(2 * SECONDS_OF_SHORT_RUN, killed):
+            compare(context, killed, first, kill_and_resume(context, short))
 
 
 def short_settings(context: Context) -> dict[str, Any]:
     """Return the settings of the runs that are compared."""
-    size = {"model.arch": "vit_test", "train.batch_size": 4} if context.tiny else {"model.arch": "vit_tiny"}
+    if context.tiny:
+        size = {"model.arch": "vit_test", "model.projector_dim": 32, "train.batch_size": 4, "train.steps": 6}
+    else:
+        size = {"model.arch": "vit_tiny", "train.steps": 60, "train.devices": 1}
     every = {"train.log_every": 1, "train.checkpoint_every": 2 if context.tiny else 10}
-    return {"train.steps": 6 if context.tiny else 60, "train.workers": 2, **every, **size}
+    return {"train.workers": 2, "train.validate_images": 0, **every, **size}
 
 
-def command(context: Context, out: Path, settings: dict[str, Any], *more: str) -> list[str]:
-    """Return the command line of `gtsa train`."""
+def command(context: Context, out: Path, settings: dict[str, Any], *more: str) -> list[object]:
+    """Return the arguments of `gtsa train` for Python."""
     options = [f"--set={name}={value}" for name, value in settings.items()]
-    preset = ["--preset", "quick"]
-    return [sys.executable, "-m", "gtsa_kit", "train", str(context.images), "--out", str(out), *preset, *options, *more]
+    return ["-m", "gtsa_kit", "train", context.images, "--out", out, "--preset", "quick", *options, *more]
 
 
 def train(context: Context, out: Path, settings: dict[str, Any], *more: str) -> Path:
     """Train to the end and return the run folder."""
-    subprocess.run(command(context, out, settings, *more), check=True, stdout=sys.stdout, stderr=sys.stdout)
+    call(command(context, out, settings, *more))
     return out
 
 
 def kill_and_resume(context: Context, settings: dict[str, Any]) -> Path:
     """Kill a run after its first checkpoint, and resume it."""
     out = context.work / "killed"
-    child = subprocess.Popen(command(context, out, settings), start_new_session=True)
+    child = subprocess.Popen([sys.executable, *map(str, command(context, out, settings))])
     while child.poll() is None and not any((out / "checkpoints").glob("*")):
         time.sleep(0.05)
     early = child.poll() is None
@@ -65,13 +71,10 @@ def compare(context: Context, what: str, first: Path, second: Path) -> None:
 
 
 def learn(context: Context) -> None:
-    """Train on the images, and probe before and after by k-NN on their class folders."""
-    from gtsa_kit.data.labeled import read_classification_dataset
-    from gtsa_kit.evaluation.image_probes import ProbeOptions, knn
-    from gtsa_kit.evaluation.models import open_models
-
+    """Train on the images, and write what the run learned."""
     arch, steps = ("vit_test", 6) if context.tiny else ("vit_small", 2000)
     settings: dict[str, Any] = {"model.arch": arch, "train.steps": steps, "optim.warmup_epochs": 1}
+    settings |= {"train.validate_images": 0, "train.devices": 1}
     if not context.tiny:
         settings |= {"train.batch_size": 64, "train.augment_on": "device", "views.global_size": 160}
         settings |= {"views.local_size": 64, "train.checkpoint_every": 1000, "train.log_every": 50, "optim.lr": 1e-3}
@@ -80,15 +83,24 @@ def learn(context: Context) -> None:
     context.add(f"{steps} steps of {arch}", time.monotonic() - started, "s")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for name in ("loss", "region", "region_loss_constant_baseline", "rotation_accuracy", "images_per_second"):
-        if name in rows[-1]:
-            context.add(f"{name}, first and last row", f"{rows[0][name]:.4g}, {rows[-1][name]:.4g}")
-    models = open_models([out], [arch], device=context.device)
-    data = read_classification_dataset(context.images)
-    report = knn(models, data, ProbeOptions(seeds=1 if context.tiny else 5, size=96 if context.tiny else 224))
+        context.add(f"{name}, first and last row", f"{rows[0][name]:.4g}, {rows[-1][name]:.4g}")
+    probe(context, out, arch)
+
+
+def probe(context: Context, run: Path, arch: str) -> None:
+    """Measure the k-NN accuracy of a run beside that of random weights of its architecture."""
+    from gtsa_kit.data.labeled import read_classification_dataset
+    from gtsa_kit.evaluation.image_probes import ProbeOptions, knn
+    from gtsa_kit.evaluation.models import open_models
+
+    models = open_models([run], [arch], device=context.device)
+    data = read_classification_dataset(context.labeled)
+    report = knn(models, data, ProbeOptions(seeds=1 if context.tiny else 5, size=64 if context.tiny else 224))
     scores: dict[str, list[float]] = {}
     for row in report.rows:
         scores.setdefault(row["model"], []).append(float(row["top1"]))
     means = {name: sum(values) / len(values) for name, values in scores.items()}
     (trained, after), (_, before) = means.items()
     ok = None if context.tiny else after > before
-    context.add(f"k-NN top-1 of {trained}, random weights {before:.3g}", after, aim="above random", ok=ok)
+    note = f"{len(data.paths)} images of {len(data.classes)} classes; random weights {before:.4g}"
+    context.add(f"k-NN top-1 of {trained}", after, "%", aim="above random weights", ok=ok, note=note)

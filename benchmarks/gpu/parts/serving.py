@@ -1,8 +1,13 @@
 """Service at saturation and at half of that load."""
 
+import statistics
+
 from gpu.part import Context
 
-NEEDS = ("timm", "pydantic", "fastapi", "uvicorn", "httpx", "PIL", "rich")
+NEEDS = (
+    *("timm", "pydantic", "fastapi", "uvicorn", "httpx", "python_multipart", "prometheus_client"),
+    *("PIL", "rich", "safetensors", "typer"),
+)
 
 
 def run(context: Context) -> None:
@@ -11,17 +16,16 @@ def run(context: Context) -> None:
 
     precision = "fp32" if context.device == "cpu" else "fp16"
     artifact = export(context, open_weights(context), "torchscript", precision)
-    rounds, count, seconds = (1, 64, 1) if context.tiny else (2, 2048, 10)
+    rounds, count, seconds = (1, 64, 1) if context.tiny else (2, 1024, 5)
     load: list[object] = ["--rounds", rounds, "--count", count, "--seconds", seconds]
-    options = [artifact, "--images", context.images, *load]
-    for name, value in flatten(context.run("serving.py", options)):
-        context.add(name, value)
-
-
-def flatten(content: object, prefix: str = "") -> list[tuple[str, object]]:
-    """Return the numbers and texts of nested results by their dotted names; of lists of numbers the length."""
-    if isinstance(content, dict):
-        return [row for key, value in content.items() for row in flatten(value, f"{prefix}{key}.")]
-    if isinstance(content, list):
-        return []
-    return [(prefix.rstrip("."), content)]
+    content = context.run("serving.py", [artifact, "--images", context.images, *load])
+    context.add("artifact of the service", content["artifact"], note=content["provider"])
+    for name, rates in content["rates"].items():
+        context.add(f"{name}, saturated", statistics.median(rates), "images/s")
+    context.add("gtsa serve, share of the offline path", 100 * content["serve_over_offline"], "%")
+    context.add("one request, idle", content["single_ms"], "ms")
+    context.add("added to decoding and the model, idle", content["idle_adds_ms"], "ms")
+    load_text = f"at half of the load, {content['half_load_rate']:.0f} requests/s"
+    context.add(f"median {load_text}", content["p50_regular_ms"], "ms")
+    context.add(f"99th percentile {load_text}", content["p99_regular_ms"], "ms")
+    context.add(f"99th percentile {load_text}, Poisson arrivals", content["p99_poisson_ms"], "ms")

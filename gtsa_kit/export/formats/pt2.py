@@ -1,13 +1,16 @@
 """Export to a torch.export program."""
 
+import importlib
+import importlib.util
 import io
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapesSpec, ShapeVar, TensorSpec
 
-from gtsa_kit.export.graph import ExportGraph, example_input
+from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.spec import INPUT, ExportOptions
 from gtsa_kit.files import atomic_write
@@ -19,12 +22,16 @@ def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str
 
     Returns:
         The `target` of the manifest.
+
+    Raises:
+        ValueError: The image size is dynamic, and this torch can't export that.
     """
     options = options.in_patches(encoder.architecture.patch)
     graph, buffer = ExportGraph(encoder, options), io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    shapes, settings = dynamic_axes(options)
+    with torch.no_grad(), warnings.catch_warnings(), settings:
         warnings.simplefilter("ignore")
-        program = torch.export.export(graph, (example_input(options),), dynamic_shapes=shapes_spec(options))
+        program = torch.export.export(graph, (example_input(options),), dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names folders of the exporting machine
         torch.export.save(program, buffer)
@@ -33,12 +40,36 @@ def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str
     return {"torch": torch.__version__}
 
 
-def shapes_spec(options: ExportOptions) -> ShapesSpec:
+def dynamic_axes(options: ExportOptions) -> tuple[Any, AbstractContextManager[object]]:
+    """Return the dynamic axes for torch.export, and the context in which it takes no axis to be other than 1.
+
+    Raises:
+        ValueError: The image size is dynamic, and this torch can't export that.
+    """
+    if has_shape_assumptions():
+        return shapes_spec(options), nullcontext()
+    if not options.height.fixed:
+        raise ValueError(
+            f"torch {torch.__version__} can't export pt2 for any image size: a single row of patches would be refused; "
+            "give one --size, or install torch 2.14"
+        )
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
+    return dynamic_shapes(options), settings.patch(backed_size_oblivious=True)
+
+
+def has_shape_assumptions() -> bool:
+    """Return whether this torch takes assumptions about dynamic axes, as 2.14 does and 2.11 does not."""
+    return importlib.util.find_spec("torch.fx.experimental.dynamic_spec") is not None
+
+
+def shapes_spec(options: ExportOptions) -> Any:
     """Return the dynamic axes with all that torch.export may assume about them.
 
     With the older `Dim`, torch.export assumes that no dimension is 1, and the program rejects a single image or a
     single row of patches.
     """
+    from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapesSpec, ShapeVar, TensorSpec
+
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes = {name: r.min if r.fixed else ShapeVar(name, min=r.min, max=r.max) for name, r in ranges.items()}
     sizes = [axes["height"], axes["width"]]
