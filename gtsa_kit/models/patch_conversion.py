@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gtsa_kit.config import PATCH as DEFAULT_PATCH
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.positions import RESAMPLINGS, resample_positions
 
@@ -105,4 +106,5 @@ def _converted_architecture(architecture: Architecture, patch: int) -> Architect
     kwargs = {**without_layer_scale(architecture).timm_kwargs, "patch_size": patch, "img_size": BASE_SIDE}
     if architecture.timm_model.endswith(f"_patch{patch}_{BASE_SIDE}"):  # timm's own values are these
         kwargs = {name: kwargs[name] for name in kwargs if name not in ("patch_size", "img_size", "init_values")}
-    return replace(architecture, timm_kwargs=kwargs, resampling=RESAMPLINGS[0])
+    name = architecture.name.replace(f"_patch{architecture.patch}", "" if patch == DEFAULT_PATCH else f"_patch{patch}")
+    return replace(architecture, name=name, timm_kwargs=kwargs, resampling=RESAMPLINGS[0])
