@@ -49,6 +49,9 @@ def embed(
     layers: Annotated[
         str | None, typer.Option(help="Also write the maps of these blocks, such as 2,5,8,11. Default: none.")
     ] = None,
+    class_token: Annotated[
+        bool, typer.Option("--class-token", help="Also write the class token after the final norm, as a column.")
+    ] = False,
     size: Annotated[str | None, typer.Option(help="Stretch to N or HEIGHTxWIDTH. Default: the model's size.")] = None,
     short_side: Annotated[
         int | None, typer.Option(help="Keep the aspect ratio; the short side becomes N. Default: see --size.")
@@ -112,7 +115,7 @@ def embed(
     parsed_workers = parse_auto(workers, "--workers")
     part = parse_part(shard)
     parsed_size = parse_side(size, "--size") if size else None
-    load_options = opening.load_options(parse_layers(layers))
+    load_options = opening.load_options(parse_layers(layers), class_token)
 
     from gtsa_kit.embedding.options import EmbedOptions
 

@@ -8,7 +8,7 @@ import typer
 
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.export_result import printed_result
-from gtsa_kit.cli.support.options import JsonOption, LayersOption, WeightsOptions, with_option_groups
+from gtsa_kit.cli.support.options import ClassTokenOption, JsonOption, LayersOption, WeightsOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
@@ -64,6 +64,7 @@ def export(
         ),
     ] = None,
     layers: LayersOption = None,
+    class_token: ClassTokenOption = False,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 18 to 23. Default: 20.")] = None,
     input_type: Annotated[
         str,
@@ -194,6 +195,7 @@ def export(
         width=width,
         batch=batch_range,
         layers=parse_layers(layers),
+        class_token=class_token,
         opset=opset or OPSET,
         input=input_type,  # type: ignore[arg-type]
     )

@@ -116,6 +116,7 @@ def _manifest_rows(manifest: "Manifest", report_problem: str) -> Iterator[Row]:
     if manifest.source.path or manifest.source.relative:
         yield "source", manifest.source.path or manifest.source.relative
     yield "architecture", _architecture(manifest.architecture)
+    yield "embedding", _embedding(manifest.architecture)
     yield "dim", str(manifest.dim)
     yield "preprocessing", _pairs(manifest.preprocessing)
     yield from _tensor_rows(manifest.inputs, manifest.outputs)
@@ -135,6 +136,7 @@ def _folder_rows(report: "FolderReport", problem: str) -> Iterator[Row]:
     yield "written by", f"gtsa-kit {report.gtsa_kit}"
     yield "files", ", ".join(report.files)
     yield "architecture", _architecture(report.architecture)
+    yield "embedding", _embedding(report.architecture)
     yield "preprocessing", _pairs(report.preprocessing)
     if problem:
         yield "parity", f"no report: {problem}"
@@ -182,6 +184,7 @@ def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
     yield "parameters", _counts(encoder["parameters"])
     if "architecture" in encoder:
         yield "architecture", _architecture(encoder["architecture"])
+        yield "embedding", _embedding(encoder["architecture"])
         yield "preprocessing", _pairs(encoder.get("preprocessing", {}))
     plain = {name: value for name, value in training.items() if not isinstance(value, dict | list)}
     if plain:
@@ -212,6 +215,13 @@ def _tensor_rows(inputs: "Iterable[TensorSpec]", outputs: "Iterable[TensorSpec]"
 def _architecture(architecture: Mapping[str, Any]) -> str:
     name, keys = architecture.get("name", "unknown"), ("width", "depth", "heads", "patch")
     return f"{name}: {_pairs({key: architecture[key] for key in keys if key in architecture})}"
+
+
+def _embedding(architecture: Mapping[str, Any]) -> str:
+    from gtsa_kit.models.architecture import EMBEDDING_NAMES
+
+    kind = architecture.get("embedding", "mean")
+    return EMBEDDING_NAMES.get(kind, kind)
 
 
 def _range(allowed: "AxisRange") -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.common import fail, require
-from gtsa_kit.cli.support.options import LayersOption, ModelOptions, with_option_groups
+from gtsa_kit.cli.support.options import ClassTokenOption, LayersOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_layers
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
     layers: LayersOption = None,
+    class_token: ClassTokenOption = False,
     max_batch: Annotated[
         int, typer.Option(help="Maximum images per batch at the artifact's own size; fewer at larger sizes.")
     ] = 32,
@@ -83,7 +84,7 @@ def serve(
     require(artifact)
     if samples:
         require(samples)
-    load_options = opening.load_options(parse_layers(layers))
+    load_options = opening.load_options(parse_layers(layers), class_token)
     print(f"loading {artifact}", file=sys.stderr, flush=True)
     try:
         from gtsa_kit.service.server import check_uvicorn_version, listen

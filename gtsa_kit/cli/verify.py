@@ -84,5 +84,5 @@ def verify(
         return verify_engine(file, reference, images, model.device, as_json, console)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReportWarning)  # the steps say it
-        runner = open_runner(file, options.without_import(), console)
+        runner = open_runner(file, options.with_facts(), console)
     return verify_artifact(file, runner, reference, images, as_json, console)

@@ -54,6 +54,9 @@ class InitConfig(Section):
     positions: Positions | None = None
     """Way to resample the position embeddings of the weights: antialiased as timm, bicubic as transformers, offset as
     DINO; null for that of the code that the names of the weights tell."""
+    embedding: Literal["mean", "cls"] | None = None
+    """Embedding that the method trains and the run hands on: the mean of the patch tokens, or the class token, which
+    GTSA does not train; null for the mean."""
 
 
 class OptimConfig(Section):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from gtsa_kit.embedding.folder import DENSE, ERRORS, VECTORS, vector_parts
 from gtsa_kit.embedding.rows import FeatureRow
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
-from gtsa_kit.export.spec import FEATURE_MAP
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 
 
 class EmbeddingDataset:
@@ -75,10 +75,11 @@ class EmbeddingDataset:
         table, offset = self._cached_part[1], index - (self._ends[part - 1] if part else 0)
         row = {name: table[name][offset] for name in table.schema.names}
         path, digest, stamp = (row[name].as_py() for name in ("path", "sha256", "stamp"))
-        embedding = row["embedding"].values.to_numpy(zero_copy_only=False)
+        embedding = row[EMBEDDING].values.to_numpy(zero_copy_only=False)
+        class_token = row[CLASS_TOKEN].values.to_numpy(zero_copy_only=False) if CLASS_TOKEN in row else None
         matrix = self.maps["grid_to_pixel"][index] if self.maps else np.full((2, 3), np.nan)
         width, height = row["width"].as_py(), row["height"].as_py()
-        return FeatureRow(path, digest, stamp, width, height, embedding, matrix, self._maps_of(index))
+        return FeatureRow(path, digest, stamp, width, height, embedding, matrix, self._maps_of(index), class_token)
 
     def vectors(self) -> tuple[list[str], np.ndarray]:
         """Return all paths, and all embeddings (N, D) in their stored type; both are held in memory."""

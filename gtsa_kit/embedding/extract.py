@@ -192,11 +192,13 @@ def _extract_batch(
             _cast(features.embedding[i], plan.vector_dtype),
             grid_to_pixel(image.width, image.height, image.grid, image.orientation),
             {name: _cast(maps[name][i], plan.map_dtype) for name in plan.map_names},
+            None if features.class_token is None else _cast(features.class_token[i], plan.vector_dtype),
         )
-        if _all_finite(row.embedding, *row.maps.values()):
+        if _all_finite(*row.vectors.values(), *row.maps.values()):
             yield row
             continue
-        outputs = features.embedding[i], *(maps[name][i] for name in plan.map_names)
+        whole = (features.embedding, features.class_token, *(maps[name] for name in plan.map_names))
+        outputs = [values[i] for values in whole if values is not None]
         yield FailedImage(row.path, TOO_LARGE if _all_finite(*outputs) else NOT_FINITE, row.patches)
 
 

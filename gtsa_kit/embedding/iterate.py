@@ -31,7 +31,8 @@ class EmbeddedImage:
     path: str
     """Path relative to the source's folder; for a list its item, or its index if that is no path."""
     features: Features
-    """`embedding` (D,), `feature_map` (D, h, w), and `layers`, a map (D, h, w) for each block; float32."""
+    """`embedding` (D,), `feature_map` (D, h, w), `layers`, a map (D, h, w) for each block, and `class_token` (D,) if it
+    is requested; float32."""
     transform: np.ndarray
     """Affine (2, 3) from the feature map to pixels of the stored image, see `gtsa_kit.feature_grid`."""
     width: int
@@ -54,6 +55,7 @@ def embed(
     on_unreadable: Callable[[str, str], None] | None = None,
     device: str = "auto",
     import_options: ImportOptions | None = None,
+    class_token: bool = False,
 ) -> Iterator[EmbeddedImage]:
     """Embed images, and yield each as soon as its batch is computed: a list in its order, others by their paths.
 
@@ -73,12 +75,16 @@ def embed(
         on_unreadable: Called with (path, reason) of each unreadable image; by default the first one raises.
         device: auto, cpu or cuda.
         import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
+        class_token: Whether the class token is returned as well; a runner returns it if it is among its outputs.
 
     Raises:
         ValueError: There are no images, or options exclude each other.
         ImageError: An image is unreadable, and `on_unreadable` is not given.
     """
-    runner = model if isinstance(model, Runner) else load(model, device, layers=layers, import_options=import_options)
+    if isinstance(model, Runner):
+        runner = model
+    else:
+        runner = load(model, device, layers=layers, import_options=import_options, class_token=class_token)
     resize = choose_resize_policy(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or DEFAULT_BATCH_SIZE["cpu"])
     plan = BatchPlan(batch, workers or available_cores(), map_output_names(runner, layers), "float32")
@@ -98,5 +104,5 @@ def embed(
             on_unreadable(result.path, result.reason)
             continue
         maps = {layer: result.maps[name] for layer, name in map_names.items()}
-        features = Features(result.embedding, result.maps[FEATURE_MAP], maps)
+        features = Features(result.embedding, result.maps[FEATURE_MAP], maps, result.class_token)
         yield EmbeddedImage(result.path, features, result.grid_to_pixel, result.width, result.height)

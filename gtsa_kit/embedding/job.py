@@ -45,7 +45,7 @@ class EmbeddingJob:
             grid = self.resize.fixed_grid if self.resize.kind == "fixed" else None
             dense = DenseSpec(names, manifest.dim, self.plan.map_dtype, self.limits, grid)
         dtype = self.options.dtype or "float32"
-        return DatasetSpec(manifest.model_dump_json(), manifest.dim, dtype, self.limits, dense)
+        return DatasetSpec(manifest.model_dump_json(), manifest.dim, dtype, self.limits, dense, manifest.vectors)
 
     def record(self, inputs: InputIndex, out: Path) -> dict[str, Any]:
         """Return the content of job.json in the folder `out`: everything that the results depend on."""
@@ -62,7 +62,7 @@ class EmbeddingJob:
             },
             "preprocessing": self.runner.manifest.preprocessing,
             "resize": asdict(self.resize),
-            "vectors": {"dtype": spec.dtype, "dim": spec.dim},
+            "vectors": {"dtype": spec.dtype, "dim": spec.dim, "outputs": list(spec.vectors)},
             "dense": asdict(spec.dense) if spec.dense else None,
             "shards": asdict(spec.limits),
             "batch_size": self.plan.batch_size,
@@ -93,4 +93,5 @@ def spec_from_record(record: dict[str, Any]) -> DatasetSpec:
     if dense:
         grid = tuple(dense["grid"]) if dense["grid"] else None
         maps = DenseSpec(tuple(dense["outputs"]), dense["dim"], dense["dtype"], limits, grid)
-    return DatasetSpec(record["manifest"], vectors["dim"], vectors["dtype"], limits, maps)
+    outputs = tuple(vectors["outputs"])
+    return DatasetSpec(record["manifest"], vectors["dim"], vectors["dtype"], limits, maps, outputs)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING
+
 
 @dataclass(frozen=True)
 class FeatureRow:
@@ -26,6 +28,14 @@ class FeatureRow:
     """Affine (2, 3), float64, from the feature map to the stored image: see `gtsa_kit.feature_grid`."""
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Feature maps (D, h, w) by the name of the output; empty unless maps are requested."""
+    class_token: np.ndarray | None = None
+    """Class token (D,), if it is an output of the model."""
+
+    @property
+    def vectors(self) -> Mapping[str, np.ndarray]:
+        """Vectors (D,) by the name of the output."""
+        class_token = {} if self.class_token is None else {CLASS_TOKEN: self.class_token}
+        return {EMBEDDING: self.embedding, **class_token}
 
     @property
     def patches(self) -> int:

@@ -20,6 +20,7 @@ from gtsa_kit.embedding.folder import DENSE, ERRORS, JOURNAL, VECTORS, Journal, 
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export.manifest import METADATA_KEY
+from gtsa_kit.export.spec import EMBEDDING
 from gtsa_kit.files import atomic_write, sync, write_json
 
 
@@ -36,6 +37,8 @@ class DatasetSpec:
     limits: ShardLimits
     dense: DenseSpec | None = None
     """Feature maps; None if there are none."""
+    vectors: tuple[str, ...] = (EMBEDDING,)
+    """Names of the outputs that are vectors, one column each."""
 
 
 class DatasetWriter:
@@ -132,19 +135,20 @@ def vectors_schema(spec: DatasetSpec) -> pa.Schema:
     element = pa.float16() if spec.dtype == "float16" else pa.float32()
     fields: list[Any] = [pa.field(name, pa.string(), nullable=False) for name in ("path", "sha256", "stamp")]
     fields += [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
-    fields += [pa.field("embedding", pa.list_(element, spec.dim), nullable=False)]
+    fields += [pa.field(name, pa.list_(element, spec.dim), nullable=False) for name in spec.vectors]
     return pa.schema(fields, metadata={METADATA_KEY: spec.manifest})
 
 
 def vectors_table(rows: Sequence[FeatureRow], spec: DatasetSpec, schema: pa.Schema) -> pa.Table:
     """Return the table of one shard."""
-    flat = np.concatenate([row.embedding for row in rows]).astype(spec.dtype)
     columns: dict[str, Any] = {
         "path": pa.array([row.path for row in rows], pa.string()),
         "sha256": pa.array([row.sha256 for row in rows], pa.string()),
         "stamp": pa.array([row.stamp for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type),
     }
+    for name in spec.vectors:
+        flat = np.concatenate([row.vectors[name] for row in rows]).astype(spec.dtype)
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field(name).type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)

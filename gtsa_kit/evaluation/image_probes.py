@@ -10,7 +10,7 @@ from gtsa_kit.data.labeled import ClassificationDataset, stratified_split
 from gtsa_kit.data.skipped import skipped_settings
 from gtsa_kit.evaluation.embeddings import DatasetEmbedder, LabeledEmbeddings, embed_dataset
 from gtsa_kit.evaluation.logistic_regression import LabeledVectors, fit_logistic_regression
-from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.models import Model, embedding_settings
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report, enumerate_names
 from gtsa_kit.evaluation.support.statistics import wilson_interval
@@ -182,6 +182,7 @@ def _run(
     dataset = {"images": len(first.labels), "classes": list(first.classes), **split}
     interval = {"interval": "Wilson, 95%, of one run's validation images"}
     settings = asdict(options) | {"seeds": seeds} | dataset | interval | skipped_settings(first.skipped)
+    settings |= embedding_settings(models)
     title = f"{len(first.classes)} classes, {len(first.labels)} images"
     chance = _chance(first, options.val_share, seeds)
     return Report(name, title, MEASURES, rows, settings, chance, _notes_on_classes(first))

@@ -17,7 +17,7 @@ from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
+from gtsa_kit.models.architecture import ARCHITECTURES, EMBEDDING_NAMES, Architecture
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 
 
@@ -65,6 +65,12 @@ def open_models(
     if baseline and not random:
         models += _baseline([model.runner for model in models], seed, device, layers)
     return models
+
+
+def embedding_settings(models: Sequence[Model]) -> dict[str, dict[str, str]]:
+    """Return what the embedding of each model is, by its name, for the settings of a report."""
+    kinds = {model.name: model.runner.manifest.embedding for model in models}
+    return {"embedding": {name: EMBEDDING_NAMES.get(kind, kind) for name, kind in kinds.items()}}
 
 
 def _baseline(runners: Sequence[Runner], seed: int, device: str, layers: tuple[int, ...]) -> list[Model]:

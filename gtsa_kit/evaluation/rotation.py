@@ -11,7 +11,7 @@ import torch
 from gtsa_kit.data.augment import crop_and_rotate
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
-from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.models import Model, embedding_settings
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import wilson_interval
@@ -104,6 +104,7 @@ def rotation(
         for name, model_features in features.items()
     ]
     settings = asdict(options) | {"size": size, "interval": "95%, Wilson, of one seed"} | images.report_settings()
+    settings |= embedding_settings(models)
     title = f"rotation of {images.count} images"
     return Report("rotation", title, MEASURES, rows, settings, chance={"accuracy": 25.0})
 

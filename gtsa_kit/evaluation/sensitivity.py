@@ -13,7 +13,7 @@ from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import augment_color, crop_and_rotate
 from gtsa_kit.data.augmentation_params import sample_box
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
-from gtsa_kit.evaluation.models import Model
+from gtsa_kit.evaluation.models import Model, embedding_settings
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.progress import ProgressCallback, no_progress
@@ -119,6 +119,7 @@ def sensitivity(
             rows.append({"model": model.name, "seed": seed} | columns)
     measures = {name: f"{name} %" for name in options.transformations}
     settings = asdict(options) | {"size": size, "interval": "95%, normal, over images"} | images.report_settings()
+    settings |= embedding_settings(models)
     title = f"variance over {options.views} views, of that over {images.count} images"
     return Report("sensitivity", title, measures, rows, settings)
 

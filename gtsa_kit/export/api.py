@@ -43,6 +43,7 @@ def export(
     calibrate: str | Path | None = None,
     overwrite: bool = False,
     import_options: "ImportOptions | None" = None,
+    class_token: bool = False,
 ) -> Path:
     """Export an encoder to a file and compare the file with the float32 encoder, as `gtsa export` does.
 
@@ -59,6 +60,7 @@ def export(
         calibrate: Folder of typical images; int8 and fp8 take their ranges from it.
         overwrite: Replace an existing file.
         import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
+        class_token: Whether the class token after the final norm becomes an output.
 
     Returns:
         Path of the file. Its manifest, with the parity report, is beside it as FILE.json.
@@ -80,6 +82,7 @@ def export(
         width=width,
         batch=Range(batch, batch) if batch else ANY_BATCH,
         layers=layers,
+        class_token=class_token,
         input=input,  # type: ignore[arg-type]
     )
     if format == "trt":

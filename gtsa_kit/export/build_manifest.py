@@ -2,7 +2,7 @@
 
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, INPUT, ExportOptions, layer_output
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, INPUT, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import describe_encoder
 
@@ -27,7 +27,8 @@ def build_manifest(
     patch = architecture.patch
     grid = tuple(axes[n] // patch if isinstance(axes[n], int) else f"{n}/{patch}" for n in ("height", "width"))  # type: ignore[operator]
     batch, height, width = axes["batch"], axes["height"], axes["width"]
-    maps = (FEATURE_MAP, *(layer_output(layer) for layer in options.layers))
+    vector, feature_map = (batch, architecture.width), (batch, architecture.width, *grid)
+    shapes = {name: vector if name in (EMBEDDING, CLASS_TOKEN) else feature_map for name in options.outputs}
     return Manifest(
         format=file_format,
         precision=options.precision,
@@ -44,9 +45,6 @@ def build_manifest(
                 layout=options.layout,
             ),
         ),
-        outputs=(
-            TensorSpec(name=EMBEDDING, dtype="float32", shape=(batch, architecture.width)),
-            *(TensorSpec(name=name, dtype="float32", shape=(batch, architecture.width, *grid)) for name in maps),
-        ),
+        outputs=tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items()),
         axes={name: AxisRange(min=r.min, max=r.max, multiple_of=r.step) for name, r in ranges.items() if not r.fixed},
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gtsa_kit.export.graph_layers import Attention, ExportBlock, PatchProjection, Positions, Rotary
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.models.architecture import check_class_token, check_layers
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import split_positions
 
@@ -19,7 +20,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ExportGraph(nn.Module):
-    """Encoder that maps images to (embedding, feature_map, one map for each requested layer), all float32.
+    """Encoder that maps images to (embedding, feature_map, requested maps of layers and class token), all float32.
 
     In fp16 and bf16 the weights and inputs of matrix products are cast; the residual stream, LayerNorm, softmax,
     the pooled mean, input and output stay float32. Casts are nodes of the graph, so strongly typed runtimes
@@ -40,17 +41,19 @@ class ExportGraph(nn.Module):
             split_qkv: Export three projections in place of one that is split; OpenVINO then fuses attention.
 
         Raises:
-            ValueError: A layer does not exist.
+            ValueError: A layer or the class token does not exist.
         """
         super().__init__()
-        if any(not 0 <= layer < encoder.architecture.depth for layer in options.layers):
-            raise ValueError(f"layers must lie between 0 and {encoder.architecture.depth - 1}, got {options.layers}")
+        check_layers(options.layers, encoder.architecture)
+        if options.class_token:
+            check_class_token(encoder.architecture)
         options = options.in_patches(encoder.architecture.patch)
         copied = copy.deepcopy(encoder).float().cpu()
         vit = copied.vit
         self.patch, self.embedding = encoder.architecture.patch, encoder.architecture.embedding
         self.dtype = DTYPES.get(options.precision, torch.float32)
         self.layers, self.uint8_input = options.layers, options.input == "uint8"
+        self.class_token = options.class_token
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
         self.prefix = nn.ParameterList(token for token in (vit.cls_token, vit.reg_token) if token is not None)
         self.prefix_length = encoder.prefix
@@ -79,7 +82,8 @@ class ExportGraph(nn.Module):
                 maps[index] = tokens_to_map(self.norm(x)[:, self.prefix_length :], h, w)
         normed = self.norm(x)
         feature_map = tokens_to_map(normed[:, self.prefix_length :], h, w)
-        return self._pooled(x, normed), feature_map, *(maps[layer] for layer in self.layers)
+        class_token = [normed[:, 0]] if self.class_token else []
+        return self._pooled(x, normed), feature_map, *(maps[layer] for layer in self.layers), *class_token
 
     def _pooled(self, x: Tensor, normed: Tensor) -> Tensor:
         """Return the embedding (B, D) of tokens (B, P + N, D) before and after the final norm."""

@@ -20,6 +20,7 @@ from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
 from gtsa_kit.export.source import check_no_import_options, open_imported, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
+from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import import sha256_of_weights
 from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, find_run_weights, is_run
 from gtsa_kit.models.weights import describe_encoder
@@ -103,8 +104,10 @@ def _inspect_run(folder: Path, given: ImportOptions) -> FileInfo:
     file, branch, note = find_run_weights(folder, given.branch)
     if branch is not None:
         return _inspect_opened(folder, given)
-    check_no_import_options(folder, replace(given, branch=None))
-    return replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
+    check_no_import_options(folder, given.stated_by_runs)
+    info = replace(_inspect_weights(file, folder, "gtsa-kit run"), note=note)
+    own = Architecture.from_dict(info.encoder["architecture"]).with_embedding(given.embedding)
+    return replace(info, encoder={**info.encoder, "architecture": own.to_dict()})
 
 
 def _inspect_exported_folder(folder: Path) -> FileInfo:

@@ -10,7 +10,7 @@ import pydantic
 
 from gtsa_kit.export.layout import AXES, InputFormat, Layout, layout_of
 from gtsa_kit.export.parity_report import ParityReport, Record
-from gtsa_kit.export.spec import FEATURE_MAP, Range
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, Range
 from gtsa_kit.files import final_path, first_problem, write_text
 from gtsa_kit.version import __version__
 
@@ -55,6 +55,7 @@ class SourceRecord(Record):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     positions: str | None = None
+    embedding: str | None = None
 
     def candidates(self, artifact: Path) -> list[Path]:
         """Return the paths at which the weights of an artifact may lie now."""
@@ -130,8 +131,23 @@ class Manifest(Record):
     @property
     def layers(self) -> tuple[int, ...]:
         """Indices of the blocks whose feature maps are outputs."""
-        named = (spec.name.removeprefix(f"{FEATURE_MAP}_") for spec in self.outputs[2:])
-        return tuple(int(name) for name in named)
+        prefix = f"{FEATURE_MAP}_"
+        return tuple(int(spec.name.removeprefix(prefix)) for spec in self.outputs if spec.name.startswith(prefix))
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the outputs with one vector for an image."""
+        return tuple(spec.name for spec in self.outputs if spec.name in (EMBEDDING, CLASS_TOKEN))
+
+    @property
+    def has_class_token(self) -> bool:
+        """True if the class token is an output."""
+        return CLASS_TOKEN in self.vectors
+
+    @property
+    def embedding(self) -> str:
+        """Kind of embedding, one of `models.architecture.EMBEDDINGS`."""
+        return str(self.architecture.get("embedding", "mean"))
 
     @property
     def layout(self) -> Layout:

@@ -15,7 +15,8 @@ from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
+from gtsa_kit.models.architecture import EMBEDDING_NAMES
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 
 
@@ -38,7 +39,7 @@ def check_parity(
         Report with the difference of every output in every case.
 
     Raises:
-        ValueError: The artifact was exported from an encoder of another width or depth.
+        ValueError: The artifact was exported from an encoder of another width, depth or embedding.
     """
     manifest = runner.manifest
     _check_same_encoder(reference, manifest)
@@ -50,8 +51,9 @@ def check_parity(
     differences: list[Difference] = []
     for done, case in enumerate(cases, 1):
         expected, actual, names = _run_case(reference, runner, images, case)
-        for (output, expected_values), (_, actual_values) in zip(_outputs(expected), _outputs(actual), strict=True):
-            difference = compare_output(output, np.asarray(expected_values), actual_values, case, tolerance, names)
+        ours = _outputs(expected)
+        for output, actual_values in _outputs(actual).items():
+            difference = compare_output(output, np.asarray(ours[output]), actual_values, case, tolerance, names)
             differences.append(difference)
         on_case(done, len(cases))
     advice = _advice(reference, manifest.precision, images, differences)
@@ -71,6 +73,12 @@ def _check_same_encoder(reference: Encoder, manifest: Manifest) -> None:
     hint = "name the run or the weights that it was exported from"
     if manifest.dim != architecture.width:
         raise ValueError(f"the file has features of width {manifest.dim}, the encoder of {architecture.width}; {hint}")
+    if manifest.embedding != architecture.embedding:
+        theirs, ours = (EMBEDDING_NAMES.get(kind, kind) for kind in (manifest.embedding, architecture.embedding))
+        option = f"add --embedding {manifest.embedding}, or " if manifest.embedding in ("mean", "cls") else ""
+        raise ValueError(f"the file's embedding is {theirs}, that of the encoder {ours}; {option}{hint}")
+    if manifest.has_class_token and not architecture.has_class_token:
+        raise ValueError(f"the file has a class token, the encoder has none; {hint}")
     if missing := [layer for layer in manifest.layers if layer >= architecture.depth]:
         raise ValueError(
             f"the file has a map of block {missing[0]}, the encoder has {architecture.depth} blocks; {hint}"
@@ -106,6 +114,7 @@ def _preprocessing_mismatch(expected: Preprocessing, actual: Preprocessing) -> s
     return "; ".join(f"{name} {theirs[name]} for {ours[name]}" for name in ours if ours[name] != theirs[name])
 
 
-def _outputs(features: Features) -> list[tuple[str, Any]]:
-    maps = [(layer_output(layer), values) for layer, values in features.layers.items()]
-    return [(EMBEDDING, features.embedding), (FEATURE_MAP, features.feature_map), *sorted(maps)]
+def _outputs(features: Features) -> dict[str, Any]:
+    maps = {layer_output(layer): values for layer, values in sorted(features.layers.items())}
+    class_token = {} if features.class_token is None else {CLASS_TOKEN: features.class_token}
+    return {EMBEDDING: features.embedding, FEATURE_MAP: features.feature_map, **maps, **class_token}

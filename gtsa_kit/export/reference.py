@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from gtsa_kit.export.folder_report import FolderReport
@@ -79,7 +80,8 @@ def _has_hash(file: Path, sha256: str) -> bool:
 
 def _import_options(manifest: Manifest | FolderReport) -> ImportOptions:
     record = manifest.source
-    return ImportOptions(record.branch, record.heads, record.mean, record.std, record.positions)  # type: ignore[arg-type]
+    facts = (field.name for field in fields(ImportOptions))
+    return ImportOptions(**{name: getattr(record, name) for name in facts})
 
 
 def _open_inside(path: Path, manifest: Manifest) -> Source | None:

@@ -6,9 +6,10 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
+from gtsa_kit.export.spec import TOLERANCES, ParityCase, parity_cases
 from gtsa_kit.models.encoder import Features
 
 
@@ -24,7 +25,9 @@ class Check:
 def self_check(
     runner: Runner, images: ParityImages, on_case: Callable[[int, int], None] = lambda *_: None
 ) -> tuple[Check, ...]:
-    """Check shapes, finite values, repeatability, and that the embedding is the mean of the feature map.
+    """Check shapes, finite values, repeatability, and that the embedding is what the manifest says.
+
+    The embedding can be compared with the feature map if it is its mean, and with the class token if that is an output.
 
     Args:
         runner: Runner of the artifact.
@@ -33,39 +36,55 @@ def self_check(
     """
     manifest, tolerance = runner.manifest, TOLERANCES[runner.manifest.precision].max_abs
     cases = parity_cases(*(manifest.range_of(axis) for axis in ("batch", "height", "width")))
-    wrong: dict[str, list[str]] = {"shapes": [], "finite": [], "repeatable": [], "embedding": []}
+    facts = _facts(manifest)
+    wrong: dict[str, list[str]] = {name: [] for name in facts}
     for done, case in enumerate(cases, 1):
         size = (case.height, case.width)
         batch = np.stack([runner.prepare(image, size) for image in islice(cycle(images.images), case.batch)])
         features = runner(batch)
         where = f"{case.batch} x {case.height} x {case.width}"
-        for name in _failures(features, runner(batch), case, manifest.dim, tolerance):
+        for name in _failures(features, runner(batch), case, manifest, tolerance):
             wrong[name].append(where)
         on_case(done, len(cases))
     count = f"at {len(cases)} input shapes"
-    facts = {
-        "shapes": "outputs have the shapes of the manifest",
-        "finite": "outputs are finite",
-        "repeatable": "two runs give the same outputs",
-        "embedding": "the embedding is the mean of the feature map",
-    }
     return tuple(
         Check(name, not failed, f"not so at {failed[0]}: {facts[name]}" if failed else f"{facts[name]}, {count}")
         for name, failed in wrong.items()
     )
 
 
-def _failures(features: Features, again: Features, case: ParityCase, dim: int, tolerance: float) -> Iterator[str]:
+def _facts(manifest: Manifest) -> dict[str, str]:
+    """Return what is checked, by the name of the check."""
+    facts = {
+        "shapes": "outputs have the shapes of the manifest",
+        "finite": "outputs are finite",
+        "repeatable": "two runs give the same outputs",
+    }
+    if manifest.embedding == "mean":
+        facts["embedding"] = "the embedding is the mean of the feature map"
+    elif manifest.embedding == "cls" and manifest.has_class_token:
+        facts["embedding"] = "the embedding is the class token"
+    return facts
+
+
+def _failures(
+    features: Features, again: Features, case: ParityCase, manifest: Manifest, tolerance: float
+) -> Iterator[str]:
     """Yield the names of the checks that outputs of one batch, computed twice, fail."""
-    maps = {FEATURE_MAP: features.feature_map, **{layer_output(k): value for k, value in features.layers.items()}}
-    expected = (case.batch, dim)
-    if features.embedding.shape != expected or any(value.shape[:2] != expected for value in maps.values()):
+    vectors = [features.embedding, *([] if features.class_token is None else [features.class_token])]
+    maps = [features.feature_map, *features.layers.values()]
+    expected = (case.batch, manifest.dim)
+    if any(value.shape != expected for value in vectors) or any(value.shape[:2] != expected for value in maps):
         yield "shapes"
         return
-    if not all(np.isfinite(value).all() for value in (features.embedding, *maps.values())):
+    if not all(np.isfinite(value).all() for value in (*vectors, *maps)):
         yield "finite"
         return
     if np.abs(features.feature_map - again.feature_map).max() > tolerance:
         yield "repeatable"
-    if np.abs(features.feature_map.mean((2, 3)) - features.embedding).max() > tolerance:
+    if manifest.embedding == "mean":
+        pooled = features.feature_map.mean((2, 3))
+    else:
+        pooled = features.class_token if manifest.embedding == "cls" else None
+    if pooled is not None and np.abs(pooled - features.embedding).max() > tolerance:
         yield "embedding"

@@ -1,6 +1,6 @@
 """Source of an export: a run, weights of gtsa-kit or another tool, or a float32 ONNX file exported before."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.onnx import read_weights
 from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.manifest import Manifest, SourceRecord
-from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.open_options import RUN_FACTS, ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
@@ -95,11 +95,11 @@ def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
     """Open weights with the facts of an import.
 
     Raises:
-        ValueError: They can't be opened, or gtsa-kit wrote them and a fact other than the branch is given.
+        ValueError: They can't be opened, or gtsa-kit wrote them and a fact is given that its runs state themselves.
     """
-    imported = open_weights(path, given.branch, given.heads, given.mean, given.std, given.positions)
+    imported = open_weights(path, **asdict(given))
     if imported.origin == "gtsa-kit":
-        check_no_import_options(path, replace(given, branch=None))
+        check_no_import_options(path, given.stated_by_runs)
     return imported
 
 
@@ -115,6 +115,13 @@ def takes_import_options(path: Path) -> bool:
     if is_run(path):
         return (path / ENCODER).exists() and not is_run_file(path / ENCODER)
     return not is_run_file(path)
+
+
+def facts_of_own(path: Path) -> tuple[str, ...]:
+    """Return the names of the facts of an import that a run or a file of gtsa-kit takes."""
+    if is_exported_file(path) or not path.exists():
+        return ()
+    return RUN_FACTS if is_run(path) else ("embedding",)
 
 
 def check_no_import_options(path: Path, given: ImportOptions) -> None:

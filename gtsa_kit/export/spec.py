@@ -42,6 +42,7 @@ OPSETS: Final = range(18, 24)
 INPUT: Final = "images"
 EMBEDDING: Final = "embedding"
 FEATURE_MAP: Final = "feature_map"
+CLASS_TOKEN: Final = "class_token"  # noqa: S105
 
 
 def layer_output(layer: int) -> str:
@@ -103,6 +104,8 @@ class ExportOptions:
     batch: Range = ANY_BATCH
     layers: tuple[int, ...] = ()
     """Indices of blocks whose feature maps are outputs too."""
+    class_token: bool = False
+    """True adds the class token after the final norm to the outputs."""
     opset: int = OPSET
     """Opset of ONNX graphs."""
     input: InputType = "float32"
@@ -142,7 +145,8 @@ class ExportOptions:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, in the graph's order."""
-        return (EMBEDDING, FEATURE_MAP, *(layer_output(layer) for layer in self.layers))
+        maps = (layer_output(layer) for layer in self.layers)
+        return (EMBEDDING, FEATURE_MAP, *maps, *([CLASS_TOKEN] if self.class_token else []))
 
 
 def _check_size(name: str, size: Range) -> None:

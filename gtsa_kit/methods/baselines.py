@@ -1,7 +1,8 @@
 """Shared parts of the baselines: a branch with one vector per view, and the optional import of lightly.
 
-The published methods feed the class token to their heads. Here the heads read `Features.embedding`, the mean of the
-patch tokens, because this package embeds, exports and evaluates that vector for every method.
+The published methods feed the class token to their heads. Here the heads read `Features.embedding`, because this
+package embeds, exports and evaluates that vector for every method. It is the mean of the patch tokens, unless the run
+starts from weights with `--embedding cls`.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def import_lightly(module: str) -> Any:
 
 
 class PooledBranch(Branch):
-    """Encoder with a head on the mean of its patch tokens."""
+    """Encoder with a head on its embedding."""
 
     def __init__(
         self, config: ModelConfig, encoder: EncoderSpec, head: Callable[[int], nn.Module], drop_path: float = 0.0

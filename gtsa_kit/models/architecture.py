@@ -1,7 +1,7 @@
 """Architectures: which timm ViT an encoder is."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +15,12 @@ ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
 """Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
 EMBEDDINGS: Final = ("mean", "cls", "norm of mean")
 """Embeddings: the mean of the patch tokens after the final norm, the class token after it, the norm of the mean."""
+EMBEDDING_NAMES: Final[Mapping[str, str]] = {
+    "mean": "the mean of the patch tokens",
+    "cls": "the class token",
+    "norm of mean": "the norm of the mean of the patch tokens",
+}
+"""Names of `EMBEDDINGS` for messages."""
 BASE_GRID: Final = 14
 """Side of the grid of stored position embeddings: 224 / 16."""
 
@@ -46,7 +52,7 @@ class Architecture:
         if self.embedding not in EMBEDDINGS or self.resampling not in RESAMPLINGS:
             raise ValueError(f"embedding {self.embedding!r} with positions {self.resampling!r} is not supported")
         if self.embedding == "cls" and not self.has_class_token:
-            raise ValueError(f"{self.name} has no class token; its embedding must be the mean")
+            raise ValueError(f"{self.name} has no class token to take as the embedding; omit --embedding, or give mean")
 
     @property
     def activation(self) -> str:
@@ -67,6 +73,14 @@ class Architecture:
     def patch(self) -> int:
         """Side of a patch in pixels."""
         return int(self.timm_kwargs.get("patch_size", PATCH))
+
+    def with_embedding(self, kind: str | None) -> "Architecture":
+        """Return the architecture with another kind of embedding; None keeps its own.
+
+        Raises:
+            ValueError: The kind is unknown, or needs a class token where there is none.
+        """
+        return replace(self, embedding=kind) if kind else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""
@@ -97,6 +111,12 @@ def check_layers(layers: tuple[int, ...], architecture: Architecture) -> None:
     """Raise `ValueError` if one of the layers is not the index of a block."""
     if any(not 0 <= layer < architecture.depth for layer in layers):
         raise ValueError(f"layers must lie between 0 and {architecture.depth - 1}, got {layers}")
+
+
+def check_class_token(architecture: Architecture) -> None:
+    """Raise `ValueError` if a class token is requested of an architecture without one."""
+    if not architecture.has_class_token:
+        raise ValueError(f"{architecture.name} has no class token to return; omit --class-token")
 
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gtsa_kit.export import Runner
-from gtsa_kit.export.runtime.batching import run_in_batches
+from gtsa_kit.export.runtime.batching import run_in_batches, select
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.metrics import ServiceMetrics
@@ -197,10 +197,10 @@ class Batcher:
         for i, entry in enumerate(entries):
             if entry.result.done():  # cancelled while the batch was computed
                 continue
-            layers = {layer: values[i] for layer, values in features.layers.items()}
-            single = Features(features.embedding[i], features.feature_map[i], layers)
             self.metrics.stage["queue"].observe(started - entry.queued_at)
-            entry.result.set_result(InferenceResult(single, started - entry.queued_at, seconds, len(entries)))
+            entry.result.set_result(
+                InferenceResult(select(features, i), started - entry.queued_at, seconds, len(entries))
+            )
 
     def _run(self, images: list[np.ndarray]) -> BatchOutput:
         """Run the model on a batch; called in the thread of the model."""

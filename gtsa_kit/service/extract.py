@@ -18,7 +18,7 @@ from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export import Runner
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
 from gtsa_kit.service.batcher import Batcher, InferenceResult
 from gtsa_kit.service.errors import APIError, invalid_parameter
@@ -229,7 +229,7 @@ def is_finite(values: np.ndarray) -> bool:
 def get_output(inference: InferenceResult, name: str) -> np.ndarray:
     """Return an output of the model by its name."""
     features = inference.features
-    if name in (EMBEDDING, FEATURE_MAP):
+    if name in (EMBEDDING, FEATURE_MAP, CLASS_TOKEN):
         return np.asarray(getattr(features, name))
     return np.asarray(features.layers[int(name.removeprefix(f"{FEATURE_MAP}_"))])
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gtsa_kit.export import Runner
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.service.errors import invalid_parameter
 
 ResponseFormat = Literal["npz", "safetensors", "json", "arrow"]
@@ -60,8 +60,8 @@ class FeaturesQuery(StrictQuery):
         str,
         StringConstraints(pattern=r"^[a-z_]+(_[0-9]{1,3})?(,[a-z_]+(_[0-9]{1,3})?)*$", max_length=1000),
         Field(
-            description="Comma-separated output names: embedding, feature_map, and feature_map_{i} of the artifact's "
-            "layers.",
+            description="Comma-separated output names: embedding, feature_map, and those that the artifact has of "
+            "feature_map_{i} and class_token.",
             examples=["embedding,feature_map"],
         ),
     ] = f"{EMBEDDING},{FEATURE_MAP}"
@@ -124,7 +124,7 @@ class FeatureRequest:
     @property
     def region_maps(self) -> tuple[str, ...]:
         """Names of the maps that boxes and points are pooled from: the requested maps, or else `feature_map`."""
-        return tuple(name for name in self.outputs if name != EMBEDDING) or (FEATURE_MAP,)
+        return tuple(name for name in self.outputs if name not in (EMBEDDING, CLASS_TOKEN)) or (FEATURE_MAP,)
 
 
 def parse_feature_request(query: FeaturesQuery, runner: Runner, max_size: int) -> FeatureRequest:

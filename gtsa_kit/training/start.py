@@ -45,11 +45,15 @@ def open_start(config: RunConfig) -> Start:
     init = config.init
     if not init.weights:
         return Start(EncoderSpec.named(config.model.arch))
+    if config.method == "gtsa" and init.embedding == "cls":
+        raise ValueError("GTSA trains no class token; omit --embedding, or choose --method dino or mocov3")
     path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256"})
+    facts["embedding"] = init.embedding or "mean"  # every method trains the mean, whatever the weights are made for
     imported = open_weights(path, **facts)
     is_own = imported.origin == "gtsa-kit"
     if is_own:
-        check_stated_facts(path, [name for name, value in facts.items() if value is not None and name != "branch"])
+        stated = facts.keys() - {"branch", "embedding"}
+        check_stated_facts(path, [name for name in facts if name in stated and facts[name] is not None])
     weights: dict[str, Tensor] = imported.encoder.vit.state_dict()
     digest = weights_digest(weights)
     if init.sha256 and digest != init.sha256:

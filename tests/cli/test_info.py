@@ -203,7 +203,10 @@ def test_weights_of_another_tool_are_described_with_what_was_assumed(run: Path, 
     assert printed["kind"] == "weights of another tool (timm)"
     assert printed["encoder"]["architecture"]["heads"] == 4
     assert printed["encoder"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
-    assert printed["note"] == "the only encoder; assumed: std of ImageNet, positions resampled as by timm"
+    assert printed["note"] == (
+        "the only encoder; embedding: the class token, as timm's own call; assumed: std of ImageNet, positions "
+        "resampled as by timm"
+    )
     assert "assumed: 2 heads, mean and std of ImageNet" in call(tmp_path / "model.safetensors")
     for own in (run, run / "encoder.safetensors"):
         with pytest.raises(ValueError, match="states its preprocessing and its architecture; omit --heads"):

@@ -19,7 +19,9 @@ from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.25)
 FACTS = ("--heads", 4, "--mean", "0.3,0.4,0.5", "--std", "0.2,0.3,0.25", "--positions", "antialiased")
-ASSUMED = "the only encoder; assumed: 2 heads, mean and std of ImageNet, positions resampled as by timm"
+CLASS_TOKEN = "the only encoder; embedding: the class token, as timm's own call"
+ASSUMPTIONS = "; assumed: 2 heads, mean and std of ImageNet, positions resampled as by timm"
+ASSUMED = CLASS_TOKEN + ASSUMPTIONS
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +49,10 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.inference_mode()
 def expected_embedding(vit: torch.nn.Module, image: Path, size: int = 224) -> np.ndarray:
-    """Return the mean patch token of timm's own forward on an image that Pillow and numpy prepared."""
+    """Return the output of timm's own model for an image that Pillow and numpy prepared."""
     pixels = np.asarray(open_image(image).resize((size, size), 3), np.float64) / 255
     prepared = ((pixels - MEAN) / STD).transpose(2, 0, 1)[None]
-    tokens = vit.forward_features(torch.from_numpy(prepared).float())  # type: ignore[operator]
-    return tokens[0, 1:].mean(0).numpy()
+    return vit(torch.from_numpy(prepared).float())[0].numpy()
 
 
 def leaves(
@@ -94,7 +95,7 @@ def test_embedding_and_search_take_the_facts_that_the_weights_lack(
     out = tmp_path / "vectors"
     done = gtsa_here("embed", tmp_path / "list.txt", "--model", foreign, "--out", out, *FACTS, "--json")
     assert done.returncode == 0, done.stderr
-    assert f"{foreign}: the only encoder\n" in done.stderr
+    assert f"{foreign}: {CLASS_TOKEN}\n" in done.stderr
     assert {"rows": 3, "errors": 0, "total": 3, "processed": 3}.items() <= json.loads(done.stdout).items()
     row = next(row for row in read_dataset(out) if row.path.endswith(first.name))
     np.testing.assert_allclose(row.embedding, expected_embedding(vit, first), atol=2e-3)
@@ -118,7 +119,7 @@ def test_embedding_and_search_take_the_facts_that_the_weights_lack(
     [
         ("info", "MODEL"),
         ("embed", "IMAGES", "--model", "MODEL", "--out", "OUT", "--size", 32),
-        ("verify", "ONNX", "--against", "MODEL", "--images", "IMAGES"),
+        ("verify", "ONNX", "--against", "MODEL", "--images", "IMAGES", "--embedding", "mean"),
         ("eval", "pca", "MODEL", "--images", "IMAGES", "--out", "OUT", "--size", 32, "--count", 1),
         ("eval", "attention", "MODEL", "--images", "IMAGES", "--out", "OUT", "--size", 32, "--count", 1),
         ("eval", "neighbors", "MODEL", "--images", "IMAGES", "--out", "OUT", "--size", 32, "--count", 1, "--top", 1),
@@ -138,7 +139,7 @@ def test_each_command_prints_what_was_assumed(
     names = {"MODEL": foreign, "IMAGES": few, "CLASSES": classes, "ONNX": tiny_onnx, "OUT": tmp_path / "out"}
     done = gtsa_here(*(names.get(str(part), part) for part in command))
     assert done.returncode == (1 if command[0] == "verify" else 0), done.stderr  # the ONNX file is another encoder's
-    assert ASSUMED in done.stdout + done.stderr
+    assert ASSUMPTIONS in done.stdout + done.stderr
     names["OUT"] = tmp_path / "again"
     given = gtsa_here(*(names.get(str(part), part) for part in command), *FACTS)
     assert given.returncode == done.returncode, given.stderr
@@ -164,7 +165,7 @@ def test_the_service_opens_weights_with_the_facts_and_the_note(
     serve.create_loaded_app(ServiceSettings(foreign, load=LoadOptions("cpu", layers=(1,), import_options=facts)))
     serve.create_loaded_app(ServiceSettings(foreign))
     lines = capfd.readouterr().err.splitlines()
-    assert lines == [f"{foreign}: the only encoder", f"{foreign}: {ASSUMED}"]
+    assert lines == [f"{foreign}: {CLASS_TOKEN}", f"{foreign}: {ASSUMED}"]
     first = sorted(images.iterdir())[0]
     features = runners[0](runners[0].prepare(open_image(first))[None])
     np.testing.assert_allclose(features.embedding[0], expected_embedding(vit, first), atol=2e-3)

@@ -17,16 +17,19 @@ import torch
 from helpers.folder_digests import folder_digests
 from PIL import Image, ImageOps
 
+from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding import extract, read_dataset
 from gtsa_kit.embedding.input_index import write_input_index
+from gtsa_kit.embedding.iterate import embed
+from gtsa_kit.embedding.merge import merge_parts
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import EmbedProgress, UnreadableFileError, embed_folder
 from gtsa_kit.export import Runner
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.feature_grid import grid_to_boxes
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.encoder import Features, Preprocessing
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
 NAMES = [*NAMES, "rotated.jpg", *(f"sub ü 日本/{i}.jpg" for i in range(3))]
@@ -103,6 +106,25 @@ def test_layers_are_arrays_of_their_own(images: Path, model: Path, tmp_path: Pat
     assert not np.array_equal(row.maps["feature_map"], row.maps["feature_map_0"])
     with pytest.raises(ValueError, match="between 0 and 1"):
         embed_folder(images, model, tmp_path / "other", EmbedOptions(load=LoadOptions(layers=(5,))))
+
+
+def test_the_class_token_is_a_column_of_its_own(images: Path, model: Path, tmp_path: Path) -> None:
+    options = EmbedOptions(load=LoadOptions(class_token=True), rows_per_shard=6, size=(32, 32))
+    embed_folder(images, model, tmp_path / "out", options)
+    encoder, dataset = load_encoder(model), read_dataset(tmp_path / "out")
+    row = dataset[7]
+    prepared = torch.from_numpy(Preprocessing()(open_image(images / row.path), (32, 32))[None])
+    with torch.no_grad():
+        expected = encoder(prepared)
+    np.testing.assert_allclose(row.class_token, expected.class_token[0].numpy(), atol=2e-3)
+    np.testing.assert_allclose(row.embedding, expected.embedding[0].numpy(), atol=2e-3)
+    one = next(embed([images / row.path], model, size=(32, 32), class_token=True, device="cpu"))
+    np.testing.assert_allclose(one.features.class_token, row.class_token, atol=2e-3)
+    parts = [tmp_path / f"part{i}" for i in (1, 2)]
+    for i, part in enumerate(parts, 1):
+        embed_folder(images, model, part, replace(options, part=(i, 2)))
+    merge_parts(tmp_path / "merged", parts)
+    assert np.array_equal(read_dataset(tmp_path / "merged")[7].class_token, row.class_token)
 
 
 def test_only_unreadable_images_give_a_dataset_without_rows(model: Path, tmp_path: Path) -> None:

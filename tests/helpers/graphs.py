@@ -3,7 +3,7 @@
 from gtsa_kit.export.spec import Range
 
 ANY_SIZE: dict[str, object] = {}
-FIXED = {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0)}
+FIXED = {"height": Range(96, 96), "width": Range(160, 160), "layers": (1, 0), "class_token": True}
 BOUNDED = {
     "height": Range(64, 256),
     "width": Range(48, 320),

@@ -45,8 +45,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def runner(artifact: Path) -> Runner:
-    """Return a runner with maps of both blocks, used by the services and as the reference."""
-    source, options = open_source(artifact), ExportOptions(layers=(0, 1))
+    """Return a runner with maps of both blocks and the class token, used by the services and as the reference."""
+    source, options = open_source(artifact), ExportOptions(layers=(0, 1), class_token=True)
     manifest = build_manifest(source.encoder, "pytorch", options, {}, source.sha256)
     return TorchRunner(ExportGraph(source.encoder, options), manifest, torch.device("cpu"))
 

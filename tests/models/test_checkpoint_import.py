@@ -66,15 +66,21 @@ def projector(name: str, widths: tuple[int, ...] = (64, 32)) -> StateDict:
     return prefixed(f"{name}.", nn.Sequential(*layers).state_dict())
 
 
+TRAIN_PATCHES = ("gtsa-kit", "authors", "mmseg")
+"""Tools whose code returns patch tokens; the others return the class token."""
+
+
 @torch.no_grad()
 def check_same(opened: ImportedEncoder, model: Any, size: int = 224, tolerance: float = 1e-5) -> None:
     """The encoder's tokens are those of a timm model."""
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    tokens = model.forward_features(images)[:, 1:]
+    tokens_and_class = model.forward_features(images)
+    tokens = tokens_and_class[:, 1:]
     features = opened.encoder(images)
     scale = float(tokens.abs().max())
     torch.testing.assert_close(features.feature_map.flatten(2).mT, tokens, rtol=0, atol=tolerance * max(1, scale))
-    torch.testing.assert_close(features.embedding, tokens.mean(1), rtol=0, atol=tolerance * max(1, scale))
+    embedding = tokens.mean(1) if opened.origin in TRAIN_PATCHES else tokens_and_class[:, 0]
+    torch.testing.assert_close(features.embedding, embedding, rtol=0, atol=tolerance * max(1, scale))
 
 
 # --- timm, and containers in general ----------------------------------------------------------------------------------
@@ -85,8 +91,9 @@ def test_timm_checkpoint_under_any_file_name(name: str, vit: Any, tmp_path: Path
     opened = open_weights(saved(tmp_path, vit.state_dict(), name))
     check_same(opened, vit)
     assert (opened.origin, opened.skipped) == ("timm", ())
-    assert opened.note == "the only encoder; assumed: 2 heads, mean and std of ImageNet, positions resampled as by timm"
-    assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
+    embedding, positions = "embedding: the class token, as timm's own call", "positions resampled as by timm"
+    assert opened.note == f"the only encoder; {embedding}; assumed: 2 heads, mean and std of ImageNet, {positions}"
+    assert opened.encoder.architecture == ARCHITECTURES["vit_test"].with_embedding("cls")
     assert (opened.encoder.preprocessing.mean, opened.encoder.preprocessing.std) == (MEAN, STD)
     assert not opened.encoder.training
 
@@ -169,7 +176,7 @@ def test_mean_and_std_can_be_given(vit: Any, tmp_path: Path) -> None:
     )
     assert opened.encoder.preprocessing.mean == (0.1, 0.2, 0.3)
     assert opened.encoder.preprocessing.std == (0.4, 0.5, 0.6)
-    assert opened.note == "the only encoder"
+    assert opened.note == "the only encoder; embedding: the class token, as timm's own call"
     half = open_weights(tmp_path / "weights.pth", mean=(0.1, 0.2, 0.3))
     assert half.note.endswith("assumed: 2 heads, std of ImageNet, positions resampled as by timm")
     with pytest.raises(ValueError, match="divide those for 0 to 255 by 255"):
@@ -183,7 +190,7 @@ def test_folder_written_by_timm(tmp_path: Path) -> None:
     save_for_hf(model, tmp_path, model_args={**TINY, "num_heads": 4}, safe_serialization=True)
     opened = open_weights(tmp_path)
     check_same(opened, model)
-    assert (opened.origin, opened.note) == ("timm", "the only encoder")
+    assert (opened.origin, opened.note) == ("timm", "the only encoder; embedding: the class token, as timm's own call")
     assert opened.encoder.preprocessing.mean == (0.5, 0.5, 0.5)  # what timm's ViTs of that name were trained with
     assert opened.encoder.preprocessing.std == (0.5, 0.5, 0.5)
 
@@ -327,6 +334,7 @@ def test_dino(vit: Any, other: Any, tmp_path: Path) -> None:
     count = len(vit.state_dict())
     assert len(opened.skipped) == count + 4
     left = f"skipped 2 keys of heads and {count + 2} keys of the other branch"
+    left += "; embedding: the class token, as DINO's own code"
     positions = "positions resampled as by DINO"
     assert opened.note == f"teacher (teacher.backbone); {left}; assumed: 2 heads, mean and std of ImageNet, {positions}"
     check_same(open_weights(path, branch="student"), other)
@@ -672,4 +680,4 @@ def test_numpy_objects_are_ignored(vit: Any, tmp_path: Path) -> None:
 def test_the_base_model(tmp_path: Path) -> None:
     weights = Encoder("vit_base").vit.state_dict()
     opened = open_weights(saved(tmp_path, {"state_dict": {k: v.half() for k, v in weights.items()}}))
-    assert opened.encoder.architecture == ARCHITECTURES["vit_base"]
+    assert opened.encoder.architecture == ARCHITECTURES["vit_base"].with_embedding("cls")

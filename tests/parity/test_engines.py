@@ -53,7 +53,9 @@ BUILDS += [(precision, "dynamic, layers") for precision in ("fp32", "fp16", "bf1
 def test_the_manifest_describes_the_engine(
     precision: str, shape: str, tiny_run: Path, few: Path, tmp_path: Path, matrix: Callable[[str, Manifest], None]
 ) -> None:
-    options = DYNAMIC | {"layers": "1,0"} if "dynamic" in shape else FIXED | {"input_type": "uint8"}
+    options = (
+        DYNAMIC | {"layers": "1,0", "class_token": True} if "dynamic" in shape else FIXED | {"input_type": "uint8"}
+    )
     engine, manifest = build(tiny_run, tmp_path, few, precision=precision, **options)
     record = manifest.engine
     assert record is not None
@@ -83,6 +85,7 @@ def test_the_manifest_describes_the_engine(
             "feature_map",
             "feature_map_1",
             "feature_map_0",
+            "class_token",
         ]
     else:
         assert record.profile == ()

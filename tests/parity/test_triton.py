@@ -46,8 +46,8 @@ ONNX_TYPES = {
 
 @pytest.fixture(scope="module")
 def half_precision(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a graph with uint8 input, fp16, two more maps, fixed size and batches up to 6."""
-    options = ExportOptions("fp16", Range(64, 64), Range(48, 48), Range(1, 6), (0, 1), input="uint8")
+    """Return a graph with uint8 input, fp16, two more maps, the class token, fixed size and batches up to 6."""
+    options = ExportOptions("fp16", Range(64, 64), Range(48, 48), Range(1, 6), (0, 1), True, input="uint8")
     path = tmp_path_factory.mktemp("half_precision") / "encoder.onnx"
     export_artifact(open_source(tiny_run), "onnx", path, options, scenes)
     return path
@@ -272,7 +272,10 @@ def test_the_client_gets_the_outputs_of_the_runner(
             expected = runner(np.stack([runner.prepare(image) for image in scenes.images[:count]]))
             np.testing.assert_allclose(outputs["embedding"], expected.embedding, atol=1e-4)
             np.testing.assert_allclose(outputs["feature_map"], expected.feature_map, atol=1e-4)
-            assert {f"feature_map_{layer}" for layer in expected.layers} == set(outputs) - {"embedding", "feature_map"}
+            assert {f"feature_map_{layer}" for layer in expected.layers} == {n for n in outputs if n[-1].isdecimal()}
+            assert ("class_token" in outputs) == (name == "half")
+            if name == "half":
+                np.testing.assert_allclose(outputs["class_token"], expected.class_token, atol=1e-4)
         with pytest.raises(client.InferenceServerException, match="is not"):
             request_features(
                 server, "single", images[:2], json.loads((tiny_onnx.parent / "encoder.onnx.json").read_text())

@@ -37,7 +37,8 @@ def test_each_format_holds_the_features_of_the_runner(service: RunningService, r
     picture = scene(40, 60)
     features = runner(runner.prepare(Image.fromarray(picture), (48, 64))[None])
     expected = {"embedding": features.embedding[0], "feature_map_0": features.layers[0][0]}
-    query = {"outputs": "embedding,feature_map_0", "size": "48x64", "dtype": dtype}
+    expected["class_token"] = features.class_token[0]
+    query = {"outputs": ",".join(expected), "size": "48x64", "dtype": dtype}
     body = encoded(picture, "PNG")
 
     npz, metadata = parse_npz(post(service, body, format="npz", **query).content)

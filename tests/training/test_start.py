@@ -27,7 +27,7 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.encoder import Preprocessing, normalize
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.weights import save_encoder, weights_digest
 from gtsa_kit.training.checkpoint import load_checkpoint
@@ -202,7 +202,8 @@ def test_the_result_states_the_preprocessing_and_architecture_of_the_weights(ima
             assert train(load_config(file=run / "config.yaml"), run, True, TrainerCallback())
         for branch in ("teacher", "student"):
             opened = open_weights(run, branch).encoder
-            assert (opened.architecture, opened.preprocessing) == (imported.architecture, imported.preprocessing)
+            assert opened.architecture == imported.architecture.with_embedding("mean")  # which the run trains
+            assert opened.preprocessing == imported.preprocessing
     assert imported.architecture.heads == 4
     assert imported.preprocessing.interpolation == "bilinear, antialiased"
     assert imported.preprocessing.std == (0.2, 0.3, 0.4)
@@ -454,6 +455,25 @@ def test_facts_that_a_run_states_itself_are_refused(run_folder: Path) -> None:
         open_start(config_of(run_folder, **COLORS))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_hands_on_the_vector_that_its_method_trains(method: str, timm_file: Path) -> None:
+    """It is the mean, whatever the code of the weights' family returns, unless the class token is requested."""
+    assert open_weights(timm_file).encoder.architecture.embedding == "cls"
+    assert open_start(config_of(timm_file, method=method)).spec.architecture.embedding == "mean"
+    config = config_of(timm_file, method=method, init__embedding="cls")
+    if method == "gtsa":
+        with pytest.raises(ValueError, match="GTSA trains no class token; omit --embedding, or choose --method dino"):
+            open_start(config)
+        return
+    start = open_start(config)
+    assert start.spec.architecture.embedding == "cls"
+    student = build_model(config, make_fabric(config.train), start).student
+    images = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8)
+    embeddings, _ = student.eval().embed(images)
+    features = student.encoder(normalize(images.flatten(0, 1), student.encoder.preprocessing))
+    torch.testing.assert_close(embeddings[0], features.class_token)
+
+
 # --- what was learned -------------------------------------------------------------------------------------------------
 
 
@@ -494,7 +514,7 @@ def test_the_command_prints_what_export_prints_and_trains(
     run, settings = tmp_path / "run", {**SMALL, "train.steps": 2}
     done = gtsa_here("train", images, *options, "--preset", "adapt", "--out", run, *sets(settings))
     assert done.returncode == 0, done.stderr
-    note = open_weights(timm_file, heads=4, mean=(0.4, 0.5, 0.6)).note
+    note = open_weights(timm_file, heads=4, mean=(0.4, 0.5, 0.6), embedding="mean").note
     assert "assumed: std of ImageNet" in note
     assert f"{timm_file}: {note}" in done.stderr
     assert f"gtsa, weights of {timm_file} on cpu" in done.stderr

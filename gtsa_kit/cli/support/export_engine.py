@@ -118,16 +118,18 @@ def open_for_engine(
         return open_encoder(path, import_options, console)
     graph = read_graph_file(path, options.layout)
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
+    class_token = options.options.class_token
     if graph.manifest is None:
-        if precision or layers or dtype == "uint8":
+        if precision or layers or class_token or dtype == "uint8":
             raise ValueError(
                 f"{path} is another tool's graph, which TensorRT builds as it is: its types, outputs and inputs can't "
-                "be changed; omit --precision, --layers and --input"
+                "be changed; omit --precision, --layers, --class-token and --input"
             )
         return graph
     own = graph.manifest
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
-    if precision_fits and layers in ((), own.layers) and dtype in ("float32", own.inputs[0].dtype):
+    outputs_fit = layers in ((), own.layers) and class_token <= own.has_class_token
+    if precision_fits and outputs_fit and dtype in ("float32", own.inputs[0].dtype):
         return graph
     return open_encoder(path, import_options, console)
 

@@ -14,7 +14,7 @@ from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
-from gtsa_kit.export.formats.framework_files import EMBEDDING_CALLS
+from gtsa_kit.export.formats.framework_files import embedding_call
 from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity, layer_title
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
@@ -182,7 +182,8 @@ def _export_framework(
     if not report.parity.passed:
         fail(f"{failure_message(folder, report.parity)}; do not use it, its report is in gtsa.json", 1)
     console.print(f"{folder}  {', '.join(report.files)}; parity passed; usage: docs/frameworks.md", soft_wrap=True)
-    console.print(EMBEDDING_CALLS[framework].replace("FOLDER", str(folder)), soft_wrap=True, markup=False)
+    call = embedding_call(framework, source.encoder.architecture.embedding).replace("FOLDER", str(folder))
+    console.print(call, soft_wrap=True, markup=False)
 
 
 def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:

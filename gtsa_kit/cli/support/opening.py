@@ -11,9 +11,8 @@ from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.providers import FallbackWarning
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.source import Source, is_exported_file, open_source, takes_import_options
+from gtsa_kit.export.source import Source, facts_of_own, is_exported_file, open_source, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.models.run_folder import is_run
 
 
 def open_runner(path: Path, options: LoadOptions, console: Console) -> Runner:
@@ -47,7 +46,7 @@ def options_by_file(paths: Sequence[Path], options: LoadOptions) -> dict[Path, L
     """
     runs_onnx = {path: is_exported_file(path) and path.suffix == SUFFIX["onnx"] for path in paths}
     imports = {path: bool(options.import_options.given) and takes_import_options(path) for path in paths}
-    taken = {"branch"} if any(is_run(path) for path in paths) else set()
+    taken = {name for path in paths for name in facts_of_own(path)}
     taken |= set(options.import_options.given) if any(imports.values()) else set()
     unused = () if any(runs_onnx.values()) else options.provider_options
     unused += tuple(f"--{name}" for name in options.import_options.given if name not in taken)
@@ -56,7 +55,7 @@ def options_by_file(paths: Sequence[Path], options: LoadOptions) -> dict[Path, L
     result = {}
     for path in paths:
         own = options if runs_onnx[path] else options.without_provider()
-        result[path] = own if imports[path] else own.without_import(keep_branch=is_run(path))
+        result[path] = own if imports[path] else own.with_facts(*facts_of_own(path))
     return result
 
 

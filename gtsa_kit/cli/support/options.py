@@ -13,7 +13,7 @@ from gtsa_kit.cli.support.parsing import parse_color
 from gtsa_kit.config import Positions
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 
-WEIGHTS_PANEL = "Weights (all but --branch: of other tools)"
+WEIGHTS_PANEL = "Weights (--branch, --embedding: any; the others: of other tools)"
 POSITION_WORDS = get_args(Positions)
 ONNX_PANEL = "ONNX Runtime (for .onnx files)"
 
@@ -21,6 +21,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 LayersOption = Annotated[
     str | None, typer.Option(help="Blocks whose feature maps are outputs too, such as 2,5,8,11. Default: none.")
+]
+ClassTokenOption = Annotated[
+    bool, typer.Option("--class-token", help="The class token after the final norm is an output too, class_token.")
 ]
 
 
@@ -66,6 +69,14 @@ class WeightsOptions:
             rich_help_panel=WEIGHTS_PANEL,
         ),
     ] = None
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            help="mean (of the patch tokens) or cls (the class token). Default: what the code of the weights' own "
+            "family returns, or what the run trained.",
+            rich_help_panel=WEIGHTS_PANEL,
+        ),
+    ] = None
 
     @property
     def import_options(self) -> ImportOptions:
@@ -78,8 +89,10 @@ class WeightsOptions:
             raise ValueError(f"--branch takes teacher or student, got {self.branch!r}")
         if self.positions not in (None, *POSITION_WORDS):
             raise ValueError(f"--positions takes {', '.join(POSITION_WORDS)}, got {self.positions!r}")
+        if self.embedding not in (None, "mean", "cls"):
+            raise ValueError(f"--embedding takes mean or cls, got {self.embedding!r}")
         colors = parse_color(self.mean, "--mean"), parse_color(self.std, "--std")
-        return ImportOptions(self.branch, self.heads, *colors, self.positions)  # type: ignore[arg-type]
+        return ImportOptions(self.branch, self.heads, *colors, self.positions, self.embedding)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -111,13 +124,14 @@ class ModelOptions(WeightsOptions):
         ),
     ] = False
 
-    def load_options(self, layers: tuple[int, ...] = ()) -> LoadOptions:
+    def load_options(self, layers: tuple[int, ...] = (), class_token: bool = False) -> LoadOptions:
         """Return the arguments of `gtsa_kit.export.load`.
 
         Raises:
             ValueError: A value is invalid.
         """
-        return LoadOptions(self.device, self.provider, self.engine_cache, self.fallback, layers, self.import_options)
+        runtime = self.device, self.provider, self.engine_cache, self.fallback
+        return LoadOptions(*runtime, layers, self.import_options, class_token)
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:

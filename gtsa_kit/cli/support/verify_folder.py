@@ -81,7 +81,7 @@ def _examine_served(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReportWarning)  # the checks say it
-            runner = open_runner(file, options.without_import(), console)
+            runner = open_runner(file, options.with_facts(), console)
         result = examine_file(file, runner, reference, images, console)
     missing = "; ".join(filter(None, (result.checks.not_checked, NO_SERVER)))
     return replace(result, checks=replace(result.checks, not_checked=missing))

@@ -14,9 +14,8 @@ from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorTab
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
-from gtsa_kit.export.source import takes_import_options
+from gtsa_kit.export.source import facts_of_own, takes_import_options
 from gtsa_kit.models.encoder import Preprocessing
-from gtsa_kit.models.run_folder import is_run
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def open_model(data: VectorTable, model: Path | None = None, opener: Callable[[P
 def model_options(data: VectorTable, path: Path, options: LoadOptions) -> LoadOptions:
     """Return the options to open a model with: without import options, those of the job that made the rows.
 
-    Facts of an import are for weights of another tool, the branch also for a run; an exported file takes none.
+    Facts of an import are for weights of another tool, some also for a run; an exported file takes none.
     """
     recorded = data.job.get("model", {}).get("import_options")
     if options.import_options.given or not recorded:
@@ -123,7 +122,7 @@ def model_options(data: VectorTable, path: Path, options: LoadOptions) -> LoadOp
         name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
     }
     given = replace(options, import_options=ImportOptions(**facts))
-    return given if takes_import_options(path) else given.without_import(keep_branch=is_run(path))
+    return given if takes_import_options(path) else given.with_facts(*facts_of_own(path))
 
 
 def _open_checked(data: VectorTable, path: Path, opener: Callable[[Path], Runner]) -> Runner:

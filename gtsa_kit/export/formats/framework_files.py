@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.files import atomic_write, write_json
-from gtsa_kit.models.architecture import pooling_arguments
+from gtsa_kit.models.architecture import EMBEDDING_NAMES, pooling_arguments
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
 from gtsa_kit.models.encoder import INTERPOLATIONS, Encoder
@@ -119,17 +119,31 @@ WRITERS: Final[Mapping[str, tuple[Writer, tuple[str, ...]]]] = {
 """Function that writes a framework's files, and the names of the files (weights first), by framework."""
 
 
-EMBEDDING_CALLS: Final[Mapping[str, str]] = {
-    "timm": 'timm.create_model("local-dir:FOLDER", pretrained=True)(images) is the embedding',
-    "hf": (
-        "the embedding is ViTModel(...)(images).last_hidden_state[:, 1:].mean(1); ViTModel has no output of its own "
-        "for it: its class token and pooler are not trained"
-    ),
-    "mmseg": "the embedding is the mean of the last map over its positions; the class token is not trained",
-    "mmdet": "the embedding is the mean of the last map over its positions; the class token is not trained",
-    "detectron2": "detectron2's ViT has no final norm, so it has no call that gives the embedding",
-}
-"""Sentence on the call that gives the embedding, by framework; the parity gate computes it in the same way."""
+MAPS_ALONE: Final = ("mmseg", "mmdet", "detectron2")
+"""Frameworks whose networks return maps, and no vector for an image."""
+
+
+def embedding_call(framework: str, embedding: str) -> str:
+    """Return a sentence on the call that gives the embedding; the parity gate computes it in the same way.
+
+    Args:
+        framework: One of `FRAMEWORKS`.
+        embedding: Kind of embedding of the encoder, one of `models.architecture.EMBEDDINGS`.
+    """
+    if framework == "timm":
+        return 'timm.create_model("local-dir:FOLDER", pretrained=True)(images) is the embedding'
+    if framework == "hf" and embedding == "cls":
+        return "the embedding is ViTModel(...)(images).last_hidden_state[:, 0], the class token before any pooler"
+    if framework == "hf":
+        return (
+            "the embedding is ViTModel(...)(images).last_hidden_state[:, 1:].mean(1); ViTModel has no output of its "
+            "own for it: its class token and pooler are not trained"
+        )
+    if framework == "detectron2":
+        return "detectron2's ViT has no final norm, so it has no call that gives the embedding"
+    if embedding == "mean":
+        return "the embedding is the mean of the last map over its positions; the class token is not trained"
+    return f"the network returns maps alone, so no call gives the embedding, {EMBEDDING_NAMES[embedding]}"
 
 
 def _write_processor(encoder: Encoder, path: Path) -> None:

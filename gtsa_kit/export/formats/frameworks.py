@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.folder_report import FolderReport, write_folder_report
-from gtsa_kit.export.formats.framework_files import WRITERS, native_size
+from gtsa_kit.export.formats.framework_files import MAPS_ALONE, WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
 from gtsa_kit.export.manifest import SourceRecord
 from gtsa_kit.export.parity_images import ParityImages
@@ -57,21 +57,7 @@ def export_framework(
         ValueError: The framework is unknown, or a file exists and `force` is False.
     """
     _check_folder(framework, folder, force)
-    if framework not in ("timm", "hf") and encoder.architecture.activation != "gelu":
-        raise ValueError(
-            f"files for {framework} can't name an activation, and this encoder computes "
-            f"{encoder.architecture.activation}; choose timm or hf"
-        )
-    if framework != "timm" and not _is_plain(encoder):
-        raise ValueError(
-            f"files for {framework} hold a plain ViT with a square grid of positions, and "
-            f"{encoder.architecture.name} is none; choose timm"
-        )
-    if encoder.architecture.rotary_periods:
-        raise ValueError(
-            f"files for {framework} can't hold the periods of rotary positions of {encoder.architecture.name}, which "
-            "differ from those that timm computes; choose onnx, openvino, torchscript or pt2"
-        )
+    _check_encoder(encoder, framework)
     write, files = WRITERS[framework]
     encoder = encoder.to("cpu").float().eval()
     with staged(folder / EXPORT_FILE) as report_file:
@@ -108,6 +94,30 @@ def _check_folder(framework: str, folder: Path, force: bool) -> None:
         raise ValueError(f"{folder / existing[0]} exists; add --force to replace it, or choose another --out")
 
 
+def _check_encoder(encoder: Encoder, framework: str) -> None:
+    """Raise `ValueError` if the files of a framework can't hold an encoder."""
+    if framework not in ("timm", "hf") and encoder.architecture.activation != "gelu":
+        raise ValueError(
+            f"files for {framework} can't name an activation, and this encoder computes "
+            f"{encoder.architecture.activation}; choose timm or hf"
+        )
+    if framework != "timm" and not _is_plain(encoder):
+        raise ValueError(
+            f"files for {framework} hold a plain ViT with a square grid of positions, and "
+            f"{encoder.architecture.name} is none; choose timm"
+        )
+    if encoder.architecture.rotary_periods:
+        raise ValueError(
+            f"files for {framework} can't hold the periods of rotary positions of {encoder.architecture.name}, which "
+            "differ from those that timm computes; choose onnx, openvino, torchscript or pt2"
+        )
+    if framework == "hf" and encoder.architecture.embedding == "norm of mean":
+        raise ValueError(
+            "ViTModel of transformers has no norm of the mean, which is this encoder's embedding; choose timm, or "
+            "--embedding mean"
+        )
+
+
 def check_folder_parity(encoder: Encoder, framework: str, folder: Path, images: ParityImages) -> ParityReport:
     """Compare the files on disk with the encoder, or with the part of the encoder that the framework has.
 
@@ -125,15 +135,16 @@ def check_folder_parity(encoder: Encoder, framework: str, folder: Path, images: 
     with torch.inference_mode():
         expected = detectron2_features(encoder, batch) if detectron2 else encoder(batch)
         embedding, feature_map = network(batch)
+    reference = expected.feature_map.mean((2, 3)) if framework in MAPS_ALONE else expected.embedding
     # Tolerances are for features of unit scale, which the final norm gives.
     scale = expected.feature_map.square().mean().sqrt() if detectron2 else 1
     pairs = {
-        EMBEDDING: (expected.embedding, embedding),
+        EMBEDDING: (reference, embedding),
         FEATURE_MAP: (expected.feature_map, feature_map),
     }
     differences = tuple(
-        compare_output(output, (reference / scale).numpy(), (actual / scale).numpy(), case, tolerance, names)
-        for output, (reference, actual) in pairs.items()
+        compare_output(output, (ours / scale).numpy(), (theirs / scale).numpy(), case, tolerance, names)
+        for output, (ours, theirs) in pairs.items()
     )
     return ParityReport(
         reference=DETECTRON2_REFERENCE if detectron2 else REFERENCE,

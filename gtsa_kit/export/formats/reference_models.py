@@ -43,10 +43,10 @@ def _tokens_to_map(model: Any, images: Tensor) -> Tensor:
     return tokens[:, model.num_prefix_tokens :].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
 
 
-def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
+def load_hf(folder: Path, architecture: Architecture) -> tuple[str, Network]:
     """Load a folder with transformers where it is installed, else with gtsa-kit's checkpoint import."""
     if importlib.util.find_spec("transformers") is None:
-        encoder = open_weights(folder).encoder
+        encoder = open_weights(folder, embedding=architecture.embedding).encoder
         return (
             "gtsa-kit's checkpoint import, since transformers is not installed",
             lambda images: encoder(images)[:2],
@@ -59,8 +59,9 @@ def load_hf(folder: Path, _: Architecture) -> tuple[str, Network]:
         transformers.logging.enable_progress_bar()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = model(images).last_hidden_state[:, 1:]
-        return tokens.mean(1), _to_grid(tokens)
+        tokens = model(images).last_hidden_state
+        patches = tokens[:, 1:]
+        return tokens[:, 0] if architecture.embedding == "cls" else patches.mean(1), _to_grid(patches)
 
     return f"transformers {transformers.__version__}", run
 

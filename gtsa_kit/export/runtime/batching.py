@@ -25,6 +25,7 @@ def run_in_batches(runner: Runner, images: np.ndarray, max_batch: int | None = N
         np.concatenate([part.embedding for part in parts]),
         np.concatenate([part.feature_map for part in parts]),
         {layer: np.concatenate([part.layers[layer] for part in parts]) for layer in parts[0].layers},
+        None if parts[0].class_token is None else np.concatenate([part.class_token for part in parts]),
     )
 
 
@@ -33,5 +34,11 @@ def _run_padded(runner: Runner, images: np.ndarray, min_batch: int) -> Features:
     if missing <= 0:
         return runner(images)
     features = runner(np.concatenate([images, np.repeat(images[-1:], missing, 0)]))
-    layers = {layer: values[:count] for layer, values in features.layers.items()}
-    return Features(features.embedding[:count], features.feature_map[:count], layers)
+    return select(features, slice(count))
+
+
+def select(features: Features, index: int | slice) -> Features:
+    """Return the features of one image, or of a range of images, of a batch."""
+    layers = {layer: values[index] for layer, values in features.layers.items()}
+    class_token = None if features.class_token is None else features.class_token[index]
+    return Features(features.embedding[index], features.feature_map[index], layers, class_token)

@@ -31,6 +31,7 @@ def load(
     fallback: bool = False,
     layers: tuple[int, ...] = (),
     import_options: ImportOptions | None = None,
+    class_token: bool = False,
 ) -> Runner:
     """Open an exported file (`.onnx`, `.ts`, `.pt2`, `.xml`, `.engine`), a run folder, or weights of any tool.
 
@@ -45,14 +46,15 @@ def load(
             exported with.
         import_options: Facts that weights of another tool do not contain. The runner's `note` says what was assumed
             for those that are not given.
+        class_token: Whether the class token is an output. A file has it if it was exported so.
 
     Returns:
         The runner. Its `manifest` holds a parity report only if that is of the file's present content; else there is a
         `ReportWarning`.
 
     Raises:
-        ValueError: The path does not exist, is no artifact of gtsa-kit, lacks a layer, or the device or provider is not
-            available; the message says what is.
+        ValueError: The path does not exist, is no artifact of gtsa-kit, lacks a layer or the class token, or the device
+            or provider is not available; the message says what is.
     """
     path = Path(path)
     request = ProviderRequest(provider, Path(engine_cache) if engine_cache else None, fallback)
@@ -62,7 +64,7 @@ def load(
     if not request.is_default and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; omit --provider, --engine-cache and --fallback")
     if not is_exported_file(path):
-        return _open_weights(path, target, layers, import_options)
+        return _open_weights(path, target, ExportOptions(layers=layers, class_token=class_token), import_options)
     check_no_import_options(path, import_options or ImportOptions())
     opened = _open_manifest(path)
     runner = _open_file(path, opened.manifest, device, target, request)
@@ -71,13 +73,15 @@ def load(
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
         names = ",".join(map(str, layers))
         raise ValueError(f"{path} has no map of layer {missing[0]}; export it with --layers {names}")
+    if class_token and not runner.manifest.has_class_token:
+        raise ValueError(f"{path} has no output class_token; export it with --class-token")
     return runner
 
 
 def _open_weights(
-    path: Path, target: torch.device, layers: tuple[int, ...], import_options: ImportOptions | None
+    path: Path, target: torch.device, options: ExportOptions, import_options: ImportOptions | None
 ) -> Runner:
-    source, options = open_source(path, import_options), ExportOptions(layers=layers)
+    source = open_source(path, import_options)
     graph = ExportGraph(source.encoder, options)
     manifest = build_manifest(source.encoder, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
     runner = TorchRunner(graph, manifest, target)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, layer_output
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
 from gtsa_kit.models.sizes import check_image
 
@@ -30,8 +30,8 @@ class Runner(ABC):
                 (B, H, W, 3). The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
-            Float32 arrays: `embedding` (B, D), `feature_map` (B, D, H/p, W/p) for patches of p x p pixels, and
-            `layers` of that shape by block.
+            Float32 arrays for patches of p x p pixels: `embedding` (B, D), `feature_map` (B, D, H/p, W/p), `layers` of
+            that shape by block, and `class_token` (B, D) if it is an output.
 
         Raises:
             ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.
@@ -44,7 +44,7 @@ class Runner(ABC):
             )
         outputs = dict(zip(names, values, strict=True))
         layers = {layer: outputs[layer_output(layer)] for layer in self.manifest.layers}
-        return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers)
+        return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers, outputs.get(CLASS_TOKEN))
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -16,6 +16,7 @@ from gtsa_kit.models.checkpoint_import.candidates import (
     shorten_list,
 )
 from gtsa_kit.models.checkpoint_import.conversion import ConvertedWeights, convert, mismatch_message
+from gtsa_kit.models.checkpoint_import.embeddings import EmbeddingChoice, choose_embedding
 from gtsa_kit.models.checkpoint_import.families import COLORS, TIMM, Family, find_family
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, join_chunks, library_of
 from gtsa_kit.models.checkpoint_import.layouts import Layout, arrange
@@ -59,6 +60,7 @@ def open_weights(
     mean: ColorStats | None = None,
     std: ColorStats | None = None,
     positions: str | None = None,
+    embedding: str | None = None,
 ) -> ImportedEncoder:
     """Open a checkpoint of another tool, or of gtsa-kit.
 
@@ -75,6 +77,8 @@ def open_weights(
         std: Standard deviation of red, green and blue, with the same defaults as `mean`.
         positions: Way to resample learned positions, key of `models.positions.POSITIONS`. Default: that of the
             code that the weights were made for, as far as their names and the files beside them tell it.
+        embedding: Kind of embedding, one of `models.architecture.EMBEDDINGS`. Default: what the code of the weights'
+            family returns; see `embeddings`.
 
     Raises:
         ValueError: The file is damaged, contains code, holds no supported encoder or not that branch, lacks keys, holds
@@ -104,8 +108,11 @@ def open_weights(
         resampling=POSITIONS[positions] if positions else metadata.resampling,
     )
     architecture = find_architecture(layout, metadata, origin, file, family)
-    encoder = _build(architecture, layout, metadata, family, converted, file)
-    note = "; ".join([_summary(chosen, converted), *metadata.remarks]) + _assumptions(encoder, metadata, origin, family)
+    choice = choose_embedding(architecture, metadata, origin, family, converted, file)
+    choice = EmbeddingChoice(embedding) if embedding else choice
+    encoder = _build(architecture.with_embedding(choice.kind), layout, metadata, family, converted, file)
+    remarks = [_summary(chosen, converted), *metadata.remarks, *([choice.note] if origin != "gtsa-kit" else [])]
+    note = "; ".join(remarks) + _assumptions(encoder, metadata, origin, family)
     skipped = converted.skipped
     return ImportedEncoder(encoder, origin, skipped, note, file, located.note)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import AliasChoices, Field
@@ -46,7 +46,10 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
     if weights.name in HUB_FILES and config.exists():
         is_timm = not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(config))
         metadata = read_timm(config) if is_timm else read_transformers(config)
-        return replace(metadata, resampling=own.architecture.resampling) if own else metadata
+        if own:
+            stated = {"resampling": own.architecture.resampling, **_own_embedding(own.architecture)}
+            return replace(metadata, **stated)
+        return metadata
     if weights.name in OPEN_CLIP_FILES and weights.with_name(OPEN_CLIP_CONFIG).exists():
         return read_open_clip(weights.with_name(OPEN_CLIP_CONFIG))
     if weights.suffix == ".ckpt" or weights.parent.name == CHECKPOINTS:
@@ -66,6 +69,11 @@ def is_run_file(weights: Path) -> bool:
 
 def check_stated_facts(path: Path, given: Collection[str]) -> None:
     """Raise `ValueError` if a fact is given, by its name, that a file of gtsa-kit states itself."""
+    if "embedding" in given:
+        raise ValueError(
+            f"{path} is an exported file, and its embedding is what it was exported with; export its weights with "
+            "--embedding, or omit --embedding"
+        )
     if given:
         options = ", ".join(f"--{name}" for name in given)
         raise ValueError(
@@ -90,11 +98,17 @@ def _from_own(config: _OwnConfig) -> CheckpointMetadata:
     return _from_spec(EncoderSpec(config.architecture, config.preprocessing))
 
 
+def _own_embedding(architecture: Architecture) -> dict[str, Any]:
+    """Return the embedding of weights that gtsa-kit wrote."""
+    return {"embedding": architecture.embedding, "embedding_reason": "as exported", "embedding_file": ""}
+
+
 def _from_spec(spec: EncoderSpec) -> CheckpointMetadata:
     architecture, preprocessing = spec.architecture, spec.preprocessing
     return CheckpointMetadata(
         architecture=architecture,
         is_recorded=True,
+        **_own_embedding(architecture),
         heads=architecture.heads,
         norm_eps=architecture.norm_eps,
         activation=architecture.activation,

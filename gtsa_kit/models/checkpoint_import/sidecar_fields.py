@@ -46,6 +46,10 @@ class Fields:
                 )
 
 
+POOLING_ARGUMENTS: Final = (
+    *("global_pool", "fc_norm", "use_fc_norm", "pool_include_prefix", "attn_pool_num_heads", "attn_pool_mlp_ratio"),
+)
+"""Arguments of timm's ViTs that determine the vector which they return."""
 PROCESSOR: Final = Fields(
     read=(
         *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample", "offset"),
@@ -82,7 +86,7 @@ TIMM_ARGS: Final = Fields(
         *("qk_norm", "scale_attn_norm", "scale_mlp_norm", "proj_bias", "qkv_fused", "swiglu_mlp", "swiglu_align_to"),
         *("scale_mlp", "scale_attn_inner", "num_reg_tokens", "use_abs_pos_emb", "use_rot_pos_emb", "rope_type"),
         *("rope_grid_offset", "rope_grid_indexing", "rope_temperature", "rope_rotate_half", "ref_feat_shape"),
-        *("use_pre_transformer_norm", "attn_type"),
+        *("use_pre_transformer_norm", "attn_type", *POOLING_ARGUMENTS),
     ),
     harmless={
         "training only": (
@@ -90,10 +94,7 @@ TIMM_ARGS: Final = Fields(
             *("weight_init", "fix_init", "head_init_scale", "rope_shift_coords", "rope_jitter_coords"),
             "rope_rescale_coords",
         ),
-        "of the head, which is skipped": (
-            *("num_classes", "global_pool", "fc_norm", "use_fc_norm", "pool_include_prefix", "attn_pool_num_heads"),
-            "attn_pool_mlp_ratio",
-        ),
+        "of the head, which is skipped": ("num_classes",),
         "the encoder takes every size": ("dynamic_img_size", "dynamic_img_pad", "strict_img_size"),
         "how it is computed": ("scriptable", "exportable", "no_jit"),
     },
@@ -112,14 +113,14 @@ TIMM_ARGS: Final = Fields(
         "rope_mrope_section": (),
     },
 )
-_TIMM_PRETRAINED_READ: Final = ("mean", "std", "interpolation")
+_TIMM_PRETRAINED_READ: Final = ("mean", "std", "interpolation", "global_pool")
 _TIMM_PRETRAINED_HARMLESS: Final = {
     "images are stretched to the requested size": (
         *("input_size", "test_input_size", "min_input_size", "fixed_input_size", "crop_pct", "test_crop_pct"),
         "crop_mode",
     ),
     "of the head, which is skipped": (
-        *("num_classes", "num_features", "global_pool", "label_offset", "label_names", "label_descriptions"),
+        *("num_classes", "num_features", "label_offset", "label_names", "label_descriptions"),
         *("labels", "pool_size", "test_pool_size", "classifier"),
     ),
     "origin of the weights": (

@@ -45,6 +45,11 @@ class CheckpointMetadata:
     std: ColorStats | None = None
     interpolation: str | None = None
     """Key of `models.encoder.INTERPOLATIONS`."""
+    embedding: str | None = None
+    """Kind of embedding, one of `models.architecture.EMBEDDINGS`."""
+    embedding_reason: str = ""
+    embedding_file: str = ""
+    """Name of the file that says how the weights of another tool are pooled."""
     sizes: Mapping[str, Any] = field(default_factory=dict)
     """Sizes that the file states and that the weights determine, by the file's own names."""
     assumed: tuple[str, ...] = ()

@@ -13,8 +13,9 @@ from torch import nn
 
 from gtsa_kit.config import PATCH
 from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.checkpoint_import.embeddings import timm_pooling
 from gtsa_kit.models.checkpoint_import.processors import Color
-from gtsa_kit.models.checkpoint_import.sidecar_fields import TIMM, TIMM_ARGS, TIMM_PRETRAINED
+from gtsa_kit.models.checkpoint_import.sidecar_fields import POOLING_ARGUMENTS, TIMM, TIMM_ARGS, TIMM_PRETRAINED
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.encoder import INTERPOLATIONS
 
@@ -55,8 +56,9 @@ def read_timm(path: Path) -> CheckpointMetadata:
             f"{path} says interpolation is {interpolation!r}; gtsa-kit resizes by {_listed(_INTERPOLATIONS)}"
         )
     ratio = () if "swiglu_align_to" in arguments else ("mlp_ratio",)
+    stated = (content.get("pretrained_cfg") or {}).get("global_pool") or content.get("global_pool")
     return CheckpointMetadata(
-        **_timm_model(config.architecture, arguments, path),
+        **_timm_model(config.architecture, {"global_pool": stated, **arguments}, path),
         qkv_bias=config.model_args.qkv_bias,
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -65,8 +67,8 @@ def read_timm(path: Path) -> CheckpointMetadata:
     )
 
 
-_NOT_KEPT: Final = ("in_chans", "norm_layer", "img_size")
-"""Arguments of timm that an `Architecture` has otherwise: as a constant, as its epsilon, and from the weights."""
+_NOT_KEPT: Final = ("in_chans", "norm_layer", "img_size", *POOLING_ARGUMENTS)
+"""Arguments of timm that an `Architecture` has otherwise: as a constant, as its epsilon, from weights, as embedding."""
 
 
 def _timm_model(name: str, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def _timm_model(name: str, arguments: Mapping[str, Any], path: Path) -> dict[str
         "activation": architecture.activation,
         "norm_eps": architecture.norm_eps,
         "grid": tuple(model.patch_embed.grid_size),
+        **timm_pooling(model),
     }
 
 
