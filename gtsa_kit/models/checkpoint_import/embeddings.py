@@ -89,8 +89,9 @@ def choose_embedding(
         return EmbeddingChoice("cls", f"as the code of {family.code}")
     if not architecture.is_eva:  # MAE's code has the same names, and the same default
         return EmbeddingChoice("cls", "as timm's own call")
-    own = _named_by_timm(converted)
-    return EmbeddingChoice("mean", "as timm's own call") if own else EmbeddingChoice("cls", "as the original code")
+    if _named_by_timm(converted):
+        return EmbeddingChoice("mean", "as timm's own call")
+    return EmbeddingChoice("cls", "as the original code")
 
 
 def timm_pooling(model: Any) -> dict[str, str]:
