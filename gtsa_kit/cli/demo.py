@@ -30,6 +30,7 @@ ADAPT = Training(
         "views.local_size=48",
         "optim.lr=1.6e-2",
         "optim.encoder_lr_scale=0.02",
+        "optim.teacher_momentum=0.9",
         "train.freeze_encoder_epochs=4",
         "train.batch_size=16",
         "train.log_every=2",
