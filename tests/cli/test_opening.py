@@ -76,11 +76,11 @@ def test_every_command_that_opens_models_has_the_shared_options() -> None:
     with_weights -= {"gtsa train"}  # it begins with weights, and has --branch alone
     runners = {name for name, names in options.items() if "--provider" in names}
     assert with_weights == {
-        *("gtsa export", "gtsa verify", "gtsa info", "gtsa bench", "gtsa serve", "gtsa embed FOLDER"),
+        *("gtsa convert", "gtsa export", "gtsa verify", "gtsa info", "gtsa bench", "gtsa serve", "gtsa embed FOLDER"),
         *("gtsa embed search", *(f"gtsa eval {name}" for name in "pca neighbors attention matches knn linear".split())),
         *(f"gtsa eval {name}" for name in "segment sensitivity correspondence rotation".split()),
     }
-    assert runners == with_weights - {"gtsa export", "gtsa info", "gtsa eval attention"}
+    assert runners == with_weights - {"gtsa convert", "gtsa export", "gtsa info", "gtsa eval attention"}
     for name in with_weights:
         assert option_names(ModelOptions if name in runners else WeightsOptions) <= options[name], name
     for name in with_weights:

@@ -151,7 +151,7 @@ def test_configurations_match_the_graphs(tiny_onnx: Path, half_precision: Path, 
         assert load(folder / "1" / "model.onnx", "cpu").manifest.checksum == open_artifact(artifact).checksum
         assert load(folder / "1" / "model.onnx", "cpu").manifest.parity.passed
         assert sha256_of(folder / "1" / "model.onnx") == sha256_of(artifact)
-    assert {len(read_config(path).output) for path in (tmp_path / "models").iterdir()} == {2, 4}
+    assert {len(read_config(path).output) for path in (tmp_path / "models").iterdir()} == {2, 5}
 
 
 def test_options_reach_the_configuration(tiny_onnx: Path, tmp_path: Path) -> None:
