@@ -43,6 +43,7 @@ from gtsa_kit.data.image_io import open_image, read_file
 from gtsa_kit.data.multicrop import derive_seed
 from gtsa_kit.export.benchmark.workers import memory_mb
 from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_attention
+from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
@@ -296,7 +297,7 @@ def main() -> None:
         clock = Clock()
         measure_views(paths, config, args.rounds, clock)
         tables.append(view_rows(clock, len(paths)))
-    operations = args.batch_size * count_operations(GTSA(config).train().to(device), batch)
+    operations = args.batch_size * count_operations(make_method(config).train().to(device), batch)
     for precision in precisions.split(","):
         clock = Clock(device.type)
         half = precision == "bf16"

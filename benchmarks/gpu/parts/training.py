@@ -138,11 +138,12 @@ def measure_memory(context: Context, method: str) -> None:
     from gtsa_kit.training.estimate import measure_step
     from gtsa_kit.training.fabric import make_fabric
     from gtsa_kit.training.run import build_model
+    from gtsa_kit.training.start import open_start
 
     settings = run_settings(context) | {"method": method, "train.precision": "fp32" if context.tiny else "bf16"}
     config = load_config("quick" if context.tiny else "coco", overrides=settings)
     fabric = make_fabric(config.train)
-    model = build_model(config, fabric, None).to(fabric.device).train()
+    model = build_model(config, fabric, open_start(config)).to(fabric.device).train()
     if should_compile(fabric.device):
         model.compile_branches()
     for batch in (2,) if context.tiny else (128, 512, 256, 64):
