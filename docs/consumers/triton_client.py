@@ -44,7 +44,7 @@ def input_size(config):
 
 
 def features(client, model, paths, manifest=None):
-    """Return the outputs by name: `embedding` (N, D), `feature_map` (N, D, H/patch, W/patch), and maps of other layers."""
+    """Return the outputs by name: `embedding` (N, D), `feature_map` (N, D, h, w), and maps of other layers."""
     config = client.get_model_config(model).config
     pixels = np.stack([read_image(path, *input_size(config)) for path in paths])
     result = client.infer(model, [make_input(pixels, config, manifest)])

