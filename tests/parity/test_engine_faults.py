@@ -124,7 +124,7 @@ def test_an_unknown_operator_is_named_with_its_layer(engine: Path, capsys: pytes
     message = rejection(capsys, graph)
     assert "FancyGelu" in message
     assert "com.example" in message
-    assert "of blocks.1.act" in message
+    assert "of blocks.1.mlp.act" in message
 
 
 @pytest.fixture(scope="module")

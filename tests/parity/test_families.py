@@ -1,4 +1,4 @@
-"""Parity of exported graphs of every family of ViTs, with any batch and size."""
+"""Parity of exported graphs of every family of ViTs, with any batch and size, and engines of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +9,10 @@ import pytest
 import torch
 from helpers.families import DEPTH, FAMILIES, HEADS, WIDTH, timm_vit
 
+from gtsa_kit.cli.export import export
 from gtsa_kit.cli.support.parity_table import parity_table
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest import Manifest, graph_path, read_manifest
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import open_source
@@ -38,10 +39,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 """Family of `FAMILIES` and arguments beyond its own, by model."""
 RESAMPLED = {"DINOv2": RESAMPLINGS[2], "DeiT3": RESAMPLINGS[1]}
 """Models with another way to resample positions than timm's."""
+ENGINES = [("DINOv2 with registers", "fp32"), ("DINOv3", "fp32"), ("everything", "fp16"), ("everything", "int8")]
+"""Engines, whose ONNX graphs pass the gate too."""
 CASES = [
-    *((model, "onnx", "fp32") for model in MODELS if model not in ("DINOv2 with registers", "DINOv3")),
+    *((model, "onnx", "fp32") for model in MODELS if (model, "fp32") not in ENGINES),
     *((model, "torchscript", "fp32") for model in MODELS),
     *((model, "pt2", "fp32") for model in ("DINOv2", "DINOv3", "SigLIP", "CLIP")),
+    *((model, "openvino", "fp32") for model in ("DINOv2", "DINOv3", "EVA02", "CLIP")),
     *(("everything", "onnx", precision) for precision in ("bf16", "fp8")),
     *(("everything", "openvino", precision) for precision in ("bf16", "int8")),
     ("everything", "pt2", "bf16"),
@@ -116,3 +120,26 @@ def test_rotary_positions_of_a_fixed_size_are_constants(
     report = export_artifact(open_source(run_of("DINOv3")), file_format, path, options, pictures).parity
     assert report.passed, parity_table(report)
     assert {(d.height, d.width) for d in report.differences} == {(48, 80)}
+
+
+@pytest.mark.parametrize(("model", "precision"), ENGINES)
+def test_engines_of_families(
+    model: str,
+    precision: str,
+    run_of: Callable[[str], Path],
+    few: Path,
+    tmp_path: Path,
+    matrix: Callable[[str, Manifest], None],
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+    engine, patch = tmp_path / "encoder.engine", open_source(run_of(model)).encoder.architecture.patch
+    sizes = {"min_size": str(patch), "opt_size": f"{3 * patch}x{4 * patch}", "max_size": str(5 * patch)}
+    quantized = {"calibrate": few} if precision == "int8" else {}
+    options = {"batch": "1:2:3", "precision": precision, **sizes, **quantized}
+    export(run_of(model), format_name="trt", runtime="tensorrt-rtx", out=engine, images=few, **options)
+    manifest = read_manifest(engine)
+    matrix("of an engine, dynamic", read_manifest(graph_path(engine)))
+    assert manifest.engine.graph.parity.passed
+    profile = ((1, 3, patch, patch), (2, 3, 3 * patch, 4 * patch), (3, 3, 5 * patch, 5 * patch))
+    assert manifest.engine.profile == profile
+    assert manifest.range_of("height") == Range(patch, 5 * patch, patch)
