@@ -73,7 +73,7 @@ def embedded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     runner = load(run, "cpu")
     names = [f"p{i}.jpg" for i in range(20)]
     rows = np.stack([embed_query(runner, open_image(images / name)) for name in names])
-    job = {"model": {"path": str(run)}, "resize": {"kind": "fixed", "size": [224, 224]}}
+    job = {"model": {"path": str(run)}, "resize": {"kind": "fixed", "size": [224, 224], "patch": 16}}
     data = run.parent / "data"
     return write_dataset(data, rows, names, part=7, model_manifest=runner.manifest, source=images, **job), run
 
