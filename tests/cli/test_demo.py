@@ -38,6 +38,12 @@ def test_a_demo_that_learned_nothing_fails(tmp_path: Path, capsys: pytest.Captur
     assert "more --steps" in text
 
 
+def test_a_demo_from_trained_weights_says_that_the_loss_is_not_below(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(demo._results_table(tmp_path, finished_run(tmp_path, False), tmp_path / "vectors", tmp_path))
+    assert "region loss -0.750, not below its constant baseline of -0.800" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("training", [demo.ADAPT, demo.SCRATCH])
 def test_the_settings_of_the_demo_are_valid(training: demo.Training) -> None:
     config = load_config(training.preset, None, parse_overrides(list(training.settings)))
