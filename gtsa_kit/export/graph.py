@@ -12,6 +12,7 @@ from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.architecture import check_class_token, check_layers
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import split_positions
+from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
 
 PREFIX_POSITIONS, PATCH_POSITIONS = "pos_embed.prefix", "pos_embed.patches"
 """Keys of the two parts of the position embeddings."""
@@ -83,15 +84,8 @@ class ExportGraph(nn.Module):
         normed = self.norm(x)
         feature_map = tokens_to_map(normed[:, self.prefix_length :], h, w)
         class_token = [normed[:, 0]] if self.class_token else []
-        return self._pooled(x, normed), feature_map, *(maps[layer] for layer in self.layers), *class_token
-
-    def _pooled(self, x: Tensor, normed: Tensor) -> Tensor:
-        """Return the embedding (B, D) of tokens (B, P + N, D) before and after the final norm."""
-        if self.embedding == "cls":
-            return normed[:, 0]
-        if self.embedding == "norm of mean":
-            return self.norm(x[:, self.prefix_length :].mean(dim=1))  # type: ignore[no-any-return]
-        return normed[:, self.prefix_length :].mean(dim=1)
+        embedding = pool_tokens(self.embedding, x, normed, self.prefix_length, self.norm)
+        return embedding, feature_map, *(maps[layer] for layer in self.layers), *class_token
 
     def _tokens(self, images: Tensor, h: int, w: int) -> Tensor:
         """Return the prefix tokens and the patches with their learned positions, (B, P + h*w, D)."""
@@ -104,11 +98,6 @@ class ExportGraph(nn.Module):
         if self.positions is not None and self.positions.prefix is not None:
             tokens = torch.add(tokens, self.positions(h, w))
         return tokens
-
-
-def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Reshape (B, h*w, D) to (B, D, h, w)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
 def example_input(options: ExportOptions) -> Tensor:

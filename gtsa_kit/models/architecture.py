@@ -21,8 +21,6 @@ EMBEDDING_NAMES: Final[Mapping[str, str]] = {
     "norm of mean": "the norm of the mean of the patch tokens",
 }
 """Names of `EMBEDDINGS` for messages."""
-BASE_GRID: Final = 14
-"""Side of the grid of stored position embeddings: 224 / 16."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gtsa_kit.models.drop_path import DropPath
 from gtsa_kit.models.positions import resample_positions, split_positions
 from gtsa_kit.models.rotary import RotaryTable
 from gtsa_kit.models.sizes import check_image, check_sides
+from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
@@ -171,10 +172,11 @@ class Encoder(nn.Module):
         for index, block in enumerate(self.vit.blocks):
             x = checkpoint(block, x, use_reentrant=False, **rope) if use_checkpoint else block(x, **rope)
             if index in self.layers:
-                maps[index] = self._on_grid(self.vit.norm(x), h, w)
+                maps[index] = tokens_to_map(self.vit.norm(x)[:, self.prefix :], h, w)
         tokens = self.vit.norm(x) if final_norm else x
         class_token = tokens[:, 0] if self.architecture.has_class_token else None
-        return Features(self._embedding(x, tokens), self._on_grid(tokens, h, w), maps, class_token)
+        embedding = pool_tokens(self.architecture.embedding, x, tokens, self.prefix, self.vit.norm)
+        return Features(embedding, tokens_to_map(tokens[:, self.prefix :], h, w), maps, class_token)
 
     def _tokens(self, patches: Tensor) -> Tensor:
         """Return (B, P + h*w, D): the prefix tokens and the patches (B, D, h, w), with their learned positions."""
@@ -190,18 +192,6 @@ class Encoder(nn.Module):
         before = torch.cat(prefix, dim=1)
         before = before if prefix_positions is None else before + prefix_positions
         return torch.cat([before.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-
-    def _embedding(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Return the embedding (B, D) of tokens (B, P + N, D) before and after the final norm."""
-        if self.architecture.embedding == "cls":
-            return tokens[:, 0]
-        if self.architecture.embedding == "norm of mean":
-            return self.vit.norm(x[:, self.prefix :].mean(dim=1))  # type: ignore[no-any-return]
-        return tokens[:, self.prefix :].mean(dim=1)
-
-    def _on_grid(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Arrange tokens (B, P + h*w, D) as maps (B, D, h, w), without the prefix."""
-        return tokens[:, self.prefix :].transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
     def use_unfused_attention(self) -> None:
         """Compute attention by two matrix products and a softmax instead of torch's fused kernel.

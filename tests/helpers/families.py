@@ -25,6 +25,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Name of a model of timm and its further arguments, by family."""
 
 
+def vary(model: Any) -> Any:
+    """Give a model values of real variance; initial biases, norms and positions would hide mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += (0.3 if parameter.ndim < 2 else 0.1) * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
 def timm_vit(family: str, **kwargs: Any) -> Any:
     """A small model of a family, in evaluation mode, with random weights of realistic variance."""
     name, arguments = FAMILIES[family]

@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers.families import vary
 from torch import Tensor
 
 from gtsa_kit.models.checkpoint_import import ImportedEncoder, open_weights
@@ -237,14 +238,6 @@ def test_periods_of_dinov3_must_fit_the_heads(tmp_path: Path) -> None:
 
 
 # --- MAE, DeiT, EVA02 ------------------------------------------------------------------------------------------------
-
-
-def vary(model: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += (0.3 if parameter.ndim < 2 else 0.1) * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 SMALL = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": 0, "dynamic_img_size": True}

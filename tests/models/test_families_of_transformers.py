@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.families import vary
 from torch import Tensor
 
 from gtsa_kit.models.checkpoint_import import ImportedEncoder, open_weights
@@ -70,14 +71,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "MSN": lambda: vit("ViTMSNModel", "ViTMSNConfig"),
     "MAE": lambda: vit("ViTMAEForPreTraining", "ViTMAEConfig"),
 }
-
-
-def vary(model: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += (0.3 if parameter.ndim < 2 else 0.1) * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.families import vary
 from PIL import Image
 from timm.models import save_for_hf
 
@@ -30,14 +31,6 @@ from gtsa_kit.models.checkpoint_import.transformers_fields import TOWERS, TRANSF
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-
-
-def vary(model: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += (0.3 if parameter.ndim < 2 else 0.1) * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def edit(path: Path, section: str = "", **changes: Any) -> None:

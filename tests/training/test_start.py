@@ -1,4 +1,4 @@
-"""Runs that start from trained weights: their features, the frozen encoder, layer decay, resuming, refusals."""
+"""Runs that start from trained weights: their features, the frozen encoder, layer decay, resuming, refused settings."""
 
 import json
 import shutil

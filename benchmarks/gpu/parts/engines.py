@@ -45,7 +45,7 @@ def supported_card(context: Context) -> bool:
 
 
 def refused_run(context: Context) -> None:
-    """Build an engine of the smallest model for other cards, try to run it, and quote the library's refusal."""
+    """Build an engine of the smallest model for other cards, try to run it, and quote the library's message."""
     from gpu.parts.inference import make_run
     from gtsa_kit.export import load
 

@@ -104,10 +104,14 @@ def _patch(weights: StateDict, file: Path) -> int:
     return shape[-1]
 
 
+def _registers(weights: StateDict) -> int:
+    """Return the number of register tokens."""
+    return weights["reg_token"].shape[1] if "reg_token" in weights else 0
+
+
 def _prefix(weights: StateDict) -> int:
     """Return the number of tokens before those of the patches."""
-    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
-    return int("cls_token" in weights) + registers
+    return int("cls_token" in weights) + _registers(weights)
 
 
 def _grid(
@@ -150,7 +154,7 @@ def _base(weights: StateDict, patch: int, no_embed_class: bool, file: Path) -> A
     base = None if gated else guess_architecture(weights)
     base = base or _named(GATED_MODEL if gated else ARCHITECTURES["vit_tiny"].timm_model, width, depth)
     ratio = _ratio(hidden * (1 + gated), width) if hidden != 4 * width or gated else None
-    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    registers = _registers(weights)
     flags = {
         "patch_size": patch if patch != base.patch else None,
         "mlp_ratio": ratio,
@@ -170,7 +174,7 @@ def _rotary_base(weights: StateDict, patch: int, file: Path) -> Architecture:
     hidden, width, depth = hidden_width(weights), weights["patch_embed.proj.weight"].shape[0], count_blocks(weights)
     positioned = "pos_embed" in weights
     base = _named(POSITIONED_ROTARY_MODEL if positioned else ROTARY_MODEL, width, depth)
-    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    registers = _registers(weights)
     split = "blocks.0.mlp.fc1_g.weight" in weights
     kwargs = {
         **base.timm_kwargs,
