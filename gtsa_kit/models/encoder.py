@@ -155,7 +155,8 @@ class Encoder(nn.Module):
 
         Args:
             images: H and W must be multiples of the patch size.
-            final_norm: Whether to apply the final norm; False only in training with the preset ade20k.
+            final_norm: Whether to apply the final norm, to the maps of `layers` too; False in training with the preset
+                ade20k, and for heads that were trained without.
 
         Raises:
             ValueError: H or W is no multiple of the patch size.
@@ -172,7 +173,7 @@ class Encoder(nn.Module):
         for index, block in enumerate(self.vit.blocks):
             x = checkpoint(block, x, use_reentrant=False, **rope) if use_checkpoint else block(x, **rope)
             if index in self.layers:
-                maps[index] = tokens_to_map(self.vit.norm(x)[:, self.prefix :], h, w)
+                maps[index] = tokens_to_map((self.vit.norm(x) if final_norm else x)[:, self.prefix :], h, w)
         tokens = self.vit.norm(x) if final_norm else x
         class_token = tokens[:, 0] if self.architecture.has_class_token else None
         embedding = pool_tokens(self.architecture.embedding, x, tokens, self.prefix, self.vit.norm)
