@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder, Features
 
 
 class PlotGroup(NamedTuple):
@@ -77,6 +77,14 @@ class Branch(nn.Module):
     """Student or teacher: an encoder followed by heads."""
 
     encoder: Encoder
+    encoder_frozen = False
+    """True while only the heads are trained: the encoder runs without gradients."""
+
+    def encode(self, images: Tensor, final_norm: bool) -> Features:
+        """Encode normalized images (N, 3, H, W), without gradients while the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            features: Features = self.encoder(images, final_norm=final_norm)
+        return features
 
     def initialize_from(self, student: "Branch") -> None:
         """Copy the student's weights of the same names and disable gradients: the initial state of a teacher."""
@@ -101,7 +109,8 @@ class Method(nn.Module):
     def forward(self, views: Views) -> Any:
         """Run student and teacher, in the precision of the run (the loss is computed in float32).
 
-        Every trained parameter must be used, because distributed training waits for its gradient.
+        Every trained parameter must be used, because distributed training waits for its gradient. The encoders are run
+        by `Branch.encode`, which computes no gradients while they are frozen.
 
         Returns:
             The argument `outputs` of `loss`: a NamedTuple whose field `tokens` (B, G, D, h, w) holds the student
@@ -147,8 +156,8 @@ class Method(nn.Module):
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
         """Change the summed gradients of step `step` (counted from 0) before they are clipped.
 
-        The gradients of an encoder that is still frozen are discarded. They are computed all the same, because
-        distributed training waits for them.
+        A frozen encoder has none; the zeros that distributed training needs are discarded, so that the optimizer leaves
+        its weights and moments alone.
         """
         if step < schedule.frozen:
             for parameter in self.student.encoder.parameters():

@@ -59,7 +59,7 @@ class PooledBranch(Branch):
         """Encode views (B, V, 3, S, S) uint8 to embeddings (V, B, D) and feature maps (B, V, D, h, w)."""
         batch_and_views = images.shape[:2]
         inputs = normalize(images, self.encoder.preprocessing).flatten(0, 1)
-        features = self.encoder(inputs, final_norm=self.final_norm)
+        features = self.encode(inputs, self.final_norm)
         embeddings = features.embedding.unflatten(0, batch_and_views).transpose(0, 1)  # (B * V, D) to (V, B, D)
         return embeddings, features.feature_map.unflatten(0, batch_and_views)
 

@@ -81,7 +81,7 @@ class Student(Branch):
         Returns:
             Predicted maps (N, C, h, w), rotation logits (N, 4) and the encoder's detached feature maps (N, D, h, w).
         """
-        features = self.encoder(images, final_norm=final_norm)
+        features = self.encode(images, final_norm)
         maps = self.predictor(self.projector(features.feature_map))
         return maps, self.rotation_predictor(features.embedding), features.feature_map.detach()
 
@@ -97,7 +97,7 @@ class Teacher(Branch):
 
     def forward(self, images: Tensor, final_norm: bool) -> Tensor:
         """Encode normalized images (N, 3, H, W) to target maps (N, C, h, w)."""
-        return self.projector(self.encoder(images, final_norm=final_norm).feature_map)  # type: ignore[no-any-return]
+        return self.projector(self.encode(images, final_norm).feature_map)  # type: ignore[no-any-return]
 
 
 class GTSAOutputs(NamedTuple):

@@ -106,6 +106,7 @@ def fit(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) 
 def forward_backward(state: TrainState, schedule_values: dict[str, float]) -> StepOutput:
     """Accumulate gradients over the micro-steps of one step: views, student and teacher, loss, backward pass."""
     accumulate = state.config.train.accumulate
+    state.model.student.encoder_frozen = state.step < state.schedule.frozen
     means = torch.zeros((), device=state.fabric.device)
     for micro in range(accumulate):
         views = next_views(state)
@@ -113,9 +114,20 @@ def forward_backward(state: TrainState, schedule_values: dict[str, float]) -> St
         with state.fabric.no_backward_sync(state.wrapped, enabled=micro < accumulate - 1):
             outputs = state.wrapped(views)
             total, terms = state.model.loss(outputs, views, schedule_values)
-            state.fabric.backward(total / accumulate)
+            state.fabric.backward(total / accumulate + zero_for_frozen(state))
         means = means + torch.stack([total, *terms.values()]).detach() / accumulate
     return StepOutput(("loss", *terms), means, outputs, views)
+
+
+def zero_for_frozen(state: TrainState) -> Tensor | float:
+    """Return 0, for several processes with a gradient of 0 for each parameter of a frozen encoder.
+
+    Distributed training waits for a gradient of every parameter.
+    """
+    if state.fabric.world_size == 1 or not state.model.student.encoder_frozen:
+        return 0.0
+    trained = [parameter for parameter in state.model.student.encoder.parameters() if parameter.requires_grad]
+    return 0 * torch.stack([parameter.sum() for parameter in trained]).sum()
 
 
 def update_weights(state: TrainState, schedule_values: dict[str, float]) -> None:

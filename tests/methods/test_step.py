@@ -60,6 +60,27 @@ def gradients(method: Method) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["gtsa", "dino", "mocov3"])
+def test_a_frozen_encoder_has_no_gradients_and_the_heads_have_the_same(
+    method: str, checkpointing: bool, images: Path
+) -> None:
+    config = settings(method=method)
+    views = views_of(images, config)
+    whole, frozen = build_method(config), build_method(config)
+    frozen.student.encoder.activation_checkpointing = checkpointing
+    frozen.student.encoder_frozen = True
+    assert torch.equal(backward(whole, views), backward(frozen, views))
+    expected, heads = gradients(whole), gradients(frozen)
+    assert heads
+    assert heads.keys() == {name for name in expected if ".encoder." not in name}
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in heads.items())
+    frozen.student.encoder_frozen = False
+    frozen.student.encoder.activation_checkpointing = False
+    backward(frozen, views)  # batch norms and centers are those after one step more, so values are not compared
+    assert gradients(frozen).keys() == expected.keys()
+
+
 # --- host synchronization ---------------------------------------------------------------------------------------------
 
 

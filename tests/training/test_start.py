@@ -338,7 +338,7 @@ def test_random_weights_are_not_frozen(images: Path, tmp_path: Path) -> None:
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed", [1, 3])
+@pytest.mark.parametrize("killed", [1, 2, 3])  # within the two frozen steps, at their end, and after
 def test_a_killed_run_needs_its_source_no_more_and_ends_bit_for_bit_the_same(
     killed: int, timm_file: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import safetensors.torch
 import timm
 import torch
 from helpers.commands import GTSA, one_thread, sets
+from helpers.weights import save_random
 
 from gtsa_kit.config import load_config
 from gtsa_kit.export import load
@@ -263,24 +264,34 @@ def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train with one process what the tests train with two."""
     from helpers.commands import TINY
 
-    out = tmp_path_factory.mktemp("alone") / "run"
-    run_here(images, out, {**TINY, **FOR_TWO, "train.batch_size": 4})
-    return out
+    out = tmp_path_factory.mktemp("alone")
+    (out / "start").mkdir()
+    save_random(out / "start", "vit_test")
+    run_here(images, out / "run", {**TINY, **FOR_TWO, "init.weights": str(out / "start"), "train.batch_size": 4})
+    return out / "run"
 
 
 # In float32 on every machine: sums in another order differ by float32 rounding, which bf16 would enlarge.
-FOR_TWO = {"train.precision": "fp32", "train.steps": 4, "train.accumulate": 2, "model.drop_path": 0.3}
+# The encoder is frozen in the first two of the four steps: 20 images are 2.5 steps of 8.
+FOR_TWO = {
+    "model.arch": "init",
+    "model.drop_path": 0.3,
+    "train.accumulate": 2,
+    "train.freeze_encoder_epochs": 0.8,
+    "train.precision": "fp32",
+    "train.steps": 4,
+}
 
 
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
 def test_two_processes_equal_one_with_twice_the_batch(
     launcher: str, images: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
-    """Covers drop path and gradients that are exchanged once per two micro-steps."""
+    """Covers drop path, gradients that are exchanged once per two micro-steps, and the end of a frozen phase."""
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
     two = torchrun if launcher == "torchrun" else GTSA
     options = [
-        *sets({**tiny, **FOR_TWO}),
+        *sets({**tiny, **FOR_TWO, "init.weights": alone.parent / "start"}),
         "--batch-size",
         "2",
         *(["--devices", "2"] if launcher == "--devices" else []),
@@ -293,6 +304,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     weights = [safetensors.torch.load_file(run / "encoder.safetensors") for run in (alone, tmp_path / "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=2e-5, rtol=0)
+    start = safetensors.torch.load_file(alone / "initial.safetensors")
+    assert not torch.equal(weights[0]["blocks.0.attn.qkv.weight"], start["blocks.0.attn.qkv.weight"])
 
 
 def test_micro_steps_equal_the_whole_batch(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
