@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gtsa_kit.export.folder_report import FolderReport
+    from gtsa_kit.export.manifest import Manifest
     from gtsa_kit.export.open_options import ImportOptions
     from gtsa_kit.export.parity_report import ParityReport
+    from gtsa_kit.export.source import Source
     from gtsa_kit.models.encoder import Encoder
 
 __all__ = ["ParityError", "export", "load_encoder", "verify"]
@@ -107,7 +110,9 @@ def verify(
     """Compare an exported file with the float32 encoder again, on this machine, as `gtsa verify` does.
 
     Args:
-        artifact: .onnx, .ts, .pt2 or .xml; .engine where a GPU is present.
+        artifact: .onnx, .ts, .pt2 or .xml; .engine where a GPU is present; or a folder that gtsa-kit exported, a
+            checkpoint for another framework or a model of a Triton repository, whose files are also compared with the
+            digests in its gtsa.json.
         against: Run folder or weights that it was exported from; by default the weights beside the file or in the
             folder above it, else those inside an ONNX file.
         images: Folder of images; by default those of the run, else a sample image.
@@ -118,19 +123,16 @@ def verify(
         Report with `passed`, and the difference of every output at every input shape.
 
     Raises:
-        ValueError: The file can't be opened, or the weights that it was exported from are not found.
+        ValueError: The file can't be opened, the weights that it was exported from are not found, or a file of the
+            folder was changed.
     """
-    from gtsa_kit.export.parity import check_parity
-    from gtsa_kit.export.parity_images import load_parity_images
-    from gtsa_kit.export.reference import missing_reference, open_reference
-    from gtsa_kit.export.runtime.load import load
+    from gtsa_kit.export.folder_check import find_exported_folder, is_exported_folder
 
     path = Path(artifact)
-    runner = load(path, device)
-    source = open_reference(path, runner.manifest, Path(against) if against else None, import_options)
-    if source is None:
-        raise ValueError(missing_reference(path, runner.manifest).replace("--against", "`against`"))
-    return check_parity(source.encoder, runner, load_parity_images(Path(images) if images else source.images))
+    given = (Path(against) if against else None, Path(images) if images else None, device, import_options)
+    if is_exported_folder(path):
+        return _verify_folder(find_exported_folder(path), *given)
+    return _verify_file(path, *given)
 
 
 def load_encoder(
@@ -156,3 +158,49 @@ def load_encoder(
     check_layers(layers, encoder.architecture)
     encoder.layers = layers
     return encoder
+
+
+def _verify_file(
+    file: Path, against: Path | None, images: Path | None, device: str, import_options: "ImportOptions | None"
+) -> "ParityReport":
+    """Compare an exported file with the encoder."""
+    from gtsa_kit.export.parity import check_parity
+    from gtsa_kit.export.parity_images import load_parity_images
+    from gtsa_kit.export.runtime.load import load
+
+    runner = load(file, device)
+    source = _open_reference(file, runner.manifest, against, import_options)
+    return check_parity(source.encoder, runner, load_parity_images(images or source.images))
+
+
+def _verify_folder(
+    folder: Path, against: Path | None, images: Path | None, device: str, import_options: "ImportOptions | None"
+) -> "ParityReport":
+    """Compare the files of an exported folder with their digests, and what they compute with the encoder."""
+    from gtsa_kit.export.folder_check import served_file
+    from gtsa_kit.export.folder_report import read_folder_report
+    from gtsa_kit.export.formats.frameworks import check_folder_parity
+    from gtsa_kit.export.parity_images import load_parity_images
+    from gtsa_kit.models.run_folder import EXPORT_FILE
+
+    report = read_folder_report(folder)
+    if problem := report.problem(folder):
+        raise ValueError(f"{folder}: {problem}; export it again")
+    if file := served_file(report, folder):
+        return _verify_file(file, against, images, device, import_options)
+    source = _open_reference(folder / EXPORT_FILE, report, against, import_options)
+    return check_folder_parity(source.encoder, report.format, folder, load_parity_images(images or source.images))
+
+
+def _open_reference(
+    artifact: Path,
+    manifest: "Manifest | FolderReport",
+    against: Path | None,
+    import_options: "ImportOptions | None",
+) -> "Source":
+    from gtsa_kit.export.reference import missing_reference, open_reference
+
+    source = open_reference(artifact, manifest, against, import_options)
+    if source is None:
+        raise ValueError(missing_reference(artifact, manifest).replace("--against", "`against`"))
+    return source

@@ -6,9 +6,14 @@ from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.manifest import manifest_path
 from gtsa_kit.export.self_check import Check
 from gtsa_kit.export.triton.repository import FILES
-from gtsa_kit.models.run_folder import EXPORT_FILE
+from gtsa_kit.models.run_folder import EXPORT_FILE, is_run
 
 NO_SERVER = "not run in a Triton server; docs/consumers/triton_client.py compares the answers of one with the file"
+
+
+def is_exported_folder(path: Path) -> bool:
+    """Return whether gtsa export wrote a folder, or models of Triton inside it; False for files, and run folders."""
+    return path.is_dir() and not is_run(path) and (any(path.glob(EXPORT_FILE)) or any(path.glob(f"*/{EXPORT_FILE}")))
 
 
 def find_exported_folder(path: Path) -> Path:

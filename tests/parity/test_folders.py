@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import gtsa_kit
 from gtsa_kit.cli.export import export
 from gtsa_kit.export.folder_report import read_folder_report, write_folder_report
 
@@ -102,3 +103,23 @@ def test_other_weights_in_a_checkpoint_fail_the_gate(frameworks: Path, verify: V
     assert (code, result["passed"]) == (1, False)
     assert result["checks"][0]["passed"]
     assert "differs from the encoder" in err
+
+
+def test_folders_are_verified_from_python(repository: Path, frameworks: Path, few: Path) -> None:
+    assert gtsa_kit.verify(repository / "bytes", images=few).passed
+    report = gtsa_kit.verify(frameworks / "timm", images=few)
+    assert report.passed
+    assert report.runtime != gtsa_kit.verify(repository / "floats", images=few).runtime
+    with pytest.raises(ValueError, match="several models"):
+        gtsa_kit.verify(repository)
+
+
+def test_a_changed_folder_is_refused_from_python(frameworks: Path, few: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "timm"
+    shutil.copytree(frameworks / "timm", folder)
+    file = next(folder.glob("*.safetensors"))
+    weights = load_file(file)
+    weights["blocks.1.mlp.fc2.weight"] *= 1.01
+    save_file(weights, file)
+    with pytest.raises(ValueError, match="was changed after its export"):
+        gtsa_kit.verify(folder, frameworks, images=few)
