@@ -26,7 +26,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.cli.support.training_display import training_display
 from gtsa_kit.config import PATCH, RunConfig, load_config
-from gtsa_kit.data.label_map import read_mask_options
+from gtsa_kit.data.label_file import read_mask_options
 from gtsa_kit.data.labeled import ClassificationDataset, read_classification_dataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset, read_segmentation_dataset
 from gtsa_kit.evaluation.dense_tokens import InputOptions

@@ -8,7 +8,7 @@ from typing import Any
 
 from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.data.image_files import find_images
-from gtsa_kit.data.label_map import read_mask_options
+from gtsa_kit.data.label_file import read_mask_options
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, correspondence

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -96,7 +96,7 @@ def check_file_size(size: int, path: Path) -> None:
         raise ImageError(path, f"{size / 2**30:.1f} GiB, above the limit of {MAX_FILE_BYTES // 2**30} GiB a file")
 
 
-def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
     """Decode a segmentation mask without changing its values.
 
     Args:
@@ -105,7 +105,8 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
         max_pixels: Limit of the size in pixels.
 
     Returns:
-        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors, upright; transparency is ignored.
+        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors, upright, transparency ignored; and the
+        EXIF orientation of the file, 1 to 8.
 
     Raises:
         ImageError: As for `open_image`, or the samples are floating-point.
@@ -120,13 +121,17 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
                 raise ImageError(
                     path, f"a mask of lossy {image.format}, whose values are not those that were saved, use PNG"
                 )
+            before_loading = exif_orientation(image) if image.format == "TIFF" else None
+            gray_step = _gray_step(image)
             image.load()
             if image.mode == "F":
                 raise ImageError(path, "floating-point samples, where a mask has whole numbers")
-            upright = apply_orientation(image, exif_orientation(image))  # loading has rotated a TIFF already
+            orientation = exif_orientation(image)
+            upright = apply_orientation(image, orientation)  # loading has rotated a TIFF already
             if colors or not (upright.mode in ("1", "L", "LA", "P") or upright.mode.startswith("I")):
-                return np.asarray(upright.convert("RGB"))
-            return np.asarray(upright.convert("L") if upright.mode == "LA" else upright).astype(np.int32)
+                return np.asarray(upright.convert("RGB")), before_loading or orientation
+            values = np.asarray(upright.convert("L") if upright.mode == "LA" else upright).astype(np.int32)
+            return values // gray_step, before_loading or orientation
 
 
 def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -201,6 +206,17 @@ def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:
         raise ImageError(
             path, f"{image.width} x {image.height} is {megapixels:.0f} megapixels, above the limit of {limit:.0f}"
         )
+
+
+def _gray_step(image: Image.Image) -> int:
+    """Return the factor by which Pillow scales gray samples of 2 or 4 bits to 0..255 when it loads them; 1 for others.
+
+    Programs that make PNGs small store an index mask of few classes with so few bits.
+    """
+    tiles: Any = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    raw_mode = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    return 85 if raw_mode.startswith("L;2") else 17 if raw_mode.startswith("L;4") else 1
 
 
 def _is_lossy(image: Image.Image, file: IO[bytes]) -> bool:

@@ -1,15 +1,15 @@
 """Label maps: the values of mask pixels (indices or colors) to class numbers."""
 
-import csv
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from gtsa_kit.data.image_io import open_mask
+from gtsa_kit.data.label_colors import Color, fill_colors, int_to_color
 
 VOID = 255
 """Class number of void pixels, which belong to no class and are ignored; so there are at most 255 classes."""
@@ -25,6 +25,8 @@ class MaskOptions:
     """True if the values in `names` are colors (0xRRGGBB); otherwise they are indices."""
     ignore: tuple[str, ...] = ()
     """Void values or class names, such as `11`, `#000000` or `sky`. Index 255 is void too, unless `names` has it."""
+    colors: Mapping[int, Color] = field(default_factory=dict)
+    """Color in pictures of pixel values in `names`; other labels get one by `label_colors.fill_colors`."""
     suffix: str = ""
     """End of the masks' names before the suffix of the format, such as `_mask`, that the images' names lack."""
 
@@ -41,10 +43,22 @@ class LabelMap:
     """Class number of each of `values`, uint8."""
     in_color: bool
     """True if `values` are colors."""
+    void: frozenset[int]
+    """Pixel values that are declared void: by `ignore`, and 255 if it is an index without a name."""
+    colors: tuple[Color, ...]
+    """Color of each class in pictures: the color in the masks, the one that the user gave, or one of a palette."""
 
-    def read(self, mask: Path) -> np.ndarray:
-        """Return the (H, W) uint8 class numbers of a mask file; raise `ImageError` if it cannot be read."""
-        return self.apply(read_mask_values(mask, self.in_color)[0])
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Value of each class in index masks: its first index, or its number where the masks hold colors."""
+        if self.in_color:
+            return tuple(range(len(self.classes)))
+        return tuple(int(self.values[self.class_numbers == number][0]) for number in range(len(self.classes)))
+
+    def unknown(self, values: np.ndarray) -> np.ndarray:
+        """Return which of these pixel values belong to no class and are not declared void, as a bool array."""
+        known = np.isin(values, self.values) | np.isin(values, [*self.void])
+        return ~known
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return the uint8 class numbers of pixel values of any shape, `VOID` for those of no class."""
@@ -52,24 +66,32 @@ class LabelMap:
         return np.where(self.values[index] == values, self.class_numbers[index], np.uint8(VOID))
 
 
-def read_mask_values(mask: Path, as_color: bool) -> tuple[np.ndarray, bool]:
+class MaskValues(NamedTuple):
+    """Pixel values of a mask file."""
+
+    values: np.ndarray
+    """Values (H, W), int32."""
+    in_color: bool
+    """True if the values are colors (0xRRGGBB)."""
+    orientation: int
+    """EXIF orientation of the file, 1 to 8, which has been applied."""
+
+
+def read_mask_values(mask: Path, as_color: bool) -> MaskValues:
     """Read the pixel values of a mask file.
 
     Args:
         mask: File.
         as_color: Whether to return the colors of a palette image; otherwise its indices.
 
-    Returns:
-        (H, W) int32 values, and whether they are colors (0xRRGGBB).
-
     Raises:
         ImageError: The file cannot be read.
     """
-    samples = open_mask(mask, as_color)
+    samples, orientation = open_mask(mask, as_color)
     if samples.ndim == 2:
-        return samples, False
+        return MaskValues(samples, False, orientation)
     red, green, blue = np.moveaxis(samples.astype(np.int32), -1, 0)
-    return (red << 16) | (green << 8) | blue, True
+    return MaskValues((red << 16) | (green << 8) | blue, True, orientation)
 
 
 def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: MaskOptions) -> LabelMap:
@@ -85,77 +107,52 @@ def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: Mas
     example = {in_color: mask for mask, _, in_color in masks}
     if len(example) > 1:
         raise ValueError(
-            f"{example[True]} is in color and {example[False]} holds indices; list the colors of both in --colors FILE"
+            f"{example[True]} is in color and {example[False]} holds indices; list the colors of both in --labels FILE"
         )
     in_color = masks[0][2]
+    if options.names and in_color != options.in_color:
+        raise ValueError(
+            f"--labels names indices and {masks[0][0]} is in color; "
+            'write {road: "#804080"}, or save the masks as indices'
+        )
     present = sorted({int(value) for _, values, _ in masks for value in values})
     names = dict(options.names) or {value: _default_name(value, in_color) for value in present}
     if options.names and not set(names) & set(present):
         first = ", ".join(_default_name(value, in_color) for value in present[:5])
-        raise ValueError(f"none of the values in --colors is in the masks, which hold {first}, ...")
+        kinds = "; for masks of indices write {0: road}" if in_color else ""
+        raise ValueError(f"none of the values in --labels is in the masks, which hold {first}, ...{kinds}")
     void = _void_values(options.ignore, names, in_color, VOID in options.names)
     kept = {value: name for value, name in names.items() if value not in void}
     classes = tuple(dict.fromkeys(kept.values()))
     _check_class_count(len(classes), f"{len(present)} {'colors' if in_color else 'values'}")
     values = np.array(sorted(kept), np.int32)
     numbers = np.array([classes.index(kept[int(value)]) for value in values], np.uint8)
-    return LabelMap(classes, values, numbers, in_color)
+    return LabelMap(classes, values, numbers, in_color, frozenset(void), _colors(kept, classes, options, in_color))
 
 
-def read_mask_options(colors: Path | None, ignore: Iterable[str]) -> MaskOptions:
-    """Read mask options from a file of class names and from the values of `--ignore`.
-
-    Args:
-        colors: JSON `{"#804080": "road"}` or `{"3": "road"}`, or a CSV with columns name, r, g, b; or None.
-        ignore: Void values or class names; see `MaskOptions.ignore`.
-
-    Raises:
-        ValueError: The file cannot be read or is malformed.
-    """
-    if colors is None:
-        return MaskOptions(ignore=tuple(ignore))
-    try:
-        text = colors.read_text(encoding="utf-8-sig")
-        pairs = _from_json(text) if colors.suffix.lower() == ".json" else _from_csv(text)
-        names = {_parse_value(value): name for value, name in pairs}
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise ValueError(f'{colors}: {error}; expected JSON {{"#804080": "road"}} or a CSV name,r,g,b') from error
-    kinds = {value.startswith("#") for value, _ in pairs}
-    if len(kinds) != 1:
-        raise ValueError(f"{colors} holds {'indices and colors' if kinds else 'nothing'}; give one kind")
-    return MaskOptions(names, kinds.pop(), tuple(ignore))
+def _colors(
+    kept: Mapping[int, str], classes: tuple[str, ...], options: MaskOptions, in_color: bool
+) -> tuple[Color, ...]:
+    """Return the color of each class in pictures, that of its first value that has one."""
+    given: dict[str, Color] = {}
+    for value, name in kept.items():
+        color = options.colors.get(value, int_to_color(value) if in_color else None)
+        if color is not None:
+            given.setdefault(name, color)
+    return fill_colors([given.get(name) for name in classes])
 
 
 def _check_class_count(count: int, values: str) -> None:
     if count > VOID:
         raise ValueError(
             f"the masks hold {values}, more than {VOID} classes; are they images, JPEG or "
-            "numbers of instances? name the classes by --colors FILE"
+            "numbers of instances? name the classes by --labels FILE"
         )
     if count < 2:
         raise ValueError(
             f"the masks hold {count} class{'es' * (not count)} besides void, and two are needed; index 255 is "
-            "void unless --colors names it"
+            "void unless --labels names it"
         )
-
-
-def _from_json(text: str) -> list[tuple[str, str]]:
-    content = json.loads(text)
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
-        raise ValueError("not an object that maps indices or colors to names")
-    return list(content.items())
-
-
-def _from_csv(text: str) -> list[tuple[str, str]]:
-    rows = csv.DictReader(text.splitlines(), strict=True, skipinitialspace=True)
-    pairs = []
-    for row in rows:
-        try:
-            levels = [int(row[channel]) for channel in "rgb"]
-            pairs.append(("#" + bytes(levels).hex(), row["name"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"line {rows.line_num} is not name,r,g,b of 0 to 255") from error
-    return pairs
 
 
 def _parse_value(text: str) -> int:

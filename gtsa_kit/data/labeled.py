@@ -1,13 +1,13 @@
 """Classification datasets: images with a class each, from class folders or a CSV, and their train/validation split."""
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gtsa_kit.data.csv_table import csv_lines
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
@@ -156,7 +156,7 @@ def _folder_splits(parts: Sequence[tuple[str, ...]], where: str) -> SplitNames |
 def _from_csv(source: Path) -> tuple[list[_Row], list[SkippedImage]]:
     rows: dict[str, _Row] = {}
     lines: dict[str, int] = {}
-    table = list(_csv_lines(source))
+    table = list(csv_lines(source, ("path", "label")))
     splits = find_splits(
         {fields["split"] for _, fields in table if fields.get("split")}, f"the column split of {source}"
     )
@@ -175,26 +175,6 @@ def _from_csv(source: Path) -> tuple[list[_Row], list[SkippedImage]]:
         if splits and row.split is None:
             skipped.append(SkippedImage(row.name, f"in neither {splits.train} nor {splits.val}"))
     return [row for row in rows.values() if not splits or row.split], skipped
-
-
-def _csv_lines(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line number and the stripped fields by column of each row of a CSV."""
-    try:
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            heading = [column.strip() for column in next(reader, [])]
-            if not {"path", "label"} <= set(heading):
-                columns = ", ".join(heading) or "nothing"
-                raise ValueError(
-                    f"{source}, line 1: the columns path and label are needed (separated by commas), got {columns}"
-                )
-            for fields in reader:
-                if len(fields) not in (0, len(heading)):
-                    raise ValueError(f"{source}, line {reader.line_num}: {len(fields)} fields, not {len(heading)}")
-                if fields:
-                    yield reader.line_num, dict(zip(heading, (field.strip() for field in fields), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source} is not a readable CSV in UTF-8: {error}") from error
 
 
 def _rows_without_training_class(rows: Sequence[_Row], has_split: bool) -> list[SkippedImage]:

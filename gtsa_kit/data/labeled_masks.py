@@ -1,19 +1,25 @@
 """Segmentation datasets: images with a mask each, from folders."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
-from gtsa_kit.data.image_files import FileList, bounded_map, find_images
-from gtsa_kit.data.image_io import ImageError, open_image
-from gtsa_kit.data.label_map import LabelMap, MaskOptions, build_label_map, read_mask_values
+from gtsa_kit.data.image_files import bounded_map
+from gtsa_kit.data.image_io import ImageError, decode_image, read_file
+from gtsa_kit.data.label_map import VOID, LabelMap, MaskOptions, build_label_map, read_mask_values
+from gtsa_kit.data.mask_pairs import MASK_HINT, Candidate, find_pairs
+from gtsa_kit.data.rgb import apply_orientation
 from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
-from gtsa_kit.data.splits import SPLITS, find_splits
+from gtsa_kit.data.split_rule import Split, SplitRule, choose_validation
+from gtsa_kit.data.splits import SPLITS
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.progress import ProgressCallback, no_progress
+from gtsa_kit.progress import Note, ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,12 @@ class ImageMaskPair:
     """Height in pixels."""
     split: str | None
     """`train`, `val`, or None where the dataset has no split."""
+    values: np.ndarray = field(compare=False, repr=False)
+    """Pixel values of the mask, (V,) int32, ascending."""
+    value_counts: np.ndarray = field(compare=False, repr=False)
+    """Number of pixels of each of `values`, (V,) int64."""
+    mask_orientation: int = 1
+    """EXIF orientation of the image if the mask has none of its own and was drawn on the stored pixels; else 1."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +63,32 @@ class SegmentationDataset:
         return self.pairs[0].split is not None
 
     def labels(self, pair: ImageMaskPair) -> np.ndarray:
-        """Read the (H, W) uint8 class numbers of a mask; pixels of no class are `VOID`."""
-        return self.label_map.read(pair.mask)
+        """Read the (H, W) uint8 class numbers of a mask, upright; pixels of no class are `VOID`.
+
+        Raises:
+            ImageError: The mask cannot be read.
+        """
+        labels = self.label_map.apply(read_mask_values(pair.mask, self.label_map.in_color).values)
+        if pair.mask_orientation == 1:
+            return labels
+        return np.asarray(apply_orientation(Image.fromarray(labels), pair.mask_orientation))
 
     def validation(self, fraction: float, seed: int) -> np.ndarray:
         """Return the (N,) bool mask of the validation images: the dataset's split, or a random `fraction` of them."""
+        return self.split(SplitRule(fraction, "random", seed=seed)).validation
+
+    def split(self, rule: SplitRule) -> Split:
+        """Return which images are for validation: the dataset's own split, or, where it has none, by a rule."""
         if self.has_split:
-            return np.array([pair.split == "val" for pair in self.pairs])
-        count = min(len(self.pairs) - 1, max(1, round(fraction * len(self.pairs))))
-        selected = np.zeros(len(self.pairs), bool)
-        selected[np.random.default_rng(seed).permutation(len(self.pairs))[:count]] = True
-        return selected
+            return Split(np.array([pair.split == "val" for pair in self.pairs]), "as the dataset has it")
+        return choose_validation([pair.name for pair in self.pairs], rule)
 
-
-NO_MASK = "no mask of this name"
-MASK_HINT = (
-    "a mask has the name of its image; suffixes may differ; for names like a_mask.png give --mask-suffix _mask, and to "
-    "use the rest alone --max-missing 0.9"
-)
-
-Candidate = tuple[str | None, Path, Path, str]
-"""Split, image, mask and name of a pair whose files have not been read."""
+    def counts(self) -> np.ndarray:
+        """Return the number of pixels of each class in each mask, (N, K + 1) int64; the last column is void."""
+        counts = np.zeros((len(self.pairs), VOID + 1), np.int64)
+        for row, pair in zip(counts, self.pairs, strict=True):
+            np.add.at(row, self.label_map.apply(pair.values), pair.value_counts)
+        return np.concatenate([counts[:, : len(self.classes)], counts[:, VOID:]], axis=1)
 
 
 def read_segmentation_dataset(
@@ -84,12 +101,13 @@ def read_segmentation_dataset(
     """Find images and masks, decode all of them once, and build the label map.
 
     An image and its mask have the same name; suffixes may differ. Files that are unreadable or have no partner, and
-    pairs of different sizes, are skipped.
+    pairs of different sizes, are skipped. The EXIF orientation of each file is applied to it. A mask without one beside
+    an image with one is upright if it has the size of the upright image, and gets the image's orientation if it has
+    the size of the stored one.
 
     Args:
-        images: Folder of images, possibly with `train/` and `val/`; or, without `masks`, a folder with `images/` and
-            `masks/`, possibly in `train/` and `val/` each.
-        masks: Folder of masks with the same structure.
+        images: Folder or CSV of `mask_pairs.find_pairs`.
+        masks: Folder of masks, for a folder of images alone.
         options: Meaning of the pixel values; None makes each value a class.
         on_progress: Progress callback.
         max_missing: Largest share of files that may have no partner or be unusable.
@@ -99,108 +117,93 @@ def read_segmentation_dataset(
             hold no classes.
     """
     options = options or MaskOptions()
-    candidates: list[Candidate] = []
-    skipped: list[SkippedImage] = []
-    for split, split_images, split_masks in _split_folders(images, masks):
-        matches, unmatched = _match(find_images(split_images), find_images(split_masks), split, options.suffix)
-        candidates += matches
-        skipped += unmatched
+    candidates, skipped = find_pairs(images, masks, options.suffix)
     if not candidates:
-        raise ValueError(f"no image in {images} has a mask of its name; {MASK_HINT}")
+        first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+        raise ValueError(f"no image in {images} has a mask of its name{first}; {MASK_HINT}")
     total = len(candidates) + len(skipped)
     check_missing(skipped, total, "images and masks", MASK_HINT, max_missing)
-    pairs, mask_values = [], []
+    inspected = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        inspected = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
-        for done, result in enumerate(inspected, start=1):
+        results = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
+        for done, result in enumerate(results, start=1):
             on_progress("reading masks", done, len(candidates))
             if isinstance(result, SkippedImage):
                 skipped.append(result)
             else:
-                pair, values, in_color = result
-                pairs.append(pair)
-                mask_values.append((pair.mask, values, in_color))
+                inspected.append(result)
     unusable = skipped[total - len(candidates) :]
-    if not pairs:
+    if not inspected:
         raise ValueError(f"none of {len(candidates)} pairs can be used, first {unusable[0].path}: {unusable[0].reason}")
     check_missing(skipped, total, "images and masks", "repair or remove them", max_missing)
+    pairs = _orient_masks(inspected)
     _check_splits(pairs)
+    mask_values = [(item.pair.mask, item.pair.values, item.in_color) for item in inspected]
     return SegmentationDataset(pairs, build_label_map(mask_values, options), tuple(skipped))
 
 
-def _split_folders(images: Path, masks: Path | None) -> list[tuple[str | None, Path, Path]]:
-    """Return the split (or None), image folder and mask folder of each part of the dataset."""
-    if masks is None:
-        if not ((images / "images").is_dir() and (images / "masks").is_dir()):
-            parts = _split_parts(images, images)
-            if not parts or not all((part / kind).is_dir() for _, part, _ in parts for kind in ("images", "masks")):
-                raise ValueError(
-                    f"{images} holds neither train/ and val/ with images/ and masks/ each, nor images/ and masks/; "
-                    "name the masks with --masks DIR"
-                )
-            return [(split, part / "images", part / "masks") for split, part, _ in parts]
-        images, masks = images / "images", images / "masks"
-    return list(_split_parts(images, masks)) or [(None, images, masks)]
+_Fit = Literal["either", "upright", "stored"]
 
 
-def _split_parts(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
-    """Return the split and both its folders, of training and validation; nothing if the images have no splits."""
-    sides = []
-    for root in (images, masks):
-        folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-        splits = find_splits(folders, str(root))
-        sides.append((root / splits.train, root / splits.val) if splits else None)
-    if sides[0] is None and sides[1] is None:
-        return []
-    if sides[0] is None or sides[1] is None:
-        missing = masks if sides[1] is None else images
-        raise ValueError(f"{missing} has no folders of splits, such as train and val, as its counterpart has; add them")
-    return list(zip(SPLITS, sides[0], sides[1], strict=True))
+@dataclass(frozen=True)
+class _Inspected:
+    """A decoded pair: its values, and what is known of the orientation of its mask."""
+
+    pair: ImageMaskPair
+    in_color: bool
+    fits: _Fit | None
+    """Orientation of the pixels of a mask without a tag of its own beside an image with one, by its size."""
+    orientation: int
+    """EXIF orientation of the image."""
 
 
-def _match(
-    images: FileList, masks: FileList, split: str | None, mask_suffix: str
-) -> tuple[list[Candidate], list[SkippedImage]]:
-    """Match images and masks by relative path without suffix; return the matches and the files without a partner."""
-    prefix = f"{split}/" if split else ""
-    skipped = [
-        SkippedImage(f"{prefix}{entry.name}", entry.reason) for files in (images, masks) for entry in files.unreadable
-    ]
-    by_name: dict[str, Path] = {}
-    for mask in masks.paths:
-        key = mask.relative_to(masks.root).with_suffix("").as_posix()
-        if not key.endswith(mask_suffix):
-            skipped.append(
-                SkippedImage(f"{prefix}{masks.name(mask)}", f"a mask whose name does not end in {mask_suffix}")
-            )
-        elif by_name.setdefault(key.removesuffix(mask_suffix), mask) != mask:
-            skipped.append(SkippedImage(f"{prefix}{masks.name(mask)}", "a second mask of this name"))
-    matches: list[Candidate] = []
-    used = set()
-    for image in images.paths:
-        key = image.relative_to(images.root).with_suffix("").as_posix()
-        if key in by_name:
-            matches.append((split, image, by_name[key], f"{prefix}{images.name(image)}"))
-            used.add(key)
-        else:
-            skipped.append(SkippedImage(f"{prefix}{images.name(image)}", NO_MASK))
-    unused = (mask for key, mask in by_name.items() if key not in used)
-    skipped += [SkippedImage(f"{prefix}{masks.name(mask)}", "a mask without image") for mask in unused]
-    return matches, skipped
-
-
-def _inspect(candidate: Candidate, as_color: bool) -> tuple[ImageMaskPair, np.ndarray, bool] | SkippedImage:
-    """Decode a pair; return it with the unique values of its mask and whether these are colors."""
+def _inspect(candidate: Candidate, as_color: bool) -> _Inspected | SkippedImage:
+    """Decode a pair; a mask has the size of the upright image, or that of the stored one if it lacks a tag."""
     split, image, mask, name = candidate
     try:
-        width, height = open_image(image).size
-        values, in_color = read_mask_values(mask, as_color)
+        decoded = decode_image(read_file(image), image)
+        values, in_color, mask_orientation = read_mask_values(mask, as_color)
     except ImageError as error:
         return SkippedImage(name, error.reason if error.path == image else f"its mask: {error.reason}")
-    if values.shape != (height, width):
-        sizes = f"{values.shape[1]} x {values.shape[0]}, the image {width} x {height}"
-        return SkippedImage(name, f"its mask is {sizes}")
-    return ImageMaskPair(name, image, mask, width, height, split), np.unique(values), in_color
+    width, height = decoded.image.size
+    sizes: dict[_Fit, tuple[int, int]] = {
+        "upright": (height, width),
+        "stored": (width, height) if decoded.orientation > 4 else (height, width),
+    }
+    if mask_orientation > 1 or decoded.orientation == 1:
+        del sizes["stored"]
+    matches = [key for key, size in sizes.items() if size == values.shape]
+    if not matches:
+        return SkippedImage(name, f"its mask is {values.shape[1]} x {values.shape[0]}, the image {width} x {height}")
+    fits: _Fit | None = None
+    if len(sizes) > 1:
+        fits = "either" if len(matches) > 1 else matches[0]
+    counts = np.unique(values, return_counts=True)
+    pair = ImageMaskPair(name, image, mask, width, height, split, *counts)
+    return _Inspected(pair, in_color, fits, decoded.orientation)
+
+
+def _orient_masks(inspected: Sequence[_Inspected]) -> list[ImageMaskPair]:
+    """Return the pairs, with the rotation that masks of stored pixels need; say where nothing shows which they are.
+
+    A mask without an orientation of its own was drawn on the upright image, as most programs show it, or on the pixels
+    as they are stored. Its size decides where the sides are exchanged. The other masks follow those that are decided.
+    """
+    decided = {item.fits for item in inspected}
+    default = "stored" if "stored" in decided and "upright" not in decided else "upright"
+    unclear = [item.pair.name for item in inspected if item.fits == "either"]
+    if unclear and not decided & {"stored", "upright"}:
+        warnings.warn(
+            f"{len(unclear)} images have an EXIF orientation and their masks have none (first {unclear[0]}); the masks "
+            "are taken as drawn on the upright images",
+            Note,
+            stacklevel=3,
+        )
+    pairs = []
+    for item in inspected:
+        stored = (default if item.fits == "either" else item.fits) == "stored"
+        pairs.append(replace(item.pair, mask_orientation=item.orientation) if stored else item.pair)
+    return pairs
 
 
 def _check_splits(pairs: Sequence[ImageMaskPair]) -> None:

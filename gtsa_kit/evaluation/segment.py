@@ -158,7 +158,7 @@ def _probe(
     val = data.validation(options.val_share, seed)
     train = tokens.spans_of(~val)
     if not _shares(tokens, train).any():
-        raise ValueError("every pixel of the training masks is void; check --ignore and --colors")
+        raise ValueError("every pixel of the training masks is void; check --ignore and --labels")
     score: Scorer
     if probe == "linear":
         score = fit_linear(tokens, train, seed, options.linear)
@@ -174,7 +174,7 @@ def _probe(
         on_prediction(index, predicted)
         on_progress(done + 1, len(val_indices))
     if not counts[:, 1].any():
-        raise ValueError("every pixel of the validation masks is void; check --ignore and --colors")
+        raise ValueError("every pixel of the validation masks is void; check --ignore and --labels")
     metrics = segmentation_metrics(counts.sum(0))
     low, high = bootstrap_interval(_miou, counts)
     return metrics | {
@@ -186,7 +186,7 @@ def _probe(
         "miou_high": high,
         "train": int((~val).sum()),
         "val": len(val_indices),
-        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # reveals colors that --colors does not list
+        "void": 100 * (1 - float(counts[:, 1].sum() / pixels)),  # reveals colors that --labels does not list
     }
 
 

@@ -85,4 +85,4 @@ def test_lossy_masks_are_refused_by_name(kind: str, options: dict[str, object], 
 def test_lossless_masks_are_read(kind: str, options: dict[str, object], tmp_path) -> None:
     colors = scene() // 128 * 128
     (tmp_path / "mask").write_bytes(encoded(colors, kind, **options))
-    np.testing.assert_array_equal(open_mask(tmp_path / "mask"), colors)
+    np.testing.assert_array_equal(open_mask(tmp_path / "mask")[0], colors)

@@ -70,7 +70,7 @@ def ablation(
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.config import load_config, parse_overrides
     from gtsa_kit.data.image_files import check_source
-    from gtsa_kit.data.label_map import read_mask_options
+    from gtsa_kit.data.label_file import read_mask_options
     from gtsa_kit.data.labeled import read_classification_dataset
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 

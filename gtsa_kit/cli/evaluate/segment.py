@@ -25,7 +25,8 @@ def segment(
     images: Annotated[
         Path,
         typer.Option(
-            help="Images; or, without --masks, a folder with images/ and masks/, optionally in train/ and val/ each.",
+            help="Images; or, without --masks, a folder with images/ and masks/, optionally in train/ and val/ each, "
+            "or a CSV image,mask.",
             metavar="DIR",
         ),
     ],
@@ -49,11 +50,12 @@ def segment(
             metavar="CLASS",
         ),
     ] = None,
-    colors: Annotated[
+    labels: Annotated[
         Path | None,
         typer.Option(
-            help='Names of classes: JSON {"#804080": "road"} or {"3": "road"}, or a CSV name,r,g,b. Other pixels are '
-            "void. Default: each color or index in the masks is a class.",
+            help='Names of classes: YAML or JSON, such as {3: road}, {road: "#804080"} or {3: {name: road, color: '
+            '"#804080"}}, or a CSV name,r,g,b. Other pixels are void. Default: each color or index in the masks is a '
+            "class.",
             metavar="FILE",
         ),
     ] = None,
@@ -99,10 +101,10 @@ def segment(
     require(images)
     check_evaluation(out, models, beside.random, "torchmetrics")
     from gtsa_kit.cli.support.progress import progress_bar
-    from gtsa_kit.data.label_map import read_mask_options
+    from gtsa_kit.data.label_file import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 
-    mask_options = replace(read_mask_options(colors, ignore or []), suffix=mask_suffix)
+    mask_options = replace(read_mask_options(labels, ignore or []), suffix=mask_suffix)
     with progress_bar() as on_progress:
         data = read_segmentation_dataset(images, masks, mask_options, on_progress, max_missing)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, write_report
