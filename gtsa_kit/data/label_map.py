@@ -57,8 +57,7 @@ class LabelMap:
 
     def unknown(self, values: np.ndarray) -> np.ndarray:
         """Return which of these pixel values belong to no class and are not declared void, as a bool array."""
-        known = np.isin(values, self.values) | np.isin(values, [*self.void])
-        return ~known
+        return ~np.isin(values, [*self.values, *self.void])
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return the uint8 class numbers of pixel values of any shape, `VOID` for those of no class."""

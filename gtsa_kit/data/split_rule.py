@@ -53,7 +53,7 @@ def parse_split_rule(text: str, seed: int = 0) -> SplitRule:
     """
     fraction, _, rest = text.partition(":")
     kind, _, pattern = rest.partition("=")
-    by = next((known for known in get_args(SplitKind) if known == (kind or "auto")), None)
+    by = next((name for name in get_args(SplitKind) if name == (kind or "auto")), None)
     if by is None or (by == "regex") != bool(pattern):
         raise ValueError(f"unknown split {text!r}; {_HINT}")
     try:
