@@ -50,9 +50,7 @@ class LabelMap:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Value of each class in index masks: its first index, or its number where the masks hold colors."""
-        if self.in_color:
-            return tuple(range(len(self.classes)))
+        """Value of each class in the masks, the smallest if it has several: an index, or a color as 0xRRGGBB."""
         return tuple(int(self.values[self.class_numbers == number][0]) for number in range(len(self.classes)))
 
     def unknown(self, values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from gtsa_kit.data.csv_table import csv_lines
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
+from gtsa_kit.data.split_rule import Split, SplitRule, choose_validation
 from gtsa_kit.data.splits import SplitNames, find_splits, is_split_name
 
 
@@ -28,6 +29,27 @@ class ClassificationDataset:
     """Mask of the validation images, (N,) bool; None if the dataset has no split."""
     skipped: tuple[SkippedImage, ...] = ()
     """Files that are not used."""
+    names: tuple[str, ...] = ()
+    """Names of the images in reports, relative to the source; none for a dataset that no source was read for."""
+
+    def split(self, rule: SplitRule) -> Split:
+        """Return which images are for validation: the dataset's own split, or, where it has none, by a rule."""
+        if self.validation is not None:
+            return Split(self.validation, "as the dataset has it")
+        names = self.names or [path.as_posix() for path in self.paths]
+        return choose_validation(names, rule, [self.classes[label] for label in self.labels])
+
+    def select(self, kept: np.ndarray, skipped: Sequence[SkippedImage]) -> "ClassificationDataset":
+        """Return the images of the (N,) bool array `kept`, with further skipped files; the classes stay."""
+        indices = np.flatnonzero(kept)
+        return ClassificationDataset(
+            [self.paths[i] for i in indices],
+            self.labels[indices],
+            self.classes,
+            None if self.validation is None else self.validation[indices],
+            (*self.skipped, *skipped),
+            tuple(self.names[i] for i in indices) if self.names else (),
+        )
 
 
 def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) -> ClassificationDataset:
@@ -78,6 +100,7 @@ def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) 
         classes,
         np.array([row.split == "val" for row in rows]) if has_split else None,
         tuple(skipped),
+        tuple(row.name for row in rows),
     )
 
 

@@ -92,7 +92,7 @@ def test_labels_have_the_colors_of_the_file_and_the_others_colors_that_differ() 
     assert labels.colors[:2] == (ROAD, CAR)
     in_color = build_label_map([(Path("a.png"), np.array([0x804080, 0x8E]), True)], MaskOptions())
     assert dict(zip(in_color.classes, in_color.colors, strict=True)) == {"#00008e": CAR, "#804080": ROAD}
-    assert in_color.ids == (0, 1)
+    assert in_color.ids == (0x8E, 0x804080)
 
 
 @pytest.mark.parametrize(("count", "least"), [(20, 20.0), (100, 11.0), (255, 7.0)])
