@@ -7,6 +7,7 @@ The public API, in the order of its use:
 - `load` opens an exported file, run folder or weights as a runner on numpy arrays; `load_encoder`, as a torch module.
 - `ImportOptions` holds facts that weights of other tools do not contain: branch, heads, mean, std.
 - `embed` yields features of a folder, list, archive or URL, image by image.
+- `predict` yields the masks or classes that a fine-tuned model predicts.
 - `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
 
 Names are imported on first use, so that `gtsa --help` starts fast. `__init__.pyi` declares them for type checkers.
@@ -23,6 +24,7 @@ _MODULES = {
     "load": "gtsa_kit.export.runtime.load",
     "load_encoder": "gtsa_kit.export.api",
     "embed": "gtsa_kit.embedding.iterate",
+    "predict": "gtsa_kit.tasks.predict",
     "open_image": "gtsa_kit.data.image_io",
     "Features": "gtsa_kit.models.encoder",
     "ImportOptions": "gtsa_kit.export.open_options",
@@ -39,6 +41,7 @@ __all__ = [
     "load",
     "load_encoder",
     "open_image",
+    "predict",
     "pretrain",
     "verify",
 ]

@@ -11,7 +11,7 @@ import typer
 if __name__ != "gtsa_kit.cli":
     raise ImportError("import gtsa_kit.cli; `cli` in the root of the repository is only a link to its folder")
 
-from gtsa_kit.cli import bench, config, convert, demo, embed, evaluate, export, info, serve, train, verify
+from gtsa_kit.cli import bench, config, convert, demo, embed, evaluate, export, info, predict, serve, train, verify
 from gtsa_kit.cli.support.common import fail, is_first_process
 from gtsa_kit.cli.support.errors import describe_failure, describe_network_error, is_network_error
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
@@ -49,6 +49,7 @@ app.command("verify", cls=PlainCommand)(verify.verify)
 app.command("info", cls=PlainCommand)(info.info)
 app.command("bench", cls=PlainCommand)(bench.bench)
 app.add_typer(embed.app, name="embed")
+app.command("predict", cls=PlainCommand)(predict.predict)
 app.command("serve", cls=PlainCommand)(serve.serve)
 app.add_typer(evaluate.app, name="eval")
 app.command("demo", cls=PlainCommand)(demo.demo)

@@ -11,6 +11,7 @@ from gtsa_kit.cli.embed_browse import browse_app
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
+from gtsa_kit.cli.support.parsing import parse_auto
 
 DEFAULT_COMMAND = "FOLDER"
 """Name of the command that runs if none is named. An argument of this name is a folder: the name is never looked up."""
@@ -205,15 +206,6 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_js
     )
     if not summary.rows and summary.errors:
         fail(f"none of the {summary.total} files could be used; the reasons are in {out / 'errors.jsonl'}", 1)
-
-
-def parse_auto(text: str, option: str) -> int | None:
-    """Parse a positive number, or None for "auto"."""
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{option} must be a number from 1 or auto, got {text!r}")
-    return int(text)
 
 
 def parse_part(text: str | None) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError, image_errors, read_file
 from gtsa_kit.data.rgb import apply_orientation, exif_orientation, to_rgb
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
@@ -39,16 +40,26 @@ def load_item(item: tuple[str, ImageLike], preprocessor: Preprocessor) -> Prepar
     try:
         if isinstance(image, str | Path):
             return preprocessor(name, read_file(Path(image)))
-        if isinstance(image, np.ndarray):
-            colors = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-            return preprocessor.prepare(name, np.ascontiguousarray(colors))
-        with image_errors(Path(name)):
-            image.load()
-            orientation = exif_orientation(image)
-            upright = np.asarray(apply_orientation(to_rgb(image), orientation))
-        return preprocessor.prepare(name, upright, orientation)
+        return preprocessor.prepare(name, *read_item(item, preprocessor.max_pixels))
     except ImageError as error:
         return FailedImage(name, error.reason)
+
+
+def read_item(item: tuple[str, ImageLike], max_pixels: int) -> tuple[np.ndarray, int]:
+    """Return upright pixels (H, W, 3) uint8 of one image, and the EXIF orientation of its file.
+
+    Raises:
+        ImageError: It is a path, and the file can't be used; or an image of Pillow that can't be decoded.
+    """
+    name, image = item
+    if isinstance(image, str | Path):
+        return decode(read_file(Path(image)), name, max_pixels)
+    if isinstance(image, np.ndarray):
+        return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)), 1
+    with image_errors(Path(name)):
+        image.load()
+        orientation = exif_orientation(image)
+        return np.asarray(apply_orientation(to_rgb(image), orientation)), orientation
 
 
 def _check_array(image: np.ndarray, index: int) -> None:

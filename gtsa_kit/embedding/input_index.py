@@ -49,6 +49,12 @@ class InputIndex:
             for name, locator, stamp, reason in rows:
                 yield Entry(name.decode(), os.fsdecode(locator), stamp, reason)
 
+    def repeated_names(self) -> frozenset[str]:
+        """Return the names that more than one entry has, such as files of one name in a list of paths."""
+        with closing(_connect(self.path)) as database:
+            rows = database.execute("SELECT name FROM entries GROUP BY name HAVING count(*) > 1")
+            return frozenset(name.decode() for (name,) in rows)
+
 
 def write_input_index(source: Source, path: Path) -> InputIndex:
     """List a source into the file `path`, which is written atomically.

@@ -143,7 +143,7 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
     try:
         old = json.loads(record_file.read_text(encoding="utf-8"))
         new = json.loads(json.dumps(job.record(inputs, out)))
-        _check_unchanged(old, new, out)
+        check_unchanged(old, new, out)
         moved = inputs.digest != old.get("listing", old["inputs"]["sha256"])
         before = open_input_index(out / INPUT_INDEX)
         if moved and new["source"] == old["source"]:
@@ -163,7 +163,7 @@ def create_or_resume(job: EmbeddingJob, out: Path, source: Source) -> InputIndex
     return open_input_index(out / INPUT_INDEX)
 
 
-def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+def check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
     """Raise `ValueError` if the model or an option differs between two records of a job."""
     changed = [name for name in new if new[name] != old.get(name) and name not in ("source", "gtsa_kit", "inputs")]
     if "model" in changed and old["model"]["sha256"] == new["model"]["sha256"]:
@@ -173,7 +173,7 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any], out: Path) -> Non
         values = f"{name}: {_shorten(old.get(name))} before, {_shorten(new[name])} now"
         raise ValueError(
             f"{out} was started with other settings ({', '.join(changed)} changed). {values}; "
-            "use the settings of the first call, or embed into another folder"
+            "use the settings of the first call, or choose another folder"
         )
 
 

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -96,8 +96,8 @@ class WeightsOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions(WeightsOptions):
-    """Options of commands that open models and run them."""
+class RuntimeOptions:
+    """Options of commands that run models."""
 
     device: DeviceOption = "auto"
     provider: Annotated[
@@ -124,14 +124,23 @@ class ModelOptions(WeightsOptions):
         ),
     ] = False
 
+    def runtime_load_options(self) -> LoadOptions:
+        """Return the arguments of `gtsa_kit.export.load`."""
+        return LoadOptions(self.device, self.provider, self.engine_cache, self.fallback)
+
+
+@dataclass(frozen=True)
+class ModelOptions(RuntimeOptions, WeightsOptions):
+    """Options of commands that open models and run them."""
+
     def load_options(self, layers: tuple[int, ...] = (), class_token: bool = False) -> LoadOptions:
         """Return the arguments of `gtsa_kit.export.load`.
 
         Raises:
             ValueError: A value is invalid.
         """
-        runtime = self.device, self.provider, self.engine_cache, self.fallback
-        return LoadOptions(*runtime, layers, self.import_options, class_token)
+        options = self.runtime_load_options()
+        return replace(options, layers=layers, import_options=self.import_options, class_token=class_token)
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -76,3 +76,12 @@ def parse_color(text: str | None, option: str) -> tuple[float, float, float] | N
     except ValueError as error:
         raise ValueError(f"{option} takes three numbers, such as 0.485,0.456,0.406, got {text!r}") from error
     return red, green, blue
+
+
+def parse_auto(text: str, option: str) -> int | None:
+    """Parse a positive number, or None for "auto"."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{option} must be a number from 1 or auto, got {text!r}")
+    return int(text)

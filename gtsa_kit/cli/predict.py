@@ -1,0 +1,154 @@
+"""The `gtsa predict` command."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.options import JsonOption, RuntimeOptions, with_option_groups
+from gtsa_kit.cli.support.parsing import parse_auto
+
+if TYPE_CHECKING:
+    from gtsa_kit.tasks.predict_job import PredictSummary
+    from gtsa_kit.tasks.predict_plan import PredictOptions
+
+
+@with_option_groups
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="Run folder of gtsa finetune, or a file exported from one.", metavar="MODEL")
+    ],
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Images: a folder (searched recursively), a quoted glob, a text or Parquet list of paths, a .tar, a "
+            ".zip, or a URL (s3://, gs://, hf://, http://).",
+            metavar="IMAGES",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks/, predictions.csv and errors.jsonl.", metavar="DIR")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write each image under its mask, with a legend.")
+    ] = False,
+    rle: Annotated[
+        bool, typer.Option("--rle", help="Also write rle.jsonl: each class of each mask as an annotation of COCO.")
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Predict large images by windows of N x N pixels at their own resolution. Default: whole images.",
+            metavar="N",
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Overlap of the windows in pixels. Default: a quarter of --tile.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Stretch to N or HEIGHTxWIDTH. Default: as the model was trained.")
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Keep the aspect ratio; the short side becomes N. Default: see --size.")
+    ] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Keep each image's own size, rounded to whole patches.")
+    ] = False,
+    batch_size: Annotated[str, typer.Option(help="Images, or windows, in one call of the model, or auto.")] = "auto",
+    workers: Annotated[str, typer.Option(help="Threads that read, decode and write, or auto.")] = "auto",
+    on_error: Annotated[
+        Literal["skip", "fail"],
+        typer.Option(help="skip: list unreadable images in errors.jsonl; fail: stop at the first."),
+    ] = "skip",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the job in DIR.")] = False,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Larger images are rejected before they are decoded.")
+    ] = 178.0,
+    as_json: JsonOption = False,
+    *,
+    runtime: RuntimeOptions,
+) -> None:
+    """Predict the class of every pixel, or of every image, with a fine-tuned model.
+
+    DIR/masks/ holds an index PNG for each image, at the image's own size, with the colors of the labels as palette;
+    DIR/labels.json says which pixel value is which class. DIR/predictions.csv has a row for each image: its mask and
+    the share of each class, or its most probable classes. Images that can't be used are listed in DIR/errors.jsonl. If
+    the command is killed at any time, the same command with --resume continues it, with the same result.
+
+    [bold]Examples[/bold]
+
+      gtsa predict runs/road photos/ --out predicted/ --overlay
+
+      gtsa predict runs/road/model.onnx aerial/ --out predicted/ --tile 512 --max-megapixels 1000
+    """
+    from gtsa_kit.cli.support.parsing import parse_side
+
+    require(model)
+    load_options = runtime.runtime_load_options()
+    parsed = parse_auto(batch_size, "--batch-size"), parse_auto(workers, "--workers")
+    parsed_size = parse_side(size, "--size") if size else None
+    from gtsa_kit.tasks.predict_plan import PredictOptions
+
+    options = PredictOptions(
+        size=parsed_size,
+        short_side=short_side,
+        native=native,
+        tile=tile,
+        overlap=overlap,
+        overlay=overlay,
+        rle=rle,
+        batch_size=parsed[0],
+        workers=parsed[1],
+        fail_on_unreadable=on_error == "fail",
+        resume=resume,
+        max_pixels=int(max_megapixels * 1e6),
+        load=load_options,
+    )
+    _predict_with_progress(model, images, out, options, as_json)
+
+
+def _predict_with_progress(model: Path, images: str, out: Path, options: "PredictOptions", as_json: bool) -> None:
+    from gtsa_kit.cli.support.progress import Steps, make_console
+    from gtsa_kit.data.image_files import check_source
+    from gtsa_kit.embedding.folder import check_out
+
+    check_out(out, options.resume)
+    if not options.resume:
+        check_source(images)
+    from gtsa_kit.tasks.mask_files import pixel_values
+    from gtsa_kit.tasks.predict_job import PredictProgress, predict_folder
+    from gtsa_kit.tasks.predictor import open_predictor
+
+    console = make_console()
+    predictor = open_predictor(model, options.load)
+    console.print(f"{predictor.runner.provider}; listing {images}", soft_wrap=True)
+    if predictor.task == "segment" and not pixel_values(predictor.labels)[1]:
+        console.print("pixels of the masks are class numbers, as the ids of the labels do not fit into a byte")
+    with Steps(console) as steps:
+
+        def on_progress(progress: PredictProgress) -> None:
+            if steps.stage != "predicting":
+                steps.begin("predicting", progress.total, progress.done, unit="images")
+            steps.update(progress.done, f"{progress.errors} errors" if progress.errors else "")
+
+        try:
+            summary = predict_folder(model, images, out, options, on_progress, predictor)
+        except KeyboardInterrupt:  # typer would end without a message
+            fail(f"interrupted: {out} keeps all that is committed; continue with --resume", 130)
+        rate = steps.rate
+    if as_json:
+        print(json.dumps({**asdict(summary), "out": str(out), "images_per_second": rate}, indent=2))
+    console.print(_describe(summary, rate), soft_wrap=True)
+    if not summary.rows and summary.errors:
+        fail(f"none of the {summary.total} files could be used; the reasons are in {out / 'errors.jsonl'}", 1)
+
+
+def _describe(summary: "PredictSummary", rate: float) -> str:
+    before = summary.total - summary.processed
+    return (
+        f"{summary.rows} images in {summary.out / 'predictions.csv'}"
+        + (f", {summary.errors} files could not be used: {summary.out / 'errors.jsonl'}" if summary.errors else "")
+        + (f"; {before} of {summary.total} were committed before" if before else "")
+        + (f"; {rate:.1f} images/s" if summary.processed else "")
+    )

@@ -1,0 +1,88 @@
+"""Options and plan of predictions, and the record that a job is resumed by."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from gtsa_kit.data.image_io import MAX_PIXELS
+from gtsa_kit.embedding.input_index import InputIndex
+from gtsa_kit.embedding.preprocess import Preprocessor
+from gtsa_kit.export.open_options import LoadOptions
+from gtsa_kit.hardware import available_cores
+from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.tasks.predict_images import PredictPlan
+from gtsa_kit.tasks.predictor import Predictor, choose_task_size
+from gtsa_kit.tasks.tiles import choose_tiling
+from gtsa_kit.version import __version__
+
+BATCH_SIZE: Final = {"cpu": 8, "cuda": 32}
+"""Images per call of the model, by the kind of device."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `gtsa predict`."""
+
+    size: tuple[int, int] | None = None
+    """Input (height, width) in pixels; by default that of the model's training."""
+    short_side: int | None = None
+    """Short side of the input in pixels; the aspect ratio is kept."""
+    native: bool = False
+    """Keep each image's own size, rounded to multiples of the patch size."""
+    tile: int | None = None
+    """Side of sliding windows in pixels of the image; None predicts whole images."""
+    overlap: int | None = None
+    """Overlap of windows in pixels; by default a quarter of the tile."""
+    overlay: bool = False
+    """Also write the images under their masks."""
+    rle: bool = False
+    """Also write the masks as COCO's run lengths."""
+    batch_size: int | None = None
+    """Images per call of the model; None chooses by the device."""
+    workers: int | None = None
+    """Threads that read, decode and write; None chooses by the machine."""
+    fail_on_unreadable: bool = False
+    """Stop at the first image that can't be used."""
+    resume: bool = False
+    """Continue the job in the output folder."""
+    max_pixels: int = MAX_PIXELS
+    """Larger images are rejected before they are decoded."""
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """Options to open the model with."""
+
+
+def plan_prediction(predictor: Predictor, options: PredictOptions) -> PredictPlan:
+    """Choose sizes and batches.
+
+    Raises:
+        ValueError: Options exclude each other, or the model does not support one.
+    """
+    if predictor.task == "classify" and (options.tile or options.overlay or options.rle):
+        raise ValueError("--tile, --overlay and --rle are for masks; this model classifies images")
+    if options.overlap is not None and options.tile is None:
+        raise ValueError("--overlap is that of windows; add --tile")
+    if options.tile is not None and (options.size or options.short_side or options.native):
+        raise ValueError("--tile takes windows of the image's own resolution; omit --size, --short-side and --native")
+    tiling = None if options.tile is None else choose_tiling(predictor.manifest, options.tile, options.overlap)
+    resize = choose_task_size(predictor, options.size, options.short_side, options.native)
+    preprocessing = Preprocessing.from_dict(predictor.manifest.preprocessing)
+    preprocessor = Preprocessor(preprocessing, resize, predictor.manifest.input_format, options.max_pixels)
+    device = "cuda" if "cuda" in predictor.runner.provider.lower() else "cpu"
+    batch_size = predictor.manifest.range_of("batch").clamp(options.batch_size or BATCH_SIZE[device])
+    return PredictPlan(preprocessor, batch_size, options.workers or available_cores(), tiling)
+
+
+def job_record(predictor: Predictor, plan: PredictPlan, options: PredictOptions, inputs: InputIndex) -> dict[str, Any]:
+    """Return the content of job.json but for the locations: everything that the results depend on."""
+    return {
+        "gtsa_kit": __version__,
+        "kind": "predict",
+        "inputs": {"entries": inputs.count, "sha256": inputs.digest},
+        "model": {"sha256": predictor.digest},
+        "preprocessing": predictor.manifest.preprocessing,
+        "resize": asdict(plan.preprocessor.resize),
+        "tiling": asdict(plan.tiling) if plan.tiling else None,
+        "batch_size": plan.batch_size,
+        "max_pixels": options.max_pixels,
+        "overlay": options.overlay,
+        "rle": options.rle,
+    }

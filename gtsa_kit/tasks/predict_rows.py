@@ -1,0 +1,107 @@
+"""Files and table rows of predictions: masks, overlays, run lengths, classes."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gtsa_kit.data.decode import decode
+from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.files import atomic_write
+from gtsa_kit.models.task_model import Label, Task
+from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask
+from gtsa_kit.tasks.output_names import output_name
+from gtsa_kit.tasks.predict_images import Prediction
+from gtsa_kit.tasks.predict_store import MASKS, OVERLAYS, PredictedRow
+from gtsa_kit.tasks.rle import bounding_box, encode_rle
+
+TOP = 5
+"""Classes of an image in predictions.csv, the most probable first."""
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """Function from a prediction to its files, which it writes, and its rows. It may be called from many threads."""
+
+    out: Path
+    source: Source
+    labels: tuple[Label, ...]
+    repeated: Set[str]
+    """Names that several images of the source have."""
+    overlay: bool
+    rle: bool
+    max_pixels: int
+
+    def __call__(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:
+        """Write the files of a prediction; `item` is the index of the image and its entry.
+
+        Raises:
+            OSError: A file can't be written.
+        """
+        index, entry = item
+        if prediction.probabilities is not None:
+            return PredictedRow((prediction.path, *_top_classes(prediction.probabilities, self.labels)))
+        mask = prediction.mask
+        assert mask is not None
+        name = f"{MASKS}/{output_name(entry.name, '.png', self.repeated, index)}"
+        if self.overlay:
+            try:
+                image, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
+                drawn = draw_overlay(image, mask, self.labels)
+            except ImageError as error:  # it changed since it was read
+                return FailedImage(entry.name, error.reason)
+            self._write(f"{OVERLAYS}/{output_name(entry.name, '.jpg', self.repeated, index)}", drawn)
+        self._write(name, encode_mask(mask, self.labels))
+        shares = class_shares(mask, len(self.labels))
+        columns = (prediction.path, name, prediction.width, prediction.height, *(f"{share:.6g}" for share in shares))
+        return PredictedRow(columns, tuple(segments(prediction.path, mask, self.labels)) if self.rle else ())
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+
+
+def table_header(task: Task, labels: tuple[Label, ...]) -> list[str]:
+    """Return the columns of predictions.csv."""
+    if task == "segment":
+        return ["path", "mask", "width", "height", *(f"share_{label.name}" for label in labels)]
+    more = [f"{name}_{i}" for i in range(2, min(TOP, len(labels)) + 1) for name in ("label", "probability")]
+    return ["path", "label", "probability", *more]
+
+
+def class_shares(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Return the share (K,) of the pixels of a mask that each class has."""
+    return np.bincount(mask.ravel(), minlength=classes) / mask.size
+
+
+def segments(path: str, mask: np.ndarray, labels: tuple[Label, ...]) -> list[dict[str, object]]:
+    """Return the pixels of each class in a mask as an annotation of COCO, with `path` for the image."""
+    annotations = []
+    for number in np.unique(mask):
+        label, pixels = labels[number], mask == number
+        annotations.append(
+            {
+                "path": path,
+                "category_id": label.id,
+                "category": label.name,
+                "segmentation": encode_rle(pixels),
+                "area": int(pixels.sum()),
+                "bbox": bounding_box(pixels),
+            }
+        )
+    return annotations
+
+
+def top_classes(probabilities: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """Return (class number, probability) of the most probable classes; of equal ones the lower number is first."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [(int(number), float(probabilities[number])) for number in order]
+
+
+def _top_classes(probabilities: np.ndarray, labels: tuple[Label, ...]) -> list[str]:
+    return [text for n, p in top_classes(probabilities, TOP) for text in (labels[n].name, f"{p:.6f}")]

@@ -1,0 +1,124 @@
+"""Writer of a folder of predictions. A kill at any time loses at most the images since the last commit.
+
+Masks and overlays are files of their own, written before the rows that name them. The rows are appended to tables, and
+a commit records the lengths of these in the journal; what lies beyond is cut off when the job continues.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from gtsa_kit.embedding.folder import ERRORS, JOURNAL
+from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.files import sync, write_json
+
+TABLE, RLE, LABELS = "predictions.csv", "rle.jsonl", "labels.json"
+MASKS: Final = "masks"
+OVERLAYS: Final = "overlays"
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """Row of an image in the tables."""
+
+    columns: tuple[object, ...]
+    """Values of the columns of predictions.csv."""
+    segments: tuple[dict[str, Any], ...] = ()
+    """Lines of rle.jsonl."""
+
+
+@dataclass(frozen=True)
+class PredictJournal:
+    """Counts of the committed results."""
+
+    next_index: int = 0
+    """Index of the first image that is not committed."""
+    rows: int = 0
+    errors: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Length of each table in bytes."""
+    complete: bool = False
+    """All images are committed."""
+
+
+class PredictionWriter:
+    """Writer of the tables of a folder of predictions."""
+
+    def __init__(self, out: Path, header: Sequence[str], with_rle: bool) -> None:
+        """Begin, or continue where the journal ends.
+
+        Raises:
+            ValueError: A table is shorter than its journal records.
+        """
+        self.out, self.journal = out, _read_journal(out)
+        names = (TABLE, ERRORS, *([RLE] if with_rle else []))
+        self._files = {name: _open_table(out / name, self.journal.lengths.get(name, 0)) for name in names}
+        if not self.journal.lengths:
+            self._files[TABLE].write(_csv_line(header))
+        self._counts = self.journal
+
+    @property
+    def rows(self) -> int:
+        """Images with a prediction, committed or not."""
+        return self._counts.rows
+
+    @property
+    def errors(self) -> int:
+        """Images without one, committed or not."""
+        return self._counts.errors
+
+    def add(self, result: PredictedRow | FailedImage) -> None:
+        """Add the result of the next image."""
+        counts = self._counts
+        if isinstance(result, FailedImage):
+            self._files[ERRORS].write(_json_line({"path": result.path, "reason": result.reason}))
+            self._counts = replace(counts, next_index=counts.next_index + 1, errors=counts.errors + 1)
+            return
+        self._files[TABLE].write(_csv_line(result.columns))
+        for segment in result.segments:
+            self._files[RLE].write(_json_line(segment))
+        self._counts = replace(counts, next_index=counts.next_index + 1, rows=counts.rows + 1)
+
+    def commit(self, complete: bool = False) -> None:
+        """Write everything so far to the disk, and commit it in the journal."""
+        lengths = {}
+        for name, file in self._files.items():
+            file.flush()
+            sync(file.fileno())
+            lengths[name] = file.tell()
+        self.journal = self._counts = replace(self._counts, lengths=lengths, complete=complete)
+        write_json(self.out / JOURNAL, asdict(self.journal))
+
+    def close(self) -> None:
+        """Close the files without a commit."""
+        for file in self._files.values():
+            file.close()
+
+
+def _read_journal(out: Path) -> PredictJournal:
+    path = out / JOURNAL
+    return PredictJournal(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else PredictJournal()
+
+
+def _open_table(path: Path, length: int) -> BinaryIO:
+    """Open a table to append to, cut off at its committed length."""
+    path.touch()
+    if path.stat().st_size < length:
+        raise ValueError(f"{path} is shorter than its journal records; predict into another folder")
+    os.truncate(path, length)
+    return open(path, "ab")
+
+
+def _json_line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def _csv_line(values: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8")

@@ -1,0 +1,141 @@
+"""Predictions that are killed, run out of space or are interrupted, and then equal those of an uninterrupted job."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from helpers.commands import one_thread
+from helpers.folder_digests import folder_digests
+from helpers.task_models import save_random_task, task_spec
+
+from gtsa_kit.tasks import predict_images, predict_job
+from gtsa_kit.tasks.predict_job import PredictProgress, predict_folder
+from gtsa_kit.tasks.predict_plan import PredictOptions
+
+MODES = {"whole": {"short_side": 32, "overlay": True, "rle": True}, "tiled": {"tile": 48, "rle": True}}
+
+# Imports the package once, then forks a child for each attempt and kills it after a random delay.
+ATTEMPTS = """
+import os, random, signal, sys, time
+from gtsa_kit.tasks import predict_images, predict_job
+from gtsa_kit.tasks.predict_job import predict_folder
+from gtsa_kit.tasks.predict_plan import PredictOptions
+
+predict_images.CHUNK = predict_job.CHUNK = 4
+model, source, out, options, seed = sys.argv[1:4] + [eval(sys.argv[4]), int(sys.argv[5])]
+rng = random.Random(seed)
+killed = 0
+for attempt in range(200):
+    child = os.fork()
+    if child == 0:
+        try:
+            predict_folder(model, source, out, PredictOptions(**options, resume=True))
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    if killed < 4:
+        time.sleep(rng.uniform(0.0, 0.4))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        killed += 1
+    elif os.WEXITSTATUS(status):
+        sys.exit(1)
+    else:
+        print(killed)
+        break
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_random_task(folder, task_spec("linear"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ten(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images in two folders, of which one can't be read."""
+    folder = tmp_path_factory.mktemp("ten")
+    (folder / "sub").mkdir()
+    for i in range(9):
+        shutil.copy(images / f"p{i}.jpg", folder / ("sub" * (i % 2)) / f"p{i}.jpg")
+    (folder / "p9.jpg").write_bytes(b"none")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_images, "CHUNK", 4)
+    monkeypatch.setattr(predict_job, "CHUNK", 4)
+
+
+def test_a_job_killed_at_random_times_gives_the_same_files(model: Path, ten: Path, tmp_path: Path) -> None:
+    options = {"batch_size": 3, "workers": 2, **MODES["whole"]}
+    predict_folder(model, ten, tmp_path / "whole", PredictOptions(**options))
+    seed = random.randrange(10**6)
+    args = [model, ten, tmp_path / "out", repr(options), seed]
+    script = [sys.executable, "-c", textwrap.dedent(ATTEMPTS), *map(str, args)]
+    done = subprocess.run(script, capture_output=True, text=True, env=one_thread(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0, "none was killed"
+    assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole"), f"seed {seed}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_cut_at_any_step_of_a_commit_gives_the_same_files(
+    mode: str, model: Path, ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"batch_size": 3, "workers": 1, **MODES[mode]}
+    predict_folder(model, ten, tmp_path / "whole", PredictOptions(**options))
+    expected, failures = folder_digests(tmp_path / "whole"), 0
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        for step in (0, 3, 17, 26):
+            remaining = [step]
+
+            def fail_later(*args: object, original=original, remaining=remaining) -> object:
+                remaining[0] -= 1
+                if remaining[0] < 0:
+                    raise OSError(28, "No space left on device")
+                return original(*args)
+
+            out = tmp_path / f"{name}{step}"
+            monkeypatch.setattr(os, name, fail_later)
+            try:
+                predict_folder(model, ten, out, PredictOptions(**options))
+            except OSError:
+                failures += 1
+            monkeypatch.setattr(os, name, original)
+            predict_folder(model, ten, out, PredictOptions(**options, resume=True))
+            assert folder_digests(out) == expected
+    assert failures >= 7
+
+
+def test_ctrl_c_keeps_what_is_committed(model: Path, ten: Path, tmp_path: Path) -> None:
+    def interrupt(progress: PredictProgress) -> None:
+        if progress.done == 7:
+            raise KeyboardInterrupt
+
+    out, options = tmp_path / "out", PredictOptions(size=(32, 32))
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(model, ten, out, options, interrupt)
+    seen: list[PredictProgress] = []
+    summary = predict_folder(model, ten, out, PredictOptions(size=(32, 32), resume=True), seen.append)
+    assert (seen[0].done, summary.rows, summary.processed) == (4, 9, 6)
+
+
+def test_a_second_process_may_not_write_into_the_folder(model: Path, ten: Path, tmp_path: Path) -> None:
+    from gtsa_kit.folder_lock import folder_lock
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with folder_lock(out), pytest.raises(ValueError, match="another process is writing into"):
+        predict_folder(model, ten, out, PredictOptions(size=(32, 32)))
