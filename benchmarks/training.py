@@ -40,7 +40,7 @@ from gtsa_kit.data.augmentation_params import sample_augmentation
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
-from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.export.benchmark.workers import memory_mb
 from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_attention
 from gtsa_kit.methods import make_method

@@ -28,7 +28,7 @@ from gtsa_kit.data.augmentation_params import JITTER_STEPS, AugmentationParams, 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.image_io import open_image, read_file
-from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.data.samples import derive_seed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gtsa_kit.config import RunConfig, load_config
-from gtsa_kit.data.multicrop import MultiCropDataset, collate_batches
+from gtsa_kit.data.multicrop import MultiCropDataset, collate_views
 from gtsa_kit.data.sources import FileSource
 from gtsa_kit.evaluation.correspondence import CorrespondenceOptions, correspondence
 from gtsa_kit.evaluation.models import Model
@@ -40,7 +40,7 @@ def region_loss_controls(run: Path, images: Sequence[Path], seed: int = 100) -> 
     config, method = load_method(run)
     source = FileSource(Path(), list(images))
     dataset = MultiCropDataset(source, list(source.entries()), config.views, seed)
-    views = collate_batches([dataset[index] for index in range(len(images))]).views
+    views = collate_views([dataset[index] for index in range(len(images))]).content
     outputs = method(views)
     roi_sizes = (config.loss.roi_size_global, config.loss.roi_size_local)
 

@@ -1,18 +1,17 @@
-"""Loading of pretraining batches by worker processes: waiting with a limit, stops and the workers' errors."""
+"""Loading of batches by worker processes: waiting with a limit, stops and the workers' errors."""
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
+from functools import partial
+from typing import Generic, Literal
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from gtsa_kit.data.augment import Views
-from gtsa_kit.data.batched_augment import DecodedBatch
 from gtsa_kit.data.entries import Entry
-from gtsa_kit.data.multicrop import Batch, DistributedBatchSampler, MultiCropDataset, collate_batches
+from gtsa_kit.data.samples import Batch, Content
 from gtsa_kit.hardware import available_cores
 
 POLL_SECONDS = 1
@@ -30,14 +29,26 @@ class StopWhileWaitingError(Exception):
 
 
 def make_batches(
-    dataset: MultiCropDataset, sampler: DistributedBatchSampler, workers: int, pin: bool
-) -> Iterator[Batch]:
-    """Return an iterator over the micro-batches of a process, in order."""
+    dataset: Dataset[Batch[Content]],
+    sampler: Iterable[list[int]],
+    workers: int,
+    pin: bool,
+    collate: Callable[[list[Batch[Content]]], Batch[Content]],
+) -> Iterator[Batch[Content]]:
+    """Return an iterator over the micro-batches of a process, in the order of the sampler.
+
+    Args:
+        dataset: Samples by number.
+        sampler: Sample numbers of each batch; restarted by every iterator.
+        workers: Number of processes that load; 0 loads in this one.
+        pin: Whether batches are in page-locked memory.
+        collate: Function that stacks samples.
+    """
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, collate),
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_parent,
         prefetch_factor=2 if workers else None,
@@ -60,10 +71,10 @@ def resolve_workers(workers: int | Literal["auto"], device: str, processes: int 
     return max(1, min(16, each - 1))
 
 
-class TimedBatches:
-    """Iterator over views that sums the time spent waiting and collects the unreadable images."""
+class TimedBatches(Generic[Content]):
+    """Iterator over batches that sums the time spent waiting and collects the unreadable images."""
 
-    def __init__(self, batches: Iterator[Batch], max_wait: float) -> None:
+    def __init__(self, batches: Iterator[Batch[Content]], max_wait: float) -> None:
         self._batches, self._max_wait = batches, max_wait
         self.should_stop: Callable[[], bool] = lambda: False
         """Asked about once a second while workers are waited for."""
@@ -72,8 +83,8 @@ class TimedBatches:
         self.unreadable: list[Entry] = []
         """Images skipped since the caller last cleared the list."""
 
-    def __next__(self) -> Views | DecodedBatch | None:
-        """Return the next batch's views, or None if a sample has none (see `MAX_SUBSTITUTES`).
+    def __next__(self) -> Content | None:
+        """Return the next batch's content, or None if a sample has none (see `samples.MAX_SUBSTITUTES`).
 
         Raises:
             StopWhileWaitingError: `should_stop` returned True before the workers delivered the batch.
@@ -83,14 +94,14 @@ class TimedBatches:
         batch = self._wait(begin)
         self.waited += time.monotonic() - begin
         self.unreadable += batch.unreadable
-        return batch.views
+        return batch.content
 
     def close(self) -> None:
         """End the workers. Torch terminates those that take seconds to end, then reports their death as an error."""
         with suppress(RuntimeError):
             getattr(self._batches, "_shutdown_workers", lambda: None)()
 
-    def _wait(self, begin: float) -> Batch:
+    def _wait(self, begin: float) -> Batch[Content]:
         while True:
             try:
                 return next(self._batches)
@@ -136,12 +147,14 @@ def _describe(message: str) -> str:
     return f"a process that loads images failed: {message.strip().splitlines()[-1]}; see it happen with --workers 0"
 
 
-def _collate(samples: list[Batch]) -> Batch:
+def _collate(
+    collate: Callable[[list[Batch[Content]]], Batch[Content]], samples: list[Batch[Content]]
+) -> Batch[Content]:
     """Collate a batch; in a worker, put it into shared memory here, where an error reaches the parent.
 
     Otherwise torch does so in a thread that prints its error and drops the batch, and the parent waits forever.
     """
-    batch = collate_batches(samples)
+    batch = collate(samples)
     return batch if get_worker_info() is None else batch.share_memory()
 
 

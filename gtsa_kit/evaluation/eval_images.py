@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from gtsa_kit.data.image_io import ImageError, open_image
-from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches

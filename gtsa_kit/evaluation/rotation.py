@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gtsa_kit.data.augment import crop_and_rotate
-from gtsa_kit.data.multicrop import derive_seed
+from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.eval_images import EvalImage, EvalImages, common_size, encode
 from gtsa_kit.evaluation.models import Model, embedding_settings
 from gtsa_kit.evaluation.support.lazy_imports import import_sklearn

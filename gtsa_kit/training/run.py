@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
+from gtsa_kit.data.augment import Views
+from gtsa_kit.data.batched_augment import DecodedBatch
 from gtsa_kit.data.batches import (
     LoadingError,
     StopWhileWaitingError,
@@ -17,7 +19,8 @@ from gtsa_kit.data.batches import (
     worker_errors,
 )
 from gtsa_kit.data.image_files import ImageList
-from gtsa_kit.data.multicrop import DistributedBatchSampler, MultiCropDataset
+from gtsa_kit.data.multicrop import MultiCropDataset, collate_views
+from gtsa_kit.data.samples import DistributedBatchSampler
 from gtsa_kit.hardware import should_compile, should_use_fused_attention
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
@@ -217,7 +220,7 @@ def build_model(config: RunConfig, fabric: Fabric, start: Start, checkpoint: dic
 
 def open_batches(
     config: RunConfig, images: ImageList, schedule: TrainSchedule, fabric: Fabric, step: int
-) -> TimedBatches:
+) -> TimedBatches[Views | DecodedBatch]:
     """Open this process's micro-batches from `step` to the end."""
     train = config.train
     max_pixels = round(train.max_megapixels * 1e6)
@@ -232,7 +235,8 @@ def open_batches(
         stop_step=schedule.steps,
     )
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
-    return TimedBatches(make_batches(dataset, sampler, workers, fabric.device.type == "cuda"), train.max_batch_wait)
+    batches = make_batches(dataset, sampler, workers, fabric.device.type == "cuda", collate_views)
+    return TimedBatches(batches, train.max_batch_wait)
 
 
 def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:

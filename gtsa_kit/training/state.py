@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.data.augment import Views
+from gtsa_kit.data.batched_augment import DecodedBatch
 from gtsa_kit.data.batches import TimedBatches
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.methods.base import Method, TrainSchedule
@@ -24,7 +26,7 @@ class TrainState:
     run_dir: Path
     images: ImageList
     schedule: TrainSchedule
-    batches: TimedBatches
+    batches: TimedBatches[Views | DecodedBatch]
     """Micro-batches of this process from `step` to the end."""
     fabric: Fabric
     model: Method

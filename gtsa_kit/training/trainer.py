@@ -12,7 +12,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
 from gtsa_kit.data.entries import Entry
-from gtsa_kit.data.multicrop import seed_step
+from gtsa_kit.data.samples import seed_step
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.methods.collapse_metrics import effective_rank, feature_std
 from gtsa_kit.training.checkpoint import save_checkpoint

@@ -20,7 +20,7 @@ from gtsa_kit.data.batched_augment import (
     prepare_for_device,
     shrink,
 )
-from gtsa_kit.data.multicrop import collate_batches
+from gtsa_kit.data.multicrop import collate_views
 
 STILL = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0}
 SIZES = [(300, 200), (120, 333), (256, 256), (90, 70), (1, 1), (7, 400)]
@@ -205,8 +205,8 @@ def test_dataset_samples_the_same_parameters_for_device_and_workers(tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     paths = sorted(tmp_path.iterdir())
     config = ViewsConfig(global_size=64, local_size=32, local_crops=2)
-    here = collate_batches([multicrop_dataset(paths, config, seed=5)[t] for t in range(4)]).views
-    there = collate_batches([multicrop_dataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).views
+    here = collate_views([multicrop_dataset(paths, config, seed=5)[t] for t in range(4)]).content
+    there = collate_views([multicrop_dataset(paths, config, seed=5, on_device=True)[t] for t in range(4)]).content
     assert isinstance(there, DecodedBatch)
     made = apply_augmentations_batched(there, config, torch.device("cpu"))
     assert torch.equal(made.boxes, here.boxes)

@@ -16,7 +16,8 @@ from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import batches as loading
 from gtsa_kit.data.augment import make_views
 from gtsa_kit.data.batches import LoadingError, StopWhileWaitingError, TimedBatches, make_batches, worker_errors
-from gtsa_kit.data.multicrop import Batch, DistributedBatchSampler
+from gtsa_kit.data.multicrop import collate_views
+from gtsa_kit.data.samples import Batch, DistributedBatchSampler
 
 VIEWS = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
 
@@ -36,7 +37,8 @@ class Samples(torch.utils.data.Dataset[Batch]):
 
 
 def batches(before: Callable[[int], None], max_wait: float = 600) -> TimedBatches:
-    return TimedBatches(make_batches(Samples(before), DistributedBatchSampler(2, 1, 0, 1, 0, 3), 1, False), max_wait)
+    sampler = DistributedBatchSampler(2, 1, 0, 1, 0, 3)
+    return TimedBatches(make_batches(Samples(before), sampler, 1, False, collate_views), max_wait)
 
 
 @pytest.fixture

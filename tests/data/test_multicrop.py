@@ -10,9 +10,10 @@ from helpers.datasets import multicrop_dataset
 from helpers.image_samples import jpeg, scene
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data import multicrop as data
+from gtsa_kit.data import samples as data
 from gtsa_kit.data.batches import make_batches
-from gtsa_kit.data.multicrop import Batch, DistributedBatchSampler, collate_batches, derive_seed, seed_step
+from gtsa_kit.data.multicrop import collate_views
+from gtsa_kit.data.samples import Batch, DistributedBatchSampler, derive_seed, seed_step
 
 SMALL = ViewsConfig(global_crops=2, local_crops=1, global_size=32, local_size=16)
 
@@ -30,7 +31,7 @@ def sampler(
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return a.unreadable == b.unreadable and all(map(torch.equal, a.views, b.views))
+    return a.unreadable == b.unreadable and all(map(torch.equal, a.content, b.content))
 
 
 # --- order of images -------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_sampler_length(start, stop):
 
 
 def batches(paths: list[Path], part: DistributedBatchSampler, workers: int = 0, seed: int = 5) -> Iterator[Batch]:
-    return make_batches(multicrop_dataset(paths, SMALL, seed), part, workers, pin=False)
+    return make_batches(multicrop_dataset(paths, SMALL, seed), part, workers, pin=False, collate=collate_views)
 
 
 @pytest.fixture
@@ -98,11 +99,11 @@ def test_batches_stack_the_samples_of_the_dataset(images, straight):
     dataset = multicrop_dataset(images, SMALL, 5)
     for i, batch in enumerate(straight):
         assert batch.unreadable == []
-        assert batch.views.global_images.shape == (3, 2, 3, 32, 32)
-        assert batch.views.local_images.shape == (3, 1, 3, 16, 16)
+        assert batch.content.global_images.shape == (3, 2, 3, 32, 32)
+        assert batch.content.local_images.shape == (3, 1, 3, 16, 16)
         for j in range(3):
-            one = dataset[3 * i + j].views
-            assert all(torch.equal(many[j], single) for many, single in zip(batch.views, one, strict=True))
+            one = dataset[3 * i + j].content
+            assert all(torch.equal(many[j], single) for many, single in zip(batch.content, one, strict=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -119,7 +120,7 @@ def test_other_seeds_give_other_views(images, straight):
 def test_each_epoch_samples_new_views(images):
     dataset = multicrop_dataset(images, SMALL, 5)
     times = [t for t in range(21) if dataset.image_index(t) == 3]
-    boxes = [tuple(dataset[t].views.boxes.flatten().tolist()) for t in times]
+    boxes = [tuple(dataset[t].content.boxes.flatten().tolist()) for t in times]
     assert len(set(boxes)) == len(times) == 3
 
 
@@ -133,8 +134,8 @@ def test_starting_at_a_later_step_gives_the_same_batches(images, straight, worke
 def test_processes_split_the_batches_of_one_process(images):
     (alone,) = batches(images, sampler(3, 4, batch=6))
     ranks = [next(batches(images, sampler(3, 4, batch=3, rank=rank, world=2))) for rank in range(2)]
-    for name, whole in alone.views._asdict().items():
-        assert torch.equal(torch.cat([getattr(rank.views, name) for rank in ranks]), whole)
+    for name, whole in alone.content._asdict().items():
+        assert torch.equal(torch.cat([getattr(rank.content, name) for rank in ranks]), whole)
 
 
 def test_views_do_not_depend_on_torchs_global_generator(images, straight):
@@ -148,7 +149,7 @@ def test_dataset_works_in_spawned_workers(images):
     there.image_index(0)  # fills the cache, which stays behind
     again = pickle.loads(pickle.dumps(there))
     assert [again.image_index(t) for t in range(20)] == [there.image_index(t) for t in range(20)]
-    assert all(map(torch.equal, again[3].views, there[3].views))
+    assert all(map(torch.equal, again[3].content, there[3].content))
 
 
 # --- unreadable images ----------------------------------------------------------------------------------------------
@@ -164,9 +165,9 @@ def test_a_deleted_image_is_replaced(images, straight, workers):
         hit = [j for j in range(3) if order.image_index(3 * i + j) == 2]
         assert [entry.locator for entry in now.unreadable] == [str(gone)] * len(hit)
         assert all("no such file" in entry.reason for entry in now.unreadable)
-        for name, whole in now.views._asdict().items():
+        for name, whole in now.content._asdict().items():
             for j in set(range(3)) - set(hit):  # the others are what they were
-                assert torch.equal(whole[j], getattr(before.views, name)[j])
+                assert torch.equal(whole[j], getattr(before.content, name)[j])
     assert sum(len(batch.unreadable) for batch in got) >= 2  # more than two epochs were shown
 
 
@@ -176,7 +177,7 @@ def test_the_replacement_has_the_random_parameters_of_the_sample(images):
     images[6].unlink()
     stand_in = dataset[t]
     images[6].write_bytes(images[0].read_bytes())  # the list goes round
-    assert all(map(torch.equal, stand_in.views, dataset[t].views))
+    assert all(map(torch.equal, stand_in.content, dataset[t].content))
     assert [entry.locator for entry in stand_in.unreadable] == [str(images[6])]
 
 
@@ -187,7 +188,7 @@ def test_images_deleted_during_a_run(images):
     later = list(islice(going, 5))
     unreadable = {(entry.locator, entry.reason) for batch in later for entry in batch.unreadable}
     assert unreadable == {(str(images[4]), "empty file")}
-    assert all(batch.views is not None for batch in later)
+    assert all(batch.content is not None for batch in later)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -195,7 +196,7 @@ def test_all_images_unreadable(images, workers):
     for path in images:
         path.write_bytes(b"rubbish")
     batch = next(batches(images, sampler(0, 1), workers))
-    assert batch.views is None
+    assert batch.content is None
     assert {entry.locator for entry in batch.unreadable} == set(map(str, images))
     assert len(batch.unreadable) == 3 * 7
 
@@ -205,21 +206,21 @@ def test_search_for_a_replacement_is_limited(images, monkeypatch):
     for path in images:
         path.unlink()
     batch = multicrop_dataset(images, SMALL, 5)[0]
-    assert batch.views is None
+    assert batch.content is None
     assert len(batch.unreadable) == 4
 
 
 def test_a_batch_with_a_sample_without_views_has_none(images):
     valid = multicrop_dataset(images, SMALL, 5)[0]
     empty = Batch(None, [])
-    assert collate_batches([valid, empty]).views is None
-    assert collate_batches([empty, valid]).views is None
-    assert collate_batches([valid, valid]).views.rotations.shape == (2, 3)
+    assert collate_views([valid, empty]).content is None
+    assert collate_views([empty, valid]).content is None
+    assert collate_views([valid, valid]).content.rotations.shape == (2, 3)
 
 
 def test_max_pixels_reaches_the_decoder(images):
     assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32)[0].unreadable == []
-    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].views is None
+    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].content is None
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------
@@ -230,9 +231,9 @@ def test_random_streams_are_distinct():
         derive_seed(seed, stream, *counters)
         for seed in (0, 1, 2, 2**31)
         for stream, counters in [
-            *((data._ORDER, (epoch,)) for epoch in range(50)),
-            *((data._VIEWS, (t,)) for t in range(500)),
-            *((data._STEP, (step, micro)) for step in range(50) for micro in range(4)),
+            *((data.ORDER, (epoch,)) for epoch in range(50)),
+            *((data.AUGMENT, (t,)) for t in range(500)),
+            *((stream, (step, micro)) for stream in (data.STEP, data.MIX) for step in range(50) for micro in range(4)),
         ]
     ]
     assert len(set(seeds)) == len(seeds)

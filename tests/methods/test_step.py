@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gtsa_kit.config import RunConfig, load_config
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch, apply_augmentations_batched
-from gtsa_kit.data.multicrop import collate_batches
+from gtsa_kit.data.multicrop import collate_views
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter
@@ -39,7 +39,7 @@ def settings(**more: Any) -> RunConfig:
 
 def views_of(images: Path, config: RunConfig, on_device: bool = False) -> Any:
     dataset = multicrop_dataset(sorted(images.iterdir()), config.views, seed=0, on_device=on_device)
-    return collate_batches([dataset[t] for t in range(4)]).views
+    return collate_views([dataset[t] for t in range(4)]).content
 
 
 def build_method(config: RunConfig) -> Method:

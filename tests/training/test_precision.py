@@ -35,7 +35,7 @@ def test_bf16_gradients_have_the_direction_of_float32_gradients(images: Path, ti
     torch.manual_seed(0)
     method = make_method(config)
     dataset = multicrop_dataset(sorted(images.iterdir()), config.views, seed=0)
-    views = collate([dataset[t].views for t in range(8)])
+    views = collate([dataset[t].content for t in range(8)])
     gradients = []
     for half in (False, True):
         method.zero_grad()

@@ -15,7 +15,8 @@ from helpers.signals import Gate
 
 from gtsa_kit.config import load_config
 from gtsa_kit.data import batches as loading
-from gtsa_kit.data.multicrop import Batch, MultiCropDataset
+from gtsa_kit.data.multicrop import MultiCropDataset
+from gtsa_kit.data.samples import Batch
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.files import read_json_lines, sha256_of
 from gtsa_kit.folder_lock import folder_lock
