@@ -1,0 +1,236 @@
+"""Batches for fine-tuning: endless augmented ones for training, and whole images in order for evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gtsa_kit.data.decode import decode, upright_size
+from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.image_io import ImageError, read_file
+from gtsa_kit.data.labeled import ClassificationDataset
+from gtsa_kit.data.labeled_masks import SegmentationDataset
+from gtsa_kit.data.samples import (
+    AUGMENT,
+    Batch,
+    EpochOrder,
+    collate_unreadable,
+    derive_seed,
+    read_or_substitute,
+    seeded,
+)
+from gtsa_kit.data.task_augment import ClassifyAugment, Interpolation, SegmentAugment, resize_image
+
+InputSize = Callable[[int, int], tuple[int, int]]
+"""Function from the (width, height) of an image to the (height, width) of the model's input."""
+
+
+class LabeledBatch(NamedTuple):
+    """B images of one size with their labels, for training."""
+
+    images: Tensor
+    """Images (B, 3, H, W) uint8."""
+    labels: Tensor
+    """Class numbers: (B, H, W) uint8 of pixels, with `VOID`, or (B,) int64 of images."""
+
+    def to(self, device: torch.device) -> "LabeledBatch":
+        """Return the batch on a device."""
+        return LabeledBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def pin_memory(self) -> "LabeledBatch":
+        """Return the batch in page-locked memory (called by the data loader)."""
+        return LabeledBatch(*(tensor.pin_memory() for tensor in self))
+
+
+class EvaluationBatch(NamedTuple):
+    """B whole images of one input size with their labels at their own size, for evaluation."""
+
+    images: Tensor
+    """Images (B, 3, H, W) uint8."""
+    labels: tuple[Tensor, ...]
+    """Class numbers: (h, w) uint8 of pixels, at the size of the upright image, or () int64 of the image."""
+    indices: Tensor
+    """Index of each image, (B,) int64."""
+
+    def pin_memory(self) -> "EvaluationBatch":
+        """Return the batch with images in page-locked memory (called by the data loader)."""
+        return self._replace(images=self.images.pin_memory())
+
+
+class Examples(Protocol):
+    """Protocol of N labeled images. It can be pickled and used in other processes."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[np.ndarray, Tensor]:
+        """Return upright pixels (H, W, 3) uint8 and labels: (H, W) uint8, or () int64; raise `ImageError`."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (width, height) of an upright image; raise `ImageError`."""
+
+    def entry(self, index: int) -> Entry:
+        """Return the entry of an image, for lists of errors."""
+
+
+@dataclass(frozen=True)
+class MaskExamples:
+    """Some images of a dataset with masks."""
+
+    data: SegmentationDataset
+    indices: Sequence[int]
+    """Indices of the images among `data.pairs`."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[np.ndarray, Tensor]:
+        """Return upright pixels (H, W, 3) uint8 and the class numbers (H, W) uint8.
+
+        Raises:
+            ImageError: The image or the mask can't be read, or they are no longer of one size.
+        """
+        pair = self.data.pairs[self.indices[index]]
+        pixels = _read_image(pair.image)
+        try:
+            labels = self.data.labels(pair)
+        except ImageError as error:
+            raise ImageError(pair.image, f"its mask: {error.reason}") from error
+        if labels.shape != pixels.shape[:2]:
+            (height, width), (h, w) = pixels.shape[:2], labels.shape
+            raise ImageError(pair.image, f"its mask is {w} x {h}, the image {width} x {height}")
+        return pixels, torch.from_numpy(np.require(labels, requirements=["C", "W"]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (width, height) of an upright image, as it was read with the dataset."""
+        pair = self.data.pairs[self.indices[index]]
+        return pair.width, pair.height
+
+    def entry(self, index: int) -> Entry:
+        """Return the entry of an image, for lists of errors."""
+        pair = self.data.pairs[self.indices[index]]
+        return Entry(pair.name, str(pair.image))
+
+
+@dataclass(frozen=True)
+class ClassExamples:
+    """Some images of a dataset with classes."""
+
+    data: ClassificationDataset
+    indices: Sequence[int]
+    """Indices of the images among `data.paths`."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[np.ndarray, Tensor]:
+        """Return upright pixels (H, W, 3) uint8 and the class number () int64; raise `ImageError`."""
+        i = self.indices[index]
+        return _read_image(self.data.paths[i]), torch.tensor(int(self.data.labels[i]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (width, height) of an upright image, from its file's header; raise `ImageError`."""
+        return upright_size(self.data.paths[self.indices[index]])
+
+    def entry(self, index: int) -> Entry:
+        """Return the entry of an image, for lists of errors."""
+        i = self.indices[index]
+        path = str(self.data.paths[i])
+        return Entry(self.data.names[i] if self.data.names else path, path)
+
+
+class TrainingSamples(Dataset[Batch[LabeledBatch]]):
+    """Dataset that maps a sample number, without end, to an augmented image with its labels; see `samples`."""
+
+    def __init__(self, examples: Examples, augment: SegmentAugment | ClassifyAugment, seed: int) -> None:
+        self.examples, self.augment, self.seed = examples, augment, seed
+        self.order = EpochOrder(len(examples), seed)
+
+    def __getitem__(self, t: int) -> Batch[LabeledBatch]:
+        """Return sample t as a batch of one; an image that can't be read is replaced by the next one."""
+
+        def read(index: int) -> LabeledBatch:
+            pixels, labels = self.examples.read(index)
+            image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
+            with seeded(derive_seed(self.seed, AUGMENT, t)):
+                if isinstance(self.augment, SegmentAugment):
+                    image, labels = self.augment(image, labels)
+                else:
+                    image = self.augment(image)
+            return LabeledBatch(image[None], labels[None])
+
+        return read_or_substitute(self.order(t), len(self.examples), read, self.examples.entry)
+
+
+class EvaluationSamples(Dataset[Batch[EvaluationBatch]]):
+    """Dataset of whole images, resized to the model's input, with labels at their own size."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        input_size: InputSize,
+        interpolation: Interpolation = "bicubic",
+        crop: int | None = None,
+    ) -> None:
+        """Set the sizes of inputs; `crop` is the side of a square in the center that is the input of a classifier."""
+        self.examples, self.input_size, self.interpolation, self.crop = examples, input_size, interpolation, crop
+
+    def __getitem__(self, index: int) -> Batch[EvaluationBatch]:
+        """Return an image as a batch of one; a batch without content if it can't be read."""
+        try:
+            pixels, labels = self.examples.read(index)
+        except ImageError as error:
+            return Batch(None, [self.examples.entry(index)._replace(reason=error.reason)])
+        height, width = pixels.shape[:2]
+        image = resize_image(pixels, self.input_size(width, height), self.interpolation)
+        if self.crop is not None:
+            top, left = ((side - self.crop) // 2 for side in image.shape[-2:])
+            image = image[:, top : top + self.crop, left : left + self.crop].contiguous()
+        return Batch(EvaluationBatch(image[None], (labels,), torch.tensor([index])), [])
+
+
+def evaluation_batches(examples: Examples, input_size: InputSize, batch_size: int) -> list[list[int]]:
+    """Return batches of at most `batch_size` indices whose inputs have one size, each in order.
+
+    Images whose size can't be read have batches of their own, in which `EvaluationSamples` reports them.
+    """
+    by_size: dict[tuple[int, int] | None, list[int]] = {}
+    for index in range(len(examples)):
+        try:
+            size = input_size(*examples.size(index))
+        except ImageError:
+            size = None
+        by_size.setdefault(size, []).append(index)
+    batches = [members[i : i + batch_size] for members in by_size.values() for i in range(0, len(members), batch_size)]
+    return sorted(batches)
+
+
+def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
+    """Stack training samples into a batch; it has no content if one of the samples has none."""
+    contents = [sample.content for sample in samples if sample.content is not None]
+    unreadable = collate_unreadable(samples)
+    if len(contents) < len(samples):
+        return Batch(None, unreadable)
+    images, labels = (torch.cat(tensors) for tensors in zip(*contents, strict=True))
+    return Batch(LabeledBatch(images, labels), unreadable)
+
+
+def collate_evaluation(samples: list[Batch[EvaluationBatch]]) -> Batch[EvaluationBatch]:
+    """Stack evaluation samples of one size into a batch of those that can be read; no content if there is none."""
+    contents = [sample.content for sample in samples if sample.content is not None]
+    unreadable = collate_unreadable(samples)
+    if not contents:
+        return Batch(None, unreadable)
+    labels = tuple(label for content in contents for label in content.labels)
+    images = torch.cat([content.images for content in contents])
+    indices = torch.cat([content.indices for content in contents])
+    return Batch(EvaluationBatch(images, labels, indices), unreadable)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """Return upright pixels (H, W, 3) uint8; raise `ImageError`."""
+    return decode(read_file(path), str(path))[0]
