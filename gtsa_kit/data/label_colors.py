@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from gtsa_kit.data.formats import pillow_formats
+from gtsa_kit.data.image_io import image_errors
 from gtsa_kit.figures import PALETTE
 
 Color = tuple[int, int, int]
@@ -13,6 +17,8 @@ Color = tuple[int, int, int]
 VOID_COLOR: Color = (0, 0, 0)
 """Color of void pixels in pictures; no label gets one that is like it unless the user gives it."""
 
+_MIN_DISTANCE = 5.0
+"""Smallest distance in CIELAB of two colors of a palette that is used: a small difference at a glance."""
 _LEVELS = tuple(range(20, 256, 21))  # of the candidates, in each channel: 1,728 colors
 _WHITE: Color = (255, 255, 255)
 _RGB_TO_XYZ = np.array(
@@ -43,6 +49,24 @@ def int_to_color(value: int) -> Color:
 def color_to_int(color: Color) -> int:
     """Return 0xRRGGBB of a color."""
     return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def palette_colors(mask: Path, values: Iterable[int]) -> dict[int, Color]:
+    """Return the colors of pixel values in the palette of a mask file; none without a palette, or if they are alike.
+
+    A palette of gray levels, which programs add to indices, shows nothing of the first few.
+    """
+    with image_errors(mask), Image.open(mask, formats=pillow_formats()) as image:
+        palette = image.getpalette("RGB") if image.mode == "P" else None
+    flat = palette or []
+    colors = {
+        value: (flat[3 * value], flat[3 * value + 1], flat[3 * value + 2])
+        for value in values
+        if 3 * value + 2 < len(flat)
+    }
+    lab = to_lab(np.array(list(colors.values())).reshape(-1, 3))
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2) + np.diag(np.full(len(lab), np.inf))
+    return colors if distances.size and distances.min() > _MIN_DISTANCE else {}
 
 
 def fill_colors(colors: Sequence[Color | None]) -> tuple[Color, ...]:

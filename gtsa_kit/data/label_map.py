@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gtsa_kit.data.image_io import open_mask
-from gtsa_kit.data.label_colors import Color, fill_colors, int_to_color
+from gtsa_kit.data.label_colors import Color, fill_colors, int_to_color, palette_colors
 
 VOID = 255
 """Class number of void pixels, which belong to no class and are ignored; so there are at most 255 classes."""
@@ -46,7 +46,8 @@ class LabelMap:
     void: frozenset[int]
     """Pixel values that are declared void: by `ignore`, and 255 if it is an index without a name."""
     colors: tuple[Color, ...]
-    """Color of each class in pictures: the color in the masks, the one that the user gave, or one of a palette."""
+    """Color of each class in pictures: the one that the user gave, else the color or the palette's color in the masks,
+    else one of `label_colors.fill_colors`."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -124,19 +125,24 @@ def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: Mas
     _check_class_count(len(classes), f"{len(present)} {'colors' if in_color else 'values'}")
     values = np.array(sorted(kept), np.int32)
     numbers = np.array([classes.index(kept[int(value)]) for value in values], np.uint8)
-    return LabelMap(classes, values, numbers, in_color, frozenset(void), _colors(kept, classes, options, in_color))
+    colors = _class_colors(kept, options.colors or _mask_colors(masks[0][0], kept, in_color))
+    return LabelMap(
+        classes, values, numbers, in_color, frozenset(void), fill_colors([colors.get(name) for name in classes])
+    )
 
 
-def _colors(
-    kept: Mapping[int, str], classes: tuple[str, ...], options: MaskOptions, in_color: bool
-) -> tuple[Color, ...]:
-    """Return the color of each class in pictures, that of its first value that has one."""
-    given: dict[str, Color] = {}
-    for value, name in kept.items():
-        color = options.colors.get(value, int_to_color(value) if in_color else None)
-        if color is not None:
-            given.setdefault(name, color)
-    return fill_colors([given.get(name) for name in classes])
+def _mask_colors(mask: Path, values: Iterable[int], in_color: bool) -> dict[int, Color]:
+    """Return the colors of pixel values in a mask: the values themselves, or those of its palette."""
+    return {value: int_to_color(value) for value in values} if in_color else palette_colors(mask, values)
+
+
+def _class_colors(names: Mapping[int, str], colors: Mapping[int, Color]) -> dict[str, Color]:
+    """Return the color of each class, that of its first value that has one."""
+    result: dict[str, Color] = {}
+    for value, name in names.items():
+        if value in colors:
+            result.setdefault(name, colors[value])
+    return result
 
 
 def _check_class_count(count: int, values: str) -> None:

@@ -90,9 +90,24 @@ def test_labels_have_the_colors_of_the_file_and_the_others_colors_that_differ() 
     assert labels.classes == ("road", "car", "sky")
     assert labels.ids == (0, 1, 2)
     assert labels.colors[:2] == (ROAD, CAR)
-    in_color = build_label_map([(Path("a.png"), np.array([0x804080, 0x8E]), True)], MaskOptions())
+    in_color = build_label_map([(Path("none.png"), np.array([0x804080, 0x8E]), True)], MaskOptions())
     assert dict(zip(in_color.classes, in_color.colors, strict=True)) == {"#00008e": CAR, "#804080": ROAD}
     assert in_color.ids == (0x8E, 0x804080)
+
+
+@pytest.mark.parametrize(("palette", "used"), [([(0, 0, 0), ROAD, CAR], True), ([(i, i, i) for i in range(3)], False)])
+def test_labels_have_the_colors_of_the_palette_in_the_masks_if_they_differ(
+    palette: list[tuple[int, int, int]], used: bool, tmp_path: Path
+) -> None:
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    mask.putpalette(bytes(np.array(palette, np.uint8)))
+    mask.save(tmp_path / "a.png")
+    masks = [(tmp_path / "a.png", np.array([0, 1, 2]), False)]
+    colors = build_label_map(masks, MaskOptions()).colors
+    assert (colors == tuple(palette)) == used
+    assert len(set(colors)) == 3
+    named = MaskOptions({0: "a", 1: "b", 2: "c"}, colors={1: (9, 9, 9)})
+    assert build_label_map(masks, named).colors[1] == (9, 9, 9)
 
 
 @pytest.mark.parametrize(("count", "least"), [(20, 20.0), (100, 11.0), (255, 7.0)])

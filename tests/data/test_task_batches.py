@@ -156,6 +156,8 @@ def test_classifiers_get_the_center_and_images_of_any_orientation(tmp_path: Path
     ):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / folder / name, **options)
+    late = tmp_path / "a" / "1.png"
+    late.write_bytes(exif_at_the_end(late.read_bytes()))
     data = read_classification_dataset(tmp_path)
     part = ClassExamples(data, range(4))
     assert [part.size(i) for i in range(4)] == [(60, 40), (40, 60), (40, 60), (60, 40)]
@@ -180,3 +182,11 @@ def test_classifiers_get_the_center_and_images_of_any_orientation(tmp_path: Path
     assert lost == [0]
     assert EvaluationSamples(part, policy)[0].unreadable[0].name == "a/0.png"
     assert collate_evaluation([EvaluationSamples(part, policy)[0]]).content is None
+
+
+def exif_at_the_end(png: bytes) -> bytes:
+    """Move the orientation of a PNG behind its pixels, where the format allows it too."""
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    last = png.index(b"IEND") - 4
+    return png[:start] + png[end:last] + png[start:end] + png[last:]
