@@ -37,9 +37,9 @@ class FpnHead(nn.Module):
         """Build the layers; `channels` are those of the sum before the classifier."""
         super().__init__()
         self.pyramid = StridedPyramid(width) if pyramid == "strided" else None
-        self.top_down = TopDown(width, NECK_CHANNELS)
+        self.top_down = TopDown(width, NECK_CHANNELS, flat=pyramid == "flat")
         steps = range(LEVELS) if pyramid == "strided" else [0] * LEVELS  # doublings of each level to the finest
-        self.scales = nn.ModuleList(Scale(channels, max(1, doublings)) for doublings in steps)
+        self.scales = nn.ModuleList(Scale(channels, doublings) for doublings in steps)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, classes, 1)
 
@@ -53,20 +53,23 @@ class FpnHead(nn.Module):
 
 
 class Scale(nn.Module):
-    """Convolutions on one level, each followed by resizing to the next finer level."""
+    """Convolutions on one level, each followed by resizing to the next finer level; one convolution on the finest."""
 
-    def __init__(self, channels: int, convolutions: int) -> None:
+    def __init__(self, channels: int, doublings: int) -> None:
         """Build the convolutions, (B, C', h, w) to (B, `channels`, h, w)."""
         super().__init__()
+        self.doublings = doublings
         self.blocks = nn.ModuleList(
-            _conv_block(channels if i else NECK_CHANNELS, channels) for i in range(convolutions)
+            _conv_block(channels if i else NECK_CHANNELS, channels) for i in range(max(1, doublings))
         )
 
     def forward(self, levels: Sequence[Tensor], index: int) -> Tensor:
         """Map the level `index` to the size of the finest one, the first."""
         x = levels[index]
         for i, block in enumerate(self.blocks):
-            x = resize(block(x), levels[max(0, index - 1 - i)])
+            x = block(x)
+            if i < self.doublings:
+                x = resize(x, levels[index - 1 - i])
         return x
 
 

@@ -34,9 +34,13 @@ class StridedPyramid(nn.Module):
 class TopDown(nn.Module):
     """Feature pyramid network (Lin et al., arXiv 1612.03144): every level receives those that are coarser."""
 
-    def __init__(self, width: int, channels: int, levels: int = LEVELS) -> None:
-        """Build the layers for `levels` maps of `width` channels; outputs have `channels`."""
+    def __init__(self, width: int, channels: int, levels: int = LEVELS, flat: bool = False) -> None:
+        """Build the layers for `levels` maps of `width` channels; outputs have `channels`.
+
+        With `flat`, all maps have one size.
+        """
         super().__init__()
+        self.flat = flat
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for _ in range(levels))
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(levels))
 
@@ -44,12 +48,15 @@ class TopDown(nn.Module):
         """Map (B, D, h_i, w_i), finest first, to (B, C, h_i, w_i)."""
         joined = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for i in range(len(joined) - 1, 0, -1):
-            joined[i - 1] = joined[i - 1] + resize(joined[i], joined[i - 1], "nearest")
+            coarser = joined[i] if self.flat else resize(joined[i], joined[i - 1], "nearest")
+            joined[i - 1] = joined[i - 1] + coarser
         return [output(x) for output, x in zip(self.output, joined, strict=True)]
 
 
 def resize(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
-    """Resize a map (B, C, h, w) to the height and width of another, without antialiasing, which TensorRT refuses."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
+    """Resize a map (B, C, h, w) to the height and width of another, without antialiasing, which TensorRT refuses.
+
+    Sizes are not compared: a graph that is exported for any size would keep the result for the one that it was traced
+    with.
+    """
     return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=False if mode == "bilinear" else None)
