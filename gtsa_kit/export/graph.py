@@ -10,7 +10,7 @@ from gtsa_kit.export.graph_layers import Attention, ExportBlock, PatchProjection
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.architecture import check_class_token, check_layers
-from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.positions import split_positions
 from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
 
@@ -70,6 +70,12 @@ class ExportGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute features of images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        features = self.features(images)
+        class_token = [features.class_token] if self.class_token else []
+        return features.embedding, features.feature_map, *(features.layers[i] for i in self.layers), *class_token
+
+    def features(self, images: Tensor, final_norm: bool = True) -> Features:
+        """Compute the features of `forward`, with or without the encoder's final norm."""
         if self.uint8_input:
             # The cast precedes the permutation: TensorRT does not permute uint8.
             images = (images.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
@@ -80,12 +86,12 @@ class ExportGraph(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x, table)
             if index in self.layers:
-                maps[index] = tokens_to_map(self.norm(x)[:, self.prefix_length :], h, w)
-        normed = self.norm(x)
-        feature_map = tokens_to_map(normed[:, self.prefix_length :], h, w)
-        class_token = [normed[:, 0]] if self.class_token else []
-        embedding = pool_tokens(self.embedding, x, normed, self.prefix_length, self.norm)
-        return embedding, feature_map, *(maps[layer] for layer in self.layers), *class_token
+                maps[index] = tokens_to_map((self.norm(x) if final_norm else x)[:, self.prefix_length :], h, w)
+        tokens = self.norm(x) if final_norm else x
+        feature_map = tokens_to_map(tokens[:, self.prefix_length :], h, w)
+        class_token = tokens[:, 0] if self.class_token else None
+        embedding = pool_tokens(self.embedding, x, tokens, self.prefix_length, self.norm)
+        return Features(embedding, feature_map, maps, class_token)
 
     def _tokens(self, images: Tensor, h: int, w: int) -> Tensor:
         """Return the prefix tokens and the patches with their learned positions, (B, P + h*w, D)."""
