@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from gtsa_kit.export.folder_report import FolderReport
     from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
     from gtsa_kit.export.inspect_file import FileInfo
-    from gtsa_kit.export.manifest import AxisRange, EngineRecord, Manifest, TensorSpec
+    from gtsa_kit.export.manifest import Manifest
+    from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, TensorSpec
     from gtsa_kit.export.parity_report import ParityReport
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 

@@ -1,7 +1,8 @@
 """Building the manifest of an encoder and export options; it needs torch, which reading a manifest does not."""
 
 from gtsa_kit.export.layout import arrange
-from gtsa_kit.export.manifest import AxisRange, Manifest, TensorSpec
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import AxisRange, TensorSpec
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, INPUT, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import describe_encoder

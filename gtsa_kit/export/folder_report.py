@@ -6,7 +6,7 @@ from typing import Any, Final
 import pydantic
 from pydantic import Field
 
-from gtsa_kit.export.manifest import SourceRecord
+from gtsa_kit.export.manifest_records import SourceRecord
 from gtsa_kit.export.parity_report import ParityReport, Record
 from gtsa_kit.files import sha256_of, write_json
 from gtsa_kit.models.run_folder import EXPORT_FILE

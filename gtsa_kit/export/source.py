@@ -10,7 +10,8 @@ from gtsa_kit.config import load_config
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.onnx import read_weights
 from gtsa_kit.export.formats.onnx_file import read_model
-from gtsa_kit.export.manifest import Manifest, SourceRecord
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import SourceRecord
 from gtsa_kit.export.open_options import RUN_FACTS, ImportOptions
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from gtsa_kit.cli.info import info
 from gtsa_kit.export.inspect_file import inspect_file
-from gtsa_kit.export.manifest import SourceRecord, manifest_path, read_manifest
+from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.manifest_records import SourceRecord
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import export_artifact

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from gtsa_kit.data.entries import file_stamp
 from gtsa_kit.embedding.locations import record_location
-from gtsa_kit.export.manifest import Manifest, TensorSpec
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import TensorSpec
 
 
 def manifest(dim: int) -> Manifest:

@@ -14,7 +14,8 @@ from gtsa_kit.cli.verify import verify
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import LAYOUTS, Layout, arrange, choose_layout
-from gtsa_kit.export.manifest import Manifest, TensorSpec, read_manifest
+from gtsa_kit.export.manifest import Manifest, read_manifest
+from gtsa_kit.export.manifest_records import TensorSpec
 from gtsa_kit.export.triton.models import preprocess_graph, preprocess_manifest
 
 Shape = tuple[int | str | None, ...]

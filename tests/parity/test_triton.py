@@ -23,7 +23,8 @@ from gtsa_kit.cli import app
 from gtsa_kit.cli.support.export_triton import parse_serving
 from gtsa_kit.export import load
 from gtsa_kit.export.build_manifest import build_manifest
-from gtsa_kit.export.manifest import EngineRecord, GraphRecord, Manifest, read_manifest, write_manifest
+from gtsa_kit.export.manifest import Manifest, read_manifest, write_manifest
+from gtsa_kit.export.manifest_records import EngineRecord, GraphRecord
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source

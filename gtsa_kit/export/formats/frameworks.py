@@ -13,7 +13,7 @@ from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.folder_report import FolderReport, write_folder_report
 from gtsa_kit.export.formats.framework_files import MAPS_ALONE, WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
-from gtsa_kit.export.manifest import SourceRecord
+from gtsa_kit.export.manifest_records import SourceRecord
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from gtsa_kit.export.manifest import TensorSpec
+from gtsa_kit.export.manifest_records import TensorSpec
 
 VariantName = Literal["tensorrt", "tensorrt-rtx"]
 THIRD_PARTY_GRAPH: Final = "graph of another tool"

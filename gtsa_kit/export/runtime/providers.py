@@ -10,7 +10,8 @@ from typing import Final
 
 import torch
 
-from gtsa_kit.export.manifest import AxisRange, Manifest
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import AxisRange
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 
 PROVIDER_NAMES: Final[Mapping[str, str]] = {

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtsa_kit.export.manifest import EngineRecord, Manifest
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import EngineRecord
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH, read_header
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, cannot_run, import_variant, make_logger

@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 import torch
 
-from gtsa_kit.export.manifest import EngineRecord
+from gtsa_kit.export.manifest_records import EngineRecord
 from gtsa_kit.export.runtime.engine_header import LATER_GPUS, VariantName
 from gtsa_kit.export.runtime.other_gpus import describe_capability, way_to_engine
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gtsa_kit.export.layout import CHANNELS
-from gtsa_kit.export.manifest import EngineRecord, Manifest, graph_path
+from gtsa_kit.export.manifest import Manifest, graph_path
+from gtsa_kit.export.manifest_records import EngineRecord
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport

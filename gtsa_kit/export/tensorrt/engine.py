@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gtsa_kit.export.formats.onnx import export_onnx
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.manifest import AxisRange, EngineRecord, GraphRecord, Manifest, graph_path, write_manifest
+from gtsa_kit.export.manifest import Manifest, graph_path, write_manifest
+from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, GraphRecord
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact

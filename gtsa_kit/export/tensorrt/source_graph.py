@@ -8,7 +8,8 @@ from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.formats.onnx_graph import patch_steps, read_graph_info
 from gtsa_kit.export.layout import AXES, CHANNELS, Layout, choose_layout
-from gtsa_kit.export.manifest import METADATA_KEY, AxisRange, Manifest, TensorSpec
+from gtsa_kit.export.manifest import METADATA_KEY, Manifest
+from gtsa_kit.export.manifest_records import AxisRange, TensorSpec
 from gtsa_kit.export.runtime.engine_header import THIRD_PARTY_GRAPH
 from gtsa_kit.export.runtime.profile import InputRanges, Profile
 from gtsa_kit.export.spec import ANY_BATCH, Precision, Range

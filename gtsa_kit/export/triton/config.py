@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from gtsa_kit.export.layout import CHANNELS
-from gtsa_kit.export.manifest import Manifest, TensorSpec
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import TensorSpec
 from gtsa_kit.export.spec import INPUT, Range
 from gtsa_kit.export.triton.pbtxt import EnumValue, Message
 from gtsa_kit.version import __version__

@@ -8,7 +8,8 @@ import numpy as np
 
 from gtsa_kit.export.formats.content import CHANGED, open_manifest
 from gtsa_kit.export.layout import AXES, arrange
-from gtsa_kit.export.manifest import Manifest, TensorSpec
+from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest_records import TensorSpec
 from gtsa_kit.export.spec import INPUT, SUFFIX
 from gtsa_kit.export.triton.config import (
     NORMALIZED,
