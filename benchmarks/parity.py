@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity, layer_title
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
@@ -69,7 +69,7 @@ def sensitive_layers(source: Source, precision: str, calibration: Calibration) -
     graph, quant_type = ExportGraph(source.encoder, options, attention="explicit"), QUANT_TYPES[precision]
     batches = list(calibration_batches(calibration, source.encoder.preprocessing, options))
     scales = activation_scales(graph, batches, quant_type)
-    return [(layer_title(name), c) for name, c in layer_sensitivity(graph, batches[0], scales, quant_type)]
+    return layer_sensitivity(graph, batches[0], scales, quant_type)
 
 
 def main() -> None:

@@ -115,6 +115,18 @@ def small_run(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def task_run(once: Once) -> Callable[[str], Path]:
+    """Runs of fine-tuned models with random weights, by kind of head; see `helpers.task_models`."""
+
+    def make(kind: str) -> Path:
+        from helpers.task_models import save_random_task, task_spec
+
+        return once(f"task {kind}", lambda folder: save_random_task(folder, task_spec(kind)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def scenes(images: Path) -> "ParityImages":
     from gtsa_kit.export.parity_images import load_parity_images
 
@@ -147,7 +159,7 @@ def calibration(images: Path) -> "Calibration":
 
 @pytest.fixture(scope="session")
 def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calibration") -> Made:
-    """Artifacts of the tiny encoder, by format and options: a trace takes seconds, so each is made once in a run."""
+    """Artifacts of the tiny encoder or another run, by format and options, each made once: a trace takes seconds."""
     from helpers.cores import two_cores
 
     from gtsa_kit.export.manifest import read_manifest
@@ -155,18 +167,17 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
     from gtsa_kit.export.source import open_source
     from gtsa_kit.export.spec import SUFFIX, ExportOptions
 
-    def make(format_name: str, **choices: object) -> Path:
+    def make(format_name: str, run: Path = tiny_run, **choices: object) -> Path:
         if format_name == "openvino":
             pytest.importorskip("openvino")
-        options, name = ExportOptions(**choices), f"encoder{SUFFIX[format_name]}"
+        source = open_source(run)
+        options, name = ExportOptions(**choices), f"{source.stem}{SUFFIX[format_name]}"
 
         def fill(folder: Path) -> None:
             with two_cores():
-                manifest = export_artifact(
-                    open_source(tiny_run), format_name, folder / name, options, scenes, calibration
-                )
+                manifest = export_artifact(source, format_name, folder / name, options, scenes, calibration)
             assert manifest.parity == read_manifest(folder / name).parity
 
-        return once(f"{format_name}-{sha256(repr(options).encode()).hexdigest()[:12]}", fill) / name
+        return once(f"{format_name}-{sha256(repr((run.name, options)).encode()).hexdigest()[:12]}", fill) / name
 
     return make

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
+from gtsa_kit.cli.support.parity_table import measures
 
 if TYPE_CHECKING:
     from gtsa_kit.export.folder_report import FolderReport
@@ -172,8 +173,8 @@ def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[R
         return
     yield (
         "worst",
-        f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: cosine {worst.min_cosine:.7f}, "
-        f"max {worst.max_abs:.1e}" + (f", on {worst.image}" if worst.image else ""),
+        f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: {measures(worst)}"
+        + (f", on {worst.image}" if worst.image else ""),
     )
 
 

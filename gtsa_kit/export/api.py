@@ -26,7 +26,8 @@ class ParityError(RuntimeError):
         if worst.problem:
             detail = f": {worst.output}: {report.advice or worst.problem}"
         elif not worst.passed:
-            detail = f": {worst.output} differs by {worst.max_abs:.2g}"
+            share = f"{1 - (worst.agreement or 0):.2%} of the pixels"
+            detail = f": {worst.output} differs by {share if worst.max_abs is None else format(worst.max_abs, '.2g')}"
         super().__init__(f"{path} failed the parity gate{detail}; do not use it")
         self.path = path
         self.report = report
@@ -170,7 +171,7 @@ def _verify_file(
 
     runner = load(file, device)
     source = _open_reference(file, runner.manifest, against, import_options)
-    return check_parity(source.encoder, runner, load_parity_images(images or source.images))
+    return check_parity(source.model, runner, load_parity_images(images or source.images))
 
 
 def _verify_folder(

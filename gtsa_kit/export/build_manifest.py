@@ -1,51 +1,89 @@
-"""Building the manifest of an encoder and export options; it needs torch, which reading a manifest does not."""
+"""Building the manifest of a model and export options; it needs torch, which reading a manifest does not."""
 
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.manifest_records import AxisRange, TensorSpec
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, INPUT, ExportOptions
+from gtsa_kit.export.manifest_records import AxisRange, HeadRecord, LabelRecord, TensorSpec
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, INPUT, LOGITS, MASK, ExportOptions
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.weights import describe_encoder
+from gtsa_kit.models.task_model import TaskModel, encoder_of
+from gtsa_kit.models.weights import describe_encoder, weights_digest
 
 
 def build_manifest(
-    encoder: Encoder, file_format: str, options: ExportOptions, target: dict[str, str], source_sha256: str
+    model: Encoder | TaskModel, file_format: str, options: ExportOptions, target: dict[str, str], source_sha256: str
 ) -> Manifest:
     """Build the manifest of an artifact, without a parity report.
 
     Args:
-        encoder: The encoder that is exported.
-        file_format: One of `FORMATS`, or "pytorch" for the encoder itself.
-        options: Precision, sizes, layers and input type.
+        model: The encoder or task model that is exported.
+        file_format: One of `FORMATS`, or "pytorch" for the model itself.
+        options: Options of `task_graph.options_for` the model.
         target: Versions and settings of the runtime, by name.
         source_sha256: SHA-256 of the source weights.
     """
-    architecture = encoder.architecture
-    options = options.in_patches(architecture.patch)
-    description = describe_encoder(architecture, encoder.preprocessing)
+    encoder = encoder_of(model)
+    options = options.in_patches(encoder.architecture.patch)
+    description = describe_encoder(encoder.architecture, encoder.preprocessing)
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes: dict[str, int | str] = {name: r.min if r.fixed else name for name, r in ranges.items()}
-    patch = architecture.patch
-    grid = tuple(axes[n] // patch if isinstance(axes[n], int) else f"{n}/{patch}" for n in ("height", "width"))  # type: ignore[operator]
-    batch, height, width = axes["batch"], axes["height"], axes["width"]
-    vector, feature_map = (batch, architecture.width), (batch, architecture.width, *grid)
-    shapes = {name: vector if name in (EMBEDDING, CLASS_TOKEN) else feature_map for name in options.outputs}
-    return Manifest(
+    manifest = Manifest(
         format=file_format,
         precision=options.precision,
         target=target,
         source_sha256=source_sha256,
         architecture=description["architecture"],
-        dim=architecture.width,
+        dim=encoder.architecture.width,
         preprocessing=description["preprocessing"],
         inputs=(
             TensorSpec(
                 name=INPUT,
                 dtype=options.input,
-                shape=arrange(options.layout, batch, height, width),
+                shape=arrange(options.layout, axes["batch"], axes["height"], axes["width"]),
                 layout=options.layout,
             ),
         ),
-        outputs=tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items()),
+        outputs=_output_specs(model, options, axes),
         axes={name: AxisRange(min=r.min, max=r.max, multiple_of=r.step) for name, r in ranges.items() if not r.fixed},
     )
+    return describe_task(manifest, model, options) if isinstance(model, TaskModel) else manifest
+
+
+def describe_task(manifest: Manifest, model: TaskModel, options: ExportOptions) -> Manifest:
+    """Add the task, the labels and the head to a manifest."""
+    spec = model.spec
+    head = HeadRecord(
+        name=spec.head,
+        layers=spec.layers,
+        final_norm=spec.final_norm,
+        pyramid=spec.pyramid if spec.head == "fpn" else None,
+        weights_sha256=weights_digest(dict(model.head.state_dict())),
+    )
+    labels = tuple(LabelRecord(id=one.id, name=one.name, color=one.color) for one in spec.labels)
+    return manifest.model_copy(
+        update={
+            "kind": "task",
+            "task": spec.task,
+            "labels": labels,
+            "output": options.output,
+            "short_side": spec.short_side,
+            "head": head,
+        }
+    )
+
+
+def _output_specs(
+    model: Encoder | TaskModel, options: ExportOptions, axes: dict[str, int | str]
+) -> tuple[TensorSpec, ...]:
+    architecture = encoder_of(model).architecture
+    batch, height, width = axes["batch"], axes["height"], axes["width"]
+    if isinstance(model, TaskModel):
+        classes = model.spec.classes
+        logits = (batch, classes) if model.spec.task == "classify" else (batch, classes, height, width)
+        if options.output == MASK:
+            return (TensorSpec(name=MASK, dtype="uint8", shape=(batch, height, width)),)
+        return (TensorSpec(name=LOGITS, dtype="float32", shape=logits),)
+    patch = architecture.patch
+    grid = tuple(n // patch if isinstance(n, int) else f"{n}/{patch}" for n in (height, width))
+    vector, feature_map = (batch, architecture.width), (batch, architecture.width, *grid)
+    shapes = {name: vector if name in (EMBEDDING, CLASS_TOKEN) else feature_map for name in options.outputs}
+    return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items())

@@ -4,14 +4,22 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
 from gtsa_kit.export.layout import AXES, InputFormat, Layout
-from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, SourceRecord, TensorSpec
+from gtsa_kit.export.manifest_records import (
+    AxisRange,
+    EngineRecord,
+    HeadRecord,
+    LabelRecord,
+    SourceRecord,
+    TaskScoreRecord,
+    TensorSpec,
+)
 from gtsa_kit.export.parity_report import ParityReport, Record
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, Range
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, OutputKind, Range
 from gtsa_kit.files import final_path, first_problem, write_text
 from gtsa_kit.version import __version__
 
@@ -25,6 +33,8 @@ class Manifest(Record):
 
     schema_version: int = SCHEMA
     gtsa_kit: str = __version__
+    kind: Literal["encoder", "task", "head"] = "encoder"
+    """Part of a model: an encoder, an encoder with a head, or a head alone, which takes an encoder's outputs."""
     format: str
     precision: str
     target: dict[str, str]
@@ -46,6 +56,18 @@ class Manifest(Record):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     axes: dict[str, AxisRange]
+    task: str | None = None
+    """"segment" or "classify"; None for encoders, like all fields up to `task_score`."""
+    labels: tuple[LabelRecord, ...] = ()
+    """Classes by class number."""
+    output: OutputKind = "features"
+    """Meaning of the output: features of an encoder, logits of classes, or the mask of class numbers."""
+    short_side: int | None = None
+    """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
+    preprocessing."""
+    head: HeadRecord | None = None
+    task_score: TaskScoreRecord | None = None
+    """Score on labeled images, if it was measured at the export."""
     parity: ParityReport | None = None
     engine: EngineRecord | None = None
     """Build record, for TensorRT engines alone."""

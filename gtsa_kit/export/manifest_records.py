@@ -49,6 +49,49 @@ class SourceRecord(Record):
         return [artifact.parent / self.relative] * bool(self.relative) + [Path(self.path)] * bool(self.path)
 
 
+class LabelRecord(Record):
+    """A class of a task; its number is its position among the labels."""
+
+    id: int
+    """Value that means the class in masks, colors as 0xRRGGBB; else the class number."""
+    name: str
+    color: tuple[int, int, int]
+    """RGB 0 to 255."""
+
+
+class HeadRecord(Record):
+    """Head of a task model."""
+
+    name: str
+    """Kind of head, one of `models.task_model.HEADS`."""
+    layers: tuple[int, ...]
+    """Blocks whose maps it takes; () for the last feature map, or the embedding."""
+    final_norm: bool
+    """True if these features are after the encoder's final norm."""
+    pyramid: str | None
+    """Strides of the maps in the head fpn; None for other heads."""
+    weights_sha256: str
+    """Digest of the head's weights (`models.weights.weights_digest`)."""
+
+
+class TaskScoreRecord(Record):
+    """Score of an artifact on labeled images, beside that of the float32 model."""
+
+    metric: str
+    """"mIoU" or "top-1", in percent."""
+    source: float
+    artifact: float
+    drop: float
+    """`source` minus `artifact`, in points."""
+    max_drop: float
+    """Largest drop that passes."""
+    images: int
+    """Number of labeled images."""
+    data: str
+    """Name of the labeled data, for display."""
+    passed: bool
+
+
 class GraphRecord(Record):
     """ONNX graph beside an engine, from which the engine was built."""
 

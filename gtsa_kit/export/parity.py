@@ -16,21 +16,26 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
+from gtsa_kit.export.task_parity import check_task_parity, preprocessing_mismatch
 from gtsa_kit.models.architecture import EMBEDDING_NAMES
-from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.task_model import TaskModel
 
 
 def check_parity(
-    reference: Encoder, runner: Runner, images: ParityImages, on_case: Callable[[int, int], None] = lambda *_: None
+    reference: Encoder | TaskModel,
+    runner: Runner,
+    images: ParityImages,
+    on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> ParityReport:
-    """Compare a runner with the float32 encoder on every case of the gate.
+    """Compare a runner with the float32 encoder or task model on every case of the gate.
 
     The artifact's input is prepared with the preprocessing of its manifest, the reference's input with its own. The
     two descriptions of the preprocessing must also be equal: the difference between bilinear and bicubic resizing is
     smaller than the rounding of int8.
 
     Args:
-        reference: The encoder; it is converted to float32 on the CPU.
+        reference: The encoder or task model; it is converted to float32 on the CPU.
         runner: Runner of the artifact.
         images: Images to compare on; larger batches repeat them.
         on_case: Called with (cases done, all cases).
@@ -39,14 +44,18 @@ def check_parity(
         Report with the difference of every output in every case.
 
     Raises:
-        ValueError: The artifact was exported from an encoder of another width, depth or embedding.
+        ValueError: The artifact was exported from an encoder of another width, depth or embedding, or for another task.
     """
     manifest = runner.manifest
+    if isinstance(reference, TaskModel):
+        return check_task_parity(reference, runner, images, on_case)
+    if manifest.kind != "encoder":
+        raise ValueError("the file is of a fine-tuned model, the weights are an encoder; name the run with --against")
     _check_same_encoder(reference, manifest)
     tolerance = TOLERANCES[manifest.precision]
     reference = copy.copy(reference.to("cpu").float().eval())
     reference.layers = manifest.layers
-    mismatch = _preprocessing_mismatch(reference.preprocessing, runner.preprocessing)
+    mismatch = preprocessing_mismatch(reference.preprocessing, runner.preprocessing)
     cases = parity_cases(*(manifest.range_of(axis) for axis in ("batch", "height", "width")))
     differences: list[Difference] = []
     for done, case in enumerate(cases, 1):
@@ -106,12 +115,6 @@ def _run_case(
         expected = reference(torch.from_numpy(prepared))
     actual = runner(np.stack([runner.prepare(image, size) for image in batch]))
     return expected, actual, names
-
-
-def _preprocessing_mismatch(expected: Preprocessing, actual: Preprocessing) -> str:
-    """Name the settings in which the artifact's preprocessing differs; "" if there are none."""
-    ours, theirs = expected.to_dict(), actual.to_dict()
-    return "; ".join(f"{name} {theirs[name]} for {ours[name]}" for name in ours if ours[name] != theirs[name])
 
 
 def _outputs(features: Features) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Parity report of an artifact: differences from the float32 encoder, by output and input shape."""
+"""Parity report of an artifact: differences from the float32 model, by output and input shape."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,11 +22,14 @@ class Difference(Record):
     max_abs: float | None = None
     mean_abs: float | None = None
     min_cosine: float | None = None
+    """Cosines of patch tokens and embeddings; None for the outputs of task models."""
     mean_cosine: float | None = None
-    neighbors: float | None
+    neighbors: float | None = None
     """Share of tokens with the same nearest neighbor, 0 to 1; None for fewer than three tokens."""
+    agreement: float | None = None
+    """Share of pixels or images with the same best class, 0 to 1, of task models; see `task_parity`."""
     image: str
-    """Name of the image with the lowest cosine."""
+    """Name of the image with the lowest cosine, of task models with the lowest agreement."""
     passed: bool
 
 
@@ -48,8 +51,12 @@ class ParityReport(Record):
 
     @property
     def worst(self) -> Difference:
-        """Difference with the lowest cosine, then the largest absolute difference.
+        """Difference with the lowest cosine or agreement, then the largest absolute difference.
 
         Failed ones precede passed ones, and those without numbers precede all others.
         """
-        return min(self.differences, key=lambda d: (d.passed, not d.problem, d.min_cosine or 0, -(d.max_abs or 0)))
+        return min(self.differences, key=_rank)
+
+
+def _rank(d: Difference) -> tuple[bool, bool, float, float]:
+    return d.passed, not d.problem, d.min_cosine or d.agreement or 0.0, -(d.max_abs or 0.0)

@@ -20,14 +20,16 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Source, SourceLocation
 from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
+from gtsa_kit.export.task_graph import options_for
 from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.weights import weights_digest
 
-Exporter = Callable[[Encoder, ExportOptions, Path, Calibration | None], dict[str, str]]
+Exporter = Callable[[Encoder | TaskModel, ExportOptions, Path, Calibration | None], dict[str, str]]
 EXPORTERS: Final[Mapping[str, Exporter]] = {
-    "torchscript": lambda encoder, options, path, _: export_torchscript(encoder, options, path),
-    "pt2": lambda encoder, options, path, _: export_pt2(encoder, options, path),
+    "torchscript": lambda model, options, path, _: export_torchscript(model, options, path),
+    "pt2": lambda model, options, path, _: export_pt2(model, options, path),
     "onnx": export_onnx,
     "openvino": export_openvino,
 }
@@ -37,7 +39,7 @@ CALIBRATION_IMAGES: Final = 24
 
 
 def artifact_path(source: SourceLocation, file_format: str, out: Path | None, force: bool) -> Path:
-    """Return the path of the artifact: `out` if it names a file, else `encoder` plus the suffix of the format.
+    """Return the path of the artifact: `out` if it names a file, else the name of the source plus the suffix.
 
     The latter lies in the folder `out`, by default in the folder of the source.
 
@@ -53,7 +55,7 @@ def artifact_path(source: SourceLocation, file_format: str, out: Path | None, fo
     if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}; choose one of {', '.join(FORMATS)}")
     suffix = SUFFIX[file_format]
-    path = (out or source.folder) / f"encoder{suffix}" if out is None or not out.suffix or out.is_dir() else out
+    path = (out or source.folder) / f"{source.stem}{suffix}" if out is None or not out.suffix or out.is_dir() else out
     if path.suffix != suffix:
         raise ValueError(f"{path} does not end in {suffix}, the suffix of {file_format} files; choose another --out")
     if path.exists() and path.resolve() == source.path.resolve():
@@ -104,7 +106,7 @@ def export_artifact(
     it, and an earlier file at `path` is unchanged.
 
     Args:
-        source: The encoder to export.
+        source: The encoder or task model to export.
         file_format: One of `EXPORTERS`.
         path: The file to write, see `artifact_path`.
         options: Precision, sizes, layers and input type; by default those of `ExportOptions`.
@@ -118,14 +120,14 @@ def export_artifact(
     Raises:
         ValueError: The options are not supported by the format, or the images can't be read.
     """
-    options = (options or ExportOptions()).in_patches(source.encoder.architecture.patch)
+    options = options_for(source.model, options or ExportOptions())
     check_supported(file_format, options, calibration is not None)
     images = images or load_parity_images(source.images)  # before anything is written: it may raise
     with staged(path) as work:
-        target = EXPORTERS[file_format](source.encoder, options, work, calibration)
+        target = EXPORTERS[file_format](source.model, options, work, calibration)
         if calibration and options.precision in QUANTIZED:
             target["calibration"] = calibration.origin
-        manifest = build_manifest(source.encoder, file_format, options, target, source.sha256)
+        manifest = build_manifest(source.model, file_format, options, target, source.sha256)
         manifest = write_manifest(work, bind_manifest(manifest, work, source))
         return run_parity_gate(source, work, manifest, images, on_case)
 
@@ -158,7 +160,7 @@ def run_parity_gate(
     Returns:
         The manifest with the parity report.
     """
-    report = check_parity(source.encoder, load(path, "cpu"), images, on_case)
+    report = check_parity(source.model, load(path, "cpu"), images, on_case)
     manifest = write_manifest(path, manifest.model_copy(update={"parity": report}))
     if manifest.format == "onnx":
         embed_manifest(path, manifest)
@@ -183,5 +185,5 @@ def measure_again(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReportWarning)  # the missing report is made here
         runner = load(path, "cpu")
-    report = check_parity(source.encoder, runner, images, on_case)
+    report = check_parity(source.model, runner, images, on_case)
     return bind_manifest(manifest, path, source).model_copy(update={"parity": report})

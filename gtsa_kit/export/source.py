@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import yaml
 from torch import Tensor
 
 from gtsa_kit.config import load_config
@@ -25,6 +26,7 @@ from gtsa_kit.models.checkpoint_import import (
 )
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
+from gtsa_kit.models.task_model import MODEL, TaskModel, is_task_run, load_task_model
 from gtsa_kit.models.weights import build_encoder, weights_digest
 
 
@@ -39,10 +41,14 @@ class SourceLocation(Protocol):
     def folder(self) -> Path:
         """Default folder of artifacts."""
 
+    @property
+    def stem(self) -> str:
+        """Default name of artifacts without their suffix."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """Float32 encoder to export, and reference of the parity gate."""
+    """Float32 encoder or task model to export, and reference of the parity gate."""
 
     path: Path
     encoder: Encoder
@@ -55,6 +61,18 @@ class Source:
     """Tool that wrote the weights; see `ImportedEncoder.origin`."""
     record: SourceRecord = field(default_factory=SourceRecord)
     """Location of the weights, and how they were opened, for manifests."""
+    task: TaskModel | None = None
+    """Task model whose encoder `encoder` is; None for an encoder alone."""
+
+    @property
+    def model(self) -> Encoder | TaskModel:
+        """Model to export, the reference of the parity gate."""
+        return self.task or self.encoder
+
+    @property
+    def stem(self) -> str:
+        """Name of exported files without their suffix."""
+        return "model" if self.task else "encoder"
 
     @property
     def folder(self) -> Path:
@@ -65,12 +83,18 @@ class Source:
     def images(self) -> Path | None:
         """Training images of the run, if its config.yaml names them and they exist."""
         settings = self.folder / "config.yaml"
-        data = Path(load_config(file=settings).data) if settings.exists() else None
-        return data if data and data.exists() else None
+        if not settings.exists():
+            return None
+        if self.task:
+            return task_images(settings)
+        data = Path(load_config(file=settings).data)
+        return data if data.exists() else None
 
 
 def open_source(path: Path, import_options: ImportOptions | None = None) -> Source:
     """Open a run folder, weights of any tool that `checkpoint_import` reads, or a float32 `.onnx` of gtsa-kit.
+
+    A fine-tuned run is opened with its head.
 
     Args:
         path: File or folder.
@@ -80,6 +104,9 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
         ValueError: The path holds no encoder that can be exported, or states a fact of the import options itself.
     """
     given = import_options or ImportOptions()
+    if is_task_run(path):
+        check_no_import_options(path, given)
+        return _open_task(path)
     if is_exported_file(path):
         check_no_import_options(path, given)
     if path.is_file() and path.suffix == SUFFIX["onnx"]:
@@ -90,6 +117,22 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
     note = imported.run_note if imported.origin == "gtsa-kit" else imported.note
     record = SourceRecord(path=str(imported.file.resolve()), **asdict(given))
     return Source(path, imported.encoder, sha256_of_weights(imported.file), note, imported.origin, record)
+
+
+def _open_task(path: Path) -> Source:
+    model, file = load_task_model(path), path / MODEL if path.is_dir() else path
+    record = SourceRecord(path=str(file.resolve()))
+    return Source(path, model.encoder, sha256_of(file), record=record, task=model)
+
+
+def task_images(settings: Path) -> Path | None:
+    """Return the folder of validation or training images, without masks, of a fine-tuned run's config.yaml."""
+    named = (yaml.safe_load(settings.read_text(encoding="utf-8")) or {}).get("data")
+    data = Path(str(named)) if named else None
+    if data is None or not data.is_dir():
+        return None
+    candidates = (data / "val" / "images", data / "images" / "val", data / "images")
+    return next((folder for folder in candidates if folder.is_dir()), data)
 
 
 def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
@@ -111,7 +154,7 @@ def is_exported_file(path: Path) -> bool:
 
 def takes_import_options(path: Path) -> bool:
     """Return whether a path holds weights that all facts of an import apply to: neither a run nor an exported file."""
-    if is_exported_file(path) or not path.exists():
+    if is_exported_file(path) or not path.exists() or is_task_run(path):
         return False
     if is_run(path):
         return (path / ENCODER).exists() and not is_run_file(path / ENCODER)
@@ -120,7 +163,7 @@ def takes_import_options(path: Path) -> bool:
 
 def facts_of_own(path: Path) -> tuple[str, ...]:
     """Return the names of the facts of an import that a run or a file of gtsa-kit takes."""
-    if is_exported_file(path) or not path.exists():
+    if is_exported_file(path) or not path.exists() or is_task_run(path):
         return ()
     return RUN_FACTS if is_run(path) else ("embedding",)
 

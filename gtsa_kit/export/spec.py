@@ -12,6 +12,7 @@ from gtsa_kit.export.layout import Layout
 Format = Literal["onnx", "torchscript", "pt2", "openvino", "trt"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 InputType = Literal["float32", "uint8"]
+OutputKind = Literal["features", "logits", "mask"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 SUFFIX: Final[Mapping[str, str]] = {
@@ -43,6 +44,10 @@ INPUT: Final = "images"
 EMBEDDING: Final = "embedding"
 FEATURE_MAP: Final = "feature_map"
 CLASS_TOKEN: Final = "class_token"  # noqa: S105
+LOGITS: Final = "logits"
+MASK: Final = "mask"
+HEAD: Final = "head"
+"""Part of a task model that maps features to logits."""
 
 
 def layer_output(layer: int) -> str:
@@ -110,6 +115,10 @@ class ExportOptions:
     """Opset of ONNX graphs."""
     input: InputType = "float32"
     """float32: normalized (B, 3, H, W). uint8: RGB (B, H, W, 3), normalized inside the graph."""
+    output: OutputKind = "features"
+    """Outputs: features of an encoder; logits or the mask of their maxima of a task model."""
+    keep_float: tuple[str, ...] = ()
+    """Layers that stay float32 in a lower precision: `HEAD`, or names of layers in int8 and fp8."""
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -117,6 +126,8 @@ class ExportOptions:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.input not in get_args(InputType):
             raise ValueError(f"--input takes float32 or uint8, got {self.input!r}")
+        if self.output not in get_args(OutputKind):
+            raise ValueError(f"--output takes logits or mask, got {self.output!r}")
         if self.opset not in OPSETS:
             raise ValueError(f"opset {self.opset} is not supported; choose {OPSETS[0]} to {OPSETS[-1]}")
         _check_size("height", self.height)
@@ -145,6 +156,8 @@ class ExportOptions:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, in the graph's order."""
+        if self.output != "features":
+            return (self.output,)
         maps = (layer_output(layer) for layer in self.layers)
         return (EMBEDDING, FEATURE_MAP, *maps, *([CLASS_TOKEN] if self.class_token else []))
 
@@ -185,6 +198,32 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
     "bf16": Tolerance(max_abs=1.5, mean_abs=1e-1, min_cosine=0.99, neighbors=0.9),
     "int8": Tolerance(max_abs=4.0, mean_abs=3e-1, min_cosine=0.95, neighbors=0.75),
     "fp8": Tolerance(max_abs=4.0, mean_abs=4e-1, min_cosine=0.93, neighbors=0.75),
+}
+
+
+@dataclass(frozen=True)
+class TaskTolerance:
+    """Bounds on the difference from the float32 PyTorch task model.
+
+    Differences of logits are relative to the spread of the reference's logits, the root mean square of their distance
+    from the mean of a pixel's or an image's logits: heads give logits of any scale.
+    """
+
+    max_abs: float
+    """Maximum absolute difference of one logit, in spreads."""
+    mean_abs: float
+    """Maximum mean absolute difference, in spreads; classes whose logits are nearer than that are tied."""
+    agreement: float
+    """Minimum share of pixels or images whose best class is that of the reference, or tied with it."""
+
+
+TASK_TOLERANCES: Final[dict[str, TaskTolerance]] = {
+    "fp32": TaskTolerance(max_abs=2e-4, mean_abs=2e-5, agreement=0.9999),
+    "tf32": TaskTolerance(max_abs=2e-2, mean_abs=2e-3, agreement=0.995),
+    "fp16": TaskTolerance(max_abs=2e-2, mean_abs=2e-3, agreement=0.995),
+    "bf16": TaskTolerance(max_abs=2e-1, mean_abs=2e-2, agreement=0.98),
+    "int8": TaskTolerance(max_abs=1.0, mean_abs=1e-1, agreement=0.93),
+    "fp8": TaskTolerance(max_abs=1.0, mean_abs=1e-1, agreement=0.93),
 }
 MAX_FOLD_DIFFERENCE: Final = 1e-5
 """Maximum difference of features after LayerScale is folded into other layers, relative to the largest feature.

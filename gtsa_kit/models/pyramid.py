@@ -22,8 +22,9 @@ class StridedPyramid(nn.Module):
             nn.ConvTranspose2d(width, width, 2, 2),
         )
         half = nn.ConvTranspose2d(width, width, 2, 2)
-        # Rounding up keeps a map that is one patch high or wide.
-        two = nn.MaxPool2d(2, 2, ceil_mode=True)
+        # A repeated last row and column keep a map that is one patch high or wide, and change no maximum. torch.export
+        # has no ceil_mode for every size.
+        two = nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 2))
         self.levels = nn.ModuleList([quarter, half, nn.Identity(), two])
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import safetensors
 import safetensors.torch
@@ -96,6 +96,15 @@ class TaskSpec:
             raise ValueError(f"the description of the task is damaged: {error!r}; train the model again") from error
 
 
+class TaskOutput(NamedTuple):
+    """Outputs of a task model for a batch of images of H x W pixels: numpy arrays from runners."""
+
+    logits: Any
+    """(B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone."""
+    mask: Any = None
+    """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits."""
+
+
 class TaskModel(nn.Module):
     """Encoder and head: normalized images (B, 3, H, W) to logits, (B, K, H, W) of pixels or (B, K) of classes."""
 
@@ -135,6 +144,11 @@ class TaskModel(nn.Module):
         if self.spec.task == "classify":
             return logits
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def encoder_of(model: Encoder | TaskModel) -> Encoder:
+    """Return an encoder, or that of a task model."""
+    return model.encoder if isinstance(model, TaskModel) else model
 
 
 def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import pytest
 if TYPE_CHECKING:
     from gtsa_kit.export.manifest import Manifest
 
-COLUMNS = "model|graph|format|precision|max abs|mean abs|min cosine|neighbors|shapes|".split("|")
+COLUMNS = "model|graph|format|precision|max abs|mean abs|min cosine|neighbors or classes|shapes|".split("|")
 ROWS: list[list[str]] = []
 
 
@@ -32,10 +32,10 @@ def row_of(graph: str, manifest: "Manifest") -> list[str]:
         graph,
         manifest.format,
         manifest.precision,
-        f"{max(d.max_abs for d in differences):.1e}",
-        f"{max(d.mean_abs for d in differences):.1e}",
-        f"{min(d.min_cosine for d in differences):.7f}",
-        f"{min(d.neighbors for d in differences if d.neighbors is not None):.3f}",
+        f"{max(d.max_abs or 0 for d in differences):.1e}",
+        f"{max(d.mean_abs or 0 for d in differences):.1e}",
+        f"{min((d.min_cosine for d in differences if d.min_cosine is not None), default=1):.7f}",
+        f"{min((d.neighbors or d.agreement for d in differences if d.neighbors or d.agreement), default=1):.3f}",
         " ".join(f"{b}x{h}x{w}" for b, h, w in sorted(shapes)),
         "passed" if manifest.parity.passed else "FAILED",
     ]

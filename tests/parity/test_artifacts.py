@@ -339,7 +339,7 @@ def test_layer_sensitivity_finds_the_sensitive_layer(tiny_run: Path, calibration
     scales = activation_scales(graph, batches, QUANT_TYPES["int8"])
     results = layer_sensitivity(graph, batches[0], scales, QUANT_TYPES["int8"])
     assert len(results) == 8
-    assert results[0][0] == "1.mlp.fc1.linear"
+    assert results[0][0] == "blocks.1.mlp.fc1"
     assert 1 - results[0][1] > 10 * (1 - results[1][1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
 

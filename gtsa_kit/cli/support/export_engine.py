@@ -32,6 +32,7 @@ from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, 
 from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant, gpu_capability
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import ANY_SIZE, SUFFIX, ExportOptions, Range
+from gtsa_kit.export.task_graph import options_for
 from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
@@ -48,6 +49,7 @@ from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.export.tensorrt.trial_run import find_rejected_size, size_of
 from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
 
 def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
     if isinstance(opened, Source):
-        options = options.in_patches(opened.encoder.architecture.patch)
+        options = options_for(opened.model, options)
         return InputRanges(options.batch, options.height, options.width, options.layout)
     return opened.restrict(options.batch, options.height, options.width)
 
@@ -187,12 +189,12 @@ def _try_sizes(
     return fixed
 
 
-def _reference(opened: Source | SourceGraph) -> Encoder | None:
-    """Return the float32 encoder, or None if it is not available."""
+def _reference(opened: Source | SourceGraph) -> Encoder | TaskModel | None:
+    """Return the float32 model, or None if it is not available."""
     if isinstance(opened, Source):
-        return opened.encoder
+        return opened.model
     source = open_reference(opened.path, opened.manifest) if opened.manifest else None
-    return source.encoder if source else None
+    return source.model if source else None
 
 
 def _prepare_graph(

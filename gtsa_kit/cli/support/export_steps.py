@@ -16,15 +16,15 @@ from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.framework_files import embedding_call
 from gtsa_kit.export.formats.frameworks import export_framework
-from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity, layer_title
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
-from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import artifact_path, check_supported, export_artifact, read_calibration
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
+from gtsa_kit.export.task_graph import build_graph, options_for
 
 MAX_SENSITIVE_LAYERS = 10
 """Number of layers in the table of layers that lose most by quantization."""
@@ -189,7 +189,7 @@ def _export_framework(
 def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:
     """Build a table of the layers that lose most by quantization."""
     batches = list(calibration_batches(calibration, source.encoder.preprocessing, options))
-    graph, quant_type = ExportGraph(source.encoder, options), QUANT_TYPES[options.precision]
+    graph, quant_type = build_graph(source.model, options_for(source.model, options)), QUANT_TYPES[options.precision]
     with Steps(console) as steps:
         scales = activation_scales(graph, batches, quant_type)
         on_layer = progress_callback(steps, "layer sensitivity")
@@ -200,7 +200,7 @@ def _sensitivity_table(source: Source, calibration: Calibration, options: Export
     table.add_column("layer")
     table.add_column("cosine", justify="right")
     for name, cosine in layers[:MAX_SENSITIVE_LAYERS]:
-        table.add_row(layer_title(name), f"{cosine:.6f}")
+        table.add_row(name, f"{cosine:.6f}")
     return table
 
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gtsa_kit.export.spec import LOGITS, MASK
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gtsa_kit.export.parity_report import ParityReport
+    from gtsa_kit.export.parity_report import Difference, ParityReport
 
 
 def parity_table(report: "ParityReport") -> "Table":
@@ -14,15 +16,17 @@ def parity_table(report: "ParityReport") -> "Table":
     from rich.table import Table
 
     table = Table(title=f"parity on {report.images} ({report.runtime})", title_justify="left", box=None)
-    for name in ("output", "shape", "max abs", "mean abs", "min cosine", "neighbors", ""):
+    is_task = report.differences[0].output in (LOGITS, MASK)
+    shares = ("same class",) if is_task else ("min cosine", "neighbors")
+    for name in ("output", "shape", "max abs", "mean abs", *shares, ""):
         table.add_column(name, justify="left" if name in ("output", "") else "right", no_wrap=True)
     for d in report.differences:
-        numbers = ("", "", d.problem.partition(" for ")[0])
-        if d.max_abs is not None:
-            numbers = (f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.min_cosine:.7f}")
-        neighbors = "" if d.neighbors is None else f"{d.neighbors:.4f}"
+        errors = ["" if value is None else f"{value:.1e}" for value in (d.max_abs, d.mean_abs)]
+        values = [_share(d.agreement, 5)] if is_task else [_share(d.min_cosine, 7), _share(d.neighbors, 4)]
+        if d.problem:
+            values[0] = d.problem.partition(" for ")[0]
         shape = f"{d.batch}x{d.height}x{d.width}"
-        table.add_row(d.output, shape, *numbers, neighbors, "passed" if d.passed else "FAILED")
+        table.add_row(d.output, shape, *errors, *values, "passed" if d.passed else "FAILED")
     return table
 
 
@@ -39,7 +43,18 @@ def failure_message(path: Path, report: "ParityReport") -> str:
         return f"{path} is not finite: {where}, on {worst.image}, {report.advice}"
     if worst.problem:
         return f"{path} differs from the encoder: {where} has {worst.problem}"
-    return (
-        f"{path} differs from the encoder: {where}, "
-        f"cosine {worst.min_cosine:.6f}, max {worst.max_abs:.2e}, worst on {worst.image or 'every image'}"
-    )
+    return f"{path} differs from the encoder: {where}, {measures(worst)}, worst on {worst.image or 'every image'}"
+
+
+def measures(d: "Difference") -> str:
+    """Return the measures of a difference as text, such as "cosine 0.9999998, max 1.00e-05"."""
+    parts = {
+        f"cosine {d.min_cosine or 0:.7f}": d.min_cosine is not None,
+        f"same class {100 * (d.agreement or 0):.3f}%": d.agreement is not None,
+        f"max {d.max_abs or 0:.2e}": d.max_abs is not None,
+    }
+    return ", ".join(part for part, measured in parts.items() if measured)
+
+
+def _share(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

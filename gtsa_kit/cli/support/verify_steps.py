@@ -84,7 +84,7 @@ def examine_file(
     if problem := open_manifest(file).problem:
         console.print(f"{file} has no parity report: {problem}; it is compared now", soft_wrap=True)
     with Steps(console) as steps:
-        report = check_parity(source.encoder, runner, parity_set, progress_callback(steps))
+        report = check_parity(source.model, runner, parity_set, progress_callback(steps))
     return Verification(CheckReport((), report, ""), None, source.path)
 
 
@@ -110,7 +110,7 @@ def examine_engine(
     if not checks.not_checked and source and device != "cpu":
         with Steps(console) as steps:
             runner = EngineRunner(file, manifest, pick_device(device))
-            report = check_parity(source.encoder, runner, parity_set, progress_callback(steps, "parity of the engine"))
+            report = check_parity(source.model, runner, parity_set, progress_callback(steps, "parity of the engine"))
     if source is None and not third_party:
         checks = _add_self_checks(file, manifest, checks, parity_set, console)
     return Verification(checks, report)

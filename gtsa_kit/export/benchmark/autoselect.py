@@ -17,6 +17,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions, Precision
+from gtsa_kit.export.task_graph import options_for
 
 BATCH = 8
 """Batch size at which candidates are measured."""
@@ -78,7 +79,7 @@ def autoselect(
 
     Args:
         source: Encoder to export.
-        folder: Output folder; it gets `encoder` plus the suffix of the chosen format.
+        folder: Output folder; it gets the name of the source plus the suffix of the chosen format.
         options: Export options; the precision comes from each candidate.
         rounds: Candidates (see `candidates`).
         images: Images for the parity gate and the measurement.
@@ -88,7 +89,7 @@ def autoselect(
     Returns:
         The choice, or None if no candidate passed the gate.
     """
-    options = options.in_patches(source.encoder.architecture.patch)
+    options = options_for(source.model, options)
     work = folder / ".autoselect.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -119,7 +120,7 @@ def _export(
     images: ParityImages,
     calibration: Calibration | None,
 ) -> tuple[Path, Manifest]:
-    path = folder / str(candidate).replace(" ", "_") / f"encoder{SUFFIX[candidate.file_format]}"
+    path = folder / str(candidate).replace(" ", "_") / f"{source.stem}{SUFFIX[candidate.file_format]}"
     options = replace(options, precision=candidate.precision)
     return path, export_artifact(source, candidate.file_format, path, options, images, calibration)
 

@@ -137,8 +137,8 @@ def _bind(manifest: Manifest, problem: str, digest: str) -> ArtifactManifest:
 
 
 def without_report(manifest: Manifest) -> Manifest:
-    """Return a manifest without its parity report and, for an engine, without that of its graph."""
+    """Return a manifest without its parity report and task score and, for an engine, without that of its graph."""
     engine = manifest.engine
     if engine:
         engine = engine.model_copy(update={"graph": engine.graph.model_copy(update={"parity": None})})
-    return manifest.model_copy(update={"parity": None, "engine": engine})
+    return manifest.model_copy(update={"parity": None, "task_score": None, "engine": engine})

@@ -13,56 +13,62 @@ from onnx.numpy_helper import to_array
 
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_model
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
-from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, layer_title
+from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, check_layer_names
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches, quantize, tensor_digest
 from gtsa_kit.export.graph import (
-    ExportGraph,
     dynamic_shapes,
     example_input,
     join_position_embeddings,
     split_position_embeddings,
 )
 from gtsa_kit.export.layout import AXES
-from gtsa_kit.export.spec import INPUT, QUANTIZED, ExportOptions
+from gtsa_kit.export.spec import HEAD, INPUT, LOGITS, MASK, QUANTIZED, ExportOptions
+from gtsa_kit.export.task_graph import AnyGraph, build_graph, float_head_note, options_for
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel, encoder_of
 
 WEIGHTS_KEY: Final = "gtsa_kit_weights"
 """Key of the model's metadata that holds the result of `locate_weights` as JSON."""
 
 
 def export_onnx(
-    encoder: Encoder, options: ExportOptions, path: Path, calibration: Calibration | None = None
+    model: Encoder | TaskModel, options: ExportOptions, path: Path, calibration: Calibration | None = None
 ) -> dict[str, str]:
-    """Write one ONNX file without a Resize operator, with the dynamic axes that the options leave open.
+    """Write one ONNX file with the dynamic axes that the options leave open.
+
+    The graph of an encoder has no Resize operator, that of a task model none with antialiasing.
 
     Args:
-        encoder: Encoder in float32.
-        options: Precision, sizes, layers, opset and input type.
+        model: Encoder or task model in float32.
+        options: Precision, sizes, layers or output, opset and input type.
         path: The file to write.
         calibration: Images that set the ranges of activations; required for int8 and fp8 only.
 
     Returns:
         The `target` of the manifest.
     """
-    options = options.in_patches(encoder.architecture.patch)
-    graph = ExportGraph(encoder, options, attention="explicit")
-    model = _trace(graph, options)
-    name_axes(model, options)
-    _reduce_node_metadata(model)
+    options = options_for(model, options)
+    graph = build_graph(model, options, attention="explicit")
+    if options.precision in QUANTIZED:
+        check_layer_names(graph, options.keep_float)
+    exported = _trace(graph, options)
+    name_axes(exported, options)
+    _reduce_node_metadata(exported)
     target = {"opset": str(options.opset)}
     if options.precision in QUANTIZED:
         assert calibration is not None
-        batches = list(calibration_batches(calibration, encoder.preprocessing, options))
-        kept_float = quantize(model, graph, batches, QUANT_TYPES[options.precision])
-        target |= {"float_layers": ", ".join(map(layer_title, kept_float))} if kept_float else {}
-    else:
-        add_weight_locations(model, encoder)
-    onnx.checker.check_model(model, full_check=True)
-    write_model(model, path)
-    return target
+        batches = list(calibration_batches(calibration, encoder_of(model).preprocessing, options))
+        kept_float = quantize(exported, graph, batches, QUANT_TYPES[options.precision], options.keep_float)
+        named = [name for name in kept_float if not (HEAD in options.keep_float and name.startswith(f"{HEAD}."))]
+        target |= {"float_layers": ", ".join(named)} if named else {}
+    elif isinstance(model, Encoder):
+        add_weight_locations(exported, model)
+    onnx.checker.check_model(exported, full_check=True)
+    write_model(exported, path)
+    return target | float_head_note(model, options)
 
 
-def _trace(graph: ExportGraph, options: ExportOptions) -> onnx.ModelProto:
+def _trace(graph: AnyGraph, options: ExportOptions) -> onnx.ModelProto:
     """Convert the graph with torch's dynamo exporter."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
@@ -88,8 +94,9 @@ def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
         if dim.dim_param:
             dim.dim_param = axis
     grid = ("batch", None, f"height//{options.height.step}", f"width//{options.width.step}")
+    names = {LOGITS: ("batch", None, "height", "width"), MASK: ("batch", "height", "width")}.get(options.output, grid)
     for output in model.graph.output:
-        for dim, name in zip(output.type.tensor_type.shape.dim, grid, strict=False):
+        for dim, name in zip(output.type.tensor_type.shape.dim, names, strict=False):
             if name and dim.dim_param:
                 dim.dim_param = name
     del model.graph.value_info[:]  # written with the old names; readers infer it again

@@ -13,17 +13,19 @@ import torch
 from gtsa_kit.export.formats.onnx import export_onnx
 from gtsa_kit.export.formats.openvino_library import import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input
+from gtsa_kit.export.graph import dynamic_shapes, example_input
 from gtsa_kit.export.spec import INPUT, ExportOptions
+from gtsa_kit.export.task_graph import build_graph, options_for
 from gtsa_kit.files import sync_file, sync_folder
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 
 INFERENCE_PRECISIONS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "bf16"}
 """Precision that OpenVINO computes in, by the precision of the artifact."""
 
 
 def export_openvino(
-    encoder: Encoder, options: ExportOptions, path: Path, calibration: Calibration | None = None
+    model: Encoder | TaskModel, options: ExportOptions, path: Path, calibration: Calibration | None = None
 ) -> dict[str, str]:
     """Write `path` (.xml) and its weights beside it (.bin).
 
@@ -32,7 +34,7 @@ def export_openvino(
     has no such storage for bf16, so a bf16 file is as large as an fp32 file.
 
     Args:
-        encoder: Encoder in float32.
+        model: Encoder or task model in float32.
         options: Precision, sizes, layers and input type.
         path: The .xml file to write.
         calibration: Images that set the ranges of activations; required for int8 only.
@@ -41,22 +43,24 @@ def export_openvino(
         The `target` of the manifest.
 
     Raises:
-        ValueError: OpenVINO is not installed.
+        ValueError: OpenVINO is not installed, or layers are to stay float32 in another precision than int8.
     """
     quantized: dict[str, str] = {}
-    openvino, options = import_openvino(), options.in_patches(encoder.architecture.patch)
+    openvino, options = import_openvino(), options_for(model, options)
+    if options.keep_float and options.precision != "int8":
+        raise ValueError(f"OpenVINO chooses the layers that stay float32 in {options.precision}; omit --keep-float")
     work = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         if options.precision == "int8":
-            graph = export_onnx(encoder, options, work / "int8.onnx", calibration)
+            graph = export_onnx(model, options, work / "int8.onnx", calibration)
             quantized = {name: value for name, value in graph.items() if name != "opset"}
-            model = openvino.Core().read_model(str(work / "int8.onnx"))
+            converted = openvino.Core().read_model(str(work / "int8.onnx"))
         else:
-            model = _convert(_export_program(encoder, replace(options, precision="fp32")))
-        _name_tensors(model, options)
-        openvino.save_model(model, str(work / path.name), compress_to_fp16=options.precision == "fp16")
+            converted = _convert(_export_program(model, replace(options, precision="fp32")))
+        _name_tensors(converted, options)
+        openvino.save_model(converted, str(work / path.name), compress_to_fp16=options.precision == "fp16")
         # The weights first: an .xml without its .bin can't be opened.
         for suffix in (".bin", ".xml"):
             written = work / path.with_suffix(suffix).name
@@ -72,8 +76,8 @@ def export_openvino(
     }
 
 
-def _export_program(encoder: Encoder, options: ExportOptions) -> torch.export.ExportedProgram:
-    graph = ExportGraph(encoder, options, split_qkv=True)
+def _export_program(model: Encoder | TaskModel, options: ExportOptions) -> torch.export.ExportedProgram:
+    graph = build_graph(model, options, split_qkv=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(graph, (example_input(options),), dynamic_shapes=dynamic_shapes(options))

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from gtsa_kit.export.graph import ExportGraph, dynamic_shapes, example_input
+from gtsa_kit.export.graph import dynamic_shapes, example_input
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.spec import INPUT, ExportOptions
+from gtsa_kit.export.task_graph import build_graph, float_head_note, options_for
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 
 
-def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
+def export_pt2(model: Encoder | TaskModel, options: ExportOptions, path: Path) -> dict[str, str]:
     """Write the program to `path`; it needs torch alone to run, and is the input of AOTInductor.
 
     Returns:
@@ -26,8 +28,8 @@ def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str
     Raises:
         ValueError: The image size is dynamic, and this torch can't export that.
     """
-    options = options.in_patches(encoder.architecture.patch)
-    graph, buffer = ExportGraph(encoder, options), io.BytesIO()
+    options = options_for(model, options)
+    graph, buffer = build_graph(model, options), io.BytesIO()
     shapes, settings = dynamic_axes(options)
     with torch.no_grad(), warnings.catch_warnings(), settings:
         warnings.simplefilter("ignore")
@@ -37,7 +39,7 @@ def export_pt2(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str
         torch.export.save(program, buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
-    return {"torch": torch.__version__}
+    return {"torch": torch.__version__} | float_head_note(model, options)
 
 
 def dynamic_axes(options: ExportOptions) -> tuple[Any, AbstractContextManager[object]]:

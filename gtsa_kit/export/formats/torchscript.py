@@ -8,28 +8,30 @@ from typing import BinaryIO
 
 import torch
 
-from gtsa_kit.export.graph import ExportGraph, example_input
+from gtsa_kit.export.graph import example_input
 from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.export.task_graph import build_graph, float_head_note, options_for
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 
 
-def export_torchscript(encoder: Encoder, options: ExportOptions, path: Path) -> dict[str, str]:
-    """Trace the encoder, freeze it and write it to `path`; the file needs torch alone to run.
+def export_torchscript(model: Encoder | TaskModel, options: ExportOptions, path: Path) -> dict[str, str]:
+    """Trace an encoder or a task model, freeze it and write it to `path`; the file needs torch alone to run.
 
     Returns:
         The `target` of the manifest.
     """
-    options, buffer = options.in_patches(encoder.architecture.patch), io.BytesIO()
+    options, buffer = options_for(model, options), io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         # torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes.
         warnings.simplefilter("ignore")
-        graph, example = ExportGraph(encoder, options), example_input(options)
+        graph, example = build_graph(model, options), example_input(options)
         traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(torch.jit.freeze(traced), buffer)
     with atomic_write(path) as file:
         copy_without_debug_info(buffer, file)
-    return {"torch": torch.__version__}
+    return {"torch": torch.__version__} | float_head_note(model, options)
 
 
 def copy_without_debug_info(archive: BinaryIO, out: BinaryIO) -> None:

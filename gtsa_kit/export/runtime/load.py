@@ -8,7 +8,6 @@ import torch
 from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.formats.content import ArtifactManifest, ReportWarning, open_manifest
 from gtsa_kit.export.formats.onnx_file import read_model
-from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.onnx_runner import OnnxRunner, check_names
@@ -19,6 +18,7 @@ from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
 from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
 from gtsa_kit.export.source import check_no_import_options, is_exported_file, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
+from gtsa_kit.export.task_graph import build_graph, options_for
 
 __all__ = ["Runner", "load", "pick_device"]
 
@@ -82,8 +82,9 @@ def _open_weights(
     path: Path, target: torch.device, options: ExportOptions, import_options: ImportOptions | None
 ) -> Runner:
     source = open_source(path, import_options)
-    graph = ExportGraph(source.encoder, options)
-    manifest = build_manifest(source.encoder, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
+    options = options_for(source.model, options)
+    graph = build_graph(source.model, options)
+    manifest = build_manifest(source.model, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
     runner = TorchRunner(graph, manifest, target)
     runner.note = source.note
     return runner

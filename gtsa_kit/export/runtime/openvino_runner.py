@@ -1,6 +1,7 @@
 """Runner of OpenVINO files."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ class OpenVinoRunner(BatchParallelRunner):
         precision = supported_precision(openvino, self.manifest.target["inference_precision"])
         config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
         all_cores = core.compile_model(model, "CPU", {**config, "PERFORMANCE_HINT": "LATENCY"})
-        count = len(self.manifest.outputs)
+        dtypes = [spec.dtype for spec in self.manifest.outputs]
         divisible = not self.manifest.range_of("batch").fixed
         streams = {**config, "NUM_STREAMS": threads}
         self._set_inference(
-            infer_with_requests(all_cores, count),
-            (lambda: infer_with_requests(core.compile_model(model, "CPU", streams), count)) if divisible else None,
+            infer_with_requests(all_cores, dtypes),
+            (lambda: infer_with_requests(core.compile_model(model, "CPU", streams), dtypes)) if divisible else None,
         )
         self.provider = f"OpenVINO on CPU, {all_cores.get_property('INFERENCE_PRECISION_HINT').to_string()}"
 
@@ -61,7 +62,7 @@ def supported_precision(openvino: Any, precision: str) -> str:
     return precision if capability is None or capability in cpu_capabilities(openvino) else "f32"
 
 
-def infer_with_requests(compiled: Any, count: int) -> Infer:
+def infer_with_requests(compiled: Any, dtypes: Sequence[str]) -> Infer:
     """Return a function that runs a compiled OpenVINO model; any thread may call it.
 
     A request of OpenVINO serves one caller at a time, so each thread has its own.
@@ -72,6 +73,6 @@ def infer_with_requests(compiled: Any, count: int) -> Infer:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
         outputs = local.request.infer([np.ascontiguousarray(images)])
-        return [np.array(outputs[i], dtype=np.float32) for i in range(count)]
+        return [np.array(outputs[i], dtype=dtype) for i, dtype in enumerate(dtypes)]
 
     return infer

@@ -1,16 +1,18 @@
-"""Base class of runners: `runner(images)` computes `Features` on numpy arrays."""
+"""Base class of runners: `runner(images)` computes `Features` or `TaskOutput` on numpy arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, LOGITS, MASK, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
 from gtsa_kit.models.sizes import check_image
+from gtsa_kit.models.task_model import TaskOutput
 
 
 class Runner(ABC):
@@ -22,16 +24,17 @@ class Runner(ABC):
     note: str = ""
     """Summary of imported weights of another tool: weights used, keys skipped, values assumed; else ""."""
 
-    def __call__(self, images: np.ndarray) -> Features:
-        """Compute the features of a batch.
+    def __call__(self, images: np.ndarray) -> Any:
+        """Compute the features of a batch, or the results of a task model.
 
         Args:
             images: Preprocessed float32, or RGB uint8 for an artifact that normalizes inside its graph; (B, 3, H, W) or
                 (B, H, W, 3). The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
-            Float32 arrays for patches of p x p pixels: `embedding` (B, D), `feature_map` (B, D, H/p, W/p), `layers` of
-            that shape by block, and `class_token` (B, D) if it is an output.
+            `Features` of an encoder, float32 arrays for patches of p x p pixels: `embedding` (B, D), `feature_map`
+            (B, D, H/p, W/p), `layers` of that shape by block, and `class_token` (B, D) if it is an output.
+            `TaskOutput` of a task model: `logits` (B, K, H, W) or (B, K) float32, or `mask` (B, H, W) uint8.
 
         Raises:
             ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.
@@ -43,6 +46,8 @@ class Runner(ABC):
                 f"the file has {len(values)} outputs, its manifest names {len(names)}; copy both again, or export again"
             )
         outputs = dict(zip(names, values, strict=True))
+        if self.manifest.kind == "task":
+            return TaskOutput(outputs.get(LOGITS), outputs.get(MASK))
         layers = {layer: outputs[layer_output(layer)] for layer in self.manifest.layers}
         return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers, outputs.get(CLASS_TOKEN))
 

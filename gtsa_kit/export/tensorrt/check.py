@@ -63,7 +63,7 @@ def check_engine(
     checks += _graph_checks(graph, manifest, engine)
     parity = None
     if graph.exists() and source is not None:
-        parity = check_parity(source.encoder, load(graph, "cpu"), images, on_case)
+        parity = check_parity(source.model, load(graph, "cpu"), images, on_case)
     return CheckReport(tuple(checks), parity, _not_checked(engine))
 
 

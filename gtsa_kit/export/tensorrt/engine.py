@@ -25,6 +25,7 @@ from gtsa_kit.files import atomic_write
 
 if TYPE_CHECKING:
     from gtsa_kit.models.encoder import Encoder
+    from gtsa_kit.models.task_model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def export_graph(
 
 def write_graph(source: Source, path: Path, options: ExportOptions, calibration: Calibration | None) -> SourceGraph:
     """Write a graph for a dry run, without parity gate and manifest."""
-    export_onnx(source.encoder, _graph_options(options), path, calibration)
+    export_onnx(source.model, _graph_options(options), path, calibration)
     return read_graph_file(path)
 
 
@@ -125,22 +126,22 @@ def write_engine(
 
 
 def check_engine_parity(
-    encoder: "Encoder | None",
+    model: "Encoder | TaskModel | None",
     engine: Path,
     manifest: Manifest,
     images: ParityImages,
     on_case: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
-    """Compare the engine with the float32 encoder on this machine's GPU, and record the result in the manifest.
+    """Compare the engine with the float32 model on this machine's GPU, and record the result in the manifest.
 
-    Where the engine can't run, or there is no encoder, the manifest records why the comparison was not run.
+    Where the engine can't run, or there is no model, the manifest records why the comparison was not run.
     """
     assert manifest.engine is not None
-    reason = cannot_run(manifest.engine) or ("" if encoder else "not run: there are no float32 weights to compare with")
-    if reason or encoder is None:
+    reason = cannot_run(manifest.engine) or ("" if model else "not run: there are no float32 weights to compare with")
+    if reason or model is None:
         updated = {"engine": manifest.engine.model_copy(update={"parity": reason})}
     else:
-        report = check_parity(encoder, load(engine, "cuda"), images, on_case)
+        report = check_parity(model, load(engine, "cuda"), images, on_case)
         updated = {"engine": manifest.engine.model_copy(update={"parity": "run"}), "parity": report}  # type: ignore[dict-item]
     return write_manifest(engine, manifest.model_copy(update=updated))
 

@@ -50,6 +50,11 @@ class SourceGraph:
         return self.path.parent
 
     @property
+    def stem(self) -> str:
+        """Default name of the engine without its suffix."""
+        return self.path.stem
+
+    @property
     def default_side(self) -> int:
         """Side of the images that the model was trained on, in pixels."""
         return int(self.manifest.preprocessing["size"]) if self.manifest else DEFAULT_SIDE

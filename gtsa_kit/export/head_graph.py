@@ -1,0 +1,61 @@
+"""Head of a task model as it is exported: batch norms folded into convolutions, which may compute in half precision."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from gtsa_kit.export.spec import HEAD, ExportOptions
+
+HEAD_DTYPES = {"fp16": torch.float16}
+"""Dtypes of a head's convolutions by precision; float32 for others.
+
+In bf16 the head stays float32: ONNX has no bf16 convolution before opset 22.
+"""
+
+
+class CastLayer(nn.Module):
+    """Convolution or linear layer with weights and input of another dtype, and float32 output."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.layer = dtype, layer.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        return self.layer(x.to(self.dtype)).float()  # type: ignore[no-any-return]
+
+
+def export_head(head: nn.Module, options: ExportOptions) -> nn.Module:
+    """Copy a head in evaluation mode and float32, and give its layers the dtype of the options."""
+    copied = copy.deepcopy(head).float().cpu().eval()
+    fold_batch_norms(copied)
+    dtype = head_dtype(options)
+    if dtype != torch.float32:
+        _cast_layers(copied, dtype)
+    return copied.requires_grad_(False)
+
+
+def head_dtype(options: ExportOptions) -> torch.dtype:
+    """Return the dtype of a head's convolutions."""
+    return torch.float32 if HEAD in options.keep_float else HEAD_DTYPES.get(options.precision, torch.float32)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Replace each convolution and the batch norm behind it by one convolution, computed in float64."""
+    for sequence in [part for part in module.modules() if isinstance(part, nn.Sequential)]:
+        for i in range(len(sequence) - 1):
+            conv, norm = sequence[i], sequence[i + 1]
+            if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+                transposed = isinstance(conv, nn.ConvTranspose2d)
+                fused = fuse_conv_bn_eval(conv.double(), norm.double(), transpose=transposed)
+                sequence[i], sequence[i + 1] = fused.float(), nn.Identity()
+
+
+def _cast_layers(module: nn.Module, dtype: torch.dtype) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            setattr(module, name, CastLayer(child, dtype))
+        else:
+            _cast_layers(child, dtype)
