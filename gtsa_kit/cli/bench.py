@@ -96,7 +96,9 @@ def bench(
         console.print(speed_table([speed for speed in speeds if speed.shape == shape], gates, names[0]))
     for name, used in {speed.name: speed.provider for speed in speeds}.items():
         console.print(f"{name}: {used}", soft_wrap=True)
-    console.print(f"cosine: worst patch token, compared with {reference}", soft_wrap=True)
+    is_task = any(speed.agreement is not None for speed in speeds)
+    measure = "same class: share of pixels or images" if is_task else "cosine: worst patch token"
+    console.print(f"{measure}, compared with {reference}", soft_wrap=True)
 
 
 def _open_reference(
@@ -142,7 +144,7 @@ def _measure(
             shapes,
             parity_set,
             seconds,
-            source.encoder if source else None,
+            source.model if source else None,
             lambda *entry: skipped.append(entry),
             lambda share: steps.update(round(100 * share)),
             lambda name, note: print_note(name, note, console),
@@ -205,9 +207,10 @@ def speed_table(speeds: "list[Speed]", gates: dict[str, str], first: str) -> "Ta
     from rich.table import Table
 
     title = f"{speeds[0].shape}, latencies in ms"
+    comparison = "cosine" if all(speed.agreement is None for speed in speeds) else "same class"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
-    for column in ("images/s", "ratio", "p50", "p95", "p99", "load s", "MB", "cosine"):
+    for column in ("images/s", "ratio", "p50", "p95", "p99", "load s", "MB", comparison):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("gate", no_wrap=True)
     for speed in speeds:
@@ -218,7 +221,7 @@ def speed_table(speeds: "list[Speed]", gates: dict[str, str], first: str) -> "Ta
             *(f"{latency:.1f}" for latency in (speed.p50, speed.p95, speed.p99)),
             f"{speed.load_seconds:.2f}",
             _or_blank(speed.memory_mb, ".0f"),
-            speed.problem or _or_blank(speed.min_cosine, ".6f"),
+            speed.problem or _or_blank(speed.min_cosine, ".6f") or _or_blank(speed.agreement, ".4%"),
             gates[speed.name],
         )
     return table

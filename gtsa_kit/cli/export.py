@@ -17,6 +17,7 @@ from gtsa_kit.cli.support.parsing import (
     parse_side,
     parse_sizes,
 )
+from gtsa_kit.cli.support.task_options import TaskExportOptions
 
 SIDES = "N, or HEIGHTxWIDTH; multiples of the patch size, 16 for the encoders of gtsa-kit."
 ENGINES = "TensorRT (--format trt)"
@@ -139,7 +140,8 @@ def export(
         ),
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Name of the model. Default: encoder.", rich_help_panel=TRITON)
+        str | None,
+        typer.Option(help="Name of the model. Default: encoder, of a fine-tuned run model.", rich_help_panel=TRITON),
     ] = None,
     instances: Annotated[
         str | None,
@@ -157,9 +159,10 @@ def export(
         typer.Option(help="Maximum time that a request waits for others, in ms. Default: 1.", rich_help_panel=TRITON),
     ] = None,
     *,
+    task: TaskExportOptions,
     weights: WeightsOptions,
 ) -> None:
-    """Export an encoder to ONNX, TensorRT or another format, and compare the file with the encoder.
+    """Export an encoder or a fine-tuned model to ONNX, TensorRT or another format, and compare the file with it.
 
     The graph takes any batch size, and any height and width in steps of the patch size, unless --size or --batch fix
     them. The written file is opened again and compared with the float32 encoder on images of several shapes; the report
@@ -181,6 +184,8 @@ def export(
       gtsa export other_vit.onnx --format trt --dry-run
 
       gtsa export runs/street/encoder.onnx --format triton --input uint8 --out models/
+
+      gtsa export runs/road-segmentation --format onnx --precision fp16 --output mask
     """
     require(source)
     import_options = weights.import_options
@@ -198,6 +203,8 @@ def export(
         class_token=class_token,
         opset=opset or OPSET,
         input=input_type,  # type: ignore[arg-type]
+        output=task.output or "features",  # type: ignore[arg-type]
+        keep_float=task.kept_layers,
     )
     engine_only = {
         "--runtime": runtime if runtime != "auto" else None,
@@ -220,8 +227,11 @@ def export(
     _check_unused(triton_only, format_name, "triton")
     if format_name == "triton":
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
+        from gtsa_kit.models.task_model import is_task_run
 
-        serving = parse_serving(name, instances, max_batch, queue_delay_ms)
+        serving = parse_serving(
+            name or ("model" if is_task_run(source) else None), instances, max_batch, queue_delay_ms
+        )
         with printed_result(as_json) as result:
             export_triton(source, import_options, serving, precision, options, calibrate, images, out, force, result)
     elif format_name == "trt":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
     from gtsa_kit.export.inspect_file import FileInfo
     from gtsa_kit.export.manifest import Manifest
-    from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, TensorSpec
+    from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, TaskScoreRecord, TensorSpec
     from gtsa_kit.export.parity_report import ParityReport
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 
@@ -120,6 +120,8 @@ def _manifest_rows(manifest: "Manifest", report_problem: str) -> Iterator[Row]:
     yield "architecture", _architecture(manifest.architecture)
     yield "embedding", _embedding(manifest.architecture)
     yield "dim", str(manifest.dim)
+    if manifest.task:
+        yield from _task_rows(manifest)
     yield "preprocessing", _pairs(manifest.preprocessing)
     yield from _tensor_rows(manifest.inputs, manifest.outputs)
     yield from ((axis, _range(allowed)) for axis, allowed in manifest.axes.items())
@@ -132,6 +134,25 @@ def _manifest_rows(manifest: "Manifest", report_problem: str) -> Iterator[Row]:
         yield from _parity_rows(manifest.engine.graph.parity, "of the graph")
     if manifest.engine is None or manifest.parity:
         yield from _parity_rows(manifest.parity, "of the engine" if manifest.engine else "")
+
+
+def _task_rows(manifest: "Manifest") -> Iterator[Row]:
+    yield "task", str(manifest.task)
+    yield "labels", f"{len(manifest.labels)}: {', '.join(label.name for label in manifest.labels)}"
+    if manifest.head:
+        head = manifest.head
+        layers = f" on blocks {', '.join(map(str, head.layers))}" if head.layers else ""
+        yield "head", f"{head.name}{f', {head.pyramid}' if head.pyramid else ''}{layers}"
+    if manifest.task_score:
+        yield "score", score_text(manifest.task_score)
+
+
+def score_text(score: "TaskScoreRecord") -> str:
+    """Return a task score as text."""
+    return (
+        f"{'passed' if score.passed else 'FAILED'} on {score.images} images of {score.data}: {score.metric} "
+        f"{score.artifact:.2f}%, float32 model {score.source:.2f}%, at most {score.max_drop:g} points lower"
+    )
 
 
 def _folder_rows(report: "FolderReport", problem: str) -> Iterator[Row]:
@@ -187,6 +208,10 @@ def _encoder_rows(encoder: Mapping[str, Any]) -> Iterator[Row]:
     if "architecture" in encoder:
         yield "architecture", _architecture(encoder["architecture"])
         yield "embedding", _embedding(encoder["architecture"])
+        if task := encoder.get("task"):
+            yield "task", task["task"]
+            yield "labels", f"{len(task['labels'])}: {', '.join(label['name'] for label in task['labels'])}"
+            yield "head", str(task["head"])
         yield "preprocessing", _pairs(encoder.get("preprocessing", {}))
     plain = {name: value for name, value in training.items() if not isinstance(value, dict | list)}
     if plain:

@@ -19,6 +19,7 @@ from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.runtime.batching import require_features
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.encoder import Features
@@ -85,6 +86,7 @@ def embed(
         runner = model
     else:
         runner = load(model, device, layers=layers, import_options=import_options, class_token=class_token)
+    require_features(runner)
     resize = choose_resize_policy(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or DEFAULT_BATCH_SIZE["cpu"])
     plan = BatchPlan(batch, workers or available_cores(), map_output_names(runner, layers), "float32")

@@ -15,6 +15,7 @@ from gtsa_kit.embedding.resize_policy import ResizePolicy, choose_resize_policy
 from gtsa_kit.embedding.shards import ShardLimits, choose_shard_limits
 from gtsa_kit.embedding.store import DatasetSpec
 from gtsa_kit.export import Runner
+from gtsa_kit.export.runtime.batching import require_features
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.version import __version__
 
@@ -77,6 +78,7 @@ def plan_job(source: str, model: Path, options: EmbedOptions, runner: Runner) ->
     Raises:
         ValueError: Options exclude each other, or the model does not support one.
     """
+    require_features(runner)
     manifest, map_dtype = runner.manifest, options.dtype or "float16"
     resize = choose_resize_policy(manifest, options.size, options.short_side, options.native)
     names = map_output_names(runner, options.load.layers) if options.dense or options.load.layers else ()

@@ -13,6 +13,7 @@ from gtsa_kit.export import Runner, load
 from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.graph import ExportGraph
+from gtsa_kit.export.runtime.batching import require_features
 from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
@@ -61,6 +62,8 @@ def open_models(
         Model(name, opener(source) if opener else load(source, device, layers=layers), source)
         for name, source in zip(distinct_names(sources), sources, strict=True)
     ]
+    for model in models:
+        require_features(model.runner)
     models += [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
     if baseline and not random:
         models += _baseline([model.runner for model in models], seed, device, layers)

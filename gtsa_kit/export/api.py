@@ -48,13 +48,15 @@ def export(
     overwrite: bool = False,
     import_options: "ImportOptions | None" = None,
     class_token: bool = False,
+    output: str | None = None,
+    keep_float: tuple[str, ...] = (),
 ) -> Path:
-    """Export an encoder to a file and compare the file with the float32 encoder, as `gtsa export` does.
+    """Export an encoder or a fine-tuned model to a file and compare the file with it, as `gtsa export` does.
 
     Args:
         source: Run folder, weights (.safetensors, .pth, a Hugging Face or timm folder), or a float32 ONNX file.
         format: "onnx", "torchscript", "pt2" or "openvino".
-        out: File or folder; by default beside the weights, as encoder.onnx and so on.
+        out: File or folder; by default beside the weights, as encoder.onnx, model.onnx (fine-tuned) and so on.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8"; not every format supports each of them.
         size: (height, width) in pixels to fix; by default any multiple of the patch size.
         batch: Number of images to fix; by default any.
@@ -65,6 +67,8 @@ def export(
         overwrite: Replace an existing file.
         import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
         class_token: Whether the class token after the final norm becomes an output.
+        output: "logits" or "mask" of a fine-tuned model; by default logits.
+        keep_float: Parts that stay float32 in fp16, int8 and fp8: "head"; in int8 and fp8 also names of layers.
 
     Returns:
         Path of the file. Its manifest, with the parity report, is beside it as FILE.json.
@@ -88,6 +92,8 @@ def export(
         layers=layers,
         class_token=class_token,
         input=input,  # type: ignore[arg-type]
+        output=output or "features",  # type: ignore[arg-type]
+        keep_float=keep_float,
     )
     if format == "trt":
         raise ValueError("this function builds no TensorRT engines; use the command gtsa export SOURCE --format trt")

@@ -23,6 +23,7 @@ from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import import sha256_of_weights
 from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, find_run_weights, is_run
+from gtsa_kit.models.task_model import MODEL, is_task_run
 from gtsa_kit.models.weights import describe_encoder
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def inspect_file(path: Path, import_options: ImportOptions | None = None) -> Fil
     given = import_options or ImportOptions()
     if (path / EXPORT_FILE).is_file():
         return _inspect_exported_folder(path)
+    if is_task_run(path):
+        check_no_import_options(path, given)
+        return _inspect_weights(path / MODEL if path.is_dir() else path, path, "fine-tuned model of gtsa-kit")
     if takes_import_options(path):
         return _inspect_opened(path, given)
     if is_run(path):

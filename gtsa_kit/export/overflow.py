@@ -18,7 +18,7 @@ from gtsa_kit.export.spec import (
     ExportOptions,
     ParityCase,
 )
-from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logit_spread
+from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.export.task_graph import AnyGraph, TaskGraph, build_graph, options_for
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel
@@ -86,7 +86,7 @@ def _holds(reference: Encoder | TaskModel, precision: str, images: Tensor) -> bo
     case = ParityCase(len(images), images.shape[2], images.shape[3])
     if isinstance(reference, TaskModel):
         logits = np.asarray(expected)
-        tolerance = in_logits(TASK_TOLERANCES[precision], logit_spread(logits))
+        tolerance = in_logits(TASK_TOLERANCES[precision], logits_std(logits))
         names = [""] * len(images)
         return compare_task_output("logits", logits, np.asarray(actual[0]), case, tolerance, names).passed
     pairs = zip((EMBEDDING, FEATURE_MAP), expected[:2], actual[:2], strict=True)

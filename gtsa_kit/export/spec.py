@@ -205,14 +205,14 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
 class TaskTolerance:
     """Bounds on the difference from the float32 PyTorch task model.
 
-    Differences of logits are relative to the spread of the reference's logits, the root mean square of their distance
-    from the mean of a pixel's or an image's logits: heads give logits of any scale.
+    Differences of logits are relative to the standard deviation of the reference's logits from the mean of their pixel
+    or image: heads give logits of any scale.
     """
 
     max_abs: float
-    """Maximum absolute difference of one logit, in spreads."""
+    """Maximum absolute difference of one logit, in standard deviations."""
     mean_abs: float
-    """Maximum mean absolute difference, in spreads; classes whose logits are nearer than that are tied."""
+    """Maximum mean absolute difference, in standard deviations; classes whose logits are nearer than that are tied."""
     agreement: float
     """Minimum share of pixels or images whose best class is that of the reference, or tied with it."""
 

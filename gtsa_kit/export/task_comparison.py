@@ -69,15 +69,15 @@ def class_agreement(expected: np.ndarray, chosen: np.ndarray, tie: float) -> np.
     return agreeing
 
 
-def logit_spread(logits: np.ndarray) -> float:
+def logits_std(logits: np.ndarray) -> float:
     """Return the root mean square of the distance of logits (B, K, ...) from their means over the classes."""
     values = logits.astype(np.float64)
     return float(np.sqrt(np.mean((values - values.mean(axis=1, keepdims=True)) ** 2)))
 
 
-def in_logits(tolerance: TaskTolerance, spread: float) -> TaskTolerance:
-    """Return a tolerance whose bounds are differences of logits with this spread."""
-    return TaskTolerance(tolerance.max_abs * spread, tolerance.mean_abs * spread, tolerance.agreement)
+def in_logits(tolerance: TaskTolerance, std: float) -> TaskTolerance:
+    """Return a tolerance whose bounds are differences of logits with this standard deviation."""
+    return TaskTolerance(tolerance.max_abs * std, tolerance.mean_abs * std, tolerance.agreement)
 
 
 def _without_numbers(output: str, case: ParityCase, problem: str, image: str) -> Difference:

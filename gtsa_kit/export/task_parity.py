@@ -15,7 +15,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import TASK_TOLERANCES, ParityCase, parity_cases
-from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logit_spread
+from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 
@@ -35,8 +35,8 @@ def check_task_parity(
     reference = reference.to("cpu").float().eval()
     mismatch = preprocessing_mismatch(reference.encoder.preprocessing, runner.preprocessing)
     cases = parity_cases(*(manifest.range_of(axis) for axis in ("batch", "height", "width")))
-    spread = _spread(reference, runner, images)
-    tolerance = in_logits(TASK_TOLERANCES[manifest.precision], spread)
+    std = _logits_std(reference, runner, images)
+    tolerance = in_logits(TASK_TOLERANCES[manifest.precision], std)
     differences: list[Difference] = []
     for done, case in enumerate(cases, 1):
         names = list(islice(cycle(images.names), case.batch))
@@ -51,7 +51,7 @@ def check_task_parity(
         reference=REFERENCE,
         runtime=runner.provider,
         images=images.origin,
-        tolerance={**asdict(tolerance), "spread": spread},
+        tolerance={**asdict(tolerance), "logits_std": std},
         preprocessing=mismatch,
         advice=_advice(reference, manifest, images, differences),
         passed=not mismatch and all(difference.passed for difference in differences),
@@ -71,8 +71,8 @@ def check_same_task(reference: TaskModel, manifest: Manifest) -> None:
         raise ValueError(f"the file has features of width {manifest.dim}, the model of {width}; {hint}")
     ours, theirs = [label.name for label in spec.labels], [label.name for label in manifest.labels]
     if ours != theirs:
-        differing = next((name for name in theirs if name not in ours), f"{len(theirs)} in another order")
-        raise ValueError(f"the file has other classes than the model, such as {differing}; {hint}")
+        changed = next((name for name in theirs if name not in ours), f"{len(theirs)} in another order")
+        raise ValueError(f"the file has other classes than the model, such as {changed}; {hint}")
 
 
 def preprocessing_mismatch(expected: Preprocessing, actual: Preprocessing) -> str:
@@ -81,11 +81,11 @@ def preprocessing_mismatch(expected: Preprocessing, actual: Preprocessing) -> st
     return "; ".join(f"{name} {theirs[name]} for {ours[name]}" for name in ours if ours[name] != theirs[name])
 
 
-def _spread(reference: TaskModel, runner: Runner, images: ParityImages) -> float:
-    """Return the spread of the reference's logits over all images, at the artifact's nearest size to the base size."""
+def _logits_std(reference: TaskModel, runner: Runner, images: ParityImages) -> float:
+    """Return the standard deviation of the reference's logits over all images, at the base size if that is accepted."""
     base = reference.encoder.preprocessing.size
     case = ParityCase(len(images.images), *runner.nearest_size(base, base))
-    return max(logit_spread(_reference_logits(reference, images, case)), 1e-12)
+    return max(logits_std(_reference_logits(reference, images, case)), 1e-12)
 
 
 def _reference_logits(reference: TaskModel, images: ParityImages, case: ParityCase) -> np.ndarray:

@@ -100,7 +100,7 @@ class TaskOutput(NamedTuple):
     """Outputs of a task model for a batch of images of H x W pixels: numpy arrays from runners."""
 
     logits: Any
-    """(B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone."""
+    """Logits (B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone."""
     mask: Any = None
     """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits."""
 

@@ -21,7 +21,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions, ParityCase, Range, TaskTolerance
-from gtsa_kit.export.task_comparison import class_agreement, compare_task_output, logit_spread
+from gtsa_kit.export.task_comparison import class_agreement, compare_task_output, logits_std
 from gtsa_kit.export.task_graph import TaskGraph, build_graph, options_for
 from gtsa_kit.models.encoder import Encoder, Features, normalize
 from gtsa_kit.models.task_model import TaskModel, TaskOutput, load_task_model
@@ -225,7 +225,7 @@ def test_an_unknown_layer_to_keep_is_refused(task_run, tmp_path: Path, calibrati
 
 def test_differences_of_logits_by_hand() -> None:
     expected = np.array([[1.0, 1.001, -2.0], [3.0, 0.0, 0.0]], np.float32)[:, :, None, None]
-    assert logit_spread(expected) == pytest.approx(np.std(expected - expected.mean(1, keepdims=True)))
+    assert logits_std(expected) == pytest.approx(np.std(expected - expected.mean(1, keepdims=True)))
     chosen = np.array([0, 0])[:, None, None]
     assert class_agreement(expected, chosen, 0.01).all()
     assert class_agreement(expected, chosen, 0.0001).tolist() == [[[False]], [[True]]]

@@ -122,15 +122,17 @@ def open_for_engine(
     precision, layers, dtype = options.precision, options.options.layers, options.options.input
     class_token = options.options.class_token
     if graph.manifest is None:
-        if precision or layers or class_token or dtype == "uint8":
+        changed = options.options.output != "features" or options.options.keep_float
+        if precision or layers or class_token or changed or dtype == "uint8":
             raise ValueError(
                 f"{path} is another tool's graph, which TensorRT builds as it is: its types, outputs and inputs can't "
-                "be changed; omit --precision, --layers, --class-token and --input"
+                "be changed; omit --precision, --layers, --class-token, --input, --output and --keep-float"
             )
         return graph
     own = graph.manifest
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
     outputs_fit = layers in ((), own.layers) and class_token <= own.has_class_token
+    outputs_fit = outputs_fit and options.options.output in ("features", own.output) and not options.options.keep_float
     if precision_fits and outputs_fit and dtype in ("float32", own.inputs[0].dtype):
         return graph
     return open_encoder(path, import_options, console)

@@ -57,6 +57,10 @@ def export_files(
     source = open_encoder(path, import_options, console)
     images = load_parity_images(require(files.images) if files.images else source.images)
     if format_name in FRAMEWORKS:
+        if source.task:
+            raise ValueError(
+                f"{format_name} takes an encoder, and {path} is a fine-tuned model; name the weights it began with"
+            )
         _export_framework(source, format_name, files, images, result, console)
         return
     calibration = read_calibration(require(files.calibrate)) if files.calibrate else None
@@ -91,6 +95,7 @@ def _export_formats(
     console: Console,
 ) -> None:
     """Export to several formats, and exit with 1 if one fails the parity gate; every option is checked first."""
+    options_for(source.model, files.options)
     for name in names:
         check_supported(name, files.options, calibration is not None)
     paths = [artifact_path(source, name, files.out, files.force) for name in names]

@@ -104,8 +104,8 @@ def _check_unchanged(
     unchanged = ExportOptions(precision=options.precision, input=options.input)
     if precision not in (None, manifest.precision) or options != unchanged or calibrate:
         raise ValueError(
-            f"{path} is served as it is; omit --precision, --calibrate, --size, --batch, --layers, --class-token and "
-            "--opset, or give the run that it was exported from"
+            f"{path} is served as it is; omit --precision, --calibrate, --size, --batch, --layers, --class-token, "
+            "--opset, --output and --keep-float, or give the run that it was exported from"
         )
 
 

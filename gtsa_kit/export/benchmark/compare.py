@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
+from gtsa_kit.export.benchmark.difference import OutputDifference, compare_outputs, reference_outputs
 from gtsa_kit.export.benchmark.workers import Opener, WarmupResult, WorkerProcess, start_workers
-from gtsa_kit.export.comparison import NOT_FINITE
 from gtsa_kit.export.formats.content import ReportWarning
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.parity_images import ParityImages
@@ -24,6 +22,7 @@ from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel
 
 MIN_CALLS = 5
 """Minimum number of measured calls of each artifact at each shape."""
@@ -85,11 +84,13 @@ class Speed:
     memory_mb: float | None
     """Growth of resident memory from before opening to the peak so far; None where the system does not report it."""
     min_cosine: float | None
-    """Cosine of the worst patch token to the reference; None if this artifact is the reference."""
+    """Cosine of the worst patch token to the reference; None for task models, and if this artifact is the reference."""
     max_abs: float | None
-    """Largest absolute difference of the feature map from the reference; None if this artifact is the reference."""
+    """Largest absolute difference of feature map or logits; None for masks, and if this artifact is the reference."""
+    agreement: float | None = None
+    """Share of pixels or images with the same best class as the reference, 0 to 1, of task models."""
     problem: str = ""
-    """Reason why the feature map can't be compared: "not finite", or another shape."""
+    """Reason why the outputs can't be compared: "not finite", or another shape."""
 
 
 def compare_speed(
@@ -97,7 +98,7 @@ def compare_speed(
     shapes: Sequence[BatchShape],
     images: ParityImages,
     seconds: float = 3.0,
-    reference: Encoder | None = None,
+    reference: Encoder | TaskModel | None = None,
     on_skip: Callable[[str, BatchShape, str], None] = lambda *_: None,
     on_progress: Callable[[float], None] = lambda _: None,
     on_open: Callable[[str, str], None] = lambda *_: None,
@@ -110,7 +111,7 @@ def compare_speed(
         images: Images to measure on. Each artifact's preprocessing is applied outside of the measured time; images
             repeat in larger batches.
         seconds: Measured time of each artifact at each shape; it is longer if `MIN_CALLS` calls take longer.
-        reference: Float32 encoder on the CPU to compare with; by default the first artifact that accepts the shape.
+        reference: Float32 model on the CPU to compare with; by default the first artifact that accepts the shape.
         on_skip: Called with (name, shape, reason) for an artifact that does not accept a shape and gets no row for it.
         on_progress: Called with the finished share of the work, 0 to 1.
         on_open: Called with (name, note) of each opened artifact; see `Runner.note`.
@@ -123,18 +124,37 @@ def compare_speed(
     with start_workers(openers) as workers:
         for worker in workers:
             worker.call("set_inputs", images.images)
+        tasks = set()
         for worker in workers:  # all imports are done by now, so none runs while another artifact is opened
             on_open(worker.name, worker.call("open"))
+            tasks.add(worker.call("task"))
+        is_task = _check_tasks(tasks, reference)
         for done, shape in enumerate(shapes):
             warm = _warm_up(workers, shape, on_skip)
             if not warm:
                 continue
             report = partial(_report_progress, on_progress, done, len(shapes))
             latencies = _measure_alternately(list(warm), seconds, report)
-            first = next(iter(warm.values())).feature_map
-            expected = _encode(reference, images.images, shape) if reference else first
-            rows += [_speed(worker, shape, result, latencies[worker], expected) for worker, result in warm.items()]
+            first = next(iter(warm.values())).values
+            used, size = images.images[: shape.batch], (shape.height, shape.width)
+            expected = reference_outputs(reference, used, size) if reference else first
+            rows += [
+                _speed(worker, shape, result, latencies[worker], expected, is_task) for worker, result in warm.items()
+            ]
     return rows
+
+
+def _check_tasks(tasks: set[str], reference: Encoder | TaskModel | None) -> bool:
+    """Return whether all artifacts are task models.
+
+    Raises:
+        ValueError: Artifacts are of different tasks, or of another one than the reference.
+    """
+    tasks = tasks | ({(reference.spec.task if isinstance(reference, TaskModel) else "")} if reference else set())
+    if len(tasks) > 1:
+        names = " and ".join(sorted(f"fine-tuned to {task}" if task else "encoders" for task in tasks))
+        raise ValueError(f"the models are {names}, whose outputs can't be compared; measure them apart")
+    return tasks != {""}
 
 
 def _warm_up(
@@ -166,11 +186,15 @@ def _report_progress(on_progress: Callable[[float], None], done: int, total: int
 
 
 def _speed(
-    worker: WorkerProcess, shape: BatchShape, warm: WarmupResult, latencies: list[float], expected: np.ndarray
+    worker: WorkerProcess,
+    shape: BatchShape,
+    warm: WarmupResult,
+    latencies: list[float],
+    expected: np.ndarray,
+    is_task: bool,
 ) -> Speed:
     p50, p95, p99 = (float(1e3 * np.percentile(latencies, percent)) for percent in (50, 95, 99))
-    is_reference = expected is warm.feature_map
-    min_cosine, max_abs, problem = (None, None, "") if is_reference else _difference(expected, warm.feature_map)
+    difference = OutputDifference() if expected is warm.values else compare_outputs(expected, warm.values, is_task)
     return Speed(
         name=worker.name,
         provider=warm.provider,
@@ -183,27 +207,5 @@ def _speed(
         load_seconds=warm.load_seconds,
         first_seconds=warm.first_seconds,
         memory_mb=worker.call("memory"),
-        min_cosine=min_cosine,
-        max_abs=max_abs,
-        problem=problem,
+        **difference._asdict(),
     )
-
-
-def _encode(reference: Encoder, images: list[Image.Image], shape: BatchShape) -> np.ndarray:
-    """Return the feature maps (N, D, h, w) of the images of a batch, each image once."""
-    preprocess = reference.preprocessing
-    prepared = [preprocess(image, (shape.height, shape.width)) for image in images[: shape.batch]]
-    with torch.inference_mode():
-        features = reference.eval()(torch.from_numpy(np.stack(prepared)))
-    return np.asarray(features.feature_map)
-
-
-def _difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float | None, float | None, str]:
-    """Return the worst cosine of a token and the largest difference, or None twice and why there are no numbers."""
-    if expected.shape != actual.shape:
-        return None, None, "other shape"
-    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
-        return None, None, NOT_FINITE
-    reference, artifact = torch.from_numpy(expected).double(), torch.from_numpy(actual).double()
-    cosine = torch.cosine_similarity(reference, artifact, dim=1).min()
-    return float(cosine), float((reference - artifact).abs().max()), ""

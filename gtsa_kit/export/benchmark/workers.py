@@ -24,6 +24,8 @@ EXIT_TIMEOUT = 5.0
 TIME_SLICE = 0.25
 """Seconds of one measurement: long against one call, short against changes of the machine's clock rate."""
 
+COMPARED = ("feature_map", "logits", "mask")
+"""Outputs that are compared with the reference; a runner has one of them."""
 Opener = Callable[[], Any]
 """Picklable function that opens an artifact. The worker process calls it; the result has the methods `__call__` and
 `prepare` and the attribute `provider` of a Runner. Modules named by its attribute `libraries`, if there is one, are
@@ -43,8 +45,8 @@ class WarmupResult(NamedTuple):
     provider: str
     load_seconds: float
     first_seconds: float
-    feature_map: np.ndarray
-    """Feature maps (N, D, h, w) of the images of the batch, each image once."""
+    values: np.ndarray
+    """Feature maps (N, D, h, w) of the images of the batch, each image once; of a task model logits, or the mask."""
 
 
 class WorkerProcess:
@@ -170,18 +172,22 @@ class BenchmarkWorker:
         self.load_seconds = time.perf_counter() - start
         return str(getattr(self.runner, "note", ""))
 
+    def task(self) -> str:
+        """Return the task that the opened model is fine-tuned to, or ""."""
+        return getattr(getattr(self.runner, "manifest", None), "task", None) or ""
+
     def warm_up(self, batch: int, size: tuple[int, int]) -> WarmupResult | str:
         """Prepare a batch and run the first call; return the error message if the artifact rejects the shape."""
         try:
             prepared = [self.runner.prepare(image, size) for image in self.images[:batch]]
             self.batch = np.stack(list(islice(cycle(prepared), batch)))
             start = time.perf_counter()
-            features = self.runner(self.batch)
+            outputs = self.runner(self.batch)
         except ValueError as error:
             return str(error)
         first = time.perf_counter() - start
-        feature_map = np.array(features.feature_map[: len(prepared)])
-        return WarmupResult(self.runner.provider, self.load_seconds, first, feature_map)
+        values = next(getattr(outputs, name) for name in COMPARED if getattr(outputs, name, None) is not None)
+        return WarmupResult(self.runner.provider, self.load_seconds, first, np.array(values[: len(prepared)]))
 
     def measure(self) -> list[float]:
         """Return the latencies of one time slice in seconds.
