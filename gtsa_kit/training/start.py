@@ -1,7 +1,7 @@
 """Encoder that a run starts from: random weights, or trained weights with their architecture and preprocessing."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.patch_conversion import BASE_SIDE, to_patch
 from gtsa_kit.models.sizes import check_sides, nearest_side
 from gtsa_kit.models.weights import build_encoder, weights_digest
 
@@ -47,23 +48,44 @@ def open_start(config: RunConfig) -> Start:
         return Start(EncoderSpec.named(config.model.arch))
     if config.method == "gtsa" and init.embedding == "cls":
         raise ValueError("GTSA trains no class token; omit --embedding, or choose --method dino or mocov3")
-    path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256"})
+    path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256", "to_patch"})
     facts["embedding"] = init.embedding or "mean"  # every method trains the mean, whatever the weights are made for
     imported = open_weights(path, **facts)
     is_own = imported.origin == "gtsa-kit"
     if is_own:
         stated = facts.keys() - {"branch", "embedding"}
         check_stated_facts(path, [name for name in facts if name in stated and facts[name] is not None])
-    weights: dict[str, Tensor] = imported.encoder.vit.state_dict()
+    spec, weights = EncoderSpec.of(imported.encoder), imported.encoder.vit.state_dict()
+    note = imported.run_note if is_own else imported.note
+    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
+    if init.to_patch is not None:
+        spec, weights, note = convert_patches(spec, weights, init.to_patch)
+        notes = (*notes, note)
     digest = weights_digest(weights)
     if init.sha256 and digest != init.sha256:
         raise ValueError(
             f"{path} holds other weights than those that the settings record: SHA-256 {digest[:12]}..., recorded "
             f"{init.sha256[:12]}...; name the weights of that time with --init, or omit init.sha256"
         )
-    note = imported.run_note if is_own else imported.note
-    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
-    return Start(EncoderSpec.of(imported.encoder), weights, digest, notes)
+    return Start(spec, weights, digest, notes)
+
+
+def convert_patches(
+    spec: EncoderSpec, weights: Mapping[str, Tensor], patch: int
+) -> tuple[EncoderSpec, dict[str, Tensor], str]:
+    """Convert an encoder to another patch size, as `gtsa convert` does; the third value is a sentence about it.
+
+    Raises:
+        ValueError: There is no such conversion.
+    """
+    before = spec.architecture.patch
+    converted, architecture = to_patch(weights, spec.architecture, patch)
+    preprocessing = replace(spec.preprocessing, size=BASE_SIDE)  # that of the new grid of positions
+    note = (
+        f"patches of {before} pixels are converted to {patch}, which changes features; gtsa convert --to-patch {patch} "
+        "shows how much"
+    )
+    return EncoderSpec(architecture, preprocessing), converted, note
 
 
 def fit_views(config: RunConfig, start: Start, given: Collection[str]) -> tuple[RunConfig, Start]:

@@ -226,7 +226,15 @@ def test_gtsa_kit_run(vit: Any, tmp_path: Path) -> None:
         assert opened.file == path
         assert opened.encoder.architecture == ARCHITECTURES["vit_test"]
     path.with_suffix(".json").unlink()
-    assert open_weights(tmp_path).origin == "timm"
+    for lone in (tmp_path, path):
+        opened = open_weights(lone)
+        assert opened.origin == "timm"
+        assert opened.encoder.architecture.embedding == "mean"  # not the class token, as other files with timm's names
+        assert "mean of the patch tokens, as gtsa-kit trains it" in opened.note
+        assert "mean and std" in opened.note.partition("assumed: ")[2]
+        assert "all else that its encoder.json would say; copy that file too" in opened.note
+    renamed = path.rename(tmp_path / "vit.safetensors")
+    assert open_weights(renamed).encoder.architecture.embedding == "cls"
 
 
 def test_encoder_json_sets_architecture_and_preprocessing(vit: Any, tmp_path: Path) -> None:

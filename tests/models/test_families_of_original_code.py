@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,55 @@ def test_the_config_of_open_clip_tells_the_activation(name: str, quick: bool, tm
     "change", [{"ls_init_value": 0.1}, {"no_ln_pre": True}, {"width": 128}, {"layers": 3}, {"x": 1}]
 )
 def test_other_towers_of_open_clip_are_refused_by_name(change: dict[str, Any], tmp_path: Path) -> None:
+    open_clip_folder(tmp_path, "vit_base_patch32_clip_224", change)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        open_weights(tmp_path)
+
+
+def open_clip_pooled(tower: Any, pool: str, norm_after: bool) -> Callable[[Tensor], Tensor]:
+    """Return `VisionTransformer._global_pool` of open_clip, with its norm before or after it, on a tower of timm."""
+
+    def pooled(images: Tensor) -> Tensor:
+        norm, tower.norm = tower.norm, torch.nn.Identity()
+        tokens = tower.forward_features(images)
+        tower.norm = norm
+        tokens = tokens if norm_after else norm(tokens)
+        vector = tokens[:, 0] if pool == "tok" else tokens[:, 1:].mean(dim=1)
+        return norm(vector) if norm_after else vector
+
+    return pooled
+
+
+@pytest.mark.parametrize("norm_after", [False, True])
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_the_config_of_open_clip_tells_the_embedding(pool: str, norm_after: bool, tmp_path: Path) -> None:
+    vision = {"pool_type": pool, "final_ln_after_pool": norm_after}
+    tower = open_clip_folder(tmp_path, "vit_base_patch32_clip_224", vision)
+    opened = open_weights(tmp_path)
+    images = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        expected = open_clip_pooled(tower, pool, norm_after)(images)
+        torch.testing.assert_close(opened.encoder(images).embedding, expected, atol=1e-5, rtol=0)
+    assert "as open_clip_config.json says" in opened.note
+
+
+@pytest.mark.parametrize(
+    ("vision", "fact"),
+    [
+        ({"pool_type": "none"}, "mean of the patch tokens, since open_clip's lack of pooling is not computed"),
+        ({"timm_model_name": "x", "timm_pool": "token"}, "class token, as open_clip_config.json says"),
+        ({"timm_model_name": "x"}, "mean of the patch tokens, as open_clip_config.json says"),
+        ({"timm_model_name": "x", "timm_pool": "map"}, "class token, as the code of"),  # the weights have no pooling
+        ({"pool_type": "tok", "attentional_pool": True}, "class token, as the code of"),
+    ],
+)
+def test_open_clips_other_poolings_are_named(vision: dict[str, Any], fact: str, tmp_path: Path) -> None:
+    open_clip_folder(tmp_path, "vit_base_patch32_clip_224", vision)
+    assert fact in open_weights(tmp_path).note
+
+
+@pytest.mark.parametrize("change", [{"pool_type": "median"}, {"timm_pool": "median"}, {"final_ln_after_pool": "late"}])
+def test_an_unknown_pooling_of_open_clip_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     open_clip_folder(tmp_path, "vit_base_patch32_clip_224", change)
     with pytest.raises(ValueError, match=next(iter(change))):
         open_weights(tmp_path)

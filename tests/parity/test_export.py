@@ -155,7 +155,7 @@ def test_verify_finds_the_source_beside_the_file(
     capsys.readouterr()
     verify(tmp_path / "elsewhere" / "encoder.onnx")
     assert "passed the parity gate" not in stderr_text(capsys)
-    for name in ("encoder.safetensors", "encoder.json"):  # without the latter, the embedding would be timm's
+    for name in ("encoder.safetensors", "encoder.json"):
         shutil.copy(tiny_run / name, tmp_path / "elsewhere")
     verify(tmp_path / "elsewhere" / "encoder.onnx", images=images)
     assert "passed the parity gate" in stderr_text(capsys)

@@ -160,7 +160,8 @@ def stop_after(steps: int, config: RunConfig, out: Path, resume: bool = False, s
 
 
 def test_every_fact_about_weights_is_a_setting() -> None:
-    assert {field.name for field in fields(ImportOptions)} == InitConfig.model_fields.keys() - {"weights", "sha256"}
+    of_the_run = {"weights", "sha256", "to_patch"}
+    assert {field.name for field in fields(ImportOptions)} == InitConfig.model_fields.keys() - of_the_run
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
@@ -256,6 +257,38 @@ def test_given_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     message = "views.global_size: must be a multiple of 14, got 32; the nearest is 28 or 42"
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "run", False, TrainerCallback(), patch_14())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_weights_converted_to_another_patch_size(
+    timm_file: Path, images: Path, tmp_path: Path
+) -> None:
+    from gtsa_kit.cli.convert import convert
+
+    convert(str(timm_file), out=tmp_path / "converted", to_patch=8)
+    expected = load_encoder(tmp_path / "converted")
+    config, run = config_of(timm_file, images, init__to_patch=8, train__steps=2), tmp_path / "run"
+    start = open_start(config)
+    assert start.spec == replace(
+        EncoderSpec.of(expected), architecture=expected.architecture.with_embedding("mean")
+    )  # which the run trains
+    assert start.weights
+    assert all(torch.equal(tensor, start.weights[name]) for name, tensor in expected.vit.state_dict().items())
+    assert any("patches of 16 pixels are converted to 8" in note for note in start.notes)
+    stop_after(1, config, run)
+    saved = load_config(file=run / "config.yaml")
+    assert saved.init.to_patch == 8
+    assert saved.init.sha256 == weights_digest(expected.vit.state_dict())
+    with pytest.raises(ValueError, match=r"has another init\.to_patch"):
+        resolve_config(run, True, None, None, {"init.to_patch": 4})
+    again = {"init.weights": str(timm_file), "init.to_patch": 8}
+    assert train(resolve_config(run, True, None, None, again), run, True, TrainerCallback())
+    assert open_weights(run).encoder.architecture.patch == 8
+
+
+def test_a_patch_size_without_a_conversion_is_refused(timm_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="patches of 15 pixels do not divide 224; choose one of"):
+        train(config_of(timm_file, init__to_patch=15), tmp_path / "run", False, TrainerCallback())
     assert not (tmp_path / "run").exists()
 
 
@@ -533,7 +566,8 @@ def test_the_command_prints_what_export_prints_and_trains(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--heads", "4"], "--heads is a fact about weights to start from\n  hint: name them with --init"),
+        (["--to-patch", "16"], "--to-patch is about weights to start from\n  hint: name them with --init"),
+        (["--heads", "4"], "--heads is about weights to start from\n  hint: name them with --init"),
         (["--init", "missing.pth"], "missing.pth does not exist"),
         (["--init", "{images}"], "holds no encoder.safetensors"),
     ],

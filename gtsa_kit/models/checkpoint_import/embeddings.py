@@ -74,7 +74,8 @@ def choose_embedding(
                 f"{metadata.embedding_file} beside {file} pools by {metadata.embedding!r}, but the last norm of the "
                 f"weights is {order}; copy both again"
             )
-        return EmbeddingChoice(metadata.embedding, metadata.embedding_reason)
+        is_mean = metadata.embedding != "cls"
+        return EmbeddingChoice(own if after_mean and is_mean else metadata.embedding, metadata.embedding_reason)
     if after_mean:
         return EmbeddingChoice("norm of mean", "as the weights have fc_norm")
     if _pools_by_attention(converted.heads):

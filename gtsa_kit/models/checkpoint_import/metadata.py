@@ -25,6 +25,14 @@ HUB_FILES: Final = (
 """Names of weights files beside a config.json, and of indices of their shards."""
 
 
+_WITHOUT_JSON: Final = CheckpointMetadata(
+    embedding="mean",
+    embedding_reason=f"as gtsa-kit trains it, since the file is called {RUN_FILE}",
+    assumed=("all else that its encoder.json would say; copy that file too",),
+)
+"""Metadata of a file with the name of a run's encoder that has lost its encoder.json."""
+
+
 class _OwnConfig(Lenient):
     schema_version: Literal[1] = Field(validation_alias=AliasChoices("schema", "schema_version"))
     architecture: Architecture
@@ -54,7 +62,10 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
         return read_open_clip(weights.with_name(OPEN_CLIP_CONFIG))
     if weights.suffix == ".ckpt" or weights.parent.name == CHECKPOINTS:
         return _from_checkpoint(weights)
-    return _from_own(own) if own else CheckpointMetadata()
+    if own:
+        return _from_own(own)
+    is_lone = weights.name == RUN_FILE and not weights.with_name("encoder.json").exists()
+    return _WITHOUT_JSON if is_lone else CheckpointMetadata()
 
 
 def is_run_file(weights: Path) -> bool:

@@ -1,7 +1,7 @@
 """Metadata in the open_clip_config.json of open_clip."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -26,12 +26,12 @@ _MODEL: Final = Fields(
     neutral={},
 )
 _VISION: Final = Fields(
-    read=(*_SIZES, "head_width", "timm_model_name"),
+    read=(*_SIZES, "head_width", "timm_model_name", "pool_type", "final_ln_after_pool", "timm_pool"),
     harmless={
         "training only": ("patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained"),
         "of the head, which is skipped": (
-            *("pool_type", "attentional_pool", "attn_pooler_queries", "attn_pooler_heads", "final_ln_after_pool"),
-            *("output_tokens", "timm_pool", "timm_proj", "timm_proj_bias"),
+            *("attentional_pool", "attn_pooler_queries", "attn_pooler_heads"),
+            *("output_tokens", "timm_proj", "timm_proj_bias"),
         ),
     },
     neutral={
@@ -52,6 +52,10 @@ class _Vision(Lenient):
     width: Annotated[int, Field(gt=0)] = 768
     head_width: Annotated[int, Field(gt=0)] = 64
     timm_model_name: str | None = None
+    attentional_pool: bool | str = False
+    pool_type: Literal["tok", "avg", "none"] = "tok"
+    final_ln_after_pool: bool = False
+    timm_pool: Literal["avg", "token", "map", "abs_attn", "rot_attn", ""] = "avg"
 
 
 class _Model(Lenient):
@@ -94,6 +98,23 @@ def read_open_clip(path: Path) -> CheckpointMetadata:
         network["heads"] = own.width // own.head_width
         network["activation"] = "quick_gelu" if config.model_cfg.quick_gelu else "gelu"
         network["norm_eps"] = 1e-5
+    network |= _pooling(own)
     return CheckpointMetadata(
         mean=preprocess.mean, std=preprocess.std, interpolation=interpolation[preprocess.interpolation], **network
     )
+
+
+def _pooling(vision: _Vision) -> dict[str, str]:
+    """Return the embedding that open_clip's vision tower passes to its projection; nothing for attention pooling.
+
+    The weights of a tower of timm tell whether its norm comes before or after a mean.
+    """
+    pooling = vision.timm_pool if vision.timm_model_name else vision.pool_type
+    if pooling in ("map", "abs_attn", "rot_attn") or (vision.attentional_pool and not vision.timm_model_name):
+        return {}
+    kind = "cls" if pooling in ("tok", "token") else "mean"
+    if kind == "mean" and vision.final_ln_after_pool and not vision.timm_model_name:
+        kind = "norm of mean"
+    is_pooled = pooling not in ("none", "")
+    reason = f"as {OPEN_CLIP_CONFIG} says" if is_pooled else "since open_clip's lack of pooling is not computed"
+    return {"embedding": kind, "embedding_reason": reason}
