@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,13 @@ class LabelMap:
     """Color of each class in pictures: the one that the user gave, else the color or the palette's color in the masks,
     else one of `label_colors.fill_colors`."""
 
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """Class number of every index up to the largest with a class, and `VOID` for all above."""
+        table = np.full(int(self.values.max()) + 2, VOID, np.uint8)
+        table[self.values] = self.class_numbers
+        return table
+
     @property
     def ids(self) -> tuple[int, ...]:
         """Value of each class in the masks, the smallest if it has several: an index, or a color as 0xRRGGBB."""
@@ -60,6 +68,8 @@ class LabelMap:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return the uint8 class numbers of pixel values of any shape, `VOID` for those of no class."""
+        if not self.in_color:
+            return self._table[np.minimum(values.astype(np.uint32), len(self._table) - 1)]
         index = np.minimum(np.searchsorted(self.values, values), len(self.values) - 1)
         return np.where(self.values[index] == values, self.class_numbers[index], np.uint8(VOID))
 

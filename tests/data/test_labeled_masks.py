@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.label_file import read_mask_options
-from gtsa_kit.data.label_map import VOID, MaskOptions
+from gtsa_kit.data.label_map import VOID, MaskOptions, build_label_map
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset, tile_boxes
 from gtsa_kit.progress import Note
 
@@ -313,6 +314,17 @@ def test_an_error_in_a_csv_of_pairs_names_the_line(content: str, message: str, t
         read_segmentation_dataset(tmp_path / "pairs.csv")
     with pytest.raises(ValueError, match="names the masks itself; leave out --masks"):
         read_segmentation_dataset(tmp_path / "pairs.csv", tmp_path)
+
+
+@pytest.mark.parametrize("in_color", [False, True])
+def test_every_value_has_its_class_or_is_void(in_color: bool) -> None:
+    names = {3: "a", 7: "b", 60000: "c", 8: "a"}
+    options = MaskOptions(names, in_color, ignore=("b",))
+    labels = build_label_map([(Path("none.png"), np.array([3, 7]), in_color)], replace(options, colors={3: (1, 2, 3)}))
+    values = np.array([[-1, 0, 3, 7, 8], [9, 59999, 60000, 60001, 2**31 - 1]], np.int32)
+    expected = [[VOID, VOID, 0, VOID, 0], [VOID, VOID, 1, VOID, VOID]]
+    np.testing.assert_array_equal(labels.apply(values), expected)
+    assert labels.apply(values).dtype == np.uint8
 
 
 def test_pixels_are_counted_by_class(tmp_path: Path) -> None:
