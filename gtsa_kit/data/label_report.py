@@ -11,15 +11,13 @@ from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_files import validate_images
 from gtsa_kit.data.labeled import ClassificationDataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset
-from gtsa_kit.data.skipped import SkippedImage, check_missing
+from gtsa_kit.data.skipped import SkippedImage, check_missing, faults
 from gtsa_kit.data.sources import FileSource
 from gtsa_kit.data.split_rule import Split, SplitRule
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MAX_BAD = 0.05
 """Largest share of labeled images that may be unusable or wrong before training refuses the data."""
-NOT_USED = ("in neither ",)
-"""Beginnings of the reasons of files that are skipped on purpose, such as a test split; they are no faults."""
 ALL_VOID = "its mask is void everywhere"
 
 
@@ -101,7 +99,7 @@ def prepare_masks(data: SegmentationDataset, rule: SplitRule, max_bad: float = M
     )
     if not data.pairs:
         raise ValueError("every pixel of all masks is void; check --ignore and --labels")
-    check_missing(_faults(data.skipped), total, "images and masks", "repair or remove them", max_bad)
+    check_missing(faults(data.skipped), total, "images and masks", "repair or remove them", max_bad)
     split = data.split(rule)
     pixels = counts[~empty]
     train, val = (_count_pixels(pixels[part]) for part in (~split.validation, split.validation))
@@ -155,7 +153,7 @@ def prepare_classes(
     hint = "repair or remove them, or allow more with --max-missing"
     check_missing(list(reasons.values()), len(entries), "images", hint, max_bad)
     data = data.select(kept, list(reasons.values()))
-    check_missing(_faults(data.skipped), len(data.paths) + len(data.skipped), "images", hint, max_bad)
+    check_missing(faults(data.skipped), len(data.paths) + len(data.skipped), "images", hint, max_bad)
     split = data.split(rule)
     parts = (data.labels[~split.validation], data.labels[split.validation])
     train, val = (_count_images(labels, len(data.classes)) for labels in parts)
@@ -206,10 +204,6 @@ def _classes(names: Sequence[str]) -> str:
 
 def _first(items: Sequence[SkippedImage]) -> str:
     return f"first {items[0].path}: {items[0].reason}"
-
-
-def _faults(skipped: Sequence[SkippedImage]) -> list[SkippedImage]:
-    return [item for item in skipped if not item.reason.startswith(NOT_USED)]
 
 
 def _unknown_values(data: SegmentationDataset) -> list[SkippedImage]:

@@ -10,7 +10,7 @@ import numpy as np
 from gtsa_kit.data.csv_table import csv_lines
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
-from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
+from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing, other_split
 from gtsa_kit.data.split_rule import Split, SplitRule, choose_validation
 from gtsa_kit.data.splits import SplitNames, find_splits, is_split_name
 
@@ -146,7 +146,7 @@ def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
     for path, own in zip(files.paths, parts, strict=True):
         split = splits.of(own[0]) if splits else None
         if splits and split is None:
-            skipped.append(SkippedImage(files.name(path), f"in neither {splits.train}/ nor {splits.val}/"))
+            skipped.append(other_split(files.name(path), f"{splits.train}/", f"{splits.val}/"))
         elif len(own) < depth + 2:
             skipped.append(SkippedImage(files.name(path), "in no folder of a class"))
         else:
@@ -196,7 +196,7 @@ def _from_csv(source: Path) -> tuple[list[_Row], list[SkippedImage]]:
             raise ValueError(f"{where}: {name} is in line {lines[row.name]} too, with other fields; keep one of them")
         lines.setdefault(row.name, number)
         if splits and row.split is None:
-            skipped.append(SkippedImage(row.name, f"in neither {splits.train} nor {splits.val}"))
+            skipped.append(other_split(row.name, splits.train, splits.val))
     return [row for row in rows.values() if not splits or row.split], skipped
 
 

@@ -15,7 +15,7 @@ from gtsa_kit.data.image_io import ImageError, decode_image, read_file
 from gtsa_kit.data.label_map import VOID, LabelMap, MaskOptions, build_label_map, read_mask_values
 from gtsa_kit.data.mask_pairs import MASK_HINT, Candidate, find_pairs
 from gtsa_kit.data.rgb import apply_orientation
-from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing
+from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing, faults
 from gtsa_kit.data.split_rule import Split, SplitRule, choose_validation
 from gtsa_kit.data.splits import SPLITS
 from gtsa_kit.hardware import available_cores
@@ -122,7 +122,7 @@ def read_segmentation_dataset(
         first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"no image in {images} has a mask of its name{first}; {MASK_HINT}")
     total = len(candidates) + len(skipped)
-    check_missing(skipped, total, "images and masks", MASK_HINT, max_missing)
+    check_missing(faults(skipped), total, "images and masks", MASK_HINT, max_missing)
     inspected = []
     with ThreadPoolExecutor(available_cores()) as pool:
         results = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
@@ -135,7 +135,7 @@ def read_segmentation_dataset(
     unusable = skipped[total - len(candidates) :]
     if not inspected:
         raise ValueError(f"none of {len(candidates)} pairs can be used, first {unusable[0].path}: {unusable[0].reason}")
-    check_missing(skipped, total, "images and masks", "repair or remove them", max_missing)
+    check_missing(faults(skipped), total, "images and masks", "repair or remove them", max_missing)
     pairs = _orient_masks(inspected)
     _check_splits(pairs)
     mask_values = [(item.pair.mask, item.pair.values, item.in_color) for item in inspected]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gtsa_kit.data.csv_table import csv_lines
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import FileList, find_images
-from gtsa_kit.data.skipped import SkippedImage
+from gtsa_kit.data.skipped import SkippedImage, other_split
 from gtsa_kit.data.splits import SPLITS, find_splits, is_split_name
 
 NO_MASK = "no mask of this name"
@@ -76,7 +76,7 @@ def _from_csv(source: Path) -> tuple[list[Candidate], list[SkippedImage]]:
         candidate = Candidate(part, source.parent / image, source.parent / mask, name)
         missing = [path for path in (candidate.image, candidate.mask) if not os.path.lexists(path)]
         if splits and candidate.split is None:
-            skipped.append(SkippedImage(name, f"in neither {splits.train} nor {splits.val}"))
+            skipped.append(other_split(name, splits.train, splits.val))
         elif missing:
             skipped.append(SkippedImage(name, NO_FILE if missing[0] == candidate.image else f"its mask: {NO_FILE}"))
         else:

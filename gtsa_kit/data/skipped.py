@@ -8,6 +8,9 @@ MAX_MISSING = 0.2
 """Largest share of images that are missing, unreadable or without a partner; above it a dataset is refused."""
 
 
+_OTHER_SPLIT = "in neither "
+
+
 @dataclass(frozen=True)
 class SkippedImage:
     """A file that is not used, with the reason."""
@@ -18,6 +21,16 @@ class SkippedImage:
     def to_dict(self) -> dict[str, str]:
         """Return the entry as JSON-serializable data."""
         return {"path": self.path, "reason": self.reason}
+
+
+def other_split(name: str, train: str, val: str) -> SkippedImage:
+    """Return the entry of a file that is in neither split, such as the test split beside a validation split."""
+    return SkippedImage(name, f"{_OTHER_SPLIT}{train} nor {val}")
+
+
+def faults(skipped: Sequence[SkippedImage]) -> list[SkippedImage]:
+    """Return the files that are skipped for a fault: all but those of another split."""
+    return [item for item in skipped if not item.reason.startswith(_OTHER_SPLIT)]
 
 
 def skipped_settings(skipped: Sequence[SkippedImage]) -> dict[str, Any]:

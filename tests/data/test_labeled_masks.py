@@ -283,9 +283,11 @@ def test_a_csv_names_pairs(with_split: bool, tmp_path: Path) -> None:
     if with_split:
         heading += ",split"
         lines = [line + end for line, end in zip(lines, (",Train", ",valid", ",Train", ",test"), strict=True)]
+    (tmp_path / "pairs.csv").write_text("\n".join([heading, *lines]))
+    read_segmentation_dataset(tmp_path / "pairs.csv", max_missing=0)  # an unused split is no fault
     lines.append("gone.png,other-1.png" + ",Train" * with_split)
     (tmp_path / "pairs.csv").write_text("\n".join([heading, *lines]))
-    data = read_segmentation_dataset(tmp_path / "pairs.csv", max_missing=0.5)
+    data = read_segmentation_dataset(tmp_path / "pairs.csv")
     order = {True: ["1", "10", "2"], False: ["1", "2", "3", "10"]}[with_split]
     assert [Path(pair.name).stem for pair in data.pairs] == order
     assert [pair.split for pair in data.pairs] == (["train", "train", "val"] if with_split else [None] * 4)
