@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
 
 @with_option_groups
 def serve(
-    artifact: Annotated[Path, typer.Argument(help="Exported file, run folder, or .safetensors.", metavar="ARTIFACT")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(
+            help="Exported file, run folder, or .safetensors, of an encoder or a fine-tuned model.", metavar="ARTIFACT"
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
     layers: LayersOption = None,
     class_token: ClassTokenOption = False,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run this head on the features of the encoder: the run of gtsa finetune --freeze; repeatable.",
+            metavar="NAME=RUN",
+        ),
+    ] = None,
     max_batch: Annotated[
         int, typer.Option(help="Maximum images per batch at the artifact's own size; fewer at larger sizes.")
     ] = 32,
@@ -69,9 +82,10 @@ def serve(
     *,
     opening: ModelOptions,
 ) -> None:
-    """Serve features over HTTP, with a web page that displays them.
+    """Serve features, masks and classes over HTTP, with a web page that displays them.
 
-    POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity; GET /, /docs, /health, /ready, /metrics.
+    POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity of an encoder; /v1/segment, /v1/classify of
+    a fine-tuned model or of heads; GET /, /docs, /health, /ready, /metrics.
     After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends. There is no --size: each request
     may name one (?size=480x640).
 
@@ -79,11 +93,14 @@ def serve(
 
       gtsa serve runs/street/encoder.onnx
 
+      gtsa serve runs/street/encoder.onnx --head road=runs/road --head defects=runs/defects
+
       curl -H 'Content-Type: image/jpeg' --data-binary @1.jpg 'localhost:8000/v1/features?format=npz' > 1.npz
     """
     require(artifact)
     if samples:
         require(samples)
+    heads = parse_heads(head or [])
     load_options = opening.load_options(parse_layers(layers), class_token)
     print(f"loading {artifact}", file=sys.stderr, flush=True)
     try:
@@ -97,6 +114,7 @@ def serve(
     settings = ServiceSettings(
         artifact,
         load=load_options,
+        heads=heads,
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
         max_pending=max_pending,
@@ -153,16 +171,38 @@ def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Load the artifact and return the application, its admission limiter and the name of the provider."""
     import torch
 
-    from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.service.app import create_app
 
     if settings.workers > 1:  # the workers share the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
-    runner = open_runner(settings.artifact, settings.load, make_console())
+    model, heads, provider = _open_model(settings)
     silence_native_libraries()
-    app, limiter = create_app(runner, settings)
-    return app, limiter, runner.provider
+    app, limiter = create_app(model, settings, heads)
+    return app, limiter, provider
+
+
+def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
+    """Open the artifact and its heads; return them with the name of the provider."""
+    from dataclasses import replace
+
+    from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.cli.support.progress import make_console
+    from gtsa_kit.export.source import is_exported_file
+    from gtsa_kit.tasks.heads import head_layers_of, open_heads
+    from gtsa_kit.tasks.predictor import is_task_model, open_predictor
+
+    path, heads = settings.artifact, dict(settings.heads)
+    if is_task_model(path):
+        if heads:
+            raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder")
+        predictor = open_predictor(path, settings.load)
+        return predictor, (), predictor.runner.provider
+    options = settings.load
+    if heads and not is_exported_file(path):
+        layers = tuple(sorted({*options.layers, *head_layers_of(heads)}))
+        options = replace(options, layers=layers)
+    runner = open_runner(path, options, make_console())
+    return runner, open_heads(heads, path, runner, options), runner.provider
 
 
 def silence_native_libraries() -> None:
@@ -186,3 +226,16 @@ def create_worker_app(settings: "ServiceSettings") -> Any:
         return create_loaded_app(settings)[0]
     except (ValueError, OSError) as error:
         fail(str(error), STARTUP_FAILURE)
+
+
+def parse_heads(texts: list[str]) -> tuple[tuple[str, Path], ...]:
+    """Parse values of --head, `NAME=RUN`, to names and existing paths."""
+    heads: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+            raise ValueError(f"--head takes NAME=RUN with a name of letters, digits, - and _, got {text!r}")
+        if name in heads:
+            raise ValueError(f"--head {name} is given twice; choose another name")
+        heads[name] = require(Path(path))
+    return tuple(heads.items())

@@ -1,6 +1,6 @@
 """ASGI application of the service: routes, error handlers and middleware around an opened artifact."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service import routes_features, routes_info
+from gtsa_kit.service import routes_features, routes_info, routes_tasks
 from gtsa_kit.service.admission import AdmissionLimiter
 from gtsa_kit.service.errors import APIError, invalid_parameter
 from gtsa_kit.service.extract import FeatureExtractor
@@ -28,10 +28,14 @@ from gtsa_kit.service.middleware import (
 )
 from gtsa_kit.service.query import describe_validation_error
 from gtsa_kit.service.samples import load_samples
+from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.service.settings import ServiceSettings
 from gtsa_kit.service.state import ClientDisconnected, ServiceState, get_state
+from gtsa_kit.service.task_extract import TaskExtractor
+from gtsa_kit.tasks.heads import Head
+from gtsa_kit.tasks.predictor import Predictor
 
-DESCRIPTION: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity."
+DESCRIPTION: Final = "Dense features of images: embeddings, feature maps, boxes, points, similarity. Masks and classes."
 HTTP_ERRORS: Final = {
     404: ("not_found", "this path does not exist; /docs lists the paths"),
     405: ("method_not_allowed", "this path does not allow the method"),
@@ -39,13 +43,25 @@ HTTP_ERRORS: Final = {
 """Error code and message by status, for errors that Starlette's router raises."""
 
 
-def create_app(runner: Runner, settings: ServiceSettings) -> tuple[ASGIApp, AdmissionLimiter]:
-    """Return the application that serves an opened artifact, and its admission limiter."""
+def create_app(
+    opened: Runner | Predictor, settings: ServiceSettings, heads: Sequence[Head] = ()
+) -> tuple[ASGIApp, AdmissionLimiter]:
+    """Return the application that serves an opened artifact, and its admission limiter.
+
+    Args:
+        opened: An encoder or a task model.
+        settings: Limits and resources.
+        heads: Heads beside an encoder.
+    """
     metrics = ServiceMetrics()
     limiter = AdmissionLimiter(settings.max_pending, settings.max_pending_bytes)
-    extractor = FeatureExtractor(runner, settings, metrics)
+    model = ServedModel(opened, heads)
+    extractor = FeatureExtractor(model, settings, metrics)
+    predictor = TaskExtractor(extractor)
     created = int(settings.artifact.stat().st_mtime)
-    state = ServiceState(settings, runner, extractor, limiter, metrics, load_samples(settings.samples), created)
+    state = ServiceState(
+        settings, model, extractor, predictor, limiter, metrics, load_samples(settings.samples), created
+    )
     api = create_api(state)
     app: ASGIApp = AdmissionMiddleware(api, limiter, metrics)
     if settings.token is not None:
@@ -69,7 +85,7 @@ def create_api(state: ServiceState) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        await state.extractor.run_in_pool(warm_up, state.runner)
+        await state.extractor.run_in_pool(warm_up, state.model)
         yield
         await state.extractor.close()
 
@@ -85,6 +101,7 @@ def create_api(state: ServiceState) -> FastAPI:
     )
     api.state.service = state
     api.include_router(routes_features.router)
+    api.include_router(routes_tasks.router)
     api.include_router(routes_info.router)
     for path, file in routes_info.load_page_files().items():
         api.add_api_route(path, file, include_in_schema=False)
@@ -127,9 +144,9 @@ async def on_unhandled(request: Request, error: Exception) -> Response:
     return await on_api_error(request, APIError(500, "internal", "internal error; see the log of the service"))
 
 
-def warm_up(runner: Runner) -> None:
-    """Run the model once, because the first call of many runtimes is slow."""
-    side = runner.nearest_size(runner.preprocessing.size, runner.preprocessing.size)
-    axes = {"batch": runner.manifest.range_of("batch").min, "3": 3, "height": side[0], "width": side[1]}
-    shape = [axes[name] for name in runner.manifest.input_axes]
-    runner(np.zeros(shape, dtype=runner.manifest.inputs[0].dtype))
+def warm_up(model: ServedModel) -> None:
+    """Run the model and its heads once, because the first call of many runtimes is slow."""
+    side = model.nearest_size(model.preprocessing.size, model.preprocessing.size)
+    axes = {"batch": 1, "3": 3, "height": side[0], "width": side[1]}
+    shape = [axes[name] for name in model.manifest.input_axes]
+    model(np.zeros(shape, dtype=model.manifest.inputs[0].dtype), [frozenset(model.heads)])

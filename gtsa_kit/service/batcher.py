@@ -10,22 +10,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gtsa_kit.export import Runner
-from gtsa_kit.export.runtime.batching import run_in_batches, select
-from gtsa_kit.models.encoder import Features
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.metrics import ServiceMetrics
+from gtsa_kit.service.served_model import ModelOutput, ServedModel
 
 Shape = tuple[int, ...]
-BatchOutput = tuple[Features, float, float]
-"""Features of a batch, the time (`time.monotonic`) at which its computation started, and its duration in seconds."""
+BatchOutput = tuple[list[ModelOutput], float, float]
+"""Outputs for each image of a batch, the time (`time.monotonic`) of its start, and its duration in seconds."""
 
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """Features of one image, without the batch axis, with timings and the size of its batch."""
+    """Outputs for one image, without the batch axis, with timings and the size of its batch."""
 
-    features: Features
+    output: ModelOutput
     queue_seconds: float
     model_seconds: float
     batch_size: int
@@ -38,27 +36,29 @@ class QueuedImage:
     image: np.ndarray
     """Model input without the batch axis."""
     result: asyncio.Future[InferenceResult]
+    heads: frozenset[str] = frozenset()
+    """Names of the heads to compute."""
     queued_at: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """Dynamic batcher of one runner. One thread calls the runner, on batches of images of one shape, oldest first.
+    """Dynamic batcher of one model. One thread calls the model, on batches of images of one shape, oldest first.
 
     A batch starts as soon as the model is free. A partial batch waits, at most `max_wait` seconds, only while other
     images are announced by `expect`; a lone request never waits. While one batch runs, a full second one may be
     submitted, so that a fast model never waits for the event loop.
     """
 
-    def __init__(self, runner: Runner, max_batch: int, max_wait: float, metrics: ServiceMetrics) -> None:
+    def __init__(self, model: ServedModel, max_batch: int, max_wait: float, metrics: ServiceMetrics) -> None:
         """Create an idle batcher; all calls must come from one event loop.
 
         Args:
-            runner: The model.
+            model: The model.
             max_batch: Images of the model's base size in a batch; see `batch_limit`.
             max_wait: Seconds that a partial batch waits for announced images.
             metrics: Metrics to update.
         """
-        self.runner, self.max_batch, self.max_wait, self.metrics = runner, max_batch, max_wait, metrics
+        self.model, self.max_batch, self.max_wait, self.metrics = model, max_batch, max_wait, metrics
         self._executor = ThreadPoolExecutor(1, "gtsa-model")
         self._queues: dict[Shape, deque[QueuedImage]] = {}
         self._changed = asyncio.Event()
@@ -66,18 +66,19 @@ class Batcher:
         self._running: set[Future[BatchOutput]] = set()
         self._scheduler: asyncio.Task[None] | None = None
 
-    async def __call__(self, image: np.ndarray) -> InferenceResult:
-        """Compute the features of one image; canceling removes it from the queue.
+    async def __call__(self, image: np.ndarray, heads: frozenset[str] = frozenset()) -> InferenceResult:
+        """Compute the outputs for one image; canceling removes it from the queue.
 
         Args:
             image: Model input without the batch axis, as `runner.prepare` returns it.
+            heads: Names of the heads to compute.
 
         Raises:
             APIError: 503, the model could not compute the image.
         """
         if self._scheduler is None:
             self._scheduler = asyncio.create_task(self._schedule())
-        entry = QueuedImage(image, asyncio.get_running_loop().create_future())
+        entry = QueuedImage(image, asyncio.get_running_loop().create_future(), heads)
         queue = self._queues.setdefault(image.shape, deque())
         queue.append(entry)
         if self._running or self._expected:
@@ -121,9 +122,9 @@ class Batcher:
 
     def batch_limit(self, shape: Shape) -> int:
         """Return the number of images of this shape in a batch; larger images get fewer, to bound the memory."""
-        base = 3 * self.runner.preprocessing.size**2
-        count = self.max_batch * base // max(base, int(np.prod(shape)))
-        return self.runner.manifest.range_of("batch").clamp(max(1, count))
+        base, size = 3 * self.model.preprocessing.size**2, int(np.prod(shape))
+        count = min(self.max_batch * base // max(base, size), self.model.batch_limit(size // 3))
+        return self.model.manifest.range_of("batch").clamp(max(1, count))
 
     async def _schedule(self) -> None:
         while True:
@@ -145,7 +146,7 @@ class Batcher:
     def _submit(self, entries: list[QueuedImage]) -> None:
         """Submit a batch to the model's thread."""
         loop = asyncio.get_running_loop()
-        future = self._executor.submit(self._run, [entry.image for entry in entries])
+        future = self._executor.submit(self._run, entries)
         self._running.add(future)
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, entries, done))
 
@@ -191,22 +192,20 @@ class Batcher:
             entries[0].result.set_exception(_model_failed(error))
         self._notify()
 
-    def _deliver(self, entries: list[QueuedImage], features: Features, started: float, seconds: float) -> None:
+    def _deliver(self, entries: list[QueuedImage], outputs: list[ModelOutput], started: float, seconds: float) -> None:
         self.metrics.batch_size.observe(len(entries))
         self.metrics.stage["model"].observe(seconds)
         for i, entry in enumerate(entries):
             if entry.result.done():  # cancelled while the batch was computed
                 continue
             self.metrics.stage["queue"].observe(started - entry.queued_at)
-            entry.result.set_result(
-                InferenceResult(select(features, i), started - entry.queued_at, seconds, len(entries))
-            )
+            entry.result.set_result(InferenceResult(outputs[i], started - entry.queued_at, seconds, len(entries)))
 
-    def _run(self, images: list[np.ndarray]) -> BatchOutput:
+    def _run(self, entries: list[QueuedImage]) -> BatchOutput:
         """Run the model on a batch; called in the thread of the model."""
         started = time.monotonic()
-        features = run_in_batches(self.runner, np.stack(images))
-        return features, started, time.monotonic() - started
+        outputs = self.model(np.stack([entry.image for entry in entries]), [entry.heads for entry in entries])
+        return outputs, started, time.monotonic() - started
 
 
 def _model_failed(cause: BaseException) -> APIError:

@@ -20,6 +20,7 @@ from gtsa_kit.service.client_protocol import (
     retry_delay,
     similarity_request,
     split_by_image,
+    task_request,
 )
 
 __all__ = ["AsyncClient", "Client", "FeaturesResponse", "ServiceError"]
@@ -98,6 +99,47 @@ class Client:
         """
         return parse_response(self._post(similarity_request(first, second, point, box, output, size)))
 
+    def segment(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        head: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        probabilities: bool = False,
+    ) -> Any:
+        """Predict the class of each pixel of one image or of several.
+
+        Args:
+            images: One image, or a list.
+            head: Name of a head; default: all heads for pixels. With several, names of arrays begin with `{head}.`.
+            size: Size of the model's input, N or (height, width); default: that of its training.
+            probabilities: Whether the probabilities of the classes are returned too.
+
+        Returns:
+            A response with `mask` (H, W) uint8 of class numbers, at the size of the upright image, and on request
+            `probabilities` (K, H, W) float16; `metadata["classes"]` lists the classes in the mask. For a list of
+            images, a list as from `features`.
+        """
+        request = task_request("segment", images, head, size, probabilities=probabilities)
+        response = parse_response(self._post(request))
+        return response if request.single else split_by_image(response)
+
+    def classify(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        head: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        top_k: int = 5,
+    ) -> Any:
+        """Predict the class of one image or of several.
+
+        Returns:
+            A response with `probabilities` (K,) float32; `metadata["classes"]` lists the `top_k` most probable
+            classes. For a list of images, a list as from `features`.
+        """
+        request = task_request("classify", images, head, size, top_k=top_k)
+        response = parse_response(self._post(request))
+        return response if request.single else split_by_image(response)
+
     def model(self) -> dict[str, Any]:
         """Return the artifact's manifest and the limits of the service."""
         return dict(json.loads(get_content(self._http.get("/v1/model"))))
@@ -171,6 +213,30 @@ class AsyncClient:
     ) -> FeaturesResponse:
         """Compute a similarity map, like `Client.similarity`."""
         return parse_response(await self._post(similarity_request(first, second, point, box, output, size)))
+
+    async def segment(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        head: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        probabilities: bool = False,
+    ) -> Any:
+        """Predict the class of each pixel of one image or of several, like `Client.segment`."""
+        request = task_request("segment", images, head, size, probabilities=probabilities)
+        response = parse_response(await self._post(request))
+        return response if request.single else split_by_image(response)
+
+    async def classify(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        head: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        top_k: int = 5,
+    ) -> Any:
+        """Predict the class of one image or of several, like `Client.classify`."""
+        request = task_request("classify", images, head, size, top_k=top_k)
+        response = parse_response(await self._post(request))
+        return response if request.single else split_by_image(response)
 
     async def model(self) -> dict[str, Any]:
         """Return the artifact's manifest and the limits of the service."""

@@ -31,13 +31,16 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class FeaturesResponse:
-    """Arrays of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash."""
+    """Arrays of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash.
+
+    For a task, the metadata has the `classes`, or those of each head in `heads`.
+    """
 
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return an array: embedding, feature_map, feature_map_8, feature_map.boxes, feature_map.points."""
+        """Return an array: embedding, feature_map, feature_map_8, feature_map.boxes, mask, probabilities, road.mask."""
         return self.arrays[name]
 
     @property
@@ -99,6 +102,22 @@ def similarity_request(
     query += [("box", _join_numbers(box))] if box is not None else []
     files = [("first", to_bytes(first)), ("second", to_bytes(second))]
     return ClientRequest("/v1/similarity", query, files, single=False)
+
+
+def task_request(
+    task: str,
+    images: ImageInput | Sequence[ImageInput],
+    head: str | None,
+    size: int | tuple[int, int] | None,
+    **more: object,
+) -> ClientRequest:
+    """Build a request to /v1/segment or /v1/classify; `more` are its other parameters."""
+    single = not isinstance(images, (list, tuple))
+    listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    query = [("format", "safetensors"), *_size_parameter(size)] + ([("head", head)] if head else [])
+    query += [(name, str(value).lower()) for name, value in more.items()]
+    files = [(f"{i}", to_bytes(image)) for i, image in enumerate(listed)]
+    return ClientRequest(f"/v1/{task}", query, files, single)
 
 
 def to_bytes(image: ImageInput) -> bytes:

@@ -17,7 +17,6 @@ from PIL import Image
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
-from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
 from gtsa_kit.service.batcher import Batcher, InferenceResult
@@ -27,6 +26,7 @@ from gtsa_kit.service.query import FeatureRequest
 from gtsa_kit.service.regions import point_features, project_boxes, project_points, roi_features
 from gtsa_kit.service.request_parsing import UploadedImage
 from gtsa_kit.service.serialization import ImageResult
+from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.service.settings import ServiceSettings
 
 P = ParamSpec("P")
@@ -93,9 +93,9 @@ class RequestTiming:
 class FeatureExtractor:
     """Feature extraction: decoding and encoding run in a thread pool, the model in the batcher's thread."""
 
-    def __init__(self, runner: Runner, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
-        self.runner, self.settings, self.metrics = runner, settings, metrics
-        self.batcher = Batcher(runner, settings.max_batch, settings.max_wait_ms / 1000, metrics)
+    def __init__(self, model: ServedModel, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
+        self.model, self.settings, self.metrics = model, settings, metrics
+        self.batcher = Batcher(model, settings.max_batch, settings.max_wait_ms / 1000, metrics)
         # No more threads than cores, because each may hold one image at its full size.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "gtsa-images")
 
@@ -117,23 +117,23 @@ class FeatureExtractor:
 
     def _grid(self, request: FeatureRequest) -> tuple[int, int]:
         """Return the shape (h, w) of the feature map of an input."""
-        patch = self.runner.manifest.patch
+        patch = self.model.manifest.patch
         return request.size[0] // patch, request.size[1] // patch
 
     def output_cost(self, request: FeatureRequest) -> int:
         """Estimate the cost of selecting one image's outputs, in bytes of float32; a pooled value counts 16 times."""
         positions = math.prod(self._grid(request))
         regions = 16 * (len(request.boxes) * request.roi_size**2 + len(request.points)) * len(request.region_maps)
-        return 4 * self.runner.manifest.dim * (positions * len(request.outputs) + regions)
+        return 4 * self.model.manifest.dim * (positions * len(request.outputs) + regions)
 
     def memory_bytes(self, request: FeatureRequest) -> int:
         """Estimate the memory that one image needs from its input to its response, bytes."""
         height, width = request.size
-        per_position = 4 * self.runner.manifest.dim
+        per_position = 4 * self.model.manifest.dim
         feature_map = per_position * math.prod(self._grid(request))
         regions = per_position * (len(request.boxes) * request.roi_size**2 + len(request.points))
         maps = len(request.region_maps)
-        return 12 * height * width + feature_map * (len(self.runner.manifest.outputs) + 2 * maps) + regions * maps
+        return 12 * height * width + feature_map * (len(self.model.manifest.outputs) + 2 * maps) + regions * maps
 
     async def extract(self, upload: UploadedImage, request: FeatureRequest, timing: RequestTiming) -> ImageResult:
         """Compute the requested features of one image.
@@ -174,16 +174,16 @@ class FeatureExtractor:
         started = time.monotonic()
         pixels, orientation = decode_upload(upload, self.settings.max_pixels)
         height, width = pixels.shape[:2]
-        preprocessing = self.runner.preprocessing
+        preprocessing = self.model.preprocessing
         # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
         resized = preprocessing.resized(Image.fromarray(pixels), request.size)
-        image = to_input(resized, preprocessing, self.runner.manifest.input_format)
+        image = to_input(resized, preprocessing, self.model.manifest.input_format)
         affine = grid_to_pixel(width, height, self._grid(request), orientation)
         if orientation >= 5:
             width, height = height, width
         seconds = time.monotonic() - started
         self.metrics.stage["decode"].observe(seconds)
-        return ModelInput(image, width, height, orientation, affine, self.runner.manifest.patch, seconds)
+        return ModelInput(image, width, height, orientation, affine, self.model.manifest.patch, seconds)
 
     def _select_outputs(self, prepared: ModelInput, inference: InferenceResult, request: FeatureRequest) -> ImageResult:
         arrays = {name: get_output(inference, name) for name in request.outputs}
@@ -228,7 +228,8 @@ def is_finite(values: np.ndarray) -> bool:
 
 def get_output(inference: InferenceResult, name: str) -> np.ndarray:
     """Return an output of the model by its name."""
-    features = inference.features
+    features = inference.output.features
+    assert features is not None, "routes of features refuse a model without them"
     if name in (EMBEDDING, FEATURE_MAP, CLASS_TOKEN):
         return np.asarray(getattr(features, name))
     return np.asarray(features.layers[int(name.removeprefix(f"{FEATURE_MAP}_"))])

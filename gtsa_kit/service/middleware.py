@@ -18,7 +18,7 @@ from gtsa_kit.service.metrics import ServiceMetrics
 
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 """Paths that need no token, because the probes of an orchestrator have none."""
-COMPUTE_PATHS: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity"})
+COMPUTE_PATHS: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity", "/v1/segment", "/v1/classify"})
 """Paths whose requests are subject to admission control."""
 DEFAULT_HEADERS: Final = (
     (

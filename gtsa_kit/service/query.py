@@ -8,9 +8,9 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.service.errors import invalid_parameter
+from gtsa_kit.service.served_model import ServedModel
 
 ResponseFormat = Literal["npz", "safetensors", "json", "arrow"]
 ArrayDtype = Literal["float16", "float32"]
@@ -127,15 +127,15 @@ class FeatureRequest:
         return tuple(name for name in self.outputs if name not in (EMBEDDING, CLASS_TOKEN)) or (FEATURE_MAP,)
 
 
-def parse_feature_request(query: FeaturesQuery, runner: Runner, max_size: int) -> FeatureRequest:
+def parse_feature_request(query: FeaturesQuery, model: ServedModel, max_size: int) -> FeatureRequest:
     """Validate a query of /v1/features against the artifact.
 
     Raises:
         APIError: 422 with the name of the parameter.
     """
     return FeatureRequest(
-        outputs=parse_outputs(query.outputs, runner),
-        size=parse_size(query.size, runner, max_size),
+        outputs=parse_outputs(query.outputs, model),
+        size=parse_size(query.size, model, max_size),
         dtype=query.dtype,
         boxes=parse_boxes(query.boxes, "boxes"),
         points=parse_numbers(query.points, 2),
@@ -144,7 +144,7 @@ def parse_feature_request(query: FeaturesQuery, runner: Runner, max_size: int) -
 
 
 def parse_similarity_request(
-    query: SimilarityQuery, runner: Runner, max_size: int
+    query: SimilarityQuery, model: ServedModel, max_size: int
 ) -> tuple[FeatureRequest, FeatureRequest]:
     """Validate a query of /v1/similarity against the artifact.
 
@@ -157,21 +157,21 @@ def parse_similarity_request(
     """
     if (query.point is None) == (query.box is None):
         raise invalid_parameter("point", "give either a point or a box in the first image")
-    outputs = parse_outputs(query.output, runner, "output")
-    size = parse_size(query.size, runner, max_size)
+    outputs = parse_outputs(query.output, model, "output")
+    size = parse_size(query.size, model, max_size)
     boxes = parse_boxes([query.box] if query.box else [], "box")
     points = parse_numbers([query.point] if query.point else [], 2)
     first = FeatureRequest(outputs, size, "float32", boxes, points, 1, ("box", "point"))
     return first, FeatureRequest(outputs, size, "float32", np.zeros((0, 4)), np.zeros((0, 2)), 1)
 
 
-def parse_outputs(text: str, runner: Runner, parameter: str = "outputs") -> tuple[str, ...]:
+def parse_outputs(text: str, model: ServedModel, parameter: str = "outputs") -> tuple[str, ...]:
     """Return the requested output names without duplicates, in their order.
 
     Raises:
         APIError: 422, the artifact has no such output.
     """
-    available = [spec.name for spec in runner.manifest.outputs]
+    available = [spec.name for spec in model.manifest.outputs]
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in available:
@@ -179,22 +179,22 @@ def parse_outputs(text: str, runner: Runner, parameter: str = "outputs") -> tupl
     return names
 
 
-def parse_size(text: str | None, runner: Runner, max_size: int) -> tuple[int, int]:
+def parse_size(text: str | None, model: ServedModel, max_size: int) -> tuple[int, int]:
     """Return the requested (height, width) in pixels, or the artifact's own.
 
     Raises:
         APIError: 422, the size is above `max_size` or not one that the model accepts.
     """
     if text is None:
-        default = runner.preprocessing.size
-        return runner.nearest_size(default, default)
+        default = model.preprocessing.size
+        return model.nearest_size(default, default)
     parts = [int(part) for part in text.split("x")]
     height, width = parts[0], parts[-1]
     if max(height, width) > max_size:
         raise invalid_parameter("size", f"this service accepts up to {max_size} pixels per side, got {text}")
     try:
-        runner.manifest.check_axis("height", height)
-        runner.manifest.check_axis("width", width)
+        model.manifest.check_axis("height", height)
+        model.manifest.check_axis("width", width)
     except ValueError as error:
         raise invalid_parameter("size", str(error)) from error
     return height, width

@@ -1,9 +1,8 @@
 """Routes that compute: features, similarity and embeddings."""
 
 import base64
-import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Query
@@ -23,6 +22,7 @@ from gtsa_kit.service.query import (
 )
 from gtsa_kit.service.regions import cosine_similarity_map
 from gtsa_kit.service.request_parsing import JSON, get_media_type, parse_base64_images, parse_json_body
+from gtsa_kit.service.responses import build_response
 from gtsa_kit.service.schemas import (
     EmbeddingItem,
     EmbeddingsBody,
@@ -34,12 +34,13 @@ from gtsa_kit.service.schemas import (
     image_request_body,
     json_request_body,
 )
-from gtsa_kit.service.serialization import MEDIA_TYPES, ImageResult, encode_response
+from gtsa_kit.service.serialization import ImageResult
+from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.service.state import ServiceState, cancel_on_disconnect, get_reservation, get_state
 from gtsa_kit.service.uploads import read_image_pair, read_images, read_timed_body
 
 router = APIRouter(redirect_slashes=False)
-ERRORS = error_responses(400, 401, 408, 413, 415, 422, 503)
+ERRORS = error_responses(400, 401, 404, 408, 413, 415, 422, 503)
 
 
 @router.post(
@@ -59,7 +60,7 @@ async def features(request: Request, query: Annotated[FeaturesQuery, Query()]) -
     """
     state, timing = get_state(request), RequestTiming()
     refuse_repeated(request.query_params.multi_items())
-    feature_request = parse_feature_request(query, state.runner, state.settings.max_size)
+    feature_request = parse_feature_request(query, require_features(state), state.settings.max_size)
     uploads, multiple = await read_images(request, state, timing)
     reserve(request, state, [feature_request] * len(uploads))
     extractor = state.extractor
@@ -90,7 +91,7 @@ async def similarity(request: Request, query: Annotated[SimilarityQuery, Query()
     """
     state, timing = get_state(request), RequestTiming()
     refuse_repeated(request.query_params.multi_items())
-    first_request, second_request = parse_similarity_request(query, state.runner, state.settings.max_size)
+    first_request, second_request = parse_similarity_request(query, require_features(state), state.settings.max_size)
     first_upload, second_upload = await read_image_pair(request, state, timing)
     reserve(request, state, [first_request, second_request])
 
@@ -106,6 +107,18 @@ async def similarity(request: Request, query: Annotated[SimilarityQuery, Query()
             field = error["param"] if error["param"] in first_request.parameter_names else name
             raise APIError(result.metadata["status"], error["code"], f"{name}: {error['message']}", field)
     return await build_response(request, query.format, [compare(first, second, query)], False, timing)
+
+
+def require_features(state: ServiceState) -> ServedModel:
+    """Return the model if it computes features.
+
+    Raises:
+        APIError: 404, it is a task model.
+    """
+    if not state.model.has_features:
+        paths = ", ".join(f"/v1/{head.task}" for head in state.model.heads.values())
+        raise APIError(404, "no_features", f"this model is fine-tuned and returns no features; it answers {paths}")
+    return state.model
 
 
 def compare(first: ImageResult, second: ImageResult, query: SimilarityQuery) -> ImageResult:
@@ -144,12 +157,12 @@ async def embeddings(request: Request) -> Response:
     body = await read_timed_body(request, state, timing, state.settings.max_request_bytes)
     reservation.acquire(size=2 * len(body))
     parsed = await extractor.run_in_pool(parse_json_body, EmbeddingsBody, body)
-    dim = state.runner.manifest.dim
+    dim = require_features(state).manifest.dim
     if parsed.dimensions not in (None, dim):
         raise invalid_parameter("dimensions", f"the vectors of this model have {dim} dimensions")
     uploads = await extractor.run_in_pool(parse_base64_images, parsed.input, state.settings.max_image_bytes, "input")
     query = FeaturesQuery(outputs=EMBEDDING, dtype="float32")
-    feature_request = parse_feature_request(query, state.runner, max_size=1 << 30)
+    feature_request = parse_feature_request(query, require_features(state), max_size=1 << 30)
     reserve(request, state, [feature_request] * len(uploads))
     results = await cancel_on_disconnect(request, extractor.extract_all(uploads, feature_request, timing))
     for result in results:
@@ -183,24 +196,3 @@ def reserve(request: Request, state: ServiceState, feature_requests: Sequence[Fe
     """
     size = sum(map(state.extractor.memory_bytes, feature_requests))
     get_reservation(request).acquire(images=len(feature_requests) - 1, size=size)
-
-
-async def build_response(
-    request: Request,
-    response_format: str,
-    results: Sequence[ImageResult],
-    multiple: bool,
-    timing: RequestTiming,
-) -> Response:
-    """Return the arrays and their metadata in the requested format."""
-    state = get_state(request)
-    started = time.monotonic()
-    size = sum(values.nbytes for result in results for values in result.arrays.values())
-    # Encoding numbers as text takes far longer than copying their bytes.
-    cost = size if response_format in ("safetensors", "npz") else 16 * size
-    metadata: dict[str, Any] = {"model": state.model_info()}
-    body = await state.extractor.run_maybe_in_pool(cost, encode_response, response_format, metadata, results, multiple)
-    timing.record("encode", time.monotonic() - started)
-    state.metrics.stage["encode"].observe(timing.stages["encode"])
-    state.limiter.record_completion(len(results))
-    return Response(body, media_type=MEDIA_TYPES[response_format], headers={"Server-Timing": timing.header()})

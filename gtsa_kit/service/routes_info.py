@@ -22,6 +22,7 @@ PAGE_FILES: Final = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/features.js": ("features.js", "text/javascript; charset=utf-8"),
+    "/prediction.js": ("prediction.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """File name and media type of each file of the page, by path."""
@@ -60,8 +61,9 @@ async def model(request: Request) -> dict[str, Any]:
         name: getattr(settings, name)
         for name in ("max_batch", "max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
     }
-    manifest = state.runner.manifest.model_dump(mode="json")
-    return {**state.model_info(), "provider": state.runner.provider, "limits": limits, "manifest": manifest}
+    manifest = state.model.manifest.model_dump(mode="json")
+    info = {**state.model_info(), "provider": state.model.provider, "tasks": state.task_info()}
+    return {**info, "features": state.model.has_features, "limits": limits, "manifest": manifest}
 
 
 @router.get("/v1/models", summary="The model, for OpenAI's clients", responses=ERRORS)
@@ -81,7 +83,8 @@ async def model_by_id(request: Request, model_id: str) -> ModelEntry:
 
 def list_model(state: ServiceState) -> ModelEntry:
     """Return the model as OpenAI's interface lists it."""
-    return ModelEntry(**state.model_info(), created=state.created, dimensions=state.runner.manifest.dim)
+    dim = state.model.manifest.dim if state.model.has_features else None
+    return ModelEntry(**state.model_info(), created=state.created, dimensions=dim, tasks=state.task_info())
 
 
 @router.get("/docs", include_in_schema=False)

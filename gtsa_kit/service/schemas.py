@@ -88,6 +88,27 @@ class EmbeddingsResponse(BaseModel):
     usage: Usage
 
 
+class LabelEntry(BaseModel):
+    """Class of a task."""
+
+    pixel: int | None = None
+    """Value of its pixels in a mask; null for classification."""
+    id: int
+    """Value that means the class in the data of the training."""
+    name: str
+    color: tuple[int, int, int]
+
+
+class TaskEntry(BaseModel):
+    """Task that a head of the model solves."""
+
+    task: Literal["segment", "classify"]
+    labels: list[LabelEntry]
+    """Classes by class number."""
+    short_side: int | None
+    """Short side of inputs in pixels, where images keep their aspect ratio; null for a square."""
+
+
 class ModelEntry(BaseModel):
     """Model that the service computes with, as OpenAI's interface defines it, and properties of the artifact."""
 
@@ -101,8 +122,10 @@ class ModelEntry(BaseModel):
     precision: str
     sha256: str
     """Hash of the source weights."""
-    dimensions: int
-    """Length of the vectors."""
+    dimensions: int | None
+    """Length of the vectors; null for a fine-tuned model, which returns none."""
+    tasks: dict[str, TaskEntry]
+    """Tasks by the name of their head; empty for an encoder without heads."""
 
 
 class ModelList(BaseModel):
@@ -138,7 +161,7 @@ class ServiceStatus(BaseModel):
 _ERROR_DESCRIPTIONS: Final = {
     400: "Invalid HTTP",
     401: "Missing or wrong token",
-    404: "Unknown path",
+    404: "Unknown path, or the model does not do this",
     405: "Method not allowed",
     408: "The body did not arrive in time",
     413: "Too large",
@@ -156,6 +179,17 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def array_responses(description: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route for a 200 with arrays in any of the formats."""
     content = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()}
+    content[JSON] = {"schema": {"type": "object"}}
+    return {200: {"description": description, "content": content}}
+
+
+def mask_responses(description: str, default: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route of a task for a 200 in any of its formats; the default format is first."""
+    binary, formats = {"type": "string", "format": "binary"}, ("npz", "safetensors")
+    content: dict[str, Any] = {
+        default: {"schema": binary},
+        **{MEDIA_TYPES[name]: {"schema": binary} for name in formats},
+    }
     content[JSON] = {"schema": {"type": "object"}}
     return {200: {"description": description, "content": content}}
 

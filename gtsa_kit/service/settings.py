@@ -23,6 +23,8 @@ class ServiceSettings:
     """File or folder that `gtsa_kit.export.load` opens."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """Options to open the artifact with."""
+    heads: tuple[tuple[str, Path], ...] = ()
+    """Name and run folder of each head beside an encoder."""
     max_batch: int = 32
     """Images of the artifact's own size in a batch; batches of larger images hold fewer."""
     max_wait_ms: float = 5.0

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from gtsa_kit.export import Runner
 from gtsa_kit.service.admission import AdmissionLimiter, Reservation
 from gtsa_kit.service.extract import FeatureExtractor
 from gtsa_kit.service.metrics import ServiceMetrics
 from gtsa_kit.service.samples import Sample
+from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.service.settings import ServiceSettings
+from gtsa_kit.service.task_extract import TaskExtractor
+from gtsa_kit.tasks.predict_rows import describe_labels
 
 T = TypeVar("T")
 
@@ -26,8 +28,9 @@ class ServiceState:
     """Model, limits and metrics of one serving process."""
 
     settings: ServiceSettings
-    runner: Runner
+    model: ServedModel
     extractor: FeatureExtractor
+    predictor: TaskExtractor
     limiter: AdmissionLimiter
     metrics: ServiceMetrics
     samples: tuple[Sample, ...]
@@ -37,7 +40,7 @@ class ServiceState:
 
     def model_info(self) -> dict[str, Any]:
         """Return the `model` entry of responses; `sha256` is the hash of the source weights."""
-        manifest = self.runner.manifest
+        manifest = self.model.manifest
         return {
             "id": self.model_id,
             "sha256": manifest.source_sha256,
@@ -46,10 +49,17 @@ class ServiceState:
             "precision": manifest.precision,
         }
 
+    def task_info(self) -> dict[str, Any]:
+        """Return the tasks of the model by the name of their head: task, labels, and the short side of inputs."""
+        return {
+            name: {"task": head.task, "labels": describe_labels(head.task, head.labels), "short_side": head.short_side}
+            for name, head in self.model.heads.items()
+        }
+
     @property
     def model_id(self) -> str:
         """Short name of the model: architecture, hash of the weights and precision."""
-        manifest = self.runner.manifest
+        manifest = self.model.manifest
         return f"{manifest.architecture['name']}-{manifest.source_sha256[:12]}-{manifest.precision}"
 
 

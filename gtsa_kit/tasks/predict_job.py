@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.embedding.run import UnreadableFileError, check_unchanged
 from gtsa_kit.files import write_json, write_text
 from gtsa_kit.folder_lock import folder_lock
-from gtsa_kit.tasks.mask_files import pixel_values
 from gtsa_kit.tasks.predict_images import CHUNK, PredictPlan, load_entry, predict_items, predict_tiled, read_pixels
 from gtsa_kit.tasks.predict_plan import PredictOptions, job_record, plan_prediction
-from gtsa_kit.tasks.predict_rows import ResultFiles, table_header
+from gtsa_kit.tasks.predict_rows import ResultFiles, describe_labels, table_header
 from gtsa_kit.tasks.predict_store import LABELS, PredictedRow, PredictionWriter
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
 
@@ -78,7 +77,10 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         inputs = _create_or_resume(out, opened, where, path, lambda x: job_record(predictor, plan, options, x))
-        write_text(out / LABELS, json.dumps(describe_labels(predictor), indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            out / LABELS,
+            json.dumps(describe_labels(predictor.task, predictor.labels), indent=2, ensure_ascii=False) + "\n",
+        )
         header = table_header(predictor.task, predictor.labels)
         with closing(PredictionWriter(out, header, options.rle)) as writer:
             begin, total = writer.journal.next_index, inputs.count
@@ -99,15 +101,6 @@ def predict_folder(
                     writer.commit()
             writer.commit(complete=True)
         return PredictSummary(out, writer.rows, writer.errors, total, total - begin)
-
-
-def describe_labels(predictor: Predictor) -> list[dict[str, Any]]:
-    """Return the content of labels.json: the labels by class number, and for masks the value of their pixels."""
-    described = [asdict(label) for label in predictor.labels]
-    if predictor.task == "segment":
-        values, _ = pixel_values(predictor.labels)
-        described = [{"pixel": int(v), **label} for v, label in zip(values, described, strict=True)]
-    return described
 
 
 def _results(

@@ -1,8 +1,9 @@
 """Files and table rows of predictions: masks, overlays, run lengths, classes."""
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.files import atomic_write
 from gtsa_kit.models.task_model import Label, Task
-from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask
+from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask, pixel_values
 from gtsa_kit.tasks.output_names import output_name
 from gtsa_kit.tasks.predict_images import Prediction
 from gtsa_kit.tasks.predict_store import MASKS, OVERLAYS, PredictedRow
@@ -20,6 +21,7 @@ from gtsa_kit.tasks.rle import bounding_box, encode_rle
 
 TOP = 5
 """Classes of an image in predictions.csv, the most probable first."""
+_COUNTED_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,23 @@ def table_header(task: Task, labels: tuple[Label, ...]) -> list[str]:
     return ["path", "label", "probability", *more]
 
 
+def describe_labels(task: Task, labels: tuple[Label, ...]) -> list[dict[str, Any]]:
+    """Return the labels by class number with their ids, names and colors, and for masks the value of their pixels."""
+    described = [asdict(label) for label in labels]
+    if task == "classify":
+        return described
+    return [{"pixel": int(v), **label} for v, label in zip(pixel_values(labels)[0], described, strict=True)]
+
+
 def class_shares(mask: np.ndarray, classes: int) -> np.ndarray:
     """Return the share (K,) of the pixels of a mask that each class has."""
-    return np.bincount(mask.ravel(), minlength=classes) / mask.size
+    rows = max(1, _COUNTED_PIXELS // mask.shape[1])  # bincount makes a copy of eight bytes a pixel
+    bands = (mask[i : i + rows].ravel() for i in range(0, len(mask), rows))
+    counts: np.ndarray = np.stack([np.bincount(band, minlength=classes) for band in bands]).sum(axis=0)
+    return np.asarray(counts / mask.size)
 
 
-def segments(path: str, mask: np.ndarray, labels: tuple[Label, ...]) -> list[dict[str, object]]:
+def segments(path: str, mask: np.ndarray, labels: tuple[Label, ...]) -> list[dict[str, Any]]:
     """Return the pixels of each class in a mask as an annotation of COCO, with `path` for the image."""
     annotations = []
     for number in np.unique(mask):

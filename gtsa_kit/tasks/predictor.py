@@ -61,6 +61,11 @@ class Predictor:
         """Manifest of the model."""
         return self.runner.manifest
 
+    @property
+    def gives_mask(self) -> bool:
+        """True if the model returns masks in place of logits."""
+        return False
+
     def __call__(self, images: np.ndarray) -> TaskOutput:
         """Run inputs of one shape in batches that the model accepts, and return the outputs of all.
 
@@ -87,13 +92,18 @@ class Predictor:
         return TaskOutput(*(None if values is None else values[:count] for values in output))
 
 
+def is_task_model(path: Path) -> bool:
+    """Return whether a path is that of a task model: a run folder of `gtsa finetune`, or a file exported from one."""
+    return is_task_run(path)
+
+
 def open_predictor(path: Path, options: LoadOptions) -> Predictor:
     """Open a task model: a run folder of `gtsa finetune`, or a file that was exported from one.
 
     Raises:
         ValueError: The path holds no task model, or it can't be opened; see `gtsa_kit.load`.
     """
-    if not is_task_run(path):
+    if not is_task_model(path):
         raise ValueError(f"{path} is no task model; make one with: gtsa finetune")
     model = load_task_model(path)
     digest = sha256_of(path / MODEL if path.is_dir() else path)

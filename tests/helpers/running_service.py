@@ -26,6 +26,8 @@ from gtsa_kit.service.admission import AdmissionLimiter
 from gtsa_kit.service.app import create_app
 from gtsa_kit.service.server import DrainingServer, build_uvicorn_config, listen
 from gtsa_kit.service.settings import ServiceSettings
+from gtsa_kit.tasks.heads import Head
+from gtsa_kit.tasks.predictor import Predictor
 from helpers.signals import WAIT_SECONDS
 
 
@@ -111,8 +113,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bo
 
 
 @contextmanager
-def serve_in_thread(runner: Runner, settings: ServiceSettings) -> Iterator[RunningService]:
-    app, limiter = create_app(runner, settings)
+def serve_in_thread(
+    runner: Runner | Predictor, settings: ServiceSettings, heads: Sequence[Head] = ()
+) -> Iterator[RunningService]:
+    app, limiter = create_app(runner, settings, heads)
     sock = listen("127.0.0.1", 0)
     port = sock.getsockname()[1]
     server = DrainingServer(build_uvicorn_config(app, settings), lambda: None)
@@ -132,8 +136,10 @@ def start_service(runner: Runner, artifact: Path) -> ServiceFactory:
     """Return a factory of services with changed settings: `with start_service(max_pending=3) as service:`."""
     base = ServiceSettings(artifact)
 
-    def start(with_runner: Runner | None = None, **changes: Any) -> AbstractContextManager[RunningService]:
-        return serve_in_thread(with_runner or runner, dataclasses.replace(base, **changes))
+    def start(
+        with_runner: Runner | Predictor | None = None, heads: Sequence[Head] = (), **changes: Any
+    ) -> AbstractContextManager[RunningService]:
+        return serve_in_thread(with_runner or runner, dataclasses.replace(base, **changes), heads)
 
     return start
 

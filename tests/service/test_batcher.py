@@ -14,6 +14,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.service.batcher import Batcher, InferenceResult
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.metrics import ServiceMetrics
+from gtsa_kit.service.served_model import ServedModel
 
 MAX_WAIT = 1.0
 """Seconds that a batch waits for images that are expected."""
@@ -25,7 +26,7 @@ def image(value: float, side: int = 16) -> np.ndarray:
 
 def run(runner: Runner, work: Any, max_batch: int = 4, max_wait: float = 0.0) -> Any:
     async def run_and_close() -> Any:
-        batcher = Batcher(runner, max_batch, max_wait, ServiceMetrics())
+        batcher = Batcher(ServedModel(runner), max_batch, max_wait, ServiceMetrics())
         try:
             return await asyncio.wait_for(work(batcher), WAIT_SECONDS)
         finally:
@@ -69,8 +70,8 @@ def test_batches_hold_images_of_one_size_up_to_the_limit_oldest_first(runner: Ru
     assert [r.batch_size for r in results] == [1, 4, 4, 4, 1, 4, 2, 2]
     for value, result in zip((0, 1, 2, 3, 9, 4, 5, 6), results, strict=True):
         alone = runner(image(value, 32 if value == 9 else 16)[None])
-        np.testing.assert_allclose(result.features.embedding, alone.embedding[0], atol=2e-4)
-        np.testing.assert_allclose(result.features.layers[1], alone.layers[1][0], atol=2e-4)
+        np.testing.assert_allclose(result.output.features.embedding, alone.embedding[0], atol=2e-4)
+        np.testing.assert_allclose(result.output.features.layers[1], alone.layers[1][0], atol=2e-4)
     assert gated.threads == {"gtsa-model_0"}
 
 

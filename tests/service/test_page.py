@@ -335,6 +335,61 @@ def test_the_page_fits_a_phone_and_follows_the_color_scheme(
     assert_clean(browser)
 
 
+def test_predictions_lie_over_the_image_with_legend_and_opacity(
+    browser: webdriver.Chrome, start_service: ServiceFactory, samples: Path, tmp_path: Path, screenshots: Path
+) -> None:
+    from helpers.task_models import save_random_task, task_spec
+
+    from gtsa_kit.export.open_options import LoadOptions
+    from gtsa_kit.tasks.predict import predict
+    from gtsa_kit.tasks.predictor import open_predictor
+
+    save_random_task(tmp_path, task_spec("linear"))
+    predictor = open_predictor(tmp_path, LoadOptions("cpu"))
+    with start_service(predictor, samples=samples) as running:
+        browser.get(running.url)
+        wait(browser, lambda: "classes" in slot(browser, 0).text and "classes" in slot(browser, 1).text)
+        wait(browser, lambda: is_idle(browser))
+        image = blocks(2)
+        drop_image(browser, 0, image, "dropped.png")
+        set_opacity(browser, 100)
+        browser.save_screenshot(str(screenshots / "prediction.png"))
+        result = next(predict(predictor, [image]))
+        assert result.mask is not None
+        h, w = image.shape[:2]
+        for row, column in ((20, 30), (100, 160), (64, 90)):
+            red, green, blue, _ = browser.execute_script(PIXEL, canvas(browser, 0), (column + 0.5) / w, (row + 0.5) / h)
+            assert (red, green, blue) == result.labels[result.mask[row, column]].color
+        legend = slot(browser, 0).find_element(By.CSS_SELECTOR, ".legend")
+        shares = {result.labels[i].name: (result.mask == i).mean() for i in np.unique(result.mask)}
+        for name, share in shares.items():
+            line = next(item.text for item in legend.find_elements(By.TAG_NAME, "li") if item.text.startswith(name))
+            assert float(line.split(" ")[-1].rstrip("%")) == pytest.approx(100 * share, abs=0.2)
+        set_opacity(browser, 0)
+        pixel = browser.execute_script(PIXEL, canvas(browser, 0), 20.5 / w, 20.5 / h)
+        assert np.abs(np.array(pixel[:3]) - image[20, 20]).max() < 8
+        assert not browser.find_element(By.CSS_SELECTOR, "input[value='colors']").is_displayed()
+        assert_clean(browser)
+
+
+def test_heads_and_features_of_one_encoder_are_displayed_in_turn(
+    browser: webdriver.Chrome, heads_service: RunningService
+) -> None:
+    browser.get(heads_service.url)
+    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#head option[value='weather']"))
+    drop_image(browser, 0, blocks(2), "dropped.png")
+    assert "road: " in slot(browser, 0).text
+    choose(browser, "head", "weather")
+    wait(browser, lambda: "weather: " in slot(browser, 0).text)
+    assert "%" in slot(browser, 0).find_element(By.CSS_SELECTOR, ".legend").text
+    browser.find_element(By.CSS_SELECTOR, "input[value='colors']").click()
+    wait(browser, lambda: "patches of 64" in slot(browser, 0).text)
+    assert not slot(browser, 0).find_element(By.CSS_SELECTOR, ".legend").is_displayed()
+    browser.find_element(By.CSS_SELECTOR, "input[value='prediction']").click()
+    wait(browser, lambda: "weather: " in slot(browser, 0).text)
+    assert_clean(browser)
+
+
 def assert_clean(browser: webdriver.Chrome) -> None:
     """Check that all resources come from the service, and that the console reports no errors."""
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")

@@ -10,7 +10,8 @@ export function readSafetensors(buffer) {
     if (name === "__metadata__") continue;
     const [begin, end] = entry.data_offsets;
     // Copy the bytes, because a Float32Array must be aligned to 4 bytes.
-    arrays[name] = { values: new Float32Array(buffer.slice(8 + length + begin, 8 + length + end)), shape: entry.shape };
+    const bytes = buffer.slice(8 + length + begin, 8 + length + end);
+    arrays[name] = { values: entry.dtype === "U8" ? new Uint8Array(bytes) : new Float32Array(bytes), shape: entry.shape };
   }
   return { arrays, metadata: JSON.parse(header.__metadata__.metadata) };
 }

@@ -1,6 +1,7 @@
 import {
   cosineSimilarities, heatColor, meanCosine, patchColors, patchVectors, principalAxes, readSafetensors, rot90, vectorAt,
 } from "./features.js";
+import { drawMask, fetchPrediction, showLegend } from "./prediction.js";
 
 const MAX_SIDE = 1024, MIN_SIDE = 512, SIZES = [224, 336, 448, 672, 896];
 const NAMES = ["First", "Second"];
@@ -8,9 +9,9 @@ const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
   index, section,
   canvas: section.querySelector("canvas"), stage: section.querySelector(".stage"), info: section.querySelector(".info"),
-  image: null, name: "", rotation: 0, map: null, uprightMap: null, requestId: 0,
+  legend: section.querySelector(".legend"), image: null, name: "", rotation: 0, map: null, uprightMap: null, prediction: null, requestId: 0,
 }));
-let basis = null, selection = null, ranges = null, patch = 1;
+let basis = null, selection = null, ranges = null, patch = 1, tasks = {}, hasFeatures = true;
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
 const setStatus = (text, isError = false) => {
@@ -35,8 +36,26 @@ async function initialize() {
     ? [Math.min(ranges.height.max ?? ranges.maxSize, ranges.maxSize)] : sizes;
   byId("size").replaceChildren(...available.map((size) => new Option(`${size} pixels`, size)));
   byId("size").value = available.includes(448) ? 448 : available[0];
+  showModes(model);
   await showSamples();
 }
+
+// Offer what the model computes: features, predictions of its heads, or both.
+function showModes(model) {
+  ({ tasks, features: hasFeatures } = model);
+  byId("head").replaceChildren(...Object.keys(tasks).map((name) => new Option(name, name)));
+  const predicts = byId("head").options.length > 0;
+  for (const [value, shown] of [["prediction", predicts], ["colors", hasFeatures], ["similarity", hasFeatures]]) {
+    document.querySelector(`input[value=${value}]`).closest("label").hidden = !shown;
+  }
+  if (predicts) document.querySelector("input[value=prediction]").checked = true;
+  byId("head").closest("label").hidden = !predicts;
+  for (const id of ["layer", "size"]) byId(id).closest("label").hidden = !hasFeatures;
+  document.querySelectorAll(".help").forEach((help) => { help.hidden = help.id === "help-features" ? !hasFeatures : !predicts; });
+}
+
+// True while predictions are displayed, or the model has nothing else.
+const predicting = () => mode() === "prediction" || !hasFeatures;
 
 async function requireOk(response) {
   if (response.ok) return response;
@@ -63,12 +82,13 @@ async function loadImage(slot, blob, name) {
   } catch {
     return setStatus(`${name}: the browser can't open it as an image`, true);
   }
-  Object.assign(slot, { name, rotation: 0, map: null, uprightMap: null });
+  Object.assign(slot, { name, rotation: 0, map: null, uprightMap: null, prediction: null });
   selection = null;
   await compute([slot], true);
 }
 
-// Compute the features of some slots, and new principal axes unless only the rotation has changed.
+// Compute what is displayed of some slots: predictions, or features with new principal axes unless only the rotation has
+// changed.
 async function compute(selected, newBasis) {
   const ready = selected.filter((slot) => slot.image);
   if (!ready.length) return;
@@ -76,15 +96,16 @@ async function compute(selected, newBasis) {
   const requestIds = ready.map((slot) => (slot.requestId += 1));
   ready.forEach((slot) => { resizeCanvas(slot); slot.stage.classList.add("busy"); });
   try {
-    const maps = await Promise.all(ready.map((slot) => fetchMap(slot)));
+    const predicted = predicting(), results = await Promise.all(ready.map(predicted ? requestPrediction : fetchMap));
     ready.forEach((slot, i) => {
       if (slot.requestId !== requestIds[i]) return; // another image or rotation was requested in the meantime
-      slot.map = maps[i];
-      if (slot.rotation % 4 === 0) slot.uprightMap = maps[i];
       slot.stage.classList.remove("busy");
+      if (predicted) { slot.prediction = results[i]; return; }
+      slot.map = results[i];
+      if (slot.rotation % 4 === 0) slot.uprightMap = results[i];
     });
-    if (newBasis || !basis) basis = principalAxes(slots.filter((slot) => slot.map).flatMap((slot) => patchVectors(slot.map)));
-    setStatus(selection ? "" : "Click a patch, or focus an image and use the arrow keys.");
+    if (!predicted && (newBasis || !basis)) basis = principalAxes(slots.filter((slot) => slot.map).flatMap((slot) => patchVectors(slot.map)));
+    setStatus(selection || predicted ? "" : "Click a patch, or focus an image and use the arrow keys.");
   } catch (error) {
     ready.forEach((slot) => slot.stage.classList.remove("busy"));
     setStatus(error.message, true);
@@ -104,6 +125,11 @@ async function requestFeatures(slot, query) {
   const parameters = new URLSearchParams({ size: `${height}x${width}`, dtype: "float32", ...query });
   const body = await encodePng(slot);
   return requireOk(await fetch(`v1/features?${parameters}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
+}
+
+async function requestPrediction(slot) {
+  const name = byId("head").value;
+  return fetchPrediction(name, tasks[name].task, await encodePng(slot), requireOk);
 }
 
 async function fetchMap(slot) {
@@ -144,6 +170,26 @@ function drawImage(context, slot) {
 }
 
 function draw() {
+  if (predicting()) return drawPredictions();
+  slots.forEach((slot) => showLegend(slot.legend, null));
+  return drawFeatures();
+}
+
+function drawPredictions() {
+  for (const slot of slots.filter((one) => one.prediction)) {
+    const context = slot.canvas.getContext("2d");
+    drawImage(context, slot);
+    const shown = mode() === "prediction";
+    if (shown) drawMask(context, slot.prediction, Number(byId("opacity").value) / 100);
+    showLegend(slot.legend, shown ? slot.prediction : null);
+    const best = slot.prediction.classes[0];
+    slot.info.textContent = shown ? `${byId("head").value}: ${slot.prediction.classes.length} classes, most of it ${best.name}` : "";
+    if (shown && !slot.prediction.mask) slot.info.textContent = `${byId("head").value}: ${best.name}`;
+    slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} image: ${slot.name}. ${slot.info.textContent}`);
+  }
+}
+
+function drawFeatures() {
   const computed = slots.filter((slot) => slot.map);
   let vector = null, low = 0;
   const cosines = new Map();
@@ -235,12 +281,19 @@ function rotate(slot, k) {
   slot.rotation = (slot.rotation + k + 4) % 4;
   selection = null;
   if (mode() === "similarity") document.querySelector("input[value=colors]").checked = true;
+  Object.assign(slot, predicting() ? { map: null, uprightMap: null } : { prediction: null });
   compute([slot], false);
+}
+
+async function savedPrediction(slot) {
+  const name = byId("head").value, parameters = new URLSearchParams({ head: name, format: "npz" });
+  const request = { method: "POST", body: await encodePng(slot), headers: { "Content-Type": "image/png" } };
+  return (await requireOk(await fetch(`v1/${tasks[name].task}?${parameters}`, request))).blob();
 }
 
 async function save(slot, fileFormat) {
   try {
-    const content = fileFormat === "npz"
+    const content = fileFormat === "npz" && predicting() ? await savedPrediction(slot) : fileFormat === "npz"
       ? await (await requestFeatures(slot, { outputs: `embedding,${byId("layer").value}`, format: "npz" })).blob()
       : await new Promise((resolve) => slot.canvas.toBlob(resolve, "image/png"));
     const link = document.createElement("a");
@@ -301,8 +354,13 @@ for (const type of ["dragover", "drop"]) document.addEventListener(type, (event)
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => {
   if (input.value === "similarity" && !selection) setStatus("Click a patch, or focus an image and use the arrow keys.");
-  draw();
+  const missing = slots.filter((slot) => slot.image && !(predicting() ? slot.prediction : slot.map));
+  if (missing.length) compute(missing, true); else draw();
 }));
+byId("head").addEventListener("change", () => {
+  slots.forEach((slot) => { slot.prediction = null; });
+  if (predicting()) compute(slots, false);
+});
 byId("opacity").addEventListener("input", draw);
 for (const id of ["layer", "size"]) {
   byId(id).addEventListener("change", () => { selection = null; basis = null; slots.forEach((s) => { s.uprightMap = null; }); compute(slots, true); });
