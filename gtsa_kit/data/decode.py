@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_file, read_header
+from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
 
 LARGE_IMAGE_PIXELS = 24_000_000
 """Number of pixels above which images are decoded one at a time, so that only one of them is in memory."""
@@ -35,20 +35,6 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
                 return pixels, 1
         decoded = decode_image(content, path, max_pixels)
         return np.asarray(decoded.image), decoded.orientation
-
-
-def upright_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (width, height) of an image file after its orientation, in most cases without decoding its pixels.
-
-    Raises:
-        ImageError: As for `image_io.open_image`, as far as the header shows it.
-    """
-    content = read_file(path)
-    header = read_header(content, path, max_pixels)
-    if header.format == "PNG" and b"eXIf" in content:  # the orientation may lie behind the pixels
-        return decode_image(content, path, max_pixels).image.size
-    size = header.width, header.height
-    return size if header.orientation <= 4 else size[::-1]
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:

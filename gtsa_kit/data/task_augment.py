@@ -162,13 +162,6 @@ class ClassifyAugment:
         return image
 
 
-def resize_image(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Tensor:
-    """Stretch (H, W, 3) uint8 to (3, height, width) uint8 by Pillow, as inference does."""
-    height, width = size
-    resized = Image.fromarray(pixels).resize((width, height), _RESAMPLING[interpolation])
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-
-
 @lru_cache(8)
 def _rand_augment(
     policy: str, size: tuple[int, int], mean: tuple[float, float, float], interpolation: Interpolation

@@ -1,6 +1,6 @@
-"""Batches for fine-tuning: endless augmented ones for training, and whole images in order for evaluation."""
+"""Batches for fine-tuning: labeled images, augmented, without end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gtsa_kit.data.decode import decode, upright_size
+from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_io import ImageError, read_file
 from gtsa_kit.data.labeled import ClassificationDataset
@@ -24,10 +24,7 @@ from gtsa_kit.data.samples import (
     read_or_substitute,
     seeded,
 )
-from gtsa_kit.data.task_augment import ClassifyAugment, Interpolation, SegmentAugment, resize_image
-
-InputSize = Callable[[int, int], tuple[int, int]]
-"""Function from the (width, height) of an image to the (height, width) of the model's input."""
+from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
 
 
 class LabeledBatch(NamedTuple):
@@ -47,21 +44,6 @@ class LabeledBatch(NamedTuple):
         return LabeledBatch(*(tensor.pin_memory() for tensor in self))
 
 
-class EvaluationBatch(NamedTuple):
-    """B whole images of one input size with their labels at their own size, for evaluation."""
-
-    images: Tensor
-    """Images (B, 3, H, W) uint8."""
-    labels: tuple[Tensor, ...]
-    """Class numbers: (h, w) uint8 of pixels, at the size of the upright image, or () int64 of the image."""
-    indices: Tensor
-    """Index of each image, (B,) int64."""
-
-    def pin_memory(self) -> "EvaluationBatch":
-        """Return the batch with images in page-locked memory (called by the data loader)."""
-        return self._replace(images=self.images.pin_memory())
-
-
 class Examples(Protocol):
     """Protocol of N labeled images. It can be pickled and used in other processes."""
 
@@ -69,9 +51,6 @@ class Examples(Protocol):
 
     def read(self, index: int) -> tuple[np.ndarray, Tensor]:
         """Return upright pixels (H, W, 3) uint8 and labels: (H, W) uint8, or () int64; raise `ImageError`."""
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the (width, height) of an upright image; raise `ImageError`."""
 
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
@@ -105,11 +84,6 @@ class MaskExamples:
             raise ImageError(pair.image, f"its mask is {w} x {h}, the image {width} x {height}")
         return pixels, torch.from_numpy(np.require(labels, requirements=["C", "W"]))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the (width, height) of an upright image, as it was read with the dataset."""
-        pair = self.data.pairs[self.indices[index]]
-        return pair.width, pair.height
-
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
         pair = self.data.pairs[self.indices[index]]
@@ -131,10 +105,6 @@ class ClassExamples:
         """Return upright pixels (H, W, 3) uint8 and the class number () int64; raise `ImageError`."""
         i = self.indices[index]
         return _read_image(self.data.paths[i]), torch.tensor(int(self.data.labels[i]))
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the (width, height) of an upright image, from its file's header; raise `ImageError`."""
-        return upright_size(self.data.paths[self.indices[index]])
 
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
@@ -166,49 +136,6 @@ class TrainingSamples(Dataset[Batch[LabeledBatch]]):
         return read_or_substitute(self.order(t), len(self.examples), read, self.examples.entry)
 
 
-class EvaluationSamples(Dataset[Batch[EvaluationBatch]]):
-    """Dataset of whole images, resized to the model's input, with labels at their own size."""
-
-    def __init__(
-        self,
-        examples: Examples,
-        input_size: InputSize,
-        interpolation: Interpolation = "bicubic",
-        crop: int | None = None,
-    ) -> None:
-        """Set the sizes of inputs; `crop` is the side of a square in the center that is the input of a classifier."""
-        self.examples, self.input_size, self.interpolation, self.crop = examples, input_size, interpolation, crop
-
-    def __getitem__(self, index: int) -> Batch[EvaluationBatch]:
-        """Return an image as a batch of one; a batch without content if it can't be read."""
-        try:
-            pixels, labels = self.examples.read(index)
-        except ImageError as error:
-            return Batch(None, [self.examples.entry(index)._replace(reason=error.reason)])
-        height, width = pixels.shape[:2]
-        image = resize_image(pixels, self.input_size(width, height), self.interpolation)
-        if self.crop is not None:
-            top, left = ((side - self.crop) // 2 for side in image.shape[-2:])
-            image = image[:, top : top + self.crop, left : left + self.crop].contiguous()
-        return Batch(EvaluationBatch(image[None], (labels,), torch.tensor([index])), [])
-
-
-def evaluation_batches(examples: Examples, input_size: InputSize, batch_size: int) -> list[list[int]]:
-    """Return batches of at most `batch_size` indices whose inputs have one size, each in order.
-
-    Images whose size can't be read have batches of their own, in which `EvaluationSamples` reports them.
-    """
-    by_size: dict[tuple[int, int] | None, list[int]] = {}
-    for index in range(len(examples)):
-        try:
-            size = input_size(*examples.size(index))
-        except ImageError:
-            size = None
-        by_size.setdefault(size, []).append(index)
-    batches = [members[i : i + batch_size] for members in by_size.values() for i in range(0, len(members), batch_size)]
-    return sorted(batches)
-
-
 def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
     """Stack training samples into a batch; it has no content if one of the samples has none."""
     contents = [sample.content for sample in samples if sample.content is not None]
@@ -217,18 +144,6 @@ def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
         return Batch(None, unreadable)
     images, labels = (torch.cat(tensors) for tensors in zip(*contents, strict=True))
     return Batch(LabeledBatch(images, labels), unreadable)
-
-
-def collate_evaluation(samples: list[Batch[EvaluationBatch]]) -> Batch[EvaluationBatch]:
-    """Stack evaluation samples of one size into a batch of those that can be read; no content if there is none."""
-    contents = [sample.content for sample in samples if sample.content is not None]
-    unreadable = collate_unreadable(samples)
-    if not contents:
-        return Batch(None, unreadable)
-    labels = tuple(label for content in contents for label in content.labels)
-    images = torch.cat([content.images for content in contents])
-    indices = torch.cat([content.indices for content in contents])
-    return Batch(EvaluationBatch(images, labels, indices), unreadable)
 
 
 def _read_image(path: Path) -> np.ndarray:

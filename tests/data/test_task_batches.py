@@ -1,4 +1,4 @@
-"""Batches for fine-tuning: independence of workers and of a restart, faults of files, and whole images in order."""
+"""Batches for fine-tuning: independence of workers and of a restart, and faults of files."""
 
 import pickle
 from pathlib import Path
@@ -10,23 +10,17 @@ from helpers.evaluation_data import write_color_classes, write_masked_image
 from PIL import Image
 
 from gtsa_kit.data.batches import make_batches
-from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset, read_segmentation_dataset
 from gtsa_kit.data.samples import Batch, DistributedBatchSampler
 from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
 from gtsa_kit.data.task_batches import (
     ClassExamples,
-    EvaluationSamples,
     LabeledBatch,
     MaskExamples,
     TrainingSamples,
-    collate_evaluation,
     collate_labeled,
-    evaluation_batches,
 )
-from gtsa_kit.embedding.resize_policy import ResizePolicy
-from gtsa_kit.models.encoder import Preprocessing
 
 SIZES = [(64, 96), (64, 96), (96, 64), (64, 96), (48, 80)]
 
@@ -92,7 +86,6 @@ def test_labels_are_those_of_the_chosen_images(masked: SegmentationDataset, tmp_
     part = MaskExamples(masked, [3, 1])
     pixels, labels = part.read(0)
     np.testing.assert_array_equal(labels.numpy(), np.asarray(Image.open(masked.pairs[3].mask)))
-    assert part.size(0) == (96, 64)
 
 
 def test_a_pair_that_can_not_be_read_is_replaced_and_listed(masked: SegmentationDataset) -> None:
@@ -114,79 +107,3 @@ def test_a_pair_that_can_not_be_read_is_replaced_and_listed(masked: Segmentation
     [batch] = batches(samples, 0, stop=1)
     assert batch.content is None
     assert len(batch.unreadable) == 10
-
-
-@pytest.mark.parametrize(
-    "policy", [ResizePolicy("fixed", (32, 64), patch=16), ResizePolicy("short-side", (48, 48), patch=16)]
-)
-def test_whole_images_are_those_of_inference_with_labels_at_their_own_size(
-    policy: ResizePolicy, masked: SegmentationDataset
-) -> None:
-    masked.pairs[1].image.unlink()
-    part = examples(masked)
-    order = evaluation_batches(part, policy, 2)
-    samples = EvaluationSamples(part, policy, "bicubic")
-    seen = []
-    for workers in (0, 1):
-        loaded = list(make_batches(samples, order, workers, pin=False, collate=collate_evaluation))
-        assert [entry.name for batch in loaded for entry in batch.unreadable] == ["1.png"]
-        for batch in loaded:
-            for image, labels, index in zip(*batch.content, strict=True):
-                pair = masked.pairs[index]
-                size = policy(pair.width, pair.height)
-                expected = Preprocessing().resized(Image.open(pair.image), size)
-                np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
-                assert image.shape[1] % 16 == image.shape[2] % 16 == 0
-                np.testing.assert_array_equal(labels.numpy(), masked.labels(pair))
-                seen.append(int(index))
-    assert sorted(seen) == sorted(2 * [0, 2, 3, 4])
-    assert all(len(batch) <= 2 for batch in order)
-    assert sorted(index for batch in order for index in batch) == [0, 1, 2, 3, 4]
-
-
-def test_classifiers_get_the_center_and_images_of_any_orientation(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for folder, name, options in (
-        ("a", "0.png", {}),
-        ("a", "1.png", {"exif": exif}),
-        ("b", "2.jpg", {"exif": exif}),
-        ("b", "3.png", {}),
-    ):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / folder / name, **options)
-    late = tmp_path / "a" / "1.png"
-    late.write_bytes(exif_at_the_end(late.read_bytes()))
-    data = read_classification_dataset(tmp_path)
-    part = ClassExamples(data, range(4))
-    assert [part.size(i) for i in range(4)] == [(60, 40), (40, 60), (40, 60), (60, 40)]
-    policy = ResizePolicy("short-side", (32, 32), patch=8)
-    order = evaluation_batches(part, policy, 8)
-    assert order == [[0, 3], [1, 2]]
-    for batch in make_batches(EvaluationSamples(part, policy, crop=24), order, 0, False, collate_evaluation):
-        for image, label, index in zip(*batch.content, strict=True):
-            upright = np.rot90(pixels, 3) if index == 1 else pixels
-            if index in (0, 1, 3):
-                resized = Preprocessing().resized(
-                    Image.fromarray(np.ascontiguousarray(upright)), policy(*part.size(index))
-                )
-                top, left = (resized.shape[0] - 24) // 2, (resized.shape[1] - 24) // 2
-                expected = resized[top : top + 24, left : left + 24]
-                np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
-            assert int(label) == (0, 0, 1, 1)[index]
-    data.paths[0].write_bytes(b"nothing")
-    with pytest.raises(ImageError):
-        part.size(0)
-    [lost] = [batch for batch in evaluation_batches(part, policy, 8) if 0 in batch]
-    assert lost == [0]
-    assert EvaluationSamples(part, policy)[0].unreadable[0].name == "a/0.png"
-    assert collate_evaluation([EvaluationSamples(part, policy)[0]]).content is None
-
-
-def exif_at_the_end(png: bytes) -> bytes:
-    """Move the orientation of a PNG behind its pixels, where the format allows it too."""
-    start = png.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
-    last = png.index(b"IEND") - 4
-    return png[:start] + png[end:last] + png[start:end] + png[last:]
