@@ -186,6 +186,8 @@ def export(
       gtsa export runs/street/encoder.onnx --format triton --input uint8 --out models/
 
       gtsa export runs/road-segmentation --format onnx --precision fp16 --output mask
+
+      gtsa export runs/road-segmentation --format onnx --part head
     """
     require(source)
     import_options = weights.import_options
@@ -225,7 +227,12 @@ def export(
     }
     _check_unused(engine_only, format_name, "trt")
     _check_unused(triton_only, format_name, "triton")
-    if format_name == "triton":
+    if task.part != "model":
+        from gtsa_kit.cli.support.export_head import export_head
+
+        with printed_result(as_json) as result:
+            export_head(source, format_name, task, options, images, out, force, result)
+    elif format_name == "triton":
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
         from gtsa_kit.models.task_model import is_task_run
 
@@ -233,9 +240,12 @@ def export(
             name or ("model" if is_task_run(source) else None), instances, max_batch, queue_delay_ms
         )
         with printed_result(as_json) as result:
-            export_triton(source, import_options, serving, precision, options, calibrate, images, out, force, result)
+            export_triton(
+                source, import_options, serving, precision, options, calibrate, images, out, force, result, task
+            )
     elif format_name == "trt":
-        from gtsa_kit.cli.support.export_engine import EngineOptions, export_engine
+        from gtsa_kit.cli.support.engine_request import EngineOptions
+        from gtsa_kit.cli.support.export_engine import export_engine
         from gtsa_kit.export.runtime.profile import OptimalShape
         from gtsa_kit.export.tensorrt.build import BuildSettings
 
@@ -254,11 +264,11 @@ def export(
             layout=parse_layout(layout),
         )
         with printed_result(as_json) as result:
-            export_engine(source, import_options, engine_options, result)
+            export_engine(source, import_options, engine_options, result, task)
     else:
         from gtsa_kit.cli.support.export_steps import FileOptions, export_files
 
-        files = FileOptions(precision, options, calibrate, images, out, force)
+        files = FileOptions(precision, options, calibrate, images, out, force, task)
         with printed_result(as_json) as result:
             export_files(source, import_options, format_name, files, result)
 

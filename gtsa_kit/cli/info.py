@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
-from gtsa_kit.cli.support.parity_table import measures
+from gtsa_kit.cli.support.parity_table import measures, score_text
 
 if TYPE_CHECKING:
     from gtsa_kit.export.folder_report import FolderReport
     from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo
     from gtsa_kit.export.inspect_file import FileInfo
     from gtsa_kit.export.manifest import Manifest
-    from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, TaskScoreRecord, TensorSpec
+    from gtsa_kit.export.manifest_records import AxisRange, EngineRecord, TensorSpec
     from gtsa_kit.export.parity_report import ParityReport
     from gtsa_kit.export.runtime.engine_header import EngineHeader
 
@@ -145,14 +145,6 @@ def _task_rows(manifest: "Manifest") -> Iterator[Row]:
         yield "head", f"{head.name}{f', {head.pyramid}' if head.pyramid else ''}{layers}"
     if manifest.task_score:
         yield "score", score_text(manifest.task_score)
-
-
-def score_text(score: "TaskScoreRecord") -> str:
-    """Return a task score as text."""
-    return (
-        f"{'passed' if score.passed else 'FAILED'} on {score.images} images of {score.data}: {score.metric} "
-        f"{score.artifact:.2f}%, float32 model {score.source:.2f}%, at most {score.max_drop:g} points lower"
-    )
 
 
 def _folder_rows(report: "FolderReport", problem: str) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import typer
 
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
+from gtsa_kit.cli.support.task_options import ScoreOptions
 
 
 @with_option_groups
@@ -34,9 +35,13 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
     *,
+    scoring: ScoreOptions,
     model: ModelOptions,
 ) -> None:
     """Run the parity gate again on this machine. Exits with 1 if it fails.
+
+    With --score, FILE and the float32 model that it was exported from are also scored on labeled images. It exits with
+    1 if FILE loses more than --max-drop.
 
     Where the weights are not found, FILE is checked without them (content, shapes, finite outputs, repeatability), and
     a line says that it was not compared.
@@ -66,23 +71,29 @@ def verify(
         raise ValueError(f"{names} is for the weights that --against names; add it, or omit {names}")
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.cli.support.verify_steps import ReferenceOptions, verify_artifact, verify_engine
+    from gtsa_kit.cli.support.verify_steps import ReferenceOptions, score_again, verify_artifact, verify_engine
     from gtsa_kit.export.formats.content import ReportWarning
     from gtsa_kit.export.spec import SUFFIX
 
     console = make_console()
     reference = ReferenceOptions(against, options.import_options)
+    if scoring.score and (file.is_dir() or file.suffix == SUFFIX["trt"]):
+        raise ValueError(f"--score is for files that run here, not for folders and engines; omit it for {file}")
     if file.is_dir():
         from gtsa_kit.cli.support.verify_folder import verify_folder
 
-        return verify_folder(file, reference, images, options, as_json, console)
+        verify_folder(file, reference, images, options, as_json, console)
+        return
     if file.suffix not in SUFFIX.values():
         raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
     if file.suffix == SUFFIX["trt"]:
         if options.provider_options:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; omit them")
-        return verify_engine(file, reference, images, model.device, as_json, console)
+        verify_engine(file, reference, images, model.device, as_json, console)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReportWarning)  # the steps say it
         runner = open_runner(file, options.with_facts(), console)
-    return verify_artifact(file, runner, reference, images, as_json, console)
+    verify_artifact(file, runner, reference, images, as_json, console)
+    if scoring.score:
+        score_again(file, runner, reference, scoring, console)

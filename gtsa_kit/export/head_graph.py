@@ -6,13 +6,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gtsa_kit.export.spec import HEAD, ExportOptions
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, HEAD, ExportOptions, layer_output
+from gtsa_kit.models.task_model import TaskModel, TaskSpec
 
 HEAD_DTYPES = {"fp16": torch.float16}
 """Dtypes of a head's convolutions by precision; float32 for others.
 
 In bf16 the head stays float32: ONNX has no bf16 convolution before opset 22.
 """
+
+
+def head_inputs(spec: TaskSpec) -> tuple[str, ...]:
+    """Return the names of an encoder's outputs that a head takes, each once."""
+    if spec.task == "classify":
+        return (EMBEDDING,)
+    return tuple(layer_output(layer) for layer in dict.fromkeys(spec.layers)) or (FEATURE_MAP,)
+
+
+class HeadGraph(nn.Module):
+    """Head that maps an encoder's outputs, in the order of `head_inputs`, to float32 logits at their resolution."""
+
+    def __init__(self, model: TaskModel, options: ExportOptions) -> None:
+        """Copy the head's weights.
+
+        Raises:
+            ValueError: The head takes maps that no exported encoder gives.
+        """
+        super().__init__()
+        if not model.spec.final_norm:
+            raise ValueError(
+                "the head takes maps before the encoder's final norm, and exported encoders give them after it; export "
+                "the whole model, or fine-tune with --freeze"
+            )
+        layers = list(dict.fromkeys(model.spec.layers))
+        self.order = [layers.index(layer) for layer in model.spec.layers] or [0]
+        self.head = export_head(model.head, options)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Compute the logits."""
+        return self.head(*(features[i] for i in self.order))  # type: ignore[no-any-return]
 
 
 class CastLayer(nn.Module):

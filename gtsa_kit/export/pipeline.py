@@ -15,6 +15,7 @@ from gtsa_kit.export.formats.pt2 import export_pt2
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.formats.torchscript import export_torchscript
 from gtsa_kit.export.manifest import Manifest, write_manifest
+from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.parity import check_parity
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.runtime.load import load
@@ -162,6 +163,14 @@ def run_parity_gate(
     """
     report = check_parity(source.model, load(path, "cpu"), images, on_case)
     manifest = write_manifest(path, manifest.model_copy(update={"parity": report}))
+    if manifest.format == "onnx":
+        embed_manifest(path, manifest)
+    return manifest
+
+
+def record_task_score(path: Path, manifest: Manifest, record: TaskScoreRecord) -> Manifest:
+    """Write a task score into the manifest beside a file and inside an ONNX file; return the manifest."""
+    manifest = write_manifest(path, manifest.model_copy(update={"task_score": record}))
     if manifest.format == "onnx":
         embed_manifest(path, manifest)
     return manifest

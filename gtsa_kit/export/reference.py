@@ -11,6 +11,8 @@ from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.models.checkpoint_import import sha256_of_weights
+from gtsa_kit.models.run_folder import ENCODER
+from gtsa_kit.models.task_model import MODEL
 
 
 def open_reference(
@@ -71,7 +73,7 @@ def missing_reference(artifact: Path, manifest: Manifest | FolderReport) -> str:
 def _candidates(artifact: Path, manifest: Manifest | FolderReport) -> Iterator[Path]:
     yield from manifest.source.candidates(artifact)
     for folder in (artifact.parent, artifact.parent.parent):
-        yield folder / "encoder.safetensors"
+        yield folder / (ENCODER if isinstance(manifest, FolderReport) or manifest.task is None else MODEL)
 
 
 def _has_hash(file: Path, sha256: str) -> bool:

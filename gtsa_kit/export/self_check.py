@@ -9,8 +9,9 @@ import numpy as np
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import TOLERANCES, ParityCase, parity_cases
+from gtsa_kit.export.spec import TASK_TOLERANCES, TOLERANCES, ParityCase, parity_cases
 from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.task_model import TaskOutput
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ def self_check(
     for done, case in enumerate(cases, 1):
         size = (case.height, case.width)
         batch = np.stack([runner.prepare(image, size) for image in islice(cycle(images.images), case.batch)])
-        features = runner(batch)
+        outputs, again = runner(batch), runner(batch)
         where = f"{case.batch} x {case.height} x {case.width}"
-        for name in _failures(features, runner(batch), case, manifest, tolerance):
+        if isinstance(outputs, TaskOutput):
+            failures = _task_failures(outputs, again, case, manifest)
+        else:
+            failures = _failures(outputs, again, case, manifest, tolerance)
+        for name in failures:
             wrong[name].append(where)
         on_case(done, len(cases))
     count = f"at {len(cases)} input shapes"
@@ -60,11 +65,29 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "finite": "outputs are finite",
         "repeatable": "two runs give the same outputs",
     }
+    if manifest.task:
+        return facts
     if manifest.embedding == "mean":
         facts["embedding"] = "the embedding is the mean of the feature map"
     elif manifest.embedding == "cls" and manifest.has_class_token:
         facts["embedding"] = "the embedding is the class token"
     return facts
+
+
+def _task_failures(outputs: TaskOutput, again: TaskOutput, case: ParityCase, manifest: Manifest) -> Iterator[str]:
+    """Yield the names of the checks that the results of one batch, computed twice, fail."""
+    first, second = (one.mask if one.logits is None else one.logits for one in (outputs, again))
+    pixels = (case.height, case.width) if manifest.task == "segment" else ()
+    classes = () if outputs.logits is None else (len(manifest.labels),)
+    if first.shape != (case.batch, *classes, *pixels):
+        yield "shapes"
+        return
+    if not np.isfinite(first).all():
+        yield "finite"
+        return
+    tolerance = TASK_TOLERANCES[manifest.precision].max_abs * max(float(np.std(first)), 1e-12)
+    if np.abs(first.astype(np.float64) - second).max() > (tolerance if classes else 0):
+        yield "repeatable"
 
 
 def _failures(

@@ -63,6 +63,8 @@ class Source:
     """Location of the weights, and how they were opened, for manifests."""
     task: TaskModel | None = None
     """Task model whose encoder `encoder` is; None for an encoder alone."""
+    part: str = ""
+    """Part of the task model to export, which names the file; "" for the whole model."""
 
     @property
     def model(self) -> Encoder | TaskModel:
@@ -72,7 +74,7 @@ class Source:
     @property
     def stem(self) -> str:
         """Name of exported files without their suffix."""
-        return "model" if self.task else "encoder"
+        return self.part or ("model" if self.task else "encoder")
 
     @property
     def folder(self) -> Path:

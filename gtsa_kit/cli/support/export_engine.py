@@ -1,7 +1,7 @@
 """Steps and output of `gtsa export --format trt`. Imports torch, so the command imports it when it runs."""
 
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,26 +14,24 @@ from gtsa_kit.cli.support.engine_display import (
     print_engine,
     problem_table,
 )
+from gtsa_kit.cli.support.engine_request import EngineOptions, make_request
 from gtsa_kit.cli.support.export_result import ExportResult
 from gtsa_kit.cli.support.export_steps import progress_callback
 from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.cli.support.score_steps import fail_if_lower, open_score_gate
+from gtsa_kit.cli.support.task_options import ScoreOptions
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.layout import Layout
-from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
-from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration
+from gtsa_kit.export.pipeline import artifact_path, check_supported, read_calibration, record_task_score
 from gtsa_kit.export.reference import open_reference
-from gtsa_kit.export.runtime.other_gpus import check_elsewhere
-from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
-from gtsa_kit.export.runtime.tensorrt_variant import check_capabilities, choose_variant, gpu_capability
+from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import ANY_SIZE, SUFFIX, ExportOptions, Range
-from gtsa_kit.export.task_graph import options_for
-from gtsa_kit.export.tensorrt.build import BuildSettings, check_settings
+from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.export.tensorrt.engine import (
     EngineRequest,
     check_engine_parity,
@@ -46,33 +44,12 @@ from gtsa_kit.export.tensorrt.engine import (
 from gtsa_kit.export.tensorrt.lint import lint
 from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
-from gtsa_kit.export.tensorrt.trial_run import find_rejected_size, size_of
 from gtsa_kit.files import staged
-from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.task_model import TaskModel
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Options of the command line for one engine."""
-
-    runtime: str
-    precision: str | None
-    """Value of --precision; None if it was not given."""
-    options: ExportOptions
-    optimal: OptimalShape
-    gpus: tuple[str, ...]
-    settings: BuildSettings
-    calibrate: Path | None
-    images: Path | None
-    out: Path | None
-    force: bool
-    dry_run: bool
-    layout: Layout | None = None
-    """Layout of the images of another tool's graph; None reads it from the shape."""
-
-
-def export_engine(path: Path, import_options: ImportOptions, options: EngineOptions, result: ExportResult) -> None:
+def export_engine(
+    path: Path, import_options: ImportOptions, options: EngineOptions, result: ExportResult, scoring: ScoreOptions
+) -> None:
     """Export a graph, check its parity, and build an engine from it; exit with 1 if TensorRT rejects the graph.
 
     A dry run builds without a parity gate and keeps nothing.
@@ -90,18 +67,25 @@ def export_engine(path: Path, import_options: ImportOptions, options: EngineOpti
     if isinstance(opened, SourceGraph) and target is None:
         target = opened.path.with_suffix(SUFFIX["trt"])
     engine = artifact_path(opened, "trt", target, options.force)
+    score_gate = open_score_gate(source_of(opened), scoring, console)
     if isinstance(opened, SourceGraph) and opened.manifest and opened.report_problem:
         gated = gate_again(opened.path, opened.report_problem, opened.manifest, options.images, console)
         opened = replace(opened, manifest=gated, report_problem="")
+    source = source_of(opened)
     with staged(engine) as work:
         graph = _prepare_graph(opened, work, options.options, parity_set, calibration, console)
         console.print(f"building {engine} for {describe_ranges(request.ranges)}", soft_wrap=True)
         manifest = _build(graph, work, log_path(engine), request, result, console)
         with Steps(console) as steps:
             on_case = progress_callback(steps, "parity of the engine")
-            manifest = check_engine_parity(_reference(opened), work, manifest, parity_set, on_case)
+            manifest = check_engine_parity(source.model if source else None, work, manifest, parity_set, on_case)
+    if score_gate:  # the graph, which computes the same, where the engine can't run
+        runs = manifest.parity is not None
+        record = score_gate(load(engine if runs else graph_path(engine), "cuda" if runs else "cpu"))
+        manifest = record_task_score(engine, manifest, record)
     result.add_file(engine, manifest)
     print_engine(engine, manifest, console)
+    fail_if_lower(engine, manifest.task_score)
 
 
 def open_for_engine(
@@ -138,65 +122,11 @@ def open_for_engine(
     return open_encoder(path, import_options, console)
 
 
-def make_request(opened: Source | SourceGraph, options: EngineOptions, console: Console) -> EngineRequest:
-    """Choose the variant and check all options before anything is written.
-
-    Raises:
-        ValueError: An option is invalid, or the variant does not support it.
-    """
-    check_elsewhere(options.gpus, gpu_capability())
-    variant, reason = choose_variant(options.runtime)
-    console.print(f"{variant.name} {variant.version}: {reason}")
-    check_settings(variant, options.settings)
-    default_side = opened.default_side if isinstance(opened, SourceGraph) else opened.encoder.preprocessing.size
-    ranges = _requested_ranges(opened, options.options).bounded(options.optimal, default_side)
-    profile = make_profile(ranges, options.optimal, default_side)
-    if isinstance(opened, SourceGraph) and opened.manifest is None:
-        ranges = _try_sizes(opened, ranges, profile, options, console)
-    precision = options.options.precision
-    if isinstance(opened, SourceGraph) and precision != "tf32":
-        precision = opened.manifest.precision if opened.manifest else "fp32"  # type: ignore[assignment]
-    gpus = check_capabilities(variant, options.gpus, precision, dynamic=not ranges.height.fixed)
-    settings = replace(options.settings, capabilities=gpus, tf32=precision == "tf32")
-    return EngineRequest(variant, settings, ranges, options.optimal, precision)
-
-
-def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
-    if isinstance(opened, Source):
-        options = options_for(opened.model, options)
-        return InputRanges(options.batch, options.height, options.width, options.layout)
-    return opened.restrict(options.batch, options.height, options.width)
-
-
-def _try_sizes(
-    graph: SourceGraph, ranges: InputRanges, profile: Profile, options: EngineOptions, console: Console
-) -> InputRanges:
-    """Return the ranges that another tool's graph runs at: the requested ones, or by default its one size.
-
-    Raises:
-        ValueError: The graph does not run at an end of a range that was requested.
-    """
-    rejected = find_rejected_size(graph, profile)
-    if rejected is None:
-        return ranges
-    height, width = size_of(graph, profile.opt)
-    fixed = replace(ranges, height=Range(height, height), width=Range(width, width))
-    fixed_works = find_rejected_size(graph, make_profile(fixed, OptimalShape(), height)) is None
-    name = f"{graph.path.name}, whose height and width are dynamic by name,"
-    if not fixed_works or (options.options.height, options.options.width) != (ANY_SIZE, ANY_SIZE):
-        raise ValueError(
-            f"{name} does not run at {rejected[0]} x {rejected[1]}; add --size with the size that it was exported for"
-        )
-    console.print(f"{name} does not run at {rejected[0]} x {rejected[1]}: building for {height} x {width} alone")
-    return fixed
-
-
-def _reference(opened: Source | SourceGraph) -> Encoder | TaskModel | None:
+def source_of(opened: Source | SourceGraph) -> Source | None:
     """Return the float32 model, or None if it is not available."""
     if isinstance(opened, Source):
-        return opened.model
-    source = open_reference(opened.path, opened.manifest) if opened.manifest else None
-    return source.model if source else None
+        return opened
+    return open_reference(opened.path, opened.manifest) if opened.manifest else None
 
 
 def _prepare_graph(

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,8 @@ from gtsa_kit.cli.support.export_result import ExportResult, size_in_bytes
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.cli.support.score_steps import fail_if_lower, open_score_gate, score_failure, score_file
+from gtsa_kit.cli.support.task_options import ScoreOptions
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
 from gtsa_kit.export.formats.framework_files import embedding_call
 from gtsa_kit.export.formats.frameworks import export_framework
@@ -41,6 +43,7 @@ class FileOptions:
     images: Path | None
     out: Path | None
     force: bool
+    scoring: ScoreOptions = field(default_factory=ScoreOptions)
 
 
 def export_files(
@@ -61,6 +64,8 @@ def export_files(
             raise ValueError(
                 f"{format_name} takes an encoder, and {path} is a fine-tuned model; name the weights it began with"
             )
+        if files.scoring.score:
+            raise ValueError(f"--score is for fine-tuned models, and {path} is an encoder; omit it")
         _export_framework(source, format_name, files, images, result, console)
         return
     calibration = read_calibration(require(files.calibrate)) if files.calibrate else None
@@ -96,6 +101,7 @@ def _export_formats(
 ) -> None:
     """Export to several formats, and exit with 1 if one fails the parity gate; every option is checked first."""
     options_for(source.model, files.options)
+    score_gate = open_score_gate(source, files.scoring, console)
     for name in names:
         check_supported(name, files.options, calibration is not None)
     paths = [artifact_path(source, name, files.out, files.force) for name in names]
@@ -105,17 +111,22 @@ def _export_formats(
         with Steps(console) as steps:
             on_case = progress_callback(steps)
             manifest = export_artifact(source, name, path, files.options, images, calibration, on_case)
-        assert manifest.parity is not None
-        result.add_file(path, manifest)
-        console.print(parity_table(manifest.parity))
-        if manifest.parity.passed:
+        report = manifest.parity
+        assert report is not None
+        console.print(parity_table(report))
+        if report.passed:
+            manifest = score_file(path, manifest, score_gate)
+            result.add_file(path, manifest)
+            if manifest.task_score and not manifest.task_score.passed:
+                failures.append(score_failure(path, manifest.task_score))
             _print_artifact(path, manifest, console)
             continue
-        failures.append(failure_message(path, manifest.parity))
+        result.add_file(path, manifest)
+        failures.append(f"{failure_message(path, report)}; do not use it, its report is beside it")
         if calibration and files.options.precision in QUANTIZED:
             console.print(_sensitivity_table(source, calibration, files.options, console))
     if failures:
-        fail(f"{failures[0]}; do not use it, its report is beside it", 1)
+        fail(failures[0], 1)
 
 
 def _export_fastest(
@@ -130,6 +141,7 @@ def _export_fastest(
     out = files.out or source.folder
     if out.suffix and not out.is_dir():
         raise ValueError(f"{out} ends in the suffix of no format; name a folder, or a format with --format")
+    score_gate = open_score_gate(source, files.scoring, console)
     rounds = candidates(files.precision)  # type: ignore[arg-type]
     for candidate in (candidate for group in rounds for candidate in group):
         check_supported(candidate.file_format, files.options, calibration is not None)
@@ -144,10 +156,12 @@ def _export_fastest(
         choice = autoselect(source, out, files.options, rounds, images, calibration, on_step)
     if choice is None:
         fail("no format passed the parity gate; export to one by name with --format to see how it differs", 1)
-    result.add_file(choice.path, choice.manifest)
+    manifest = score_file(choice.path, choice.manifest, score_gate)
+    result.add_file(choice.path, manifest)
     result.more["speeds"] = [asdict(speed) for speed in choice.speeds]
     result.more["failed"] = [str(candidate) for candidate in choice.failed]
     _print_choice(choice, console)
+    fail_if_lower(choice.path, manifest.task_score)
 
 
 def _print_choice(choice: Autoselection, console: Console) -> None:

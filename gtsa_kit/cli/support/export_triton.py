@@ -15,6 +15,8 @@ from gtsa_kit.cli.support.gate_again import gate_again
 from gtsa_kit.cli.support.opening import open_encoder
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.cli.support.score_steps import fail_if_lower, open_score_gate, score_file
+from gtsa_kit.cli.support.task_options import ScoreOptions
 from gtsa_kit.export.folder_report import read_folder_report
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
@@ -57,6 +59,7 @@ def export_triton(
     out: Path | None,
     force: bool,
     result: ExportResult,
+    scoring: ScoreOptions,
 ) -> None:
     """Write a model repository from an exported file as it is, or from weights, which are exported to ONNX first.
 
@@ -73,6 +76,7 @@ def export_triton(
         out: Folder of the repository; by default `triton` beside the source.
         force: Whether to replace models that gtsa-kit wrote before.
         result: Result to which the written model is added.
+        scoring: Labeled images for the task-score gate.
 
     Raises:
         ValueError: An option is invalid, or the file can't be served; nothing was written.
@@ -82,6 +86,8 @@ def export_triton(
         gate = partial(gate_again, path, images=images, console=console)
         manifest = open_artifact(path, gate)
         _check_unchanged(path, manifest, precision, options, calibrate)
+        if scoring.score:
+            raise ValueError(f"{path} is served as it is; score it with: gtsa verify {path} --score DATA")
         repository = out or path.parent / "triton"
         _write(path, manifest, serving, options.input == "uint8", repository, force, result, console)
         return
@@ -90,10 +96,12 @@ def export_triton(
     opened = open_encoder(path, import_options, console)
     repository = out or opened.folder / "triton"
     check_targets(repository, [serving.name], force)
+    score_gate = open_score_gate(opened, scoring, console)
     repository.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as folder:
         graph = Path(folder, "encoder.onnx")
-        manifest = _export(opened, graph, options, calibrate, images, console)
+        manifest = score_file(graph, _export(opened, graph, options, calibrate, images, console), score_gate)
+        fail_if_lower(graph, manifest.task_score)
         _write(graph, manifest, serving, options.input == "uint8", repository, force, result, console)
 
 

@@ -8,6 +8,7 @@ from gtsa_kit.export.spec import LOGITS, MASK
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gtsa_kit.export.manifest_records import TaskScoreRecord
     from gtsa_kit.export.parity_report import Difference, ParityReport
 
 
@@ -54,6 +55,14 @@ def measures(d: "Difference") -> str:
         f"max {d.max_abs or 0:.2e}": d.max_abs is not None,
     }
     return ", ".join(part for part, measured in parts.items() if measured)
+
+
+def score_text(score: "TaskScoreRecord") -> str:
+    """Return a task score as text."""
+    return (
+        f"{'passed' if score.passed else 'FAILED'} on {score.images} images of {score.data}: {score.metric} "
+        f"{score.artifact:.2f}%, float32 model {score.source:.2f}%, at most {score.max_drop:g} points lower"
+    )
 
 
 def _share(value: float | None, digits: int) -> str:

@@ -52,6 +52,15 @@ class TaskExportOptions(ScoreOptions):
         ),
     ] = None
 
+    part: Annotated[
+        str,
+        typer.Option(
+            help="model, or head: an ONNX file that takes the outputs of an exported encoder, so that several heads "
+            "share one. For heads that were trained with --freeze.",
+            rich_help_panel=TASK_PANEL,
+        ),
+    ] = "model"
+
     @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of --keep-float.

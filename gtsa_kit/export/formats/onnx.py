@@ -4,12 +4,13 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
 import torch
 from onnx.numpy_helper import to_array
+from torch import Tensor, nn
 
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_model
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
@@ -53,7 +54,7 @@ def export_onnx(
         check_layer_names(graph, options.keep_float)
     exported = _trace(graph, options)
     name_axes(exported, options)
-    _reduce_node_metadata(exported)
+    reduce_node_metadata(exported)
     target = {"opset": str(options.opset)}
     if options.precision in QUANTIZED:
         assert calibration is not None
@@ -69,18 +70,33 @@ def export_onnx(
 
 
 def _trace(graph: AnyGraph, options: ExportOptions) -> onnx.ModelProto:
-    """Convert the graph with torch's dynamo exporter."""
+    names = [INPUT], list(options.outputs)
+    return trace_module(graph, (example_input(options),), dynamic_shapes(options), names, options.opset)
+
+
+def trace_module(
+    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, names: tuple[list[str], list[str]], opset: int
+) -> onnx.ModelProto:
+    """Convert a module with torch's dynamo exporter.
+
+    Args:
+        module: The module.
+        inputs: Inputs to trace with.
+        shapes: Dynamic axes of the inputs, for torch.export.
+        names: Names of inputs and outputs.
+        opset: Opset of the graph.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            graph,
-            (example_input(options),),
+            module,
+            inputs,
             dynamo=True,
-            dynamic_shapes=dynamic_shapes(options),
-            input_names=[INPUT],
-            output_names=list(options.outputs),
-            opset_version=options.opset,
+            dynamic_shapes=shapes,
+            input_names=names[0],
+            output_names=names[1],
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None
@@ -102,7 +118,7 @@ def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
     del model.graph.value_info[:]  # written with the old names; readers infer it again
 
 
-def _reduce_node_metadata(model: onnx.ModelProto) -> None:
+def reduce_node_metadata(model: onnx.ModelProto) -> None:
     """Keep the name of each node's layer; drop stack traces, which name folders of the exporting machine."""
     for node in model.graph.node:
         layer = layer_of(node)

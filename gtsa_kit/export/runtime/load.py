@@ -16,9 +16,10 @@ from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
 from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
-from gtsa_kit.export.source import check_no_import_options, is_exported_file, open_source
+from gtsa_kit.export.source import Source, check_no_import_options, is_exported_file, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.export.task_graph import build_graph, options_for
+from gtsa_kit.models.weights import weights_digest
 
 __all__ = ["Runner", "load", "pick_device"]
 
@@ -67,6 +68,10 @@ def load(
         return _open_weights(path, target, ExportOptions(layers=layers, class_token=class_token), import_options)
     check_no_import_options(path, import_options or ImportOptions())
     opened = _open_manifest(path)
+    if opened.manifest.kind == "head":
+        raise ValueError(
+            f"{path} is a head, which takes features; run it beside its encoder: gtsa serve ENCODER --head"
+        )
     runner = _open_file(path, opened.manifest, device, target, request)
     if remark := opened.remark(path):
         warnings.warn(remark, ReportWarning, stacklevel=2)
@@ -81,11 +86,16 @@ def load(
 def _open_weights(
     path: Path, target: torch.device, options: ExportOptions, import_options: ImportOptions | None
 ) -> Runner:
-    source = open_source(path, import_options)
-    options = options_for(source.model, options)
+    return open_model(open_source(path, import_options), target, options)
+
+
+def open_model(source: Source, target: torch.device, options: ExportOptions | None = None) -> TorchRunner:
+    """Return a runner of the float32 PyTorch model of a source."""
+    options = options_for(source.model, options or ExportOptions())
     graph = build_graph(source.model, options)
     manifest = build_manifest(source.model, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
-    runner = TorchRunner(graph, manifest, target)
+    digest = weights_digest(dict(source.encoder.vit.state_dict()))
+    runner = TorchRunner(graph, manifest.model_copy(update={"weights_sha256": digest}), target)
     runner.note = source.note
     return runner
 

@@ -1,0 +1,155 @@
+"""Score of a task model, or of a file exported from one, on labeled images: mIoU or top-1 in percent."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from gtsa_kit.data.image_io import open_image
+from gtsa_kit.data.label_map import MaskOptions
+from gtsa_kit.data.labeled import read_classification_dataset
+from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
+from gtsa_kit.embedding.resize_policy import choose_resize_policy
+from gtsa_kit.export import Runner
+from gtsa_kit.export.manifest_records import TaskScoreRecord
+from gtsa_kit.export.runtime.batching import predict_in_batches
+from gtsa_kit.progress import ProgressCallback, no_progress
+from gtsa_kit.tasks.masks import class_numbers
+from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
+from gtsa_kit.tasks.predict_images import resize_mask
+
+CHUNK: Final = 8
+"""Images in memory at a time; those of one shape go through the model together."""
+METRICS: Final = {"segment": "mIoU", "classify": "top-1"}
+"""Metric that is compared, by task."""
+
+
+class LabelLike(Protocol):
+    """Class of a task, of a `TaskSpec` or of a manifest."""
+
+    @property
+    def id(self) -> int:
+        """Value of the class in masks."""
+
+    @property
+    def name(self) -> str:
+        """Name of the class."""
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Images whose classes, or whose pixels' classes, are known by the class numbers of a model."""
+
+    task: str
+    name: str
+    """Name of the data, for display."""
+    paths: Sequence[Path]
+    read_label: Callable[[int], np.ndarray]
+    """Function from the index of an image to its class number (), or those of its pixels (H, W) with `VOID`."""
+    classes: int
+    """Number of classes of the model."""
+
+
+def read_labeled_images(
+    data: Path, task: str, labels: Sequence[LabelLike], on_progress: ProgressCallback = no_progress
+) -> LabeledImages:
+    """Read labeled images as `gtsa finetune` does: those of the validation split, else all.
+
+    Args:
+        data: Folder with images and masks, or with a folder for each class; or a CSV of classes.
+        task: "segment" or "classify".
+        labels: Classes of the model by class number. In masks their ids are the classes, all other values are void.
+        on_progress: Progress callback.
+
+    Raises:
+        ValueError: The data can't be read, or has other classes.
+    """
+    if task == "classify":
+        return _read_classes(data, [label.name for label in labels])
+    names = {label.id: label.name for label in labels}
+    options = MaskOptions(names=names, in_color=any(value > 255 for value in names))
+    dataset = read_segmentation_dataset(data, None, options, on_progress)
+    pairs = [pair for pair in dataset.pairs if pair.split in (None, "val")]
+    return LabeledImages(
+        task, data.name, [pair.image for pair in pairs], lambda i: dataset.labels(pairs[i]), len(labels)
+    )
+
+
+def _read_classes(data: Path, names: Sequence[str]) -> LabeledImages:
+    dataset = read_classification_dataset(data)
+    if unknown := [name for name in dataset.classes if name not in names]:
+        raise ValueError(f"{data} has the class {unknown[0]!r}, the model has {', '.join(names)}; give data with these")
+    numbers = np.array([names.index(name) for name in dataset.classes])[dataset.labels]
+    chosen = np.flatnonzero(dataset.validation) if dataset.validation is not None else np.arange(len(numbers))
+    paths = [dataset.paths[i] for i in chosen]
+    return LabeledImages("classify", data.name, paths, lambda i: numbers[chosen[i]], len(names))
+
+
+def score(runner: Runner, data: LabeledImages, on_progress: ProgressCallback = no_progress) -> float:
+    """Score a task model on labeled images at their own size, in percent.
+
+    Logits are resized to the size of the mask (bilinear), and the largest one is the class; a file that gives masks has
+    them resized to the nearest pixel.
+
+    Raises:
+        ValueError: The model is for another task, or nothing can be scored.
+    """
+    if runner.manifest.task != data.task:
+        raise ValueError(f"{data.name} is for the task {data.task}, the model for {runner.manifest.task}")
+    counts = np.zeros((data.classes, data.classes), np.int64)
+    logits: list[np.ndarray] = []
+    for done, (index, output) in enumerate(_outputs(runner, data), 1):
+        on_progress("scoring", done, len(data.paths))
+        if data.task == "classify":
+            logits.append(output)
+            continue
+        labels = data.read_label(index)
+        to_size = resize_mask if output.dtype == np.uint8 else class_numbers
+        counts += confusion(labels, to_size(output, labels.shape[:2]), data.classes)
+    if data.task == "classify":
+        labels = np.array([data.read_label(i) for i in range(len(data.paths))])
+        return classify_scores(np.stack(logits), labels)["top1"]
+    value = segment_scores(counts)["miou"]
+    if math.isnan(value):
+        raise ValueError(f"no pixel of {data.name} has a class; its masks are void")
+    return value
+
+
+def _outputs(runner: Runner, data: LabeledImages) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index of each image with its logits (K,) or (K, h, w), or its mask (h, w), in order."""
+    manifest = runner.manifest
+    fixed = manifest.range_of("height").fixed
+    policy = choose_resize_policy(manifest, None, None if fixed else manifest.short_side)
+    preprocessor = Preprocessor.for_runner(runner, policy)
+    numbered = enumerate(data.paths)
+    while chunk := list(islice(numbered, CHUNK)):
+        images = {i: preprocessor.prepare(path.name, np.asarray(open_image(path))) for i, path in chunk}
+        results: dict[int, np.ndarray] = {}
+        for shape in dict.fromkeys(image.pixels.shape for image in images.values()):
+            results |= _run_shape(runner, {i: image for i, image in images.items() if image.pixels.shape == shape})
+        yield from sorted(results.items())
+
+
+def _run_shape(runner: Runner, images: dict[int, PreparedImage]) -> dict[int, np.ndarray]:
+    output = predict_in_batches(runner, np.stack([image.pixels for image in images.values()]))
+    return dict(zip(images, output.mask if output.logits is None else output.logits, strict=True))
+
+
+def compare_scores(source: float, artifact: float, data: LabeledImages, max_drop: float) -> TaskScoreRecord:
+    """Return the record of two scores; it passed if the artifact's is at most `max_drop` points lower."""
+    drop = source - artifact
+    return TaskScoreRecord(
+        metric=METRICS[data.task],
+        source=source,
+        artifact=artifact,
+        drop=drop,
+        max_drop=max_drop,
+        images=len(data.paths),
+        data=data.name,
+        passed=drop <= max_drop,
+    )

@@ -1,0 +1,164 @@
+"""Scores of task models and exported files on labeled images, and the gate that compares them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.task_models import LABELS, random_task_model, task_spec
+from PIL import Image
+
+from gtsa_kit.export import load
+from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.models.task_model import load_task_model, save_task_model
+from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score
+
+IDS = np.array([label.id for label in LABELS], np.uint8)
+UNKNOWN = 99
+"""Pixel value that is no class."""
+
+
+def image_and_mask(index: int) -> tuple[Image.Image, np.ndarray]:
+    """Return a smooth picture of its own shape and a mask of blocks, some of them of no class."""
+    rng = np.random.default_rng(index)
+    size = (70 + 10 * (index % 2), 50)
+    image = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    blocks = Image.fromarray(rng.choice([*IDS, UNKNOWN], (3, 4)).astype(np.uint8))
+    return image, np.asarray(blocks.resize(size, Image.Resampling.NEAREST))
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images with masks in val, and one in train, which must not count."""
+    folder = tmp_path_factory.mktemp("labeled")
+    for index, split in enumerate(["val", "val", "val", "val", "train"]):
+        image, mask = image_and_mask(index)
+        for part, picture in (("images", image), ("masks", Image.fromarray(mask))):
+            (folder / split / part).mkdir(parents=True, exist_ok=True)
+            picture.save(folder / split / part / f"{index}.png")
+    return folder
+
+
+def slow_miou(run: Path) -> float:
+    """Compute mIoU over the val images pixel by pixel with torch's own model."""
+    model = load_task_model(run)
+    hits, unions = np.zeros(5), np.zeros(5)
+    for index in range(4):
+        image, mask = image_and_mask(index)
+        pixels = model.encoder.preprocessing(image, (224, 224))
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(pixels)[None])
+        predicted = F.interpolate(logits, size=mask.shape, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+        for number, value in enumerate(IDS):
+            truth, ours = mask == value, (predicted == number) & np.isin(mask, IDS)
+            hits[number] += (truth & ours).sum()
+            unions[number] += (truth | ours).sum()
+    return 100 * float(np.mean(hits[unions > 0] / unions[unions > 0]))
+
+
+def test_miou_equals_a_slow_version(masks: Path, task_run) -> None:
+    data = read_labeled_images(masks, "segment", LABELS)
+    assert [path.name for path in data.paths] == ["0.png", "1.png", "2.png", "3.png"]
+    expected = slow_miou(task_run("linear"))
+    assert 1 < expected < 90
+    assert score(load(task_run("linear"), "cpu"), data) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classes")
+    for index in range(6):
+        (folder / LABELS[index % 3].name).mkdir(exist_ok=True)
+        image_and_mask(index)[0].save(folder / LABELS[index % 3].name / f"{index}.png")
+    return folder
+
+
+def test_top_1_counts_the_classes_by_name(classes: Path, task_run) -> None:
+    run = task_run("classify")
+    model, right = load_task_model(run), 0
+    for index in range(6):
+        pixels = torch.from_numpy(model.encoder.preprocessing(image_and_mask(index)[0], (224, 224)))
+        with torch.inference_mode():
+            right += int(model(pixels[None]).argmax()) == index % 3
+    data = read_labeled_images(classes, "classify", LABELS)
+    assert score(load(run, "cpu"), data) == pytest.approx(100 * right / 6)
+    with pytest.raises(ValueError, match=r"the class 'car', the model has sky, road"):
+        read_labeled_images(classes, "classify", LABELS[:2])
+    with pytest.raises(ValueError, match="is for the task classify, the model for segment"):
+        score(load(task_run("linear"), "cpu"), data)
+
+
+def test_masks_of_a_file_are_scored_like_its_logits(masks: Path, task_run, made) -> None:
+    data = read_labeled_images(masks, "segment", LABELS)
+    mask = made("torchscript", task_run("linear"), output="mask")
+    assert score(load(mask, "cpu"), data) == pytest.approx(score(load(task_run("linear"), "cpu"), data), abs=2)
+
+
+def test_a_drop_is_compared_in_points(masks: Path) -> None:
+    data = read_labeled_images(masks, "segment", LABELS)
+    record = compare_scores(50.0, 49.4, data, 0.5)
+    assert (record.metric, record.images, record.data, record.passed) == ("mIoU", 4, masks.name, False)
+    assert record.drop == pytest.approx(0.6)
+    assert compare_scores(50.0, 49.5, data, 0.5).passed
+    assert compare_scores(50.0, 51.0, data, 0.0).passed
+
+
+def test_export_and_verify_score_the_file(gtsa_here, masks: Path, few: Path, tmp_path: Path) -> None:
+    save_task_model(tmp_path, random_task_model(task_spec("linear")), {})
+    common = ["--format", "torchscript", "--images", few, "--max-size", "224"]
+    done = gtsa_here("export", tmp_path, *common, "--score", masks, "--json")
+    assert done.returncode == 0, done.stderr
+    record = read_manifest(tmp_path / "model.ts").task_score
+    assert record.passed
+    assert record.source == pytest.approx(slow_miou(tmp_path), abs=0.05)
+    assert record.artifact == pytest.approx(record.source, abs=0.05)
+    assert json.loads(done.stdout)["artifacts"][0]["manifest"]["task_score"]["metric"] == "mIoU"
+    assert f"mIoU {record.artifact:.2f}%" in gtsa_here("info", tmp_path / "model.ts").stdout
+    verified = gtsa_here("verify", tmp_path / "model.ts", "--images", few, "--score", masks)
+    assert verified.returncode == 0, verified.stderr
+    assert f"float32 model {record.source:.2f}%" in verified.stderr
+
+
+def test_a_file_that_scores_lower_exits_with_1(
+    gtsa_here, masks: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtsa_kit.cli.support import score_steps
+
+    save_task_model(tmp_path, random_task_model(task_spec("linear")), {})
+    values = iter([40.0, 39.0])
+    monkeypatch.setattr(score_steps, "score", lambda *_: next(values))
+    size = ["--size", "32", "--batch", "1", "--images", few, "--score", masks]
+    done = gtsa_here("export", tmp_path, "--format", "torchscript", *size)
+    assert done.returncode == 1
+    assert f"loses 1.00 points of mIoU on {masks.name}, more than 0.5" in done.stderr
+    assert not read_manifest(tmp_path / "model.ts").task_score.passed
+    values = iter([40.0, 39.0])
+    again = gtsa_here("export", tmp_path, "--format", "torchscript", *size, "--max-drop", "1", "--force")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_score_needs_a_fine_tuned_model(command: str, gtsa_here, tiny_run: Path, made, masks: Path) -> None:
+    target = tiny_run if command == "export" else made("torchscript")
+    options = ["--format", "torchscript", "--force"] if command == "export" else []
+    done = gtsa_here(command, target, *options, "--score", masks)
+    assert done.returncode == 2
+    assert "is an encoder, which has no task to score" in done.stderr
+
+
+def test_a_file_without_its_weights_is_checked_for_shapes(gtsa_here, few: Path, made, task_run, tmp_path: Path) -> None:
+    import shutil
+
+    original = made("torchscript", task_run("linear"), output="mask")
+    for file in original.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    manifest = tmp_path / f"{original.name}.json"
+    content = json.loads(manifest.read_text())
+    content["source"] |= {"path": "", "relative": ""}
+    manifest.write_text(json.dumps(content))
+    done = gtsa_here("verify", tmp_path / original.name, "--images", few)
+    assert done.returncode == 0, done.stderr
+    for expected in ("outputs have the shapes of the manifest", "two runs give the same outputs", "were not found"):
+        assert expected in " ".join(done.stderr.split())
