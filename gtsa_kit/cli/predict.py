@@ -116,12 +116,13 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
     check_out(out, options.resume)
     if not options.resume:
         check_source(images)
+    from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.tasks.mask_files import pixel_values
     from gtsa_kit.tasks.predict_job import PredictProgress, predict_folder
-    from gtsa_kit.tasks.predictor import open_predictor
+    from gtsa_kit.tasks.predictor import as_predictor
 
     console = make_console()
-    predictor = open_predictor(model, options.load)
+    predictor = as_predictor(open_runner(model, options.load, console), model)
     console.print(f"{predictor.runner.provider}; listing {images}", soft_wrap=True)
     if predictor.task == "segment" and not pixel_values(predictor.labels)[1]:
         console.print("pixels of the masks are class numbers, as the ids of the labels do not fit into a byte")

@@ -189,19 +189,17 @@ def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.export.source import is_exported_file
     from gtsa_kit.tasks.heads import head_layers_of, open_heads
-    from gtsa_kit.tasks.predictor import is_task_model, open_predictor
+    from gtsa_kit.tasks.predictor import as_predictor
 
-    path, heads = settings.artifact, dict(settings.heads)
-    if is_task_model(path):
-        if heads:
-            raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder")
-        predictor = open_predictor(path, settings.load)
-        return predictor, (), predictor.runner.provider
-    options = settings.load
+    path, heads, options = settings.artifact, dict(settings.heads), settings.load
     if heads and not is_exported_file(path):
         layers = tuple(sorted({*options.layers, *head_layers_of(heads)}))
         options = replace(options, layers=layers)
     runner = open_runner(path, options, make_console())
+    if runner.manifest.kind == "task":
+        if heads:
+            raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder")
+        return as_predictor(runner, path), (), runner.provider
     return runner, open_heads(heads, path, runner, options), runner.provider
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gtsa_kit.embedding.preprocess import to_input
-from gtsa_kit.models.task_model import Label
+from gtsa_kit.models.task_model import Label, TaskOutput
 from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.batcher import InferenceResult
 from gtsa_kit.service.errors import APIError, invalid_parameter
@@ -22,7 +22,6 @@ from gtsa_kit.tasks.mask_files import encode_mask, pixel_values
 from gtsa_kit.tasks.masks import class_numbers, class_probabilities
 from gtsa_kit.tasks.predict_images import resize_mask
 from gtsa_kit.tasks.predict_rows import class_shares, segments, top_classes
-from gtsa_kit.tasks.predictor import TaskOutput
 
 MAX_PROBABILITY_BYTES: Final = 256 << 20
 """Maximum bytes of the probabilities of one image."""

@@ -14,13 +14,14 @@ import numpy as np
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.spec import MASK
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.tasks.predictor import Predictor
 
 STRIP_BYTES: Final = 256 << 20
 """Memory of the blended logits that exist at one time; wider images are split into strips of columns."""
 NOT_FINITE = "the model's logits are not finite (NaN or infinity)"
-NO_LOGITS = "windows are blended by their logits, which this file does not return; export it without --output mask"
+NO_LOGITS = "--tile blends windows by their logits, which this file does not return; export it without --output mask"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ def choose_tiling(manifest: Manifest, tile: int, overlap: int | None) -> Tiling:
     """Return the tiling, by default with an overlap of a quarter of the tile.
 
     Raises:
-        ValueError: The model takes no input of that size, or the overlap is as large as the tile.
+        ValueError: The model takes no input of that size or returns no logits, or the overlap is as large as the tile.
     """
+    if manifest.output == MASK:
+        raise ValueError(NO_LOGITS)
     try:
         for axis in ("height", "width"):
             manifest.check_axis(axis, tile)
@@ -60,8 +63,7 @@ def tiled_mask(image: np.ndarray, predictor: Predictor, tiling: Tiling, batch_si
         batch_size: Windows in one call of the model, at most.
 
     Raises:
-        ValueError: The model returns no logits.
-        ImageError: They are not finite.
+        ImageError: The logits are not finite.
     """
     height, width = image.shape[:2]
     rows, columns = (_spans(n, tiling, predictor.manifest, a) for n, a in ((height, "height"), (width, "width")))
@@ -107,8 +109,7 @@ class _WindowRunner:
         for i in range(0, len(columns), step):
             batch = columns[i : i + step]
             logits = self.predictor(np.stack([self._input(row, column) for column in batch])).logits
-            if logits is None:
-                raise ValueError(NO_LOGITS)
+            assert logits is not None, "choose_tiling refuses a model without logits"
             yield from zip((first for first, _ in batch), logits, strict=True)
 
     def _input(self, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 import gtsa_kit
 from gtsa_kit.data.image_io import ImageError, open_image
+from gtsa_kit.export.spec import Range
 from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.tasks.mask_files import OPACITY
 from gtsa_kit.tasks.predict_job import predict_folder
@@ -222,7 +223,7 @@ def test_files_of_one_name_and_names_that_lead_outside_get_files_of_their_own(
 
 
 def test_the_command_predicts_resumes_and_says_what_is_wrong(
-    model: Path, mixed: Path, images: Path, tmp_path: Path, gtsa_here: Callable
+    model: Path, mixed: Path, images: Path, tiny_run: Path, tmp_path: Path, gtsa_here: Callable
 ) -> None:
     out = tmp_path / "out"
     done = gtsa_here("predict", model, mixed, "--out", out, "--short-side", 64, "--json")
@@ -250,11 +251,31 @@ def test_the_command_predicts_resumes_and_says_what_is_wrong(
         wrong = gtsa_here("predict", model, mixed, "--out", tmp_path / "wrong", *arguments)
         assert wrong.returncode == 2
         assert message in wrong.stderr
-    encoder = gtsa_here("predict", mixed, mixed, "--out", tmp_path / "wrong")
+    encoder = gtsa_here("predict", tiny_run, mixed, "--out", tmp_path / "wrong")
     assert encoder.returncode == 2
-    assert "is no task model" in encoder.stderr
+    assert "is an encoder, which gives no classes" in encoder.stderr
     stopped = gtsa_here("predict", model, mixed, "--out", tmp_path / "strict", "--on-error", "fail")
     assert stopped.returncode == 1
     assert "text.png" in stopped.stderr
     unusable = gtsa_here("predict", model, mixed / "text.png", "--out", tmp_path / "none")
     assert unusable.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("linear", {}), ("fpn flat", {"output": "mask", "input": "uint8"})], ids=["logits", "mask"]
+)
+def test_exported_files_predict_what_their_run_does(
+    kind: str, options: dict[str, str], made: Callable[..., Path], task_run: Callable[[str], Path], mixed: Path
+) -> None:
+    """ONNX files of one size and batch, one of which takes pixels and gives the mask at the size of its input."""
+    path = made("onnx", task_run(kind), **options, height=Range(48, 48), width=Range(64, 64), batch=Range(2, 2))
+    more = {"on_unreadable": lambda *_: None, "device": "cpu"}
+    expected = {item.path: item.mask for item in gtsa_kit.predict(task_run(kind), mixed, size=(48, 64), **more)}
+    actual = {item.path: item.mask for item in gtsa_kit.predict(path, mixed, **more)}
+    assert actual.keys() == expected.keys()
+    for name, mask in actual.items():
+        assert mask.shape == expected[name].shape
+        assert (mask == expected[name]).mean() > (0.93 if options else 0.999), name
+    if options:
+        with pytest.raises(ValueError, match="--tile blends windows by their logits"):
+            next(gtsa_kit.predict(path, mixed, tile=64))
