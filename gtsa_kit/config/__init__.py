@@ -4,9 +4,10 @@ This package does not import torch, so that commands can read settings without d
 """
 
 from gtsa_kit.config.describe import annotated_yaml, describe_settings
+from gtsa_kit.config.layers import dump_config, parse_overrides
 from gtsa_kit.config.method_sections import DINOConfig, LossConfig, MoCoV3Config
 from gtsa_kit.config.presets import METHODS, PRESETS, PUBLISHED_MOMENTUM
-from gtsa_kit.config.resolve import dump_config, given_settings, load_config, parse_overrides
+from gtsa_kit.config.resolve import given_settings, load_config
 from gtsa_kit.config.sections import (
     InitConfig,
     ModelConfig,
