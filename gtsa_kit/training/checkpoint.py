@@ -31,7 +31,7 @@ def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int
         except RuntimeError as error:  # torch raises this when a write fails
             raise OSError(
                 f"the checkpoint {path} could not be written: the disk is full, or not writable; free some space, then "
-                f"continue with: gtsa train --resume --out {run_dir}"
+                f"continue with --resume --out {run_dir}"
             ) from error
         file.flush()
         _add_digest(folder, path.name, sha256_of(Path(file.name)))

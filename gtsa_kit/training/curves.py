@@ -22,14 +22,19 @@ _COLUMNS = 3
 
 
 @figure_style()
-def draw_curves(rows: Sequence[Mapping[str, Any]], plot_groups: Sequence[PlotGroup]) -> "Figure":
-    """Plot metrics over steps: the loss, the method's plot groups, and those common to all methods.
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]],
+    plot_groups: Sequence[PlotGroup],
+    common: Sequence[PlotGroup] = COMMON_PLOT_GROUPS,
+) -> "Figure":
+    """Plot metrics over steps: the loss, the plots of the method or task, and those common to all of them.
 
     Args:
         rows: Rows of metrics.jsonl; a missing column leaves a gap.
-        plot_groups: The method's plots.
+        plot_groups: Plots of the method or task.
+        common: Plots of all methods or tasks.
     """
-    groups = (PlotGroup("loss", ("loss",)), *plot_groups, *COMMON_PLOT_GROUPS)
+    groups = (PlotGroup("loss", ("loss",)), *plot_groups, *common)
     figure = axes_grid(_COLUMNS, -(-len(groups) // _COLUMNS), width=3.4, height=2.5)
     for axis, group in zip(figure.axes, groups, strict=False):
         _draw_group(axis, rows, group)

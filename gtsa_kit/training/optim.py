@@ -105,14 +105,15 @@ def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
     return [{"params": decayed, "decay": True}, {"params": undecayed, "decay": False, "weight_decay": 0.0}]
 
 
-def layer_groups(model: Method, layer_decay: float, encoder_scale: float = 1.0) -> list[dict[str, object]]:
+def layer_groups(
+    model: nn.Module, vit: nn.Module, layer_decay: float, encoder_scale: float = 1.0
+) -> list[dict[str, object]]:
     """Split trained parameters into groups by weight decay and by layer, the learning rates of which differ.
 
-    The layers of the student's encoder and their factors (`lr_scale`) are timm's, times `encoder_scale`: 1 for the last
+    The layers of the ViT of `model` and their factors (`lr_scale`) are timm's, times `encoder_scale`: 1 for the last
     block and the final norm, `layer_decay` for the block before them, its square for the next, down to the patch and
     position embeddings. The factor of the heads is 1.
     """
-    vit = model.student.encoder.vit
     by_layer = param_groups_layer_decay(vit, weight_decay=1.0, layer_decay=layer_decay)
     groups = [
         {
@@ -133,7 +134,9 @@ def layer_groups(model: Method, layer_decay: float, encoder_scale: float = 1.0) 
 def make_optimizer(model: Method, config: OptimConfig) -> torch.optim.AdamW:
     """Build AdamW over groups of parameters; `set_hyperparameters` sets learning rates and decay at every step."""
     one_rate = config.layer_decay == config.encoder_lr_scale == 1
-    groups = parameter_groups(model) if one_rate else layer_groups(model, config.layer_decay, config.encoder_lr_scale)
+    vit = model.student.encoder.vit
+    scales = config.layer_decay, config.encoder_lr_scale
+    groups = parameter_groups(model) if one_rate else layer_groups(model, vit, *scales)
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
 
 

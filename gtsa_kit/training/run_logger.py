@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from gtsa_kit.data.entries import Entry
 from gtsa_kit.figures import save_figure
 from gtsa_kit.files import read_json_lines, sync, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
-from gtsa_kit.training.curves import draw_curves
+from gtsa_kit.training.curves import COMMON_PLOT_GROUPS, draw_curves
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,9 +24,23 @@ SECONDS_BETWEEN_CURVES = 300
 """Minimum time in seconds between two drawings of curves.png, which take two seconds each."""
 
 
+class LoggedStep(Protocol):
+    """Metrics of one training step, of any kind of run."""
+
+    @property
+    def step(self) -> int:
+        """Number of the step, counted from 1."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of metrics.jsonl; TensorBoard gets its numbers."""
+
+    def line(self) -> str:
+        """Return the line of train.log."""
+
+
 @dataclass(frozen=True)
 class StepMetrics:
-    """Metrics of one training step: one row of metrics.jsonl."""
+    """Metrics of one pretraining step."""
 
     step: int
     """Number of the step, counted from 1."""
@@ -51,6 +65,15 @@ class StepMetrics:
         for name, value in vars(self).items():
             row |= value if isinstance(value, Mapping) else {name: value}
         return row
+
+    def line(self) -> str:
+        """Return the row as text, for train.log or a terminal without live display."""
+        return (
+            f"step {self.step}  epoch {self.epoch:.2f}  loss {self.loss:.4f} ({format_terms(self, digits=4)})  "
+            f"std {self.feature_std:.3f}  rank {self.effective_rank:.1f}  "
+            f"lr {self.schedules['lr']:.2e}  momentum {self.schedules['teacher_momentum']:.4f}  "
+            f"{self.images_per_second:.2f} images/s  data wait {self.data_wait:.0%}"
+        )
 
 
 class ThroughputMeter:
@@ -85,8 +108,14 @@ class ThroughputMeter:
 class RunLogger:
     """Writer of the logs of one run folder. On resume, rows of metrics.jsonl after `step` are deleted."""
 
-    def __init__(self, run_dir: Path, step: int, plot_groups: Sequence[PlotGroup] = ()) -> None:
-        self.run_dir, self.plot_groups = run_dir, plot_groups
+    def __init__(
+        self,
+        run_dir: Path,
+        step: int,
+        plot_groups: Sequence[PlotGroup] = (),
+        common: Sequence[PlotGroup] = COMMON_PLOT_GROUPS,
+    ) -> None:
+        self.run_dir, self.plot_groups, self._common = run_dir, plot_groups, common
         self.rows = [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= step]
         write_json_lines(run_dir / "metrics.jsonl", self.rows)
         self._metrics_file = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -107,15 +136,16 @@ class RunLogger:
         """Writer to `tensorboard/`, opened by the first value."""
         return open_tensorboard(self.run_dir / "tensorboard", self._start_step)
 
-    def log_step(self, metrics: StepMetrics) -> None:
+    def log_step(self, metrics: LoggedStep) -> None:
         """Write one row to metrics.jsonl, TensorBoard and train.log."""
         row = metrics.row()
         self.rows.append(row)
         self._metrics_file.write(json.dumps(row) + "\n")
         self._metrics_file.flush()
         for name, value in row.items():
-            self._tensorboard.add_scalar(name, value, metrics.step)
-        self.text_log.info(format_metrics(metrics))
+            if isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, metrics.step)
+        self.text_log.info(metrics.line())
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Write a value that is not part of the rows to TensorBoard."""
@@ -142,7 +172,7 @@ class RunLogger:
     def draw_curves(self) -> None:
         """Draw curves.png, if there are rows."""
         if self.rows:
-            save_figure(draw_curves(self.rows, self.plot_groups), self.run_dir / "curves.png")
+            save_figure(draw_curves(self.rows, self.plot_groups, self._common), self.run_dir / "curves.png")
             self._curves_time = time.monotonic()
 
     def draw_curves_if_due(self) -> bool:
@@ -172,17 +202,6 @@ def open_tensorboard(folder: Path, step: int) -> "SummaryWriter":
     while any(f".tfevents.{int(time.time()):010d}." in path.name for path in folder.glob("*")):
         time.sleep(0.02)
     return SummaryWriter(str(folder), purge_step=step + 1)
-
-
-def format_metrics(metrics: StepMetrics) -> str:
-    """Format one row as a line for train.log, or for a terminal without live display."""
-    m = metrics
-    return (
-        f"step {m.step}  epoch {m.epoch:.2f}  loss {m.loss:.4f} ({format_terms(m, digits=4)})  "
-        f"std {m.feature_std:.3f}  rank {m.effective_rank:.1f}  "
-        f"lr {m.schedules['lr']:.2e}  momentum {m.schedules['teacher_momentum']:.4f}  "
-        f"{m.images_per_second:.2f} images/s  data wait {m.data_wait:.0%}"
-    )
 
 
 def format_terms(metrics: StepMetrics, digits: int) -> str:

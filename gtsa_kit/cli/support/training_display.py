@@ -19,7 +19,7 @@ from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.finish import finish_run
 from gtsa_kit.training.pretrain import open_weights_to_start
 from gtsa_kit.training.run import train
-from gtsa_kit.training.run_logger import StepMetrics, format_metrics, format_terms
+from gtsa_kit.training.run_logger import StepMetrics, format_terms
 from gtsa_kit.training.trainer import TrainerCallback
 
 ROWS_BEFORE_ADVICE = 5
@@ -66,7 +66,7 @@ class TrainingDisplay(TrainerCallback):
             self._waits.append(metrics.data_wait)
             if len(self._waits) == ROWS_BEFORE_ADVICE and (fraction := statistics.median(self._waits)) > MAX_DATA_WAIT:
                 self.out.print(data_wait_advice(fraction, self._workers, available_cores(), self._on_cpu))
-            self.steps.update(step, _format_short(metrics), format_metrics(metrics))
+            self.steps.update(step, _format_short(metrics), metrics.line())
         else:
             self.steps.update(step)
 
