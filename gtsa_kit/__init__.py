@@ -3,6 +3,7 @@
 The public API, in the order of its use:
 
 - `pretrain` trains an encoder on images without labels (GTSA, arXiv 2304.08014).
+- `finetune` trains a head, or all layers, on labeled images for segmentation or classification.
 - `export` writes it as ONNX, TorchScript, torch.export or OpenVINO and checks the file; `verify` checks a file again.
 - `load` opens an exported file, run folder or weights as a runner on numpy arrays; `load_encoder`, as a torch module.
 - `ImportOptions` holds facts that weights of other tools do not contain: branch, heads, mean, std.
@@ -20,6 +21,7 @@ from gtsa_kit.version import __version__
 
 _MODULES = {
     "pretrain": "gtsa_kit.training.pretrain",
+    "finetune": "gtsa_kit.tasks.api",
     "verify": "gtsa_kit.export.api",
     "load": "gtsa_kit.export.runtime.load",
     "load_encoder": "gtsa_kit.export.api",
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "embed",
     "export",
+    "finetune",
     "load",
     "load_encoder",
     "open_image",

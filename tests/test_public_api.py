@@ -14,7 +14,9 @@ from helpers.paths import ROOT
 
 import gtsa_kit
 
-NAMES = "pretrain export verify load load_encoder embed predict open_image Features ImportOptions __version__".split()
+NAMES = (
+    "pretrain finetune export verify load load_encoder embed predict open_image Features ImportOptions __version__"
+).split()
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -11,7 +11,21 @@ import typer
 if __name__ != "gtsa_kit.cli":
     raise ImportError("import gtsa_kit.cli; `cli` in the root of the repository is only a link to its folder")
 
-from gtsa_kit.cli import bench, config, convert, demo, embed, evaluate, export, info, predict, serve, train, verify
+from gtsa_kit.cli import (
+    bench,
+    config,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    info,
+    predict,
+    serve,
+    train,
+    verify,
+)
 from gtsa_kit.cli.support.common import fail, is_first_process
 from gtsa_kit.cli.support.errors import describe_failure, describe_network_error, is_network_error
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
@@ -42,6 +56,7 @@ def gtsa(
 
 
 app.command("train", cls=PlainCommand)(train.train)
+app.add_typer(finetune.app, name="finetune")
 app.command("config", cls=PlainCommand)(config.config)
 app.command("export", cls=PlainCommand)(export.export)
 app.command("convert", cls=PlainCommand)(convert.convert)

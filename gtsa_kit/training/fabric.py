@@ -6,6 +6,8 @@ import sys
 import torch
 
 from gtsa_kit.config import RunConfig, TrainConfig
+from gtsa_kit.config.finetune import FinetuneTrainConfig
+from gtsa_kit.config.types import Precision
 from gtsa_kit.hardware import should_use_bf16
 
 _SKIPPED_IMPORT = "torchmetrics"
@@ -22,19 +24,24 @@ finally:
     if not _was_imported:
         del sys.modules[_SKIPPED_IMPORT]
 
-__all__ = ["Fabric", "detect_launcher", "make_fabric", "resolve_precision"]
+__all__ = ["Fabric", "choose_precision", "detect_launcher", "make_fabric", "resolve_precision"]
 
 
 def resolve_precision(config: RunConfig) -> RunConfig:
     """Replace precision `auto` by bf16 or fp32 for this machine; the run folder keeps the result for `--resume`."""
-    if config.train.precision != "auto":
-        return config
-    bf16 = should_use_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    train = config.train.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
+    train = config.train.model_copy(update={"precision": choose_precision(config.train.precision)})
     return config.model_copy(update={"train": train})
 
 
-def make_fabric(config: TrainConfig) -> Fabric:
+def choose_precision(precision: Precision) -> Precision:
+    """Return bf16 or fp32 for `auto`, whichever is faster on this machine; any other value as it is."""
+    if precision != "auto":
+        return precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if should_use_bf16(device) else "fp32"
+
+
+def make_fabric(config: TrainConfig | FinetuneTrainConfig) -> Fabric:
     """Build the Fabric of a run; `config.precision` must be resolved (not `auto`)."""
     cuda = torch.cuda.is_available()
     devices, nodes = detect_launcher() or (config.devices, 1)

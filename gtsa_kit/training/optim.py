@@ -134,9 +134,10 @@ def layer_groups(
 def make_optimizer(model: Method, config: OptimConfig) -> torch.optim.AdamW:
     """Build AdamW over groups of parameters; `set_hyperparameters` sets learning rates and decay at every step."""
     one_rate = config.layer_decay == config.encoder_lr_scale == 1
-    vit = model.student.encoder.vit
-    scales = config.layer_decay, config.encoder_lr_scale
-    groups = parameter_groups(model) if one_rate else layer_groups(model, vit, *scales)
+    if one_rate:
+        groups = parameter_groups(model)
+    else:
+        groups = layer_groups(model, model.student.encoder.vit, config.layer_decay, config.encoder_lr_scale)
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=0.0, fused=True)
 
 

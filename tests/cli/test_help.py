@@ -45,7 +45,8 @@ def test_help_shows_flags_without_a_type_and_every_default(name: str, gtsa_here:
 OPENING = [
     name
     for name, command in COMMANDS.items()
-    if name != "gtsa train" and any(parameter.name == "branch" for parameter in command.params)
+    if not name.startswith(("gtsa train", "gtsa finetune"))
+    and any(parameter.name == "branch" for parameter in command.params)
 ]
 """Commands that open models; training begins with weights, and has options of its own."""
 

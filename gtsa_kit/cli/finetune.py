@@ -1,0 +1,167 @@
+"""Commands `gtsa finetune segment` and `gtsa finetune classify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.finetune_options import DATA, TRAINING, FinetuneOptions
+from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
+from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
+from gtsa_kit.config.finetune import TaskName
+
+app = typer.Typer(
+    cls=PlainGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train a head, or all layers, on labeled images.",
+)
+
+
+@app.command("segment", cls=PlainCommand)
+@with_option_groups
+def segment(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Images and masks: images/ and masks/ in each of train/ and val/, or train/ and val/ in each of "
+            "images/ and masks/, or images/ and masks/ alone; or a CSV image,mask. With --resume it may be left out.",
+            metavar="DATA",
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="fpn (the paper's Semantic FPN on four blocks) or linear (one 1x1 convolution). Default fpn.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    pyramid: Annotated[
+        str | None,
+        typer.Option(
+            help="Strides of the head fpn: flat (all of a patch) or strided (a quarter to two patches). Default flat.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks that the head takes, such as 2,5,8,11. Default: the last of each quarter for fpn, else the "
+            "last map.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help='Names and colors of classes, YAML: {0: road}, {0: {name: road, color: "#804080"}} or {road: '
+            '"#804080"}; or JSON, or a CSV name,r,g,b. Default: each value in the masks is a class.',
+            metavar="FILE",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Void class: an index, a color (#000000) or a name; repeatable. 255 is always void. Default: none.",
+            metavar="CLASS",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    mask_suffix: Annotated[
+        str | None,
+        typer.Option(
+            help="End of the masks' names that the images' lack: _mask for a.jpg and a_mask.png. Default: none.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    *,
+    options: FinetuneOptions,
+    weights: WeightsOptions,
+) -> None:
+    """Train a segmentation model on images with masks.
+
+    The run folder gets model.safetensors (the best one by mIoU), scores.json, predictions.png, curves.png,
+    metrics.jsonl, checkpoints and TensorBoard files. Ctrl-C saves a checkpoint and stops; --resume continues.
+
+    [bold]Examples[/bold]
+
+      gtsa finetune segment camvid/ --model dinov2_vits14.pth --ignore 11 --out runs/camvid
+
+      gtsa finetune segment photos/ --model runs/street --head linear --val-split 0.2:order
+
+      gtsa finetune segment ade20k/ --model runs/street --preset ade20k-fpn --devices 4
+    """
+    given = {
+        "head.name": head,
+        "head.pyramid": pyramid,
+        "head.layers": _blocks(layers),
+        "data.labels": str(require(labels).absolute()) if labels else None,
+        "data.ignore": ignore or None,
+        "data.mask_suffix": mask_suffix,
+    }
+    _run("segment", data, options, weights, given)
+
+
+@app.command("classify", cls=PlainCommand)
+@with_option_groups
+def classify(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder with a subfolder for each class, possibly in train/ and val/; or a CSV path,label. With "
+            "--resume it may be left out.",
+            metavar="DATA",
+        ),
+    ] = None,
+    *,
+    options: FinetuneOptions,
+    weights: WeightsOptions,
+) -> None:
+    """Train a classifier on images with a class each.
+
+    The run folder gets model.safetensors (the best one by top-1), scores.json with the confusion matrix,
+    predictions.png, curves.png, metrics.jsonl, checkpoints and TensorBoard files. Ctrl-C saves a checkpoint and stops;
+    --resume continues.
+
+    [bold]Examples[/bold]
+
+      gtsa finetune classify animals/ --model dinov2_vits14.pth --out runs/animals
+
+      gtsa finetune classify animals.csv --model runs/street --no-freeze --epochs 30
+    """
+    _run("classify", data, options, weights, {})
+
+
+def _run(
+    task: TaskName, data: Path | None, options: FinetuneOptions, weights: WeightsOptions, given: dict[str, Any]
+) -> None:
+    """Fine-tune with a display; exit with 130 if it was stopped."""
+    from gtsa_kit.tasks.api import absolute_data, resolve_finetune
+
+    overrides = options.settings(weights.import_options) | {k: v for k, v in given.items() if v is not None}
+    overrides |= {"data.source": str(absolute_data(data))} if data else {}
+    run_dir = options.out or _default_out(task, data)
+    config = resolve_finetune(task, run_dir, options.resume, options.preset, options.config, overrides)
+    from gtsa_kit.models.run_folder import check_run_dir
+
+    check_run_dir(run_dir, options.resume)
+    from gtsa_kit.cli.support.finetune_display import run_finetuning
+
+    if not run_finetuning(config, run_dir, options.resume):
+        fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {run_dir}", 130)
+
+
+def _default_out(task: TaskName, data: Path | None) -> Path:
+    if data is None:
+        raise ValueError(f"no labeled images given; give a folder or a CSV: gtsa finetune {task} DATA")
+    return Path("runs") / f"{data.absolute().stem}-{task}"
+
+
+def _blocks(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ValueError(f"--layers takes numbers of blocks such as 2,5,8,11, got {text!r}")
+    return [int(part) for part in text.split(",")]

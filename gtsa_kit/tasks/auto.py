@@ -1,0 +1,117 @@
+"""Values that replace "auto" in the settings of a fine-tuning run, by the data and the machine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gtsa_kit.config.finetune import FinetuneConfig
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.sizes import check_sides, nearest_side
+from gtsa_kit.models.task_model import HEADS, head_layers
+from gtsa_kit.tasks.task_data import MaskData, TaskData
+from gtsa_kit.training.fabric import choose_precision
+
+MAX_SIDE = 512
+"""Largest size of inputs that auto chooses, in pixels."""
+EPOCHS = {"frozen": 30, "cpu": 20, "cuda": 50}
+"""Passes over the images that auto trains a head alone, or all layers on a device, between the numbers of `STEPS`."""
+STEPS = {"frozen": (200, 3000), "cpu": (200, 3000), "cuda": (1000, 20_000)}
+"""Smallest and largest number of steps that auto chooses."""
+
+
+def resolve_auto(
+    config: FinetuneConfig, data: TaskData, spec: EncoderSpec, device: str, world: int
+) -> tuple[FinetuneConfig, str]:
+    """Replace "auto" in the settings of a new run.
+
+    Args:
+        config: Settings.
+        data: Labeled images.
+        spec: Architecture and preprocessing of the encoder.
+        device: Type of the device, cpu or cuda.
+        world: Number of processes.
+
+    Returns:
+        Settings, and a sentence that says what was chosen.
+
+    Raises:
+        ValueError: A size is no multiple of the patch size, or a setting does not fit the task.
+    """
+    images = int((~data.validation).sum())
+    chosen: dict[str, Any] = {}
+
+    def choose(key: str, value: Any) -> Any:
+        section, name = key.split(".")
+        given = getattr(getattr(config, section), name)
+        if given != "auto":
+            return given
+        chosen[key] = value
+        return value
+
+    freeze = choose("train.freeze", device == "cpu" and config.model.random is None)
+    kind = "frozen" if freeze else device
+    _choose_head(config, spec, choose)
+    _choose_sizes(data, spec, choose)
+    batch = choose("train.batch_size", min(images, 4 if kind == "cpu" else 16))
+    images_per_step = batch * config.train.accumulate * world
+    steps = choose("train.steps", _steps(config.train.epochs, images, images_per_step, kind))
+    choose("optim.lr", 1e-3)
+    choose("optim.warmup_steps", steps // 20)
+    choose("train.eval_every", max(1, steps // (10 if freeze else 5)))
+    precision = choose_precision(config.train.precision)
+    if precision != config.train.precision:
+        chosen["train.precision"] = precision
+    return _with(config, chosen), _sentence(chosen, freeze, steps * images_per_step / images)
+
+
+def _choose_head(config: FinetuneConfig, spec: EncoderSpec, choose: Any) -> None:
+    heads = HEADS[config.task]
+    name = choose("head.name", heads[0])
+    if name not in heads:
+        raise ValueError(f"the task {config.task} has no head {name}; choose {' or '.join(heads)}")
+    choose("head.layers", head_layers(spec.architecture, config.task, name))
+
+
+def _choose_sizes(data: TaskData, spec: EncoderSpec, choose: Any) -> None:
+    patch = spec.architecture.patch
+    side = min(MAX_SIDE, data.short_side()) if isinstance(data, MaskData) else spec.preprocessing.size
+    size = choose("augment.size", nearest_side(side, patch))
+    crop = choose("augment.crop", size)
+    for name, value in (("size", size), ("crop", crop)):
+        try:
+            check_sides(value, value, patch)
+        except ValueError as error:
+            raise ValueError(f"augment.{name}: {str(error).removeprefix('height ')}") from error
+
+
+def _steps(epochs: float | None, images: int, images_per_step: int, kind: str) -> int:
+    if epochs is not None:
+        return max(1, round(epochs * images / images_per_step))
+    low, high = STEPS[kind]
+    return min(high, max(low, round(EPOCHS[kind] * images / images_per_step)))
+
+
+def _with(config: FinetuneConfig, changes: Mapping[str, Any]) -> FinetuneConfig:
+    """Return settings with other values by dotted key."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def _sentence(chosen: Mapping[str, Any], freeze: bool, epochs: float) -> str:
+    """Return what was chosen, in words."""
+    words = {
+        "train.freeze": "the head alone" if freeze else "all layers",
+        "head.name": f"head {chosen.get('head.name')}",
+        "augment.size": f"size {chosen.get('augment.size')}",
+        "augment.crop": "" if freeze else f"crop {chosen.get('augment.crop')}",
+        "train.batch_size": f"batch {chosen.get('train.batch_size')}",
+        "train.steps": f"{chosen.get('train.steps')} steps ({epochs:.3g} epochs)",
+        "optim.lr": f"rate {chosen.get('optim.lr')}",
+        "train.precision": f"{chosen.get('train.precision')}",
+    }
+    texts = [text for key, text in words.items() if key in chosen and text]
+    return f"auto: {', '.join(texts)}" if texts else ""

@@ -1,0 +1,174 @@
+"""Model, optimizer, rates and batches of a fine-tuning run, new or from a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gtsa_kit.config.finetune import FinetuneConfig, resolved
+from gtsa_kit.data.batches import TimedBatches, make_batches, resolve_workers
+from gtsa_kit.data.class_weights import class_weights
+from gtsa_kit.data.mixing import BatchMixer
+from gtsa_kit.data.samples import DistributedBatchSampler
+from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugment
+from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
+from gtsa_kit.hardware import should_use_fused_attention
+from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.task_model import TaskModel, TaskSpec
+from gtsa_kit.tasks.frozen import FrozenBatches
+from gtsa_kit.tasks.frozen_start import frozen_features
+from gtsa_kit.tasks.start import build_model
+from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
+from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
+from gtsa_kit.training.fabric import Fabric
+from gtsa_kit.training.optim import cosine, layer_groups, parameter_groups
+from gtsa_kit.training.start import Start
+
+
+def build_state(
+    config: FinetuneConfig,
+    run_dir: Path,
+    data: TaskData,
+    fabric: Fabric,
+    start: Start,
+    spec: TaskSpec,
+    checkpoint: dict[str, Any] | None,
+    callback: FinetuneCallback,
+    notices: list[str],
+) -> FinetuneState:
+    """Build the state of a run, and compute the features of a frozen encoder.
+
+    Raises:
+        ValueError: The disk has no space for features.
+        StoppedError: The callback stopped the run meanwhile.
+    """
+    train = config.train
+    model = place_model(config, start, spec, checkpoint, fabric)
+    trained: nn.Module = model.head if train.freeze else model
+    features = frozen_features(config, run_dir, data, fabric, model, callback, notices) if train.freeze else None
+    optimizer = make_optimizer(model, config)
+    wrapped, wrapped_optimizer = fabric.setup(trained, optimizer)
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    step = checkpoint["step"] if checkpoint else 0
+    batches: Any
+    if features:
+        position = fabric.global_rank, fabric.world_size, step * train.accumulate
+        batches = FrozenBatches(features[0], resolved(train.batch_size), train.seed, *position)
+    else:
+        batches = open_batches(config, data, model.encoder.preprocessing, fabric, step)
+    weights = class_weights(data.report.train.counts, train.class_weights)
+    lr = learning_rates(config, images_per_step(config, fabric), int((~data.validation).sum()))
+    origin = config, run_dir, data, data_digest(data), fabric
+    modules = model, trained, wrapped, wrapped_optimizer
+    return FinetuneState(
+        *(*origin, *modules, lr, batches),
+        mixer=make_mixer(config, spec) if features is None and spec.task == "classify" else None,
+        class_weights=None if train.class_weights == "none" else torch.from_numpy(weights).to(fabric.device),
+        val_features=features[1] if features else None,
+        start_digest=config.model.sha256,
+        step=step,
+        best=checkpoint["best"] if checkpoint else None,
+    )
+
+
+def place_model(
+    config: FinetuneConfig, start: Start, spec: TaskSpec, checkpoint: dict[str, Any] | None, fabric: Fabric
+) -> TaskModel:
+    """Build the model with the weights of the start, or of the checkpoint, for the device and precision of a run."""
+    model = build_model(config, start, spec)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch implements it for CUDA only
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if not should_use_fused_attention(fabric.device, config.train.precision == "bf16"):
+        model.encoder.use_unfused_attention()
+    if checkpoint:
+        (model.head if config.train.freeze else model).load_state_dict(checkpoint["trained"])
+    fabric.to_device(model)
+    return model
+
+
+def make_optimizer(model: TaskModel, config: FinetuneConfig) -> torch.optim.AdamW:
+    """Build AdamW for the head, or for all layers with the rates of `layer_groups`."""
+    optim = config.optim
+    if config.train.freeze:
+        groups = parameter_groups(model.head)
+    else:
+        groups = layer_groups(model, model.encoder.vit, optim.layer_decay, optim.encoder_lr_scale)
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=0.0, fused=True)
+
+
+def learning_rates(config: FinetuneConfig, batch: int, images: int) -> np.ndarray:
+    """Return the learning rate of each step, (steps,): a linear rise from 0, then a line or half a cosine.
+
+    Args:
+        config: Settings without auto.
+        batch: Images per step over all processes.
+        images: Number of training images.
+    """
+    optim, steps = config.optim, resolved(config.train.steps)
+    peak = resolved(optim.lr) * (batch / optim.lr_batch if optim.lr_batch else 1)
+    warmup = min(round(optim.warmup_epochs * images / batch) or resolved(optim.warmup_steps), steps // 2)
+    rise, rest = peak * np.arange(warmup) / max(warmup, 1), steps - warmup
+    if optim.schedule == "cosine":
+        return np.concatenate([rise, cosine(peak, optim.final_lr, rest)])
+    return np.concatenate([rise, np.linspace(peak, optim.final_lr, rest, endpoint=False)])
+
+
+def images_per_step(config: FinetuneConfig, fabric: Fabric) -> int:
+    """Return the images of a step over all processes."""
+    return resolved(config.train.batch_size) * config.train.accumulate * fabric.world_size
+
+
+def make_mixer(config: FinetuneConfig, spec: TaskSpec) -> BatchMixer:
+    """Return the mixing of images with a class."""
+    augment = config.augment
+    return BatchMixer(spec.classes, augment.mixup, augment.cutmix, augment.smoothing, config.train.seed)
+
+
+def open_batches(
+    config: FinetuneConfig, data: TaskData, preprocessing: Preprocessing, fabric: Fabric, step: int
+) -> TimedBatches[Any]:
+    """Open this process's micro-batches of augmented images, from `step` to the end."""
+    train, images = config.train, training_images(data)
+    examples: MaskExamples | ClassExamples
+    if isinstance(data, MaskData):
+        examples = MaskExamples(data.prepared.data, images)
+    else:
+        assert isinstance(data, ClassData)
+        examples = ClassExamples(data.prepared.data, images)
+    dataset = TrainingSamples(examples, make_augment(config, preprocessing), train.seed)
+    position = fabric.global_rank, fabric.world_size, step, resolved(train.steps)
+    sampler = DistributedBatchSampler(resolved(train.batch_size), train.accumulate, *position)
+    workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
+    loaded = make_batches(dataset, sampler, workers, fabric.device.type == "cuda", collate_labeled)
+    return TimedBatches(loaded, train.max_batch_wait)
+
+
+def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> SegmentAugment | ClassifyAugment:
+    """Return the augmentation of a run."""
+    augment = config.augment
+    interpolation: Any = preprocessing.interpolation.split(",")[0]
+    mean, std = preprocessing.mean, preprocessing.std
+    if config.task == "classify":
+        return ClassifyAugment(
+            size=(resolved(augment.size), resolved(augment.size)),
+            scale=augment.area,
+            hflip=augment.flip,
+            rand_augment=augment.randaugment,
+            erase=augment.erase,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+        )
+    return SegmentAugment(
+        size=(resolved(augment.crop), resolved(augment.crop)),
+        scale=augment.scale,
+        short_side=resolved(augment.size),
+        max_class_share=augment.max_class_share,
+        hflip=augment.flip,
+        color=ColorJitter() if augment.color else None,
+        mean=mean,
+        interpolation=interpolation,
+    )

@@ -1,0 +1,21 @@
+"""Inputs of a task model: the size of an image's input, and its pixels; the same in training, scores and prediction."""
+
+import numpy as np
+from PIL import Image
+
+from gtsa_kit.embedding.resize_policy import ResizePolicy
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskSpec
+
+
+def input_policy(spec: TaskSpec, encoder: Encoder) -> ResizePolicy:
+    """Return the rule for the size of inputs: by the short side of the spec, else the square of the preprocessing."""
+    patch, side = encoder.architecture.patch, encoder.preprocessing.size
+    if spec.short_side is None:
+        return ResizePolicy("fixed", (side, side), patch=patch)
+    return ResizePolicy("short-side", (spec.short_side, spec.short_side), patch=patch)
+
+
+def image_input(image: Image.Image, policy: ResizePolicy, encoder: Encoder) -> np.ndarray:
+    """Convert an upright RGB image to the (3, h, w) float32 input of the encoder."""
+    return encoder.preprocessing(image, policy(image.width, image.height))

@@ -1,0 +1,69 @@
+"""Result of a fine-tuning run: scores.json and predictions.png of the best model; features are deleted."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gtsa_kit.files import write_json
+from gtsa_kit.models.task_model import TaskModel, load_task_model
+from gtsa_kit.tasks.evaluate import logits_of_images
+from gtsa_kit.tasks.pictures import Example, draw_classes, draw_masks, save_predictions
+from gtsa_kit.tasks.scoring import make_scorer, plain_scores
+from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
+from gtsa_kit.tasks.task_data import open_labeled, validation_images
+
+PICTURED = {"segment": 4, "classify": 12}
+"""Number of validation images in predictions.png."""
+
+
+def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
+    """Write scores.json and predictions.png of a finished run."""
+    write_json(state.run_dir / "scores.json", score_report(state))
+    images = validation_images(state.data)
+    count = min(PICTURED[state.data.task], len(images))
+    chosen = [images[i * (len(images) - 1) // max(1, count - 1)] for i in range(count)]
+    columns = {"prediction": load_task_model(state.run_dir)}
+    if state.config.train.freeze:
+        columns = {"before training": _untrained(state), **columns}
+    examples = [
+        Example(state.data.name(index), open_labeled(state.data, index), state.data.label(index), {})
+        for index in chosen
+    ]
+    for name, model in columns.items():
+        scorer = make_scorer(state.data.task, model.spec.classes)
+        for done, logits in enumerate(logits_of_images(model, state.data, chosen)):
+            examples[done].predictions[name] = scorer.add(logits, examples[done].truth)
+            callback.on_progress("drawing", done + 1, count)
+    make_figure = draw_masks if state.data.task == "segment" else draw_classes
+    save_predictions(make_figure(examples, state.data.labels), state.run_dir / "predictions.png")
+    shutil.rmtree(state.run_dir / "features", ignore_errors=True)
+
+
+def score_report(state: FinetuneState) -> dict[str, Any]:
+    """Return the content of scores.json."""
+    assert state.best is not None
+    spec, report = state.model.spec, state.data.report
+    scores: Mapping[str, Any] = plain_scores(state.best["scores"], state.data.labels)
+    return {
+        "task": spec.task,
+        "metric": state.main_score,
+        **scores,
+        "step": state.best["step"],
+        "steps": state.steps,
+        "seed": state.config.train.seed,
+        "weights": state.config.model.weights or f"random {state.config.model.random}",
+        "head": f"{spec.head}, pyramid {spec.pyramid}" if spec.head == "fpn" else spec.head,
+        "frozen": state.config.train.freeze,
+        "train_images": report.train.images,
+        "val_images": report.val.images,
+        "data": state.config.data.source,
+        "split": report.split,
+    }
+
+
+def _untrained(state: FinetuneState) -> TaskModel:
+    """Return the frozen encoder with the head of step 0."""
+    torch.manual_seed(state.config.train.seed)
+    return TaskModel(state.model.encoder, state.model.spec).to(state.fabric.device).eval()

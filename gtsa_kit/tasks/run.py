@@ -1,0 +1,217 @@
+"""Fine-tuning runs: the run folder, training, scores, pictures and the saved model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from gtsa_kit.config.finetune import FinetuneConfig, resolved
+from gtsa_kit.config.layers import dump_config
+from gtsa_kit.data.batches import LoadingError, StopWhileWaitingError, worker_errors
+from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.files import write_text
+from gtsa_kit.folder_lock import folder_lock
+from gtsa_kit.models.architecture import check_layers
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.run_folder import check_run_dir
+from gtsa_kit.models.task_model import TaskSpec
+from gtsa_kit.models.weights import save_weights
+from gtsa_kit.tasks.auto import resolve_auto
+from gtsa_kit.tasks.build import build_state, images_per_step
+from gtsa_kit.tasks.finetune import fit, save
+from gtsa_kit.tasks.frozen_start import StoppedError
+from gtsa_kit.tasks.result import write_result
+from gtsa_kit.tasks.start import make_spec, open_encoder, saved_start, sized
+from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, FinetuneCallback, FinetuneState
+from gtsa_kit.tasks.task_data import TaskData, data_digest, open_task_data
+from gtsa_kit.training.checkpoint import load_checkpoint
+from gtsa_kit.training.fabric import Fabric, choose_precision, make_fabric
+from gtsa_kit.training.run_logger import RunLogger
+from gtsa_kit.training.start import FILE as START_FILE
+from gtsa_kit.training.start import Start
+from gtsa_kit.training.trainer import RunFailedError
+
+T = TypeVar("T")
+
+
+def finetune_run(
+    config: FinetuneConfig, run_dir: Path, resume: bool = False, callback: FinetuneCallback | None = None
+) -> bool:
+    """Fine-tune in a run folder; return True if the run finished, False if the callback stopped it.
+
+    With several processes every process calls this function; only the first one writes to the folder.
+
+    Args:
+        config: Settings of the run; those of a resumed run without auto.
+        run_dir: Run folder.
+        resume: Whether to continue the run in the folder, if there is one.
+        callback: Callback of the run.
+
+    Raises:
+        ValueError: Settings, folder, weights or labeled images cannot be used; training was not started.
+        RunFailedError: Training was started and cannot continue.
+    """
+    callback = callback or FinetuneCallback()
+    precision = choose_precision(config.train.precision)
+    fabric = make_fabric(config.train.model_copy(update={"precision": precision}))
+    fabric.launch()
+    with ExitStack() as resources:
+        prepared = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, fabric))
+        config, data, start, notices = prepared
+        checkpoint = load_checkpoint(run_dir, callback.on_notice) if resume else None
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, config, data, fabric)
+            start = saved_start(run_dir, EncoderSpec.from_dict(checkpoint))
+        assert start is not None
+        spec = TaskSpec.from_dict(checkpoint["task"]) if checkpoint else make_spec(config, data)
+        try:
+            with memory_errors():
+                state = build_state(config, run_dir, data, fabric, start, spec, checkpoint, callback, notices)
+        except StoppedError:
+            return False
+        except ImageError as error:
+            raise RunFailedError(f"{error}; it could be read before; repair it, and continue with --resume") from error
+        return train_to_the_end(state, callback, notices)
+
+
+def prepare(
+    config: FinetuneConfig,
+    run_dir: Path,
+    resume: bool,
+    callback: FinetuneCallback,
+    resources: ExitStack,
+    fabric: Fabric,
+) -> tuple[FinetuneConfig, TaskData, Start | None, list[str]]:
+    """Read the labeled images, open the weights, and create the run folder or check that it can be resumed.
+
+    Returns:
+        Settings without auto, labeled images, the encoder that a new run starts from, and sentences about them.
+
+    Raises:
+        ValueError: See `finetune_run`.
+    """
+    has_checkpoint = check_run_dir(run_dir, resume)
+    data = open_task_data(config, callback.on_progress)
+    callback.on_data(data)
+    if has_checkpoint:
+        resources.enter_context(folder_lock(run_dir))
+        return config, data, None, []
+    start = open_encoder(config.model)
+    model = config.model.model_copy(update={"sha256": start.sha256})
+    config, chosen = resolve_auto(
+        config.model_copy(update={"model": model}), data, start.spec, fabric.device.type, fabric.world_size
+    )
+    start = Start(sized(start.spec, resolved(config.augment.size)), start.weights, start.sha256, start.notes)
+    check_layers(make_spec(config, data).layers, start.spec.architecture)  # errors come before the folder
+    run_dir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(folder_lock(run_dir))
+    check_run_dir(run_dir, resume=False)  # another process may have trained a run meanwhile
+    _start_folder(config, run_dir, data, start)
+    notices = [*start.notes, *([chosen] if chosen else [])]
+    for message in notices:
+        callback.on_notice(message)
+    return config, data, start, notices
+
+
+def _start_folder(config: FinetuneConfig, run_dir: Path, data: TaskData, start: Start) -> None:
+    """Write the settings, the skipped images and, for a frozen encoder, its weights to the folder of a new run."""
+    write_text(run_dir / "config.yaml", dump_config(config))
+    for stale in ("metrics.jsonl", "errors.jsonl", START_FILE):
+        (run_dir / stale).unlink(missing_ok=True)
+    if start.weights and config.train.freeze:
+        save_weights(run_dir / START_FILE, start.weights)
+    logger = RunLogger(run_dir, 0)
+    logger.add_unreadable(Entry(item.path, item.path, reason=item.reason) for item in data.skipped)
+    logger.close()
+
+
+def check_checkpoint(checkpoint: dict[str, Any], config: FinetuneConfig, data: TaskData, fabric: Fabric) -> None:
+    """Raise `ValueError` if a checkpoint is not one of this run: other images, other images a step, or another kind."""
+    if not {"trained", "task", "data", "batch"} <= checkpoint.keys():
+        raise ValueError("the folder holds a run of gtsa train; resume it with: gtsa train --resume, or choose --out")
+    if checkpoint["data"] != data_digest(data):
+        raise ValueError(
+            f"the labeled images in {config.data.source} are not those that the run began with (names, sizes, split "
+            "or classes); restore them, or start a new run with another --out"
+        )
+    train = config.train
+    batch = images_per_step(config, fabric)
+    if batch != checkpoint["batch"] or train.steps != checkpoint["steps"]:
+        raise ValueError(
+            f"the run has {checkpoint['steps']} steps of {checkpoint['batch']} images, now {train.steps} of {batch}; "
+            "keep both to resume it, or choose another --out"
+        )
+
+
+def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: list[str]) -> bool:
+    """Train, log, and write the result; return True if the run finished, False if the callback stopped it."""
+    fabric, task = state.fabric, state.data.task
+    logger = RunLogger(state.run_dir, state.step, PLOTS[task], COMMON_PLOTS) if fabric.is_global_zero else None
+    try:
+        if logger:
+            logger.text_log.info("start at step %d of %d on %s", state.step, state.steps, fabric.device)
+            for message in notices:
+                logger.text_log.info(message)
+        callback.on_train_start(state)
+        with memory_errors():
+            finished = fit_or_stop(state, logger, callback)
+        if logger:
+            logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
+            if finished:
+                write_result(state, callback)
+            logger.draw_curves()
+        return finished
+    except RunFailedError as error:
+        if logger:
+            logger.text_log.info("failed: %s", error)
+            logger.draw_curves()
+        raise
+    finally:
+        state.batches.close()
+        if logger:
+            logger.close()
+
+
+def fit_or_stop(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallback) -> bool:
+    """Call `fit`; a stop is also heard while it waits for images, and errors of the workers end the run."""
+    if state.fabric.world_size == 1:  # other processes would wait for this one
+        state.batches.should_stop = callback.should_stop
+    try:
+        with worker_errors():
+            return fit(state, logger, callback)
+    except LoadingError as error:
+        raise RunFailedError(str(error)) from error
+    except StopWhileWaitingError:
+        save(state, logger)
+        return False
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise `RunFailedError` with settings that need less memory where the run gets none."""
+    hint = "out of memory; try a smaller --batch-size with more --accumulate, or a smaller --size"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RunFailedError(hint) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch's allocator on a CPU
+            raise
+        raise RunFailedError(hint) from error
+
+
+def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Call `work` in the first process only; all processes return its result or raise its error."""
+    outcome: tuple[T | None, BaseException | None] = (None, None)
+    if fabric.is_global_zero:
+        try:
+            outcome = (work(), None)
+        except (ValueError, OSError, RunFailedError, KeyboardInterrupt) as error:
+            outcome = (None, error)
+    value, raised = fabric.broadcast(outcome)
+    if raised is not None:
+        raise raised
+    return value  # type: ignore[return-value]

@@ -1,0 +1,88 @@
+"""Encoder that a fine-tuning run starts from, and its task model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from gtsa_kit.config.finetune import FinetuneConfig, StartConfig, resolved
+from gtsa_kit.data.label_map import VOID
+from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.task_model import TaskModel, TaskSpec, is_task_run, load_task_model
+from gtsa_kit.models.weights import weights_digest
+from gtsa_kit.tasks.task_data import TaskData
+from gtsa_kit.training.start import FILE, Start, convert_patches
+
+
+def open_encoder(config: StartConfig) -> Start:
+    """Open the encoder of a new run: trained weights, the encoder of another fine-tuned model, or a random one.
+
+    Raises:
+        ValueError: Neither or both are named, the weights can't be opened, or they are others than recorded.
+    """
+    if bool(config.weights) == (config.random is not None):
+        raise ValueError("a run starts from weights or from a random encoder; give --model WEIGHTS or --random ARCH")
+    if config.random:
+        return Start(EncoderSpec.named(config.random))
+    path = Path(config.weights)
+    facts = config.model_dump(exclude={"weights", "sha256", "to_patch", "random", "drop_path"})
+    note = ""
+    if is_task_run(path):
+        check_stated_facts(path, [name for name, value in facts.items() if value is not None])
+        encoder = load_task_model(path).encoder
+    else:
+        imported = open_weights(path, **facts)
+        if imported.origin == "gtsa-kit":
+            stated = facts.keys() - {"branch", "embedding"}
+            check_stated_facts(path, [name for name in facts if name in stated and facts[name] is not None])
+        encoder, note = imported.encoder, imported.run_note if imported.origin == "gtsa-kit" else imported.note
+    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
+    spec, weights = EncoderSpec.of(encoder), dict(encoder.vit.state_dict())
+    if config.to_patch is not None:
+        spec, weights, note = convert_patches(spec, weights, config.to_patch)
+        notes = (*notes, note)
+    digest = weights_digest(weights)
+    if config.sha256 and digest != config.sha256:
+        raise ValueError(
+            f"{path} holds other weights than those that the settings record: SHA-256 {digest[:12]}..., recorded "
+            f"{config.sha256[:12]}...; name the weights of that time with --model, or omit model.sha256"
+        )
+    return Start(spec, weights, digest, notes)
+
+
+def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
+    """Return the spec of the task model of settings without auto.
+
+    Raises:
+        ValueError: There are more classes than masks can hold, or head and layers do not fit.
+    """
+    labels, head = data.labels, config.head
+    if data.task == "segment" and len(labels) > VOID:
+        raise ValueError(f"{len(labels)} classes are more than a mask holds, {VOID}; merge some in --labels FILE")
+    side = resolved(config.augment.size) if config.task == "segment" else None
+    layers = resolved(head.layers)
+    options = head.final_norm, head.pyramid, head.channels, head.dropout, side
+    return TaskSpec(config.task, labels, head.name, layers, *options)
+
+
+def sized(spec: EncoderSpec, size: int) -> EncoderSpec:
+    """Return an encoder's spec with another size of inputs, which exported files take by default."""
+    return EncoderSpec(spec.architecture, replace(spec.preprocessing, size=size))
+
+
+def build_model(config: FinetuneConfig, start: Start, spec: TaskSpec) -> TaskModel:
+    """Build the task model with the weights of a start, or random ones, and a new head; all drawn by the run's seed."""
+    torch.manual_seed(config.train.seed)
+    encoder = start.spec.build(0.0 if config.train.freeze else config.model.drop_path)
+    if start.weights is not None:
+        encoder.vit.load_state_dict(start.weights, strict=True)
+    torch.manual_seed(config.train.seed)  # the same head, whatever the encoder drew
+    return TaskModel(encoder, spec)
+
+
+def saved_start(run_dir: Path, spec: EncoderSpec) -> Start:
+    """Return the start of a run from its folder; without a file of weights, they were random or are in a checkpoint."""
+    file = run_dir / FILE
+    return Start(spec, safetensors.torch.load_file(file) if file.exists() else None)

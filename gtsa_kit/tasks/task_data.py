@@ -1,0 +1,199 @@
+"""Labeled images of a run: pixels with classes, or images with classes, split into training and validation."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+from PIL import Image
+
+from gtsa_kit.config.finetune import FinetuneConfig, LabeledDataConfig
+from gtsa_kit.data.image_io import open_image
+from gtsa_kit.data.label_colors import fill_colors
+from gtsa_kit.data.label_file import read_mask_options
+from gtsa_kit.data.label_report import LabelReport, PreparedClasses, PreparedMasks, prepare_classes, prepare_masks
+from gtsa_kit.data.labeled import read_classification_dataset
+from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+from gtsa_kit.data.skipped import SkippedImage
+from gtsa_kit.data.split_rule import parse_split_rule
+from gtsa_kit.models.task_model import Label, Task
+from gtsa_kit.progress import ProgressCallback, no_progress
+
+
+class TaskData(Protocol):
+    """Labeled images by number."""
+
+    task: ClassVar[Task]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes by class number."""
+
+    @property
+    def report(self) -> LabelReport:
+        """Counts and warnings."""
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Validation images, (N,) bool."""
+
+    @property
+    def skipped(self) -> tuple[SkippedImage, ...]:
+        """Files that are not used."""
+
+    def name(self, index: int) -> str:
+        """Return the name of an image in reports."""
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the files that an image and its label are read from."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (width, height) in pixels of an image whose pixels are labeled; (0, 0) for one with a class."""
+
+    def label(self, index: int) -> np.ndarray:
+        """Read a label: (H, W) uint8 class numbers of pixels, or the () int64 class number of an image."""
+
+
+@dataclass(frozen=True)
+class MaskData:
+    """Images with masks."""
+
+    prepared: PreparedMasks
+    task: ClassVar[Task] = "segment"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes by class number."""
+        label_map = self.prepared.data.label_map
+        return tuple(map(Label, label_map.ids, label_map.classes, label_map.colors))
+
+    @property
+    def report(self) -> LabelReport:
+        """Counts and warnings."""
+        return self.prepared.report
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Validation images, (N,) bool."""
+        return self.prepared.validation
+
+    @property
+    def skipped(self) -> tuple[SkippedImage, ...]:
+        """Files that are not used."""
+        return self.prepared.data.skipped
+
+    def name(self, index: int) -> str:
+        """Return the name of an image in reports."""
+        return self.prepared.data.pairs[index].name
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return image and mask."""
+        pair = self.prepared.data.pairs[index]
+        return pair.image, pair.mask
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (width, height) in pixels."""
+        pair = self.prepared.data.pairs[index]
+        return pair.width, pair.height
+
+    def label(self, index: int) -> np.ndarray:
+        """Read the (H, W) uint8 class numbers of a mask."""
+        return self.prepared.data.labels(self.prepared.data.pairs[index])
+
+    def short_side(self) -> int:
+        """Return the median short side of the images in pixels."""
+        return round(float(np.median([min(pair.width, pair.height) for pair in self.prepared.data.pairs])))
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """Images with a class each."""
+
+    prepared: PreparedClasses
+    task: ClassVar[Task] = "classify"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes by class number."""
+        classes = self.prepared.data.classes
+        return tuple(map(Label, range(len(classes)), classes, fill_colors([None] * len(classes))))
+
+    @property
+    def report(self) -> LabelReport:
+        """Counts and warnings."""
+        return self.prepared.report
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Validation images, (N,) bool."""
+        return self.prepared.validation
+
+    @property
+    def skipped(self) -> tuple[SkippedImage, ...]:
+        """Files that are not used."""
+        return self.prepared.data.skipped
+
+    def name(self, index: int) -> str:
+        """Return the name of an image in reports."""
+        data = self.prepared.data
+        return data.names[index] if data.names else data.paths[index].name
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the image."""
+        return (self.prepared.data.paths[index],)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (0, 0): inputs are stretched to one size, and images are not opened before they are used."""
+        return 0, 0
+
+    def label(self, index: int) -> np.ndarray:
+        """Return the () int64 class number of an image."""
+        return np.asarray(self.prepared.data.labels[index])
+
+
+def open_task_data(config: FinetuneConfig, on_progress: ProgressCallback = no_progress) -> TaskData:
+    """Read and check the labeled images of a run.
+
+    Raises:
+        ValueError: They can't be used; see `prepare_masks` and `prepare_classes`.
+    """
+    if config.task == "segment":
+        return open_masks(config.data, config.train.seed, on_progress)
+    rule = parse_split_rule(config.data.val_split, config.train.seed)
+    data = read_classification_dataset(Path(config.data.source), config.data.max_missing)
+    return ClassData(prepare_classes(data, rule, config.data.max_missing, on_progress=on_progress))
+
+
+def open_masks(config: LabeledDataConfig, seed: int, on_progress: ProgressCallback = no_progress) -> MaskData:
+    """Read and check images with masks; see `open_task_data`."""
+    labels = Path(config.labels) if config.labels else None
+    options = replace(read_mask_options(labels, config.ignore), suffix=config.mask_suffix)
+    data = read_segmentation_dataset(Path(config.source), None, options, on_progress, config.max_missing)
+    return MaskData(prepare_masks(data, parse_split_rule(config.val_split, seed), config.max_missing))
+
+
+def training_images(data: TaskData) -> list[int]:
+    """Return the numbers of the training images."""
+    return np.flatnonzero(~data.validation).tolist()
+
+
+def validation_images(data: TaskData) -> list[int]:
+    """Return the numbers of the validation images."""
+    return np.flatnonzero(data.validation).tolist()
+
+
+def open_labeled(data: TaskData, index: int) -> Image.Image:
+    """Decode an image to upright RGB; raise `ImageError` if it can't be read."""
+    return open_image(data.files(index)[0])
+
+
+def data_digest(data: TaskData) -> str:
+    """Return the SHA-256 of names, sizes in bytes, split and labels: a resumed run must have the same."""
+    rows = [
+        [data.name(i), bool(is_validation), *(file.stat().st_size for file in data.files(i))]
+        for i, is_validation in enumerate(data.validation)
+    ]
+    content = json.dumps([rows, [[label.id, label.name] for label in data.labels]])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,297 @@
+"""Fine-tuning runs: what they learn, that they resume exactly, and that frozen features are those of the encoder."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from helpers.evaluation_data import write_blocks, write_color_classes
+from helpers.labeled_images import write_halves
+from helpers.weights import save_random
+
+from gtsa_kit.config.finetune_presets import load_finetune_config
+from gtsa_kit.files import read_json_lines
+from gtsa_kit.models.task_model import load_task_model
+from gtsa_kit.tasks import result
+from gtsa_kit.tasks.api import finetune, resolve_finetune
+from gtsa_kit.tasks.evaluate import score_model
+from gtsa_kit.tasks.frozen import FrozenBatches, open_features
+from gtsa_kit.tasks.inputs import image_input, input_policy
+from gtsa_kit.tasks.start import build_model, make_spec, open_encoder
+from gtsa_kit.tasks.state import FinetuneCallback, FinetuneMetrics
+from gtsa_kit.tasks.task_data import open_labeled, open_masks, open_task_data, training_images, validation_images
+from gtsa_kit.training.run_logger import RunLogger
+
+SMALL = {
+    "head.channels": 16,
+    "train.workers": 0,
+    "train.precision": "fp32",
+    "train.batch_size": 4,
+    "train.steps": 8,
+    "train.eval_every": 4,
+    "train.checkpoint_every": 3,
+    "train.log_every": 1,
+}
+"""Settings of a run of a second."""
+KINDS = {
+    "frozen": {"train.freeze": True, "train.views": 3},
+    "all layers": {"train.freeze": False, "train.accumulate": 2, "train.batch_size": 2, "model.drop_path": 0.2},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, half a second each; the tests of the command do."""
+    monkeypatch.setattr(RunLogger, "draw_curves", lambda _: None)
+    monkeypatch.setattr(result, "save_predictions", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blocks(tmp_path_factory.mktemp("blocks"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    save_random(folder, "vit_test")
+    return folder
+
+
+class StoppedByTest(BaseException):
+    """Raised in a callback in place of a kill."""
+
+
+class StopAt(FinetuneCallback):
+    """Callback that calls an action after a step."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, step: int, metrics: FinetuneMetrics | None) -> None:
+        if step == self.step:
+            self.action()
+
+
+def raise_it() -> None:
+    raise StoppedByTest
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Two runs have equal weights, scores and rows, but for what depends on time."""
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    first_rows, second_rows = untimed_rows(first), untimed_rows(second)
+    assert first_rows == second_rows
+    assert [row["step"] for row in first_rows] == list(range(1, 9))
+    for name in ("scores.json", "model.json"):
+        assert (first / name).read_text() == (second / name).read_text()
+
+
+def untimed_rows(run: Path) -> list[dict[str, Any]]:
+    timed = {"images_per_second", "data_wait", "seconds"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_json_lines(run / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def references(blocks: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLogger, "draw_curves", lambda _: None)
+        patch.setattr(result, "save_predictions", lambda *_: None)
+        folder = tmp_path_factory.mktemp("runs")
+        yield {
+            kind: finetune("segment", blocks, folder / kind, model=encoder, settings=SMALL | settings)
+            for kind, settings in KINDS.items()
+        }
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_killed_resumes_to_the_same_bytes(
+    kind: str, blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments: dict[str, Any] = {"model": encoder, "settings": SMALL | KINDS[kind]}
+    child = os.fork()
+    if child == 0:
+        try:
+            finetune("segment", blocks, run, **arguments, callback=StopAt(5, kill))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (run / "scores.json").exists()
+    finetune("segment", blocks, run, resume=True)
+    assert_same_run(references[kind], run)
+    assert not (run / "features").exists()
+
+
+def test_a_stop_saves_and_resumes_to_the_same_bytes(
+    blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    class Stop(FinetuneCallback):
+        steps = 0
+
+        def on_step_end(self, step: int, metrics: FinetuneMetrics | None) -> None:
+            self.steps = step
+
+        def should_stop(self) -> bool:
+            return self.steps == 1
+
+    finetune("segment", blocks, tmp_path, model=encoder, settings=SMALL | KINDS["frozen"], callback=Stop())
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step*"))] == ["step_00000002.ckpt"]
+    with pytest.raises(ValueError, match="already holds a run; add --resume"):
+        finetune("segment", blocks, tmp_path, model=encoder, settings=SMALL)
+    finetune("segment", blocks, tmp_path, resume=True)
+    assert_same_run(references["frozen"], tmp_path)
+
+
+def test_features_that_a_kill_cuts_off_are_continued(blocks: Path, encoder: Path, tmp_path: Path) -> None:
+    class StopInFeatures(FinetuneCallback):
+        def on_progress(self, stage: str, done: int, total: int) -> None:
+            if stage == "features for training" and done > 8:
+                raise StoppedByTest
+
+    settings = SMALL | KINDS["frozen"] | {"train.features": str(tmp_path / "features")}
+    with pytest.raises(StoppedByTest):
+        finetune("segment", blocks, tmp_path / "run", model=encoder, settings=settings, callback=StopInFeatures())
+    [index] = (tmp_path / "features").glob("*/index.json")
+    assert json.loads(index.read_text())["chunks"] == 2
+    (index.parent / "features.bin").write_bytes((index.parent / "features.bin").read_bytes() + b"cut off")
+    stages: list[tuple[str, int]] = []
+
+    class Watch(FinetuneCallback):
+        def on_progress(self, stage: str, done: int, total: int) -> None:
+            stages.append((stage, done))
+
+    finetune("segment", blocks, tmp_path / "run", resume=True, callback=Watch())
+    assert [done for stage, done in stages if stage == "features for training"] == [24, 30]
+    again: list[tuple[str, int]] = []
+    stages = again
+    finetune("segment", blocks, tmp_path / "other", model=encoder, settings=settings, callback=Watch())
+    assert not [stage for stage, _ in again if stage.startswith("features")], "the kept features were not used"
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "other/model.safetensors").read_bytes()
+
+
+def test_frozen_features_are_those_of_the_encoder(blocks: Path, encoder: Path, tmp_path: Path) -> None:
+    config = load_finetune_config(
+        "segment", overrides={"data.source": str(blocks), "model.weights": str(encoder), "train.freeze": True}
+    )
+    config = config.model_copy(update={"head": config.head.model_copy(update={"name": "linear", "layers": ()})})
+    config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
+    data = open_task_data(config)
+    model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()
+    images = training_images(data)
+    features = open_features(model, data, images, 2, 0, "fp32", tmp_path)
+    assert features.compute()
+    policy = input_policy(model.spec, model.encoder)
+    for number in (0, 3, len(images) + 3):
+        item = features.items[number]
+        pixels = image_input(open_labeled(data, item.image), policy, model.encoder)
+        pixels = pixels[..., ::-1].copy() if item.view == 1 else pixels
+        with torch.no_grad():
+            [expected] = model.features(torch.from_numpy(pixels)[None])
+        batch = features.read([number])
+        torch.testing.assert_close(batch.inputs[0], expected, rtol=2e-3, atol=2e-3)
+        label = data.label(item.image)
+        label = label[:, ::-1] if item.view == 1 else label
+        assert (batch.labels[0].numpy() == label[2::4, 2::4]).all()
+
+
+def test_every_epoch_uses_every_item_once_and_batches_depend_on_the_step_alone(
+    blocks: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = resolve_finetune(
+        "segment", tmp_path / "none", False, None, None, {"data.source": str(blocks), "model.weights": str(encoder)}
+    )
+    config = config.model_copy(update={"head": config.head.model_copy(update={"name": "linear", "layers": ()})})
+    config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
+    data = open_task_data(config)
+    model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()
+    features = open_features(model, data, training_images(data), 1, 0, "fp32", tmp_path)
+    read: list[list[int]] = []
+    features.read = lambda numbers: read.append(list(numbers))  # type: ignore[method-assign, assignment, func-returns-value, return-value]
+    whole = FrozenBatches(features, 5, 0, 0, 1, 0)
+    for _ in range(6):
+        next(whole)
+    for epoch in range(3):
+        assert sorted([*read[2 * epoch], *read[2 * epoch + 1]]) == list(range(10))
+    assert read[:2] != read[2:4]
+    expected = read[3:]
+    read.clear()
+    later = [FrozenBatches(features, 5, 0, rank, 3, 1) for rank in range(3)]
+    for batches in later:
+        next(batches)
+    assert read == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_saved_model_has_the_scores_that_the_run_says(kind: str, blocks: Path, references: dict[str, Path]) -> None:
+    run = references[kind]
+    config = resolve_finetune("segment", run, True, None, None, {})
+    data = open_masks(config.data, 0)
+    scores = score_model(load_task_model(run), data, validation_images(data))
+    saved = json.loads((run / "scores.json").read_text())
+    assert scores["miou"] == pytest.approx(saved["miou"], abs=0.1)  # features are kept in float16
+    assert saved["val_images"] == len(validation_images(data)) == 4
+    best = max(row["miou"] for row in read_json_lines(run / "metrics.jsonl") if "miou" in row)
+    assert saved["miou"] == pytest.approx(best)
+
+
+def test_freezing_leaves_the_encoder_as_it_is_and_training_all_layers_does_not(
+    encoder: Path, references: dict[str, Path]
+) -> None:
+    before = safetensors.torch.load_file(encoder / "encoder.safetensors")
+    for kind, run in references.items():
+        after = safetensors.torch.load_file(run / "model.safetensors")
+        same = [name for name, value in before.items() if torch.equal(value, after[f"encoder.{name}"])]
+        assert (len(same) == len(before)) == (kind == "frozen")
+
+
+@pytest.mark.parametrize(("head", "freeze"), [("fpn", False), ("linear", False), ("linear", True)])
+def test_four_images_of_clear_colors_are_learned(head: str, freeze: bool, tmp_path: Path) -> None:
+    write_halves(tmp_path / "data", 4)
+    settings = SMALL | {"head.name": head, "train.freeze": freeze, "train.steps": 40, "train.eval_every": 40}
+    settings |= {"augment.scale": (1.0, 1.0), "augment.color": 0.0, "optim.lr": 3e-3, "train.views": 1}
+    run = finetune("segment", tmp_path / "data", tmp_path / "run", random="vit_test", settings=settings)
+    assert json.loads((run / "scores.json").read_text())["miou"] > 95
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_classes_of_clear_colors_are_learned(freeze: bool, tmp_path: Path) -> None:
+    data = write_color_classes(tmp_path / "data")
+    settings = {"train.steps": 20, "train.freeze": freeze, "train.workers": 0, "augment.size": 32, "optim.lr": 3e-3}
+    settings |= {"augment.mixup": 0.0 if freeze else 0.2, "augment.smoothing": 0.1, "train.class_weights": "sqrt"}
+    run = finetune("classify", data, tmp_path / "run", random="vit_test", settings=settings)
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["top1"] == 100
+    assert np.array(scores["confusion"]).sum() == scores["val_images"]
+
+
+def test_a_resumed_run_refuses_other_images_and_settings(blocks: Path, encoder: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(blocks, data)
+    settings = SMALL | KINDS["frozen"]
+    with pytest.raises(StoppedByTest):
+        finetune("segment", data, run, model=encoder, settings=settings, callback=StopAt(4, raise_it))
+    with pytest.raises(ValueError, match=r"other settings .*optim\.lr: 0\.001, 0\.1"):
+        finetune("segment", data, run, settings={"optim.lr": 0.1}, resume=True)
+    with pytest.raises(ValueError, match="is for the task segment"):
+        finetune("classify", data, run, resume=True)
+    with pytest.raises(ValueError, match="8 steps of 4 images, now 8 of 2"):
+        finetune("segment", data, run, settings={"train.batch_size": 2}, resume=True)
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="does not exist"):
+        finetune("segment", data, run, resume=True)
+    shutil.copyfile(moved / "train/images/ä0.png", moved / "train/images/ä1.png")
+    with pytest.raises(ValueError, match="not those that the run began with"):
+        finetune("segment", moved, run, resume=True)
