@@ -107,7 +107,7 @@ def prepare_masks(data: SegmentationDataset, rule: SplitRule, max_bad: float = M
     notes = []
     if unknown:
         notes.append(
-            f"{len(unknown)} masks hold values that no label has; their pixels are void: {_first(unknown)}; {hint}"
+            f"{_masks(len(unknown))} values that no label has; their pixels are void: {_first(unknown)}; {hint}"
         )
     for name, part in (("train", train), ("val", val)):
         share = part.void / (part.void + sum(part.counts))
@@ -196,6 +196,10 @@ def _missing_classes(unit: str, classes: Sequence[str], train: Sequence[int], va
         ([name for name, a, b in rows if a and not b], "in val and will have no score"),
     )
     return [f"{_classes(names)} no {unit} {where}: {', '.join(names)}" for names, where in kinds if names]
+
+
+def _masks(count: int) -> str:
+    return f"{count} masks hold" if count > 1 else "1 mask holds"
 
 
 def _classes(names: Sequence[str]) -> str:

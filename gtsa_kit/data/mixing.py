@@ -28,21 +28,16 @@ class BatchMixer:
         """Mix a batch.
 
         Args:
-            images: Normalized (B, 3, H, W) float; changed in place. B is even unless nothing is mixed.
+            images: Normalized (B, 3, H, W) float; changed in place. Of an odd number, the last one stays as it is.
             labels: Class numbers (B,) int64.
             counters: Step, micro-step and rank, or whatever tells batches apart: the same counters mix in the same way.
 
         Returns:
             Images (B, 3, H, W), and targets (B, K) float32 whose rows have the sum 1.
-
-        Raises:
-            ValueError: B is odd.
         """
-        if self._mixup is None:
-            target: Tensor = mixup_target(labels, self._classes, 1.0, self._smoothing)
-            return images, target
-        if len(images) % 2:
-            raise ValueError(f"mixup and cutmix need an even batch, got {len(images)}; see --batch-size")
-        with seeded(derive_seed(self._seed, MIX, *counters)):
-            images, target = self._mixup(images, labels)
-        return images, target.to(torch.float32)
+        targets: Tensor = mixup_target(labels, self._classes, 1.0, self._smoothing)
+        even = len(images) // 2 * 2  # timm mixes pairs
+        if self._mixup and even:
+            with seeded(derive_seed(self._seed, MIX, *counters)):
+                targets[:even] = self._mixup(images[:even], labels[:even])[1]
+        return images, targets.to(torch.float32)

@@ -57,7 +57,7 @@ def test_what_looks_wrong_is_said_by_name_and_count(tmp_path: Path) -> None:
     assert report.train.images == 41
     values, one_image, learned, nowhere, no_score = report.warnings
     assert values.startswith(
-        "1 masks hold values that no label has; their pixels are void: first train/odd.png: 7 in 200"
+        "1 mask holds values that no label has; their pixels are void: first train/odd.png: 7 in 200"
     )
     assert one_image == "val holds one image"
     assert learned == "1 class has no pixels in train and will not be learned: sky (100 pixels in val)"

@@ -241,8 +241,19 @@ def test_mixing_depends_on_the_seed_and_the_counters_alone() -> None:
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
     assert states[2] == random.getstate()
-    with pytest.raises(ValueError, match="an even batch, got 3; see --batch-size"):
-        BatchMixer(4)(images[:3], labels[:3])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_last_image_of_an_odd_batch_is_not_mixed(count: int) -> None:
+    images, labels = torch.rand(count, 3, 8, 8), torch.arange(count)
+    mixed, targets = BatchMixer(4, smoothing=0.2)(images.clone(), labels, 0)
+    assert torch.equal(mixed[-1], images[-1])
+    torch.testing.assert_close(targets[-1], 0.8 * F.one_hot(labels[-1], 4) + 0.2 / 4)
+    if count > 1:
+        assert not torch.equal(mixed[0], images[0])
+        even, expected = BatchMixer(4, smoothing=0.2)(images[:2].clone(), labels[:2], 0)
+        assert torch.equal(mixed[:2], even)
+        assert torch.equal(targets[:2], expected)
 
 
 def test_without_mixing_targets_are_those_of_label_smoothing() -> None:
