@@ -129,9 +129,9 @@ def _open_task(path: Path) -> Source:
 
 def task_images(settings: Path) -> Path | None:
     """Return the folder of validation or training images, without masks, of a fine-tuned run's config.yaml."""
-    named = (yaml.safe_load(settings.read_text(encoding="utf-8")) or {}).get("data")
-    data = Path(str(named)) if named else None
-    if data is None or not data.is_dir():
+    content = yaml.safe_load(settings.read_text(encoding="utf-8")) or {}
+    data = Path(str((content.get("data") or {}).get("source") or settings))
+    if not data.is_dir():
         return None
     candidates = (data / "val" / "images", data / "images" / "val", data / "images")
     return next((folder for folder in candidates if folder.is_dir()), data)

@@ -79,7 +79,7 @@ def test_masks_are_found_in_no_folder_of_images(tmp_path: Path) -> None:
         for split in ("train", "val"):
             (tmp_path / "data" / split / part).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / part / "a.png")
-    settings.write_text(f"task: segment\ndata: {tmp_path / 'data'}\n")
+    settings.write_text(f"task: segment\ndata:\n  source: {tmp_path / 'data'}\n")
     assert task_images(settings) == tmp_path / "data" / "val" / "images"
     settings.write_text("task: segment\n")
     assert task_images(settings) is None
