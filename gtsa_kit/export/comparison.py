@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_report import Difference
-from gtsa_kit.export.spec import ParityCase, Tolerance
+from gtsa_kit.export.spec import Tolerance
 
 NOT_FINITE: Final = "not finite"
 

@@ -11,12 +11,13 @@ import torch
 from gtsa_kit.export.formats.onnx_file import embed_manifest
 from gtsa_kit.export.formats.onnx_head import export_onnx_head
 from gtsa_kit.export.manifest import Manifest, write_manifest
+from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.pipeline import bind_manifest
 from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import ANY_BATCH, LOGITS, TASK_TOLERANCES, ExportOptions, ParityCase, Range, parity_cases
+from gtsa_kit.export.spec import ANY_BATCH, LOGITS, TASK_TOLERANCES, ExportOptions, Range
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.export.task_parity import REFERENCE
 from gtsa_kit.files import staged

@@ -9,15 +9,8 @@ from torch import Tensor, nn
 
 from gtsa_kit.export.comparison import compare_output
 from gtsa_kit.export.graph import DTYPES
-from gtsa_kit.export.spec import (
-    EMBEDDING,
-    FEATURE_MAP,
-    QUANTIZED,
-    TASK_TOLERANCES,
-    TOLERANCES,
-    ExportOptions,
-    ParityCase,
-)
+from gtsa_kit.export.parity_cases import ParityCase
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, QUANTIZED, TASK_TOLERANCES, TOLERANCES, ExportOptions
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.export.task_graph import AnyGraph, TaskGraph, build_graph, options_for
 from gtsa_kit.models.encoder import Encoder

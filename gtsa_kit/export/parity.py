@@ -12,10 +12,11 @@ import torch
 from gtsa_kit.export.comparison import NOT_FINITE, compare_output
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.overflow import explain_not_finite
+from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, TOLERANCES, ParityCase, layer_output, parity_cases
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, TOLERANCES, layer_output
 from gtsa_kit.export.task_parity import check_task_parity, preprocessing_mismatch
 from gtsa_kit.models.architecture import EMBEDDING_NAMES
 from gtsa_kit.models.encoder import Encoder, Features

@@ -7,9 +7,10 @@ from itertools import cycle, islice
 import numpy as np
 
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import TASK_TOLERANCES, TOLERANCES, ParityCase, parity_cases
+from gtsa_kit.export.spec import TASK_TOLERANCES, TOLERANCES
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.models.task_model import TaskOutput
 

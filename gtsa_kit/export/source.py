@@ -130,7 +130,8 @@ def _open_task(path: Path) -> Source:
 def task_images(settings: Path) -> Path | None:
     """Return the folder of validation or training images, without masks, of a fine-tuned run's config.yaml."""
     content = yaml.safe_load(settings.read_text(encoding="utf-8")) or {}
-    data = Path(str((content.get("data") or {}).get("source") or settings))
+    named = content.get("data")
+    data = Path(str(named.get("source", ""))) if isinstance(named, dict) else settings
     if not data.is_dir():
         return None
     candidates = (data / "val" / "images", data / "images" / "val", data / "images")

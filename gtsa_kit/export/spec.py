@@ -1,4 +1,4 @@
-"""Specification of artifacts: formats, precisions, options, and the tolerances and shapes of the parity gate.
+"""Specification of artifacts: formats, precisions, options, and the tolerances of the parity gate.
 
 Every tolerance is defined here, and nowhere else.
 """
@@ -217,6 +217,10 @@ class TaskTolerance:
     """Minimum share of pixels or images whose best class is that of the reference, or tied with it."""
 
 
+# Worst values over all heads and cases, as maximum, mean and agreement. Heads with random weights of real variance:
+# fp32 1e-5, 1.2e-6, all; fp16 2.9e-3, 7.5e-4, 0.99997; bf16 1.4e-2, 3.1e-3, all; int8 0.18, 3.0e-2, 0.996. A trained
+# FPN head on the frozen maps of a ViT-S/14 (CamVid, 52% mIoU): fp32 4e-6, 4e-7, all; fp16 1.6e-3, 2.1e-4, all;
+# bf16 3.2e-2, 3.4e-3, all; int8 8.8e-2, 1.1e-2, all. An error of 1% in one layer of a head lies above the bounds of fp32.
 TASK_TOLERANCES: Final[dict[str, TaskTolerance]] = {
     "fp32": TaskTolerance(max_abs=2e-4, mean_abs=2e-5, agreement=0.9999),
     "tf32": TaskTolerance(max_abs=2e-2, mean_abs=2e-3, agreement=0.995),
@@ -236,37 +240,3 @@ MIN_LAYER_COSINE: Final = 0.9985
 Random weights have no such layer. A trained DINOv2 ViT-S has six of 48 in int8: fc1 of block 0, and fc2 of blocks 0, 2,
 6, 7 and 8.
 """
-
-
-@dataclass(frozen=True)
-class ParityCase:
-    """One input shape of the parity gate."""
-
-    batch: int
-    height: int
-    width: int
-
-
-PARITY_CASES: Final[tuple[ParityCase, ...]] = (
-    ParityCase(1, 224, 224),
-    ParityCase(2, 224, 224),
-    ParityCase(7, 96, 96),
-    ParityCase(1, 160, 320),
-    ParityCase(2, 336, 112),
-    ParityCase(1, 1, 1),
-)
-"""Squares of the base size, small squares in a large batch, wide and tall inputs, and the smallest input.
-
-They are clamped to the sizes that an artifact takes, so the last one becomes a single patch.
-"""
-
-
-def parity_cases(batch: Range, height: Range, width: Range) -> tuple[ParityCase, ...]:
-    """Return `PARITY_CASES` clamped to the ranges, and the ends of the ranges; each case once, in this order."""
-    ends = [ParityCase(batch.min, height.min, width.min)]
-    if height.max is not None and width.max is not None:
-        ends.append(ParityCase(batch.clamp(1), height.max, width.max))
-    clamped = (
-        ParityCase(batch.clamp(c.batch), height.clamp(c.height), width.clamp(c.width)) for c in (*PARITY_CASES, *ends)
-    )
-    return tuple(dict.fromkeys(clamped))

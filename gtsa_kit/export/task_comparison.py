@@ -6,8 +6,9 @@ from dataclasses import asdict
 import numpy as np
 
 from gtsa_kit.export.comparison import NOT_FINITE
+from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_report import Difference
-from gtsa_kit.export.spec import MASK, ParityCase, TaskTolerance
+from gtsa_kit.export.spec import MASK, TaskTolerance
 
 
 def compare_task_output(

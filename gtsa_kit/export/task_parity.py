@@ -11,10 +11,11 @@ import torch
 from gtsa_kit.export.comparison import NOT_FINITE
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.overflow import explain_not_finite
+from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import TASK_TOLERANCES, ParityCase, parity_cases
+from gtsa_kit.export.spec import TASK_TOLERANCES
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.task_model import TaskModel

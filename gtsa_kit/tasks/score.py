@@ -22,9 +22,10 @@ from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
 from gtsa_kit.tasks.predict_images import resize_mask
+from gtsa_kit.tasks.predictor import BATCH_BYTES
 
 CHUNK: Final = 8
-"""Images in memory at a time; those of one shape go through the model together."""
+"""Maximum number of images in memory; those of one shape go through the model together."""
 METRICS: Final = {"segment": "mIoU", "classify": "top-1"}
 """Metric that is compared, by task."""
 
@@ -127,7 +128,9 @@ def _outputs(runner: Runner, data: LabeledImages) -> Iterator[tuple[int, np.ndar
     policy = choose_resize_policy(manifest, None, None if fixed else manifest.short_side)
     preprocessor = Preprocessor.for_runner(runner, policy)
     numbered = enumerate(data.paths)
-    while chunk := list(islice(numbered, CHUNK)):
+    side = max(manifest.short_side or 0, runner.preprocessing.size)
+    step = max(1, min(CHUNK, BATCH_BYTES // (4 * data.classes * side * side)))
+    while chunk := list(islice(numbered, step)):
         images = {i: preprocessor.prepare(path.name, np.asarray(open_image(path))) for i, path in chunk}
         results: dict[int, np.ndarray] = {}
         for shape in dict.fromkeys(image.pixels.shape for image in images.values()):

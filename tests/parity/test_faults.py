@@ -15,11 +15,12 @@ from gtsa_kit.export.comparison import compare_output, neighbor_agreement
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
 from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import TOLERANCES, ExportOptions, ParityCase, Range
+from gtsa_kit.export.spec import TOLERANCES, ExportOptions, Range
 from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
 from gtsa_kit.models.weights import save_encoder
 

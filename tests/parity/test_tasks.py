@@ -17,10 +17,11 @@ from gtsa_kit.export.manifest import Manifest, read_manifest
 from gtsa_kit.export.manifest_records import AxisRange
 from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity import check_parity
+from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import ExportOptions, ParityCase, Range, TaskTolerance
+from gtsa_kit.export.spec import ExportOptions, Range, TaskTolerance
 from gtsa_kit.export.task_comparison import class_agreement, compare_task_output, logits_std
 from gtsa_kit.export.task_graph import TaskGraph, build_graph, options_for
 from gtsa_kit.models.encoder import Encoder, Features, normalize

@@ -121,6 +121,16 @@ def test_export_and_verify_score_the_file(gtsa_here, masks: Path, few: Path, tmp
     assert f"float32 model {record.source:.2f}%" in verified.stderr
 
 
+def test_a_file_of_one_size_is_compared_at_that_size(gtsa_here, masks: Path, few: Path, tmp_path: Path) -> None:
+    save_task_model(tmp_path, random_task_model(task_spec("linear")), {})
+    size = ["--size", "32x48", "--batch", "1", "--images", few]
+    done = gtsa_here("export", tmp_path, "--format", "torchscript", *size, "--score", masks)
+    assert done.returncode == 0, done.stderr
+    record = read_manifest(tmp_path / "model.ts").task_score
+    assert record.source == pytest.approx(record.artifact, abs=0.01)
+    assert record.source != pytest.approx(slow_miou(tmp_path), abs=0.5)
+
+
 def test_a_file_that_scores_lower_exits_with_1(
     gtsa_here, masks: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

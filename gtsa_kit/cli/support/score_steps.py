@@ -15,12 +15,13 @@ from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.pipeline import record_task_score
 from gtsa_kit.export.runtime.load import load, open_model
 from gtsa_kit.export.source import Source
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.progress import ProgressCallback
 from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score
 
 
 class ScoreGate:
-    """Scores of files that were exported from one float32 model, which is scored once, when the first file is."""
+    """Scores of files that were exported from one float32 model, which is scored once for the sizes that they take."""
 
     def __init__(self, source: Source, data: Path, max_drop: float, console: Console) -> None:
         """Read the labeled images.
@@ -34,17 +35,18 @@ class ScoreGate:
         self.source, self.max_drop, self.console = source, max_drop, console
         with Steps(console) as steps:
             self.images = read_labeled_images(data, spec.task, spec.labels, _on_progress(steps))
-        self.own: float | None = None
-        """Score of the float32 model."""
+        self.own: dict[tuple[Range, Range], float] = {}
+        """Score of the float32 model, by the heights and widths that it is given, those of the file."""
 
     def __call__(self, runner: Runner) -> TaskScoreRecord:
         """Score a file, and print both scores."""
+        height, width = sizes = runner.manifest.range_of("height"), runner.manifest.range_of("width")
         with Steps(self.console) as steps:
-            if self.own is None:
-                model = open_model(self.source, torch.device("cpu"))
-                self.own = score(model, self.images, _on_progress(steps, " the float32 model"))
+            if sizes not in self.own:
+                model = open_model(self.source, torch.device("cpu"), ExportOptions(height=height, width=width))
+                self.own[sizes] = score(model, self.images, _on_progress(steps, " the float32 model"))
             value = score(runner, self.images, _on_progress(steps, " the file"))
-        record = compare_scores(self.own, value, self.images, self.max_drop)
+        record = compare_scores(self.own[sizes], value, self.images, self.max_drop)
         self.console.print(f"task score {score_text(record)}", soft_wrap=True)
         return record
 

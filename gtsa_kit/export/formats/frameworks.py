@@ -14,9 +14,10 @@ from gtsa_kit.export.folder_report import FolderReport, write_folder_report
 from gtsa_kit.export.formats.framework_files import MAPS_ALONE, WRITERS, native_size
 from gtsa_kit.export.formats.reference_models import LOADERS
 from gtsa_kit.export.manifest_records import SourceRecord
+from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES, ParityCase
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES
 from gtsa_kit.files import staged
 from gtsa_kit.models.checkpoint_import.key_maps import key_map
 from gtsa_kit.models.encoder import Encoder, Features
