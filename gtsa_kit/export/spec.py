@@ -220,8 +220,8 @@ class TaskTolerance:
 # Worst values over all heads and cases, as maximum, mean and agreement. Heads with random weights of real variance:
 # fp32 1e-5, 1.2e-6, all; fp16 2.9e-3, 7.5e-4, 0.99997; bf16 1.4e-2, 3.1e-3, all; int8 0.18, 3.0e-2, 0.996. A trained
 # FPN head on the frozen maps of a ViT-S/14 (CamVid, 52% mIoU): fp32 4e-6, 4e-7, all; fp16 1.6e-3, 2.1e-4, all;
-# bf16 3.2e-2, 3.4e-3, all; int8 8.8e-2, 1.1e-2, all, and 0.05 points of mIoU. An error of 1% in one layer of a head lies
-# above the bounds of fp32.
+# bf16 3.2e-2, 3.4e-3, all; int8 8.8e-2, 1.1e-2, all, and 0.05 points of mIoU. An error of 1% in one layer of a head
+# lies above the bounds of fp32.
 TASK_TOLERANCES: Final[dict[str, TaskTolerance]] = {
     "fp32": TaskTolerance(max_abs=2e-4, mean_abs=2e-5, agreement=0.9999),
     "tf32": TaskTolerance(max_abs=2e-2, mean_abs=2e-3, agreement=0.995),
