@@ -35,8 +35,9 @@ def serve(
     head: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run this head on the features of the encoder: the run of gtsa finetune --freeze; repeatable.",
-            metavar="NAME=RUN",
+            help="Run this head on the features of the encoder: a run of gtsa finetune --freeze, or the file of its "
+            "gtsa export --part head; repeatable.",
+            metavar="NAME=HEAD",
         ),
     ] = None,
     max_batch: Annotated[
@@ -183,24 +184,17 @@ def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
 
 def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Open the artifact and its heads; return them with the name of the provider."""
-    from dataclasses import replace
-
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.export.source import is_exported_file
-    from gtsa_kit.tasks.heads import head_layers_of, open_heads
+    from gtsa_kit.tasks.heads import open_with_heads
     from gtsa_kit.tasks.predictor import as_predictor
 
-    path, heads, options = settings.artifact, dict(settings.heads), settings.load
-    if heads and not is_exported_file(path):
-        layers = tuple(sorted({*options.layers, *head_layers_of(heads)}))
-        options = replace(options, layers=layers)
-    runner = open_runner(path, options, make_console())
-    if runner.manifest.kind == "task":
-        if heads:
-            raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder")
-        return as_predictor(runner, path), (), runner.provider
-    return runner, open_heads(heads, path, runner, options), runner.provider
+    console, path = make_console(), settings.artifact
+    runner, heads = open_with_heads(
+        path, settings.load, dict(settings.heads), lambda path, options: open_runner(path, options, console)
+    )
+    model = as_predictor(runner, path) if runner.manifest.kind == "task" else runner
+    return model, heads, runner.provider
 
 
 def silence_native_libraries() -> None:
@@ -227,12 +221,12 @@ def create_worker_app(settings: "ServiceSettings") -> Any:
 
 
 def parse_heads(texts: list[str]) -> tuple[tuple[str, Path], ...]:
-    """Parse values of --head, `NAME=RUN`, to names and existing paths."""
+    """Parse values of --head, `NAME=HEAD`, to names and existing paths."""
     heads: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or not path or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
-            raise ValueError(f"--head takes NAME=RUN with a name of letters, digits, - and _, got {text!r}")
+            raise ValueError(f"--head takes NAME=HEAD with a name of letters, digits, - and _, got {text!r}")
         if name in heads:
             raise ValueError(f"--head {name} is given twice; choose another name")
         heads[name] = require(Path(path))

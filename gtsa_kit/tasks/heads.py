@@ -1,9 +1,9 @@
 """Heads that run beside an encoder: features of the encoder to logits of a task."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,114 +11,146 @@ import torch
 from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
+from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.source import is_exported_file, open_source
-from gtsa_kit.export.spec import layer_output
+from gtsa_kit.export.spec import SUFFIX, layer_output
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import Label, Task, TaskModel, TaskSpec, is_task_run, load_task_model
+from gtsa_kit.models.task_model import Label, Task, TaskModel, is_task_run, load_task_model
 from gtsa_kit.models.weights import weights_digest
 
 
 @dataclass(frozen=True)
 class Head:
-    """Head of a task model whose encoder was frozen in training."""
+    """Head of a task model whose encoder was frozen in training: a callable from features to logits."""
 
     name: str
-    spec: TaskSpec
-    module: torch.nn.Module
-    device: torch.device
+    task: Task
+    labels: tuple[Label, ...]
+    """Classes by class number."""
+    short_side: int | None
+    """Short side of the inputs of its training in pixels; None for a square."""
+    layers: tuple[int, ...]
+    """Blocks whose maps the head takes; none for the last map or the embedding."""
+    encoder_sha256: str
+    """Digest of the encoder's weights (`weights_digest`)."""
+    preprocessing: Mapping[str, Any]
+    """Preprocessing of its encoder."""
+    run: Callable[[Features], np.ndarray]
 
     gives_mask: ClassVar = False
 
-    @property
-    def task(self) -> Task:
-        """Task of the head."""
-        return self.spec.task
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """Classes by class number."""
-        return self.spec.labels
-
-    @property
-    def short_side(self) -> int | None:
-        """Short side of the inputs of its training in pixels; None for a square."""
-        return self.spec.short_side
-
-    @torch.inference_mode()
     def __call__(self, features: Features) -> np.ndarray:
         """Return the logits of a batch: (B, K, h, w) at the resolution of the maps, or (B, K) of classes."""
-        if self.task == "classify":
-            inputs = [features.embedding]
-        else:
-            inputs = [features.layers[layer] for layer in self.spec.layers] or [features.feature_map]
-        logits: np.ndarray = self.module(*(torch.from_numpy(x).to(self.device) for x in inputs)).cpu().numpy()
-        return logits
+        return self.run(features)
 
 
-def open_head(name: str, path: Path, encoder: Manifest, encoder_digest: str, device: torch.device) -> Head:
-    """Open the head of a run that was trained on a frozen encoder.
+def open_head(name: str, path: Path, device: torch.device) -> Head:
+    """Open a head: a file of `gtsa export --part head`, or a run folder of `gtsa finetune`.
 
     Args:
         name: Name of the head.
-        path: Run folder.
-        encoder: Manifest of the encoder that computes the features.
-        encoder_digest: Digest of that encoder's weights (`weights_digest`).
-        device: Device of the head.
+        path: ONNX file or run folder.
+        device: Device of the head of a run folder; ONNX files run on the CPU.
 
     Raises:
-        ValueError: The path holds no head, or one of another encoder, or the encoder lacks a map that it takes.
+        ValueError: The path holds no head, or one that takes maps that no exported encoder gives.
     """
-    if not is_task_run(path):
-        raise ValueError(f"--head {name}: {path} holds no head; train one with: gtsa finetune --freeze")
-    model = load_task_model(path)
-    check_head(name, model, encoder, encoder_digest)
-    return Head(name, model.spec, model.head.to(device), device)
+    try:
+        if is_task_run(path):
+            return _of_model(name, load_task_model(path), device)
+        if path.suffix == SUFFIX["onnx"]:
+            return _of_runner(name, HeadRunner(path, torch.get_num_threads()))
+    except ValueError as error:
+        raise ValueError(f"--head {name}: {error}") from error
+    raise ValueError(f"--head {name}: {path} holds no head; train one with: gtsa finetune --freeze")
 
 
-def check_head(name: str, model: TaskModel, encoder: Manifest, encoder_digest: str) -> None:
-    """Raise `ValueError` unless a head was trained on the features that an encoder computes."""
-    if weights_digest(dict(model.encoder.vit.state_dict())) != encoder_digest:
-        raise ValueError(
-            f"--head {name} was trained on another encoder, of which the served one has not the weights; serve the "
-            "encoder that it was trained on, or train it again with --freeze"
-        )
-    if not model.spec.final_norm:
-        raise ValueError(f"--head {name} takes maps before the final norm, which no encoder file has; train it again")
-    own, served = model.encoder.preprocessing.to_dict(), encoder.preprocessing
-    if any(tuple(own[key]) != tuple(served[key]) for key in ("mean", "std")):
-        raise ValueError(f"--head {name} was trained on images that were normalized in another way; export it again")
-    if missing := [layer for layer in model.spec.layers if layer not in encoder.layers]:
-        layers = ",".join(map(str, model.spec.layers))
-        raise ValueError(
-            f"--head {name} takes {layer_output(missing[0])}, which the encoder does not return; export it with "
-            f"--layers {layers}"
-        )
-
-
-def open_heads(paths: Mapping[str, Path], encoder: Path, runner: Runner, options: LoadOptions) -> list[Head]:
-    """Open heads by their names.
+def check_heads(heads: Iterable[Head], encoder: Path, runner: Runner, options: LoadOptions) -> None:
+    """Check that heads were trained on the features that an encoder computes.
 
     Args:
-        paths: Run folder of each head by its name.
+        heads: The heads.
         encoder: File or folder of the encoder.
         runner: The opened encoder.
         options: Options that it was opened with.
 
     Raises:
-        ValueError: See `open_head`; or a head is asked of a task model.
+        ValueError: The encoder has other weights or another preprocessing, or lacks a map that a head takes.
     """
-    if not paths:
-        return []
     digest = runner.manifest.weights_sha256
     if not is_exported_file(encoder):
         opened = open_source(encoder, options.import_options)
         digest = weights_digest(dict(opened.encoder.vit.state_dict()))
-    device = pick_device(options.device)
-    return [open_head(name, path, runner.manifest, digest, device) for name, path in paths.items()]
+    for head in heads:
+        check_head(head, runner.manifest, digest)
 
 
-def head_layers_of(paths: Mapping[str, Path]) -> tuple[int, ...]:
-    """Return the blocks whose maps the heads in run folders take."""
-    specs = [load_task_model(path).spec for path in paths.values() if is_task_run(path)]
-    return tuple(sorted({layer for spec in specs for layer in spec.layers}))
+def check_head(head: Head, encoder: Manifest, encoder_sha256: str) -> None:
+    """Raise `ValueError` unless a head belongs to an encoder with this manifest and digest of weights."""
+    if head.encoder_sha256 != encoder_sha256:
+        raise ValueError(
+            f"--head {head.name} was trained on another encoder: its weights are {head.encoder_sha256[:12]}, those of "
+            f"the served one {encoder_sha256[:12]}; serve the encoder that it was trained on, or train it with --freeze"
+        )
+    own, served = head.preprocessing, encoder.preprocessing
+    if any(tuple(own[key]) != tuple(served[key]) for key in ("mean", "std")):
+        raise ValueError(f"--head {head.name} was trained on images of another normalization; train it again")
+    if missing := [layer for layer in head.layers if layer not in encoder.layers]:
+        layers = ",".join(map(str, head.layers))
+        raise ValueError(
+            f"--head {head.name} takes {layer_output(missing[0])}, which the encoder does not return; export it with "
+            f"--layers {layers}"
+        )
+
+
+def open_with_heads(
+    path: Path, options: LoadOptions, paths: Mapping[str, Path], load: Callable[[Path, LoadOptions], Runner]
+) -> tuple[Runner, list[Head]]:
+    """Open an encoder and the heads that run beside it; weights get the maps that the heads take as outputs.
+
+    Args:
+        path: The encoder.
+        options: Options to open it with.
+        paths: File or run folder of each head by its name.
+        load: Function that opens the encoder.
+
+    Raises:
+        ValueError: See `open_head` and `check_head`; or the model has a head of its own.
+    """
+    heads = [open_head(name, head, pick_device(options.device)) for name, head in paths.items()]
+    if heads and not is_exported_file(path):
+        layers = {*options.layers, *(layer for head in heads for layer in head.layers)}
+        options = replace(options, layers=tuple(sorted(layers)))
+    if heads and is_task_run(path):
+        raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder that it was trained on")
+    runner = load(path, options)
+    if heads and runner.manifest.kind != "encoder":
+        raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder that it was trained on")
+    if heads:
+        check_heads(heads, path, runner, options)
+    return runner, heads
+
+
+def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
+    spec, module = model.spec, model.head.to(device)
+    if not spec.final_norm:
+        raise ValueError("the head takes maps before the final norm, which encoder files lack; train it with --freeze")
+
+    @torch.inference_mode()
+    def run(features: Features) -> np.ndarray:
+        inputs = [features.layers[layer] for layer in spec.layers] or [features.feature_map]
+        inputs = [features.embedding] if spec.task == "classify" else inputs
+        return np.asarray(module(*(torch.from_numpy(np.asarray(x)).to(device) for x in inputs)).cpu())
+
+    encoder_sha256 = weights_digest(dict(model.encoder.vit.state_dict()))
+    preprocessing = model.encoder.preprocessing.to_dict()
+    return Head(name, spec.task, spec.labels, spec.short_side, spec.layers, encoder_sha256, preprocessing, run)
+
+
+def _of_runner(name: str, runner: HeadRunner) -> Head:
+    manifest = runner.manifest
+    task: Task = "segment" if manifest.task == "segment" else "classify"
+    labels = tuple(Label(label.id, label.name, label.color) for label in manifest.labels)
+    facts = manifest.short_side, runner.layers, manifest.weights_sha256, manifest.preprocessing
+    return Head(name, task, labels, *facts, runner)

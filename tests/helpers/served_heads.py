@@ -9,7 +9,7 @@ import torch
 from gtsa_kit.export import Runner
 from gtsa_kit.models.task_model import Label, TaskSpec, load_task_model, save_task_model
 from gtsa_kit.models.weights import weights_digest
-from gtsa_kit.tasks.heads import Head, open_head
+from gtsa_kit.tasks.heads import Head, check_head, open_head
 from helpers.running_service import RunningService, ServiceFactory
 from helpers.task_models import random_task_model, task_spec
 
@@ -37,7 +37,11 @@ def head_runs(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def open_heads(runs: dict[str, Path], runner: Runner, digest: str) -> list[Head]:
-    return [open_head(name, path, runner.manifest, digest, torch.device("cpu")) for name, path in runs.items()]
+    """Open heads and check that they belong to an encoder."""
+    heads = [open_head(name, path, torch.device("cpu")) for name, path in runs.items()]
+    for head in heads:
+        check_head(head, runner.manifest, digest)
+    return heads
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from helpers.task_models import LABELS, random_task_model, save_random_task, tas
 from PIL import Image
 from safetensors.numpy import load as load_safetensors
 
-from gtsa_kit.export import Runner
+from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.service import AsyncClient, Client, ServiceError, task_extract
-from gtsa_kit.tasks.heads import open_head
+from gtsa_kit.tasks.heads import check_head, open_with_heads
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
 
 IDS = np.array([label.id for label in LABELS], np.uint8)
@@ -215,21 +215,56 @@ def test_heads_of_another_encoder_or_without_their_maps_are_refused(
     save_random_task(tmp_path, task_spec("linear"))
     with pytest.raises(ValueError, match="--head road was trained on another encoder"):
         open_heads({"road": tmp_path}, runner, digest)
-    manifest = runner.manifest.model_copy(update={"outputs": runner.manifest.outputs[:2]})
+    without = runner.manifest.model_copy(update={"outputs": runner.manifest.outputs[:2]})
+    (defects,) = open_heads({"defects": head_runs["defects"]}, runner, digest)
     with pytest.raises(ValueError, match=r"--head defects takes feature_map_0, .*--layers 0,1"):
-        open_head("defects", head_runs["defects"], manifest, digest, torch.device("cpu"))
+        check_head(defects, without, digest)
+    dark = runner.manifest.model_copy(update={"preprocessing": runner.manifest.preprocessing | {"mean": (0.5,) * 3}})
+    with pytest.raises(ValueError, match="--head defects was trained on images of another normalization"):
+        check_head(defects, dark, digest)
     model = load_task_model(head_runs["road"])
     model.spec = replace(model.spec, final_norm=False)
     save_task_model(tmp_path, model, {})
-    with pytest.raises(ValueError, match="takes maps before the final norm"):
+    with pytest.raises(ValueError, match="--head road: the head takes maps before the final norm"):
         open_heads({"road": tmp_path}, runner, digest)
+    with pytest.raises(ValueError, match=r"--head road: .* holds no head"):
+        open_heads({"road": tmp_path / "none"}, runner, digest)
+
+
+def test_an_encoder_of_weights_gives_the_maps_of_its_heads_and_a_task_model_takes_none(
+    artifact: Path, head_runs: dict[str, Path]
+) -> None:
+    def open_model(path: Path, options: LoadOptions) -> Runner:
+        return load(path, **options.arguments())
+
+    opened, heads = open_with_heads(artifact, LoadOptions("cpu"), head_runs, open_model)
+    assert (opened.manifest.layers, [head.name for head in heads]) == ((0, 1), ["road", "defects", "weather"])
+    with pytest.raises(ValueError, match="has a head of its own; omit --head"):
+        open_with_heads(head_runs["road"], LoadOptions("cpu"), head_runs, open_model)
+
+
+@pytest.mark.parametrize("name", ["defects", "weather"])
+def test_files_of_heads_give_the_logits_of_their_runs(
+    name: str, head_runs: dict[str, Path], runner: Runner, digest: str, images: Path, tmp_path: Path
+) -> None:
+    from gtsa_kit.export.head_export import export_head_artifact
+    from gtsa_kit.export.parity_images import load_parity_images
+    from gtsa_kit.export.source import open_source
+    from gtsa_kit.export.spec import ExportOptions
+
+    path = tmp_path / "head.onnx"
+    export_head_artifact(open_source(head_runs[name]), path, ExportOptions(), load_parity_images(images))
+    features = runner(runner.prepare(Image.fromarray(scene(50, 90)), (64, 96))[None])
+    (of_run,), (of_file,) = (open_heads({name: one}, runner, digest) for one in (head_runs[name], path))
+    assert replace(of_run, run=of_file.run, preprocessing=of_file.preprocessing) == of_file
+    np.testing.assert_allclose(of_file(features), of_run(features), atol=2e-4)
 
 
 def test_heads_trained_at_different_sizes_need_a_size(
     start_service: ServiceFactory, head_runs: dict[str, Path], runner: Runner, digest: str
 ) -> None:
     road, defects, _ = open_heads(head_runs, runner, digest)
-    other = replace(defects, spec=replace(defects.spec, short_side=64))
+    other = replace(defects, short_side=64)
     with start_service(heads=[road, other]) as running:
         body = encoded(scene(40, 80), "PNG")
         error = post(running, "/v1/segment", body, format="json").json()["error"]
