@@ -75,6 +75,8 @@ class Learning:
             text += f"; the encoder's patch tokens have a mean cosine of {start}"
         if self.learned:
             return f"learned: {text}"
+        if self.trained_start and self.cosine is not None and self.moved:
+            return f"moved: {text} (whether the features are better, labels show: --probe, or gtsa eval knn)"
         hint = "give more --steps with --resume, or more images" if not self.below else "the teacher has not moved yet"
         return f"nothing learned yet: {text} ({hint})"
 

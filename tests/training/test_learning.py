@@ -63,6 +63,20 @@ def test_a_loss_below_its_baseline_by_more_than_chance_is_learning(method: str) 
     assert "-0.601, is not below its constant baseline of -0.600" in unclear.sentence()
 
 
+@pytest.mark.parametrize(
+    ("loss", "cosine", "trained", "verdict"),
+    [
+        (-0.7, 0.9, True, "learned: "),
+        (-0.5, 0.9, True, "moved: "),
+        (-0.5, 0.9999, True, "nothing learned yet: "),
+        (-0.5, None, True, "nothing learned yet: "),
+        (-0.5, 0.9, False, "nothing learned yet: "),
+    ],
+)
+def test_trained_weights_that_change_have_moved(loss: float, cosine: float, trained: bool, verdict: str) -> None:
+    assert Learning("region", loss, -0.6, 0.01, 20, cosine, trained).sentence().startswith(verdict)
+
+
 def test_only_the_last_rows_count() -> None:
     assert measured(rows([0.0] * 6 + [-1.0] * 2, [-0.5] * 8)).learned
     assert not measured(rows([-1.0] * 6 + [0.0] * 2, [-0.5] * 8)).learned
