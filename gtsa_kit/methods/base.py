@@ -31,6 +31,8 @@ class PlotGroup(NamedTuple):
     """Name of the level in the legend."""
     limits: tuple[float | None, float | None] = (None, None)
     """Ends of the vertical axis; None is chosen by the values."""
+    sparse: bool = False
+    """True where only some rows have the columns, such as scores: a line then joins their points."""
 
 
 @dataclass(frozen=True)

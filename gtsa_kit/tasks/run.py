@@ -163,6 +163,7 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
             if finished:
                 write_result(state, callback)
             logger.draw_curves()
+        fabric.barrier()  # the result is there when any process goes on
         return finished
     except RunFailedError as error:
         if logger:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -19,10 +19,9 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.runtime.batching import predict_in_batches
 from gtsa_kit.progress import ProgressCallback, no_progress
-from gtsa_kit.tasks.masks import class_numbers
-from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
 from gtsa_kit.tasks.predict_images import resize_mask
 from gtsa_kit.tasks.predictor import BATCH_BYTES
+from gtsa_kit.tasks.scoring import MAIN_SCORE, SegmentScorer, make_scorer
 
 CHUNK: Final = 8
 """Maximum number of images in memory; those of one shape go through the model together."""
@@ -92,33 +91,37 @@ def _read_classes(data: Path, names: Sequence[str]) -> LabeledImages:
 
 
 def score(runner: Runner, data: LabeledImages, on_progress: ProgressCallback = no_progress) -> float:
-    """Score a task model on labeled images at their own size, in percent.
+    """Score a task model on labeled images, in percent: the main one of `score_all`.
+
+    Raises:
+        ValueError: The model is for another task, or nothing can be scored.
+    """
+    value = float(score_all(runner, data, on_progress)[MAIN_SCORE["segment" if data.task == "segment" else "classify"]])
+    if math.isnan(value):
+        raise ValueError(f"no pixel of {data.name} has a class; its masks are void")
+    return value
+
+
+def score_all(runner: Runner, data: LabeledImages, on_progress: ProgressCallback = no_progress) -> dict[str, Any]:
+    """Compute all scores of a task model on labeled images at their own size, in percent; see `scoring.Scorer.scores`.
 
     Logits are resized to the size of the mask (bilinear), and the largest one is the class; a file that gives masks has
     them resized to the nearest pixel.
 
     Raises:
-        ValueError: The model is for another task, or nothing can be scored.
+        ValueError: The model is for another task, or there are no images.
     """
     if runner.manifest.task != data.task:
         raise ValueError(f"{data.name} is for the task {data.task}, the model for {runner.manifest.task}")
-    counts = np.zeros((data.classes, data.classes), np.int64)
-    logits: list[np.ndarray] = []
+    scorer = make_scorer("segment" if data.task == "segment" else "classify", data.classes)
     for done, (index, output) in enumerate(_outputs(runner, data), 1):
         on_progress("scoring", done, len(data.paths))
-        if data.task == "classify":
-            logits.append(output)
-            continue
-        labels = data.read_label(index)
-        to_size = resize_mask if output.dtype == np.uint8 else class_numbers
-        counts += confusion(labels, to_size(output, labels.shape[:2]), data.classes)
-    if data.task == "classify":
-        labels = np.array([data.read_label(i) for i in range(len(data.paths))])
-        return classify_scores(np.stack(logits), labels)["top1"]
-    value = segment_scores(counts)["miou"]
-    if math.isnan(value):
-        raise ValueError(f"no pixel of {data.name} has a class; its masks are void")
-    return value
+        label = np.asarray(data.read_label(index))
+        if isinstance(scorer, SegmentScorer) and output.dtype == np.uint8:
+            scorer.add_mask(resize_mask(output, (label.shape[0], label.shape[1])), label)
+        else:
+            scorer.add(output, label)
+    return scorer.scores()
 
 
 def _outputs(runner: Runner, data: LabeledImages) -> Iterator[tuple[int, np.ndarray]]:

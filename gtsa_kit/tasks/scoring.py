@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from gtsa_kit.models.task_model import Label, Task
+from gtsa_kit.models.task_model import Task
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
 
@@ -89,6 +89,8 @@ class ClassifyScorer:
 
     def scores(self) -> dict[str, Any]:
         """Return `classify_scores`, and the (K, K) confusion matrix of images."""
+        if not self.truth:
+            raise ValueError("there are no images to score; give a folder with labeled ones")
         logits, labels = np.stack(self.logits), np.array(self.truth)
         matrix = confusion(labels, logits.argmax(1), self.classes, ignore=-1)
         return dict(classify_scores(logits, labels)) | {"confusion": matrix.tolist()}
@@ -99,7 +101,15 @@ def make_scorer(task: Task, classes: int) -> SegmentScorer | ClassifyScorer:
     return SegmentScorer(classes) if task == "segment" else ClassifyScorer(classes)
 
 
-def plain_scores(scores: dict[str, Any], labels: Sequence[Label]) -> dict[str, Any]:
+class Named(Protocol):
+    """Class of a task, of a spec or of a manifest."""
+
+    @property
+    def name(self) -> str:
+        """Name of the class."""
+
+
+def plain_scores(scores: dict[str, Any], labels: Sequence[Named]) -> dict[str, Any]:
     """Return scores for JSON: IoU by class name, None in place of NaN."""
     plain = {name: _plain(value) for name, value in scores.items()}
     if "iou" in plain:

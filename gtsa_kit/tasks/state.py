@@ -22,8 +22,8 @@ from gtsa_kit.training.fabric import Fabric
 SCORE_NAMES = {"miou": "mIoU", "aacc": "aAcc", "macc": "mAcc", "top1": "top-1", "top5": "top-5"}
 """Names of scores, in percent, by key."""
 PLOTS = {
-    "segment": (PlotGroup("validation, %", ("miou", "aacc", "macc"), limits=(0, 100)),),
-    "classify": (PlotGroup("validation, %", ("top1", "top5"), limits=(0, 100)),),
+    "segment": (PlotGroup("validation, %", ("miou", "aacc", "macc"), limits=(0, 100), sparse=True),),
+    "classify": (PlotGroup("validation, %", ("top1", "top5"), limits=(0, 100), sparse=True),),
 }
 """Plots of the curves of each task."""
 COMMON_PLOTS = (

@@ -44,8 +44,10 @@ def draw_curves(
 
 
 def _draw_group(axis: "Axes", rows: Sequence[Mapping[str, Any]], group: PlotGroup) -> None:
+    if group.sparse:
+        rows = [row for row in rows if any(column in row for column in group.columns)]
     steps = [row["step"] for row in rows]
-    marker = "o" if len(rows) == 1 else None  # one point makes no line
+    marker = "o" if len(rows) == 1 or group.sparse else None  # one point makes no line
     for column in group.columns:
         values = [row.get(column, float("nan")) for row in rows]
         axis.plot(steps, values, label=column.replace("_", " "), marker=marker)

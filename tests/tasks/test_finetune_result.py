@@ -18,7 +18,9 @@ from gtsa_kit.tasks import pictures
 from gtsa_kit.tasks.api import resolve_finetune
 from gtsa_kit.tasks.auto import resolve_auto
 from gtsa_kit.tasks.build import learning_rates
+from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS
 from gtsa_kit.tasks.task_data import open_task_data
+from gtsa_kit.training.curves import draw_curves
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,14 @@ def test_the_command_tells_data_choices_scores_and_files(gtsa_here: Callable, bl
     assert task["short_side"] == 64
     config = resolve_finetune("segment", run, True, None, None, {})
     assert resolved(config.head.layers) == (0, 0, 1, 1)
+    scored = gtsa_here("eval", "segment", run, "--images", blocks, "--out", tmp_path / "eval", "--json")
+    assert scored.returncode == 0, scored.stderr
+    [row] = json.loads(scored.stdout)["models"]
+    assert row["iou"] == pytest.approx(scores["iou"], abs=0.2)  # features of the run are float16
+    assert json.loads((tmp_path / "eval/segment.json").read_text())["models"] == [row]
+    wrong = gtsa_here("eval", "segment", run, "--images", blocks, "--out", tmp_path / "eval", "--ignore", "1")
+    assert wrong.returncode == 2
+    assert "a fine-tuned model has its labels" in wrong.stderr
     again = gtsa_here("finetune", "segment", "--out", run, "--resume")
     assert again.returncode == 0, again.stderr
     assert "resuming from step 2" in again.stderr
@@ -63,6 +73,10 @@ def test_the_command_classifies(gtsa_here: Callable, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "step 2: top-1" in done.stderr
     assert (tmp_path / "run/predictions.png").exists()
+    scored = gtsa_here("eval", "classify", tmp_path / "run", "--images", data, "--out", tmp_path / "eval")
+    assert scored.returncode == 0, scored.stderr
+    assert ["top-5", "100.00"] in [line.split() for line in scored.stdout.splitlines()]
+    assert json.loads((tmp_path / "eval/classify.json").read_text())["models"][0]["images"] == 36
 
 
 @pytest.mark.parametrize(
@@ -115,6 +129,15 @@ def test_auto_chooses_by_data_and_device_and_leaves_what_is_given(blocks: Path) 
     trained = config.model_copy(update={"model": config.model.model_copy(update={"random": None, "weights": "x"})})
     assert resolve_auto(trained, data, spec, "cpu", 1)[0].train.freeze is True
     assert resolve_auto(cpu, data, spec, "cpu", 1)[0] == cpu
+
+
+def test_scores_of_some_steps_are_a_line_in_the_curves() -> None:
+    rows: list[dict[str, float]] = [{"step": step, "loss": 1.0} for step in range(1, 9)]
+    for step in (4, 8):
+        rows[step - 1] |= {"miou": 10.0 * step, "aacc": 90.0, "macc": 50.0}
+    figure = draw_curves(rows, PLOTS["segment"], COMMON_PLOTS)
+    [axis] = [axis for axis in figure.axes if axis.get_title() == "validation, %"]
+    np.testing.assert_array_equal(axis.lines[0].get_xydata(), [[4, 40], [8, 80]])
 
 
 def test_presets_are_the_protocols_of_the_paper() -> None:

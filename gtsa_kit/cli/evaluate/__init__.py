@@ -9,7 +9,8 @@ app = typer.Typer(
     cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Evaluate encoders on your own images, by the embedding and the last feature map; there is no --layers.",
+    help="Evaluate encoders on your own images, by the embedding and the last feature map (there is no --layers), and "
+    "fine-tuned models.",
 )
 app.command(cls=PlainCommand)(figures.pca)
 app.command(cls=PlainCommand)(figures.neighbors)
@@ -18,6 +19,7 @@ app.command(cls=PlainCommand)(figures.matches)
 app.command(cls=PlainCommand)(probes.knn)
 app.command(cls=PlainCommand)(probes.linear)
 app.command(cls=PlainCommand)(segment.segment)
+app.command(cls=PlainCommand)(segment.classify)
 app.command(cls=PlainCommand)(views.sensitivity)
 app.command(cls=PlainCommand)(views.correspondence)
 app.command(cls=PlainCommand)(views.rotation)

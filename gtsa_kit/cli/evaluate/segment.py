@@ -18,6 +18,7 @@ from gtsa_kit.cli.support.evaluate_options import (
     figure_path,
 )
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
+from gtsa_kit.export.spec import SUFFIX
 
 
 @with_option_groups
@@ -85,8 +86,10 @@ def segment(
     beside: BaselineOptions,
     opening: ModelOptions,
 ) -> None:
-    """Segment images by probes of frozen patch tokens: a linear layer, and k-NN among labeled patches.
+    """Segment images by probes of frozen patch tokens, or score fine-tuned models.
 
+    Encoders are probed by a linear layer, and by k-NN among labeled patches. Runs of gtsa finetune segment, and files
+    that were exported from them, are scored by the labels that they have; segment.json is all that they write.
     Metrics are measured at the full resolution of the masks. Writes segment.json, and three figures: segment.png with
     the mIoU, segment-classes.png with the IoU of each class, segment-images.png with images, masks and predictions.
     Frames of one video are similar: keep them on one side of the split, with train/ and val/.
@@ -96,7 +99,12 @@ def segment(
       gtsa eval segment runs/street --images camvid/ --ignore 11 --out eval/ --random vit_small --size 480
 
       gtsa eval segment runs/street encoder-fp16.onnx --images photos/ --masks masks/ --out eval/ --tiles 96
+
+      gtsa eval segment runs/camvid runs/camvid/model.onnx --images camvid/ --out eval/
     """
+    of_probes = beside.random, masks, mask_suffix, ignore, labels, tiles, size
+    if _score_task_models(models, images, out, opening, as_json, of_probes):
+        return
     figures = [figure_path(out, f"segment{end}", figure_format) for end in ("", "-classes", "-images")]
     require(images)
     check_evaluation(out, models, beside.random, "torchmetrics")
@@ -126,3 +134,64 @@ def segment(
     save_figure(draw_class_iou(report), figures[1])
     save_figure(draw_predictions(collector.examples(), data.classes), figures[2])
     write_report(report, out, as_json)
+
+
+@with_option_groups
+def classify(
+    images: Annotated[
+        Path, typer.Option(help="Folder with a subfolder for each class, possibly in train/ and val/; or a CSV.")
+    ],
+    out: Out,
+    models: Models = None,
+    as_json: JsonOption = False,
+    *,
+    opening: ModelOptions,
+) -> None:
+    """Score models of gtsa finetune classify, and files that were exported from them, on images with a class each.
+
+    Writes classify.json with top-1, top-5 and the confusion matrix of the validation images, or of all if there is no
+    split. Inputs have the size of the training; there is no --size.
+
+    [bold]Examples[/bold]
+
+      gtsa eval classify runs/animals runs/animals/model.onnx --images animals/ --out eval/
+    """
+    require(images)
+    if not models:
+        raise ValueError("no model given; name a run of gtsa finetune classify, or a file that was exported from one")
+    from gtsa_kit.cli.support.task_scores import score_models
+
+    score_models("classify", [require(model) for model in models], images, out, opening, as_json)
+
+
+def _score_task_models(
+    models: list[Path] | None,
+    images: Path,
+    out: Path,
+    opening: ModelOptions,
+    as_json: bool,
+    of_probes: tuple[object, ...],
+) -> bool:
+    """Score the models if they are fine-tuned ones; return False for encoders.
+
+    Raises:
+        ValueError: There are models of both kinds, or options of probes are given.
+    """
+    paths = [require(path) for path in models or []]
+    # Encoders in run folders and weights are known by their names, before torch is imported.
+    if not any((path / "model.safetensors").exists() or path.suffix in SUFFIX.values() for path in paths):
+        return False
+    from gtsa_kit.cli.support.task_scores import is_task_model, score_models
+
+    tasks = [is_task_model(path) for path in paths]
+    if not any(tasks):
+        return False
+    if not all(tasks):
+        raise ValueError("fine-tuned models have scores and encoders have probes; give models of one kind")
+    if any(of_probes):
+        raise ValueError(
+            "a fine-tuned model has its labels and its size; omit --random, --masks, --mask-suffix, --ignore, "
+            "--labels, --tiles and --size"
+        )
+    score_models("segment", paths, require(images), out, opening, as_json)
+    return True
