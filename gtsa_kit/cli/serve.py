@@ -36,7 +36,7 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Run this head on the features of the encoder: a run of gtsa finetune --freeze, or the file of its "
-            "gtsa export --part head; repeatable.",
+            "gtsa export --part head; repeatable. Default: none.",
             metavar="NAME=HEAD",
         ),
     ] = None,
