@@ -264,3 +264,25 @@ def test_batches_of_tasks_and_features_are_not_confused(task_run, tiny_run: Path
         run_in_batches(segment, images)
     with pytest.raises(ValueError, match="an encoder, which gives no classes"):
         predict_in_batches(encoder, images)
+
+
+def test_triton_serves_a_mask(gtsa_here, made, task_run, tmp_path: Path) -> None:
+    file = made("onnx", task_run("fpn flat"), output="mask", input="uint8", **FIXED)
+    done = gtsa_here("export", file, "--format", "triton", "--out", tmp_path / "models", "--name", "road")
+    assert done.returncode == 0, done.stderr
+    config = " ".join((tmp_path / "models" / "road" / "config.pbtxt").read_text().split())
+    assert 'name: "mask" data_type: TYPE_UINT8 dims: [2, 48, 64]' in config
+    assert 'name: "images" data_type: TYPE_UINT8 dims: [2, 48, 64, 3]' in config
+
+
+def test_an_engine_is_built_for_any_batch_and_size(gtsa_here, made, task_run, few: Path, tmp_path: Path) -> None:
+    """Build the graph of the strided head, which has every operator of the others, without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
+    graph, engine = made("onnx", task_run("fpn strided"), **DYNAMIC), tmp_path / "model.engine"
+    options = ["--batch", "1:2:3", "--max-size", "64", "--images", few, "--out", engine]
+    done = gtsa_here("export", graph, "--format", "trt", "--runtime", "tensorrt-rtx", "--precision", "fp32", *options)
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(engine)
+    assert manifest.engine.graph.parity.passed
+    assert manifest.engine.profile == ((1, 3, 16, 16), (2, 3, 64, 64), (3, 3, 64, 64))
+    assert (manifest.task, manifest.outputs[0].shape) == ("segment", ("batch", 5, "height", "width"))
