@@ -103,7 +103,7 @@ class FinetuneAugmentConfig(Section):
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     color: Fraction = 0.5
-    """Strength of the jitter of brightness, contrast and saturation for labeled pixels; 0 for none."""
+    """Strength of the changes of brightness, contrast, saturation and hue for labeled pixels; 0 for none."""
     max_class_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Largest share of one class in the labeled pixels of a crop; others are drawn again, ten times at most."""
     randaugment: str = ""

@@ -34,6 +34,11 @@ class ColorJitter:
     hue: float = 0.05
     p: float = 0.5
 
+    @classmethod
+    def of_strength(cls, strength: float) -> "ColorJitter":
+        """Return changes of a strength from 0 to 1, where 0.5 gives the defaults."""
+        return cls(0.25 * strength, strength, strength, 0.1 * strength)
+
     def transforms(self) -> list[v2.Transform]:
         """Return torchvision's transforms."""
         strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}

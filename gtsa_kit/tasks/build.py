@@ -168,7 +168,7 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
         short_side=resolved(augment.size),
         max_class_share=augment.max_class_share,
         hflip=augment.flip,
-        color=ColorJitter() if augment.color else None,
+        color=ColorJitter.of_strength(augment.color) if augment.color else None,
         mean=mean,
         interpolation=interpolation,
     )

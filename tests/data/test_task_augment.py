@@ -262,3 +262,10 @@ def test_without_mixing_targets_are_those_of_label_smoothing() -> None:
     assert mixed is images
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
     torch.testing.assert_close(F.cross_entropy(logits, targets), expected)
+
+
+def test_the_strength_of_color_changes_scales_all_of_them() -> None:
+    assert ColorJitter.of_strength(0.5) == ColorJitter()
+    weak, strong = ColorJitter.of_strength(0.1), ColorJitter.of_strength(0.9)
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        assert 0 < getattr(weak, name) < getattr(ColorJitter(), name) < getattr(strong, name)

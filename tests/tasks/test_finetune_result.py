@@ -60,7 +60,7 @@ def test_the_command_tells_data_choices_scores_and_files(gtsa_here: Callable, bl
     assert json.loads((tmp_path / "eval/segment.json").read_text())["models"] == [row]
     wrong = gtsa_here("eval", "segment", run, "--images", blocks, "--out", tmp_path / "eval", "--ignore", "1")
     assert wrong.returncode == 2
-    assert "a fine-tuned model has its labels" in wrong.stderr
+    assert "--ignore is for probes" in wrong.stderr
     again = gtsa_here("finetune", "segment", "--out", run, "--resume")
     assert again.returncode == 0, again.stderr
     assert "resuming from step 2" in again.stderr

@@ -102,8 +102,16 @@ def segment(
 
       gtsa eval segment runs/camvid runs/camvid/model.onnx --images camvid/ --out eval/
     """
-    of_probes = beside.random, masks, mask_suffix, ignore, labels, tiles, size
-    if _score_task_models(models, images, out, opening, as_json, of_probes):
+    of_probes: dict[str, object] = {
+        "--random": beside.random,
+        "--masks": masks,
+        "--mask-suffix": mask_suffix,
+        "--ignore": ignore,
+    }
+    of_probes |= {"--labels": labels, "--tiles": tiles, "--size": size, "--probe": probe != "both", "--k": k != 30}
+    of_probes |= {"--epochs": epochs != 20, "--seeds": seeds != 3, "--val-share": val_share != 0.2}
+    of_probes |= {"--examples": examples != 3, "--format": figure_format != "png", "--max-missing": max_missing != 0.2}
+    if _score_task_models(models, images, out, opening, as_json, [name for name, given in of_probes.items() if given]):
         return
     figures = [figure_path(out, f"segment{end}", figure_format) for end in ("", "-classes", "-images")]
     require(images)
@@ -170,7 +178,7 @@ def _score_task_models(
     out: Path,
     opening: ModelOptions,
     as_json: bool,
-    of_probes: tuple[object, ...],
+    of_probes: list[str],
 ) -> bool:
     """Score the models if they are fine-tuned ones; return False for encoders.
 
@@ -188,10 +196,7 @@ def _score_task_models(
         return False
     if not all(tasks):
         raise ValueError("fine-tuned models have scores and encoders have probes; give models of one kind")
-    if any(of_probes):
-        raise ValueError(
-            "a fine-tuned model has its labels and its size; omit --random, --masks, --mask-suffix, --ignore, "
-            "--labels, --tiles and --size"
-        )
+    if of_probes:
+        raise ValueError(f"{', '.join(of_probes)} is for probes; fine-tuned models have labels and a size, so omit it")
     score_models("segment", paths, require(images), out, opening, as_json)
     return True
