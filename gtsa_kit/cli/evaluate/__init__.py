@@ -2,7 +2,7 @@
 
 import typer
 
-from gtsa_kit.cli.evaluate import ablation, curves, figures, probes, segment, views
+from gtsa_kit.cli.evaluate import ablation, curves, figures, probes, segment, table, views
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
@@ -24,4 +24,5 @@ app.command(cls=PlainCommand)(views.sensitivity)
 app.command(cls=PlainCommand)(views.correspondence)
 app.command(cls=PlainCommand)(views.rotation)
 app.command(cls=PlainCommand)(ablation.ablation)
+app.command(cls=PlainCommand)(table.table)
 app.command(cls=PlainCommand)(curves.curves)

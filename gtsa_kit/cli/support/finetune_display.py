@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,9 @@ class FinetuneDisplay(FinetuneCallback):
         return self.stopped
 
 
-def run_finetuning(config: FinetuneConfig, run_dir: Path, resume: bool) -> bool:
-    """Fine-tune with a display; return True if the run finished and False if it was stopped."""
+@contextmanager
+def finetune_display() -> Iterator[FinetuneDisplay]:
+    """Yield the display of one or more runs; Ctrl-C stops the run that is shown."""
     # DDP's advice on the memory layout of 1x1 convolutions; results do not depend on it.
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     out = make_console()
@@ -87,9 +90,15 @@ def run_finetuning(config: FinetuneConfig, run_dir: Path, resume: bool) -> bool:
         out.print("stopping after this step; press Ctrl-C again to exit at once without saving")
 
     with stop_on_signal(on_interrupt), display.steps:
+        yield display
+
+
+def run_finetuning(config: FinetuneConfig, run_dir: Path, resume: bool) -> bool:
+    """Fine-tune with a display; return True if the run finished and False if it was stopped."""
+    with finetune_display() as display:
         finished = finetune_run(config, run_dir, resume, display)
     if finished:
-        print_result(run_dir, out)
+        print_result(run_dir, display.out)
     return finished
 
 
