@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.info_rows import rows
 from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ def info(
         return
     from rich.table import Table
 
+    from gtsa_kit.cli.support.info_rows import rows
     from gtsa_kit.cli.support.progress import make_result_console
 
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -24,14 +24,27 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "export", "convert", "verify", "info", "bench", "embed", "eval", "demo"):
+    for command in (
+        "train",
+        "export",
+        "convert",
+        "verify",
+        "info",
+        "bench",
+        "embed",
+        "eval",
+        "demo",
+        "finetune",
+        "predict",
+    ):
         assert re.search(rf"│ {command} +\S+ \S+", done.stdout), command  # each has its line
 
 
 @pytest.mark.parametrize(
     "command",
     "train export convert verify info bench embed demo eval_pca eval_neighbors eval_attention eval_matches "
-    "eval_sensitivity eval_correspondence eval_rotation eval_curves".split(),
+    "eval_sensitivity eval_correspondence eval_rotation eval_curves eval_segment eval_classify eval_table "
+    "finetune_segment finetune_classify predict serve".split(),
 )
 def test_the_help_of_every_command_has_an_example(gtsa_here: Callable, command: str) -> None:
     command = command.replace("_", " ")

@@ -18,7 +18,6 @@ from gtsa_kit.cli.support.evaluate_options import (
     figure_path,
 )
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
-from gtsa_kit.export.spec import SUFFIX
 
 
 @with_option_groups
@@ -185,6 +184,8 @@ def _score_task_models(
     Raises:
         ValueError: There are models of both kinds, or options of probes are given.
     """
+    from gtsa_kit.export.spec import SUFFIX
+
     paths = [require(path) for path in models or []]
     # Encoders in run folders and weights are known by their names, before torch is imported.
     if not any((path / "model.safetensors").exists() or path.suffix in SUFFIX.values() for path in paths):
