@@ -73,14 +73,18 @@ def option_names(group: type) -> set[str]:
 def test_every_command_that_opens_models_has_the_shared_options() -> None:
     options = dict(leaves(typer.main.get_command(app)))  # type: ignore[arg-type]
     with_weights = {name for name, names in options.items() if names & option_names(WeightsOptions)}
-    with_weights -= {"gtsa train"}  # it begins with weights, and has --branch alone
+    starting = {"gtsa train", "gtsa finetune segment", "gtsa finetune classify"}
+    assert all(option_names(WeightsOptions) <= options[name] for name in starting)
+    with_weights -= starting  # they begin with weights and print no result that another program reads
     runners = {name for name, names in options.items() if "--provider" in names}
     assert with_weights == {
         *("gtsa convert", "gtsa export", "gtsa verify", "gtsa info", "gtsa bench", "gtsa serve", "gtsa embed FOLDER"),
         *("gtsa embed search", *(f"gtsa eval {name}" for name in "pca neighbors attention matches knn linear".split())),
-        *(f"gtsa eval {name}" for name in "segment sensitivity correspondence rotation".split()),
+        *(f"gtsa eval {name}" for name in "segment classify sensitivity correspondence rotation".split()),
     }
-    assert runners == with_weights - {"gtsa convert", "gtsa export", "gtsa info", "gtsa eval attention"}
+    assert runners - {"gtsa predict"} == with_weights - {  # it opens fine-tuned models alone
+        *("gtsa convert", "gtsa export", "gtsa info", "gtsa eval attention")
+    }
     for name in with_weights:
         assert option_names(ModelOptions if name in runners else WeightsOptions) <= options[name], name
     for name in with_weights:
@@ -160,7 +164,7 @@ def test_the_service_opens_weights_with_the_facts_and_the_note(
 
     runners = []
     monkeypatch.setattr(serve, "silence_native_libraries", lambda: None)
-    monkeypatch.setattr(service, "create_app", lambda runner, settings: (runners.append(runner), None))
+    monkeypatch.setattr(service, "create_app", lambda runner, settings, heads: (runners.append(runner), None))
     facts = ImportOptions(heads=4, mean=MEAN, std=STD, positions="antialiased")
     serve.create_loaded_app(ServiceSettings(foreign, load=LoadOptions("cpu", layers=(1,), import_options=facts)))
     serve.create_loaded_app(ServiceSettings(foreign))
