@@ -344,7 +344,7 @@ def test_reports_of_earlier_versions_are_not_trusted(made, tmp_path: Path) -> No
     facts = json.loads(manifest_path(made("torchscript")).read_text())
     manifest_path(path).write_text(json.dumps(facts | {"content_sha256": "", "checksum": ""}))
     assert open_manifest(path).problem == content.UNBOUND
-    facts["parity"]["differences"][0]["agreement"] = facts["parity"]["differences"][0].pop("neighbors")
+    facts["parity"]["differences"][0]["same_neighbor"] = facts["parity"]["differences"][0].pop("neighbors")
     manifest_path(path).write_text(json.dumps(facts))
     assert open_manifest(path).problem == content.UNREADABLE
 
