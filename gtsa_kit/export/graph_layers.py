@@ -123,7 +123,7 @@ class ExportBlock(nn.Module):
 
     def forward(self, x: Tensor, table: tuple[Tensor, Tensor, bool] | None = None) -> Tensor:
         """Map (B, N, D) to (B, N, D); `table` is that of `Rotary`."""
-        mixed = self.proj(self.attention_norm(self._attend(self.norm1(x), table)))
+        mixed = self.proj(_normed(self.attention_norm, self._attend(self.norm1(x), table)))
         x = x + (mixed if self.scale1 is None else self.scale1 * mixed)
         hidden = self.mlp(self.norm2(x))
         return x + (hidden if self.scale2 is None else self.scale2 * hidden)  # type: ignore[no-any-return]
@@ -134,7 +134,7 @@ class ExportBlock(nn.Module):
             q, k, v = (project(x).reshape(b, n, self.heads, d // self.heads).transpose(1, 2) for project in self.qkv)
         else:
             q, k, v = self.qkv[0](x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
         if table is not None:
             q, k = (_cast(rotate(_cast(one, torch.float32), *table), self.dtype) for one in (q, k))
         q, k = _cast(q, self.dtype), _cast(k, self.dtype)
@@ -170,7 +170,7 @@ class ExportMlp(nn.Module):
         hidden = self.act(self.fc1(x))
         if self.gate is not None:
             hidden = hidden * self.gate(x)
-        return self.fc2(self.norm(hidden))  # type: ignore[no-any-return]
+        return self.fc2(_normed(self.norm, hidden))  # type: ignore[no-any-return]
 
 
 def layer_scales(block: Any) -> tuple[nn.Parameter | None, nn.Parameter | None]:
@@ -211,6 +211,11 @@ def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
         part.weight.data, part.bias.data = weight.data.clone(), bias.data.clone()
         result.append(part)
     return result
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a norm in float32, or nothing where a block has none."""
+    return x if isinstance(norm, nn.Identity) else norm(_cast(x, torch.float32))
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

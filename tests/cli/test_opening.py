@@ -73,9 +73,9 @@ def option_names(group: type) -> set[str]:
 def test_every_command_that_opens_models_has_the_shared_options() -> None:
     options = dict(leaves(typer.main.get_command(app)))  # type: ignore[arg-type]
     with_weights = {name for name, names in options.items() if names & option_names(WeightsOptions)}
-    starting = {"gtsa train", "gtsa finetune segment", "gtsa finetune classify"}
-    assert all(option_names(WeightsOptions) <= options[name] for name in starting)
-    with_weights -= starting  # they begin with weights and print no result that another program reads
+    continuing = {"gtsa train", "gtsa finetune segment", "gtsa finetune classify"}
+    assert all(option_names(WeightsOptions) <= options[name] for name in continuing)
+    with_weights -= continuing  # they begin with weights and print no result that another program reads
     runners = {name for name, names in options.items() if "--provider" in names}
     assert with_weights == {
         *("gtsa convert", "gtsa export", "gtsa verify", "gtsa info", "gtsa bench", "gtsa serve", "gtsa embed FOLDER"),

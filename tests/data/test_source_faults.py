@@ -194,7 +194,9 @@ def test_figures_of_evaluations_inside_of_the_source_are_left_out(tmp_path: Path
         left = len(EVALUATION_FIGURES) - (where.name == "*" and where.parent.name != "**")
         with pytest.warns(Note, match=rf"left out .*png and {left} more, written by gtsa-kit"):
             result = outcomes(where, tmp_path)
-        assert result == {"a.jpg": ""} | ({"sub/b.jpg": "", "sub/pca.png": ""} if left == len(EVALUATION_FIGURES) else {})
+        assert result == {"a.jpg": ""} | (
+            {"sub/b.jpg": "", "sub/pca.png": ""} if left == len(EVALUATION_FIGURES) else {}
+        )
 
 
 @pytest.mark.parametrize("where", ["", " "])

@@ -34,7 +34,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     # Fewer graphs, which take seconds each: one of patches of 8, an oblong grid, and norms of queries and keys; and one
     # of everything that low precision could harm.
     "patches of 8": ("patches of 8", {"img_size": (24, 40), "qk_norm": True}),
-    "everything": ("DINOv3 with SwiGLU", {"class_token": False, "use_abs_pos_emb": True, "img_size": 80}),
+    "everything": (
+        "DINOv3 with SwiGLU",
+        {"class_token": False, "use_abs_pos_emb": True, "img_size": 80, "scale_mlp": True, "scale_attn_inner": True},
+    ),
 }
 """Family of `FAMILIES` and arguments beyond its own, by model."""
 RESAMPLED = {"DINOv2": RESAMPLINGS[2], "DeiT3": RESAMPLINGS[1]}
@@ -50,6 +53,7 @@ CASES = [
     *(("everything", "openvino", precision) for precision in ("bf16", "int8")),
     ("everything", "pt2", "bf16"),
     ("everything", "torchscript", "fp16"),
+    ("patches of 8", "onnx", "fp16"),
 ]
 
 
