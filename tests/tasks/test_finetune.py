@@ -1,9 +1,10 @@
 """Fine-tuning runs: what they learn, that they resume exactly, and that frozen features are those of the encoder."""
 
 import json
-import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,22 @@ def raise_it() -> None:
     raise StoppedByTest
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+KILLED = """
+import json, os, signal, sys
+import torch
+import gtsa_kit
+from gtsa_kit.tasks.state import FinetuneCallback
+
+class Kill(FinetuneCallback):
+    def on_step_end(self, step, metrics):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+threads, data, run, model = sys.argv[1:]
+torch.set_num_threads(int(threads))
+gtsa_kit.finetune("segment", data, run, model=model, settings=json.load(sys.stdin), callback=Kill())
+"""
+"""A run that is killed after its fifth step."""
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -115,20 +130,19 @@ def references(blocks: Path, encoder: Path, tmp_path_factory: pytest.TempPathFac
         }
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_killed_resumes_to_the_same_bytes(
     kind: str, blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments: dict[str, Any] = {"model": encoder, "settings": SMALL | KINDS[kind]}
-    child = os.fork()
-    if child == 0:
-        try:
-            finetune("segment", blocks, run, **arguments, callback=StopAt(5, kill))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(torch.get_num_threads()), str(blocks), str(run), str(encoder)],
+        input=json.dumps(SMALL | KINDS[kind]),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (run / "scores.json").exists()
     finetune("segment", blocks, run, resume=True)
     assert_same_run(references[kind], run)

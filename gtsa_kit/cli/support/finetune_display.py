@@ -132,6 +132,7 @@ def print_result(run_dir: Path, out: Console) -> None:
     out.print(f"scores of step {scores['step']}, head {scores['head']}", soft_wrap=True)
     out.print(score_table(scores))
     out.print(_files_table(run_dir, scores))
+    out.print(f"next: gtsa export {run_dir} --format onnx", soft_wrap=True)  # in one line, to be copied
 
 
 def score_table(scores: dict[str, Any]) -> Table:
@@ -157,7 +158,6 @@ def _files_table(run_dir: Path, scores: dict[str, Any]) -> Table:
     table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
         table.add_row("skipped images", str(run_dir / "errors.jsonl"), f"{unreadable}, with the reasons")
-    table.add_row("next", f"gtsa export {run_dir} --format onnx", "")
     return table
 
 
