@@ -1,15 +1,11 @@
 """Fine-tuning runs: the run folder, training, scores, pictures and the saved model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import Any
 
 from gtsa_kit.config.finetune import FinetuneConfig, resolved
 from gtsa_kit.config.layers import dump_config
-from gtsa_kit.data.batches import LoadingError, StopWhileWaitingError, worker_errors
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.files import write_text
@@ -29,12 +25,14 @@ from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, FinetuneCallback, Finetune
 from gtsa_kit.tasks.task_data import TaskData, data_digest, open_task_data
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import Fabric, choose_precision, make_fabric
+from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.start import FILE as START_FILE
 from gtsa_kit.training.start import Start
 from gtsa_kit.training.trainer import RunFailedError
 
-T = TypeVar("T")
+LESS_MEMORY = "try a smaller --batch-size with more --accumulate, or a smaller --size"
+"""Settings that need less memory."""
 
 
 def finetune_run(
@@ -59,7 +57,7 @@ def finetune_run(
     fabric = make_fabric(config.train.model_copy(update={"precision": precision}))
     fabric.launch()
     with ExitStack() as resources:
-        prepared = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, fabric))
+        prepared = on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, fabric))
         config, data, start, notices = prepared
         checkpoint = load_checkpoint(run_dir, callback.on_notice) if resume else None
         if checkpoint is not None:
@@ -68,7 +66,7 @@ def finetune_run(
         assert start is not None
         spec = TaskSpec.from_dict(checkpoint["task"]) if checkpoint else make_spec(config, data)
         try:
-            with memory_errors():
+            with memory_errors(lambda: LESS_MEMORY):
                 state = build_state(config, run_dir, data, fabric, start, spec, checkpoint, callback, notices)
         except StoppedError:
             return False
@@ -156,8 +154,8 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
             for message in notices:
                 logger.text_log.info(message)
         callback.on_train_start(state)
-        with memory_errors():
-            finished = fit_or_stop(state, logger, callback)
+        with memory_errors(lambda: LESS_MEMORY):
+            finished = fit_run(state, logger, callback)
         if logger:
             logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
             if finished:
@@ -176,43 +174,8 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
             logger.close()
 
 
-def fit_or_stop(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallback) -> bool:
+def fit_run(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallback) -> bool:
     """Call `fit`; a stop is also heard while it waits for images, and errors of the workers end the run."""
     if state.fabric.world_size == 1:  # other processes would wait for this one
         state.batches.should_stop = callback.should_stop
-    try:
-        with worker_errors():
-            return fit(state, logger, callback)
-    except LoadingError as error:
-        raise RunFailedError(str(error)) from error
-    except StopWhileWaitingError:
-        save(state, logger)
-        return False
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Raise `RunFailedError` with settings that need less memory where the run gets none."""
-    hint = "out of memory; try a smaller --batch-size with more --accumulate, or a smaller --size"
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RunFailedError(hint) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # torch's allocator on a CPU
-            raise
-        raise RunFailedError(hint) from error
-
-
-def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
-    """Call `work` in the first process only; all processes return its result or raise its error."""
-    outcome: tuple[T | None, BaseException | None] = (None, None)
-    if fabric.is_global_zero:
-        try:
-            outcome = (work(), None)
-        except (ValueError, OSError, RunFailedError, KeyboardInterrupt) as error:
-            outcome = (None, error)
-    value, raised = fabric.broadcast(outcome)
-    if raised is not None:
-        raise raised
-    return value  # type: ignore[return-value]
+    return fit_or_stop(lambda: fit(state, logger, callback), lambda: save(state, logger))

@@ -8,12 +8,12 @@ import torch
 
 from gtsa_kit.config.finetune import FinetuneConfig, StartConfig, resolved
 from gtsa_kit.data.label_map import VOID
-from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
+from gtsa_kit.models.checkpoint_import import check_stated_facts
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_model import TaskModel, TaskSpec, is_task_run, load_task_model
-from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.task_data import TaskData
-from gtsa_kit.training.start import FILE, Start, convert_patches
+from gtsa_kit.training.start import FILE, Start, make_start, open_stated
 
 
 def open_encoder(config: StartConfig) -> Start:
@@ -28,28 +28,12 @@ def open_encoder(config: StartConfig) -> Start:
         return Start(EncoderSpec.named(config.random))
     path = Path(config.weights)
     facts = config.model_dump(exclude={"weights", "sha256", "to_patch", "random", "drop_path"})
-    note = ""
     if is_task_run(path):
         check_stated_facts(path, [name for name, value in facts.items() if value is not None])
-        encoder = load_task_model(path).encoder
+        opened: tuple[Encoder, tuple[str, ...]] = load_task_model(path).encoder, ()
     else:
-        imported = open_weights(path, **facts)
-        if imported.origin == "gtsa-kit":
-            stated = facts.keys() - {"branch", "embedding"}
-            check_stated_facts(path, [name for name in facts if name in stated and facts[name] is not None])
-        encoder, note = imported.encoder, imported.run_note if imported.origin == "gtsa-kit" else imported.note
-    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
-    spec, weights = EncoderSpec.of(encoder), dict(encoder.vit.state_dict())
-    if config.to_patch is not None:
-        spec, weights, note = convert_patches(spec, weights, config.to_patch)
-        notes = (*notes, note)
-    digest = weights_digest(weights)
-    if config.sha256 and digest != config.sha256:
-        raise ValueError(
-            f"{path} holds other weights than those that the settings record: SHA-256 {digest[:12]}..., recorded "
-            f"{config.sha256[:12]}...; name the weights of that time with --model, or omit model.sha256"
-        )
-    return Start(spec, weights, digest, notes)
+        opened = open_stated(path, facts)
+    return make_start(path, *opened, config.to_patch, config.sha256, ("--model", "model.sha256"))
 
 
 def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:

@@ -1,23 +1,16 @@
 """Pretraining runs: the run folder, training, the saved encoder."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.batched_augment import DecodedBatch
-from gtsa_kit.data.batches import (
-    LoadingError,
-    StopWhileWaitingError,
-    TimedBatches,
-    make_batches,
-    resolve_workers,
-    worker_errors,
-)
+from gtsa_kit.data.batches import TimedBatches, make_batches, resolve_workers
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.multicrop import MultiCropDataset, collate_views
 from gtsa_kit.data.samples import DistributedBatchSampler
@@ -31,6 +24,7 @@ from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.estimate import check_fits, estimate, resolve_batch_size, smaller_settings
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
 from gtsa_kit.training.finish import save_result
+from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process
 from gtsa_kit.training.learning import measure_learning
 from gtsa_kit.training.monitor import Monitor
 from gtsa_kit.training.notices import lag_notices, start_notices
@@ -41,8 +35,6 @@ from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.start import Start, check_start, open_start
 from gtsa_kit.training.state import TrainState
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback, fit, save
-
-T = TypeVar("T")
 
 
 def train(
@@ -73,7 +65,7 @@ def train(
         config = check_start(config, start)
     config = resolve_batch_size(lambda other: build_model(other, fabric, start or open_start(config)), config, fabric)
     with ExitStack() as resources:
-        images = _on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, start))
+        images = on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, start))
         notices: list[str] = []
         checkpoint = load_checkpoint(run_dir, notices.append) if resume else None
         start = start or open_start(config) if checkpoint is None else Start(EncoderSpec.from_dict(checkpoint))
@@ -92,8 +84,8 @@ def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list
             state.monitor.start(state.step)
         callback.on_train_start(state.schedule, state.config, state.step, str(fabric.device))
         notify([*notices, *start_notices(state)], logger, callback)
-        with memory_errors(state.config):
-            finished = fit_or_stop(state, logger, callback)
+        with memory_errors(lambda: less_memory(state.config)):
+            finished = fit_run(state, logger, callback)
         if logger:
             conclude(state, logger, callback, finished)
         return finished
@@ -122,35 +114,16 @@ def conclude(state: TrainState, logger: RunLogger, callback: TrainerCallback, fi
         state.monitor.report(learning)
 
 
-@contextmanager
-def memory_errors(config: RunConfig) -> Iterator[None]:
-    """Raise `RunFailedError` with settings that need less memory where a step runs out of it."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RunFailedError(
-            f"out of memory; {smaller_settings(config)}; a run with --resume keeps its step"
-        ) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # torch's allocator on a CPU
-            raise
-        raise RunFailedError(
-            f"out of memory; {smaller_settings(config)}; a run with --resume keeps its step"
-        ) from error
-
-
-def fit_or_stop(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) -> bool:
+def fit_run(state: TrainState, logger: RunLogger | None, callback: TrainerCallback) -> bool:
     """Call `fit`; a stop is also heard while it waits for images, and errors of the workers end the run."""
     if state.fabric.world_size == 1:  # other processes would wait for this one
         state.batches.should_stop = callback.should_stop
-    try:
-        with worker_errors():
-            return fit(state, logger, callback)
-    except LoadingError as error:
-        raise RunFailedError(str(error)) from error
-    except StopWhileWaitingError:
-        save(state, logger, state.step)
-        return False
+    return fit_or_stop(lambda: fit(state, logger, callback), lambda: save(state, logger, state.step))
+
+
+def less_memory(config: RunConfig) -> str:
+    """Return which settings need less memory, and what is kept."""
+    return f"{smaller_settings(config)}; a run with --resume keeps its step"
 
 
 def notify(messages: Iterable[str], logger: RunLogger | None, callback: TrainerCallback) -> None:
@@ -180,7 +153,7 @@ def make_train_state(
     step = checkpoint["step"] if checkpoint else 0
     measured = None
     if step < schedule.steps:
-        with memory_errors(config):
+        with memory_errors(lambda: less_memory(config)):
             measured = estimate(lambda: build_model(config, fabric, start), config, fabric)
         measured = fabric.broadcast(measured)  # one decision for all processes
         check_fits(measured, config)
@@ -237,17 +210,3 @@ def open_batches(
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
     batches = make_batches(dataset, sampler, workers, fabric.device.type == "cuda", collate_views)
     return TimedBatches(batches, train.max_batch_wait)
-
-
-def _on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
-    """Call `work` in the first process only; all processes return its result or raise its error."""
-    outcome: tuple[T | None, BaseException | None] = (None, None)
-    if fabric.is_global_zero:
-        try:
-            outcome = (work(), None)
-        except (ValueError, OSError, RunFailedError, KeyboardInterrupt) as error:
-            outcome = (None, error)
-    value, raised = fabric.broadcast(outcome)
-    if raised is not None:
-        raise raised
-    return value  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import safetensors.torch
 import torch
@@ -50,22 +50,55 @@ def open_start(config: RunConfig) -> Start:
         raise ValueError("GTSA trains no class token; omit --embedding, or choose --method dino or mocov3")
     path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256", "to_patch"})
     facts["embedding"] = init.embedding or "mean"  # every method trains the mean, whatever the weights are made for
+    encoder, notes = open_stated(path, facts)
+    return make_start(path, encoder, notes, init.to_patch, init.sha256, ("--init", "init.sha256"))
+
+
+def open_stated(path: Path, facts: dict[str, Any]) -> tuple[Encoder, tuple[str, ...]]:
+    """Open weights with given facts; return the encoder and sentences about what was used, skipped and assumed.
+
+    Raises:
+        ValueError: The weights can't be opened; or gtsa-kit wrote them, and a fact is given that they state themselves.
+    """
     imported = open_weights(path, **facts)
     is_own = imported.origin == "gtsa-kit"
     if is_own:
         stated = facts.keys() - {"branch", "embedding"}
         check_stated_facts(path, [name for name in facts if name in stated and facts[name] is not None])
-    spec, weights = EncoderSpec.of(imported.encoder), imported.encoder.vit.state_dict()
     note = imported.run_note if is_own else imported.note
-    notes = () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
-    if init.to_patch is not None:
-        spec, weights, note = convert_patches(spec, weights, init.to_patch)
+    return imported.encoder, () if not note else (note if note.startswith(str(path)) else f"{path}: {note}",)
+
+
+def make_start(
+    path: Path,
+    encoder: Encoder,
+    notes: tuple[str, ...],
+    patch: int | None,
+    recorded: str,
+    names: tuple[str, str],
+) -> Start:
+    """Return the start of a run with the weights of an encoder.
+
+    Args:
+        path: File or folder of the weights.
+        encoder: The opened encoder.
+        notes: Sentences about it.
+        patch: Patch size to convert it to, in pixels; None keeps its own.
+        recorded: Digest that the settings record, "" for none.
+        names: Option that names the weights, and setting that records the digest, for errors.
+
+    Raises:
+        ValueError: The weights are others than recorded, or there is no such conversion.
+    """
+    spec, weights = EncoderSpec.of(encoder), dict(encoder.vit.state_dict())
+    if patch is not None:
+        spec, weights, note = convert_patches(spec, weights, patch)
         notes = (*notes, note)
     digest = weights_digest(weights)
-    if init.sha256 and digest != init.sha256:
+    if recorded and digest != recorded:
         raise ValueError(
             f"{path} holds other weights than those that the settings record: SHA-256 {digest[:12]}..., recorded "
-            f"{init.sha256[:12]}...; name the weights of that time with --init, or omit init.sha256"
+            f"{recorded[:12]}...; name the weights of that time with {names[0]}, or omit {names[1]}"
         )
     return Start(spec, weights, digest, notes)
 

@@ -22,8 +22,9 @@ from gtsa_kit.training.estimate import (
     smaller_settings,
 )
 from gtsa_kit.training.fabric import make_fabric
+from gtsa_kit.training.guards import memory_errors
 from gtsa_kit.training.pretrain import resolve_config
-from gtsa_kit.training.run import memory_errors, train
+from gtsa_kit.training.run import less_memory, train
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
 
 GB = 10**9
@@ -161,10 +162,10 @@ def test_a_gpu_tries_smaller_batches(limit: int, chosen: int, monkeypatch: pytes
 def test_running_out_of_memory_names_what_to_set(error: Exception) -> None:
     with (
         pytest.raises(RunFailedError, match="out of memory; try --batch-size 2 --accumulate 2, which is the same step"),
-        memory_errors(config_of()),
+        memory_errors(lambda: less_memory(config_of())),
     ):
         raise error
-    with pytest.raises(RuntimeError, match="another"), memory_errors(config_of()):
+    with pytest.raises(RuntimeError, match="another"), memory_errors(lambda: less_memory(config_of())):
         raise RuntimeError("another error")
 
 
