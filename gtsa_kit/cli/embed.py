@@ -1,14 +1,12 @@
 """gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map and duplicates."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from gtsa_kit.cli.embed_browse import browse_app
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
@@ -169,43 +167,24 @@ def merge(
 
 def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_json: bool = False) -> None:
     """Embed a folder with a progress bar; exit with 1 if no image could be embedded."""
-    from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.data.image_files import check_source
     from gtsa_kit.embedding.folder import check_out
 
     check_out(out, options.resume)
     if not options.resume:
         check_source(folder)
+    from gtsa_kit.cli.support.job_display import run_job
     from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.embedding.run import EmbedProgress, embed_folder
+    from gtsa_kit.cli.support.progress import make_console
+    from gtsa_kit.embedding.run import embed_folder
 
     console = make_console()
     runner = open_runner(model, options.load, console)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
-    with Steps(console) as steps:
-
-        def on_progress(progress: EmbedProgress) -> None:
-            if steps.stage != "embedding":
-                steps.begin("embedding", progress.total, progress.done, unit="images")
-            steps.update(progress.done, f"{progress.errors} errors" if progress.errors else "")
-
-        try:
-            summary = embed_folder(folder, model, out, options, on_progress, runner)
-        except KeyboardInterrupt:  # typer would end without a message
-            fail(f"interrupted: {out} keeps all that is committed; continue with --resume", 130)
-        rate = steps.rate
-    if as_json:
-        print(json.dumps({**asdict(summary), "out": str(out), "images_per_second": rate}, indent=2))
-    before = summary.total - summary.processed
-    console.print(
-        f"{summary.rows} rows in {out / 'vectors'}"
-        + (f", {summary.errors} files could not be used: {out / 'errors.jsonl'}" if summary.errors else "")
-        + (f"; {before} of {summary.total} were committed before" if before else "")
-        + (f"; {rate:.1f} images/s" if summary.processed else ""),
-        soft_wrap=True,
+    run_job(
+        lambda on_progress: embed_folder(folder, model, out, options, on_progress, runner),
+        *(out, "embedding", f"rows in {out / 'vectors'}", as_json, console),
     )
-    if not summary.rows and summary.errors:
-        fail(f"none of the {summary.total} files could be used; the reasons are in {out / 'errors.jsonl'}", 1)
 
 
 def parse_part(text: str | None) -> tuple[int, int]:

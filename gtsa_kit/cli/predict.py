@@ -1,18 +1,15 @@
 """The `gtsa predict` command."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.options import JsonOption, RuntimeOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
 
 if TYPE_CHECKING:
-    from gtsa_kit.tasks.predict_job import PredictSummary
     from gtsa_kit.tasks.predict_plan import PredictOptions
 
 
@@ -109,16 +106,17 @@ def predict(
 
 
 def _predict_with_progress(model: Path, images: str, out: Path, options: "PredictOptions", as_json: bool) -> None:
-    from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.data.image_files import check_source
     from gtsa_kit.embedding.folder import check_out
 
     check_out(out, options.resume)
     if not options.resume:
         check_source(images)
+    from gtsa_kit.cli.support.job_display import run_job
     from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.cli.support.progress import make_console
     from gtsa_kit.tasks.mask_files import pixel_values
-    from gtsa_kit.tasks.predict_job import PredictProgress, predict_folder
+    from gtsa_kit.tasks.predict_job import predict_folder
     from gtsa_kit.tasks.predictor import as_predictor
 
     console = make_console()
@@ -126,30 +124,7 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
     console.print(f"{predictor.runner.provider}; listing {images}", soft_wrap=True)
     if predictor.task == "segment" and not pixel_values(predictor.labels)[1]:
         console.print("pixels of the masks are class numbers, as the ids of the labels do not fit into a byte")
-    with Steps(console) as steps:
-
-        def on_progress(progress: PredictProgress) -> None:
-            if steps.stage != "predicting":
-                steps.begin("predicting", progress.total, progress.done, unit="images")
-            steps.update(progress.done, f"{progress.errors} errors" if progress.errors else "")
-
-        try:
-            summary = predict_folder(model, images, out, options, on_progress, predictor)
-        except KeyboardInterrupt:  # typer would end without a message
-            fail(f"interrupted: {out} keeps all that is committed; continue with --resume", 130)
-        rate = steps.rate
-    if as_json:
-        print(json.dumps({**asdict(summary), "out": str(out), "images_per_second": rate}, indent=2))
-    console.print(_describe(summary, rate), soft_wrap=True)
-    if not summary.rows and summary.errors:
-        fail(f"none of the {summary.total} files could be used; the reasons are in {out / 'errors.jsonl'}", 1)
-
-
-def _describe(summary: "PredictSummary", rate: float) -> str:
-    before = summary.total - summary.processed
-    return (
-        f"{summary.rows} images in {summary.out / 'predictions.csv'}"
-        + (f", {summary.errors} files could not be used: {summary.out / 'errors.jsonl'}" if summary.errors else "")
-        + (f"; {before} of {summary.total} were committed before" if before else "")
-        + (f"; {rate:.1f} images/s" if summary.processed else "")
+    run_job(
+        lambda on_progress: predict_folder(model, images, out, options, on_progress, predictor),
+        *(out, "predicting", f"images in {out / 'predictions.csv'}", as_json, console),
     )

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from gtsa_kit.embedding.job import EmbeddingJob, plan_job
 from gtsa_kit.embedding.locations import absolute_location
 from gtsa_kit.embedding.moved import check_moved
 from gtsa_kit.embedding.options import EmbedOptions
+from gtsa_kit.embedding.progress import JobProgress, JobSummary, UnreadableFileError
 from gtsa_kit.embedding.ray_engine import RayTask, extract_on_ray
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill
@@ -32,40 +32,14 @@ from gtsa_kit.files import write_json
 from gtsa_kit.folder_lock import folder_lock
 
 
-@dataclass(frozen=True)
-class EmbedProgress:
-    """Numbers of processed images, of all images and of errors."""
-
-    done: int
-    total: int
-    errors: int
-
-
-@dataclass(frozen=True)
-class EmbedSummary:
-    """Result of a job."""
-
-    out: Path
-    rows: int
-    errors: int
-    total: int
-    """Images of the job."""
-    processed: int
-    """Images that this call processed; the others were committed before."""
-
-
-class UnreadableFileError(RuntimeError):
-    """Raised at the first unreadable image if the options allow none."""
-
-
 def embed_folder(
     source: str | Path,
     model: str | Path,
     out: str | Path,
     options: EmbedOptions | None = None,
-    on_progress: Callable[[EmbedProgress], None] = lambda _: None,
+    on_progress: Callable[[JobProgress], None] = lambda _: None,
     runner: Runner | None = None,
-) -> EmbedSummary:
+) -> JobSummary:
     """Embed images into the dataset folder `out`.
 
     Args:
@@ -93,16 +67,15 @@ def embed_folder(
         with closing(DatasetWriter(out, job.dataset_spec, first)) as writer:
             begin = writer.journal.next_index
             if writer.journal.complete:
-                return EmbedSummary(out, writer.rows, writer.errors, last - first, 0)
-            on_progress(EmbedProgress(begin - first, last - first, writer.errors))
+                return JobSummary(out, writer.rows, writer.errors, last - first, 0)
+            on_progress(JobProgress(begin - first, last - first, writer.errors))
             for done, result in enumerate(extract(job, inputs.read(begin, last), opened), start=begin - first + 1):
                 writer.add(result)
-                on_progress(EmbedProgress(done, last - first, writer.errors))
+                on_progress(JobProgress(done, last - first, writer.errors))
                 if options.fail_on_unreadable and isinstance(result, FailedImage):
-                    hint = "continue without it with --resume --on-error skip"
-                    raise UnreadableFileError(f"{result.path}: {result.reason}; {hint}")
+                    raise UnreadableFileError(result.path, result.reason)
             writer.finish(last)
-        return EmbedSummary(out, writer.rows, writer.errors, last - first, last - begin)
+        return JobSummary(out, writer.rows, writer.errors, last - first, last - begin)
 
 
 def extract(job: EmbeddingJob, entries: Iterator[Entry], source: Source) -> Iterator[FeatureRow | FailedImage]:

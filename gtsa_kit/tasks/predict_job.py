@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out
 from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
 from gtsa_kit.embedding.locations import absolute_location, record_location
+from gtsa_kit.embedding.progress import JobProgress, JobSummary, UnreadableFileError
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.embedding.run import UnreadableFileError, check_unchanged
+from gtsa_kit.embedding.run import check_unchanged
 from gtsa_kit.files import write_json, write_text
 from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.tasks.predict_images import CHUNK, PredictPlan, load_entry, predict_items, predict_tiled, read_pixels
@@ -23,36 +23,14 @@ from gtsa_kit.tasks.predict_store import LABELS, PredictedRow, PredictionWriter
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
 
 
-@dataclass(frozen=True)
-class PredictProgress:
-    """Numbers of processed images, of all images and of errors."""
-
-    done: int
-    total: int
-    errors: int
-
-
-@dataclass(frozen=True)
-class PredictSummary:
-    """Result of a job."""
-
-    out: Path
-    rows: int
-    errors: int
-    total: int
-    """Images of the job."""
-    processed: int
-    """Images that this call processed; the others were committed before."""
-
-
 def predict_folder(
     model: str | Path,
     source: str | Path,
     out: str | Path,
     options: PredictOptions | None = None,
-    on_progress: Callable[[PredictProgress], None] = lambda _: None,
+    on_progress: Callable[[JobProgress], None] = lambda _: None,
     predictor: Predictor | None = None,
-) -> PredictSummary:
+) -> JobSummary:
     """Write the predictions for images into the folder `out`.
 
     Args:
@@ -85,22 +63,21 @@ def predict_folder(
         with closing(PredictionWriter(out, header, options.rle)) as writer:
             begin, total = writer.journal.next_index, inputs.count
             if writer.journal.complete:
-                return PredictSummary(out, writer.rows, writer.errors, total, 0)
-            on_progress(PredictProgress(begin, total, writer.errors))
+                return JobSummary(out, writer.rows, writer.errors, total, 0)
+            on_progress(JobProgress(begin, total, writer.errors))
             finish = ResultFiles(
                 out, opened, predictor.labels, inputs.repeated_names(), options.overlay, options.rle, options.max_pixels
             )
             items = enumerate(inputs.read(begin, total), start=begin)
             for done, result in enumerate(_results(items, opened, predictor, plan, finish), start=begin + 1):
                 writer.add(result)
-                on_progress(PredictProgress(done, total, writer.errors))
+                on_progress(JobProgress(done, total, writer.errors))
                 if options.fail_on_unreadable and isinstance(result, FailedImage):
-                    hint = "continue without it with --resume --on-error skip"
-                    raise UnreadableFileError(f"{result.path}: {result.reason}; {hint}")
+                    raise UnreadableFileError(result.path, result.reason)
                 if plan.tiling or done % CHUNK == 0:
                     writer.commit()
             writer.commit(complete=True)
-        return PredictSummary(out, writer.rows, writer.errors, total, total - begin)
+        return JobSummary(out, writer.rows, writer.errors, total, total - begin)
 
 
 def _results(

@@ -4,57 +4,30 @@ import os
 import random
 import shutil
 import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.commands import one_thread
 from helpers.folder_digests import folder_digests
+from helpers.killed_jobs import run_with_kills
 
 from gtsa_kit.embedding.browse.source_files import SourceFiles
 from gtsa_kit.embedding.browse.vectors import open_vectors
 from gtsa_kit.embedding.options import EmbedOptions
-from gtsa_kit.embedding.run import EmbedProgress, EmbedSummary, embed_folder
+from gtsa_kit.embedding.progress import JobProgress, JobSummary
+from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 
 FOUR_ROWS = EmbedOptions(batch_size=4, rows_per_shard=4, dense=True, size=(32, 32))
 MODES = {"vectors": {}, "maps": {"dense": True, "size": (32, 32)}, "ragged": {"dense": True, "short_side": 32}}
 
-# Imports the package once, then forks a child for each attempt and kills it after a random delay.
-ATTEMPTS = """
-import os, random, signal, sys, time
-from pathlib import Path
+SETUP = """
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import embed_folder
-
-source, model, out, options, seed, max_delay = sys.argv[1:4] + [eval(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6])]
-rng = random.Random(seed)
-killed = 0
-for attempt in range(200):
-    child = os.fork()
-    if child == 0:
-        try:
-            embed_folder(source, model, out, EmbedOptions(**options, resume=True))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if killed < 6:
-        time.sleep(rng.uniform(0.0, max_delay))
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        killed += 1
-    elif os.WEXITSTATUS(status):
-        sys.exit(1)
-    else:
-        print(killed)
-        break
 """
+CALL = "embed_folder(*arguments[:3], EmbedOptions(**eval(arguments[3]), resume=True))"
 
 
 @pytest.mark.parametrize("mode", ["maps", "ragged"])
@@ -62,11 +35,7 @@ def test_a_job_killed_at_random_times_gives_the_same_bytes(mixed: Path, model: P
     options = {"batch_size": 4, "rows_per_shard": 5, "workers": 2, **MODES[mode]}
     embed_folder(mixed, model, tmp_path / "whole", EmbedOptions(**options))
     seed = random.randrange(10**6)
-    args = [mixed, model, tmp_path / "out", repr(options), seed, 0.5]
-    script = [sys.executable, "-c", textwrap.dedent(ATTEMPTS), *map(str, args)]
-    done = subprocess.run(script, capture_output=True, text=True, env=one_thread(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0, "none was killed"
+    run_with_kills(SETUP, CALL, [mixed, model, tmp_path / "out", repr(options)], seed, kills=6, max_delay=0.5)
     assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole"), f"seed {seed}"
 
 
@@ -166,7 +135,7 @@ def moved(images: Path, model: Path, tmp_path: Path) -> Path:
     shutil.copytree(images, tmp_path / "in")
     embed_folder(tmp_path / "in", model, tmp_path / "whole", FOUR_ROWS)
 
-    def stop(progress: EmbedProgress) -> None:
+    def stop(progress: JobProgress) -> None:
         if progress.done == 14:
             raise OSError("the disk is gone")
 
@@ -180,7 +149,7 @@ def moved(images: Path, model: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def resume(moved: Path, model: Path, source: str = "new") -> EmbedSummary:
+def resume(moved: Path, model: Path, source: str = "new") -> JobSummary:
     return embed_folder(moved / source, model, moved / "out", replace(FOUR_ROWS, resume=True))
 
 

@@ -24,7 +24,8 @@ from gtsa_kit.embedding.input_index import write_input_index
 from gtsa_kit.embedding.iterate import embed
 from gtsa_kit.embedding.merge import merge_parts
 from gtsa_kit.embedding.options import EmbedOptions
-from gtsa_kit.embedding.run import EmbedProgress, UnreadableFileError, embed_folder
+from gtsa_kit.embedding.progress import JobProgress, UnreadableFileError
+from gtsa_kit.embedding.run import embed_folder
 from gtsa_kit.export import Runner
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.open_options import LoadOptions
@@ -198,7 +199,7 @@ def test_features_that_are_not_finite_are_errors_and_a_resumed_job_gives_the_sam
     class StopError(Exception):
         """Ends a job."""
 
-    def stop_at_eleven(progress: EmbedProgress) -> None:
+    def stop_at_eleven(progress: JobProgress) -> None:
         if progress.done == 11:
             raise StopError
 

@@ -3,54 +3,26 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
-from helpers.commands import one_thread
 from helpers.folder_digests import folder_digests
+from helpers.killed_jobs import run_with_kills
 from helpers.task_models import save_random_task, task_spec
 
-from gtsa_kit.tasks import predict_images, predict_job
-from gtsa_kit.tasks.predict_job import PredictProgress, predict_folder
-from gtsa_kit.tasks.predict_plan import PredictOptions
-
-MODES = {"whole": {"short_side": 32, "overlay": True, "rle": True}, "tiled": {"tile": 48, "rle": True}}
-
-# Imports the package once, then forks a child for each attempt and kills it after a random delay.
-ATTEMPTS = """
-import os, random, signal, sys, time
+from gtsa_kit.embedding.progress import JobProgress
 from gtsa_kit.tasks import predict_images, predict_job
 from gtsa_kit.tasks.predict_job import predict_folder
 from gtsa_kit.tasks.predict_plan import PredictOptions
 
+MODES = {"whole": {"short_side": 32, "overlay": True, "rle": True}, "tiled": {"tile": 48, "rle": True}}
+
+SETUP = """
+from gtsa_kit.tasks import predict_images, predict_job
+from gtsa_kit.tasks.predict_plan import PredictOptions
 predict_images.CHUNK = predict_job.CHUNK = 4
-model, source, out, options, seed = sys.argv[1:4] + [eval(sys.argv[4]), int(sys.argv[5])]
-rng = random.Random(seed)
-killed = 0
-for attempt in range(200):
-    child = os.fork()
-    if child == 0:
-        try:
-            predict_folder(model, source, out, PredictOptions(**options, resume=True))
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if killed < 4:
-        time.sleep(rng.uniform(0.0, 0.4))
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        killed += 1
-    elif os.WEXITSTATUS(status):
-        sys.exit(1)
-    else:
-        print(killed)
-        break
 """
+CALL = "predict_job.predict_folder(*arguments[:3], PredictOptions(**eval(arguments[3]), resume=True))"
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +53,7 @@ def test_a_job_killed_at_random_times_gives_the_same_files(model: Path, ten: Pat
     options = {"batch_size": 3, "workers": 2, **MODES["whole"]}
     predict_folder(model, ten, tmp_path / "whole", PredictOptions(**options))
     seed = random.randrange(10**6)
-    args = [model, ten, tmp_path / "out", repr(options), seed]
-    script = [sys.executable, "-c", textwrap.dedent(ATTEMPTS), *map(str, args)]
-    done = subprocess.run(script, capture_output=True, text=True, env=one_thread(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0, "none was killed"
+    run_with_kills(SETUP, CALL, [model, ten, tmp_path / "out", repr(options)], seed, kills=4, max_delay=0.4)
     assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole"), f"seed {seed}"
 
 
@@ -120,14 +88,14 @@ def test_a_job_cut_at_any_step_of_a_commit_gives_the_same_files(
 
 
 def test_ctrl_c_keeps_what_is_committed(model: Path, ten: Path, tmp_path: Path) -> None:
-    def interrupt(progress: PredictProgress) -> None:
+    def interrupt(progress: JobProgress) -> None:
         if progress.done == 7:
             raise KeyboardInterrupt
 
     out, options = tmp_path / "out", PredictOptions(size=(32, 32))
     with pytest.raises(KeyboardInterrupt):
         predict_folder(model, ten, out, options, interrupt)
-    seen: list[PredictProgress] = []
+    seen: list[JobProgress] = []
     summary = predict_folder(model, ten, out, PredictOptions(size=(32, 32), resume=True), seen.append)
     assert (seen[0].done, summary.rows, summary.processed) == (4, 9, 6)
 
