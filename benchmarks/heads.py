@@ -72,7 +72,7 @@ def main() -> None:
         runner = load(path, "cpu")
         heads = {name: open_head(name.replace("-", "_"), file, torch.device("cpu")) for name, file in files.items()}
         for head in heads.values():
-            check_head(head, runner.manifest, runner.manifest.weights_sha256)
+            check_head(head, runner.manifest)
         seconds = measure(ServedModel(runner, list(heads.values())), heads, args.size, args.rounds)
     report(seconds, args)
 

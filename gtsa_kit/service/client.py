@@ -16,10 +16,10 @@ from gtsa_kit.service.client_protocol import (
     ServiceError,
     features_request,
     get_content,
+    parse_answer,
     parse_response,
     retry_delay,
     similarity_request,
-    split_by_image,
     task_request,
 )
 
@@ -80,8 +80,7 @@ class Client:
             ServiceError: The request, or its one image, was rejected.
         """
         request = features_request(images, outputs, size, dtype, boxes, points, roi_size)
-        response = parse_response(self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, self._post(request))
 
     def similarity(
         self,
@@ -120,8 +119,7 @@ class Client:
             images, a list as from `features`.
         """
         request = task_request("segment", images, head, size, probabilities=probabilities)
-        response = parse_response(self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, self._post(request))
 
     def classify(
         self,
@@ -137,8 +135,7 @@ class Client:
             classes. For a list of images, a list as from `features`.
         """
         request = task_request("classify", images, head, size, top_k=top_k)
-        response = parse_response(self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, self._post(request))
 
     def model(self) -> dict[str, Any]:
         """Return the artifact's manifest and the limits of the service."""
@@ -199,8 +196,7 @@ class AsyncClient:
     ) -> Any:
         """Compute features of one image or of several, like `Client.features`."""
         request = features_request(images, outputs, size, dtype, boxes, points, roi_size)
-        response = parse_response(await self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, await self._post(request))
 
     async def similarity(
         self,
@@ -223,8 +219,7 @@ class AsyncClient:
     ) -> Any:
         """Predict the class of each pixel of one image or of several, like `Client.segment`."""
         request = task_request("segment", images, head, size, probabilities=probabilities)
-        response = parse_response(await self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, await self._post(request))
 
     async def classify(
         self,
@@ -235,8 +230,7 @@ class AsyncClient:
     ) -> Any:
         """Predict the class of one image or of several, like `Client.classify`."""
         request = task_request("classify", images, head, size, top_k=top_k)
-        response = parse_response(await self._post(request))
-        return response if request.single else split_by_image(response)
+        return parse_answer(request, await self._post(request))
 
     async def model(self) -> dict[str, Any]:
         """Return the artifact's manifest and the limits of the service."""

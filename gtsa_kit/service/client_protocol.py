@@ -143,6 +143,12 @@ def parse_response(content: bytes) -> FeaturesResponse:
     return FeaturesResponse(load(content), metadata)
 
 
+def parse_answer(request: ClientRequest, content: bytes) -> Any:
+    """Parse a response in safetensors to what the request asked for: one response, or a list of one for each image."""
+    response = parse_response(content)
+    return response if request.single else split_by_image(response)
+
+
 def split_by_image(response: FeaturesResponse) -> list[FeaturesResponse | ServiceError]:
     """Split a response for several images into one per image, or an error for an image that can't be used."""
     common = {name: value for name, value in response.metadata.items() if name != "items"}

@@ -84,6 +84,13 @@ class RequestTiming:
         """Keep the maximum of the stage."""
         self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
 
+    def record_image(self, decode_seconds: float, inference: InferenceResult) -> None:
+        """Record the stages of one image."""
+        self.record("decode", decode_seconds)
+        self.record("queue", inference.queue_seconds)
+        self.record("model", inference.model_seconds)
+        self.batch_size = max(self.batch_size, inference.batch_size)
+
     def header(self) -> str:
         """Return the value of the `Server-Timing` header."""
         parts = [f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in self.stages.items()]
@@ -149,10 +156,7 @@ class FeatureExtractor:
         size = self.output_cost(request)
         result = await self.run_maybe_in_pool(size, self._select_outputs, prepared, inference, request)
         self.metrics.images.inc()
-        timing.record("decode", prepared.decode_seconds)
-        timing.record("queue", inference.queue_seconds)
-        timing.record("model", inference.model_seconds)
-        timing.batch_size = max(timing.batch_size, inference.batch_size)
+        timing.record_image(prepared.decode_seconds, inference)
         return result
 
     async def extract_all(

@@ -65,10 +65,7 @@ class TaskExtractor:
         inference = await extractor.batcher(prepared.image, frozenset(request.heads))
         result = await extractor.run_in_pool(self._finish, prepared, inference, request)
         extractor.metrics.images.inc()
-        timing.record("decode", prepared.decode_seconds)
-        timing.record("queue", inference.queue_seconds)
-        timing.record("model", inference.model_seconds)
-        timing.batch_size = max(timing.batch_size, inference.batch_size)
+        timing.record_image(prepared.decode_seconds, inference)
         return result
 
     async def predict_all(

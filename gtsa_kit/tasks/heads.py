@@ -1,6 +1,6 @@
 """Heads that run beside an encoder: features of the encoder to logits of a task."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.runtime.load import pick_device
-from gtsa_kit.export.source import is_exported_file, open_source
+from gtsa_kit.export.source import is_exported_file
 from gtsa_kit.export.spec import SUFFIX, layer_output
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.models.task_model import Label, Task, TaskModel, is_task_run, load_task_model
@@ -66,32 +66,17 @@ def open_head(name: str, path: Path, device: torch.device) -> Head:
     raise ValueError(f"--head {name}: {path} holds no head; train one with: gtsa finetune --freeze")
 
 
-def check_heads(heads: Iterable[Head], encoder: Path, runner: Runner, options: LoadOptions) -> None:
-    """Check that heads were trained on the features that an encoder computes.
-
-    Args:
-        heads: The heads.
-        encoder: File or folder of the encoder.
-        runner: The opened encoder.
-        options: Options that it was opened with.
+def check_head(head: Head, encoder: Manifest) -> None:
+    """Check that a head was trained on the features that an encoder computes.
 
     Raises:
-        ValueError: The encoder has other weights or another preprocessing, or lacks a map that a head takes.
+        ValueError: The encoder has other weights or another preprocessing, or lacks a map that the head takes.
     """
-    digest = runner.manifest.weights_sha256
-    if not is_exported_file(encoder):
-        opened = open_source(encoder, options.import_options)
-        digest = weights_digest(dict(opened.encoder.vit.state_dict()))
-    for head in heads:
-        check_head(head, runner.manifest, digest)
-
-
-def check_head(head: Head, encoder: Manifest, encoder_sha256: str) -> None:
-    """Raise `ValueError` unless a head belongs to an encoder with this manifest and digest of weights."""
-    if head.encoder_sha256 != encoder_sha256:
+    if head.encoder_sha256 != encoder.weights_sha256:
         raise ValueError(
             f"--head {head.name} was trained on another encoder: its weights are {head.encoder_sha256[:12]}, those of "
-            f"the served one {encoder_sha256[:12]}; serve the encoder that it was trained on, or train it with --freeze"
+            f"the served one {encoder.weights_sha256[:12]}; serve the encoder that it was trained on, or train it with "
+            "--freeze"
         )
     own, served = head.preprocessing, encoder.preprocessing
     if any(tuple(own[key]) != tuple(served[key]) for key in ("mean", "std")):
@@ -128,7 +113,8 @@ def open_with_heads(
     if heads and runner.manifest.kind != "encoder":
         raise ValueError(f"{path} has a head of its own; omit --head, or serve the encoder that it was trained on")
     if heads:
-        check_heads(heads, path, runner, options)
+        for head in heads:
+            check_head(head, runner.manifest)
     return runner, heads
 
 

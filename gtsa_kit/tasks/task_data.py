@@ -56,18 +56,10 @@ class TaskData(Protocol):
         """Read a label: (H, W) uint8 class numbers of pixels, or the () int64 class number of an image."""
 
 
-@dataclass(frozen=True)
-class MaskData:
-    """Images with masks."""
+class _Prepared:
+    """Base of images with masks and of images with classes."""
 
-    prepared: PreparedMasks
-    task: ClassVar[Task] = "segment"
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """Classes by class number."""
-        label_map = self.prepared.data.label_map
-        return tuple(map(Label, label_map.ids, label_map.classes, label_map.colors))
+    prepared: PreparedMasks | PreparedClasses
 
     @property
     def report(self) -> LabelReport:
@@ -83,6 +75,20 @@ class MaskData:
     def skipped(self) -> tuple[SkippedImage, ...]:
         """Files that are not used."""
         return self.prepared.data.skipped
+
+
+@dataclass(frozen=True)
+class MaskData(_Prepared):
+    """Images with masks."""
+
+    prepared: PreparedMasks
+    task: ClassVar[Task] = "segment"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes by class number."""
+        label_map = self.prepared.data.label_map
+        return tuple(map(Label, label_map.ids, label_map.classes, label_map.colors))
 
     def name(self, index: int) -> str:
         """Return the name of an image in reports."""
@@ -108,7 +114,7 @@ class MaskData:
 
 
 @dataclass(frozen=True)
-class ClassData:
+class ClassData(_Prepared):
     """Images with a class each."""
 
     prepared: PreparedClasses
@@ -119,21 +125,6 @@ class ClassData:
         """Classes by class number."""
         classes = self.prepared.data.classes
         return tuple(map(Label, range(len(classes)), classes, fill_colors([None] * len(classes))))
-
-    @property
-    def report(self) -> LabelReport:
-        """Counts and warnings."""
-        return self.prepared.report
-
-    @property
-    def validation(self) -> np.ndarray:
-        """Validation images, (N,) bool."""
-        return self.prepared.validation
-
-    @property
-    def skipped(self) -> tuple[SkippedImage, ...]:
-        """Files that are not used."""
-        return self.prepared.data.skipped
 
     def name(self, index: int) -> str:
         """Return the name of an image in reports."""

@@ -40,7 +40,7 @@ def open_heads(runs: dict[str, Path], runner: Runner, digest: str) -> list[Head]
     """Open heads and check that they belong to an encoder."""
     heads = [open_head(name, path, torch.device("cpu")) for name, path in runs.items()]
     for head in heads:
-        check_head(head, runner.manifest, digest)
+        check_head(head, runner.manifest.model_copy(update={"weights_sha256": digest}))
     return heads
 
 

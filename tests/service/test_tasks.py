@@ -215,13 +215,14 @@ def test_heads_of_another_encoder_or_without_their_maps_are_refused(
     save_random_task(tmp_path, task_spec("linear"))
     with pytest.raises(ValueError, match="--head road was trained on another encoder"):
         open_heads({"road": tmp_path}, runner, digest)
-    without = runner.manifest.model_copy(update={"outputs": runner.manifest.outputs[:2]})
+    own = runner.manifest.model_copy(update={"weights_sha256": digest})
+    without = own.model_copy(update={"outputs": own.outputs[:2]})
     (defects,) = open_heads({"defects": head_runs["defects"]}, runner, digest)
     with pytest.raises(ValueError, match=r"--head defects takes feature_map_0, .*--layers 0,1"):
-        check_head(defects, without, digest)
-    dark = runner.manifest.model_copy(update={"preprocessing": runner.manifest.preprocessing | {"mean": (0.5,) * 3}})
+        check_head(defects, without)
+    dark = own.model_copy(update={"preprocessing": own.preprocessing | {"mean": (0.5,) * 3}})
     with pytest.raises(ValueError, match="--head defects was trained on images of another normalization"):
-        check_head(defects, dark, digest)
+        check_head(defects, dark)
     model = load_task_model(head_runs["road"])
     model.spec = replace(model.spec, final_norm=False)
     save_task_model(tmp_path, model, {})
