@@ -45,7 +45,7 @@ format: install  ## format the code and apply lint's automatic fixes
 	$(BIN)/ruff format $(CODE)
 
 lock:  ## update the pins in constraints.txt (needs uv): hashes, and no registry's address
-	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra baselines \
+	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra finetune --extra baselines \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
 
