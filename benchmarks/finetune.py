@@ -31,7 +31,8 @@ import gtsa_kit
 from gtsa_kit.files import write_json
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.task_model import Label, TaskModel, TaskSpec, head_layers
+from gtsa_kit.models.task_model import TaskModel
+from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 from gtsa_kit.tasks.objective import pixel_loss
 
 CLASSES = 11

@@ -26,7 +26,8 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.task_model import Label, TaskModel, TaskSpec, head_layers, save_task_model
+from gtsa_kit.models.task_model import TaskModel, save_task_model
+from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.tasks.heads import Head, check_head, open_head

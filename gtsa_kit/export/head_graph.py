@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, HEAD, ExportOptions, layer_output
-from gtsa_kit.models.task_model import TaskModel, TaskSpec
+from gtsa_kit.models.task_model import TaskModel
+from gtsa_kit.models.task_spec import TaskSpec
 
 HEAD_DTYPES = {"fp16": torch.float16}
 """Dtypes of a head's convolutions by precision; float32 for others.

@@ -63,7 +63,7 @@ class HeadRecord(Record):
     """Head of a task model."""
 
     name: str
-    """Kind of head, one of `models.task_model.HEADS`."""
+    """Kind of head, one of `models.task_spec.HEADS`."""
     layers: tuple[int, ...]
     """Blocks whose maps it takes; () for the last feature map, or the embedding."""
     final_norm: bool

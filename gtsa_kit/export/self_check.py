@@ -12,7 +12,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.spec import TASK_TOLERANCES, TOLERANCES
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import TaskOutput
+from gtsa_kit.models.task_spec import TaskOutput
 
 
 @dataclass(frozen=True)

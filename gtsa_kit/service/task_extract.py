@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gtsa_kit.embedding.preprocess import to_input
-from gtsa_kit.models.task_model import Label, TaskOutput
+from gtsa_kit.models.task_spec import Label, TaskOutput
 from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.batcher import InferenceResult
 from gtsa_kit.service.errors import APIError, invalid_parameter

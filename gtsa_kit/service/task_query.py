@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from gtsa_kit.embedding.resize_policy import ResizePolicy, choose_resize_policy
-from gtsa_kit.models.task_model import Task
+from gtsa_kit.models.task_spec import Task
 from gtsa_kit.service.errors import APIError, invalid_parameter
 from gtsa_kit.service.query import SizeText, StrictQuery, parse_size
 from gtsa_kit.service.served_model import ServedModel

@@ -6,7 +6,7 @@ from typing import Any
 from gtsa_kit.config.finetune import FinetuneConfig
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.sizes import check_sides, nearest_side
-from gtsa_kit.models.task_model import HEADS, head_layers
+from gtsa_kit.models.task_spec import HEADS, head_layers
 from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.fabric import choose_precision
 

@@ -16,7 +16,8 @@ from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.source import is_exported_file
 from gtsa_kit.export.spec import SUFFIX, layer_output
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import Label, Task, TaskModel, is_task_run, load_task_model
+from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
+from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.models.weights import weights_digest
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.task_model import TaskSpec
+from gtsa_kit.models.task_spec import TaskSpec
 
 
 def input_policy(spec: TaskSpec, encoder: Encoder) -> ResizePolicy:

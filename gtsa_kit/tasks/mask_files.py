@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gtsa_kit.models.task_model import Label
+from gtsa_kit.models.task_spec import Label
 
 OPACITY: Final = 0.55
 """Opacity of the colors over an image."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.figures import RIGHT, WRONG, axes_grid, figure_style, save_figure
-from gtsa_kit.models.task_model import Label
+from gtsa_kit.models.task_spec import Label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

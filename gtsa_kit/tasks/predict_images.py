@@ -21,7 +21,7 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.extract import group_by_shape, load_image
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.models.task_model import Label, TaskOutput
+from gtsa_kit.models.task_spec import Label, TaskOutput
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.predictor import Predictor
 from gtsa_kit.tasks.tiles import NOT_FINITE, Tiling, tiled_mask

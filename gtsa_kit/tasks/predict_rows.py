@@ -12,7 +12,7 @@ from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.files import atomic_write
-from gtsa_kit.models.task_model import Label, Task
+from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask, pixel_values
 from gtsa_kit.tasks.output_names import output_name
 from gtsa_kit.tasks.predict_images import Prediction

@@ -13,7 +13,7 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.runtime.batching import predict_in_batches
 from gtsa_kit.export.spec import MASK
-from gtsa_kit.models.task_model import Label, Task, TaskOutput
+from gtsa_kit.models.task_spec import Label, Task, TaskOutput
 
 BATCH_BYTES: Final = 256 << 20
 """Memory of the logits that a call of a model returns; calls with larger logits get fewer images, at least one."""

@@ -13,7 +13,7 @@ from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.models.architecture import check_layers
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.run_folder import check_run_dir
-from gtsa_kit.models.task_model import TaskSpec
+from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.models.weights import save_weights
 from gtsa_kit.tasks.auto import resolve_auto
 from gtsa_kit.tasks.build import build_state, images_per_step

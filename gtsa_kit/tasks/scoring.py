@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from gtsa_kit.models.task_model import Task
+from gtsa_kit.models.task_spec import Task
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
 

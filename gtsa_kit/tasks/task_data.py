@@ -18,7 +18,7 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
-from gtsa_kit.models.task_model import Label, Task
+from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gtsa_kit.export import Runner
-from gtsa_kit.models.task_model import Label, TaskSpec, load_task_model, save_task_model
+from gtsa_kit.models.task_model import load_task_model, save_task_model
+from gtsa_kit.models.task_spec import Label, TaskSpec
 from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.heads import Head, check_head, open_head
 from helpers.running_service import RunningService, ServiceFactory

@@ -7,7 +7,8 @@ import torch
 
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.task_model import MODEL, Label, TaskModel, TaskSpec, head_layers, save_task_model
+from gtsa_kit.models.task_model import MODEL, TaskModel, save_task_model
+from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 
 if TYPE_CHECKING:
     from gtsa_kit.models.architecture import Arch

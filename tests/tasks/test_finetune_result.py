@@ -13,7 +13,7 @@ from PIL import Image
 from gtsa_kit.config.finetune import resolved
 from gtsa_kit.config.finetune_presets import load_finetune_config
 from gtsa_kit.models.encoder_spec import EncoderSpec
-from gtsa_kit.models.task_model import Label
+from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks import pictures
 from gtsa_kit.tasks.api import resolve_finetune
 from gtsa_kit.tasks.auto import resolve_auto

@@ -13,7 +13,8 @@ from gtsa_kit.cli.support.progress import make_console, make_result_console, pro
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.source import is_exported_file
 from gtsa_kit.files import write_json
-from gtsa_kit.models.task_model import Task, is_task_run
+from gtsa_kit.models.task_model import is_task_run
+from gtsa_kit.models.task_spec import Task
 from gtsa_kit.tasks.score import read_labeled_images, score_all
 from gtsa_kit.tasks.scoring import plain_scores
 from gtsa_kit.tasks.state import SCORE_NAMES

@@ -7,7 +7,7 @@ import numpy as np
 
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import TaskOutput
+from gtsa_kit.models.task_spec import TaskOutput
 
 Output = TypeVar("Output", Features, TaskOutput)
 

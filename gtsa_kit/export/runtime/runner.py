@@ -12,7 +12,7 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, LOGITS, MASK, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
 from gtsa_kit.models.sizes import check_image
-from gtsa_kit.models.task_model import TaskOutput
+from gtsa_kit.models.task_spec import TaskOutput
 
 
 class Runner(ABC):

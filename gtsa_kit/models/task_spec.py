@@ -1,0 +1,99 @@
+"""Description of a task model: its task, classes and head, and the outputs that it gives."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.heads import Pyramid
+from gtsa_kit.models.pyramid import LEVELS
+
+Task = Literal["segment", "classify"]
+HEADS: Final[Mapping[Task, tuple[str, ...]]] = {"segment": ("fpn", "linear"), "classify": ("linear",)}
+"""Heads of each task, the default first."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class of a task."""
+
+    id: int
+    """Value that means the class in the user's data: of pixels in masks (colors as 0xRRGGBB), else the class number."""
+    name: str
+    color: tuple[int, int, int]
+    """Color in pictures, RGB 0 to 255."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Everything that determines a task model but its encoder and its weights."""
+
+    task: Task
+    labels: tuple[Label, ...]
+    """Classes by class number."""
+    head: str
+    """One of `HEADS`."""
+    layers: tuple[int, ...] = ()
+    """Blocks whose maps the head takes; none for the last feature map, or the embedding for classes."""
+    final_norm: bool = True
+    """True if these features are after the encoder's final norm, as exported encoders give them."""
+    pyramid: Pyramid = "flat"
+    """Strides of the maps in the head fpn."""
+    channels: int = 128
+    """Channels of the head fpn before its classifier."""
+    dropout: float = 0.1
+    """Rate of dropout before the classifier of the head fpn, 0 to 1."""
+    short_side: int | None = None
+    """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
+    preprocessing."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a task or head that does not exist, or layers that the head can't take."""
+        if self.task not in HEADS or self.head not in HEADS[self.task]:
+            heads = ", ".join(HEADS.get(self.task, ()))
+            raise ValueError(f"no head {self.head!r} for the task {self.task!r}; heads: {heads or 'none'}")
+        if self.head == "fpn" and len(self.layers) != LEVELS:
+            raise ValueError(f"the head fpn takes the maps of {LEVELS} blocks, got {self.layers}")
+        if self.task == "classify" and self.layers:
+            raise ValueError(f"a head for classes takes the embedding, got the blocks {self.layers}")
+        if self.pyramid not in get_args(Pyramid):
+            raise ValueError(f"the pyramid is {' or '.join(get_args(Pyramid))}, got {self.pyramid!r}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary for model.json, checkpoints and manifests."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "TaskSpec":
+        """Build from a dictionary with what `to_dict` returns.
+
+        Raises:
+            ValueError: A field is missing or has a wrong value.
+        """
+        try:
+            fields = {name: content[name] for name in cls.__dataclass_fields__}
+            labels = tuple(Label(int(x["id"]), str(x["name"]), tuple(x["color"])) for x in fields["labels"])
+            return cls(**{**fields, "labels": labels, "layers": tuple(fields["layers"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the description of the task is damaged: {error!r}; train the model again") from error
+
+
+class TaskOutput(NamedTuple):
+    """Outputs of a task model for a batch of images of H x W pixels: numpy arrays from runners."""
+
+    logits: Any
+    """Logits (B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone."""
+    mask: Any = None
+    """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits."""
+
+
+def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:
+    """Return the blocks whose maps a head takes by default: for fpn the last one of each quarter of the depth."""
+    if task == "classify" or head != "fpn":
+        return ()
+    return tuple(-(-(i + 1) * architecture.depth // LEVELS) - 1 for i in range(LEVELS))
