@@ -74,7 +74,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     path = Path(path)
     with image_errors(path):
-        _check_file(path)
+        check_file(path)
         with open(path, "rb") as file:
             return _decode_file(file, path, max_pixels).image
 
@@ -86,8 +86,18 @@ def read_file(path: Path) -> bytes:
         ImageError: The file is missing, unreadable, empty, not a regular file, or larger than `MAX_FILE_BYTES`.
     """
     with image_errors(path):
-        check_file_size(_check_file(path), path)
+        check_file_size(check_file(path), path)
         return path.read_bytes()
+
+
+def check_file(path: Path) -> int:
+    """Return the size in bytes of a regular file that is not empty; raise `ImageError` for another."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
+        raise ImageError(path, "not a regular file")
+    if status.st_size == 0:
+        raise ImageError(path, "empty file")
+    return status.st_size
 
 
 def check_file_size(size: int, path: Path) -> None:
@@ -151,8 +161,8 @@ def decode_image(content: bytes, path: Path = Path("image"), max_pixels: int = M
         return _decode_file(io.BytesIO(content), path, max_pixels)
 
 
-def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Return the header of an image file's content.
+def read_header(content: bytes | IO[bytes], path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Return the header of an image file's content, or of an open file, of which little is read.
 
     Raises:
         ImageError: As for `open_image`, as far as the header shows it.
@@ -160,7 +170,8 @@ def read_header(content: bytes, path: Path = Path("image"), max_pixels: int = MA
     with image_errors(path):
         if not content:
             raise ImageError(path, "empty file")
-        with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        with Image.open(file, formats=pillow_formats()) as image:
             _check_pixels(image, path, max_pixels)
             return ImageHeader(image.format or "", image.mode, image.width, image.height, exif_orientation(image))
 
@@ -187,16 +198,6 @@ def decoding_failure(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _check_file(path: Path) -> int:
-    """Return the size of a regular file that is not empty."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
-        raise ImageError(path, "not a regular file")
-    if status.st_size == 0:
-        raise ImageError(path, "empty file")
-    return status.st_size
 
 
 def _check_pixels(image: Image.Image, path: Path, max_pixels: int) -> None:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-_BITS = 5
-"""Bits of a character; the next one says whether more characters follow."""
+from gtsa_kit.data.rle_text import compress_counts, run_lengths
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, object]:
@@ -13,32 +12,6 @@ def encode_rle(mask: np.ndarray) -> dict[str, object]:
         mask: (H, W) boolean.
     """
     return {"size": list(mask.shape), "counts": compress_counts(run_lengths(mask))}
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Return the lengths of runs down the columns of a boolean mask, alternately of False and True, False first."""
-    pixels = mask.ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    edges = np.concatenate([[0], changes, [pixels.size]])
-    lengths: list[int] = np.diff(edges).tolist()
-    return [0, *lengths] if pixels[0] else lengths
-
-
-def compress_counts(counts: list[int]) -> str:
-    """Return run lengths as text: from the third on, each as its difference to the one two before.
-
-    A number is written in groups of five bits, the lowest first, each as one character from "0" on.
-    """
-    characters = []
-    for i, count in enumerate(counts):
-        value = count - counts[i - 2] if i > 2 else count
-        more = True
-        while more:
-            bits = value & (1 << _BITS) - 1
-            value >>= _BITS
-            more = value != (-1 if bits & 1 << _BITS - 1 else 0)
-            characters.append(chr(48 + (bits | more << _BITS)))
-    return "".join(characters)
 
 
 def bounding_box(mask: np.ndarray) -> list[int]:
