@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,3 +182,12 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
         return once(f"{format_name}-{sha256(repr((run.name, options)).encode()).hexdigest()[:12]}", fill) / name
 
     return make
+
+
+@pytest.fixture
+def small_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core, and no process before it is needed: each imports Ray, and those of a full machine are given up."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    monkeypatch.setattr(ray, "init", partial(ray.init, num_cpus=1, object_store_memory=100_000_000))

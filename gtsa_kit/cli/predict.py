@@ -53,12 +53,21 @@ def predict(
         bool, typer.Option("--native", help="Keep each image's own size, rounded to whole patches.")
     ] = False,
     batch_size: Annotated[str, typer.Option(help="Images, or windows, in one call of the model, or auto.")] = "auto",
-    workers: Annotated[str, typer.Option(help="Threads that read, decode and write, or auto.")] = "auto",
+    workers: Annotated[
+        str, typer.Option(help="Threads that read, decode and write, or auto; workers of Ray.")
+    ] = "auto",
     on_error: Annotated[
         Literal["skip", "fail"],
         typer.Option(help="skip: list unreadable images in errors.jsonl; fail: stop at the first."),
     ] = "skip",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the job in DIR.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the job in DIR; where the images moved, IMAGES is their new place."),
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="local: this process. ray: all machines of a Ray cluster; without one, a local cluster."),
+    ] = "local",
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, help="Larger images are rejected before they are decoded.")
     ] = 178.0,
@@ -99,6 +108,7 @@ def predict(
         workers=parsed[1],
         fail_on_unreadable=on_error == "fail",
         resume=resume,
+        engine=engine,
         max_pixels=int(max_megapixels * 1e6),
         load=load_options,
     )

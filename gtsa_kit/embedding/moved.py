@@ -1,19 +1,26 @@
 """Inputs of a job at another place: the same names and sizes, and the content of the rows that are written."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from gtsa_kit.data.entries import Entry, Source
+from gtsa_kit.data.entries import Source
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.moved_images import changed_content, describe_differences, same_size, spread_sample
 from gtsa_kit.embedding.folder import vector_parts
 from gtsa_kit.embedding.input_index import InputIndex, describe_changes
 
 
-def check_moved(before: InputIndex, now: InputIndex, out: Path, source: Source, where: str) -> None:
+def check_moved(
+    before: InputIndex,
+    now: InputIndex,
+    out: Path,
+    source: Source,
+    where: str,
+    sample: Callable[[], Mapping[str, str]],
+) -> None:
     """Check that the images at another place are those of the job in `out`.
 
     Args:
@@ -22,6 +29,7 @@ def check_moved(before: InputIndex, now: InputIndex, out: Path, source: Source, 
         out: Folder of the job.
         source: The opened new place.
         where: Its name, for errors.
+        sample: Function that returns the SHA-256 of some images that are done, by name.
 
     Raises:
         ValueError: An image is missing there, more than there were, of another size, or of another content than that
@@ -40,17 +48,19 @@ def check_moved(before: InputIndex, now: InputIndex, out: Path, source: Source, 
         raise _other_images(where, describe_changes(before.path, now.path, stamps=False), out)
     if changed:
         raise _other_images(where, describe_differences((), changed), out)
-    sample = list(_sample_rows(now, out))
+    digests, repeated = sample(), now.repeated_names()
+    compared = ((entry, digests.get(entry.name)) for entry in now.read(0, now.count) if entry.name not in repeated)
+    looked_at = [(entry, digest) for entry, digest in compared if digest]
     try:
-        other = changed_content(source, sample)
+        other = changed_content(source, looked_at)
     except ImageError as error:
         raise _other_images(where, f"{error.path} can't be read: {error.reason}", out) from error
     if other:
-        raise _other_images(where, f"{len(other)} of {len(sample)} looked at changed (first {other[0]})", out)
+        raise _other_images(where, f"{len(other)} of {len(looked_at)} looked at changed (first {other[0]})", out)
 
 
-def _sample_rows(inputs: InputIndex, out: Path) -> Iterator[tuple[Entry, str]]:
-    """Yield the input and the SHA-256 of some rows that are written."""
+def sample_rows(out: Path) -> dict[str, str]:
+    """Return the SHA-256 of some images that are rows of the dataset folder `out`, by name."""
     parts = vector_parts(out)
     lengths = [pq.read_metadata(part).num_rows for part in parts]
     rows = [(part, index) for part, length in zip(parts, lengths, strict=True) for index in range(length)]
@@ -60,13 +70,11 @@ def _sample_rows(inputs: InputIndex, out: Path) -> Iterator[tuple[Entry, str]]:
         if opened[0] != part:
             opened = part, pq.read_table(part, columns=["path", "sha256"])
         digests[opened[1]["path"][index].as_py()] = opened[1]["sha256"][index].as_py()
-    for entry in inputs.read(0, inputs.count):
-        if entry.name in digests:
-            yield entry, digests.pop(entry.name)
+    return digests
 
 
 def _other_images(where: str, differences: str, out: Path) -> ValueError:
     return ValueError(
         f"{where} does not hold the images of {out}: {differences}; name the place of the images that the job began "
-        "with, or embed them into another folder"
+        "with, or choose another folder"
     )

@@ -1,12 +1,12 @@
-"""Feature extraction on a Ray cluster: each actor holds the model and processes blocks of entries, in order."""
+"""Work on a Ray cluster: each actor opens the model and processes blocks of images; results come in order."""
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,15 +19,30 @@ from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export import load
 from gtsa_kit.export.open_options import LoadOptions
 
-BLOCK_ENTRIES = 64
-"""Entries of a block, the unit of work of an actor."""
-SUBMITTED_BLOCKS = 64
+BLOCK_ENTRIES: Final = 64
+"""Images of a block, the unit of work of an actor."""
+SUBMITTED_BLOCKS: Final = 64
 """Blocks that are submitted to the cluster together."""
+
+Item = TypeVar("Item")
+ResultT = TypeVar("ResultT", covariant=True)
+Result = TypeVar("Result")
+
+
+class BlockTask(Protocol[Item, ResultT]):
+    """Protocol of the work that actors do; it must be picklable."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Reserve a GPU for each actor."""
+
+    def open(self) -> Callable[[list[Item]], Iterable[ResultT]]:
+        """Open model and source on the actor's machine; return the function from a block to its results, in order."""
 
 
 @dataclass(frozen=True)
-class RayTask:
-    """Arguments of an actor; they must be picklable."""
+class ExtractTask:
+    """Task that extracts features of entries."""
 
     source: str
     """Source of the images; every machine opens it by itself."""
@@ -37,18 +52,26 @@ class RayTask:
     plan: BatchPlan
     limits: ShardLimits
     on_gpu: bool
-    """Reserve a GPU for each actor."""
+
+    def open(self) -> Callable[[list[Entry]], Iterator[FeatureRow | FailedImage]]:
+        """Return the function from entries to their rows."""
+        source, runner = open_source(self.source), load(self.model, **self.load.arguments())
+        plan = replace(self.plan, workers=1)
+        return lambda block: extract_features(
+            block, source, runner, self.preprocessor, plan, ShardFill(self.limits).add
+        )
 
 
-def extract_on_ray(
-    entries: Iterable[Entry], task: RayTask, workers: int | None = None
-) -> Iterator[FeatureRow | FailedImage]:
-    """Extract features on the cluster that `RAY_ADDRESS` names, by default on one that is started for this call.
+def run_on_ray(
+    items: Iterable[Item], task: BlockTask[Item, Result], workers: int | None = None, block_size: int | None = None
+) -> Iterator[Result]:
+    """Run a task on the cluster that `RAY_ADDRESS` names, by default on one that is started for this call.
 
     Args:
-        entries: The images; results come in their order.
-        task: Model, source and batches.
+        items: The images; results come in their order.
+        task: What to do with them.
         workers: Actors; by default as many as the cluster has cores (GPUs, if the model runs on one).
+        block_size: Images of a block; by default `BLOCK_ENTRIES`.
     """
     ray = import_ray()
     started = not ray.is_initialized()
@@ -58,17 +81,17 @@ def extract_on_ray(
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         ray.data.DataContext.get_current().enable_progress_bars = False
-        remaining = iter(entries)
-        while blocks := [block for _ in range(SUBMITTED_BLOCKS) if (block := list(islice(remaining, BLOCK_ENTRIES)))]:
-            yield from _extract_blocks(ray, blocks, task, workers)
+        remaining, size = iter(items), block_size or BLOCK_ENTRIES
+        while blocks := [block for _ in range(SUBMITTED_BLOCKS) if (block := list(islice(remaining, size)))]:
+            yield from _run_blocks(ray, blocks, task, workers)
     finally:
         if started:
             ray.shutdown()
 
 
-def _extract_blocks(
-    ray: Any, blocks: list[list[Entry]], task: RayTask, workers: int | None
-) -> Iterator[FeatureRow | FailedImage]:
+def _run_blocks(
+    ray: Any, blocks: list[list[Item]], task: BlockTask[Item, Result], workers: int | None
+) -> Iterator[Result]:
     limit = int(ray.cluster_resources().get("GPU" if task.on_gpu else "CPU", 1))
     actors = {"size": workers} if workers else {"min_size": 1, "max_size": max(1, limit)}
     # Blocks are pickled: a locator need not be valid text, and maps differ in shape.
@@ -77,8 +100,8 @@ def _extract_blocks(
         override_num_blocks=len(blocks),
     )
     done = packed.map_batches(
-        BlockExtractor,
-        fn_constructor_args=(replace(task, model=task.model.absolute(), plan=replace(task.plan, workers=1)),),
+        BlockWorker,
+        fn_constructor_args=(task,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(**actors),
         num_cpus=1,
@@ -90,26 +113,19 @@ def _extract_blocks(
         yield from pickle.loads(row["results"])  # noqa: S301  (our own actor made it)
 
 
-class BlockExtractor:
-    """Ray actor that opens the model once, then extracts features of blocks."""
+class BlockWorker(Generic[Item, Result]):
+    """Ray actor that opens a task once, then works through blocks."""
 
-    def __init__(self, task: RayTask) -> None:
+    def __init__(self, task: BlockTask[Item, Result]) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.task = task
-        self.source = open_source(task.source)
-        self.runner = load(task.model, **task.load.arguments())
+        self.run = task.open()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the pickled results of pickled blocks."""
-        results = [pickle.dumps(self._extract(pickle.loads(block))) for block in batch["block"]]  # noqa: S301
+        results = [pickle.dumps(list(self.run(pickle.loads(block)))) for block in batch["block"]]  # noqa: S301
         return {"number": batch["number"], "results": np.array(results, dtype=object)}
-
-    def _extract(self, block: list[Entry]) -> list[FeatureRow | FailedImage]:
-        task = self.task
-        count = ShardFill(task.limits).add
-        return list(extract_features(block, self.source, self.runner, task.preprocessor, task.plan, count))
 
 
 def import_ray() -> Any:

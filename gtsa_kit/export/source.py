@@ -26,7 +26,7 @@ from gtsa_kit.models.checkpoint_import import (
 )
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.run_folder import ENCODER, is_run
-from gtsa_kit.models.task_model import MODEL, TaskModel, is_task_run, load_task_model
+from gtsa_kit.models.task_model import MODEL, TaskModel, check_finished, is_task_run, load_task_model
 from gtsa_kit.models.weights import build_encoder, weights_digest
 
 
@@ -109,6 +109,7 @@ def open_source(path: Path, import_options: ImportOptions | None = None) -> Sour
     if is_task_run(path):
         check_no_import_options(path, given)
         return _open_task(path)
+    check_finished(path)
     if is_exported_file(path):
         check_no_import_options(path, given)
     if path.is_file() and path.suffix == SUFFIX["onnx"]:

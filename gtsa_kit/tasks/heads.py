@@ -16,7 +16,7 @@ from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.source import is_exported_file
 from gtsa_kit.export.spec import SUFFIX, layer_output
 from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
+from gtsa_kit.models.task_model import TaskModel, check_finished, is_task_run, load_task_model
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.models.weights import weights_digest
 
@@ -60,6 +60,7 @@ def open_head(name: str, path: Path, device: torch.device) -> Head:
     try:
         if is_task_run(path):
             return _of_model(name, load_task_model(path), device)
+        check_finished(path)
         if path.suffix == SUFFIX["onnx"]:
             return _of_runner(name, HeadRunner(path, torch.get_num_threads()))
     except ValueError as error:

@@ -16,6 +16,7 @@ from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.tasks.predict_images import (
     Prediction,
     PredictPlan,
+    ReadImage,
     load_entry,
     predict_items,
     predict_tiled,
@@ -88,9 +89,9 @@ def _results(
     if plan.tiling is None:
         return predict_items(items, lambda item: load_item(item, plan.preprocessor), predictor, plan, _keep)
 
-    def read(item: tuple[str, ImageLike]) -> tuple[str, np.ndarray] | FailedImage:
+    def read(item: tuple[str, ImageLike]) -> ReadImage | FailedImage:
         try:
-            return item[0], read_item(item, plan.preprocessor.max_pixels)[0]
+            return ReadImage(item[0], read_item(item, plan.preprocessor.max_pixels)[0])
         except ImageError as error:
             return FailedImage(item[0], error.reason)
 

@@ -8,8 +8,9 @@ computed, so that masks of few images are in memory.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +50,18 @@ class Prediction:
     """Class numbers (height, width), uint8; None for a model that classifies images."""
     probabilities: np.ndarray | None = None
     """Probabilities (K,), float32; None for a model that segments images."""
+    sha256: str = ""
+    """Digest of the file; "" for an image without one."""
+
+
+class ReadImage(NamedTuple):
+    """A decoded image."""
+
+    path: str
+    pixels: np.ndarray
+    """Upright pixels (H, W, 3), uint8."""
+    sha256: str = ""
+    """Digest of the file; "" for an image without one."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def predict_items(
 
 def predict_tiled(
     items: Iterable[Item],
-    read: Callable[[Item], tuple[str, np.ndarray] | FailedImage],
+    read: Callable[[Item], ReadImage | FailedImage],
     predictor: Predictor,
     plan: PredictPlan,
     finish: Callable[[Item, Prediction], T],
@@ -93,7 +106,7 @@ def predict_tiled(
 
     Args:
         items: The images.
-        read: Returns the name and the upright pixels (H, W, 3) uint8 of an item.
+        read: Returns the upright pixels of an item.
         predictor: The model.
         plan: Inputs and batches.
         finish: Makes a result of an item and its prediction.
@@ -104,14 +117,13 @@ def predict_tiled(
         if isinstance(image, FailedImage):
             yield image
             continue
-        name, pixels = image
         try:
-            mask = tiled_mask(pixels, predictor, plan.tiling, plan.batch_size)
+            mask = tiled_mask(image.pixels, predictor, plan.tiling, plan.batch_size)
         except ImageError as error:
-            yield FailedImage(name, error.reason)
+            yield FailedImage(image.path, error.reason)
             continue
         height, width = mask.shape
-        yield finish(item, Prediction(name, width, height, predictor.labels, mask))
+        yield finish(item, Prediction(image.path, width, height, predictor.labels, mask, sha256=image.sha256))
 
 
 def load_entry(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry]], PreparedImage | FailedImage]:
@@ -119,15 +131,15 @@ def load_entry(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry]
     return lambda item: load_image(item[1], source, plan.preprocessor)
 
 
-def read_pixels(
-    source: Source, plan: PredictPlan
-) -> Callable[[tuple[int, Entry]], tuple[str, np.ndarray] | FailedImage]:
+def read_pixels(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry]], ReadImage | FailedImage]:
     """Return the function that reads and decodes one of the numbered entries of a source."""
 
-    def read(item: tuple[int, Entry]) -> tuple[str, np.ndarray] | FailedImage:
+    def read(item: tuple[int, Entry]) -> ReadImage | FailedImage:
         name = item[1].name
         try:
-            return name, decode(read_entry(source, item[1]), name, plan.preprocessor.max_pixels)[0]
+            content = read_entry(source, item[1])
+            pixels, _ = decode(content, name, plan.preprocessor.max_pixels)
+            return ReadImage(name, pixels, sha256(content).hexdigest())
         except ImageError as error:
             return FailedImage(name, error.reason)
         except MemoryError:
@@ -185,7 +197,7 @@ def to_prediction(image: PreparedImage, output: TaskOutput, labels: tuple[Label,
         probabilities = torch.from_numpy(logits).softmax(0).numpy()
     else:
         mask = class_numbers(logits, size)
-    return Prediction(image.path, image.width, image.height, labels, mask, probabilities)
+    return Prediction(image.path, image.width, image.height, labels, mask, probabilities, image.sha256)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

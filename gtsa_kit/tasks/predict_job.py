@@ -3,23 +3,26 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gtsa_kit.data.entries import Entry, Source
-from gtsa_kit.data.sources import open_source
-from gtsa_kit.embedding.folder import INPUT_INDEX, JOB, check_out
-from gtsa_kit.embedding.input_index import InputIndex, describe_changes, open_input_index, write_input_index
+from gtsa_kit.embedding.folder import check_out
+from gtsa_kit.embedding.input_index import InputIndex
 from gtsa_kit.embedding.locations import absolute_location, record_location
 from gtsa_kit.embedding.progress import JobProgress, JobSummary, UnreadableFileError
+from gtsa_kit.embedding.ray_engine import run_on_ray
+from gtsa_kit.embedding.resume import create_or_resume, open_inputs
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.embedding.run import check_unchanged
-from gtsa_kit.files import write_json, write_text
+from gtsa_kit.files import write_text
 from gtsa_kit.folder_lock import folder_lock
-from gtsa_kit.tasks.predict_images import CHUNK, PredictPlan, load_entry, predict_items, predict_tiled, read_pixels
+from gtsa_kit.tasks.predict_images import CHUNK
 from gtsa_kit.tasks.predict_plan import PredictOptions, job_record, plan_prediction
-from gtsa_kit.tasks.predict_rows import ResultFiles, describe_labels, table_header
-from gtsa_kit.tasks.predict_store import LABELS, PredictedRow, PredictionWriter
+from gtsa_kit.tasks.predict_rows import describe_labels, table_header
+from gtsa_kit.tasks.predict_store import LABELS, PredictedRow, PredictionWriter, sample_rows, write_files
+from gtsa_kit.tasks.predict_task import PredictTask
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
 
 
@@ -49,27 +52,24 @@ def predict_folder(
     path, out, options = Path(model), Path(out), options or PredictOptions()
     check_out(out, options.resume)
     where = absolute_location(str(source))
-    opened = open_source(where)
+    opened = open_inputs(where, out, f"gtsa predict {model} NEW_PLACE")
     predictor = predictor or open_predictor(path, options.load)
     plan = plan_prediction(predictor, options)
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
-        inputs = _create_or_resume(out, opened, where, path, lambda x: job_record(predictor, plan, options, x))
-        write_text(
-            out / LABELS,
-            json.dumps(describe_labels(predictor.task, predictor.labels), indent=2, ensure_ascii=False) + "\n",
-        )
+        job = PredictTask(where, path.absolute(), options, plan, "cuda" in predictor.runner.provider.lower())
+        inputs = create_or_resume(out, opened, where, partial(_record, job, out, predictor), partial(sample_rows, out))
+        described = describe_labels(predictor.task, predictor.labels)
+        write_text(out / LABELS, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         header = table_header(predictor.task, predictor.labels)
         with closing(PredictionWriter(out, header, options.rle)) as writer:
             begin, total = writer.journal.next_index, inputs.count
             if writer.journal.complete:
                 return JobSummary(out, writer.rows, writer.errors, total, 0)
             on_progress(JobProgress(begin, total, writer.errors))
-            finish = ResultFiles(
-                out, opened, predictor.labels, inputs.repeated_names(), options.overlay, options.rle, options.max_pixels
-            )
             items = enumerate(inputs.read(begin, total), start=begin)
-            for done, result in enumerate(_results(items, opened, predictor, plan, finish), start=begin + 1):
+            job = replace(job, repeated=inputs.repeated_names())
+            for done, result in enumerate(_results(items, out, job, opened, predictor), start=begin + 1):
                 writer.add(result)
                 on_progress(JobProgress(done, total, writer.errors))
                 if options.fail_on_unreadable and isinstance(result, FailedImage):
@@ -81,35 +81,16 @@ def predict_folder(
 
 
 def _results(
-    items: Iterator[tuple[int, Entry]], source: Source, predictor: Predictor, plan: PredictPlan, finish: ResultFiles
+    items: Iterator[tuple[int, Entry]], out: Path, job: PredictTask, source: Source, predictor: Predictor
 ) -> Iterator[PredictedRow | FailedImage]:
-    if plan.tiling is not None:
-        return predict_tiled(items, read_pixels(source, plan), predictor, plan, finish)
-    return predict_items(items, load_entry(source, plan), predictor, plan, finish)
+    """Write the files of the results, in this process or on Ray, and yield their rows in order."""
+    if job.options.engine == "local":
+        return job.results(items, source, predictor, partial(write_files, out))
+    return (write_files(out, result) for result in run_on_ray(items, job, job.options.workers, CHUNK))
 
 
-def _create_or_resume(
-    out: Path, source: Source, where: str, model: Path, record: Callable[[InputIndex], dict[str, Any]]
-) -> InputIndex:
-    """Write the input index and job.json of a new job, or compare them with those of the job to resume.
-
-    Raises:
-        ValueError: The model, an option or an image has changed.
-    """
-    if not (out / JOB).exists():
-        inputs = write_input_index(source, out / INPUT_INDEX)
-        locations = {"source": record_location(where, out), "model_path": record_location(str(model), out)}
-        write_json(out / JOB, record(inputs) | locations)
-        return inputs
-    now = write_input_index(source, out / ".input_index.new.sqlite")
-    try:
-        old = json.loads((out / JOB).read_text(encoding="utf-8"))
-        check_unchanged(old, json.loads(json.dumps(record(now))), out)
-        if old["inputs"]["sha256"] != now.digest:
-            changes = describe_changes(out / INPUT_INDEX, now.path)
-            raise ValueError(
-                f"the images of {where} have changed since {out} was started: {changes}; choose another folder"
-            )
-    finally:
-        now.path.unlink(missing_ok=True)
-    return open_input_index(out / INPUT_INDEX)
+def _record(job: PredictTask, out: Path, predictor: Predictor, inputs: InputIndex) -> dict[str, Any]:
+    """Return the content of job.json."""
+    record = job_record(predictor, job.plan, job.options, inputs)
+    model = record["model"] | record_location(str(job.model), out)
+    return record | {"source": record_location(job.source, out), "model": model}

@@ -1,7 +1,7 @@
 """Options and plan of predictions, and the record that a job is resumed by."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.input_index import InputIndex
@@ -39,13 +39,15 @@ class PredictOptions:
     batch_size: int | None = None
     """Images per call of the model; None chooses by the device."""
     workers: int | None = None
-    """Threads that read, decode and write; None chooses by the machine."""
+    """Threads that read, decode and write, or workers of the Ray cluster; None chooses by the machine."""
     fail_on_unreadable: bool = False
     """Stop at the first image that can't be used."""
     resume: bool = False
     """Continue the job in the output folder."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
+    engine: Literal["local", "ray"] = "local"
+    """Predict in this process, or on a Ray cluster."""
     load: LoadOptions = field(default_factory=LoadOptions)
     """Options to open the model with."""
 

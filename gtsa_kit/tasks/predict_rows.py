@@ -2,7 +2,6 @@
 
 from collections.abc import Set
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.files import atomic_write
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask, pixel_values
 from gtsa_kit.tasks.output_names import output_name
@@ -25,10 +23,9 @@ _COUNTED_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class ResultFiles:
-    """Function from a prediction to its files, which it writes, and its rows. It may be called from many threads."""
+class ResultRows:
+    """Function from a prediction to its rows and the content of its files. It may be called from many threads."""
 
-    out: Path
     source: Source
     labels: tuple[Label, ...]
     repeated: Set[str]
@@ -38,42 +35,34 @@ class ResultFiles:
     max_pixels: int
 
     def __call__(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:
-        """Write the files of a prediction; `item` is the index of the image and its entry.
-
-        Raises:
-            OSError: A file can't be written.
-        """
+        """Return the rows and files of a prediction; `item` is the index of the image and its entry."""
         index, entry = item
+        first = prediction.path, prediction.sha256
         if prediction.probabilities is not None:
-            return PredictedRow((prediction.path, *_top_classes(prediction.probabilities, self.labels)))
+            return PredictedRow((*first, *_top_classes(prediction.probabilities, self.labels)))
         mask = prediction.mask
         assert mask is not None
         name = f"{MASKS}/{output_name(entry.name, '.png', self.repeated, index)}"
+        files = [(name, encode_mask(mask, self.labels))]
         if self.overlay:
             try:
                 image, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
                 drawn = draw_overlay(image, mask, self.labels)
             except ImageError as error:  # it changed since it was read
                 return FailedImage(entry.name, error.reason)
-            self._write(f"{OVERLAYS}/{output_name(entry.name, '.jpg', self.repeated, index)}", drawn)
-        self._write(name, encode_mask(mask, self.labels))
+            files.append((f"{OVERLAYS}/{output_name(entry.name, '.jpg', self.repeated, index)}", drawn))
         shares = class_shares(mask, len(self.labels))
-        columns = (prediction.path, name, prediction.width, prediction.height, *(f"{share:.6g}" for share in shares))
-        return PredictedRow(columns, tuple(segments(prediction.path, mask, self.labels)) if self.rle else ())
-
-    def _write(self, name: str, content: bytes) -> None:
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(content)
+        columns = (*first, name, prediction.width, prediction.height, *(f"{share:.6g}" for share in shares))
+        lines = tuple(segments(prediction.path, mask, self.labels)) if self.rle else ()
+        return PredictedRow(columns, lines, tuple(files))
 
 
 def table_header(task: Task, labels: tuple[Label, ...]) -> list[str]:
     """Return the columns of predictions.csv."""
     if task == "segment":
-        return ["path", "mask", "width", "height", *(f"share_{label.name}" for label in labels)]
+        return ["path", "sha256", "mask", "width", "height", *(f"share_{label.name}" for label in labels)]
     more = [f"{name}_{i}" for i in range(2, min(TOP, len(labels)) + 1) for name in ("label", "probability")]
-    return ["path", "label", "probability", *more]
+    return ["path", "sha256", "label", "probability", *more]
 
 
 def describe_labels(task: Task, labels: tuple[Label, ...]) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from gtsa_kit.data.moved_images import spread_sample
 from gtsa_kit.embedding.folder import ERRORS, JOURNAL
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.files import sync, write_json
+from gtsa_kit.files import atomic_write, sync, write_json
 
 TABLE, RLE, LABELS = "predictions.csv", "rle.jsonl", "labels.json"
 MASKS: Final = "masks"
@@ -24,12 +25,14 @@ OVERLAYS: Final = "overlays"
 
 @dataclass(frozen=True)
 class PredictedRow:
-    """Row of an image in the tables."""
+    """Row of an image in the tables, and its files until they are written."""
 
     columns: tuple[object, ...]
     """Values of the columns of predictions.csv."""
     segments: tuple[dict[str, Any], ...] = ()
     """Lines of rle.jsonl."""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """Path below the folder, and content."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,32 @@ class PredictJournal:
     """Length of each table in bytes."""
     complete: bool = False
     """All images are committed."""
+
+
+def write_files(out: Path, result: PredictedRow | FailedImage) -> PredictedRow | FailedImage:
+    """Write the files of a result into the folder `out`, and return the result without them.
+
+    Raises:
+        OSError: A file can't be written.
+    """
+    if isinstance(result, FailedImage):
+        return result
+    for name, content in result.files:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+    return replace(result, files=())
+
+
+def sample_rows(out: Path) -> dict[str, str]:
+    """Return the SHA-256 of some images that are committed rows of the folder `out`, by name."""
+    length = _read_journal(out).lengths.get(TABLE, 0)
+    if not length:
+        return {}
+    with open(out / TABLE, "rb") as file:
+        text = file.read(length).decode("utf-8")
+    return dict(spread_sample([(row["path"], row["sha256"]) for row in csv.DictReader(io.StringIO(text))]))
 
 
 class PredictionWriter:

@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,15 +8,6 @@ import pytest
 from gtsa_kit.embedding import ray_engine, read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import embed_folder
-
-
-@pytest.fixture
-def small_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One core, and no process before it is needed: each imports Ray, and those of a full machine are given up."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
-    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
-    monkeypatch.setattr(ray, "init", partial(ray.init, num_cpus=1, object_store_memory=100_000_000))
 
 
 def test_a_ray_worker_gives_the_same_rows_in_the_same_order(
@@ -53,8 +43,8 @@ class Rows:
 def test_blocks_in_another_order_are_an_error(order: list[int]) -> None:
     data = SimpleNamespace(from_items=lambda rows, **_: Rows(rows, order), ActorPoolStrategy=lambda **_: None)
     ray = SimpleNamespace(data=data, cluster_resources=dict)
-    task = ray_engine.RayTask("", Path("model"), {}, None, ray_engine.BatchPlan(1, 1), None, False)
-    results = ray_engine._extract_blocks(ray, [["a", "b"], ["c"], ["d"]], task, 2)
+    task = ray_engine.ExtractTask("", Path("model"), {}, None, ray_engine.BatchPlan(1, 1), None, False)
+    results = ray_engine._run_blocks(ray, [["a", "b"], ["c"], ["d"]], task, 2)
     if order == [0, 1, 2]:
         assert list(results) == ["a", "b", "c", "d"]
     else:

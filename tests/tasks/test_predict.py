@@ -279,3 +279,18 @@ def test_exported_files_predict_what_their_run_does(
     if options:
         with pytest.raises(ValueError, match="--tile blends windows by their logits"):
             next(gtsa_kit.predict(path, mixed, tile=64))
+
+
+def test_an_unfinished_run_is_named_with_the_command_that_continues_it(images: Path, tmp_path: Path) -> None:
+    from gtsa_kit.config.finetune_presets import load_finetune_config
+    from gtsa_kit.config.layers import dump_config
+    from gtsa_kit.tasks.heads import open_head
+
+    config = load_finetune_config("segment", None, None, {"model.random": "vit_test"})
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text(dump_config(config))
+    words = r"run is an unfinished run of fine-tuning, .*; continue it: gtsa finetune segment --resume --out .*run$"
+    with pytest.raises(ValueError, match=words):
+        next(gtsa_kit.predict(tmp_path / "run", images))
+    with pytest.raises(ValueError, match=words):
+        open_head("road", tmp_path / "run", torch.device("cpu"))

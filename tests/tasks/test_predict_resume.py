@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,43 @@ def test_a_second_process_may_not_write_into_the_folder(model: Path, ten: Path, 
     out.mkdir()
     with folder_lock(out), pytest.raises(ValueError, match="another process is writing into"):
         predict_folder(model, ten, out, PredictOptions(size=(32, 32)))
+
+
+def stop_after(count: int) -> Callable[[JobProgress], None]:
+    def stop(progress: JobProgress) -> None:
+        if progress.done == count:
+            raise OSError("the disk is gone")
+
+    return stop
+
+
+def test_ray_continues_a_job_with_the_same_files(model: Path, ten: Path, tmp_path: Path, small_cluster: None) -> None:
+    options = PredictOptions(batch_size=3, workers=1, **MODES["whole"])
+    predict_folder(model, ten, tmp_path / "whole", options)
+    with pytest.raises(OSError, match="the disk is gone"):
+        predict_folder(model, ten, tmp_path / "out", options, stop_after(6))
+    rest = predict_folder(model, ten, tmp_path / "out", replace(options, engine="ray", resume=True))
+    assert (rest.rows, rest.errors, rest.processed) == (9, 1, 6)
+    assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole")
+
+
+def test_images_that_moved_are_found_at_their_new_place(model: Path, ten: Path, tmp_path: Path) -> None:
+    options = PredictOptions(batch_size=3, workers=1, **MODES["whole"])
+    shutil.copytree(ten, tmp_path / "in")
+    predict_folder(model, tmp_path / "in", tmp_path / "whole", options)
+    with pytest.raises(OSError, match="the disk is gone"):
+        predict_folder(model, tmp_path / "in", tmp_path / "out", options, stop_after(6))
+    shutil.copytree(ten, tmp_path / "new", copy_function=shutil.copyfile)  # other times
+    shutil.rmtree(tmp_path / "in")
+    resumed = replace(options, resume=True)
+    with pytest.raises(ValueError, match=r"does not exist; .*their new place: gtsa predict .* NEW_PLACE --resume"):
+        predict_folder(model, tmp_path / "in", tmp_path / "out", resumed)
+    content = (tmp_path / "new" / "p0.jpg").read_bytes()
+    (tmp_path / "new" / "p0.jpg").write_bytes(content[:-20] + b"x" + content[-19:])
+    with pytest.raises(ValueError, match=r"new does not hold the images of .*: 1 of 4 looked at changed \(first p0"):
+        predict_folder(model, tmp_path / "new", tmp_path / "out", resumed)
+    (tmp_path / "new" / "p0.jpg").write_bytes(content)
+    assert predict_folder(model, tmp_path / "new", tmp_path / "out", resumed).processed == 6
+    whole, out = folder_digests(tmp_path / "whole"), folder_digests(tmp_path / "out")
+    assert whole.pop("job.json") != out.pop("job.json")
+    assert out == whole
