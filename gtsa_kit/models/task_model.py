@@ -1,7 +1,7 @@
 """Task models: an encoder with a head, and their files `model.safetensors` and `model.json`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.files import write_json
 from gtsa_kit.models.architecture import check_layers
+from gtsa_kit.models.detector import Detections, DetectorHead
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.heads import ClassHead, FpnHead, LinearHead
@@ -24,7 +25,10 @@ MODEL: Final = "model.safetensors"
 
 
 class TaskModel(nn.Module):
-    """Encoder and head: normalized images (B, 3, H, W) to logits, (B, K, H, W) of pixels or (B, K) of classes."""
+    """Encoder and head: normalized images (B, 3, H, W) to logits, or to detections.
+
+    Logits are (B, K, H, W) of pixels, or (B, K) of classes.
+    """
 
     def __init__(self, encoder: Encoder, spec: TaskSpec) -> None:
         """Put a new head with random weights on an encoder; its attribute `layers` becomes that of the head.
@@ -36,19 +40,31 @@ class TaskModel(nn.Module):
         check_layers(spec.layers, encoder.architecture)
         self.encoder, self.spec = encoder, spec
         encoder.layers = tuple(sorted(set(spec.layers)))
-        width = encoder.architecture.width
+        width, patch = encoder.architecture.width, encoder.architecture.patch
         self.head: nn.Module
         if spec.task == "classify":
             self.head = ClassHead(width, spec.classes)
+        elif spec.detector:
+            self.head = DetectorHead(width, spec.classes, patch, spec.detector)
         elif spec.head == "fpn":
             self.head = FpnHead(width, spec.classes, spec.pyramid, spec.channels, spec.dropout)
         else:
             self.head = LinearHead(width, spec.classes, max(1, len(spec.layers)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute logits; height and width of the images are multiples of the patch size."""
+    def forward(self, images: Tensor) -> Tensor | Detections:
+        """Compute logits or detections; height and width of the images are multiples of the patch size."""
         height, width = images.shape[-2:]
+        if self.spec.detector:
+            detections: Detections = self.head(*self.features(images), image_size=(height, width))
+            return detections
         return self.resize(self.head(*self.features(images)), (height, width))
+
+    def losses(
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of a detector; see `DetectorHead.losses`."""
+        assert isinstance(self.head, DetectorHead)
+        return self.head.losses(*self.features(images), image_sizes=image_sizes, targets=targets)
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the inputs of the head: maps (B, D, h, w) in the order of `spec.layers`, or the embedding (B, D)."""

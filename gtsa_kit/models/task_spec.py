@@ -5,11 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.heads import Pyramid
 from gtsa_kit.models.pyramid import LEVELS
 
-Task = Literal["segment", "classify"]
-HEADS: Final[Mapping[Task, tuple[str, ...]]] = {"segment": ("fpn", "linear"), "classify": ("linear",)}
+Task = Literal["segment", "classify", "detect"]
+HEADS: Final[Mapping[Task, tuple[str, ...]]] = {
+    "segment": ("fpn", "linear"),
+    "classify": ("linear",),
+    "detect": ("mask-rcnn", "faster-rcnn"),
+}
 """Heads of each task, the default first."""
 
 
@@ -46,18 +51,24 @@ class TaskSpec:
     short_side: int | None = None
     """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
     preprocessing."""
+    detector: DetectorSpec | None = None
+    """Head of a detector; None for other tasks."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a task or head that does not exist, or layers that the head can't take."""
         if self.task not in HEADS or self.head not in HEADS[self.task]:
             heads = ", ".join(HEADS.get(self.task, ()))
             raise ValueError(f"no head {self.head!r} for the task {self.task!r}; heads: {heads or 'none'}")
-        if self.head == "fpn" and len(self.layers) != LEVELS:
-            raise ValueError(f"the head fpn takes the maps of {LEVELS} blocks, got {self.layers}")
+        if (self.head == "fpn" or self.task == "detect") and len(self.layers) != LEVELS:
+            raise ValueError(f"the head {self.head} takes the maps of {LEVELS} blocks, got {self.layers}")
         if self.task == "classify" and self.layers:
             raise ValueError(f"a head for classes takes the embedding, got the blocks {self.layers}")
         if self.pyramid not in get_args(Pyramid):
             raise ValueError(f"the pyramid is {' or '.join(get_args(Pyramid))}, got {self.pyramid!r}")
+
+        detector = "none" if self.detector is None else "mask-rcnn" if self.detector.masks else "faster-rcnn"
+        if detector != (self.head if self.task == "detect" else "none"):
+            raise ValueError(f"the head {self.head} does not go with the settings of a detector: {self.detector}")
 
     @property
     def classes(self) -> int:
@@ -65,8 +76,8 @@ class TaskSpec:
         return len(self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for model.json, checkpoints and manifests."""
-        return asdict(self)
+        """Return a dictionary for model.json, checkpoints and manifests; `detector` is there for detectors alone."""
+        return {name: value for name, value in asdict(self).items() if name != "detector" or value is not None}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "TaskSpec":
@@ -76,9 +87,10 @@ class TaskSpec:
             ValueError: A field is missing or has a wrong value.
         """
         try:
-            fields = {name: content[name] for name in cls.__dataclass_fields__}
+            fields = {name: content[name] for name in cls.__dataclass_fields__ if name != "detector"}
             labels = tuple(Label(int(x["id"]), str(x["name"]), tuple(x["color"])) for x in fields["labels"])
-            return cls(**{**fields, "labels": labels, "layers": tuple(fields["layers"])})
+            detector = DetectorSpec.from_dict(content["detector"]) if "detector" in content else None
+            return cls(**{**fields, "labels": labels, "layers": tuple(fields["layers"]), "detector": detector})
         except (KeyError, TypeError) as error:
             raise ValueError(f"the description of the task is damaged: {error!r}; train the model again") from error
 
@@ -86,14 +98,23 @@ class TaskSpec:
 class TaskOutput(NamedTuple):
     """Outputs of a task model for a batch of images of H x W pixels: numpy arrays from runners."""
 
-    logits: Any
-    """Logits (B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone."""
+    logits: Any = None
+    """Logits (B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone, and for
+    detectors."""
     mask: Any = None
-    """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits."""
+    """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits, and for detectors."""
+    boxes: Any = None
+    """Boxes (B, N, 4) float32 of detections, x0, y0, x1, y1 in pixels of the input; None for other tasks."""
+    scores: Any = None
+    """Scores (B, N) float32 of detections, 0 in a slot that is not used; None for other tasks."""
+    labels: Any = None
+    """Class numbers (B, N) int32 of detections; None for other tasks."""
+    masks: Any = None
+    """Masks (B, N, 28, 28) float32 inside the boxes of detections; None for other tasks, and for boxes alone."""
 
 
 def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:
-    """Return the blocks whose maps a head takes by default: for fpn the last one of each quarter of the depth."""
-    if task == "classify" or head != "fpn":
+    """Return the blocks whose maps a head takes by default: for fpn and detectors the last one of each quarter."""
+    if task == "classify" or head == "linear":
         return ()
     return tuple(-(-(i + 1) * architecture.depth // LEVELS) - 1 for i in range(LEVELS))
