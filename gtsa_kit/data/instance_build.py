@@ -29,6 +29,8 @@ class Listing:
     classes: Mapping[int, str] = field(default_factory=dict)
     """Names of the classes by their number in the files, in the order of the class numbers."""
     images: list[ListedImage] = field(default_factory=list)
+    relative: bool = False
+    """True if boxes and polygons are shares of the width and the height of the images."""
     skipped: list[SkippedImage] = field(default_factory=list)
     """Files that belong to no image, and images of another split."""
 
@@ -52,10 +54,13 @@ def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCal
     images, skipped = read_sizes(listing.images, on_progress)
     kept = sorted((image for image in images if image), key=lambda image: (image.split or "", natural_key(image.name)))
     table, problems = listing.objects.finish(), dict(listing.objects.faults)
+    sides = np.array([(image.width, image.height) if image else (1, 1) for image in [*images, None]])[table.images]
+    if listing.relative:
+        boxes, store = table.boxes * np.tile(sides, 2), table.segmentations.scale(sides)
+        table = table._replace(boxes=boxes, segmentations=store)
     boxes = _upright_boxes(_with_boxes(table), table.images, images)
     considered = np.array([image is not None for image in images] + [True])[table.images]  # the last is for -1
     has_masks = listing.objects.masks and bool((table.segmentations.kinds != NONE).any())
-    sides = np.array([(image.width, image.height) if image else (1, 1) for image in [*images, None]])[table.images]
     for wrong, reason in [*_box_faults(table, boxes, sides), *(_mask_faults(table, sides) if has_masks else [])]:
         problems |= {int(row): reason for row in np.flatnonzero(wrong) if int(row) not in problems}
     skipped_objects = [

@@ -7,6 +7,9 @@ from gtsa_kit.data.coco_json import read_coco
 from gtsa_kit.data.instance_build import Listing, build_dataset
 from gtsa_kit.data.instances import InstanceDataset
 from gtsa_kit.data.skipped import MAX_MISSING
+from gtsa_kit.data.voc import read_voc, voc_files
+from gtsa_kit.data.yolo import read_yolo
+from gtsa_kit.data.yolo_files import yolo_files
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 FORMATS_HINT = (
@@ -45,9 +48,17 @@ def read_instance_dataset(
 def _read(data: Path, images: Path | None, val: Path | None, masks: bool) -> Listing:
     if not data.exists():
         raise ValueError(f"{data} does not exist; {FORMATS_HINT}")
-    files = coco_parts(data, images, val)
-    if files is None:
+    coco = None if data.suffix.lower() in (".yaml", ".yml") else coco_parts(data, images, val)
+    if coco is not None:
+        listing = read_coco(coco[0], masks)
+        listing.skipped += coco[1]
+        return listing
+    if images is not None or val is not None:
+        raise ValueError(f"{data} holds no JSON file of COCO, to which --images and --val belong; {FORMATS_HINT}")
+    voc = voc_files(data)
+    if voc is not None:
+        return read_voc(voc, masks)
+    yolo = yolo_files(data)
+    if yolo is None:
         raise ValueError(f"{data} holds no dataset of objects; {FORMATS_HINT}")
-    listing = read_coco(files[0], masks)
-    listing.skipped += files[1]
-    return listing
+    return read_yolo(yolo, masks)

@@ -18,6 +18,7 @@ from gtsa_kit.progress import ProgressCallback, no_progress
 
 MAX_BAD = 0.05
 """Largest share of labeled images that may be unusable or wrong before training refuses the data."""
+Unit = Literal["pixels", "images", "boxes"]
 ALL_VOID = "its mask is void everywhere"
 
 
@@ -28,18 +29,20 @@ class PartCounts:
     images: int
     """Number of images."""
     counts: tuple[int, ...]
-    """Pixels of each class, or images of each class if images have one class."""
+    """Pixels or boxes of each class, or images of each class if images have one class."""
     images_with: tuple[int, ...]
     """Number of images that hold each class."""
     void: int = 0
     """Number of void pixels."""
+    empty: int = 0
+    """Number of images without an object."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
     """Content of a labeled dataset, for people and for the run folder."""
 
-    unit: Literal["pixels", "images"]
+    unit: Unit
     """Unit of the counts."""
     classes: tuple[str, ...]
     train: PartCounts
@@ -103,7 +106,7 @@ def prepare_masks(data: SegmentationDataset, rule: SplitRule, max_bad: float = M
     split = data.split(rule)
     pixels = counts[~empty]
     train, val = (_count_pixels(pixels[part]) for part in (~split.validation, split.validation))
-    report = _report("pixels", data.classes, (train, val), split, data.skipped)
+    report = build_report("pixels", data.classes, (train, val), split, data.skipped)
     notes = []
     if unknown:
         notes.append(
@@ -157,7 +160,9 @@ def prepare_classes(
     split = data.split(rule)
     parts = (data.labels[~split.validation], data.labels[split.validation])
     train, val = (_count_images(labels, len(data.classes)) for labels in parts)
-    return PreparedClasses(data, split.validation, _report("images", data.classes, (train, val), split, data.skipped))
+    return PreparedClasses(
+        data, split.validation, build_report("images", data.classes, (train, val), split, data.skipped)
+    )
 
 
 def describe_skipped(skipped: Sequence[SkippedImage]) -> tuple[str, ...]:
@@ -168,20 +173,22 @@ def describe_skipped(skipped: Sequence[SkippedImage]) -> tuple[str, ...]:
     return tuple(f"{len(items)} skipped, {_first(items)}" for items in sorted(kinds.values(), key=len, reverse=True))
 
 
-def _report(
-    unit: Literal["pixels", "images"],
+def build_report(
+    unit: Unit,
     classes: tuple[str, ...],
     parts: tuple[PartCounts, PartCounts],
     split: Split,
     skipped: Sequence[SkippedImage],
+    needed: int = 2,
 ) -> LabelReport:
-    """Build the report; raise `ValueError` if nothing can be learned or scored."""
+    """Build the report; raise `ValueError` if nothing can be scored, or fewer than `needed` classes can be learned."""
     train, val = parts
     if not train.images or not val.images:
         raise ValueError(f"no usable image is in {'val' if train.images else 'train'}; add some, or see --val-split")
     learned = sum(count > 0 for count in train.counts)
-    if learned < 2:
-        raise ValueError(f"train holds {unit} of {learned} class{'es' * (not learned)}, and two are needed")
+    if learned < needed:
+        number = "two are" if needed > 1 else "one is"
+        raise ValueError(f"train holds {unit} of {learned} class{'es' * (learned != 1)}, and {number} needed")
     warnings = [f"{name} holds one image" for name, part in (("train", train), ("val", val)) if part.images == 1]
     warnings += _missing_classes(unit, classes, train.counts, val.counts)
     return LabelReport(unit, classes, train, val, split.description, describe_skipped(skipped), tuple(warnings))

@@ -1,7 +1,7 @@
 """Masks of objects as datasets store them, polygons or run lengths, in a few large arrays; drawn when they are used."""
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Final
 
@@ -135,6 +135,11 @@ class Segmentations:
     def mask(self, row: int, height: int, width: int) -> np.ndarray:
         """Return the mask (H, W) bool of an object."""
         return mask_of_counts(decode_counts(self.runs(row, height, width)["counts"]), (height, width))
+
+    def scale(self, factors: np.ndarray) -> "Segmentations":
+        """Return these with the x and y of each object's polygons multiplied by its factors (M, 2)."""
+        points = np.diff(self.polygons[self.polygon_rows])
+        return replace(self, points=self.points * np.repeat(factors, points, axis=0))
 
     def polygon_bounds(self) -> np.ndarray:
         """Return the smallest x and y and the largest x and y of each object's polygons, (M, 4) float64; else NaN."""

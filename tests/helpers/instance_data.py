@@ -67,3 +67,39 @@ def write_coco(folder: Path, images: Sequence[DrawnImage], masks: bool = True, *
     file = folder / "labels.json"
     file.write_text(json.dumps(coco_content(images, masks) | changes))
     return file
+
+
+def write_yolo(folder: Path, images: Sequence[DrawnImage], polygons: bool = True, split: str = "") -> Path:
+    """Write `images/`, `labels/` and `classes.txt`; return the folder."""
+    save_images(folder / "images" / split, images)
+    (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("\n".join(NAMES))
+    for image in images:
+        lines = []
+        for number, (x0, y0, x1, y1) in image.objects:
+            values = [x0, y0, x1, y0, x1, y1, x0, y1] if polygons else [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+            shares = [value / (image.height if i % 2 else image.width) for i, value in enumerate(values)]
+            lines.append(" ".join([str(number), *(repr(share) for share in shares)]))
+        if lines:
+            (folder / "labels" / split / f"{Path(image.name).stem}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def voc_text(image: DrawnImage) -> str:
+    """Return what VOC's file of an image holds: pixels counted from 1, the last ones included."""
+    objects = [
+        f"<object><name>{NAMES[number]}</name><difficult>0</difficult><bndbox><xmin>{x0 + 1}</xmin>"
+        f"<ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for number, (x0, y0, x1, y1) in image.objects
+    ]
+    size = f"<size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{image.name}</filename>{size}{''.join(objects)}</annotation>"
+
+
+def write_voc(folder: Path, images: Sequence[DrawnImage]) -> Path:
+    """Write `JPEGImages/` and `Annotations/`; return the folder."""
+    save_images(folder / "JPEGImages", images)
+    (folder / "Annotations").mkdir(exist_ok=True)
+    for image in images:
+        (folder / "Annotations" / f"{Path(image.name).stem}.xml").write_text(voc_text(image))
+    return folder
