@@ -157,6 +157,8 @@ def collate_unreadable(samples: Sequence[Batch[Content]]) -> list[Entry]:
 def _share(value: object) -> None:
     if isinstance(value, Tensor):
         value.share_memory_()  # type: ignore[no-untyped-call]
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         for item in value:
             _share(item)
+    elif isinstance(value, dict):
+        _share([*value.values()])

@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 from gtsa_kit.data.label_map import VOID
 
 Interpolation = Literal["bicubic", "bilinear"]
-_MODES = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+INTERPOLATION_MODES = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+"""Interpolations of torchvision."""
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -77,11 +78,11 @@ class SegmentAugment:
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment (3, H, W) uint8 and (H, W) uint8 to (3, *size) and (*size) uint8."""
         height, width = labels.shape
-        scale = self._base_scale(height, width) * _uniform(*self.scale)
+        scale = self._base_scale(height, width) * random_uniform(*self.scale)
         cut = tuple(min(side, math.ceil(to / scale)) for side, to in zip((height, width), self.size, strict=True))
         resized = [min(to, max(1, round(side * scale))) for side, to in zip(cut, self.size, strict=True)]
         rows, columns = self._choose_crop(labels, (cut[0], cut[1]))
-        mode = _MODES[self.interpolation]
+        mode = INTERPOLATION_MODES[self.interpolation]
         image = v2.functional.resize(image[:, rows, columns], resized, mode, antialias=True)
         labels = F.interpolate(labels[None, None, rows, columns], resized, mode="nearest-exact")[0, 0]
         both = tv_tensors.Image(image), tv_tensors.Mask(labels)
@@ -96,7 +97,7 @@ class SegmentAugment:
         """Return the rows and columns of a random crop in which no class is too frequent, or of the last one tried."""
         pixels = labels.numpy()
         for _ in range(self.tries):
-            top, left = (_integer(whole - part + 1) for whole, part in zip(pixels.shape, size, strict=True))
+            top, left = (random_integer(whole - part + 1) for whole, part in zip(pixels.shape, size, strict=True))
             rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
             counts = np.bincount(pixels[rows, columns].ravel(), minlength=VOID + 1)[:VOID]
             if 0 < counts.max() <= self.max_class_share * counts.sum():
@@ -145,7 +146,7 @@ class ClassifyAugment:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Augment (3, H, W) uint8 to (3, *size) uint8."""
-        mode = _MODES[self.interpolation]
+        mode = INTERPOLATION_MODES[self.interpolation]
         crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, mode, antialias=True)
         steps = [crop, v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms() if self.color else [])]
         image = v2.Compose(steps)(tv_tensors.Image(image)).as_subclass(Tensor)
@@ -191,9 +192,11 @@ def _posterize_bits(level_to_bits: Callable[[float, Any], tuple[int]], level: fl
     return (max(1, level_to_bits(level, settings)[0]),)
 
 
-def _uniform(low: float, high: float) -> float:
+def random_uniform(low: float, high: float) -> float:
+    """Draw a number between two numbers from torch's global generator."""
     return low + (high - low) * float(torch.rand(()))
 
 
-def _integer(stop: int) -> int:
+def random_integer(stop: int) -> int:
+    """Draw a number from 0 to `stop` - 1 from torch's global generator."""
     return int(torch.randint(stop, ()))

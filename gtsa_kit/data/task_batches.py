@@ -74,7 +74,7 @@ class MaskExamples:
             ImageError: The image or the mask can't be read, or they are no longer of one size.
         """
         pair = self.data.pairs[self.indices[index]]
-        pixels = _read_image(pair.image)
+        pixels = read_pixels(pair.image)
         try:
             labels = self.data.labels(pair)
         except ImageError as error:
@@ -104,7 +104,7 @@ class ClassExamples:
     def read(self, index: int) -> tuple[np.ndarray, Tensor]:
         """Return upright pixels (H, W, 3) uint8 and the class number () int64; raise `ImageError`."""
         i = self.indices[index]
-        return _read_image(self.data.paths[i]), torch.tensor(int(self.data.labels[i]))
+        return read_pixels(self.data.paths[i]), torch.tensor(int(self.data.labels[i]))
 
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
@@ -146,6 +146,6 @@ def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
     return Batch(LabeledBatch(images, labels), unreadable)
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_pixels(path: Path) -> np.ndarray:
     """Return upright pixels (H, W, 3) uint8; raise `ImageError`."""
     return decode(read_file(path), str(path))[0]
