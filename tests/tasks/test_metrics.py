@@ -48,6 +48,11 @@ def test_classes_without_pixels_are_left_out_of_the_means() -> None:
     predictions[labels == 0] = 5  # predicted and not in the masks: IoU 0
     scores = segment_scores(confusion(labels, predictions, 6))
     assert scores["iou"][5] == 0
+    assert math.isnan(scores["iou"][4])
+    true, predicted = torch.from_numpy(labels).long(), torch.from_numpy(predictions).long()
+    expected = multiclass_jaccard_index(predicted, true, 6, average="macro", ignore_index=VOID).item()
+    assert scores["miou"] == pytest.approx(100 * expected, rel=1e-5)
+    assert scores["miou"] == pytest.approx(np.mean([*scores["iou"][:4], 0]))
     assert scores["macc"] == pytest.approx(np.mean([100 * (predictions[labels == c] == c).mean() for c in range(4)]))
 
 
