@@ -60,7 +60,12 @@ class LabelMap:
     @property
     def ids(self) -> tuple[int, ...]:
         """Value of each class in the masks, the smallest if it has several: an index, or a color as 0xRRGGBB."""
-        return tuple(int(self.values[self.class_numbers == number][0]) for number in range(len(self.classes)))
+        return tuple(int(self.values_of(number)[0]) for number in range(len(self.classes)))
+
+    def values_of(self, number: int) -> np.ndarray:
+        """Return the values of a class in the masks, ascending."""
+        values: np.ndarray = self.values[self.class_numbers == number]
+        return values
 
     def unknown(self, values: np.ndarray) -> np.ndarray:
         """Return which of these pixel values belong to no class and are not declared void, as a bool array."""

@@ -1,5 +1,7 @@
 """Building the manifest of a model and export options; it needs torch, which reading a manifest does not."""
 
+from dataclasses import asdict
+
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import AxisRange, HeadRecord, LabelRecord, TensorSpec
@@ -58,12 +60,13 @@ def describe_task(manifest: Manifest, model: TaskModel, options: ExportOptions) 
         pyramid=spec.pyramid if spec.head == "fpn" else None,
         weights_sha256=weights_digest(dict(model.head.state_dict())),
     )
-    labels = tuple(LabelRecord(id=one.id, name=one.name, color=one.color) for one in spec.labels)
+    labels = tuple(LabelRecord.model_validate(asdict(one)) for one in spec.labels)
     return manifest.model_copy(
         update={
             "kind": "task",
             "task": spec.task,
             "labels": labels,
+            "label_masks": spec.label_masks,
             "output": options.output,
             "short_side": spec.short_side,
             "head": head,

@@ -60,6 +60,8 @@ class Manifest(Record):
     """"segment" or "classify"; None for encoders, like all fields up to `task_score`."""
     labels: tuple[LabelRecord, ...] = ()
     """Classes by class number."""
+    label_masks: Literal["index", "color"] = "index"
+    """Meaning of the ids of labels in masks: indices, or colors as 0xRRGGBB."""
     output: OutputKind = "features"
     """Meaning of the output: features of an encoder, logits of classes, or the mask of class numbers."""
     short_side: int | None = None

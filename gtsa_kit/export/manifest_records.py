@@ -57,6 +57,8 @@ class LabelRecord(Record):
     name: str
     color: tuple[int, int, int]
     """RGB 0 to 255."""
+    aliases: tuple[int, ...] = ()
+    """Further values of masks that mean the class."""
 
 
 class HeadRecord(Record):

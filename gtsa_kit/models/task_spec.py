@@ -10,6 +10,7 @@ from gtsa_kit.models.heads import Pyramid
 from gtsa_kit.models.pyramid import LEVELS
 
 Task = Literal["segment", "classify", "detect"]
+MaskFormat = Literal["index", "color"]
 HEADS: Final[Mapping[Task, tuple[str, ...]]] = {
     "segment": ("fpn", "linear"),
     "classify": ("linear",),
@@ -27,6 +28,8 @@ class Label:
     name: str
     color: tuple[int, int, int]
     """Color in pictures, RGB 0 to 255."""
+    aliases: tuple[int, ...] = ()
+    """Further values of masks that mean the class."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class TaskSpec:
     short_side: int | None = None
     """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
     preprocessing."""
+    label_masks: MaskFormat = "index"
+    """Meaning of the ids of labels in masks: indices, or colors as 0xRRGGBB."""
     detector: DetectorSpec | None = None
     """Head of a detector; None for other tasks."""
 
@@ -65,7 +70,8 @@ class TaskSpec:
             raise ValueError(f"a head for classes takes the embedding, got the blocks {self.layers}")
         if self.pyramid not in get_args(Pyramid):
             raise ValueError(f"the pyramid is {' or '.join(get_args(Pyramid))}, got {self.pyramid!r}")
-
+        if self.label_masks not in get_args(MaskFormat):
+            raise ValueError(f"masks hold {' or '.join(get_args(MaskFormat))}, got {self.label_masks!r}")
         detector = "none" if self.detector is None else "mask-rcnn" if self.detector.masks else "faster-rcnn"
         if detector != (self.head if self.task == "detect" else "none"):
             raise ValueError(f"the head {self.head} does not go with the settings of a detector: {self.detector}")
@@ -88,7 +94,9 @@ class TaskSpec:
         """
         try:
             fields = {name: content[name] for name in cls.__dataclass_fields__ if name != "detector"}
-            labels = tuple(Label(int(x["id"]), str(x["name"]), tuple(x["color"])) for x in fields["labels"])
+            labels = tuple(
+                Label(int(x["id"]), str(x["name"]), tuple(x["color"]), tuple(x["aliases"])) for x in fields["labels"]
+            )
             detector = DetectorSpec.from_dict(content["detector"]) if "detector" in content else None
             return cls(**{**fields, "labels": labels, "layers": tuple(fields["layers"]), "detector": detector})
         except (KeyError, TypeError) as error:

@@ -139,6 +139,6 @@ def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
 def _of_runner(name: str, runner: HeadRunner) -> Head:
     manifest = runner.manifest
     task: Task = "segment" if manifest.task == "segment" else "classify"
-    labels = tuple(Label(label.id, label.name, label.color) for label in manifest.labels)
+    labels = tuple(Label(**dict(label)) for label in manifest.labels)
     facts = manifest.short_side, runner.layers, manifest.weights_sha256, manifest.preprocessing
     return Head(name, task, labels, *facts, runner)

@@ -74,7 +74,7 @@ def as_predictor(runner: Runner, path: Path) -> Predictor:
     manifest = runner.manifest
     if manifest.kind != "task":
         raise ValueError(f"{path} is an encoder, which gives no classes; name a run of gtsa finetune, or its export")
-    labels = tuple(Label(label.id, label.name, label.color) for label in manifest.labels)
+    labels = tuple(Label(**dict(label)) for label in manifest.labels)
     task: Task = "segment" if manifest.task == "segment" else "classify"
     return Predictor(runner, task, labels, manifest.short_side, model_digest(path, runner))
 

@@ -18,6 +18,7 @@ from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.runtime.batching import predict_in_batches
+from gtsa_kit.models.task_spec import MaskFormat
 from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.predict_images import resize_mask
 from gtsa_kit.tasks.predictor import BATCH_BYTES
@@ -40,6 +41,10 @@ class LabelLike(Protocol):
     def name(self) -> str:
         """Name of the class."""
 
+    @property
+    def aliases(self) -> tuple[int, ...]:
+        """Further values of the class in masks."""
+
 
 @dataclass(frozen=True)
 class LabeledImages:
@@ -56,14 +61,20 @@ class LabeledImages:
 
 
 def read_labeled_images(
-    data: Path, task: str, labels: Sequence[LabelLike], on_progress: ProgressCallback = no_progress
+    data: Path,
+    task: str,
+    labels: Sequence[LabelLike],
+    label_masks: MaskFormat = "index",
+    on_progress: ProgressCallback = no_progress,
 ) -> LabeledImages:
     """Read labeled images as `gtsa finetune` does: those of the validation split, else all.
 
     Args:
         data: Folder with images and masks, or with a folder for each class; or a CSV of classes.
         task: "segment" or "classify".
-        labels: Classes of the model by class number. In masks their ids are the classes, all other values are void.
+        labels: Classes of the model by class number. In masks their ids and aliases are the classes, all other values
+            are void.
+        label_masks: Meaning of these values.
         on_progress: Progress callback.
 
     Raises:
@@ -71,8 +82,8 @@ def read_labeled_images(
     """
     if task == "classify":
         return _read_classes(data, [label.name for label in labels])
-    names = {label.id: label.name for label in labels}
-    options = MaskOptions(names=names, in_color=any(value > 255 for value in names))
+    names = {value: label.name for label in labels for value in (label.id, *label.aliases)}
+    options = MaskOptions(names=names, in_color=label_masks == "color")
     dataset = read_segmentation_dataset(data, None, options, on_progress)
     pairs = [pair for pair in dataset.pairs if pair.split in (None, "val")]
     return LabeledImages(

@@ -12,8 +12,8 @@ from gtsa_kit.models.checkpoint_import import check_stated_facts
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
-from gtsa_kit.models.task_spec import TaskSpec
-from gtsa_kit.tasks.task_data import TaskData
+from gtsa_kit.models.task_spec import MaskFormat, TaskSpec
+from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.start import FILE, Start, make_start, open_stated
 
 
@@ -49,7 +49,8 @@ def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
     side = resolved(config.augment.size) if config.task == "segment" else None
     layers = resolved(head.layers)
     options = head.final_norm, head.pyramid, head.channels, head.dropout, side
-    return TaskSpec(config.task, labels, head.name, layers, *options)
+    masks: MaskFormat = data.label_masks if isinstance(data, MaskData) else "index"
+    return TaskSpec(config.task, labels, head.name, layers, *options, label_masks=masks)
 
 
 def sized(spec: EncoderSpec, size: int) -> EncoderSpec:

@@ -18,7 +18,7 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
-from gtsa_kit.models.task_spec import Label, Task
+from gtsa_kit.models.task_spec import Label, MaskFormat, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 
@@ -88,7 +88,8 @@ class MaskData(_Prepared):
     def labels(self) -> tuple[Label, ...]:
         """Classes by class number."""
         label_map = self.prepared.data.label_map
-        return tuple(map(Label, label_map.ids, label_map.classes, label_map.colors))
+        aliases = (tuple(label_map.values_of(number)[1:].tolist()) for number in range(len(label_map.classes)))
+        return tuple(map(Label, label_map.ids, label_map.classes, label_map.colors, aliases))
 
     def name(self, index: int) -> str:
         """Return the name of an image in reports."""
@@ -107,6 +108,11 @@ class MaskData(_Prepared):
     def label(self, index: int) -> np.ndarray:
         """Read the (H, W) uint8 class numbers of a mask."""
         return self.prepared.data.labels(self.prepared.data.pairs[index])
+
+    @property
+    def label_masks(self) -> MaskFormat:
+        """Meaning of the values of masks."""
+        return "color" if self.prepared.data.label_map.in_color else "index"
 
     def short_side(self) -> int:
         """Return the median short side of the images in pixels."""
@@ -186,5 +192,5 @@ def data_digest(data: TaskData) -> str:
         [data.name(i), bool(is_validation), *(file.stat().st_size for file in data.files(i))]
         for i, is_validation in enumerate(data.validation)
     ]
-    content = json.dumps([rows, [[label.id, label.name] for label in data.labels]])
+    content = json.dumps([rows, [[label.id, label.name, label.aliases] for label in data.labels]])
     return hashlib.sha256(content.encode()).hexdigest()

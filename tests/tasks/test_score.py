@@ -10,10 +10,19 @@ import torch.nn.functional as F
 from helpers.task_models import LABELS, random_task_model, task_spec
 from PIL import Image
 
+from gtsa_kit.config.finetune_presets import load_finetune_config
+from gtsa_kit.config.layers import flatten
+from gtsa_kit.data.label_map import VOID
 from gtsa_kit.export import load
+from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.manifest import read_manifest
-from gtsa_kit.models.task_model import load_task_model, save_task_model
+from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.export.task_graph import options_for
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score
+from gtsa_kit.tasks.start import make_spec
+from gtsa_kit.tasks.task_data import open_task_data
 
 IDS = np.array([label.id for label in LABELS], np.uint8)
 UNKNOWN = 99
@@ -39,6 +48,31 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / split / part).mkdir(parents=True, exist_ok=True)
             picture.save(folder / split / part / f"{index}.png")
     return folder
+
+
+@pytest.mark.parametrize("in_color", [True, False])
+def test_masks_are_read_as_those_of_the_training(in_color: bool, tmp_path: Path) -> None:
+    """Colors that are small numbers, or indices; two values are one class, and one is void."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 4, (2, 32, 48))
+    values = np.array([0, 1, 3, 9]) if in_color else np.array([0, 4, 300, 9])
+    for part, content in zip(("train", "val"), values[numbers], strict=True):
+        rgb = np.stack([content >> 16, content >> 8 & 255, content & 255], -1).astype(np.uint8)
+        for kind, pixels in (("images", rgb), ("masks", rgb if in_color else content.astype(np.uint16))):
+            (tmp_path / part / kind).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / part / kind / "0.png")
+    names = tmp_path / "labels.csv" if in_color else tmp_path / "labels.yaml"
+    rows = ["name,r,g,b", "road,0,0,0", "car,0,0,1", "road,0,0,3"]
+    names.write_text("\n".join(rows) if in_color else "{0: road, 4: car, 300: road}")
+    settings = {"source": str(tmp_path), "labels": str(names), "ignore": ["#000009" if in_color else "9"]}
+    head = {"augment": {"size": 32}, "head": {"name": "linear", "layers": []}}
+    config = load_finetune_config("segment", overrides=flatten({"data": settings} | head))
+    data = open_task_data(config)
+    model = TaskModel(Encoder("vit_test"), make_spec(config, data))
+    manifest = build_manifest(model, "onnx", options_for(model, ExportOptions()), {}, "")
+    scored = read_labeled_images(tmp_path, "segment", manifest.labels, manifest.label_masks)
+    assert (scored.read_label(0) == np.array([0, 1, 0, VOID])[numbers[1]]).all()
+    assert (scored.read_label(0) == data.label(1)).all()
 
 
 def slow_miou(run: Path) -> float:

@@ -42,9 +42,9 @@ def score_models(
         runner = opener(path)
         if runner.manifest.task != task:
             raise ValueError(f"{path} is for the task {runner.manifest.task or 'of an encoder'}, not for {task}")
-        labels = runner.manifest.labels or ()
+        labels, masks = runner.manifest.labels, runner.manifest.label_masks
         with progress_bar() as on_progress:
-            labeled = read_labeled_images(images, task, labels, on_progress)
+            labeled = read_labeled_images(images, task, labels, masks, on_progress)
             scores = score_all(runner, labeled, on_progress)
         rows.append({"model": str(path), "images": len(labeled.paths), **plain_scores(scores, labels)})
     report = {"task": task, "data": str(images), "models": rows}
