@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.folder_digests import folder_digests
 from helpers.killed_jobs import run_with_kills
+from helpers.processes import run_gtsa
 
 from gtsa_kit.embedding.browse.source_files import SourceFiles
 from gtsa_kit.embedding.browse.vectors import open_vectors
@@ -84,17 +85,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_reported_and_the_job_resumed(
-    gtsa, images: Path, model: Path, tmp_path: Path, small_disk: Path
+    images: Path, model: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(2_800_000))
     command = ("embed", images, "--model", model, "--out", small_disk / "out", "--dense", "--rows-per-shard", "4")
-    done = gtsa(*command)
+    done = run_gtsa(tmp_path, *command)
     assert done.returncode == 1, done.stderr
     assert "space" in done.stderr.lower()
     assert "Traceback" not in done.stderr
     ballast.unlink()
-    done = gtsa(*command, "--resume")
+    done = run_gtsa(tmp_path, *command, "--resume")
     assert done.returncode == 0, done.stderr
     embed_folder(images, model, tmp_path / "whole", EmbedOptions(dense=True, rows_per_shard=4))
     expected = {name: digest for name, digest in folder_digests(tmp_path / "whole").items() if name != "job.json"}

@@ -254,10 +254,11 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(images: Path, model
 
 
 def test_on_the_command_line(
-    gtsa: Callable[..., object], gtsa_here: Callable[..., object], mixed: Path, model: Path, tmp_path: Path
+    gtsa_here: Callable[..., object], mixed: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "merge").symlink_to(mixed)  # a folder with the name of a subcommand
-    done = gtsa("embed", "./merge", "--model", model, "--out", tmp_path / "out", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = gtsa_here("embed", "./merge", "--model", model, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "4 files could not be used" in done.stderr
     assert read_dataset(tmp_path / "out").vectors()[0] == NAMES

@@ -197,7 +197,7 @@ def test_sigterm_answers_accepted_requests_and_exits_with_0(artifact: Path, opti
         socket.create_connection(("127.0.0.1", port), timeout=2)
 
 
-def test_the_command_prints_one_line_about_an_error(artifact: Path, gtsa, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_command_prints_one_line_about_an_error(artifact: Path, gtsa_here, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     occupied = socket.create_server(("127.0.0.1", 0))
     port = occupied.getsockname()[1]
     for options, word in (
@@ -206,7 +206,7 @@ def test_the_command_prints_one_line_about_an_error(artifact: Path, gtsa, tmp_pa
         ([artifact, "--max-batch", 0], "--max-batch must be above 0"),
         ([artifact, "--token", ""], "--token is empty"),
     ):
-        result = gtsa("serve", *options)
+        result = gtsa_here("serve", *options)
         assert result.returncode in (1, 2)
         assert word in result.stderr
         assert "Traceback" not in result.stderr

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import safetensors.torch
 import torch
 from helpers.evaluation_data import write_blocks, write_color_classes
 from helpers.labeled_images import write_halves
+from helpers.processes import finetune_and_kill, start_forked
 from helpers.weights import save_random
 
 from gtsa_kit.config.finetune_presets import load_finetune_config
@@ -85,24 +84,6 @@ def raise_it() -> None:
     raise StoppedByTest
 
 
-KILLED = """
-import json, os, signal, sys
-import torch
-import gtsa_kit
-from gtsa_kit.tasks.state import FinetuneCallback
-
-class Kill(FinetuneCallback):
-    def on_step_end(self, step, metrics):
-        if step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-threads, data, run, model = sys.argv[1:]
-torch.set_num_threads(int(threads))
-gtsa_kit.finetune("segment", data, run, model=model, settings=json.load(sys.stdin), callback=Kill())
-"""
-"""A run that is killed after its fifth step."""
-
-
 def assert_same_run(first: Path, second: Path) -> None:
     """Two runs have equal weights, scores and rows, but for what depends on time."""
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
@@ -135,14 +116,9 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(
     kind: str, blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(torch.get_num_threads()), str(blocks), str(run), str(encoder)],
-        input=json.dumps(SMALL | KINDS[kind]),
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    settings = SMALL | KINDS[kind]
+    killed = start_forked(tmp_path, finetune_and_kill, torch.get_num_threads(), blocks, run, encoder, settings)
+    assert killed.wait(300) == -signal.SIGKILL, killed.stderr
     assert not (run / "scores.json").exists()
     finetune("segment", blocks, run, resume=True)
     assert_same_run(references[kind], run)

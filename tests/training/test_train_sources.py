@@ -1,9 +1,6 @@
 """Training from every source of images gives the weights of training from the folder that they come from."""
 
-import signal
-import subprocess
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.commands import GTSA, one_thread, sets
+from helpers.commands import sets
+from helpers.processes import run_gtsa, start_gtsa
 
 from gtsa_kit.config import load_config
 from gtsa_kit.data.image_files import list_images
@@ -109,21 +107,13 @@ def test_a_killed_run_from_a_zip_resumes_bit_for_bit(images: Path, tmp_path: Pat
     source = as_zip(images, tmp_path)
     settings = {**tiny, "train.steps": 8, "train.checkpoint_every": 2, "train.workers": 2}
 
-    def command(out: Path) -> list[str]:
-        return [*GTSA, "train", source, "--out", str(out), *sets(settings)]
-
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run(command(whole), env=one_thread(), capture_output=True, text=True, timeout=800)
+    done = run_gtsa(tmp_path, "train", source, "--out", whole, *sets(settings))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(command(killed), env=one_thread(), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while len(read_json_lines(killed / "metrics.jsonl")) < 4 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = [*GTSA, "train", "--resume", "--out", str(killed)]
-    done = subprocess.run(resumed, env=one_thread(), capture_output=True, text=True, timeout=800)
+    process = start_gtsa(tmp_path, "train", source, "--out", killed, *sets(settings))
+    process.wait_for(lambda: len(read_json_lines(killed / "metrics.jsonl")) >= 4)
+    process.kill()
+    done = run_gtsa(tmp_path, "train", "--resume", "--out", killed)
     assert done.returncode == 0, done.stderr
     assert (whole / "encoder.safetensors").read_bytes() == (killed / "encoder.safetensors").read_bytes()
     losses = [[row["loss"] for row in read_json_lines(run / "metrics.jsonl")] for run in (whole, killed)]

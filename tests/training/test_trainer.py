@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import safetensors.torch
 import timm
 import torch
 from helpers.commands import GTSA, one_thread, sets
+from helpers.processes import kill_at_the_second_checkpoint, limit_files_to_one_megabyte, run_gtsa, start_gtsa
 from helpers.weights import save_random
 
 from gtsa_kit.config import load_config
@@ -76,16 +76,14 @@ def reference(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers.commands import TINY
 
     out = tmp_path_factory.mktemp("reference") / "run"
-    done = subprocess.run(
-        command(images, out, dict(TINY)), env=one_thread(), capture_output=True, text=True, timeout=800
-    )
+    done = run_gtsa(out.parent, *command(images, out, dict(TINY)))
     assert done.returncode == 0, done.stderr
     return out
 
 
 def command(images: Path, out: Path, tiny: dict[str, object]) -> list[str]:
     settings = settings_for(images, tiny, train__workers=1)
-    return [*GTSA, "train", str(images), "--out", str(out), *sets(settings)]
+    return ["train", str(images), "--out", str(out), *sets(settings)]
 
 
 def test_run_folder_is_complete(reference: Path) -> None:
@@ -128,10 +126,13 @@ def test_encoder_is_the_teacher_and_loads_in_plain_timm(reference: Path) -> None
 
 
 def test_small_encoder_has_the_key_names_of_vit_small(images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
-    settings = {**settings_for(images, tiny), "model.arch": "vit_small", "train.steps": 1, "train.batch_size": 2}
+    """ViT-Ti has a quarter of its weights, under the same names."""
+    settings = {**settings_for(images, tiny), "model.arch": "vit_tiny", "train.steps": 1, "train.batch_size": 2}
     assert run_here(images, tmp_path / "run", settings)
     weights = safetensors.torch.load_file(tmp_path / "run" / "encoder.safetensors")
-    timm.create_model("vit_small_patch16_224", num_classes=0).load_state_dict(weights, strict=True)
+    timm.create_model("vit_tiny_patch16_224", num_classes=0).load_state_dict(weights, strict=True)
+    with torch.device("meta"):
+        assert weights.keys() == timm.create_model("vit_small_patch16_224", num_classes=0).state_dict().keys()
 
 
 def test_run_killed_at_random_times_and_resumed_is_bit_identical(
@@ -142,17 +143,12 @@ def test_run_killed_at_random_times_and_resumed_is_bit_identical(
     rng = random.Random(7)
     for kill in range(3):
         before = len(losses(out))
-        process = subprocess.Popen(
-            [*base, *(["--resume"] if kill else [])], env=one_thread(), stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 600
-        while len(losses(out)) < min(STEPS - 1, max(before, 3 * kill) + 1) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        process = start_gtsa(tmp_path, *base, *(["--resume"] if kill else []))
+        steps = min(STEPS - 1, max(before, 3 * kill) + 1)
+        process.wait_for(lambda steps=steps: len(losses(out)) >= steps)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
-        process.wait()
-    done = gtsa_here(*base[3:], "--resume")
+    done = gtsa_here(*base, "--resume")
     assert done.returncode == 0, done.stderr
     assert_same_run(reference, out)
 
@@ -161,35 +157,12 @@ def test_run_killed_while_writing_a_checkpoint(
     gtsa_here, images: Path, tiny: dict[str, object], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    # The process kills itself when half of the second checkpoint is written.
-    killer = textwrap.dedent(
-        """
-        import io, os, signal, sys, torch
-        from gtsa_kit.cli import main
-        save, calls = torch.save, []
-        def save_half(state, file):
-            calls.append(1)
-            assert "torchmetrics" not in sys.modules  # importing it takes five seconds and training does not need it
-            if len(calls) < 2:
-                return save(state, file)
-            buffer = io.BytesIO()
-            save(state, buffer)
-            file.write(buffer.getvalue()[: buffer.tell() // 2])
-            file.flush()
-            os.fsync(file.fileno())
-            os.kill(os.getpid(), signal.SIGKILL)
-        torch.save = save_half
-        main()
-        """
-    )
     base = command(images, out, tiny)
-    killed = subprocess.run(
-        [sys.executable, "-c", killer, *base[3:]], env=one_thread(), capture_output=True, timeout=800
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_gtsa(tmp_path, *base, before=kill_at_the_second_checkpoint)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == [".step_00000006.ckpt.tmp", "SHA256SUMS", "last", "step_00000003.ckpt"]
-    done = gtsa_here(*base[3:], "--resume")
+    done = gtsa_here(*base, "--resume")
     assert done.returncode == 0, done.stderr
     assert "resuming from step 3" in done.stderr
     assert_same_run(reference, out)
@@ -200,15 +173,13 @@ def test_ctrl_c_saves_and_prints_how_to_resume(
 ) -> None:
     out = tmp_path / "run"
     base = command(images, out, tiny)
-    process = subprocess.Popen(base, env=one_thread(), stderr=subprocess.PIPE, text=True)
-    while len(losses(out)) < 4:
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = start_gtsa(tmp_path, *base)
+    process.wait_for(lambda: len(losses(out)) >= 4)
+    assert process.returncode is None, process.stderr
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 130, stderr
-    assert f"gtsa train --resume --out {out}" in stderr
-    assert "Traceback" not in stderr
+    assert process.wait(300) == 130, process.stderr
+    assert f"gtsa train --resume --out {out}" in process.stderr
+    assert "Traceback" not in process.stderr
     assert load_checkpoint(out)["step"] == losses(out)[-1][0] < STEPS
     # The printed command has neither folder nor settings; they are read from the run.
     done = gtsa_here("train", "--resume", "--out", out)
@@ -397,24 +368,14 @@ def test_full_disk_is_reported_and_keeps_the_run(
     gtsa_here, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
     """Simulate the full disk by a limit on file size: writes fail at the same point in the same way."""
-    import resource
-
     out = tmp_path / "run"
-    base = [*GTSA, "train", str(images), "--out", str(out), *sets(settings_for(images, tiny))]
-    limit = 1_000_000
-    done = subprocess.run(
-        base,
-        env=one_thread(),
-        capture_output=True,
-        text=True,
-        timeout=800,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    base = ["train", images, "--out", out, *sets(settings_for(images, tiny))]
+    done = run_gtsa(tmp_path, *base, before=limit_files_to_one_megabyte)
     assert done.returncode == 1, done.stderr
     assert "checkpoint" in done.stderr or "too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((out / "checkpoints").iterdir())
-    done = gtsa_here(*base[3:], "--resume")
+    done = gtsa_here(*base, "--resume")
     assert done.returncode == 0, done.stderr
 
 
