@@ -97,7 +97,7 @@ def bench(
     for name, used in {speed.name: speed.provider for speed in speeds}.items():
         console.print(f"{name}: {used}", soft_wrap=True)
     is_task = any(speed.agreement is not None for speed in speeds)
-    measure = "same class: share of pixels or images" if is_task else "cosine: worst patch token"
+    measure = "same class: share of pixels, images or detections" if is_task else "cosine: worst patch token"
     console.print(f"{measure}, compared with {reference}", soft_wrap=True)
 
 

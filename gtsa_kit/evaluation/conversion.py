@@ -12,7 +12,7 @@ from torch import Tensor
 from gtsa_kit.data.labeled import ClassificationDataset
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn
 from gtsa_kit.evaluation.models import Model, encoder_runner
-from gtsa_kit.export.spec import MAX_FOLD_DIFFERENCE
+from gtsa_kit.export.tolerances import MAX_FOLD_DIFFERENCE
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.patch_conversion import BASE_SIDE, fold_layer_scale, without_layer_scale
 

@@ -22,11 +22,12 @@ class ParityError(RuntimeError):
 
     def __init__(self, path: Path, report: "ParityReport") -> None:
         worst = report.worst
-        detail = f": {report.preprocessing}"
+        detail = f": {report.preprocessing or report.problem}"
         if worst.problem:
             detail = f": {worst.output}: {report.advice or worst.problem}"
         elif not worst.passed:
-            share = f"{1 - (worst.agreement or 0):.2%} of the pixels"
+            unit = "pixels" if worst.detections is None else "detections"
+            share = f"{1 - (worst.agreement or 0):.2%} of the {unit}"
             detail = f": {worst.output} differs by {share if worst.max_abs is None else format(worst.max_abs, '.2g')}"
         super().__init__(f"{path} failed the parity gate{detail}; do not use it")
         self.path = path

@@ -1,11 +1,14 @@
 """Building the manifest of a model and export options; it needs torch, which reading a manifest does not."""
 
 from dataclasses import asdict
+from typing import Any
 
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import AxisRange, HeadRecord, LabelRecord, TensorSpec
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, INPUT, LOGITS, MASK, ExportOptions
+from gtsa_kit.export.spec import BOXES, CLASS_TOKEN, EMBEDDING, INPUT, LABELS, LOGITS, MASK, MASKS, ExportOptions
+from gtsa_kit.models.detector import MASK_SIZE
+from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 from gtsa_kit.models.weights import describe_encoder, weights_digest
@@ -70,8 +73,20 @@ def describe_task(manifest: Manifest, model: TaskModel, options: ExportOptions) 
             "output": options.output,
             "short_side": spec.short_side,
             "head": head,
+            **(_describe_detector(model, spec.detector) if spec.detector else {}),
         }
     )
+
+
+def _describe_detector(model: TaskModel, spec: DetectorSpec) -> dict[str, Any]:
+    """Return the fields of a manifest that say how to read detections."""
+    return {
+        "box_format": "xyxy, input pixels",
+        "mask_format": f"probability, {MASK_SIZE} x {MASK_SIZE} inside the box" if spec.masks else None,
+        "score_threshold": spec.score_threshold,
+        "max_detections": spec.max_detections,
+        "size_multiple": model.encoder.architecture.patch,
+    }
 
 
 def _output_specs(
@@ -79,6 +94,14 @@ def _output_specs(
 ) -> tuple[TensorSpec, ...]:
     architecture = encoder_of(model).architecture
     batch, height, width = axes["batch"], axes["height"], axes["width"]
+    if isinstance(model, TaskModel) and model.spec.detector:
+        count = model.spec.detector.max_detections
+        shapes = {BOXES: (batch, count, 4), MASKS: (batch, count, MASK_SIZE, MASK_SIZE)}
+        dtypes = {LABELS: "int32"}
+        return tuple(
+            TensorSpec(name=name, dtype=dtypes.get(name, "float32"), shape=shapes.get(name, (batch, count)))
+            for name in options.outputs
+        )
     if isinstance(model, TaskModel):
         classes = model.spec.classes
         logits = (batch, classes) if model.spec.task == "classify" else (batch, classes, height, width)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_report import Difference
-from gtsa_kit.export.spec import Tolerance
+from gtsa_kit.export.tolerances import Tolerance
 
 NOT_FINITE: Final = "not finite"
 

@@ -109,10 +109,11 @@ class ExportGraph(nn.Module):
 def example_input(options: ExportOptions) -> Tensor:
     """Return an input to trace with, for options `in_patches`.
 
-    Its dynamic sizes differ, so that torch.export does not treat two as one.
+    Its dynamic sizes differ, so that torch.export does not treat two as one, and no map of a pyramid has a side of 1,
+    which torch.export would fix.
     """
     batch = options.batch.clamp(2)
-    height, width = options.height.clamp(96), options.width.clamp(64)
+    height, width = options.height.clamp(160), options.width.clamp(96)
     return torch.zeros(arrange(options.layout, batch, height, width), dtype=getattr(torch, options.input))
 
 

@@ -17,9 +17,10 @@ from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.export.pipeline import bind_manifest
 from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import ANY_BATCH, LOGITS, TASK_TOLERANCES, ExportOptions, Range
+from gtsa_kit.export.spec import ANY_BATCH, LOGITS, ExportOptions, Range
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.export.task_parity import REFERENCE
+from gtsa_kit.export.tolerances import TASK_TOLERANCES
 from gtsa_kit.files import staged
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.models.task_model import TaskModel

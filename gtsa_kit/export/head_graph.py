@@ -1,6 +1,7 @@
 """Head of a task model as it is exported: batch norms folded into convolutions, which may compute in half precision."""
 
 import copy
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ HEAD_DTYPES = {"fp16": torch.float16}
 
 In bf16 the head stays float32: ONNX has no bf16 convolution before opset 22.
 """
+
+FLOAT_LAYERS: Final = frozenset(("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits"))
+"""Last layers of detectors, which stay float32 in every precision: they are small, and boxes depend on each digit."""
 
 
 def head_inputs(spec: TaskSpec) -> tuple[str, ...]:
@@ -34,6 +38,8 @@ class HeadGraph(nn.Module):
             ValueError: The head takes maps that no exported encoder gives.
         """
         super().__init__()
+        if model.spec.detector:
+            raise ValueError("the head of a detector is exported with its encoder alone; omit --part head")
         if not model.spec.final_norm:
             raise ValueError(
                 "the head takes maps before the encoder's final norm, and exported encoders give them after it; export "
@@ -88,6 +94,8 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 def _cast_layers(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
+        if name in FLOAT_LAYERS:
+            continue
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             setattr(module, name, CastLayer(child, dtype))
         else:

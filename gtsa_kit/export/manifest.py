@@ -57,16 +57,27 @@ class Manifest(Record):
     outputs: tuple[TensorSpec, ...]
     axes: dict[str, AxisRange]
     task: str | None = None
-    """"segment" or "classify"; None for encoders, like all fields up to `task_score`."""
+    """"segment", "classify" or "detect"; None for encoders, like all fields up to `task_score`."""
     labels: tuple[LabelRecord, ...] = ()
     """Classes by class number."""
     label_masks: Literal["index", "color"] = "index"
     """Meaning of the ids of labels in masks: indices, or colors as 0xRRGGBB."""
     output: OutputKind = "features"
-    """Meaning of the output: features of an encoder, logits of classes, or the mask of class numbers."""
+    """Meaning of the output: features of an encoder, logits of classes, the mask of class numbers, or detections: boxes
+    alone or instances with masks."""
     short_side: int | None = None
     """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
     preprocessing."""
+    box_format: str | None = None
+    """Meaning of the four numbers of a box; None for other tasks, like all fields up to `size_multiple`."""
+    mask_format: str | None = None
+    """Meaning of a mask of a detection; None for boxes alone."""
+    score_threshold: float | None = None
+    """Score that every detection exceeds, 0 to 1."""
+    max_detections: int | None = None
+    """Number of detections of an image; slots that are not used have the score 0."""
+    size_multiple: int | None = None
+    """Divisor of the height and the width of an input, in pixels."""
     head: HeadRecord | None = None
     task_score: TaskScoreRecord | None = None
     """Score on labeled images, if it was measured at the export."""

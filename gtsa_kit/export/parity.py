@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from gtsa_kit.export.comparison import NOT_FINITE, compare_output
+from gtsa_kit.export.detection_parity import check_detection_parity
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, TOLERANCES, layer_output
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.export.task_parity import check_task_parity, preprocessing_mismatch
+from gtsa_kit.export.tolerances import TOLERANCES
 from gtsa_kit.models.architecture import EMBEDDING_NAMES
 from gtsa_kit.models.encoder import Encoder, Features
 from gtsa_kit.models.task_model import TaskModel
@@ -49,7 +51,8 @@ def check_parity(
     """
     manifest = runner.manifest
     if isinstance(reference, TaskModel):
-        return check_task_parity(reference, runner, images, on_case)
+        check = check_detection_parity if reference.spec.detector else check_task_parity
+        return check(reference, runner, images, on_case)
     if manifest.kind != "encoder":
         raise ValueError("the file is of a fine-tuned model, the weights are an encoder; name the run with --against")
     _check_same_encoder(reference, manifest)

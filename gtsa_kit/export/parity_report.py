@@ -27,7 +27,10 @@ class Difference(Record):
     neighbors: float | None = None
     """Share of tokens with the same nearest neighbor, 0 to 1; None for fewer than three tokens."""
     agreement: float | None = None
-    """Share of pixels or images with the same best class, 0 to 1, of task models; see `task_parity`."""
+    """Share of pixels or images with the same best class, or of detections with a counterpart within the tolerance, 0
+    to 1, of task models; see `task_parity` and `detection_comparison`."""
+    detections: int | None = None
+    """Number of detections that were compared, of both sides, of detectors."""
     image: str
     """Name of the image with the lowest cosine, of task models with the lowest agreement."""
     passed: bool
@@ -46,6 +49,10 @@ class ParityReport(Record):
     """Difference between the manifest's preprocessing and the encoder's; "" if they are equal."""
     advice: str = ""
     """Explanation of values that are not finite: where they begin, and which precision holds; "" if there are none."""
+    problem: str = ""
+    """Reason why a comparison of detections proves nothing; "" if there is none."""
+    settled: bool | None = None
+    """True if one more round of non-maximum suppression changes nothing; None for models without one."""
     passed: bool
     differences: tuple[Difference, ...]
 

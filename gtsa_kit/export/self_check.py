@@ -10,7 +10,7 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import TASK_TOLERANCES, TOLERANCES
+from gtsa_kit.export.tolerances import TASK_TOLERANCES, TOLERANCES
 from gtsa_kit.models.encoder import Features
 from gtsa_kit.models.task_spec import TaskOutput
 
@@ -77,6 +77,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
 
 def _task_failures(outputs: TaskOutput, again: TaskOutput, case: ParityCase, manifest: Manifest) -> Iterator[str]:
     """Yield the names of the checks that the results of one batch, computed twice, fail."""
+    if outputs.boxes is not None:
+        yield from _detection_failures(outputs, again, case, manifest)
+        return
     first, second = (one.mask if one.logits is None else one.logits for one in (outputs, again))
     pixels = (case.height, case.width) if manifest.task == "segment" else ()
     classes = () if outputs.logits is None else (len(manifest.labels),)
@@ -88,6 +91,17 @@ def _task_failures(outputs: TaskOutput, again: TaskOutput, case: ParityCase, man
         return
     tolerance = TASK_TOLERANCES[manifest.precision].max_abs * max(float(np.std(first)), 1e-12)
     if np.abs(first.astype(np.float64) - second).max() > (tolerance if classes else 0):
+        yield "repeatable"
+
+
+def _detection_failures(outputs: TaskOutput, again: TaskOutput, case: ParityCase, manifest: Manifest) -> Iterator[str]:
+    """Yield the names of the checks that the detections of one batch, computed twice, fail."""
+    arrays = {spec.name: getattr(outputs, spec.name) for spec in manifest.outputs}
+    if any(arrays[spec.name].shape != (case.batch, *spec.shape[1:]) for spec in manifest.outputs):
+        yield "shapes"
+    elif not all(np.isfinite(array).all() for array in arrays.values()):
+        yield "finite"
+    elif any((array != getattr(again, name)).any() for name, array in arrays.items()):
         yield "repeatable"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from gtsa_kit.export.comparison import NOT_FINITE
 from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_report import Difference
-from gtsa_kit.export.spec import MASK, TaskTolerance
+from gtsa_kit.export.spec import MASK
+from gtsa_kit.export.tolerances import TaskTolerance
 
 
 def compare_task_output(

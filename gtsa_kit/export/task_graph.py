@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtsa_kit.export.detector_graph import DetectorGraph
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.graph_layers import Attention
 from gtsa_kit.export.head_graph import export_head
@@ -16,7 +17,7 @@ from gtsa_kit.models.task_model import TaskModel, encoder_of
 
 
 class TaskGraph(nn.Module):
-    """Task model that maps images to (logits,) float32, or to (mask,) uint8.
+    """Task model that maps images to (logits,) float32, to (mask,) uint8, or to detections.
 
     Matrix products and convolutions are cast as in `ExportGraph`; norms, resizing and sums of maps stay float32. In
     bf16 the head is float32.
@@ -38,15 +39,18 @@ class TaskGraph(nn.Module):
         layers = tuple(sorted(set(model.spec.layers)))
         encoder_options = replace(options, layers=layers, class_token=False, output="features")
         self.encoder = ExportGraph(model.encoder, encoder_options, attention, split_qkv)
-        self.head = export_head(model.head, options)
+        head = export_head(model.head, options)
+        self.head = DetectorGraph(head) if model.spec.detector else head
         self.axes = AXES[options.layout].index("height"), AXES[options.layout].index("width")
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute (logits,) or (mask,) of images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        """Compute the outputs for images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        size = [images.shape[axis] for axis in self.axes]
+        if self.spec.detector:
+            return self.head(self.features(images), *size)  # type: ignore[no-any-return]
         logits = self.head(*self.features(images))
         if self.spec.task == "segment":
-            size = [images.shape[axis] for axis in self.axes]
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return (logits.argmax(dim=1).to(torch.uint8),) if self.returns_mask else (logits,)
 
@@ -85,6 +89,12 @@ def options_for(model: Encoder | TaskModel, options: ExportOptions) -> ExportOpt
         raise ValueError(f"a fine-tuned model gives {model.spec.task} results, no features; omit {option}")
     if options.output == MASK and model.spec.task != "segment":
         raise ValueError(f"--output mask is for segmentation, and the model is trained to {model.spec.task}; omit it")
+    if model.spec.detector:
+        if options.output not in ("features", "boxes", "instances"):
+            raise ValueError(
+                f"--output {options.output} is for other tasks, and the model is trained to detect; omit it"
+            )
+        return replace(options, output="instances" if model.spec.detector.masks else "boxes")
     return replace(options, output="logits" if options.output == "features" else options.output)
 
 

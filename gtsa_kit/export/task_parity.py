@@ -15,8 +15,8 @@ from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.spec import TASK_TOLERANCES
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
+from gtsa_kit.export.tolerances import TASK_TOLERANCES
 from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 
@@ -54,7 +54,7 @@ def check_task_parity(
         images=images.origin,
         tolerance={**asdict(tolerance), "logits_std": std},
         preprocessing=mismatch,
-        advice=_advice(reference, manifest, images, differences),
+        advice=advice_on(reference, manifest, images, differences),
         passed=not mismatch and all(difference.passed for difference in differences),
         differences=tuple(differences),
     )
@@ -100,7 +100,7 @@ def _prepared(reference: TaskModel, images: ParityImages, batch: int, height: in
     return torch.from_numpy(np.stack([preprocessing(image, (height, width)) for image in chosen]))
 
 
-def _advice(reference: TaskModel, manifest: Manifest, images: ParityImages, differences: list[Difference]) -> str:
+def advice_on(reference: TaskModel, manifest: Manifest, images: ParityImages, differences: list[Difference]) -> str:
     """Explain the first case whose outputs are not finite; "" if there is none."""
     first = next((difference for difference in differences if difference.problem == NOT_FINITE), None)
     if first is None:

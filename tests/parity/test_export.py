@@ -15,7 +15,7 @@ from gtsa_kit.cli.support import export_steps
 from gtsa_kit.export import load, parity
 from gtsa_kit.export.benchmark.autoselect import ExportCandidate, candidates
 from gtsa_kit.export.manifest import read_manifest
-from gtsa_kit.export.spec import Tolerance
+from gtsa_kit.export.tolerances import Tolerance
 
 
 def stderr_text(capsys: pytest.CaptureFixture[str]) -> str:

@@ -13,7 +13,8 @@ from gtsa_kit.export.manifest import Manifest, read_manifest
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, TOLERANCES, ExportOptions
+from gtsa_kit.export.spec import SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
+from gtsa_kit.export.tolerances import TOLERANCES
 
 # Engines are built for a GPU and have tests of their own.
 SUPPORTED = [

@@ -21,9 +21,10 @@ from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
-from gtsa_kit.export.spec import ExportOptions, Range, TaskTolerance
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.task_comparison import class_agreement, compare_task_output, logits_std
 from gtsa_kit.export.task_graph import TaskGraph, build_graph, options_for
+from gtsa_kit.export.tolerances import TaskTolerance
 from gtsa_kit.models.encoder import Encoder, Features, normalize
 from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.task_spec import TaskOutput

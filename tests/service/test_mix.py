@@ -10,7 +10,7 @@ from helpers.running_service import ServiceFactory, SlowRunner
 from PIL import Image
 
 from gtsa_kit.export import Runner
-from gtsa_kit.export.spec import TOLERANCES
+from gtsa_kit.export.tolerances import TOLERANCES
 from gtsa_kit.service.client_protocol import parse_response
 
 REQUESTS = 2000

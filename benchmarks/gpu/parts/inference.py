@@ -223,7 +223,8 @@ def measure(context: Context, name: str, candidate: Candidate, encoder: Any, bat
 
     from gtsa_kit.export.comparison import compare_output
     from gtsa_kit.export.parity_cases import ParityCase
-    from gtsa_kit.export.spec import FEATURE_MAP, TOLERANCES
+    from gtsa_kit.export.spec import FEATURE_MAP
+    from gtsa_kit.export.tolerances import TOLERANCES
 
     few, maps = reference(context, encoder, side)
     images, what = np.resize(few, (batch, *few.shape[1:])), f"{name}, {batch} x {side}"

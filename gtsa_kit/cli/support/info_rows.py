@@ -69,6 +69,13 @@ def _manifest_rows(manifest: "Manifest", report_problem: str) -> Iterator[Row]:
 def _task_rows(manifest: "Manifest") -> Iterator[Row]:
     yield "task", str(manifest.task)
     yield "labels", f"{len(manifest.labels)}: {', '.join(label.name for label in manifest.labels)}"
+    if manifest.box_format:
+        yield (
+            "boxes",
+            f"{manifest.box_format}; at most {manifest.max_detections}, scores above {manifest.score_threshold}",
+        )
+    if manifest.mask_format:
+        yield "masks", manifest.mask_format
     if manifest.head:
         head = manifest.head
         layers = f" on blocks {', '.join(map(str, head.layers))}" if head.layers else ""
@@ -109,6 +116,11 @@ def _parity_rows(report: "ParityReport | None", subject: str = "") -> Iterator[R
         return
     worst = report.worst
     yield f"parity {subject}".strip(), f"{'passed' if report.passed else 'FAILED'} on {report.images}; {report.runtime}"
+    if report.problem:
+        yield "problem", report.problem
+    if report.settled is not None:
+        more = "changes nothing" if report.settled else "changes detections"
+        yield "suppression", f"one more round {more}"
     if worst.problem:
         yield "worst", f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}: {worst.problem}"
         if report.advice:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gtsa_kit.export.spec import LOGITS, MASK
+from gtsa_kit.export.spec import BOXES, LOGITS, MASK
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,8 +17,9 @@ def parity_table(report: "ParityReport") -> "Table":
     from rich.table import Table
 
     table = Table(title=f"parity on {report.images} ({report.runtime})", title_justify="left", box=None)
-    is_task = report.differences[0].output in (LOGITS, MASK)
-    shares = ("same class",) if is_task else ("min cosine", "neighbors")
+    detects = report.differences[0].output == BOXES
+    is_task = detects or report.differences[0].output in (LOGITS, MASK)
+    shares = ("matched" if detects else "same class",) if is_task else ("min cosine", "neighbors")
     for name in ("output", "shape", "max abs", "mean abs", *shares, ""):
         table.add_column(name, justify="left" if name in ("output", "") else "right", no_wrap=True)
     for d in report.differences:
@@ -35,6 +36,8 @@ def failure_message(path: Path, report: "ParityReport") -> str:
     """Describe the worst difference of an artifact that failed the parity gate."""
     if report.preprocessing:
         return f"{path} has a preprocessing that differs from the encoder's: {report.preprocessing}"
+    if report.problem:
+        return f"{path} can't be compared: {report.problem}"
     worst = report.worst
     where = f"{worst.output} at {worst.batch} x {worst.height} x {worst.width}"
     if report.advice:
@@ -51,7 +54,8 @@ def measures(d: "Difference") -> str:
     """Return the measures of a difference as text, such as "cosine 0.9999998, max 1.00e-05"."""
     parts = {
         f"cosine {d.min_cosine or 0:.7f}": d.min_cosine is not None,
-        f"same class {100 * (d.agreement or 0):.3f}%": d.agreement is not None,
+        f"{'same class' if d.detections is None else 'matched'} {100 * (d.agreement or 0):.3f}%": d.agreement
+        is not None,
         f"max {d.max_abs or 0:.2e}": d.max_abs is not None,
     }
     return ", ".join(part for part, measured in parts.items() if measured)

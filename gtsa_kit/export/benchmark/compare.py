@@ -88,7 +88,8 @@ class Speed:
     max_abs: float | None
     """Largest absolute difference of feature map or logits; None for masks, and if this artifact is the reference."""
     agreement: float | None = None
-    """Share of pixels or images with the same best class as the reference, 0 to 1, of task models."""
+    """Share of pixels or images with the same best class as the reference, or of detections that both have, 0 to 1, of
+    task models."""
     problem: str = ""
     """Reason why the outputs can't be compared: "not finite", or another shape."""
 

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gtsa_kit.export.benchmark.workers import compared_values
 from gtsa_kit.export.comparison import NOT_FINITE
+from gtsa_kit.export.detection_comparison import DetectionArrays, match_errors
+from gtsa_kit.export.spec import BOXES
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 
@@ -21,17 +24,19 @@ class OutputDifference(NamedTuple):
 
 
 def reference_outputs(reference: Encoder | TaskModel, images: list[Image.Image], size: tuple[int, int]) -> np.ndarray:
-    """Return the feature maps (N, D, h, w) or logits of images at a size (height, width)."""
+    """Return the feature maps (N, D, h, w), logits or detections of images at a size (height, width)."""
     preprocess = encoder_of(reference).preprocessing
     prepared = [preprocess(image, size) for image in images]
     with torch.inference_mode():
         outputs = reference.eval()(torch.from_numpy(np.stack(prepared)))
-    return np.asarray(outputs if isinstance(reference, TaskModel) else outputs.feature_map)
+    return np.asarray(outputs) if isinstance(outputs, torch.Tensor) else compared_values(outputs)
 
 
 def compare_outputs(expected: np.ndarray, actual: np.ndarray, is_task: bool) -> OutputDifference:
-    """Compare feature maps by the cosine of tokens; logits and masks by the best class."""
+    """Compare feature maps by the cosine of tokens, logits and masks by the best class, detections by counterparts."""
     finite = np.isfinite(expected).all() and np.isfinite(actual).all()
+    if is_task and expected.ndim == 3 and expected.dtype == np.float32:
+        return _compare_detections(expected, actual) if finite else OutputDifference(problem=NOT_FINITE)
     if is_task:
         classes = [array if array.dtype == np.uint8 else array.argmax(axis=1) for array in (expected, actual)]
         if classes[0].shape != classes[1].shape:
@@ -47,3 +52,18 @@ def compare_outputs(expected: np.ndarray, actual: np.ndarray, is_task: bool) -> 
     reference, artifact = torch.from_numpy(expected).double(), torch.from_numpy(actual).double()
     cosine = torch.cosine_similarity(reference, artifact, dim=1).min()
     return OutputDifference(float(cosine), float((reference - artifact).abs().max()))
+
+
+def _compare_detections(expected: np.ndarray, actual: np.ndarray) -> OutputDifference:
+    """Return the share of detections (B, N, 6) that both sides have, and the largest difference of a coordinate."""
+    if expected.shape != actual.shape:
+        return OutputDifference(problem="other shape")
+    errors = []
+    for one, other in zip(expected, actual, strict=True):
+        first, second = (DetectionArrays(x[:, :4], x[:, 4], x[:, 5], None) for x in (one, other))
+        errors += [match_errors(a, b)[BOXES][a.scores > 0] for a, b in ((first, second), (second, first))]
+    boxes = np.concatenate(errors)
+    found = np.isfinite(boxes)
+    if not len(boxes):
+        return OutputDifference(problem="no detections")
+    return OutputDifference(None, float(boxes[found].max()) if found.any() else None, float(found.mean()))

@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,8 +24,8 @@ EXIT_TIMEOUT = 5.0
 TIME_SLICE = 0.25
 """Seconds of one measurement: long against one call, short against changes of the machine's clock rate."""
 
-COMPARED = ("feature_map", "logits", "mask")
-"""Outputs that are compared with the reference; a runner has one of them."""
+COMPARED: Final = ("feature_map", "logits", "mask")
+"""Outputs that are compared; a runner of no detector has one of them."""
 Opener = Callable[[], Any]
 """Picklable function that opens an artifact. The worker process calls it; the result has the methods `__call__` and
 `prepare` and the attribute `provider` of a Runner. Modules named by its attribute `libraries`, if there is one, are
@@ -186,7 +186,7 @@ class BenchmarkWorker:
         except ValueError as error:
             return str(error)
         first = time.perf_counter() - start
-        values = next(getattr(outputs, name) for name in COMPARED if getattr(outputs, name, None) is not None)
+        values = compared_values(outputs)
         return WarmupResult(self.runner.provider, self.load_seconds, first, np.array(values[: len(prepared)]))
 
     def measure(self) -> list[float]:
@@ -206,6 +206,14 @@ class BenchmarkWorker:
         """Return the growth of resident memory since before `open`, at its peak so far, in megabytes."""
         peak = memory_mb("VmHWM")
         return None if peak is None or self.memory_before is None else peak - self.memory_before
+
+
+def compared_values(outputs: Any) -> np.ndarray:
+    """Return the output of a batch that is compared; of detectors boxes, scores and labels as (B, N, 6) float32."""
+    if getattr(outputs, "boxes", None) is not None:
+        last = [np.asarray(one, np.float32)[..., None] for one in (outputs.scores, outputs.labels)]
+        return np.concatenate([np.asarray(outputs.boxes), *last], axis=-1)
+    return np.asarray(next(getattr(outputs, name) for name in COMPARED if getattr(outputs, name, None) is not None))
 
 
 def memory_mb(entry: str) -> float | None:

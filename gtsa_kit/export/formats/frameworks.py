@@ -17,7 +17,8 @@ from gtsa_kit.export.manifest_records import SourceRecord
 from gtsa_kit.export.parity_cases import ParityCase
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.parity_report import ParityReport
-from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS, TOLERANCES
+from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS
+from gtsa_kit.export.tolerances import TOLERANCES
 from gtsa_kit.files import staged
 from gtsa_kit.models.checkpoint_import.key_maps import key_map
 from gtsa_kit.models.encoder import Encoder, Features

@@ -23,7 +23,7 @@ from gtsa_kit.export.graph import (
     split_position_embeddings,
 )
 from gtsa_kit.export.layout import AXES
-from gtsa_kit.export.spec import HEAD, INPUT, LOGITS, MASK, QUANTIZED, ExportOptions
+from gtsa_kit.export.spec import DETECTIONS, HEAD, INPUT, LOGITS, MASK, QUANTIZED, ExportOptions
 from gtsa_kit.export.task_graph import AnyGraph, build_graph, float_head_note, options_for
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, encoder_of
@@ -111,6 +111,8 @@ def name_axes(model: onnx.ModelProto, options: ExportOptions) -> None:
             dim.dim_param = axis
     grid = ("batch", None, f"height//{options.height.step}", f"width//{options.width.step}")
     names = {LOGITS: ("batch", None, "height", "width"), MASK: ("batch", "height", "width")}.get(options.output, grid)
+    if options.output in DETECTIONS:
+        names = ("batch",)
     for output in model.graph.output:
         for dim, name in zip(output.type.tensor_type.shape.dim, names, strict=False):
             if name and dim.dim_param:

@@ -1,6 +1,6 @@
 """Layers of a graph under int8 and fp8: ranges of their inputs, and the effect of quantizing each of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtsa_kit.export.spec import HEAD, MIN_LAYER_COSINE
+from gtsa_kit.export.detector_graph import DetectorGraph
+from gtsa_kit.export.spec import HEAD
 from gtsa_kit.export.task_graph import AnyGraph, TaskGraph
+from gtsa_kit.export.tolerances import MIN_LAYER_COSINE
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -49,9 +51,15 @@ def quantizable_layers(graph: AnyGraph) -> dict[str, Layer]:
         if isinstance(module, nn.Linear)
     }
     if isinstance(graph, TaskGraph):
-        head = graph.head.named_modules()
+        head = graph.head.named_modules() if graph.spec.detector is None else _trunk_modules(graph.head)
         layers |= {f"{HEAD}.{name}": module for name, module in head if isinstance(module, nn.Conv2d)}
     return layers
+
+
+def _trunk_modules(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over the modules of a detector's feature pyramid; what computes boxes and masks of it stays float32."""
+    assert isinstance(head, DetectorGraph)
+    yield from head.top_down.named_modules(prefix="top_down")
 
 
 def activation_scales(graph: AnyGraph, batches: list[np.ndarray], quant_type: QuantType) -> dict[str, float]:
@@ -108,11 +116,13 @@ def _compared_rows(graph: AnyGraph, batch: Tensor) -> list[Tensor]:
     """Return the vectors that quantization should not turn: patch tokens (N, D) and, per image, the logits (B, L).
 
     All logits of an image are one vector, without their means over the classes: a pixel's own may be near zero, where
-    any error turns them.
+    any error turns them. Of detectors, the vectors of the feature pyramid are compared.
     """
     if not isinstance(graph, TaskGraph):
         return [graph(batch)[1].transpose(0, 1).flatten(1).T]
     features = graph.features(batch)
+    if isinstance(graph.head, DetectorGraph):
+        return [one.transpose(0, 1).flatten(1).T for one in (*features, *graph.head.levels(features))]
     logits = graph.head(*features)
     tokens = [one.transpose(0, 1).flatten(1).T for one in features]
     return [*tokens, (logits - logits.mean(dim=1, keepdim=True)).flatten(1)]

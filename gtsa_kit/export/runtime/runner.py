@@ -9,7 +9,7 @@ from PIL import Image
 
 from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, LOGITS, MASK, layer_output
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.models.encoder import Features, Preprocessing
 from gtsa_kit.models.sizes import check_image
 from gtsa_kit.models.task_spec import TaskOutput
@@ -34,7 +34,8 @@ class Runner(ABC):
         Returns:
             `Features` of an encoder, float32 arrays for patches of p x p pixels: `embedding` (B, D), `feature_map`
             (B, D, H/p, W/p), `layers` of that shape by block, and `class_token` (B, D) if it is an output.
-            `TaskOutput` of a task model: `logits` (B, K, H, W) or (B, K) float32, or `mask` (B, H, W) uint8.
+            `TaskOutput` of a task model: `logits` (B, K, H, W) or (B, K) float32, or `mask` (B, H, W) uint8; of
+            detections `boxes`, `scores`, `labels` and `masks`.
 
         Raises:
             ValueError: The dtype, the shape or a size is wrong; the message says what is allowed.
@@ -47,7 +48,7 @@ class Runner(ABC):
             )
         outputs = dict(zip(names, values, strict=True))
         if self.manifest.kind == "task":
-            return TaskOutput(outputs.get(LOGITS), outputs.get(MASK))
+            return TaskOutput(**outputs)
         layers = {layer: outputs[layer_output(layer)] for layer in self.manifest.layers}
         return Features(outputs[EMBEDDING], outputs[FEATURE_MAP], layers, outputs.get(CLASS_TOKEN))
 
