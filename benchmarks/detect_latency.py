@@ -81,7 +81,13 @@ def export_runners(model: TaskModel, folder: Path, formats: list[str]) -> Iterat
         seconds = time.perf_counter() - started
         manifest = build_manifest(model, name, options, target, "")
         runner = OnnxRunner(path, manifest, torch.device("cpu")) if name == "onnx" else OpenVinoRunner(path, manifest)
-        yield name, runner, seconds, sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6
+        yield name, runner, seconds, size_of(path) / 1e6
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, with the weights beside an .xml."""
+    files = [path, path.with_suffix(".bin")] if path.suffix == SUFFIX["openvino"] else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def eager(model: torch.nn.Module) -> Run:
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="Rounds of one image; larger batches take fewer.")
     parser.add_argument("--formats", default="onnx,openvino")
     parser.add_argument("--peer", action="store_true", help="Measure D-FINE-N too.")
     parser.add_argument("--engine", action="store_true", help="Build a TensorRT-RTX engine.")
@@ -189,8 +195,8 @@ def main() -> None:
 def measure_all(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dict[str, Numbers]:
     """Return the figures of each variant."""
     model = random_detector(args.arch, args.classes, args.proposals, size)
-    batches = [int(batch) for batch in args.batch.split(",")]
-    images = np.random.default_rng(0).standard_normal((max(batches), 3, 9, 12)).astype(np.float32)
+    batches = [int(batch) for batch in args.batch.split(",") if batch]
+    images = np.random.default_rng(0).standard_normal((max([1, *batches]), 3, 9, 12)).astype(np.float32)
     images = np.asarray(torch.nn.functional.interpolate(torch.from_numpy(images), size=size, mode="bilinear"))
     variants: dict[str, Run] = {"torchvision, eager": eager(model)}
     figures: dict[str, Numbers] = {"torchvision, eager": {}}
@@ -201,7 +207,7 @@ def measure_all(args: argparse.Namespace, size: tuple[int, int], folder: Path) -
         variants["D-FINE-N, eager"] = d_fine(args.classes)
         figures["D-FINE-N, eager"] = {}
     for batch in batches:
-        for name, seconds in measure(variants, images[:batch], args.rounds).items():
+        for name, seconds in measure(variants, images[:batch], max(1, args.rounds // batch)).items():
             figures[name][f"seconds_{batch}"] = seconds
     if args.engine:
         figures["TensorRT-RTX"] = build_engine(folder / "model.onnx", size)

@@ -75,12 +75,13 @@ def test_from_images_to_a_verified_file(images: Path, tmp_path: Path) -> None:
 def test_a_file_that_lost_parity_raises(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from gtsa_kit.export import spec
+    from gtsa_kit.export import tolerances
     from gtsa_kit.models.encoder import Encoder
     from gtsa_kit.models.weights import save_encoder
 
     save_encoder(tmp_path, Encoder("vit_test").vit.state_dict(), "vit_test", {})
-    monkeypatch.setitem(spec.TOLERANCES, "fp32", replace(spec.TOLERANCES["fp32"], max_abs=0.0))
+    fp32 = tolerances.TOLERANCES["fp32"]
+    monkeypatch.setitem(tolerances.TOLERANCES, "fp32", replace(fp32, max_abs=0.0))
     with pytest.raises(gtsa_kit.ParityError, match="failed the parity gate") as caught:
         gtsa_kit.export(tmp_path, size=(32, 32), images=images)
     assert not caught.value.report.passed

@@ -118,21 +118,21 @@ def match_errors(one: DetectionArrays, other: DetectionArrays) -> dict[str, np.n
     same = (one.labels[:, None] == other.labels[None]) & (other.scores > 0)[None]
     overlap = np.where(same, overlap, -1.0)
     best = overlap.argmax(axis=1)
-    found = overlap.max(axis=1) >= MIN_IOU
+    paired = overlap.max(axis=1) >= MIN_IOU
     errors = {
         BOXES: np.abs(one.boxes.astype(np.float64) - other.boxes[best]).max(axis=1),
         SCORES: np.abs(one.scores.astype(np.float64) - other.scores[best]),
-        LABELS: np.zeros(len(found)),
-        MASKS: np.zeros(len(found)),
+        LABELS: np.zeros(len(paired)),
+        MASKS: np.zeros(len(paired)),
     }
-    iou = np.ones(len(found))
+    iou = np.ones(len(paired))
     if one.masks is not None and other.masks is not None:
         theirs = other.masks[best]
         errors[MASKS] = np.abs(one.masks.astype(np.float64) - theirs).max(axis=(1, 2))
         both, any_ = ((one.masks > 0.5) & (theirs > 0.5)), ((one.masks > 0.5) | (theirs > 0.5))
         iou = np.where(any_.any(axis=(1, 2)), both.sum(axis=(1, 2)) / np.maximum(any_.sum(axis=(1, 2)), 1), 1.0)
-    errors = {name: np.where(found, value, np.inf) for name, value in errors.items()}
-    return {**errors, "mask_iou": np.where(found, iou, 0.0)}
+    errors = {name: np.where(paired, value, np.inf) for name, value in errors.items()}
+    return {**errors, "mask_iou": np.where(paired, iou, 0.0)}
 
 
 def _agrees(one: DetectionArrays, other: DetectionArrays, tolerance: DetectionTolerance) -> np.ndarray:
@@ -145,21 +145,21 @@ def _difference(
     name: str, errors: Errors, case: ParityCase, tolerance: DetectionTolerance, names: Sequence[str]
 ) -> Difference:
     values = errors.joined(name)
-    within = values <= {BOXES: tolerance.boxes, SCORES: tolerance.scores, MASKS: tolerance.masks}.get(name, 0.0)
+    agreeing = values <= {BOXES: tolerance.boxes, SCORES: tolerance.scores, MASKS: tolerance.masks}.get(name, 0.0)
     if name == MASKS:
-        within &= errors.joined("mask_iou") >= tolerance.mask_iou
-    matched = values[np.isfinite(values)]
+        agreeing &= errors.joined("mask_iou") >= tolerance.mask_iou
+    finite = values[np.isfinite(values)]
     allowed = (1 - tolerance.agreement) * len(values)
     missing = np.reshape(errors.missing, (len(names), 2)).sum(axis=1)
     return Difference(
         output=name,
         **asdict(case),
-        max_abs=float(matched.max()) if len(matched) and name != LABELS else None,
-        mean_abs=float(matched.mean()) if len(matched) and name != LABELS else None,
-        agreement=float(within.mean()) if len(values) else None,
+        max_abs=float(finite.max()) if len(finite) and name != LABELS else None,
+        mean_abs=float(finite.mean()) if len(finite) and name != LABELS else None,
+        agreement=float(agreeing.mean()) if len(values) else None,
         detections=len(values),
         image=names[int(missing.argmax())],
-        passed=bool((~within).sum() <= (ceil(allowed) if len(values) >= FEW else allowed)),
+        passed=bool((~agreeing).sum() <= (ceil(allowed) if len(values) >= FEW else allowed)),
     )
 
 

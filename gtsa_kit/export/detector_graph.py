@@ -80,16 +80,16 @@ class Proposals(nn.Module):
         """Take over the layers of a torchvision `RegionProposalNetwork`."""
         super().__init__()
         self.head: nn.Module = rpn.head
-        cells = [torch.as_tensor(one, dtype=torch.float32) for one in rpn.anchor_generator.cell_anchors]
-        self.cells: Tensor
-        self.register_buffer("cells", torch.stack(cells))  # (L, A, 4)
+        bases = [torch.as_tensor(one, dtype=torch.float32) for one in rpn.anchor_generator.cell_anchors]
+        self.bases: Tensor
+        self.register_buffer("bases", torch.stack(bases))  # (L, A, 4)
         self.coder, self.strides = rpn.box_coder, tuple(strides)
         self.candidates, self.count = rpn.pre_nms_top_n(), rpn.post_nms_top_n()
         self.suppress = Suppression(rpn.nms_thresh, rounds)
 
     def forward(self, levels: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return boxes (B, R, 4) xyxy in input pixels, the best first, and which are proposals, (B, R) of 1 and 0."""
-        outputs = zip(*self.head(list(levels)), self.cells, self.strides, strict=True)
+        outputs = zip(*self.head(list(levels)), self.bases, self.strides, strict=True)
         levels_best = zip(*(self._level(*one) for one in outputs), strict=True)
         logits, deltas, anchors = (torch.stack(one, dim=1) for one in levels_best)
         boxes = decode_boxes(deltas, anchors, self.coder.weights, self.coder.bbox_xform_clip)  # (B, L, k, 4)
@@ -100,13 +100,13 @@ class Proposals(nn.Module):
         valid = (best >= 0).float()
         return gather_rows(boxes.flatten(1, 2), index) * valid[..., None], valid
 
-    def _level(self, logits: Tensor, deltas: Tensor, cells: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _level(self, logits: Tensor, deltas: Tensor, bases: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (B, k), deltas (B, k, 4) and anchors (B, k, 4) of the k best anchors of a level.
 
         Each level is filled up by k anchors without area, so that there are k of them at any size.
         """
         extra = self.candidates
-        anchors = F.pad(level_anchors(cells, logits.shape[2], logits.shape[3], stride), (0, 0, 0, extra))
+        anchors = F.pad(level_anchors(bases, logits.shape[2], logits.shape[3], stride), (0, 0, 0, extra))
         logits = F.pad(logits.permute(0, 2, 3, 1).flatten(1), (0, extra), value=LOWEST)  # (B, h * w * A + k)
         deltas = torch.unflatten(deltas, 1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, h * w * A, 4)
         best, index = logits.topk(extra, dim=1)

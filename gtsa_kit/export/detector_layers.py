@@ -18,18 +18,18 @@ CHUNK: Final = 256
 """Number of boxes of an image whose samples are read at once, which bounds the memory: a bin reads 16 vectors."""
 
 
-def level_anchors(cells: Tensor, rows: int, columns: int, stride: float) -> Tensor:
+def level_anchors(bases: Tensor, rows: int, columns: int, stride: float) -> Tensor:
     """Return the anchors of a level, (rows * columns * A, 4) xyxy in input pixels.
 
     Args:
-        cells: Anchors of one position, (A, 4), centered at 0.
+        bases: Anchors of one position, (A, 4), centered at 0.
         rows: Height of the level.
         columns: Width of the level.
         stride: Distance of two positions in input pixels.
     """
-    x = (torch.arange(columns, device=cells.device) * stride).expand(rows, -1)
-    y = (torch.arange(rows, device=cells.device) * stride)[:, None].expand(-1, columns)
-    return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + cells).reshape(-1, 4)
+    x = (torch.arange(columns, device=bases.device) * stride).expand(rows, -1)
+    y = (torch.arange(rows, device=bases.device) * stride)[:, None].expand(-1, columns)
+    return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + bases).reshape(-1, 4)
 
 
 def decode_boxes(deltas: Tensor, boxes: Tensor, weights: Sequence[float], max_log: float) -> Tensor:

@@ -232,7 +232,7 @@ def crowded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("part", ["proposals", "boxes"])
 def test_a_dropped_round_of_suppression_is_detected(part: str, crowded_run: Path, scenes: ParityImages) -> None:
-    """With one round, boxes that were dropped themselves drop others."""
+    """Boxes that were dropped themselves drop others in a single round."""
     model, runner = load_task_model(crowded_run), one_case(load(crowded_run, "cpu"))
     assert check_parity(model, runner, scenes).passed
     getattr(runner.module.head, part).suppress.rounds = 1  # type: ignore[attr-defined]

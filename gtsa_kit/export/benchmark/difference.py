@@ -63,7 +63,7 @@ def _compare_detections(expected: np.ndarray, actual: np.ndarray) -> OutputDiffe
         first, second = (DetectionArrays(x[:, :4], x[:, 4], x[:, 5], None) for x in (one, other))
         errors += [match_errors(a, b)[BOXES][a.scores > 0] for a, b in ((first, second), (second, first))]
     boxes = np.concatenate(errors)
-    found = np.isfinite(boxes)
+    paired = np.isfinite(boxes)
     if not len(boxes):
         return OutputDifference(problem="no detections")
-    return OutputDifference(None, float(boxes[found].max()) if found.any() else None, float(found.mean()))
+    return OutputDifference(None, float(boxes[paired].max()) if paired.any() else None, float(paired.mean()))
