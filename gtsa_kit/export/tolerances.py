@@ -83,10 +83,11 @@ class DetectionTolerance:
     """Minimum share of detections that have a counterpart within these bounds, of both sides."""
 
 
-# Largest differences of boxes, scores and masks, and lowest agreement, of vit_test detectors at sides of 64 to 96. Random
-# weights of real variance: fp32 3e-5, 4e-6, 4e-6, all; fp16 5e-2, 6e-3, 9e-3, 0.982; bf16 10, 2e-2, 0.5, 0.977; int8 0.9,
-# 0.18, 0.10, 0.947. Trained until the AP was 100%: fp32 1e-5, 8e-7, 5e-6, all; fp16 2e-2, 1.5e-3, 7e-3, all; bf16 0.1,
-# 1.3e-2, 2e-2, all; int8 9, 0.45, 1.0, 0.857 (one of 7). An error of 1% in one layer of a head lies above those of fp32.
+# Largest differences of boxes, scores and masks, and lowest agreement, of vit_test detectors at sides of 64 to 96.
+# Random weights of real variance: fp32 3e-5, 4e-6, 4e-6, all; fp16 5e-2, 6e-3, 9e-3, 0.982; bf16 10, 2e-2, 0.5, 0.977;
+# int8 0.9, 0.18, 0.10, 0.947. Trained until the AP was 100%: fp32 1e-5, 8e-7, 5e-6, all; fp16 2e-2, 1.5e-3, 7e-3, all;
+# bf16 0.1, 1.3e-2, 2e-2, all; int8 9, 0.45, 1.0, 0.857 (one of 7). An error of 1% in one layer of a head lies above the
+# bounds of fp32.
 DETECTION_TOLERANCES: Final[dict[str, DetectionTolerance]] = {
     "fp32": DetectionTolerance(boxes=0.05, scores=1e-4, masks=1e-3, mask_iou=0.99, agreement=0.999),
     "tf32": DetectionTolerance(boxes=1.0, scores=1e-2, masks=5e-2, mask_iou=0.97, agreement=0.98),
