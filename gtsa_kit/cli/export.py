@@ -12,6 +12,7 @@ from gtsa_kit.cli.support.options import ClassTokenOption, JsonOption, LayersOpt
 from gtsa_kit.cli.support.parsing import (
     parse_batch,
     parse_capabilities,
+    parse_heads,
     parse_layers,
     parse_layout,
     parse_side,
@@ -188,6 +189,8 @@ def export(
       gtsa export runs/road-segmentation --format onnx --precision fp16 --output mask
 
       gtsa export runs/road-segmentation --format onnx --part head
+
+      gtsa export runs/street/encoder.onnx --format triton --head road=runs/road --head defects=runs/defects
     """
     require(source)
     import_options = weights.import_options
@@ -221,6 +224,7 @@ def export(
     }
     triton_only = {
         "--name": name,
+        "--head": task.head,
         "--instances": instances,
         "--max-batch": max_batch,
         "--queue-delay-ms": queue_delay_ms,
@@ -236,12 +240,13 @@ def export(
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
         from gtsa_kit.models.task_model import is_task_run
 
+        heads = dict(parse_heads(task.head or []))
         serving = parse_serving(
-            name or ("model" if is_task_run(source) else None), instances, max_batch, queue_delay_ms
+            name or ("model" if heads or is_task_run(source) else None), instances, max_batch, queue_delay_ms
         )
         with printed_result(as_json) as result:
             export_triton(
-                source, import_options, serving, precision, options, calibrate, images, out, force, result, task
+                source, import_options, serving, precision, options, calibrate, images, out, force, result, task, heads
             )
     elif format_name == "trt":
         from gtsa_kit.cli.support.engine_request import EngineOptions

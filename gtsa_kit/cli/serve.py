@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -14,7 +13,7 @@ import typer
 
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.options import ClassTokenOption, LayersOption, ModelOptions, with_option_groups
-from gtsa_kit.cli.support.parsing import parse_layers
+from gtsa_kit.cli.support.parsing import parse_heads, parse_layers
 
 if TYPE_CHECKING:
     from gtsa_kit.service.settings import ServiceSettings
@@ -83,10 +82,10 @@ def serve(
     *,
     opening: ModelOptions,
 ) -> None:
-    """Serve features, masks and classes over HTTP, with a web page that displays them.
+    """Serve features, masks, classes and detections over HTTP, with a web page that displays them.
 
-    POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity of an encoder; /v1/segment, /v1/classify of
-    a fine-tuned model or of heads; GET /, /docs, /health, /ready, /metrics.
+    POST /v1/features, /v1/embeddings (for OpenAI's clients), /v1/similarity of an encoder; /v1/segment, /v1/classify,
+    /v1/detect of a fine-tuned model or of heads; GET /, /docs, /health, /ready, /metrics.
     After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends. There is no --size: each request
     may name one (?size=480x640).
 
@@ -218,16 +217,3 @@ def create_worker_app(settings: "ServiceSettings") -> Any:
         return create_loaded_app(settings)[0]
     except (ValueError, OSError) as error:
         fail(str(error), STARTUP_FAILURE)
-
-
-def parse_heads(texts: list[str]) -> tuple[tuple[str, Path], ...]:
-    """Parse values of --head, `NAME=HEAD`, to names and existing paths."""
-    heads: dict[str, Path] = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not path or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
-            raise ValueError(f"--head takes NAME=HEAD with a name of letters, digits, - and _, got {text!r}")
-        if name in heads:
-            raise ValueError(f"--head {name} is given twice; choose another name")
-        heads[name] = require(Path(path))
-    return tuple(heads.items())

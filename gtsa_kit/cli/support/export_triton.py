@@ -2,6 +2,9 @@
 
 import shlex
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.export_ensemble import layers_of_heads, open_heads
 from gtsa_kit.cli.support.export_result import ExportResult
 from gtsa_kit.cli.support.export_steps import megabytes, progress_callback
 from gtsa_kit.cli.support.gate_again import gate_again
@@ -25,6 +29,7 @@ from gtsa_kit.export.pipeline import check_supported, export_artifact, read_cali
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.export.triton.config import ServingOptions, check_serving
+from gtsa_kit.export.triton.ensemble import ServedHead, ensemble_models, ensemble_names
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
 
@@ -60,6 +65,7 @@ def export_triton(
     force: bool,
     result: ExportResult,
     scoring: ScoreOptions,
+    heads: Mapping[str, Path],
 ) -> None:
     """Write a model repository from an exported file as it is, or from weights, which are exported to ONNX first.
 
@@ -77,6 +83,7 @@ def export_triton(
         force: Whether to replace models that gtsa-kit wrote before.
         result: Result to which the written model is added.
         scoring: Labeled images for the task-score gate.
+        heads: File or run folder of each head by its name, for an ensemble of the encoder and them.
 
     Raises:
         ValueError: An option is invalid, or the file can't be served; nothing was written.
@@ -89,20 +96,34 @@ def export_triton(
         if scoring.score:
             raise ValueError(f"{path} is served as it is; score it with: gtsa verify {path} --score DATA")
         repository = out or path.parent / "triton"
-        _write(path, manifest, serving, options.input == "uint8", repository, force, result, console)
+        with _scratch(repository) as folder:
+            opened_heads = open_heads(heads, manifest, folder, images, console)
+            _write(path, manifest, serving, options.input == "uint8", repository, force, result, console, opened_heads)
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
+    if heads:
+        options = replace(options, layers=tuple(sorted({*options.layers, *layers_of_heads(heads)})))
     opened = open_encoder(path, import_options, console)
+    if heads and opened.task:
+        raise ValueError(f"{path} has a head of its own; omit --head, or name the encoder that it was trained on")
     repository = out or opened.folder / "triton"
-    check_targets(repository, [serving.name], force)
+    check_targets(repository, ensemble_names(serving, tuple(heads), False) if heads else [serving.name], force)
     score_gate = open_score_gate(opened, scoring, console)
-    repository.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as folder:
-        graph = Path(folder, "encoder.onnx")
+    with _scratch(repository) as folder:
+        graph = folder / "encoder.onnx"
         manifest = score_file(graph, _export(opened, graph, options, calibrate, images, console), score_gate)
         fail_if_lower(graph, manifest.task_score)
-        _write(graph, manifest, serving, options.input == "uint8", repository, force, result, console)
+        opened_heads = open_heads(heads, manifest, folder, images, console)
+        _write(graph, manifest, serving, options.input == "uint8", repository, force, result, console, opened_heads)
+
+
+@contextmanager
+def _scratch(repository: Path) -> Iterator[Path]:
+    """Create a hidden folder beside a repository, and remove it at the end."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as folder:
+        yield Path(folder)
 
 
 def _check_unchanged(
@@ -141,9 +162,13 @@ def _write(
     force: bool,
     result: ExportResult,
     console: Console,
+    heads: Sequence[ServedHead],
 ) -> None:
-    models = repository_models(artifact, manifest, serving, uint8_input)
-    size = megabytes(artifact)
+    if heads:
+        models = ensemble_models(artifact, manifest, serving, uint8_input, heads)
+    else:
+        models = repository_models(artifact, manifest, serving, uint8_input)
+    size = megabytes(artifact) + sum(megabytes(head.file) for head in heads)
     *_, folder = write_repository(repository, models, force)
     result.add_folder(folder, read_folder_report(folder))
     console.print(_models_table(models))

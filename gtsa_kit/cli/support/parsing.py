@@ -1,7 +1,10 @@
 """Parsing of option values; a `ValueError` names the option and what it takes."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gtsa_kit.cli.support.common import require
 
 if TYPE_CHECKING:
     from gtsa_kit.export.layout import Layout
@@ -85,3 +88,16 @@ def parse_auto(text: str, option: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{option} must be a number from 1 or auto, got {text!r}")
     return int(text)
+
+
+def parse_heads(texts: list[str]) -> tuple[tuple[str, Path], ...]:
+    """Parse values of --head, `NAME=HEAD`, to names and existing paths."""
+    heads: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+            raise ValueError(f"--head takes NAME=HEAD with a name of letters, digits, - and _, got {text!r}")
+        if name in heads:
+            raise ValueError(f"--head {name} is given twice; choose another name")
+        heads[name] = require(Path(path))
+    return tuple(heads.items())

@@ -61,6 +61,16 @@ class TaskExportOptions(ScoreOptions):
         ),
     ] = "model"
 
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name and run or file (--part head) of a head for --format triton: the model is then an ensemble of "
+            "the encoder and its heads; repeatable. Default: none.",
+            metavar="NAME=HEAD",
+            rich_help_panel=TASK_PANEL,
+        ),
+    ] = None
+
     @property
     def kept_layers(self) -> tuple[str, ...]:
         """Names of --keep-float.

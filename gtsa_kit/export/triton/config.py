@@ -1,14 +1,14 @@
 """Configuration of a model for NVIDIA Triton: the content of `config.pbtxt`, derived from a manifest."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from gtsa_kit.export.layout import CHANNELS
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import TensorSpec
-from gtsa_kit.export.spec import INPUT, Range
+from gtsa_kit.export.spec import Range
 from gtsa_kit.export.triton.pbtxt import EnumValue, Message
 from gtsa_kit.version import __version__
 
@@ -126,35 +126,6 @@ def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) ->
     return _model_config(manifest, serving, name)
 
 
-def ensemble_config(
-    preprocess: Manifest, encoder: Manifest, serving: ServingOptions, steps: tuple[str, str]
-) -> Message:
-    """Return the configuration of the ensemble of preprocessing and encoder, from uint8 images to features.
-
-    Args:
-        preprocess: Manifest of the preprocessing.
-        encoder: Manifest of the encoder.
-        serving: Settings; their name is that of the ensemble.
-        steps: Model names of preprocessing and encoder.
-    """
-    max_batch = max_batch_size(encoder.range_of("batch"), serving.max_batch)
-    outputs = {spec.name: spec.name for spec in encoder.outputs}
-    return {
-        "name": serving.name,
-        "platform": "ensemble",
-        "max_batch_size": max_batch,
-        "input": [_tensor(preprocess.inputs[0], max_batch)],
-        "output": [_tensor(spec, max_batch) for spec in encoder.outputs],
-        "ensemble_scheduling": {
-            "step": [
-                _step(steps[0], {INPUT: INPUT}, {NORMALIZED: NORMALIZED}),
-                _step(steps[1], {encoder.inputs[0].name: NORMALIZED}, outputs),
-            ]
-        },
-        "parameters": _parameters(),
-    }
-
-
 def optimal_size(manifest: Manifest) -> tuple[int, int]:
     """Return the (height, width) of the engine's optimal shape, else the allowed size nearest to that of training."""
     if manifest.engine and manifest.engine.profile:
@@ -171,19 +142,18 @@ def _needs_gpu(file_format: str, precision: str) -> bool:
 def _model_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
     platform, backend = BACKENDS[manifest.format]
     max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
-    kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
     return {
         "name": name,
         "platform": platform,
         "backend": backend,
         "max_batch_size": max_batch,
-        "input": [_tensor(spec, max_batch) for spec in manifest.inputs],
-        "output": [_tensor(spec, max_batch) for spec in manifest.outputs],
+        "input": [tensor_entry(spec, max_batch) for spec in manifest.inputs],
+        "output": [tensor_entry(spec, max_batch) for spec in manifest.outputs],
         "version_policy": {"latest": {"num_versions": 1}},
-        "instance_group": [{"count": serving.instances, "kind": EnumValue(kind)}],
+        "instance_group": [instance_group(serving)],
         **_dynamic_batching(manifest, max_batch, serving.queue_delay_ms),
         "model_warmup": list(_warmups(manifest, max_batch)),
-        "parameters": _parameters(),
+        "parameters": written_by(),
     }
 
 
@@ -229,21 +199,18 @@ def _warmups(manifest: Manifest, max_batch: int) -> Iterator[Message]:
         }
 
 
-def _tensor(spec: TensorSpec, max_batch: int) -> Message:
+def tensor_entry(spec: TensorSpec, max_batch: int) -> Message:
     """Return the tensor entry; `dims` omit the batch where Triton batches requests, and -1 is a dynamic axis."""
     dims = [length if isinstance(length, int) else -1 for length in spec.shape]
     return {"name": spec.name, "data_type": EnumValue(TYPES[spec.dtype]), "dims": dims[1:] if max_batch else dims}
 
 
-def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Message:
-    """Return a step of the ensemble; the maps go from the model's tensor names to those of the ensemble."""
-    return {
-        "model_name": model,
-        "model_version": -1,  # the newest
-        "input_map": [{"key": name, "value": value} for name, value in inputs.items()],
-        "output_map": [{"key": name, "value": value} for name, value in outputs.items()],
-    }
+def instance_group(serving: ServingOptions) -> Message:
+    """Return the copies of a model on each device."""
+    kind = {"auto": "KIND_AUTO", "gpu": "KIND_GPU", "cpu": "KIND_CPU"}[serving.kind]
+    return {"count": serving.instances, "kind": EnumValue(kind)}
 
 
-def _parameters() -> list[Message]:
+def written_by() -> list[Message]:
+    """Return the parameters that mark a configuration as written by gtsa-kit."""
     return [{"key": WRITER_KEY, "value": {"string_value": __version__}}]

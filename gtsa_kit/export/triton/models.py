@@ -16,9 +16,10 @@ from gtsa_kit.export.triton.config import (
     ServingOptions,
     check_serving,
     encoder_config,
-    ensemble_config,
+    max_batch_size,
     preprocess_config,
 )
+from gtsa_kit.export.triton.ensemble_config import ensemble_config
 from gtsa_kit.export.triton.repository import RepositoryModel
 
 OPSET: Final = 18
@@ -90,8 +91,14 @@ def repository_models(
     preprocessing = preprocess_manifest(manifest)
     config = preprocess_config(preprocessing, serving, f"{serving.name}_preprocess")
     preprocess = RepositoryModel(config, content=preprocess_graph(preprocessing))
-    steps = preprocess.name, encoder.name
-    return [preprocess, encoder, RepositoryModel(ensemble_config(preprocessing, manifest, serving, steps))]
+    outputs = {spec.name: spec.name for spec in manifest.outputs}
+    steps = [
+        (preprocess.name, {INPUT: INPUT}, {NORMALIZED: NORMALIZED}),
+        (encoder.name, {manifest.inputs[0].name: NORMALIZED}, outputs),
+    ]
+    max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
+    whole = ensemble_config(serving.name, max_batch, preprocessing.inputs[0], manifest.outputs, steps)
+    return [preprocess, encoder, RepositoryModel(whole)]
 
 
 def preprocess_manifest(encoder: Manifest) -> Manifest:
