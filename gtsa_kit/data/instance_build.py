@@ -53,20 +53,17 @@ def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCal
         raise ValueError(f"{source} holds no objects; give labels that have boxes")
     images, skipped = read_sizes(listing.images, on_progress)
     kept = sorted((image for image in images if image), key=lambda image: (image.split or "", natural_key(image.name)))
-    table, problems = listing.objects.finish(), dict(listing.objects.faults)
+    table = listing.objects.finish()
     sides = np.array([(image.width, image.height) if image else (1, 1) for image in [*images, None]])[table.images]
     if listing.relative:
         boxes, store = table.boxes * np.tile(sides, 2), table.segmentations.scale(sides)
         table = table._replace(boxes=boxes, segmentations=store)
-    boxes = _upright_boxes(_with_boxes(table), table.images, images)
+    boxes = _upright_boxes(_with_boxes(table), table.images, images, sides)
     considered = np.array([image is not None for image in images] + [True])[table.images]  # the last is for -1
     has_masks = listing.objects.masks and bool((table.segmentations.kinds != NONE).any())
-    for wrong, reason in [*_box_faults(table, boxes, sides), *(_mask_faults(table, sides) if has_masks else [])]:
-        problems |= {int(row): reason for row in np.flatnonzero(wrong) if int(row) not in problems}
+    problems = _problems(listing.objects, table, boxes, sides, has_masks)
     skipped_objects = [
-        SkippedImage(listing.objects.location(row), reason)
-        for row, reason in sorted(problems.items())
-        if considered[row]
+        SkippedImage(listing.objects.location(row), reason) for row, reason in problems.items() if considered[row]
     ]
     considered[list(problems)] = False
     dataset = InstanceDataset(
@@ -83,6 +80,16 @@ def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCal
     return dataset
 
 
+def _problems(
+    columns: ObjectColumns, table: ObjectTable, boxes: np.ndarray, sides: np.ndarray, has_masks: bool
+) -> dict[int, str]:
+    """Return the first fault of each object that has one, by its row, in ascending order."""
+    problems = dict(columns.faults)
+    for wrong, reason in [*_box_faults(table, boxes, sides), *(_mask_faults(table, sides) if has_masks else [])]:
+        problems |= {int(row): reason for row in np.flatnonzero(wrong) if int(row) not in problems}
+    return dict(sorted(problems.items()))
+
+
 def _with_boxes(table: ObjectTable) -> np.ndarray:
     """Return the boxes; an object without one gets that of its segmentation."""
     missing = np.isnan(table.boxes).all(1)
@@ -95,15 +102,13 @@ def _with_boxes(table: ObjectTable) -> np.ndarray:
     return np.where(missing[:, None], np.concatenate([low, high - low], axis=1), table.boxes)
 
 
-def _upright_boxes(boxes: np.ndarray, numbers: np.ndarray, images: Kept) -> np.ndarray:
-    """Return the boxes on the upright images."""
-    rotated = [i for i, image in enumerate(images) if image and image.orientation > 1]
+def _upright_boxes(boxes: np.ndarray, numbers: np.ndarray, images: Kept, sides: np.ndarray) -> np.ndarray:
+    """Return the boxes on the upright images, whose width and height are `sides` (M, 2)."""
+    orientations = np.array([image.orientation if image else 1 for image in [*images, None]])[numbers]
     boxes = boxes.copy()
-    for i in rotated:
-        image = images[i]
-        assert image is not None
-        own = numbers == i
-        boxes[own] = orient_boxes(boxes[own], image.orientation, image.width, image.height)
+    for orientation in set(orientations[orientations > 1].tolist()):
+        own = orientations == orientation
+        boxes[own] = orient_boxes(boxes[own], orientation, *sides[own].T)
     return boxes
 
 

@@ -23,8 +23,8 @@ def orient_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
     return mask[::-1] if flip_y else mask
 
 
-def orient_boxes(boxes: np.ndarray, orientation: int, width: int, height: int) -> np.ndarray:
-    """Return boxes x, y, width, height (N, 4) of stored pixels on the upright image of a width and a height."""
+def orient_boxes(boxes: np.ndarray, orientation: int, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Return boxes x, y, width, height (N, 4) of stored pixels on upright images of these widths and heights, (N,)."""
     exchange, flip_x, flip_y = _UPRIGHT[orientation]
     x, y, w, h = boxes[:, [1, 0, 3, 2] if exchange else [0, 1, 2, 3]].T
     return np.stack([width - x - w if flip_x else x, height - y - h if flip_y else y, w, h], 1)
