@@ -1,4 +1,4 @@
-"""Commands `gtsa finetune segment` and `gtsa finetune classify`."""
+"""Commands `gtsa finetune segment`, `gtsa finetune classify` and `gtsa finetune detect`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,9 @@ from gtsa_kit.cli.support.finetune_options import DATA, TRAINING, FinetuneOption
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
 from gtsa_kit.config.finetune import TaskName
+
+HEADS_BY_MASKS = {True: "mask-rcnn", False: "faster-rcnn"}
+"""Head by `--masks`."""
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -132,6 +135,82 @@ def classify(
       gtsa finetune classify animals.csv --model runs/street --no-freeze --epochs 30
     """
     _run("classify", data, options, weights, {})
+
+
+@app.command("detect", cls=PlainCommand)
+@with_option_groups
+def detect(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Images with objects: a JSON file of COCO (with --images), or a folder of COCO, YOLO or Pascal VOC. "
+            "With --resume it may be left out.",
+            metavar="DATA",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the images that a JSON file names. Default: beside the file.",
+            metavar="DIR",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of the validation images. Default: a part of the images of DATA, see --val-split.",
+            metavar="FILE",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    masks: Annotated[
+        bool | None,
+        typer.Option(
+            "--masks/--no-masks",
+            help="Learn masks (Mask R-CNN), or boxes alone (Faster R-CNN). Default: masks if the labels have them.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="mask-rcnn or faster-rcnn. Default: as --masks says.", rich_help_panel=TRAINING),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Four blocks that the head takes, such as 3,5,7,11. Default: the last of each quarter.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    *,
+    options: FinetuneOptions,
+    weights: WeightsOptions,
+) -> None:
+    """Train a detector on images with boxes, and masks if there are any.
+
+    The run folder gets model.safetensors (the best one by AP), scores.json with AP by class, predictions.png,
+    curves.png, metrics.jsonl, checkpoints and TensorBoard files. Ctrl-C saves a checkpoint and stops; --resume
+    continues.
+
+    [bold]Examples[/bold]
+
+      gtsa finetune detect bolts/ --model dinov2_vits14.pth --out runs/bolts
+
+      gtsa finetune detect train.json --images photos/ --val val.json --model runs/street --no-masks
+
+      gtsa finetune detect coco/ --model runs/street --preset coco-mask-rcnn --devices 8
+    """
+    by_masks = None if masks is None else HEADS_BY_MASKS[masks]
+    if head and by_masks and head != by_masks:
+        raise ValueError(f"--head {head} and --{'' if masks else 'no-'}masks contradict each other; give one of them")
+    given = {
+        "head.name": head or by_masks,
+        "head.layers": _blocks(layers),
+        "data.images": str(require(images).absolute()) if images else None,
+        "data.val": str(require(val).absolute()) if val else None,
+    }
+    _run("detect", data, options, weights, given)
 
 
 def _run(

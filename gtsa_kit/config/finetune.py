@@ -8,7 +8,7 @@ from gtsa_kit.config.sections import InitConfig
 from gtsa_kit.config.types import AboveZero, Arch, BelowOne, Fraction, NonNegative, Positive, Precision, Section
 
 Auto = Literal["auto"]
-TaskName = Literal["segment", "classify"]
+TaskName = Literal["segment", "classify", "detect"]
 Value = TypeVar("Value")
 
 
@@ -22,7 +22,11 @@ class LabeledDataConfig(Section):
     """Labeled images of a run."""
 
     source: str = ""
-    """Folder or CSV of labeled images."""
+    """Folder, CSV or JSON file of labeled images."""
+    images: str = ""
+    """Folder of the images that a JSON file of objects names."""
+    val: str = ""
+    """JSON file of the validation images, beside one of the training images; empty to split them."""
     labels: str = ""
     """File with names and colors of the classes; empty to find them in the masks."""
     ignore: tuple[str, ...] = ()
@@ -47,18 +51,44 @@ class StartConfig(InitConfig):
 class HeadConfig(Section):
     """Head of a task model."""
 
-    name: Literal["auto", "fpn", "linear"] = "auto"
-    """Head: fpn or linear for pixels, linear for classes; auto is the first of these."""
+    name: Literal["auto", "fpn", "linear", "mask-rcnn", "faster-rcnn"] = "auto"
+    """Head: fpn or linear for pixels, linear for classes, mask-rcnn (instances) or faster-rcnn (boxes alone) for
+    objects; auto is the first of these that the labels allow."""
     layers: tuple[int, ...] | Auto = "auto"
-    """Blocks whose maps the head takes; auto is the last of each quarter of the depth for fpn, else the last map."""
+    """Blocks whose maps the head takes; auto is the last of each quarter of the depth for fpn and detectors, else the
+    last map."""
     final_norm: bool = True
     """True applies the final norm of the encoder to the maps, as exported encoders do."""
     pyramid: Literal["flat", "strided"] = "flat"
     """Strides of the maps in the head fpn: all of a patch, or a quarter to two patches."""
-    channels: Positive = 128
-    """Channels of the head fpn before its classifier."""
+    channels: Positive | Auto = "auto"
+    """Channels of the head fpn before its classifier, or of a detector; auto is 128, or 256 for a detector on a GPU."""
     dropout: BelowOne = 0.1
     """Rate of dropout before the classifier of the head fpn."""
+
+
+class DetectorConfig(Section):
+    """Sizes of a detector, and its numbers of candidates; auto takes fewer on a CPU."""
+
+    box_channels: Positive | Auto = "auto"
+    """Width of the linear layers that classify a box; auto is 1,024, or 512 on a CPU."""
+    anchor_sizes: tuple[Positive, ...] | Auto = "auto"
+    """Side of the square anchors of each of the five levels in pixels; auto is by the size of inputs, 32 to 512 for
+    800 pixels."""
+    pre_nms: Positive | Auto = "auto"
+    """Candidates of a level for proposals; auto is 1,000, or 300 on a CPU."""
+    proposals: Positive | Auto = "auto"
+    """Proposals of an image; auto is 1,000, or 300 on a CPU."""
+    train_proposals: Positive | Auto = "auto"
+    """Candidates of a level, and proposals of an image, in training; auto is 2,000, or 500 on a CPU."""
+    train_boxes: Positive | Auto = "auto"
+    """Proposals of an image that the losses use; auto is 512, or 128 on a CPU."""
+    nms: Fraction = 0.5
+    """IoU above which a detection suppresses another one of its class."""
+    score_threshold: Fraction = 0.05
+    """Score that a detection exceeds."""
+    max_detections: Positive = 100
+    """Number of detections of an image."""
 
 
 class FinetuneOptimConfig(Section):
@@ -74,8 +104,11 @@ class FinetuneOptimConfig(Section):
     """Factor on the learning rate from each block of the encoder to the one before it; 1 for one rate."""
     weight_decay: NonNegative = 0.01
     """Weight decay; none on biases, norms, positions and the class token."""
-    schedule: Literal["poly", "cosine"] = "cosine"
-    """Fall of the learning rate after the warm-up: linear (poly of power 1), or half a cosine."""
+    schedule: Literal["poly", "cosine", "steps"] = "cosine"
+    """Fall of the learning rate after the warm-up: linear (poly of power 1), half a cosine, or to a tenth at each of
+    `drops`."""
+    drops: tuple[Fraction, ...] = ()
+    """Shares of the run after which the learning rate falls to a tenth, with the schedule steps."""
     final_lr: NonNegative = 0.0
     """Learning rate at the end."""
     warmup_steps: Annotated[int, Field(ge=0)] | Auto = "auto"
@@ -92,12 +125,17 @@ class FinetuneAugmentConfig(Section):
     """Sizes and augmentation of images."""
 
     size: Positive | Auto = "auto"
-    """Input in pixels: the short side of images whose pixels are labeled, else the side of the square; a multiple
-    of the patch size. auto is that of the images, 512 at most, or for classes that of the encoder."""
+    """Input in pixels: the short side of images with labeled pixels or objects, else the side of the square; a multiple
+    of the patch size. auto is that of the images, 512 at most (objects: 800, or 448 on a CPU), or for classes that of
+    the encoder."""
     crop: Positive | Auto = "auto"
     """Side in pixels of the square crops of labeled pixels while the encoder is trained; auto is `size`."""
     scale: tuple[AboveZero, AboveZero] = (0.5, 2.0)
     """Range of the factor on `size` before a crop; for classes, with `area`, this is not used."""
+    short_sides: tuple[AboveZero, AboveZero] = (0.6, 1.0)
+    """Range of the short side of images with objects while the encoder is trained, as a multiple of `size`."""
+    long_side: AboveZero = 5 / 3
+    """Largest long side of images with objects while the encoder is trained, as a multiple of `size`."""
     area: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Range of the share of an image that a crop for classes covers."""
     flip: Fraction = 0.5
@@ -163,12 +201,14 @@ class FinetuneConfig(Section):
     """All settings of a fine-tuning run."""
 
     task: TaskName = "segment"
-    """Task: labels of pixels, or of images."""
+    """Task: labels of pixels, of images, or of objects with boxes."""
     preset: str = "auto"
-    """Group of settings to start from: auto, ade20k-fpn (Tables 3 and 4 of the paper) or inat19 (Table 1)."""
+    """Group of settings to start from: auto, ade20k-fpn (Tables 3 and 4 of the paper), coco-mask-rcnn (Table 2) or
+    inat19 (Table 1)."""
     data: LabeledDataConfig = LabeledDataConfig()
     model: StartConfig = StartConfig()
     head: HeadConfig = HeadConfig()
+    detector: DetectorConfig = DetectorConfig()
     augment: FinetuneAugmentConfig = FinetuneAugmentConfig()
     optim: FinetuneOptimConfig = FinetuneOptimConfig()
     train: FinetuneTrainConfig = FinetuneTrainConfig()

@@ -17,6 +17,28 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "augment": {"size": 512, "crop": 512, "scale": [0.5, 2.0], "max_class_share": 0.75},
         "train": {"freeze": False, "steps": 40_000, "batch_size": 16},
     },
+    # Table 2 of the GTSA paper: Mask R-CNN for 12 epochs, with a tenth of the rate after 8 and again after 11.
+    "coco-mask-rcnn": {
+        "model": {"drop_path": 0.05},
+        "head": {"name": "mask-rcnn", "layers": [3, 5, 7, 11], "final_norm": False, "channels": 256},
+        "detector": {
+            "box_channels": 1024,
+            "anchor_sizes": [32, 64, 128, 256, 512],
+            "pre_nms": 1000,
+            "proposals": 1000,
+            "train_proposals": 2000,
+            "train_boxes": 512,
+        },
+        "optim": {
+            "lr": 5e-5,
+            "weight_decay": 0.05,
+            "schedule": "steps",
+            "drops": [8 / 12, 11 / 12],
+            "warmup_steps": 1000,
+        },
+        "augment": {"size": 800, "short_sides": [0.6, 1.0], "long_side": 1333 / 800, "color": 0.0},
+        "train": {"freeze": False, "epochs": 12.0, "batch_size": 8},
+    },
     # Table 1 of the GTSA paper; its inputs at evaluation are 224 pixels, without the larger image that is cropped.
     "inat19": {
         "model": {"drop_path": 0.1},
@@ -41,7 +63,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of each preset, by name."""
-PRESET_TASKS: dict[str, TaskName] = {"ade20k-fpn": "segment", "inat19": "classify"}
+PRESET_TASKS: dict[str, TaskName] = {"ade20k-fpn": "segment", "coco-mask-rcnn": "detect", "inat19": "classify"}
 """Task of the presets that are for one task."""
 
 
@@ -75,7 +97,8 @@ def load_finetune_config(
 
 
 RESUME_MUTABLE = {
-    *("data.source", "train.log_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints"),
+    *("data.source", "data.images", "data.val", "train.log_every", "train.keep_checkpoints"),
+    *("train.checkpoint_every", "train.checkpoint_minutes"),
     *("train.batch_size", "train.accumulate", "train.devices", "train.workers", "train.max_batch_wait"),
     *("train.precision", "train.features"),
 }

@@ -54,10 +54,14 @@ class TaskModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor | Detections:
         """Compute logits or detections; height and width of the images are multiples of the patch size."""
         height, width = images.shape[-2:]
+        return self.run_head(self.features(images), (height, width))
+
+    def run_head(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Detections:
+        """Compute logits or detections from what `features` returns for images of a size (height, width)."""
         if self.spec.detector:
-            detections: Detections = self.head(*self.features(images), image_size=(height, width))
+            detections: Detections = self.head(*features, image_size=size)
             return detections
-        return self.resize(self.head(*self.features(images)), (height, width))
+        return self.resize(self.head(*features), size)
 
     def losses(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]

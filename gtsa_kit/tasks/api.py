@@ -27,13 +27,13 @@ def finetune(
     """Train a head, or all layers, on labeled images, as `gtsa finetune` does.
 
     Args:
-        task: "segment" or "classify".
-        data: Folder or CSV of labeled images; docs/finetuning.md lists the layouts.
+        task: "segment", "classify" or "detect".
+        data: Folder, CSV or JSON file of labeled images; docs/finetuning.md and docs/detection.md list the layouts.
         out: Run folder: new, or with `resume` that of an earlier call.
         model: Weights to start from: a run folder, weights of gtsa-kit, or a checkpoint of another tool. Facts that its
             file does not contain are settings, such as {"model.mean": (0.5, 0.5, 0.5)}.
         random: Architecture of random weights, in place of `model`.
-        preset: "auto" (the default), "ade20k-fpn" or "inat19".
+        preset: "auto" (the default), "ade20k-fpn", "coco-mask-rcnn" or "inat19".
         settings: Further settings by their dotted names, such as {"train.freeze": True}.
         resume: Continue the run in `out` from its newest checkpoint, with its saved settings.
         callback: Callback of the run; its `should_stop` ends the run early.

@@ -1,12 +1,15 @@
 """Values that replace "auto" in the settings of a fine-tuning run, by the data and the machine."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from gtsa_kit.config.finetune import FinetuneConfig
+from gtsa_kit.models.detector_spec import STRIDES
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.sizes import check_sides, nearest_side
 from gtsa_kit.models.task_spec import HEADS, head_layers
+from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.fabric import choose_precision
 
@@ -16,6 +19,21 @@ EPOCHS = {"frozen": 30, "cpu": 20, "cuda": 50}
 """Passes over the images that auto trains a head alone, or all layers on a device, between the numbers of `STEPS`."""
 STEPS = {"frozen": (200, 3000), "cpu": (200, 3000), "cuda": (1000, 20_000)}
 """Smallest and largest number of steps that auto chooses."""
+BATCH = {"frozen": 16, "cpu": 4, "cuda": 16}
+"""Images per micro-step that auto chooses, at most."""
+DETECTOR_BATCH = {"frozen": 4, "cpu": 2, "cuda": 8}
+"""The same for detectors, the heads of which take most of the time."""
+DETECTOR_SIDE = {"frozen": 448, "cpu": 448, "cuda": 800}
+"""Short side of the inputs of detectors that auto chooses, at most, in pixels."""
+DETECTOR_RATE = 4e-4
+"""Peak learning rate of detectors."""
+ENLARGED = 5 / 3
+"""Factor by which detectors on a GPU enlarge images, at most; COCO's become 800 pixels high."""
+DETECTOR_SIZES: dict[str, dict[str, int]] = {
+    "cuda": {"box_channels": 1024, "pre_nms": 1000, "proposals": 1000, "train_proposals": 2000, "train_boxes": 512},
+    "cpu": {"box_channels": 512, "pre_nms": 300, "proposals": 300, "train_proposals": 500, "train_boxes": 128},
+}
+"""Sizes of detectors by device: those of torchvision, and less for a CPU."""
 
 
 def resolve_auto(
@@ -49,12 +67,13 @@ def resolve_auto(
 
     freeze = choose("train.freeze", device == "cpu" and config.model.random is None)
     kind = "frozen" if freeze else device
-    _choose_head(config, spec, choose)
-    _choose_sizes(data, spec, choose)
-    batch = choose("train.batch_size", min(images, 4 if kind == "cpu" else 16))
+    _choose_head(config, data, spec, choose)
+    size = _choose_sizes(data, spec, kind, choose)
+    _choose_detector(config, size, device, choose)
+    batch = choose("train.batch_size", min(images, (DETECTOR_BATCH if config.task == "detect" else BATCH)[kind]))
     images_per_step = batch * config.train.accumulate * world
     steps = choose("train.steps", _steps(config.train.epochs, images, images_per_step, kind))
-    choose("optim.lr", 1e-3)
+    choose("optim.lr", DETECTOR_RATE if config.task == "detect" else 1e-3)
     choose("optim.warmup_steps", steps // 20)
     choose("train.eval_every", max(1, steps // (10 if freeze else 5)))
     precision = choose_precision(config.train.precision)
@@ -63,17 +82,36 @@ def resolve_auto(
     return _with(config, chosen), _sentence(chosen, freeze, steps * images_per_step / images)
 
 
-def _choose_head(config: FinetuneConfig, spec: EncoderSpec, choose: Any) -> None:
+def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choose: Any) -> None:
     heads = HEADS[config.task]
-    name = choose("head.name", heads[0])
+    boxes_alone = isinstance(data, ObjectData) and not data.has_masks
+    name = choose("head.name", "faster-rcnn" if boxes_alone else heads[0])
     if name not in heads:
         raise ValueError(f"the task {config.task} has no head {name}; choose {' or '.join(heads)}")
+    if name == "mask-rcnn" and boxes_alone:
+        raise ValueError("the objects have no masks, which the head mask-rcnn learns; use --no-masks for boxes alone")
     choose("head.layers", head_layers(spec.architecture, config.task, name))
 
 
-def _choose_sizes(data: TaskData, spec: EncoderSpec, choose: Any) -> None:
+def _choose_detector(config: FinetuneConfig, size: int, device: str, choose: Any) -> None:
+    """Choose channels and the sizes of a detector; anchors are as large for its inputs as torchvision's for 800."""
+    detect = config.task == "detect"
+    choose("head.channels", 256 if detect and device == "cuda" else 128)
+    if detect:
+        first = 2 ** max(2, round(math.log2(size * 32 / 800)))
+        choose("detector.anchor_sizes", tuple(first * 2**level for level in range(len(STRIDES))))
+        for name, value in DETECTOR_SIZES[device].items():
+            choose(f"detector.{name}", value)
+
+
+def _choose_sizes(data: TaskData, spec: EncoderSpec, kind: str, choose: Any) -> int:
+    """Choose the sizes of inputs and crops; return that of inputs."""
     patch = spec.architecture.patch
-    side = min(MAX_SIDE, data.short_side()) if isinstance(data, MaskData) else spec.preprocessing.size
+    side: float = spec.preprocessing.size
+    if isinstance(data, MaskData):
+        side = min(MAX_SIDE, data.short_side())
+    if isinstance(data, ObjectData):
+        side = min(DETECTOR_SIDE[kind], data.short_side() * (ENLARGED if kind == "cuda" else 1))
     size = choose("augment.size", nearest_side(side, patch))
     crop = choose("augment.crop", size)
     for name, value in (("size", size), ("crop", crop)):
@@ -81,6 +119,7 @@ def _choose_sizes(data: TaskData, spec: EncoderSpec, choose: Any) -> None:
             check_sides(value, value, patch)
         except ValueError as error:
             raise ValueError(f"augment.{name}: {str(error).removeprefix('height ')}") from error
+    return int(size)
 
 
 def _steps(epochs: float | None, images: int, images_per_step: int, kind: str) -> int:
@@ -103,11 +142,15 @@ def _with(config: FinetuneConfig, changes: Mapping[str, Any]) -> FinetuneConfig:
 
 def _sentence(chosen: Mapping[str, Any], freeze: bool, epochs: float) -> str:
     """Return what was chosen, in words."""
+    detect = "detector.anchor_sizes" in chosen
     words = {
         "train.freeze": "the head alone" if freeze else "all layers",
         "head.name": f"head {chosen.get('head.name')}",
         "augment.size": f"size {chosen.get('augment.size')}",
-        "augment.crop": "" if freeze else f"crop {chosen.get('augment.crop')}",
+        "augment.crop": "" if freeze or detect else f"crop {chosen.get('augment.crop')}",
+        "head.channels": f"{chosen.get('head.channels')} channels" if detect else "",
+        "detector.proposals": f"{chosen.get('detector.proposals')} proposals",
+        "detector.train_boxes": f"{chosen.get('detector.train_boxes')} of them in the losses",
         "train.batch_size": f"batch {chosen.get('train.batch_size')}",
         "train.steps": f"{chosen.get('train.steps')} steps ({epochs:.3g} epochs)",
         "optim.lr": f"rate {chosen.get('optim.lr')}",

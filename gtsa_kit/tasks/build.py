@@ -10,16 +10,19 @@ from torch import nn
 from gtsa_kit.config.finetune import FinetuneConfig, resolved
 from gtsa_kit.data.batches import TimedBatches, make_batches, resolve_workers
 from gtsa_kit.data.class_weights import class_weights
+from gtsa_kit.data.detect_augment import DetectAugment
+from gtsa_kit.data.detect_batches import ObjectExamples, ObjectSamples
 from gtsa_kit.data.mixing import BatchMixer
 from gtsa_kit.data.samples import DistributedBatchSampler
 from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugment
 from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
 from gtsa_kit.hardware import should_use_fused_attention
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.frozen import FrozenBatches
 from gtsa_kit.tasks.frozen_start import frozen_features
+from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.start import build_model
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
@@ -51,6 +54,8 @@ def build_state(
     features = frozen_features(config, run_dir, data, fabric, model, callback, notices) if train.freeze else None
     optimizer = make_optimizer(model, config)
     wrapped, wrapped_optimizer = fabric.setup(trained, optimizer)
+    if spec.detector:
+        wrapped.mark_forward_method("losses")
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
     step = checkpoint["step"] if checkpoint else 0
@@ -59,7 +64,7 @@ def build_state(
         position = fabric.global_rank, fabric.world_size, step * train.accumulate
         batches = FrozenBatches(features[0], resolved(train.batch_size), train.seed, *position)
     else:
-        batches = open_batches(config, data, model.encoder.preprocessing, fabric, step)
+        batches = open_batches(config, data, model.encoder, fabric, step)
     weights = class_weights(data.report.train.counts, train.class_weights)
     lr = learning_rates(config, images_per_step(config, fabric), int((~data.validation).sum()))
     origin = config, run_dir, data, data_digest(data), fabric
@@ -101,7 +106,7 @@ def make_optimizer(model: TaskModel, config: FinetuneConfig) -> torch.optim.Adam
 
 
 def learning_rates(config: FinetuneConfig, batch: int, images: int) -> np.ndarray:
-    """Return the learning rate of each step, (steps,): a linear rise from 0, then a line or half a cosine.
+    """Return the learning rate of each step, (steps,): a linear rise from 0, then a line, half a cosine or drops.
 
     Args:
         config: Settings without auto.
@@ -114,6 +119,9 @@ def learning_rates(config: FinetuneConfig, batch: int, images: int) -> np.ndarra
     rise, rest = peak * np.arange(warmup) / max(warmup, 1), steps - warmup
     if optim.schedule == "cosine":
         return np.concatenate([rise, cosine(peak, optim.final_lr, rest)])
+    if optim.schedule == "steps":
+        passed = np.arange(warmup, steps)[:, None] >= np.round(np.array(optim.drops) * steps)
+        return np.concatenate([rise, peak * 0.1 ** passed.sum(axis=1)])
     return np.concatenate([rise, np.linspace(peak, optim.final_lr, rest, endpoint=False)])
 
 
@@ -129,22 +137,42 @@ def make_mixer(config: FinetuneConfig, spec: TaskSpec) -> BatchMixer:
 
 
 def open_batches(
-    config: FinetuneConfig, data: TaskData, preprocessing: Preprocessing, fabric: Fabric, step: int
+    config: FinetuneConfig, data: TaskData, encoder: Encoder, fabric: Fabric, step: int
 ) -> TimedBatches[Any]:
     """Open this process's micro-batches of augmented images, from `step` to the end."""
     train, images = config.train, training_images(data)
-    examples: MaskExamples | ClassExamples
-    if isinstance(data, MaskData):
-        examples = MaskExamples(data.prepared.data, images)
+    dataset: Any
+    collate: Any = collate_labeled
+    if isinstance(data, ObjectData):
+        detect_augment = make_detect_augment(config, encoder)
+        dataset = ObjectSamples(ObjectExamples(data.prepared.data, images), detect_augment, train.seed)
+        collate = detect_augment.collate
     else:
-        assert isinstance(data, ClassData)
-        examples = ClassExamples(data.prepared.data, images)
-    dataset = TrainingSamples(examples, make_augment(config, preprocessing), train.seed)
+        assert isinstance(data, MaskData | ClassData)
+        kind: Any = MaskExamples if isinstance(data, MaskData) else ClassExamples
+        augment = make_augment(config, encoder.preprocessing)
+        dataset = TrainingSamples(kind(data.prepared.data, images), augment, train.seed)
     position = fabric.global_rank, fabric.world_size, step, resolved(train.steps)
     sampler = DistributedBatchSampler(resolved(train.batch_size), train.accumulate, *position)
     workers = resolve_workers(train.workers, fabric.device.type, fabric.world_size)
-    loaded = make_batches(dataset, sampler, workers, fabric.device.type == "cuda", collate_labeled)
+    loaded = make_batches(dataset, sampler, workers, fabric.device.type == "cuda", collate)
     return TimedBatches(loaded, train.max_batch_wait)
+
+
+def make_detect_augment(config: FinetuneConfig, encoder: Encoder) -> DetectAugment:
+    """Return the augmentation of images with objects: whole images of random size, mirrored, with changed colors."""
+    augment, preprocessing = config.augment, encoder.preprocessing
+    size, interpolation = resolved(augment.size), preprocessing.interpolation.split(",")[0]
+    low, high = (round(size * factor) for factor in augment.short_sides)
+    return DetectAugment(
+        patch=encoder.architecture.patch,
+        short_sides=(low, high),
+        long_side=round(size * augment.long_side),
+        hflip=augment.flip,
+        color=ColorJitter.of_strength(augment.color) if augment.color else None,
+        mean=preprocessing.mean,
+        interpolation=interpolation,  # type: ignore[arg-type]
+    )
 
 
 def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> SegmentAugment | ClassifyAugment:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.config.finetune import resolved
+from gtsa_kit.data.detect_augment import DetectBatch
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.samples import seed_step
 from gtsa_kit.models.encoder import normalize
@@ -36,7 +37,7 @@ def fit(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallba
     while state.step < state.steps and not stopping:
         lr = float(state.lr[state.step])
         set_hyperparameters(state.optimizer, lr, state.config.optim.weight_decay)
-        loss = forward_backward(state)
+        losses = forward_backward(state)
 
         number = state.step + 1
         score_due = number == state.steps or number % score_every == 0
@@ -46,16 +47,19 @@ def fit(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallba
         if log_due or save_due or state.fabric.device.type == "cpu":
             minutes = (time.monotonic() - saved_time) / 60
             flags = (callback.should_stop(), minutes >= train.checkpoint_minutes)
-            loss, (stopping, minutes_due) = reduce_over_processes(state.fabric, loss.reshape(1), flags)
+            values, (stopping, minutes_due) = reduce_over_processes(
+                state.fabric, torch.stack([*losses.values()]), flags
+            )
+            losses = dict(zip(losses, values, strict=True))
             save_due |= stopping or minutes_due
             record_unreadable(state, logger)
-            if not torch.isfinite(loss).all():
+            if not torch.isfinite(losses["loss"]):
                 raise RunFailedError(_not_finite_message(f"the loss of step {number}", state))
 
         update_weights(state)
 
         scores = measure(state, callback) if score_due else {}
-        metrics = collect_metrics(state, float(loss), lr, throughput, scores) if log_due else None
+        metrics = collect_metrics(state, losses, lr, throughput, scores) if log_due else None
         if metrics and logger:
             logger.log_step(metrics)
         if save_due:
@@ -65,43 +69,64 @@ def fit(state: FinetuneState, logger: RunLogger | None, callback: FinetuneCallba
     return state.step == state.steps
 
 
-def forward_backward(state: FinetuneState) -> Tensor:
-    """Accumulate gradients over the micro-steps of one step; return the mean loss."""
+def forward_backward(state: FinetuneState) -> dict[str, Tensor]:
+    """Accumulate gradients over the micro-steps of one step; return the mean loss, and its parts by name."""
     accumulate = state.config.train.accumulate
-    mean = torch.zeros((), device=state.fabric.device)
+    means: dict[str, Tensor] = {}
     for micro in range(accumulate):
-        inputs, labels = next_batch(state, micro)
+        inputs, labels, sizes = next_batch(state, micro)
         seed_step(state.config.train.seed, state.step, micro)
         with state.fabric.no_backward_sync(state.wrapped, enabled=micro < accumulate - 1):
-            loss = compute_loss(state, state.wrapped(*inputs), labels)
-            state.fabric.backward(loss / accumulate)
-        mean = mean + loss.detach() / accumulate
-    return mean
+            losses = compute_losses(state, inputs, labels, sizes)
+            state.fabric.backward(losses["loss"] / accumulate)
+        for name, loss in losses.items():
+            means[name] = means.get(name, 0) + loss.detach() / accumulate
+    return means
 
 
-def compute_loss(state: FinetuneState, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of a batch; logits of pixels are resized to the labels."""
+def compute_losses(
+    state: FinetuneState, inputs: tuple[Tensor, ...], labels: Any, sizes: list[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Return the loss of a batch and, for a detector, its parts; logits of pixels are resized to the labels."""
+    if state.data.task == "detect":
+        parts: dict[str, Tensor] = state.wrapped.losses(*inputs, image_sizes=sizes, targets=labels)
+        return {"loss": torch.stack([*parts.values()]).sum(), **parts}
+    logits = state.wrapped(*inputs)
     if state.data.task == "classify":
-        return class_loss(logits, labels, state.class_weights, state.config.augment.smoothing)
+        return {"loss": class_loss(logits, labels, state.class_weights, state.config.augment.smoothing)}
     height, width = labels.shape[-2:]
-    return pixel_loss(state.model.resize(logits, (height, width)), labels, state.class_weights)
+    return {"loss": pixel_loss(state.model.resize(logits, (height, width)), labels, state.class_weights)}
 
 
-def next_batch(state: FinetuneState, micro: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return inputs and labels of the next micro-batch on the device: features, or normalized images."""
+def next_batch(state: FinetuneState, micro: int) -> tuple[tuple[Tensor, ...], Any, list[tuple[int, int]]]:
+    """Return inputs, labels and, for a detector, sizes of the images of the next micro-batch, on the device.
+
+    Inputs are features, or normalized images.
+    """
     batch = next(state.batches)
     if batch is None:
         last = state.batches.unreadable[-1]
         source = state.config.data.source
         raise RunFailedError(f"no more images can be read; check that {source} exists: {last.name}: {last.reason}")
-    device = state.fabric.device
-    labels = batch.labels.to(device, non_blocking=True)
     if isinstance(batch, FeatureBatch):
-        return tuple(array.to(device, non_blocking=True) for array in batch.inputs), labels
-    images = normalize(batch.images.to(device, non_blocking=True), state.model.encoder.preprocessing)
+        return *to_device((batch.inputs, batch.labels), state.fabric.device), batch.sizes
+    if isinstance(batch, DetectBatch):
+        images, labels = to_device((batch.images, batch.targets), state.fabric.device)
+        return (normalize(images, state.model.encoder.preprocessing),), labels, list(map(tuple, batch.sizes.tolist()))
+    images, labels = to_device((batch.images, batch.labels), state.fabric.device)
+    images = normalize(images, state.model.encoder.preprocessing)
     if state.mixer is not None:
         images, labels = state.mixer(images, labels, state.step, micro, state.fabric.global_rank)
-    return (images,), labels
+    return (images,), labels, []
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return tensors, and tuples, lists and dictionaries of them, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: to_device(item, device) for name, item in value.items()}
+    return type(value)(to_device(item, device) for item in value)
 
 
 def update_weights(state: FinetuneState) -> None:
@@ -141,12 +166,14 @@ def summary(state: FinetuneState) -> dict[str, Any]:
 
 
 def collect_metrics(
-    state: FinetuneState, loss: float, lr: float, throughput: ThroughputMeter, scores: dict[str, float]
+    state: FinetuneState, losses: dict[str, Tensor], lr: float, throughput: ThroughputMeter, scores: dict[str, float]
 ) -> FinetuneMetrics:
     """Build the metrics row of the step just finished."""
     images_per_second, data_wait = throughput.read(state.step, state.batches.waited)
     epoch = state.step * state.batch / state.images
-    return FinetuneMetrics(state.step, epoch, loss, lr, images_per_second, data_wait, throughput.seconds, scores)
+    parts = {name: float(loss) for name, loss in losses.items()}
+    rates = lr, images_per_second, data_wait, throughput.seconds
+    return FinetuneMetrics(state.step, epoch, parts.pop("loss"), *rates, scores, parts)
 
 
 def save(state: FinetuneState, logger: RunLogger | None) -> None:

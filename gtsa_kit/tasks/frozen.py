@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.feature_file import FeatureFile, Shapes
 from gtsa_kit.tasks.inputs import input_policy
+from gtsa_kit.tasks.object_data import ObjectData
+from gtsa_kit.tasks.object_targets import object_targets
 from gtsa_kit.tasks.task_data import TaskData, open_labeled
 from gtsa_kit.tasks.views import apply_to_image, apply_to_labels, make_view
 
@@ -48,8 +50,11 @@ class FeatureBatch(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     """Maps (B, D, h, w), or (B, D) embeddings."""
-    labels: Tensor
-    """Class numbers: (B, LOSS_SCALE * h, LOSS_SCALE * w) uint8 of pixels, or (B,) int64 of images."""
+    labels: Any
+    """Class numbers: (B, LOSS_SCALE * h, LOSS_SCALE * w) uint8 of pixels, or (B,) int64 of images; or the targets of
+    `DetectorHead.losses` of each image."""
+    sizes: list[tuple[int, int]]
+    """Height and width of the inputs in pixels, for targets; empty for class numbers."""
 
 
 @dataclass
@@ -107,7 +112,10 @@ class FrozenFeatures:
 
     def read(self, numbers: Sequence[int]) -> FeatureBatch:
         """Return features and labels of items of one input size."""
-        return FeatureBatch(self.file.read(numbers), torch.stack([self._label(number) for number in numbers]))
+        labels = [self._label(number) for number in numbers]
+        if self.data.task == "detect":
+            return FeatureBatch(self.file.read(numbers), labels, [self.input_size(number) for number in numbers])
+        return FeatureBatch(self.file.read(numbers), torch.stack(labels), [])
 
     def _pixels(self, chunk: list[int]) -> Tensor:
         """Return the normalized input (B, 3, h, w) of items."""
@@ -121,9 +129,19 @@ class FrozenFeatures:
             inputs.append(self.model.encoder.preprocessing(part, size))
         return torch.from_numpy(np.stack(inputs))
 
-    def _label(self, number: int) -> Tensor:
+    def input_size(self, number: int) -> tuple[int, int]:
+        """Return the (height, width) in pixels of the input of an item with maps."""
+        patch = self.model.encoder.architecture.patch
+        rows, columns = self.file.shapes[number][0][-2:]
+        return patch * rows, patch * columns
+
+    def _label(self, number: int) -> Any:
+        item = self.items[number]
+        if isinstance(self.data, ObjectData):
+            view, objects = make_view(item.view, self.seed, item.image), self.data.prepared.data.instances(item.image)
+            return object_targets(view, objects, *self.data.size(item.image), self.input_size(number))
         if self.data.task == "classify":
-            return torch.from_numpy(self.data.label(self.items[number].image))
+            return torch.from_numpy(self.data.label(item.image))
         return self._cached_label(number)
 
     @property
@@ -160,7 +178,7 @@ def open_features(
     """
     policy = input_policy(model.spec, model.encoder)
     patch = model.encoder.architecture.patch
-    sizes = {index: policy(*data.size(index)) for index in indices} if data.task == "segment" else {}
+    sizes = {index: policy(*data.size(index)) for index in indices} if data.task != "classify" else {}
     items = [Item(index, view) for view in range(views) for index in indices]
     shapes = [_shapes(model, sizes.get(item.image, policy.size), patch) for item in items]
     chunks = [

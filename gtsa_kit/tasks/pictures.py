@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,10 +29,10 @@ class Example(NamedTuple):
 
     name: str
     image: Image.Image
-    truth: np.ndarray
-    """Class numbers: (H, W) uint8, or () int64."""
-    predictions: dict[str, np.ndarray]
-    """Predicted class numbers by name of the column."""
+    truth: Any
+    """Class numbers: (H, W) uint8, or () int64; or `Objects`."""
+    predictions: dict[str, Any]
+    """Predicted class numbers, or detections, by name of the column."""
 
 
 def save_predictions(figure: "Figure", path: Path) -> None:
@@ -51,12 +51,12 @@ def draw_masks(examples: Sequence[Example], labels: Sequence[Label]) -> "Figure"
     colors[: len(labels)] = [label.color for label in labels]
     for row, example in enumerate(examples):
         axes = figure.axes[row * (2 + len(columns)) :]
-        _show(axes[0], example.image, "image" if not row else "", example.name)
+        show_image(axes[0], example.image, "image" if not row else "", example.name)
         masks = {"truth": example.truth, **example.predictions}
         for axis, (title, mask) in zip(axes[1:], masks.items(), strict=False):
-            _show(axis, Image.fromarray(colors[mask]), "" if row else title)
+            show_image(axis, Image.fromarray(colors[mask]), "" if row else title)
     patches = [
-        Patch(facecolor=f"#{bytes(label.color).hex()}", edgecolor="#808080", label=_short(label.name))
+        Patch(facecolor=f"#{bytes(label.color).hex()}", edgecolor="#808080", label=short_text(label.name))
         for label in labels[:MAX_LEGEND]
     ]
     if len(labels) > MAX_LEGEND:
@@ -75,25 +75,26 @@ def draw_classes(examples: Sequence[Example], labels: Sequence[Label]) -> "Figur
     for axis, example in zip(figure.axes, examples, strict=False):
         predicted, true = int(list(example.predictions.values())[-1]), int(example.truth)
         below = example.name if predicted == true else f"true: {labels[true].name}"
-        _show(axis, example.image, labels[predicted].name, below)
+        show_image(axis, example.image, labels[predicted].name, below)
         axis.title.set_color(RIGHT if predicted == true else WRONG)
     for unused in figure.axes[len(examples) :]:
         unused.remove()
     return figure
 
 
-def _show(axis: "Axes", image: Image.Image, title: str, below: str = "") -> None:
-    """Draw an image, smaller if it is large."""
+def show_image(axis: "Axes", image: Image.Image, title: str, below: str = "") -> tuple[int, int]:
+    """Draw an image, smaller if it is large; return its width and height in the figure's pixels."""
     scale = min(1.0, MAX_SIDE / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     axis.imshow(np.asarray(image.resize(size, Image.Resampling.NEAREST)), interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="#808080", linewidth=0.5)
-    axis.set_title(_short(title), fontsize=8)
-    axis.set_xlabel(_short(below), fontsize=7, labelpad=2)
+    axis.set_title(short_text(title), fontsize=8)
+    axis.set_xlabel(short_text(below), fontsize=7, labelpad=2)
+    return size
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
     """Return a printable text; the end of a path identifies an image better."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return line if len(line) <= MAX_NAME else "…" + line[1 - MAX_NAME :]

@@ -8,14 +8,17 @@ import torch
 
 from gtsa_kit.files import write_json
 from gtsa_kit.models.task_model import TaskModel, load_task_model
-from gtsa_kit.tasks.evaluate import logits_of_images
+from gtsa_kit.tasks.evaluate import outputs_of_images
+from gtsa_kit.tasks.object_pictures import draw_objects
 from gtsa_kit.tasks.pictures import Example, draw_classes, draw_masks, save_predictions
-from gtsa_kit.tasks.scoring import make_scorer, plain_scores
+from gtsa_kit.tasks.scoring import plain_scores, scorer_for
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import open_labeled, validation_images
 
-PICTURED = {"segment": 4, "classify": 12}
+PICTURED = {"segment": 4, "classify": 12, "detect": 4}
 """Number of validation images in predictions.png."""
+DRAWN_BY = {"segment": draw_masks, "classify": draw_classes, "detect": draw_objects}
+"""Function that draws them."""
 
 
 def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
@@ -25,19 +28,18 @@ def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
     count = min(PICTURED[state.data.task], len(images))
     chosen = [images[i * (len(images) - 1) // max(1, count - 1)] for i in range(count)]
     columns = {"prediction": load_task_model(state.run_dir)}
-    if state.config.train.freeze:
+    if state.config.train.freeze and state.data.task != "detect":  # a new detector finds nothing
         columns = {"before training": _untrained(state), **columns}
     examples = [
         Example(state.data.name(index), open_labeled(state.data, index), state.data.label(index), {})
         for index in chosen
     ]
     for name, model in columns.items():
-        scorer = make_scorer(state.data.task, model.spec.classes)
-        for done, logits in enumerate(logits_of_images(model, state.data, chosen)):
-            examples[done].predictions[name] = scorer.add(logits, examples[done].truth)
+        scorer = scorer_for(model.spec)
+        for done, output in enumerate(outputs_of_images(model, state.data, chosen)):
+            examples[done].predictions[name] = scorer.add(output, examples[done].truth)
             callback.on_progress("drawing", done + 1, count)
-    make_figure = draw_masks if state.data.task == "segment" else draw_classes
-    save_predictions(make_figure(examples, state.data.labels), state.run_dir / "predictions.png")
+    save_predictions(DRAWN_BY[state.data.task](examples, state.data.labels), state.run_dir / "predictions.png")
     shutil.rmtree(state.run_dir / "features", ignore_errors=True)
 
 

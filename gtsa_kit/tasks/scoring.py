@@ -1,6 +1,6 @@
-"""Scores of a model on labeled images: each image's logits become a mask or a class, which is compared with its label.
+"""Scores of a model on labeled images: each image's logits or detections are compared with its label.
 
-Training, `gtsa eval` and the score gate of exported files add their logits here, so that their scores are the same.
+Training, `gtsa eval` and the score gate of exported files add their outputs here, so that their scores are the same.
 """
 
 import math
@@ -9,23 +9,27 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from gtsa_kit.models.task_spec import Task
+from gtsa_kit.models.task_spec import Task, TaskSpec
+from gtsa_kit.tasks.detect_scoring import DetectScorer
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.metrics import classify_scores, confusion, segment_scores
 
-MAIN_SCORE: Final[dict[Task, str]] = {"segment": "miou", "classify": "top1"}
-"""Score of each task by which the best model is chosen."""
+MAIN_SCORE: Final[dict[Task, str]] = {"segment": "miou", "classify": "top1", "detect": "ap"}
+"""Score of each task by which the best model is chosen; of detectors with masks it is `MASK_SCORE`."""
+MASK_SCORE: Final = "mask_ap"
+BY_CLASS: Final = ("iou", "ap_by_class", "mask_ap_by_class")
+"""Scores that are lists by class number."""
 
 
 class Scorer(Protocol):
     """Sum over images, from which scores are computed."""
 
-    def add(self, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Add an image; return its prediction, in the form of the label.
+    def add(self, logits: Any, label: Any) -> Any:
+        """Add an image; return its prediction: class numbers in the form of the label, or detections.
 
         Args:
-            logits: Logits of the image: (K, h, w) for an input that shows the whole image, or (K,).
-            label: True class numbers: (H, W) uint8 at the image's own size, or () int64.
+            logits: Logits of the image: (K, h, w) for an input that shows the whole image, or (K,); or detections.
+            label: True class numbers: (H, W) uint8 at the image's own size, or () int64; or `Objects`.
         """
 
     def merge(self, other: Any) -> None:
@@ -101,6 +105,18 @@ def make_scorer(task: Task, classes: int) -> SegmentScorer | ClassifyScorer:
     return SegmentScorer(classes) if task == "segment" else ClassifyScorer(classes)
 
 
+def scorer_for(spec: TaskSpec) -> Scorer:
+    """Return an empty scorer of a model."""
+    if spec.detector:
+        return DetectScorer(spec.classes, spec.detector.masks)
+    return make_scorer(spec.task, spec.classes)
+
+
+def main_score(spec: TaskSpec) -> str:
+    """Return the key of the score by which the best model is chosen."""
+    return MASK_SCORE if spec.detector and spec.detector.masks else MAIN_SCORE[spec.task]
+
+
 class Named(Protocol):
     """Class of a task, of a spec or of a manifest."""
 
@@ -110,10 +126,10 @@ class Named(Protocol):
 
 
 def plain_scores(scores: dict[str, Any], labels: Sequence[Named]) -> dict[str, Any]:
-    """Return scores for JSON: IoU by class name, None in place of NaN."""
+    """Return scores for JSON: those by class by its name, None in place of NaN."""
     plain = {name: _plain(value) for name, value in scores.items()}
-    if "iou" in plain:
-        plain["iou"] = {label.name: value for label, value in zip(labels, plain["iou"], strict=True)}
+    for name in plain.keys() & {*BY_CLASS}:
+        plain[name] = {label.name: value for label, value in zip(labels, plain[name], strict=True)}
     return plain
 
 

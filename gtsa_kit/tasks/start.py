@@ -9,6 +9,7 @@ import torch
 from gtsa_kit.config.finetune import FinetuneConfig, StartConfig, resolved
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.models.checkpoint_import import check_stated_facts
+from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
@@ -46,11 +47,30 @@ def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
     labels, head = data.labels, config.head
     if data.task == "segment" and len(labels) > VOID:
         raise ValueError(f"{len(labels)} classes are more than a mask holds, {VOID}; merge some in --labels FILE")
-    side = resolved(config.augment.size) if config.task == "segment" else None
+    side = resolved(config.augment.size) if config.task != "classify" else None
     layers = resolved(head.layers)
-    options = head.final_norm, head.pyramid, head.channels, head.dropout, side
+    options = head.final_norm, head.pyramid, resolved(head.channels), head.dropout, side
+    detector = make_detector_spec(config) if config.task == "detect" else None
     masks: MaskFormat = data.label_masks if isinstance(data, MaskData) else "index"
-    return TaskSpec(config.task, labels, head.name, layers, *options, label_masks=masks)
+    return TaskSpec(config.task, labels, head.name, layers, *options, label_masks=masks, detector=detector)
+
+
+def make_detector_spec(config: FinetuneConfig) -> DetectorSpec:
+    """Return the spec of a detector's head from settings without auto."""
+    detector = config.detector
+    return DetectorSpec(
+        masks=config.head.name == "mask-rcnn",
+        channels=resolved(config.head.channels),
+        box_channels=resolved(detector.box_channels),
+        anchor_sizes=resolved(detector.anchor_sizes),
+        pre_nms=resolved(detector.pre_nms),
+        proposals=resolved(detector.proposals),
+        nms=detector.nms,
+        score_threshold=detector.score_threshold,
+        max_detections=detector.max_detections,
+        train_proposals=resolved(detector.train_proposals),
+        train_boxes=resolved(detector.train_boxes),
+    )
 
 
 def sized(spec: EncoderSpec, size: int) -> EncoderSpec:

@@ -15,15 +15,32 @@ from gtsa_kit.methods.base import PlotGroup
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.tasks.frozen import FrozenFeatures
-from gtsa_kit.tasks.scoring import MAIN_SCORE
+from gtsa_kit.tasks.scoring import main_score
 from gtsa_kit.tasks.task_data import TaskData
 from gtsa_kit.training.fabric import Fabric
 
-SCORE_NAMES = {"miou": "mIoU", "aacc": "aAcc", "macc": "mAcc", "top1": "top-1", "top5": "top-5"}
+SCORE_NAMES = {
+    "miou": "mIoU",
+    "aacc": "aAcc",
+    "macc": "mAcc",
+    "top1": "top-1",
+    "top5": "top-5",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
+}
 """Names of scores, in percent, by key."""
 PLOTS = {
     "segment": (PlotGroup("validation, %", ("miou", "aacc", "macc"), limits=(0, 100), sparse=True),),
     "classify": (PlotGroup("validation, %", ("top1", "top5"), limits=(0, 100), sparse=True),),
+    "detect": (
+        PlotGroup("validation, %", ("ap", "ap50", "mask_ap", "mask_ap50"), limits=(0, None), sparse=True),
+        PlotGroup("losses of boxes and masks", ("loss_classifier", "loss_box_reg", "loss_mask"), limits=(0, None)),
+        PlotGroup("losses of proposals", ("loss_objectness", "loss_rpn_box_reg"), limits=(0, None)),
+    ),
 }
 """Plots of the curves of each task."""
 COMMON_PLOTS = (
@@ -51,10 +68,13 @@ class FinetuneMetrics:
     """Seconds since the run was started or resumed."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Scores on the validation images in percent, in rows of steps that measure them."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Parts of the loss by name, where it has several."""
 
     def row(self) -> dict[str, Any]:
         """Return all values by column name; each score that is defined is a column of its own."""
-        row = {name: value for name, value in vars(self).items() if name != "scores"}
+        row = {name: value for name, value in vars(self).items() if name not in ("scores", "losses")}
+        row |= self.losses
         return row | {name: value for name, value in self.scores.items() if not math.isnan(value)}
 
     def line(self) -> str:
@@ -140,7 +160,7 @@ class FinetuneState:
     @property
     def main_score(self) -> str:
         """Key of the score by which the best model is chosen."""
-        return MAIN_SCORE[self.data.task]
+        return main_score(self.model.spec)
 
     def checkpoint_content(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""

@@ -1,10 +1,10 @@
-"""Labeled images of a run: pixels with classes, or images with classes, split into training and validation."""
+"""Labeled images of a run: pixels, images or objects with classes, split into training and validation."""
 
 import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
 from gtsa_kit.models.task_spec import Label, MaskFormat, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
+from gtsa_kit.tasks.object_data import open_objects
 
 
 class TaskData(Protocol):
@@ -50,10 +51,13 @@ class TaskData(Protocol):
         """Return the files that an image and its label are read from."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return (width, height) in pixels of an image whose pixels are labeled; (0, 0) for one with a class."""
+        """Return (width, height) in pixels of an image with labeled pixels or objects; (0, 0) for one with a class."""
 
-    def label(self, index: int) -> np.ndarray:
-        """Read a label: (H, W) uint8 class numbers of pixels, or the () int64 class number of an image."""
+    def label(self, index: int) -> Any:
+        """Read a label: (H, W) uint8 class numbers of pixels, the () int64 class number of an image, or `Objects`."""
+
+    def labels_digest(self) -> str:
+        """Return the SHA-256 of labels that lie in other files than those of `files`, else ""."""
 
 
 class _Prepared:
@@ -75,6 +79,10 @@ class _Prepared:
     def skipped(self) -> tuple[SkippedImage, ...]:
         """Files that are not used."""
         return self.prepared.data.skipped
+
+    def labels_digest(self) -> str:
+        """Return "": labels are masks of their own, or folders and names."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -154,10 +162,12 @@ def open_task_data(config: FinetuneConfig, on_progress: ProgressCallback = no_pr
     """Read and check the labeled images of a run.
 
     Raises:
-        ValueError: They can't be used; see `prepare_masks` and `prepare_classes`.
+        ValueError: They can't be used; see `prepare_masks`, `prepare_classes` and `prepare_instances`.
     """
     if config.task == "segment":
         return open_masks(config.data, config.train.seed, on_progress)
+    if config.task == "detect":
+        return open_objects(config.data, config.train.seed, config.head.name != "faster-rcnn", on_progress)
     rule = parse_split_rule(config.data.val_split, config.train.seed)
     data = read_classification_dataset(Path(config.data.source), config.data.max_missing)
     return ClassData(prepare_classes(data, rule, config.data.max_missing, on_progress=on_progress))
@@ -192,5 +202,6 @@ def data_digest(data: TaskData) -> str:
         [data.name(i), bool(is_validation), *(file.stat().st_size for file in data.files(i))]
         for i, is_validation in enumerate(data.validation)
     ]
-    content = json.dumps([rows, [[label.id, label.name, label.aliases] for label in data.labels]])
+    facts = [rows, [[label.id, label.name, label.aliases] for label in data.labels]]
+    content = json.dumps([*facts, data.labels_digest()] if data.labels_digest() else facts)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -31,10 +31,15 @@ def make_view(number: int, seed: int, index: int) -> View:
     return View(left, top, left + side, top + side, bool(rng.integers(2)))
 
 
+def pixel_box(view: View, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom of a view in whole pixels of an image."""
+    return int(view.left * width), int(view.top * height), int(view.right * width), int(view.bottom * height)
+
+
 def apply_to_image(view: View, image: Image.Image) -> Image.Image:
-    """Return the pixels of a view, rounded outwards to whole ones."""
+    """Return the pixels of a view."""
     width, height = image.size
-    box = int(view.left * width), int(view.top * height), -int(-view.right * width), -int(-view.bottom * height)
+    box = pixel_box(view, width, height)
     part = image if box == (0, 0, width, height) else image.crop(box)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.mirrored else part
 

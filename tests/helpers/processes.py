@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.commands import one_thread
+
+if TYPE_CHECKING:
+    from gtsa_kit.config.finetune import TaskName
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["gtsa_kit.cli.support.training_display", "gtsa_kit.tasks.run"])
@@ -128,7 +131,9 @@ def kill_at_the_second_checkpoint() -> None:
     torch.save = save_half
 
 
-def finetune_and_kill(threads: int, data: Path, run: Path, model: Path, settings: dict[str, object]) -> None:
+def finetune_and_kill(
+    threads: int, data: Path, run: Path, model: Path, settings: dict[str, object], task: "TaskName" = "segment"
+) -> None:
     """Fine-tune, and kill the process after the fifth step."""
     import torch
 
@@ -141,7 +146,7 @@ def finetune_and_kill(threads: int, data: Path, run: Path, model: Path, settings
                 os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(threads)
-    gtsa_kit.finetune("segment", data, run, model=model, settings=settings, callback=Kill())
+    gtsa_kit.finetune(task, data, run, model=model, settings=settings, callback=Kill())
 
 
 def _run_command(args: list[str], before: Callable[[], object] | None) -> None:

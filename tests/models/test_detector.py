@@ -145,19 +145,19 @@ def test_an_object_at_the_end_of_a_wide_image_is_found_there() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     size = (42, 294)
 
-    def draw(left: int) -> tuple[torch.Tensor, Target]:
+    def make_image(left: int) -> tuple[torch.Tensor, Target]:
         image = torch.zeros(3, *size)
         image[:, 8:32, left : left + 24] = 2.0
         return image, {"boxes": torch.tensor([[left, 8.0, left + 24, 32.0]]), "labels": torch.ones(1).long()}
 
     for _ in range(40):
-        images, targets = zip(*[draw(left) for left in torch.randint(0, 270, (3,)).tolist()], strict=True)
+        images, targets = zip(*[make_image(left) for left in torch.randint(0, 270, (3,)).tolist()], strict=True)
         losses = model.losses(torch.stack(images), [size] * 3, targets)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
     with torch.no_grad():
-        detections = model.eval()(torch.stack([draw(266)[0], draw(3)[0]]))
+        detections = model.eval()(torch.stack([make_image(266)[0], make_image(3)[0]]))
     expected = torch.tensor([[266.0, 8.0, 290.0, 32.0], [3.0, 8.0, 27.0, 32.0]])
     torch.testing.assert_close(detections.boxes[:, 0], expected, atol=5.0, rtol=0)
 

@@ -176,7 +176,9 @@ def test_frozen_features_are_those_of_the_encoder(blocks: Path, encoder: Path, t
     config = load_finetune_config(
         "segment", overrides={"data.source": str(blocks), "model.weights": str(encoder), "train.freeze": True}
     )
-    config = config.model_copy(update={"head": config.head.model_copy(update={"name": "linear", "layers": ()})})
+    config = config.model_copy(
+        update={"head": config.head.model_copy(update={"name": "linear", "layers": (), "channels": 16})}
+    )
     config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
     data = open_task_data(config)
     model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()
@@ -203,7 +205,9 @@ def test_every_epoch_uses_every_item_once_and_batches_depend_on_the_step_alone(
     config = resolve_finetune(
         "segment", tmp_path / "none", False, None, None, {"data.source": str(blocks), "model.weights": str(encoder)}
     )
-    config = config.model_copy(update={"head": config.head.model_copy(update={"name": "linear", "layers": ()})})
+    config = config.model_copy(
+        update={"head": config.head.model_copy(update={"name": "linear", "layers": (), "channels": 16})}
+    )
     config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
     data = open_task_data(config)
     model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()

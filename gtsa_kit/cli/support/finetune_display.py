@@ -21,6 +21,8 @@ from gtsa_kit.tasks.task_data import TaskData
 
 MAX_CLASSES = 40
 """Largest number of classes in the table of the labeled images."""
+BY_CLASS = {"iou": "IoU", "mask_ap_by_class": "mask AP", "ap_by_class": "AP"}
+"""Names of the scores by class, of which the first that a model has is printed."""
 
 
 class FinetuneDisplay(FinetuneCallback):
@@ -136,11 +138,12 @@ def print_result(run_dir: Path, out: Console) -> None:
 
 
 def score_table(scores: dict[str, Any]) -> Table:
-    """Return the table of scores in percent: IoU by class, if there is one, then the others."""
+    """Return the table of scores in percent: IoU or AP by class, if there is one, then the others."""
     table = Table(box=None)
-    table.add_column("class" if "iou" in scores else "score", overflow="fold")
-    table.add_column("IoU, %" if "iou" in scores else "%", justify="right")
-    for name, value in islice(scores.get("iou", {}).items(), MAX_CLASSES):
+    key, name = next(((key, name) for key, name in BY_CLASS.items() if key in scores), ("", ""))
+    table.add_column("class" if key else "score", overflow="fold")
+    table.add_column(f"{name}, %" if key else "%", justify="right")
+    for name, value in islice(scores.get(key, {}).items(), MAX_CLASSES):
         table.add_row(name, "-" if value is None else f"{value:.1f}")
     for key, name in SCORE_NAMES.items():
         if scores.get(key) is not None:

@@ -40,8 +40,8 @@ class FinetuneOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="auto (by the data and this machine), ade20k-fpn (segment) or inat19 (classify): the paper's. "
-            "Default auto."
+            help="auto (by the data and this machine), ade20k-fpn (segment), coco-mask-rcnn (detect) or inat19 "
+            "(classify): the paper's. Default auto."
         ),
     ] = None
     config: Annotated[
@@ -89,7 +89,8 @@ class FinetuneOptions:
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Images per device and micro-step. Default 16; 4 for all layers on a CPU.", rich_help_panel=TRAINING
+            help="Images per device and micro-step. Default 16, or 4 for all layers on a CPU; detect: 8, 4 and 2.",
+            rich_help_panel=TRAINING,
         ),
     ] = None
     accumulate: Annotated[
@@ -98,8 +99,8 @@ class FinetuneOptions:
     size: Annotated[
         int | None,
         typer.Option(
-            help="Input in pixels: the short side for segment, the side of the square for classify. Default: that of "
-            "the images, at most 512, or that of the weights.",
+            help="Input in pixels: the short side for segment and detect, the side of the square for classify. "
+            "Default: that of the images, at most 512 (detect: 448, or 800 on a GPU), or that of the weights.",
             rich_help_panel=TRAINING,
         ),
     ] = None
