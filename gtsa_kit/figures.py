@@ -26,6 +26,7 @@ SOFTWARE = "gtsa-kit"
 """Value of `Software` in PNG figures, by which a listing of images leaves them out."""
 EVALUATION_FIGURES = (
     *("pca", "attention", "matches", "neighbors", "knn", "linear", "segment", "segment-classes", "segment-images"),
+    "detect",
     *("sensitivity", "correspondence", "rotation", "ablation", "curves", "table"),
 )
 """Names of the figures that `gtsa eval` writes, without suffix."""

@@ -1,4 +1,4 @@
-"""Tables of fine-tuning, tables 1, 3 and 4 of the paper: one protocol from several weights, side by side."""
+"""Tables of fine-tuning, tables 1 to 4 of the paper: one protocol from several weights, side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from gtsa_kit.tasks.state import FinetuneCallback
 MEASURES: Mapping[TaskName, Mapping[str, str]] = {
     "segment": {"miou": "mIoU %", "aacc": "aAcc %", "macc": "mAcc %"},
     "classify": {"top1": "top-1 %", "top5": "top-5 %"},
+    "detect": {"ap": "AP %", "ap50": "AP50 %", "ap75": "AP75 %", "mask_ap": "mask AP %", "mask_ap50": "mask AP50 %"},
 }
 """Heading of each column by task; the first is that of the figure."""
 FEATURES = "features"
@@ -111,14 +112,16 @@ def finetune_all(runs: Mapping[tuple[str, int], tuple[Path, FinetuneConfig]], ca
 
 def score_table(task: TaskName, runs: Mapping[tuple[str, int], tuple[Path, FinetuneConfig]]) -> Report:
     """Return the table of the scores of finished runs: a row for each start and seed."""
-    rows, protocols = [], {}
+    rows: list[dict[str, Any]] = []
+    protocols, measures = {}, dict(MEASURES[task])
     for (name, seed), (run, _) in runs.items():
         scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
         protocols[name] = {key: scores[key] for key in ("weights", "head", "frozen", "steps", "split")}
-        rows.append({"model": name, "seed": seed, **{key: scores[key] for key in MEASURES[task]}, "run": str(run)})
+        measures = {key: text for key, text in measures.items() if key in scores}  # detectors may have boxes alone
+        rows.append({"model": name, "seed": seed, **{key: scores[key] for key in measures}, "run": str(run)})
     heads = sorted({f"{'frozen' if one['frozen'] else 'all layers'}, {one['head']}" for one in protocols.values()})
     title = f"fine-tuning: {task}, {'; '.join(heads)}"
-    return Report("table", title, MEASURES[task], rows, {"task": task, "rows": protocols, "skipped": []})
+    return Report("table", title, measures, rows, {"task": task, "rows": protocols, "skipped": []})
 
 
 def file_name(name: str) -> str:

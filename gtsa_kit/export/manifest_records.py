@@ -80,7 +80,7 @@ class TaskScoreRecord(Record):
     """Score of an artifact on labeled images, beside that of the float32 model."""
 
     metric: str
-    """"mIoU" or "top-1", in percent."""
+    """"mIoU", "top-1", "AP" (of boxes) or "mask AP", in percent."""
     source: float
     artifact: float
     drop: float

@@ -31,8 +31,12 @@ class DetectScorer:
 
     def scores(self) -> dict[str, Any]:
         """Return the scores of `DetectionScorer`."""
+        return self.collected().scores()
+
+    def collected(self) -> DetectionScorer:
+        """Return all images in the order of their numbers, for scores and curves."""
         scorer = DetectionScorer(self.classes, self.masks)
         for index in sorted(self.detections):
             boxes, scores, classes, masks, label = self.detections[index]
             scorer.add(index, boxes, scores, classes, masks, label.annotations, label.size)
-        return scorer.scores()
+        return scorer

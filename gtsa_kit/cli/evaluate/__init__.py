@@ -2,7 +2,7 @@
 
 import typer
 
-from gtsa_kit.cli.evaluate import ablation, curves, figures, probes, segment, table, views
+from gtsa_kit.cli.evaluate import ablation, curves, detect, figures, probes, segment, table, views
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command(cls=PlainCommand)(probes.knn)
 app.command(cls=PlainCommand)(probes.linear)
 app.command(cls=PlainCommand)(segment.segment)
 app.command(cls=PlainCommand)(segment.classify)
+app.command(cls=PlainCommand)(detect.detect)
 app.command(cls=PlainCommand)(views.sensitivity)
 app.command(cls=PlainCommand)(views.correspondence)
 app.command(cls=PlainCommand)(views.rotation)

@@ -15,21 +15,21 @@ from gtsa_kit.config.finetune import TaskName
 
 def table(
     data: Annotated[
-        Path, typer.Argument(help="Labeled images; see gtsa finetune segment and classify.", metavar="DATA")
+        Path, typer.Argument(help="Labeled images; see gtsa finetune segment, classify and detect.", metavar="DATA")
     ],
     out: Out,
     models: Annotated[
         list[Path] | None,
         typer.Argument(help="Weights to start from, as gtsa finetune --model takes them.", metavar="WEIGHTS"),
     ] = None,
-    task: Annotated[TaskName, typer.Option(help="segment or classify.")] = "segment",
+    task: Annotated[TaskName, typer.Option(help="segment, classify or detect.")] = "segment",
     random: Annotated[
         list[str] | None,
         typer.Option(help="Random weights of an architecture, as a row; repeatable. Default: none.", metavar="ARCH"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs from each weights, with seeds 0, 1, ...")] = 2,
     preset: Annotated[
-        str | None, typer.Option(help="Preset of all runs: auto, ade20k-fpn or inat19. Default auto.")
+        str | None, typer.Option(help="Preset of all runs: auto, ade20k-fpn, coco-mask-rcnn or inat19. Default auto.")
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Void class of the masks; repeatable. Default: none.", metavar="CLASS")
@@ -51,7 +51,7 @@ def table(
     figure_format: FigureFormat = "png",
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune from several weights by one protocol, and put the scores side by side: tables 1, 3 and 4 of the paper.
+    """Fine-tune from several weights by one protocol, and put the scores side by side: tables 1 to 4 of the paper.
 
     The runs lie in OUT, one for each weights and seed. Ctrl-C saves; the same command resumes, and finished runs are
     kept. Writes table.json and a figure.

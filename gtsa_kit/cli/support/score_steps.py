@@ -34,8 +34,8 @@ class ScoreGate:
         spec = source.task.spec
         self.source, self.max_drop, self.console = source, max_drop, console
         with Steps(console) as steps:
-            progress = _on_progress(steps)
-            self.images = read_labeled_images(data, spec.task, spec.labels, spec.label_masks, progress)
+            progress, masks = _on_progress(steps), bool(spec.detector and spec.detector.masks)
+            self.images = read_labeled_images(data, spec.task, spec.labels, spec.label_masks, progress, masks)
         self.own: dict[tuple[Range, Range], float] = {}
         """Score of the float32 model, by the heights and widths that it is given, those of the file."""
 

@@ -25,7 +25,7 @@ class ScoreOptions:
     max_drop: Annotated[
         float,
         typer.Option(
-            help="Largest loss of mIoU or top-1 against the float32 model, in points.",
+            help="Largest loss of mIoU, top-1 or AP (of masks, if there are any) against the float32 model, in points.",
             min=0.0,
             rich_help_panel=TASK_PANEL,
         ),
