@@ -26,9 +26,12 @@ def predict(
             metavar="IMAGES",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for masks/, predictions.csv and errors.jsonl.", metavar="DIR")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for masks/ or predictions.json, predictions.csv and errors.jsonl.", metavar="DIR"),
+    ],
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write each image under its mask, with a legend.")
+        bool, typer.Option("--overlay", help="Also write each image under its mask, or with its boxes.")
     ] = False,
     rle: Annotated[
         bool, typer.Option("--rle", help="Also write rle.jsonl: each class of each mask as an annotation of COCO.")
@@ -52,6 +55,10 @@ def predict(
     native: Annotated[
         bool, typer.Option("--native", help="Keep each image's own size, rounded to whole patches.")
     ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Lowest score of detections, 0 to 1.", show_default="0.5"),
+    ] = None,
     batch_size: Annotated[str, typer.Option(help="Images, or windows, in one call of the model, or auto.")] = "auto",
     workers: Annotated[
         str, typer.Option(help="Threads that read, decode and write, or auto; workers of Ray.")
@@ -75,11 +82,12 @@ def predict(
     *,
     runtime: RuntimeOptions,
 ) -> None:
-    """Predict the class of every pixel, or of every image, with a fine-tuned model.
+    """Predict the class of every pixel or image, or the objects of every image, with a fine-tuned model.
 
     DIR/masks/ holds an index PNG for each image, at the image's own size, with the colors of the labels as palette;
     DIR/labels.json says which pixel value is which class. DIR/predictions.csv has a row for each image: its mask and
-    the share of each class, or its most probable classes. Images that can't be used are listed in DIR/errors.jsonl. If
+    the share of each class, or its most probable classes, or its number of objects of each class, which are listed in
+    DIR/predictions.json as results of COCO. Images that can't be used are listed in DIR/errors.jsonl. If
     the command is killed at any time, the same command with --resume continues it, with the same result.
 
     [bold]Examples[/bold]
@@ -104,6 +112,7 @@ def predict(
         overlap=overlap,
         overlay=overlay,
         rle=rle,
+        threshold=threshold,
         batch_size=parsed[0],
         workers=parsed[1],
         fail_on_unreadable=on_error == "fail",
@@ -125,6 +134,7 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
     from gtsa_kit.cli.support.job_display import run_job
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
+    from gtsa_kit.tasks.detections import SHOWN_SCORE
     from gtsa_kit.tasks.mask_files import pixel_values
     from gtsa_kit.tasks.predict_job import predict_folder
     from gtsa_kit.tasks.predictor import as_predictor
@@ -134,6 +144,8 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
     console.print(f"{predictor.runner.provider}; listing {images}", soft_wrap=True)
     if predictor.task == "segment" and not pixel_values(predictor.labels)[1]:
         console.print("pixels of the masks are class numbers, as the ids of the labels do not fit into a byte")
+    if predictor.task == "detect" and options.threshold is None:
+        console.print(f"detections from a score of {SHOWN_SCORE} on; --threshold chooses another one", soft_wrap=True)
     run_job(
         lambda on_progress: predict_folder(model, images, out, options, on_progress, predictor),
         *(out, "predicting", f"images in {out / 'predictions.csv'}", as_json, console),

@@ -1,6 +1,5 @@
-"""Clients of the service, synchronous and asynchronous."""
+"""Client of the service; `async_client` has the asynchronous one."""
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -23,12 +22,13 @@ from gtsa_kit.service.client_protocol import (
     task_request,
 )
 
-__all__ = ["AsyncClient", "Client", "FeaturesResponse", "ServiceError"]
+__all__ = ["Client", "FeaturesResponse", "ServiceError"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-def _auth_headers(token: str | None) -> dict[str, str]:
+def auth_headers(token: str | None) -> dict[str, str]:
+    """Return the headers that hold a bearer token."""
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -48,7 +48,7 @@ class Client:
         """
         import httpx
 
-        self._http = httpx.Client(base_url=url, headers=_auth_headers(token), timeout=timeout)
+        self._http = httpx.Client(base_url=url, headers=auth_headers(token), timeout=timeout)
         self._retries = retries
 
     def features(
@@ -137,6 +137,31 @@ class Client:
         request = task_request("classify", images, head, size, top_k=top_k)
         return parse_answer(request, self._post(request))
 
+    def detect(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        head: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        threshold: float = 0.5,
+        masks: bool = False,
+    ) -> Any:
+        """Detect the objects in one image or in several.
+
+        Args:
+            images: One image, or a list.
+            head: Name of a head; default: the one that detects objects.
+            size: Size of the model's input, N or (height, width); default: that of its training.
+            threshold: Lowest score of the detections.
+            masks: Whether the masks of the detections are returned too.
+
+        Returns:
+            A response with `boxes` (N, 4) float32 x0, y0, x1, y1 in pixels of the upright image, `scores` (N,) and
+            `labels` (N,) int32 of class numbers, the highest score first, and on request `masks` (N, H, W) uint8;
+            `metadata["detections"]` lists them by name. For a list of images, a list as from `features`.
+        """
+        request = task_request("detect", images, head, size, threshold=threshold, masks=masks)
+        return parse_answer(request, self._post(request))
+
     def model(self) -> dict[str, Any]:
         """Return the artifact's manifest and the limits of the service."""
         return dict(json.loads(get_content(self._http.get("/v1/model"))))
@@ -169,90 +194,4 @@ class Client:
             if delay is None:
                 break
             time.sleep(delay)
-        return get_content(response)
-
-
-class AsyncClient:
-    """Asynchronous client with the methods of `Client`, except `ready`. Concurrent requests share batches."""
-
-    def __init__(
-        self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = 60.0, retries: int = 3
-    ) -> None:
-        """Create a client; the arguments are those of `Client`."""
-        import httpx
-
-        self._http = httpx.AsyncClient(base_url=url, headers=_auth_headers(token), timeout=timeout)
-        self._retries = retries
-
-    async def features(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        outputs: Sequence[str] = ("embedding", "feature_map"),
-        size: int | tuple[int, int] | None = None,
-        dtype: str = "float16",
-        boxes: Sequence[Box] = (),
-        points: Sequence[Point] = (),
-        roi_size: int = 7,
-    ) -> Any:
-        """Compute features of one image or of several, like `Client.features`."""
-        request = features_request(images, outputs, size, dtype, boxes, points, roi_size)
-        return parse_answer(request, await self._post(request))
-
-    async def similarity(
-        self,
-        first: ImageInput,
-        second: ImageInput,
-        point: Point | None = None,
-        box: Box | None = None,
-        output: str = "feature_map",
-        size: int | tuple[int, int] | None = None,
-    ) -> FeaturesResponse:
-        """Compute a similarity map, like `Client.similarity`."""
-        return parse_response(await self._post(similarity_request(first, second, point, box, output, size)))
-
-    async def segment(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        head: str | None = None,
-        size: int | tuple[int, int] | None = None,
-        probabilities: bool = False,
-    ) -> Any:
-        """Predict the class of each pixel of one image or of several, like `Client.segment`."""
-        request = task_request("segment", images, head, size, probabilities=probabilities)
-        return parse_answer(request, await self._post(request))
-
-    async def classify(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        head: str | None = None,
-        size: int | tuple[int, int] | None = None,
-        top_k: int = 5,
-    ) -> Any:
-        """Predict the class of one image or of several, like `Client.classify`."""
-        request = task_request("classify", images, head, size, top_k=top_k)
-        return parse_answer(request, await self._post(request))
-
-    async def model(self) -> dict[str, Any]:
-        """Return the artifact's manifest and the limits of the service."""
-        return dict(json.loads(get_content(await self._http.get("/v1/model"))))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _post(self, request: ClientRequest) -> bytes:
-        for retries_left in range(self._retries, -1, -1):
-            response = await self._http.post(request.path, **request.post_arguments())
-            delay = retry_delay(response, retries_left)
-            if delay is None:
-                break
-            await asyncio.sleep(delay)
         return get_content(response)

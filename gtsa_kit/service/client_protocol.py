@@ -33,7 +33,7 @@ class ServiceError(Exception):
 class FeaturesResponse:
     """Arrays of one image by name, and their metadata: grid, stride, `grid_to_pixel`, and the model's hash.
 
-    For a task, the metadata has the `classes`, or those of each head in `heads`.
+    For a task, the metadata has the `classes` or `detections`, or those of each head in `heads`.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -111,7 +111,7 @@ def task_request(
     size: int | tuple[int, int] | None,
     **more: object,
 ) -> ClientRequest:
-    """Build a request to /v1/segment or /v1/classify; `more` are its other parameters."""
+    """Build a request to the route of a task; `more` are its other parameters."""
     single = not isinstance(images, (list, tuple))
     listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
     query = [("format", "safetensors"), *_size_parameter(size)] + ([("head", head)] if head else [])

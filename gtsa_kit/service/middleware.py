@@ -18,7 +18,9 @@ from gtsa_kit.service.metrics import ServiceMetrics
 
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 """Paths that need no token, because the probes of an orchestrator have none."""
-COMPUTE_PATHS: Final = frozenset({"/v1/features", "/v1/embeddings", "/v1/similarity", "/v1/segment", "/v1/classify"})
+COMPUTE_PATHS: Final = frozenset(
+    f"/v1/{name}" for name in ("features", "embeddings", "similarity", "segment", "classify", "detect")
+)
 """Paths whose requests are subject to admission control."""
 DEFAULT_HEADERS: Final = (
     (

@@ -22,6 +22,7 @@ PAGE_FILES: Final = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/features.js": ("features.js", "text/javascript; charset=utf-8"),
+    "/detections.js": ("detections.js", "text/javascript; charset=utf-8"),
     "/prediction.js": ("prediction.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

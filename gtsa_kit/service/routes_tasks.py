@@ -1,4 +1,4 @@
-"""Routes of tasks: masks and classes of images."""
+"""Routes of tasks: masks, classes and detections of images."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,7 +15,14 @@ from gtsa_kit.service.responses import build_response
 from gtsa_kit.service.schemas import error_responses, image_request_body, mask_responses
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.state import cancel_on_disconnect, get_reservation, get_state
-from gtsa_kit.service.task_query import ClassifyQuery, SegmentQuery, TaskRequest, parse_task_request
+from gtsa_kit.service.task_query import (
+    ClassifyQuery,
+    DetectQuery,
+    SegmentQuery,
+    TaskQuery,
+    TaskRequest,
+    parse_task_request,
+)
 from gtsa_kit.service.uploads import read_images
 
 router = APIRouter(redirect_slashes=False)
@@ -53,13 +60,29 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     return await _predict(request, query)
 
 
-async def _predict(request: Request, query: SegmentQuery | ClassifyQuery) -> Response:
+@router.post(
+    "/v1/detect",
+    summary="The objects in an image",
+    response_class=Response,
+    responses={**mask_responses("The detections, the highest score first", JSON, PNG), **ERRORS},
+    openapi_extra=image_request_body(),
+)
+async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
+    """Return the objects in one image (the body), or in several, as /v1/segment takes them.
+
+    `detections` of the metadata lists them with `label`, `id`, class `number`, `score` and `box`: x0, y0, x1, y1 in
+    pixels of the upright image.
+    """
+    return await _predict(request, query)
+
+
+async def _predict(request: Request, query: TaskQuery) -> Response:
     state, timing = get_state(request), RequestTiming()
     refuse_repeated(request.query_params.multi_items())
     task_request = parse_task_request(query, state.model, state.settings.max_size)
     uploads, multiple = await read_images(request, state, timing)
     if multiple and task_request.format == "png":
-        raise invalid_parameter("format", "a png holds the mask of one image; send it as the body, or choose another")
+        raise invalid_parameter("format", "a png holds one image; send it as the body, or choose another")
     reservation = get_reservation(request)
     reservation.acquire(images=len(uploads) - 1)
     predictor = state.predictor

@@ -92,17 +92,19 @@ class LabelEntry(BaseModel):
     """Class of a task."""
 
     pixel: int | None = None
-    """Value of its pixels in a mask; null for classification."""
+    """Value of its pixels in a mask; null for another task than segmentation."""
     id: int
     """Value that means the class in the data of the training."""
     name: str
     color: tuple[int, int, int]
+    aliases: tuple[int, ...] = ()
+    """Further values of masks that mean the class."""
 
 
 class TaskEntry(BaseModel):
     """Task that a head of the model solves."""
 
-    task: Literal["segment", "classify"]
+    task: Literal["segment", "classify", "detect"]
     labels: list[LabelEntry]
     """Classes by class number."""
     short_side: int | None
@@ -183,12 +185,19 @@ def array_responses(description: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": description, "content": content}}
 
 
-def mask_responses(description: str, default: str) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route of a task for a 200 in any of its formats; the default format is first."""
+def mask_responses(description: str, default: str, *more: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route of a task for a 200 in any of its formats.
+
+    Args:
+        description: Content of the response.
+        default: Media type of the default format, which is listed first.
+        more: Media types of other binary formats than npz and safetensors.
+    """
     binary, formats = {"type": "string", "format": "binary"}, ("npz", "safetensors")
     content: dict[str, Any] = {
         default: {"schema": binary},
         **{MEDIA_TYPES[name]: {"schema": binary} for name in formats},
+        **{media: {"schema": binary} for media in more},
     }
     content[JSON] = {"schema": {"type": "object"}}
     return {200: {"description": description, "content": content}}

@@ -11,8 +11,7 @@ from gtsa_kit.export.runtime.batching import run_in_batches, select
 from gtsa_kit.models.encoder import Features, Preprocessing
 from gtsa_kit.models.task_spec import TaskOutput
 from gtsa_kit.tasks.heads import Head
-from gtsa_kit.tasks.predict_images import split_outputs
-from gtsa_kit.tasks.predictor import BATCH_BYTES, Predictor
+from gtsa_kit.tasks.predictor import BATCH_BYTES, Predictor, split_outputs
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Predictions for uploaded images: decode, resize, model and heads, masks at the image's own size."""
+"""Predictions for uploaded images: decode, resize, model and heads, results at the image's own size."""
 
 import asyncio
 import time
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
-from gtsa_kit.models.task_spec import Label, TaskOutput
 from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.batcher import InferenceResult
 from gtsa_kit.service.errors import APIError, invalid_parameter
@@ -18,13 +17,11 @@ from gtsa_kit.service.extract import FeatureExtractor, RequestTiming, decode_upl
 from gtsa_kit.service.request_parsing import UploadedImage
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.task_query import TaskRequest
-from gtsa_kit.tasks.mask_files import encode_mask, pixel_values
-from gtsa_kit.tasks.masks import class_numbers, class_probabilities
-from gtsa_kit.tasks.predict_images import resize_mask
-from gtsa_kit.tasks.predict_rows import class_shares, segments, top_classes
+from gtsa_kit.service.task_results import describe_classes, describe_mask, describe_objects
+from gtsa_kit.tasks.predictor import DETECTOR_VALUES, Predictor
 
 MAX_PROBABILITY_BYTES: Final = 256 << 20
-"""Maximum bytes of the probabilities of one image."""
+"""Maximum bytes of the probabilities of one image, and of the arrays of its masks."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ class TaskInput:
     input_size: tuple[int, int]
     """Height and width of the model's input, pixels."""
     decode_seconds: float
+    pixels: np.ndarray | None = None
+    """The upright image, if a picture of it is requested."""
 
 
 class TaskExtractor:
@@ -92,34 +91,33 @@ class TaskExtractor:
         image = to_input(resized, preprocessing, self.model.manifest.input_format)
         seconds = time.monotonic() - started
         self.extractor.metrics.stage["decode"].observe(seconds)
-        return TaskInput(image, (height, width), orientation, size, seconds)
+        kept = pixels if request.picture else None
+        return TaskInput(image, (height, width), orientation, size, seconds, kept)
 
     def _memory_bytes(self, prepared: TaskInput, request: TaskRequest) -> int:
         """Return the memory from the input of one image to its response, bytes.
 
         Raises:
-            APIError: 422, its probabilities are too large.
+            APIError: 422, its probabilities or masks are too large.
         """
         pixels, inputs = int(np.prod(prepared.size)), int(np.prod(prepared.input_size))
+        head = self.model.heads[request.heads[0]]
+        if isinstance(head, Predictor) and head.task == "detect":
+            slots = head.manifest.max_detections or 0
+            masks = slots * pixels * (request.masks and request.format != "json")
+            _check_bytes("masks", masks, "; the format json holds their run lengths")
+            return (12 + 4 * DETECTOR_VALUES) * inputs + (3 + 6 * request.picture) * pixels + 2 * masks
         classes = sum(len(self.model.heads[name].labels) for name in request.heads)
         probabilities = 2 * classes * pixels * request.probabilities
-        if probabilities > MAX_PROBABILITY_BYTES:
-            size, limit = f"{probabilities >> 20} MiB", f"{MAX_PROBABILITY_BYTES >> 20} MiB"
-            raise invalid_parameter("probabilities", f"take {size} for this image, above the limit of {limit}")
-        logits = 4 * classes * (inputs if self.model.heads[request.heads[0]].task == "segment" else 1)
+        _check_bytes("probabilities", probabilities)
+        logits = 4 * classes * (inputs if head.task == "segment" else 1)
         return 12 * inputs + logits + 3 * pixels * len(request.heads) + 2 * probabilities
 
     def _finish(self, prepared: TaskInput, inference: InferenceResult, request: TaskRequest) -> ImageResult:
         height, width = prepared.size
         common: dict[str, Any] = {"width": width, "height": height, "orientation": prepared.orientation}
         common["input_size"] = list(prepared.input_size)
-        results = {}
-        for name in request.heads:
-            output, labels = inference.output.predictions[name], self.model.heads[name].labels
-            if output.logits is not None and not np.isfinite(output.logits).all():
-                raise APIError(503, "model_failed", "the logits of this image are not finite")
-            work = describe_classes if self.model.heads[name].task == "classify" else describe_mask
-            results[name] = work(output, labels, prepared.size, request)
+        results = {name: self._describe(name, prepared, inference, request) for name in request.heads}
         if len(results) == 1:
             (result,) = results.values()
             return ImageResult({**common, **result.metadata}, result.arrays)
@@ -127,52 +125,25 @@ class TaskExtractor:
         arrays = {f"{name}.{key}": value for name, result in results.items() for key, value in result.arrays.items()}
         return ImageResult({**common, "heads": heads}, arrays)
 
+    def _describe(
+        self, name: str, prepared: TaskInput, inference: InferenceResult, request: TaskRequest
+    ) -> ImageResult:
+        """Return the result of a head."""
+        output, head = inference.output.predictions[name], self.model.heads[name]
+        if output.logits is not None and not np.isfinite(output.logits).all():
+            raise APIError(503, "model_failed", "the logits of this image are not finite")
+        if head.task == "classify":
+            return describe_classes(output, head.labels, request)
+        if head.task == "segment":
+            return describe_mask(output, head.labels, prepared.size, request)
+        try:
+            sizes = prepared.input_size, prepared.size
+            return describe_objects(output, head.labels, sizes, request, prepared.pixels)
+        except ImageError as error:
+            raise APIError(503, "model_failed", error.reason) from error
 
-def describe_classes(
-    output: TaskOutput, labels: tuple[Label, ...], size: tuple[int, int], request: TaskRequest
-) -> ImageResult:
-    """Return the most probable classes, and the array `probabilities` if it is requested."""
-    assert output.logits is not None
-    probabilities = torch.from_numpy(np.ascontiguousarray(output.logits)).softmax(0).numpy()
-    classes = [
-        {"number": number, "id": labels[number].id, "name": labels[number].name, "probability": probability}
-        for number, probability in top_classes(probabilities, request.top_k)
-    ]
-    return ImageResult({"classes": classes}, {} if request.format == "json" else {"probabilities": probabilities})
 
-
-def describe_mask(
-    output: TaskOutput, labels: tuple[Label, ...], size: tuple[int, int], request: TaskRequest
-) -> ImageResult:
-    """Return the mask in the requested format, with the share of each class that it holds."""
-    if output.logits is None:
-        assert output.mask is not None
-        mask = resize_mask(output.mask, size)
-    else:
-        mask = class_numbers(output.logits, size)
-    values, _ = pixel_values(labels)
-    classes = [
-        {
-            "number": number,
-            "pixel": int(values[number]),
-            "id": labels[number].id,
-            "name": labels[number].name,
-            "color": list(labels[number].color),
-            "share": float(share),
-        }
-        for number, share in enumerate(class_shares(mask, len(labels)))
-        if share > 0
-    ]
-    metadata: dict[str, Any] = {"classes": sorted(classes, key=lambda one: -float(str(one["share"])))}
-    if request.format == "png":
-        return ImageResult(metadata, {"png": np.frombuffer(encode_mask(mask, labels), np.uint8)})
-    if request.format == "rle":
-        own = [{key: value for key, value in one.items() if key != "path"} for one in segments("", mask, labels)]
-        return ImageResult({**metadata, "segments": own})
-    if request.format == "json":
-        return ImageResult(metadata)
-    arrays = {"mask": mask}
-    if request.probabilities:
-        assert output.logits is not None
-        arrays["probabilities"] = class_probabilities(output.logits, size)
-    return ImageResult(metadata, arrays)
+def _check_bytes(parameter: str, size: int, hint: str = "") -> None:
+    if size > MAX_PROBABILITY_BYTES:
+        taken, limit = f"{size >> 20} MiB", f"{MAX_PROBABILITY_BYTES >> 20} MiB"
+        raise invalid_parameter(parameter, f"take {taken} for this image, above the limit of {limit}{hint}")

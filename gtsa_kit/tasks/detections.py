@@ -5,10 +5,12 @@ Prediction, the service and the scores of detectors call these functions, so tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.models.task_spec import Label, TaskOutput
 from gtsa_kit.tasks.masks import resized_bands
 from gtsa_kit.tasks.rle import encode_part
@@ -71,12 +73,12 @@ def to_detections(
         threshold: Lowest score; slots that are not used are left out in any case.
 
     Raises:
-        ValueError: A number of the outputs is not finite.
+        ImageError: A number of the outputs is not finite.
     """
     boxes, scores = np.asarray(output.boxes, np.float32), np.asarray(output.scores, np.float32)
     arrays = [boxes, scores] if output.masks is None else [boxes, scores, output.masks]
     if not all(np.isfinite(values).all() for values in arrays):
-        raise ValueError("the model's detections are not finite (NaN or infinity)")
+        raise ImageError(Path("image"), "the model's detections are not finite (NaN or infinity)")
     (height, width), scale = size, np.array(size, np.float32) / np.array(input_size, np.float32)
     boxes = np.clip(boxes * np.tile(scale[::-1], 2), 0, np.array([width, height] * 2, np.float32))
     kept = np.flatnonzero((scores >= threshold) & (scores > 0) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))

@@ -19,6 +19,7 @@ from gtsa_kit.models.encoder import Features
 from gtsa_kit.models.task_model import TaskModel, check_finished, is_task_run, load_task_model
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.models.weights import weights_digest
+from gtsa_kit.tasks.predictor import task_of
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def open_with_heads(
 
 def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
     spec, module = model.spec, model.head.to(device)
+    if spec.task == "detect":
+        raise ValueError("a detector's head does not run beside an encoder; serve the detector itself")
     if not spec.final_norm:
         raise ValueError("the head takes maps before the final norm, which encoder files lack; train it with --freeze")
 
@@ -138,7 +141,6 @@ def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
 
 def _of_runner(name: str, runner: HeadRunner) -> Head:
     manifest = runner.manifest
-    task: Task = "segment" if manifest.task == "segment" else "classify"
     labels = tuple(Label(**dict(label)) for label in manifest.labels)
     facts = manifest.short_side, runner.layers, manifest.weights_sha256, manifest.preprocessing
-    return Head(name, task, labels, *facts, runner)
+    return Head(name, task_of(manifest), labels, *facts, runner)

@@ -50,8 +50,13 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray, labels: Sequence[Label]) -
     whole = Image.new("RGB", (picture.shape[1], picture.shape[0] + legend.height), "white")
     whole.paste(Image.fromarray((blended + 0.5).astype(np.uint8)), (0, 0))
     whole.paste(legend, (0, picture.shape[0]))
+    return encode_jpeg(whole)
+
+
+def encode_jpeg(picture: Image.Image) -> bytes:
+    """Return a picture as JPEG with colors at full resolution, which thin lines need."""
     buffer = io.BytesIO()
-    whole.save(buffer, "JPEG", quality=90)
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
     return buffer.getvalue()
 
 
@@ -67,7 +72,7 @@ def _reduce(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _draw_legend(labels: Sequence[Label], width: int) -> Image.Image:
     """Return a white image of a given width with a swatch and the name of each label, in as many lines as they need."""
-    font, positions = _font(), []
+    font, positions = text_font(_FONT_SIZE), []
     x, y = _MARGIN, _MARGIN
     for label in labels:
         length = _LINE + int(font.getlength(label.name)) + 2 * _MARGIN
@@ -83,8 +88,9 @@ def _draw_legend(labels: Sequence[Label], width: int) -> Image.Image:
     return legend
 
 
-@lru_cache(1)
-def _font() -> ImageFont.FreeTypeFont:
+@lru_cache(32)
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of pictures at a size in pixels."""
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT_SIZE)
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

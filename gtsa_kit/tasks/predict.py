@@ -1,4 +1,4 @@
-"""Predictions without files: an iterator over the masks or classes of images."""
+"""Predictions without files: an iterator over the masks, classes or detections of images."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -37,13 +37,14 @@ def predict(
     native: bool = False,
     tile: int | None = None,
     overlap: int | None = None,
+    threshold: float | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     on_unreadable: Callable[[str, str], None] | None = None,
     device: str = "auto",
 ) -> Iterator[Prediction]:
-    """Predict the class of each pixel, or of each image, and yield each image's result as soon as it is computed.
+    """Predict classes of pixels or images, or detect objects; yield each image's result as soon as it is computed.
 
     Args:
         model: Run folder of `gtsa finetune`, or a file that was exported from one.
@@ -54,6 +55,7 @@ def predict(
         native: Keep the image's own size, rounded to whole patches.
         tile: Side of sliding windows, in pixels of the image at its own resolution, for large images.
         overlap: Overlap of the windows in pixels; by default a quarter of the tile.
+        threshold: Lowest score of detections; by default 0.5.
         batch_size: Images, or windows, per call of the model; by default 8, on a GPU 32.
         workers: Threads that read and decode; by default one for each core.
         max_pixels: Larger images count as unreadable.
@@ -65,7 +67,7 @@ def predict(
         ImageError: An image is unreadable, and `on_unreadable` is not given.
     """
     predictor = model if isinstance(model, Predictor) else open_predictor(Path(model), LoadOptions(device))
-    options = PredictOptions(size, short_side, native, tile, overlap, max_pixels=max_pixels)
+    options = PredictOptions(size, short_side, native, tile, overlap, threshold=threshold, max_pixels=max_pixels)
     plan = plan_prediction(predictor, replace(options, batch_size=batch_size, workers=workers))
     for result in _results(source, predictor, plan):
         if not isinstance(result, FailedImage):

@@ -23,8 +23,10 @@ from gtsa_kit.embedding.extract import group_by_shape, load_image
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.models.task_spec import Label, TaskOutput
+from gtsa_kit.tasks.detection_tiles import tiled_detections
+from gtsa_kit.tasks.detections import SHOWN_SCORE, ImageDetections, to_detections
 from gtsa_kit.tasks.masks import class_numbers
-from gtsa_kit.tasks.predictor import Predictor
+from gtsa_kit.tasks.predictor import Predictor, split_outputs
 from gtsa_kit.tasks.tiles import NOT_FINITE, Tiling, tiled_mask
 
 T = TypeVar("T")
@@ -47,9 +49,11 @@ class Prediction:
     labels: tuple[Label, ...]
     """Classes by class number."""
     mask: np.ndarray | None = None
-    """Class numbers (height, width), uint8; None for a model that classifies images."""
+    """Class numbers (height, width), uint8; None for a model of another task than segmentation."""
     probabilities: np.ndarray | None = None
-    """Probabilities (K,), float32; None for a model that segments images."""
+    """Probabilities (K,), float32; None for a model of another task than classification."""
+    detections: ImageDetections | None = None
+    """Detections from the threshold on; None for a model that detects no objects."""
     sha256: str = ""
     """Digest of the file; "" for an image without one."""
 
@@ -75,6 +79,8 @@ class PredictPlan:
     """Threads that read, decode and finish."""
     tiling: Tiling | None = None
     """Sliding windows; None predicts whole images."""
+    threshold: float = SHOWN_SCORE
+    """Lowest score of detections."""
 
 
 def predict_items(
@@ -118,12 +124,20 @@ def predict_tiled(
             yield image
             continue
         try:
-            mask = tiled_mask(image.pixels, predictor, plan.tiling, plan.batch_size)
+            prediction = _predict_windows(image, predictor, plan, plan.tiling)
         except ImageError as error:
             yield FailedImage(image.path, error.reason)
             continue
-        height, width = mask.shape
-        yield finish(item, Prediction(image.path, width, height, predictor.labels, mask, sha256=image.sha256))
+        yield finish(item, prediction)
+
+
+def _predict_windows(image: ReadImage, predictor: Predictor, plan: PredictPlan, tiling: Tiling) -> Prediction:
+    (height, width), mask, detections = image.pixels.shape[:2], None, None
+    if predictor.task == "detect":
+        detections = tiled_detections(image.pixels, predictor, tiling, plan.batch_size, plan.threshold)
+    else:
+        mask = tiled_mask(image.pixels, predictor, tiling, plan.batch_size)
+    return Prediction(image.path, width, height, predictor.labels, mask, None, detections, image.sha256)
 
 
 def load_entry(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry]], PreparedImage | FailedImage]:
@@ -161,7 +175,7 @@ def _predict_chunk(
     def finish_one(index: int, output: TaskOutput) -> T | FailedImage:
         image = images[index]
         assert isinstance(image, PreparedImage)
-        prediction = to_prediction(image, output, predictor.labels)
+        prediction = to_prediction(image, output, predictor.labels, plan.threshold)
         return prediction if isinstance(prediction, FailedImage) else finish(chunk[index][0], prediction)
 
     base = plan.preprocessor.preprocessing.size
@@ -173,20 +187,26 @@ def _predict_chunk(
     yield from (results[i] for i in range(len(chunk)))
 
 
-def split_outputs(output: TaskOutput) -> list[TaskOutput]:
-    """Return the outputs of each image of a batch, without the batch axis."""
-    if output.logits is not None:
-        return [TaskOutput(logits, None) for logits in output.logits]
-    assert output.mask is not None
-    return [TaskOutput(None, mask) for mask in output.mask]
-
-
-def to_prediction(image: PreparedImage, output: TaskOutput, labels: tuple[Label, ...]) -> Prediction | FailedImage:
+def to_prediction(
+    image: PreparedImage, output: TaskOutput, labels: tuple[Label, ...], threshold: float
+) -> Prediction | FailedImage:
     """Return the prediction for an image from the outputs of the model for its input.
 
     A mask of a model that returns no logits is resized by the nearest pixel.
+
+    Args:
+        image: The input.
+        output: Outputs without the batch axis.
+        labels: Classes by class number.
+        threshold: Lowest score of detections.
     """
     size, logits = (image.height, image.width), output.logits
+    if output.boxes is not None:
+        try:
+            detections = to_detections(output, image.size, size, threshold)
+        except ImageError as error:
+            return FailedImage(image.path, error.reason)
+        return Prediction(image.path, image.width, image.height, labels, None, None, detections, image.sha256)
     if logits is not None and not np.isfinite(logits).all():
         return FailedImage(image.path, NOT_FINITE)
     mask, probabilities = None, None
@@ -197,7 +217,7 @@ def to_prediction(image: PreparedImage, output: TaskOutput, labels: tuple[Label,
         probabilities = torch.from_numpy(logits).softmax(0).numpy()
     else:
         mask = class_numbers(logits, size)
-    return Prediction(image.path, image.width, image.height, labels, mask, probabilities, image.sha256)
+    return Prediction(image.path, image.width, image.height, labels, mask, probabilities, None, image.sha256)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from gtsa_kit.files import write_text
 from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.tasks.predict_images import CHUNK
 from gtsa_kit.tasks.predict_plan import PredictOptions, job_record, plan_prediction
-from gtsa_kit.tasks.predict_rows import describe_labels, table_header
+from gtsa_kit.tasks.predict_rows import describe_labels, objects_file, table_header
 from gtsa_kit.tasks.predict_store import LABELS, PredictedRow, PredictionWriter, sample_rows, write_files
 from gtsa_kit.tasks.predict_task import PredictTask
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
@@ -62,7 +62,7 @@ def predict_folder(
         described = describe_labels(predictor.task, predictor.labels)
         write_text(out / LABELS, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         header = table_header(predictor.task, predictor.labels)
-        with closing(PredictionWriter(out, header, options.rle)) as writer:
+        with closing(PredictionWriter(out, header, objects_file(predictor.task, options.rle))) as writer:
             begin, total = writer.journal.next_index, inputs.count
             if writer.journal.complete:
                 return JobSummary(out, writer.rows, writer.errors, total, 0)

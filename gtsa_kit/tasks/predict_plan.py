@@ -9,6 +9,7 @@ from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.tasks.detections import SHOWN_SCORE
 from gtsa_kit.tasks.predict_images import PredictPlan
 from gtsa_kit.tasks.predictor import Predictor, choose_task_size
 from gtsa_kit.tasks.tiles import choose_tiling
@@ -36,6 +37,8 @@ class PredictOptions:
     """Also write the images under their masks."""
     rle: bool = False
     """Also write the masks as COCO's run lengths."""
+    threshold: float | None = None
+    """Lowest score of detections; None takes `SHOWN_SCORE`."""
     batch_size: int | None = None
     """Images per call of the model; None chooses by the device."""
     workers: int | None = None
@@ -60,6 +63,8 @@ def plan_prediction(predictor: Predictor, options: PredictOptions) -> PredictPla
     """
     if predictor.task == "classify" and (options.tile or options.overlay or options.rle):
         raise ValueError("--tile, --overlay and --rle are for masks; this model classifies images")
+    if predictor.task == "detect" and options.rle:
+        raise ValueError("predictions.json holds the run lengths of a detector's masks; omit --rle")
     if options.overlap is not None and options.tile is None:
         raise ValueError("--overlap is that of windows; add --tile")
     if options.tile is not None and (options.size or options.short_side or options.native):
@@ -70,7 +75,24 @@ def plan_prediction(predictor: Predictor, options: PredictOptions) -> PredictPla
     preprocessor = Preprocessor(preprocessing, resize, predictor.manifest.input_format, options.max_pixels)
     device = "cuda" if "cuda" in predictor.runner.provider.lower() else "cpu"
     batch_size = predictor.manifest.range_of("batch").clamp(options.batch_size or BATCH_SIZE[device])
-    return PredictPlan(preprocessor, batch_size, options.workers or available_cores(), tiling)
+    workers, threshold = options.workers or available_cores(), choose_threshold(predictor, options.threshold)
+    return PredictPlan(preprocessor, batch_size, workers, tiling, threshold)
+
+
+def choose_threshold(predictor: Predictor, threshold: float | None) -> float:
+    """Return the lowest score of detections, by default `SHOWN_SCORE`.
+
+    Raises:
+        ValueError: The model detects no objects, or drops detections of that score itself.
+    """
+    if threshold is None:
+        return SHOWN_SCORE
+    if predictor.task != "detect":
+        raise ValueError(f"--threshold is for scores of detections; this model's task is to {predictor.task} images")
+    lowest = predictor.manifest.score_threshold or 0.0
+    if not lowest <= threshold <= 1:
+        raise ValueError(f"--threshold must lie between {lowest:g}, from which on the model gives detections, and 1")
+    return threshold
 
 
 def job_record(predictor: Predictor, plan: PredictPlan, options: PredictOptions, inputs: InputIndex) -> dict[str, Any]:
@@ -85,6 +107,7 @@ def job_record(predictor: Predictor, plan: PredictPlan, options: PredictOptions,
         "tiling": asdict(plan.tiling) if plan.tiling else None,
         "batch_size": plan.batch_size,
         "max_pixels": options.max_pixels,
+        "threshold": plan.threshold if predictor.task == "detect" else None,
         "overlay": options.overlay,
         "rle": options.rle,
     }

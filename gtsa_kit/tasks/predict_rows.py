@@ -1,7 +1,7 @@
-"""Files and table rows of predictions: masks, overlays, run lengths, classes."""
+"""Files and table rows of predictions: masks, overlays, run lengths, classes, detections."""
 
 from collections.abc import Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.models.task_spec import Label, Task
+from gtsa_kit.tasks.detection_pictures import draw_detections
+from gtsa_kit.tasks.detections import describe_detections
 from gtsa_kit.tasks.mask_files import draw_overlay, encode_mask, pixel_values
 from gtsa_kit.tasks.output_names import output_name
 from gtsa_kit.tasks.predict_images import Prediction
-from gtsa_kit.tasks.predict_store import MASKS, OVERLAYS, PredictedRow
+from gtsa_kit.tasks.predict_store import MASKS, OVERLAYS, RESULTS, RLE, PredictedRow
 from gtsa_kit.tasks.rle import bounding_box, encode_rle
 
 TOP = 5
@@ -36,39 +38,69 @@ class ResultRows:
 
     def __call__(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:
         """Return the rows and files of a prediction; `item` is the index of the image and its entry."""
-        index, entry = item
-        first = prediction.path, prediction.sha256
         if prediction.probabilities is not None:
-            return PredictedRow((*first, *_top_classes(prediction.probabilities, self.labels)))
+            columns = prediction.path, prediction.sha256, *_top_classes(prediction.probabilities, self.labels)
+            return PredictedRow(columns)
+        try:
+            overlay = self._overlay(item, prediction) if self.overlay else ()
+        except ImageError as error:  # it changed since it was read
+            return FailedImage(prediction.path, error.reason)
+        row = self._detections(item, prediction) if prediction.mask is None else self._mask(item, prediction)
+        return replace(row, files=(*row.files, *overlay))
+
+    def _mask(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow:
         mask = prediction.mask
         assert mask is not None
-        name = f"{MASKS}/{output_name(entry.name, '.png', self.repeated, index)}"
-        files = [(name, encode_mask(mask, self.labels))]
-        if self.overlay:
-            try:
-                image, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
-                drawn = draw_overlay(image, mask, self.labels)
-            except ImageError as error:  # it changed since it was read
-                return FailedImage(entry.name, error.reason)
-            files.append((f"{OVERLAYS}/{output_name(entry.name, '.jpg', self.repeated, index)}", drawn))
-        shares = class_shares(mask, len(self.labels))
-        columns = (*first, name, prediction.width, prediction.height, *(f"{share:.6g}" for share in shares))
-        lines = tuple(segments(prediction.path, mask, self.labels)) if self.rle else ()
-        return PredictedRow(columns, lines, tuple(files))
+        name, size = f"{MASKS}/{self._name(item, '.png')}", (prediction.width, prediction.height)
+        shares = [f"{share:.6g}" for share in class_shares(mask, len(self.labels))]
+        objects = tuple(segments(prediction.path, mask, self.labels)) if self.rle else ()
+        files = ((name, encode_mask(mask, self.labels)),)
+        return PredictedRow((prediction.path, prediction.sha256, name, *size, *shares), objects, files)
+
+    def _detections(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow:
+        detections, number = prediction.detections, item[0] + 1
+        assert detections is not None
+        size, counts = (
+            (prediction.width, prediction.height),
+            np.bincount(detections.classes, minlength=len(self.labels)),
+        )
+        columns = (prediction.path, prediction.sha256, number, *size, len(detections), *counts.tolist())
+        image = {"image_id": number, "file_name": prediction.path}
+        return PredictedRow(columns, tuple(image | one for one in describe_detections(detections, self.labels)))
+
+    def _overlay(self, item: tuple[int, Entry], prediction: Prediction) -> tuple[tuple[str, bytes]]:
+        image, _ = decode(read_entry(self.source, item[1]), item[1].name, self.max_pixels)
+        if prediction.detections is not None:
+            drawn = draw_detections(image, prediction.detections, self.labels)
+        else:
+            assert prediction.mask is not None
+            drawn = draw_overlay(image, prediction.mask, self.labels)
+        return ((f"{OVERLAYS}/{self._name(item, '.jpg')}", drawn),)
+
+    def _name(self, item: tuple[int, Entry], suffix: str) -> str:
+        return output_name(item[1].name, suffix, self.repeated, item[0])
 
 
 def table_header(task: Task, labels: tuple[Label, ...]) -> list[str]:
     """Return the columns of predictions.csv."""
     if task == "segment":
         return ["path", "sha256", "mask", "width", "height", *(f"share_{label.name}" for label in labels)]
+    if task == "detect":
+        counts = [f"count_{label.name}" for label in labels]
+        return ["path", "sha256", "image_id", "width", "height", "detections", *counts]
     more = [f"{name}_{i}" for i in range(2, min(TOP, len(labels)) + 1) for name in ("label", "probability")]
     return ["path", "sha256", "label", "probability", *more]
+
+
+def objects_file(task: Task, rle: bool) -> str | None:
+    """Return the name of the file that holds the objects of all images; None if there is none."""
+    return RESULTS if task == "detect" else RLE if rle else None
 
 
 def describe_labels(task: Task, labels: tuple[Label, ...]) -> list[dict[str, Any]]:
     """Return the labels by class number with their ids, names and colors, and for masks the value of their pixels."""
     described = [asdict(label) for label in labels]
-    if task == "classify":
+    if task != "segment":
         return described
     return [{"pixel": int(v), **label} for v, label in zip(pixel_values(labels)[0], described, strict=True)]
 

@@ -18,7 +18,7 @@ from gtsa_kit.embedding.folder import ERRORS, JOURNAL
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.files import atomic_write, sync, write_json
 
-TABLE, RLE, LABELS = "predictions.csv", "rle.jsonl", "labels.json"
+TABLE, RLE, RESULTS, LABELS = "predictions.csv", "rle.jsonl", "predictions.json", "labels.json"
 MASKS: Final = "masks"
 OVERLAYS: Final = "overlays"
 
@@ -29,8 +29,8 @@ class PredictedRow:
 
     columns: tuple[object, ...]
     """Values of the columns of predictions.csv."""
-    segments: tuple[dict[str, Any], ...] = ()
-    """Lines of rle.jsonl."""
+    objects: tuple[dict[str, Any], ...] = ()
+    """Entries of rle.jsonl, or of predictions.json."""
     files: tuple[tuple[str, bytes], ...] = ()
     """Path below the folder, and content."""
 
@@ -78,14 +78,19 @@ def sample_rows(out: Path) -> dict[str, str]:
 class PredictionWriter:
     """Writer of the tables of a folder of predictions."""
 
-    def __init__(self, out: Path, header: Sequence[str], with_rle: bool) -> None:
+    def __init__(self, out: Path, header: Sequence[str], objects: str | None = None) -> None:
         """Begin, or continue where the journal ends.
+
+        Args:
+            out: The folder.
+            header: Columns of predictions.csv.
+            objects: Name of the file of the rows' objects, `RLE` or `RESULTS`; None if they have none.
 
         Raises:
             ValueError: A table is shorter than its journal records.
         """
         self.out, self.journal = out, _read_journal(out)
-        names = (TABLE, ERRORS, *([RLE] if with_rle else []))
+        names = (TABLE, ERRORS, *([objects] if objects else []))
         self._files = {name: _open_table(out / name, self.journal.lengths.get(name, 0)) for name in names}
         if not self.journal.lengths:
             self._files[TABLE].write(_csv_line(header))
@@ -109,19 +114,30 @@ class PredictionWriter:
             self._counts = replace(counts, next_index=counts.next_index + 1, errors=counts.errors + 1)
             return
         self._files[TABLE].write(_csv_line(result.columns))
-        for segment in result.segments:
-            self._files[RLE].write(_json_line(segment))
+        for entry in result.objects:
+            if RLE in self._files:
+                self._files[RLE].write(_json_line(entry))
+            else:
+                self._write_result(entry)
         self._counts = replace(counts, next_index=counts.next_index + 1, rows=counts.rows + 1)
 
     def commit(self, complete: bool = False) -> None:
         """Write everything so far to the disk, and commit it in the journal."""
         lengths = {}
+        if complete and RESULTS in self._files:
+            file = self._files[RESULTS]
+            file.write(b"\n]\n" if file.tell() else b"[]\n")
         for name, file in self._files.items():
             file.flush()
             sync(file.fileno())
             lengths[name] = file.tell()
         self.journal = self._counts = replace(self._counts, lengths=lengths, complete=complete)
         write_json(self.out / JOURNAL, asdict(self.journal))
+
+    def _write_result(self, entry: dict[str, Any]) -> None:
+        """Add an element to the list in predictions.json, which the commit of the last image closes."""
+        file = self._files[RESULTS]
+        file.write((b",\n" if file.tell() else b"[\n") + _json_line(entry)[:-1])
 
     def close(self) -> None:
         """Close the files without a commit."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 
 import numpy as np
 
@@ -11,12 +11,15 @@ from gtsa_kit.embedding.resize_policy import ResizePolicy, choose_resize_policy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
-from gtsa_kit.export.runtime.batching import predict_in_batches
+from gtsa_kit.export.runtime.batching import predict_in_batches, select
 from gtsa_kit.export.spec import MASK
 from gtsa_kit.models.task_spec import Label, Task, TaskOutput
 
 BATCH_BYTES: Final = 256 << 20
-"""Memory of the logits that a call of a model returns; calls with larger logits get fewer images, at least one."""
+"""Memory of the logits that a call returns, or of a detector's maps; a call gets so few images, at least one."""
+
+DETECTOR_VALUES: Final = 64
+"""Numbers that a detector holds for each pixel of its input: the maps of its pyramid and what is computed from them."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,17 @@ class Predictor:
         return predict_in_batches(self.runner, images, min(len(images), self.batch_limit(images[0].size // 3)))
 
     def batch_limit(self, pixels: int) -> int:
-        """Return the number of inputs of this many pixels whose logits fit into `BATCH_BYTES`, at least one."""
+        """Return the number of inputs of this many pixels whose outputs fit into `BATCH_BYTES`, at least one."""
         values = pixels if self.task == "segment" else 1
+        if self.task == "detect":
+            return max(1, BATCH_BYTES // (4 * DETECTOR_VALUES * pixels))
         return max(1, BATCH_BYTES // (values if self.gives_mask else 4 * len(self.labels) * values))
+
+
+def split_outputs(outputs: TaskOutput) -> list[TaskOutput]:
+    """Return the outputs of each image of a batch, without the batch axis."""
+    count = len(next(values for values in outputs if values is not None))
+    return [select(outputs, i) for i in range(count)]
 
 
 def open_predictor(path: Path, options: LoadOptions) -> Predictor:
@@ -75,8 +86,19 @@ def as_predictor(runner: Runner, path: Path) -> Predictor:
     if manifest.kind != "task":
         raise ValueError(f"{path} is an encoder, which gives no classes; name a run of gtsa finetune, or its export")
     labels = tuple(Label(**dict(label)) for label in manifest.labels)
-    task: Task = "segment" if manifest.task == "segment" else "classify"
-    return Predictor(runner, task, labels, manifest.short_side, model_digest(path, runner))
+    return Predictor(runner, task_of(manifest), labels, manifest.short_side, model_digest(path, runner))
+
+
+def task_of(manifest: Manifest) -> Task:
+    """Return the task of a task model or of a head.
+
+    Raises:
+        ValueError: There is no such task.
+    """
+    for task in get_args(Task):
+        if manifest.task == task:
+            return cast("Task", task)
+    raise ValueError(f"the task {manifest.task!r} is unknown; a newer gtsa-kit may know it")
 
 
 def choose_task_size(

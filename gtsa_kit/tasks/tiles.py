@@ -16,7 +16,8 @@ from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import MASK
 from gtsa_kit.models.encoder import Preprocessing
-from gtsa_kit.tasks.predictor import Predictor
+from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.tasks.predictor import Predictor, split_outputs
 
 STRIP_BYTES: Final = 256 << 20
 """Memory of the blended logits that exist at one time; wider images are split into strips of columns."""
@@ -66,11 +67,11 @@ def tiled_mask(image: np.ndarray, predictor: Predictor, tiling: Tiling, batch_si
         ImageError: The logits are not finite.
     """
     height, width = image.shape[:2]
-    rows, columns = (_spans(n, tiling, predictor.manifest, a) for n, a in ((height, "height"), (width, "width")))
+    rows, columns = (window_spans(n, tiling, predictor.manifest, a) for n, a in ((height, "height"), (width, "width")))
     mask = np.empty((rows[-1][1], columns[-1][1]), np.uint8)
     tile_height = rows[0][1] - rows[0][0]
     strip = max(columns[0][1], STRIP_BYTES // (4 * len(predictor.labels) * tile_height))
-    run = _WindowRunner(image, predictor, batch_size)
+    run = WindowRunner(image, predictor, batch_size)
     for left in range(0, mask.shape[1], strip):
         right = min(left + strip, mask.shape[1])
         inside = [span for span in columns if span[0] < right and span[1] > left]
@@ -95,22 +96,21 @@ def blend_weights(height: int, width: int, overlap: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _WindowRunner:
-    """Logits of windows of one image."""
+class WindowRunner:
+    """Function from windows of one image to the outputs of the model."""
 
     image: np.ndarray
     predictor: Predictor
     batch_size: int
 
-    def __call__(self, row: tuple[int, int], columns: list[tuple[int, int]]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first column, logits (K, h, w)) of the windows of one row of them."""
+    def __call__(self, row: tuple[int, int], columns: list[tuple[int, int]]) -> Iterator[tuple[int, TaskOutput]]:
+        """Yield (first column, output without the batch axis) of the windows of one row of them."""
         area = (row[1] - row[0]) * (columns[0][1] - columns[0][0])
         step = min(self.batch_size, self.predictor.batch_limit(area))
         for i in range(0, len(columns), step):
             batch = columns[i : i + step]
-            logits = self.predictor(np.stack([self._input(row, column) for column in batch])).logits
-            assert logits is not None, "choose_tiling refuses a model without logits"
-            yield from zip((first for first, _ in batch), logits, strict=True)
+            outputs = self.predictor(np.stack([self._input(row, column) for column in batch]))
+            yield from zip((first for first, _ in batch), split_outputs(outputs), strict=True)
 
     def _input(self, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:
         manifest = self.predictor.manifest
@@ -121,7 +121,7 @@ class _WindowRunner:
 
 
 def _strip_rows(
-    run: _WindowRunner,
+    run: WindowRunner,
     rows: list[tuple[int, int]],
     columns: list[tuple[int, int]],
     strip: tuple[int, int],
@@ -136,7 +136,9 @@ def _strip_rows(
     weights = blend_weights(height, width, overlap)
     total = np.zeros((classes, height, right - left), np.float32)
     for i, (top, bottom) in enumerate(rows):
-        for start, logits in run((top, bottom), columns):
+        for start, output in run((top, bottom), columns):
+            logits = output.logits
+            assert logits is not None, "choose_tiling refuses a model without logits"
             first, last = max(start, left), min(start + width, right)
             part = slice(first - start, last - start)
             total[:, :, first - left : last - left] += logits[:, :, part] * weights[:, part]
@@ -149,7 +151,7 @@ def _strip_rows(
         total[:, bottom - end :] = 0
 
 
-def _spans(length: int, tiling: Tiling, manifest: Manifest, axis: str) -> list[tuple[int, int]]:
+def window_spans(length: int, tiling: Tiling, manifest: Manifest, axis: str) -> list[tuple[int, int]]:
     """Return (first, after the last) of the windows along a side."""
     patch = manifest.patch
     tile = min(tiling.tile, manifest.range_of(axis).clamp(-(-length // patch) * patch))

@@ -372,6 +372,57 @@ def test_predictions_lie_over_the_image_with_legend_and_opacity(
         assert_clean(browser)
 
 
+def test_detections_have_boxes_masks_and_a_threshold(
+    browser: webdriver.Chrome, start_service: ServiceFactory, samples: Path, tmp_path: Path, screenshots: Path
+) -> None:
+    from helpers.task_models import save_random_task, task_spec
+
+    from gtsa_kit.export.open_options import LoadOptions
+    from gtsa_kit.tasks.predict import predict
+    from gtsa_kit.tasks.predictor import open_predictor
+
+    save_random_task(tmp_path, task_spec("mask-rcnn"))
+    predictor = open_predictor(tmp_path, LoadOptions("cpu"))
+    image = blocks(2)
+    h, w = image.shape[:2]
+
+    def set_threshold(value: float) -> list[Any]:
+        """Move the slider; return what is then displayed: number, classes with their counts."""
+        script = "const r = document.getElementById('threshold'); r.value = arguments[0]; "
+        browser.execute_script(script + "r.dispatchEvent(new Event('input'))", value)
+        legend = slot(browser, 0).find_element(By.CSS_SELECTOR, ".legend")
+        counts = dict(item.text.rsplit(" ", 1) for item in legend.find_elements(By.TAG_NAME, "li"))
+        info = slot(browser, 0).find_element(By.CLASS_NAME, "info").text
+        return [int(info.removeprefix("detect: ").split(" ")[0]), {name: int(count) for name, count in counts.items()}]
+
+    with start_service(predictor, samples=samples) as running:
+        browser.get(running.url)
+        wait(browser, lambda: "detect: " in slot(browser, 0).text and "detect: " in slot(browser, 1).text)
+        wait(browser, lambda: is_idle(browser))
+        drop_image(browser, 0, image, "dropped.png")
+        lowest = next(predict(predictor, [image], threshold=0.05)).detections
+        assert lowest is not None
+        middle = float(np.round((lowest.scores[1] + lowest.scores[2]) / 2, 2))
+        for threshold in (0.05, middle, 1.0):
+            kept = lowest.select(lowest.scores >= threshold)
+            names = [predictor.labels[number].name for number in kept.classes]
+            assert set_threshold(threshold) == [len(kept), {name: names.count(name) for name in names}]
+        picture = [browser.execute_script(PIXEL, canvas(browser, 0), (x + 0.5) / w, 20.5 / h) for x in range(0, w, 8)]
+        assert np.abs(np.array(picture)[:, :3] - image[20, ::8]).max() < 12, "nothing is drawn above every score"
+        set_threshold(middle)
+        set_opacity(browser, 100)
+        browser.save_screenshot(str(screenshots / "detections.png"))
+        x0, y0, _, y1 = lowest.boxes[0].tolist()
+        colors = [predictor.labels[number].color for number in lowest.classes[:2]]
+        left = [
+            browser.execute_script(PIXEL, canvas(browser, 0), min(max(x0, 0.5), w - 0.5) / w, y / h)[:3]
+            for y in np.linspace(y0 + 0.6 * (y1 - y0), y1 - 2, 9)
+        ]
+        assert any(tuple(pixel) in colors for pixel in left), "the left edge of the box of the highest score"
+        assert browser.find_element(By.ID, "threshold").is_displayed()
+        assert_clean(browser)
+
+
 def test_heads_and_features_of_one_encoder_are_displayed_in_turn(
     browser: webdriver.Chrome, heads_service: RunningService
 ) -> None:

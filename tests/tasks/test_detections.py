@@ -1,13 +1,19 @@
 """Detections in pixels of the image, against torchvision's pasting of masks and pycocotools."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers.task_models import LABELS
+from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.models.task_spec import TaskOutput
 from gtsa_kit.tasks import masks
+from gtsa_kit.tasks.detection_pictures import MASK_OPACITY, draw_detections
 from gtsa_kit.tasks.detections import ImageDetections, describe_detections, paste_mask, to_detections
 from gtsa_kit.tasks.rle import encode_part, encode_rle
 
@@ -68,7 +74,7 @@ def test_boxes_are_scaled_clipped_sorted_and_chosen_by_score() -> None:
     assert detections.classes.tolist() == [1, 0]
     assert len(to_detections(output(boxes, [0.3, 0.8, 0.1, 0, 0.9]), (96, 64), (192, 256), 0)) == 3
     bad = output([[0, 0, float("nan"), 1]], [0.9])
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ImageError, match="not finite"):
         to_detections(bad, (96, 64), (192, 256), 0.2)
 
 
@@ -97,3 +103,46 @@ def test_a_box_outside_has_no_pixels(box: list[float]) -> None:
 def test_a_box_of_no_size_gets_one_pixel() -> None:
     part, x, y = paste_mask(np.ones((28, 28), np.float32), np.array([5.4, 7.9, 5.4, 7.9]), SIZE)
     assert (part.shape, x, y) == ((1, 1), 5, 7)
+
+
+def drawn(detections: ImageDetections, shade: int) -> np.ndarray:
+    image = np.full((*detections.size, 3), shade, np.uint8)
+    return np.asarray(Image.open(io.BytesIO(draw_detections(image, detections, LABELS)))).astype(int)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_pictures_show_boxes_masks_names_and_scores(shade: int) -> None:
+    boxes = np.array([[60, 80, 160, 180], [200, 0, 298, 60]], np.float32)
+    small = np.zeros((2, 28, 28), np.float32)
+    small[0, 14:] = 1  # the lower half
+    detections = ImageDetections((200, 300), boxes, np.array([0.93, 0.5]), np.array([2, 4]), small)
+    picture = drawn(detections, shade)
+    blue, tan = (np.array(LABELS[number].color) for number in (2, 4))
+    assert abs(picture[82:178, 61:63] - blue).max(axis=2).min(axis=1).mean() < 30  # the left edge
+    assert abs(picture[1:58, 201:203] - tan).max(axis=2).min(axis=1).mean() < 30
+    blend = (1 - MASK_OPACITY) * shade + MASK_OPACITY * blue
+    assert abs(picture[140:170, 80:150].mean(axis=(0, 1)) - blend).max() < 3
+    assert abs(picture[90:125, 70:150] - shade).max() < 12
+    assert abs(picture[190:, 170:] - shade).max() < 3
+    name = picture[67:80, 62:120]  # above its box
+    assert (abs(name - blue).max(axis=2) < 40).mean() > 0.3
+    assert (name.min(axis=2) > 180).mean() > 0.05, "white on dark blue"
+    inside = picture[2:14, 204:270]  # there is no room above
+    assert (abs(inside - tan).max(axis=2) < 40).mean() > 0.2
+    assert (inside.max(axis=2) < 70).mean() > 0.05, "black on tan"
+    other = replace(detections, scores=np.array([0.11, 0.5]))
+    assert abs(drawn(other, shade) - picture)[67:80, 62:120].max() > 100, "the score is part of the text"
+
+
+def test_pictures_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ImageDetections(
+        (1, 1), np.array([[0, 0, 1, 1]], np.float32), np.ones(1), np.zeros(1, int), small_masks()[:1]
+    )
+    assert drawn(whole, 100).shape == (1, 1, 3)
+    monkeypatch.setattr("gtsa_kit.tasks.detection_pictures.MAX_OVERLAY_SIDE", 200)
+    boxes = np.array([[100, 100, 300, 200]], np.float32)
+    large = ImageDetections((300, 400), boxes, np.ones(1), np.zeros(1, int), np.ones((1, 28, 28), np.float32))
+    picture = drawn(large, 255)
+    assert picture.shape == (150, 200, 3)
+    assert picture[60:90, 60:140].mean() < 220 < picture[110:].mean()
+    assert (drawn(replace(large, masks=None), 255)[70:90, 60:140] > 240).all()

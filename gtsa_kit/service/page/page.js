@@ -1,6 +1,7 @@
 import {
   cosineSimilarities, heatColor, meanCosine, patchColors, patchVectors, principalAxes, readSafetensors, rot90, vectorAt,
 } from "./features.js";
+import { countClasses, drawDetections, shownObjects } from "./detections.js";
 import { drawMask, fetchPrediction, showLegend } from "./prediction.js";
 
 const MAX_SIDE = 1024, MIN_SIDE = 512, SIZES = [224, 336, 448, 672, 896];
@@ -43,6 +44,9 @@ async function initialize() {
 // Offer what the model computes: features, predictions of its heads, or both.
 function showModes(model) {
   ({ tasks, features: hasFeatures } = model);
+  const { score_threshold: lowest, mask_format: maskFormat } = model.manifest;
+  for (const task of Object.values(tasks)) Object.assign(task, { lowest: lowest ?? 0, masks: Boolean(maskFormat) });
+  byId("threshold").min = lowest ?? 0;
   byId("head").replaceChildren(...Object.keys(tasks).map((name) => new Option(name, name)));
   const predicts = byId("head").options.length > 0;
   for (const [value, shown] of [["prediction", predicts], ["colors", hasFeatures], ["similarity", hasFeatures]]) {
@@ -50,8 +54,15 @@ function showModes(model) {
   }
   if (predicts) document.querySelector("input[value=prediction]").checked = true;
   byId("head").closest("label").hidden = !predicts;
+  showThreshold();
   for (const id of ["layer", "size"]) byId(id).closest("label").hidden = !hasFeatures;
   document.querySelectorAll(".help").forEach((help) => { help.hidden = help.id === "help-features" ? !hasFeatures : !predicts; });
+}
+
+// Show the threshold of scores while the chosen head detects objects.
+function showThreshold() {
+  byId("threshold").closest("label").hidden = tasks[byId("head").value]?.task !== "detect";
+  byId("threshold-value").value = Number(byId("threshold").value).toFixed(2);
 }
 
 // True while predictions are displayed, or the model has nothing else.
@@ -129,7 +140,7 @@ async function requestFeatures(slot, query) {
 
 async function requestPrediction(slot) {
   const name = byId("head").value;
-  return fetchPrediction(name, tasks[name].task, await encodePng(slot), requireOk);
+  return fetchPrediction(name, tasks[name], await encodePng(slot), requireOk);
 }
 
 async function fetchMap(slot) {
@@ -179,14 +190,27 @@ function drawPredictions() {
   for (const slot of slots.filter((one) => one.prediction)) {
     const context = slot.canvas.getContext("2d");
     drawImage(context, slot);
-    const shown = mode() === "prediction";
-    if (shown) drawMask(context, slot.prediction, Number(byId("opacity").value) / 100);
-    showLegend(slot.legend, shown ? slot.prediction : null);
-    const best = slot.prediction.classes[0];
-    slot.info.textContent = shown ? `${byId("head").value}: ${slot.prediction.classes.length} classes, most of it ${best.name}` : "";
-    if (shown && !slot.prediction.mask) slot.info.textContent = `${byId("head").value}: ${best.name}`;
+    const shown = mode() === "prediction", opacity = Number(byId("opacity").value) / 100;
+    const { classes, text } = shown ? drawPrediction(context, slot.prediction, opacity) : { classes: null, text: "" };
+    showLegend(slot.legend, classes);
+    slot.info.textContent = text;
     slot.canvas.setAttribute("aria-label", `${NAMES[slot.index]} image: ${slot.name}. ${slot.info.textContent}`);
   }
+}
+
+// Draw a prediction; return the classes of the legend, and the prediction in words.
+function drawPrediction(context, prediction, opacity) {
+  const name = byId("head").value;
+  if (prediction.objects) {
+    const objects = shownObjects(prediction, Number(byId("threshold").value));
+    drawDetections(context, prediction, objects, opacity);
+    const best = objects.length ? `, the surest ${objects[0].label} ${objects[0].score.toFixed(2)}` : "";
+    return { classes: countClasses(objects), text: `${name}: ${objects.length} ${objects.length === 1 ? "object" : "objects"}${best}` };
+  }
+  const { classes } = prediction;
+  drawMask(context, prediction, opacity);
+  const text = prediction.mask ? `${name}: ${classes.length} classes, most of it ${classes[0].name}` : `${name}: ${classes[0].name}`;
+  return { classes: prediction.mask ? classes : classes.map(({ color, ...one }) => one), text };
 }
 
 function drawFeatures() {
@@ -287,6 +311,7 @@ function rotate(slot, k) {
 
 async function savedPrediction(slot) {
   const name = byId("head").value, parameters = new URLSearchParams({ head: name, format: "npz" });
+  if (tasks[name].task === "detect") parameters.set("threshold", byId("threshold").value);
   const request = { method: "POST", body: await encodePng(slot), headers: { "Content-Type": "image/png" } };
   return (await requireOk(await fetch(`v1/${tasks[name].task}?${parameters}`, request))).blob();
 }
@@ -358,10 +383,12 @@ document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventL
   if (missing.length) compute(missing, true); else draw();
 }));
 byId("head").addEventListener("change", () => {
+  showThreshold();
   slots.forEach((slot) => { slot.prediction = null; });
   if (predicting()) compute(slots, false);
 });
 byId("opacity").addEventListener("input", draw);
+byId("threshold").addEventListener("input", () => { showThreshold(); draw(); });
 for (const id of ["layer", "size"]) {
   byId(id).addEventListener("change", () => { selection = null; basis = null; slots.forEach((s) => { s.uprightMap = null; }); compute(slots, true); });
 }

@@ -1,11 +1,15 @@
-// Predictions of tasks: masks in the colors of their labels, and legends.
+// Predictions of tasks: masks in the colors of their labels, detections, and legends.
+import { readDetections } from "./detections.js";
 import { readSafetensors } from "./features.js";
 
-// Request the prediction of a head for an image file; returns {classes, mask}, where mask is a canvas or null.
-export async function fetchPrediction(name, task, body, requireOk) {
+// Request the prediction of a head for an image file; returns {classes, mask}, where mask is a canvas or null, or for a
+// detector {objects, width, height}, with all objects from its lowest score on.
+export async function fetchPrediction(name, { task, labels, lowest, masks }, body, requireOk) {
   const parameters = new URLSearchParams({ head: name, format: task === "segment" ? "safetensors" : "json" });
+  if (task === "detect") Object.entries({ threshold: lowest, masks }).forEach(([key, value]) => parameters.set(key, value));
   const headers = { "Content-Type": "image/png" };
   const response = await requireOk(await fetch(`v1/${task}?${parameters}`, { method: "POST", body, headers }));
+  if (task === "detect") return readDetections(await response.json(), labels);
   if (task !== "segment") return { classes: (await response.json()).classes, mask: null };
   const { arrays, metadata } = readSafetensors(await response.arrayBuffer());
   return { classes: metadata.classes, mask: paintMask(arrays.mask, metadata.classes) };
@@ -36,18 +40,18 @@ export function drawMask(context, prediction, opacity) {
   context.restore();
 }
 
-// Fill a list with the classes of a prediction: swatch, name, and share of the pixels or probability.
-export function showLegend(list, prediction) {
-  list.hidden = !prediction;
-  list.replaceChildren(...(prediction?.classes ?? []).map((one) => {
+// Fill a list with classes: swatch, name, and share of the pixels, number of objects, or probability.
+export function showLegend(list, classes) {
+  list.hidden = !classes;
+  list.replaceChildren(...(classes ?? []).map((one) => {
     const item = document.createElement("li");
-    if (prediction.mask) {
+    if (one.color) {
       const swatch = document.createElement("span");
       swatch.className = "swatch";
       swatch.style.backgroundColor = `rgb(${one.color.join(" ")})`;
       item.append(swatch);
     }
-    item.append(`${one.name} ${(100 * (one.share ?? one.probability)).toFixed(1)}%`);
+    item.append(`${one.name} ${one.count ?? `${(100 * (one.share ?? one.probability)).toFixed(1)}%`}`);
     return item;
   }));
 }
