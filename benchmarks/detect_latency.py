@@ -105,7 +105,7 @@ def d_fine(classes: int) -> Run:
     from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
     backbone = HGNetV2Config(
-        arch="B0",
+        hidden_sizes=[64, 256, 512, 1024],
         stage_in_channels=[16, 64, 256, 512],
         stage_mid_channels=[16, 32, 64, 128],
         stage_out_channels=[64, 256, 512, 1024],

@@ -22,8 +22,9 @@ from gtsa_kit.models.pyramid import LEVELS
 
 NMS_ROUNDS: Final = 16
 """Rounds of suppression; boxes of trained detectors settle after fewer than 12."""
-MAX_CANDIDATES: Final = 1000
-"""Maximum number of pairs of a box and a class that suppression takes; TensorRT sorts at most 3,840."""
+MIN_CANDIDATES: Final = 1000
+MAX_CANDIDATES: Final = 3840
+"""Limits of the number of pairs of a proposal and a class that suppression takes; TensorRT sorts no more."""
 MIN_PROPOSAL_SIDE: Final = 1e-3
 """Shortest side of a proposal in input pixels, as in torchvision."""
 MIN_BOX_SIDE: Final = 1e-2
@@ -146,7 +147,7 @@ class BoxHead(nn.Module):
         deltas = torch.unflatten(self.deltas(features), 2, (-1, 4))[:, :, 1:].flatten(1, 2)  # (B, R * K, 4)
         ranked = (scores * (scores > self.threshold)).flatten(1)  # (B, R * K)
         proposal, label = self._numbers(proposals.shape[1], ranked.device)
-        best, index = ranked.topk(min(MAX_CANDIDATES, len(proposal)), dim=1)  # (B, M)
+        best, index = ranked.topk(candidates(proposals.shape[1], len(proposal)), dim=1)  # (B, M)
         chosen, labels = gather_rows(proposals, proposal[index]), label[index]
         boxes = decode_boxes(gather_rows(deltas, index), chosen, self.coder.weights, self.coder.bbox_xform_clip)
         boxes = clip_boxes(boxes, height, width)
@@ -167,6 +168,14 @@ class BoxHead(nn.Module):
         """Return the number of the proposal and that of the class of each candidate, (R * K,) each."""
         number = torch.arange(proposals, device=device)[:, None].expand(-1, self.classes)
         return number.flatten(), torch.arange(self.classes, device=device).repeat(proposals)
+
+
+def candidates(proposals: int, pairs: int) -> int:
+    """Return the number of pairs of a proposal and a class that suppression takes: two for each proposal.
+
+    The scores of all classes of a proposal add up to 1 at most, so few of them are above the threshold.
+    """
+    return min(max(MIN_CANDIDATES, 2 * proposals), MAX_CANDIDATES, pairs)
 
 
 class MaskHead(nn.Module):

@@ -7,7 +7,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from gtsa_kit.export.detector_graph import LEVEL_SIDES
+from gtsa_kit.export.detector_graph import LEVEL_SIDES, candidates
 from gtsa_kit.export.detector_layers import RoiPyramid, Suppression, clip_boxes, decode_boxes, has_area
 
 STRIDES = (4.0, 8.0, 16.0, 32.0)
@@ -122,3 +122,10 @@ def test_level_sides_are_those_of_torchvision() -> None:
         box = torch.tensor([[0.0, 0.0, side, side]])
         ours = sum(box[0, 2].mul(box[0, 3]).sqrt() >= limit for limit in LEVEL_SIDES)
         assert int(ours) == int(LevelMapper(2, 5)([box])), side
+
+
+@pytest.mark.parametrize(
+    ("proposals", "classes", "expected"), [(50, 5, 250), (300, 80, 1000), (1000, 80, 2000), (3000, 80, 3840)]
+)
+def test_no_more_candidates_than_tensorrt_sorts(proposals: int, classes: int, expected: int) -> None:
+    assert candidates(proposals, proposals * classes) == expected
