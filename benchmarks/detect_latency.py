@@ -5,7 +5,8 @@ Run: .venv/bin/python benchmarks/detect_latency.py [--arch vit_small] [--size 48
 
 All weights are random. The last layers are scaled so that every image has about a hundred detections, as many as the
 static graph always computes. Variants take turns in each round, and the fastest rounds are compared, which other
-processes disturb least. The peer is D-FINE of the size N, built by transformers (latency alone).
+processes disturb least; on a busy machine the CPU seconds of one thread (OMP_NUM_THREADS=1) say more. The peer is
+D-FINE of the size N, built by transformers (latency alone).
 """
 
 import argparse
@@ -139,16 +140,16 @@ def d_fine(classes: int) -> Run:
     return eager(DFineForObjectDetection(config).eval())
 
 
-def measure(variants: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, float]:
-    """Return the seconds of a call of each variant in its fastest round; a first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+def measure(variants: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the seconds of a call and its CPU seconds in the fastest round; a first round is not counted."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, run in variants.items():
-            started = time.perf_counter()
+            started = time.perf_counter(), time.process_time()
             run(images)
             if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: min(values) for name, values in seconds.items()}
+                seconds[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    return {name: (min(one for one, _ in values), min(one for _, one in values)) for name, values in seconds.items()}
 
 
 def check(model: TaskModel, runner: Runner, images: np.ndarray) -> Numbers:
@@ -207,8 +208,8 @@ def measure_all(args: argparse.Namespace, size: tuple[int, int], folder: Path) -
         variants["D-FINE-N, eager"] = d_fine(args.classes)
         figures["D-FINE-N, eager"] = {}
     for batch in batches:
-        for name, seconds in measure(variants, images[:batch], max(1, args.rounds // batch)).items():
-            figures[name][f"seconds_{batch}"] = seconds
+        for name, (wall, cpu) in measure(variants, images[:batch], max(1, args.rounds // batch)).items():
+            figures[name] |= {f"seconds_{batch}": wall, f"cpu_{batch}": cpu}
     if args.engine:
         figures["TensorRT-RTX"] = build_engine(folder / "model.onnx", size)
     return figures
