@@ -49,7 +49,7 @@ def test_the_command_tells_data_choices_scores_and_files(gtsa_here: Callable, bl
     scores = json.loads((run / "scores.json").read_text())
     assert list(scores["iou"]) == ["red", "green", "blue"]
     task = json.loads((run / "model.json").read_text())["task"]
-    assert task["labels"][0] == {"id": 0, "name": "red", "color": [210, 40, 40]}
+    assert task["labels"][0] == {"id": 0, "name": "red", "color": [210, 40, 40], "aliases": []}
     assert task["short_side"] == 64
     config = resolve_finetune("segment", run, True, None, None, {})
     assert resolved(config.head.layers) == (0, 0, 1, 1)
@@ -85,7 +85,10 @@ def test_the_command_classifies(gtsa_here: Callable, tmp_path: Path) -> None:
         ([], "give --model WEIGHTS, or --random vit_small"),
         (["--random", "vit_test", "--model", "."], "a run starts from weights or from a random encoder"),
         (["--random", "vit_test", "--size", "70"], "augment.size: must be a multiple of 16, got 70"),
-        (["--random", "vit_test", "--head", "fnp"], "setting head.name: Input should be 'auto', 'fpn' or 'linear'"),
+        (
+            ["--random", "vit_test", "--head", "fnp"],
+            "setting head.name: Input should be 'auto', 'fpn', 'linear', 'mask-rcnn' or 'faster-rcnn'",
+        ),
         (["--random", "vit_test", "--layers", "0,1"], "the head fpn takes the maps of 4 blocks"),
         (["--random", "vit_test", "--head", "linear", "--layers", "7"], "layers must lie between 0 and 1"),
         (["--random", "vit_test", "--preset", "inat19"], "the preset inat19 is for the task classify"),

@@ -33,9 +33,9 @@ def detect(
 ) -> None:
     """Score detectors of gtsa finetune detect, and files that were exported from them, by COCO's average precision.
 
-    The images are those of the validation split, or all if there is no split. Needs the extra finetune. Writes
-    detect.json with COCO's 12 numbers and the AP of each class, of boxes and, if model and data have them, of masks;
-    and detect.png with the AP of each class and precision by recall.
+    The images are those of the validation split, or all if there is no split. Inputs have the size of the training;
+    there is no --size. Needs the extra finetune. Writes detect.json with COCO's 12 numbers and the AP of each class, of
+    boxes and, if model and data have them, of masks; and detect.png with the AP of each class and precision by recall.
 
     [bold]Examples[/bold]
 
