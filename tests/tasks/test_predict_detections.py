@@ -13,6 +13,7 @@ from PIL import Image
 
 import gtsa_kit
 from gtsa_kit.data.image_io import open_image
+from gtsa_kit.export.spec import Range
 from gtsa_kit.models.task_model import load_task_model
 from gtsa_kit.tasks.predict_job import predict_folder
 from gtsa_kit.tasks.predict_plan import PredictOptions
@@ -165,3 +166,24 @@ def test_the_command_detects_and_says_what_is_wrong(
         wrong = gtsa_here("predict", model, mixed, "--out", tmp_path / "wrong", *options)
         assert wrong.returncode == 2
         assert words in " ".join(wrong.stderr.split())
+
+
+def test_an_exported_file_detects_what_its_run_does(
+    made: Callable[..., Path], task_run: Callable[[str], Path], mixed: Path
+) -> None:
+    """The ONNX file of the parity tests, on images of several shapes, as a whole and by windows."""
+    whole = {"height": Range(32, 96), "width": Range(32, 96), "batch": Range(1, 3)}
+    path = made("onnx", task_run("mask-rcnn"), **whole)
+    for options in ({"size": (64, 96)}, {"tile": 96}):
+        more = {"threshold": SHOWN, "on_unreadable": lambda *_: None, "device": "cpu", **options}
+        expected = {item.path: item.detections for item in gtsa_kit.predict(task_run("mask-rcnn"), mixed, **more)}
+        for item in gtsa_kit.predict(path, mixed, **more):
+            reference, detections = expected.pop(item.path), item.detections
+            assert reference is not None
+            assert detections is not None
+            if item.path == "dot.png":  # one color: many proposals have one score, and either order is right
+                continue
+            assert detections.classes.tolist() == reference.classes.tolist()
+            np.testing.assert_allclose(detections.boxes, reference.boxes, atol=0.1)
+            np.testing.assert_allclose(detections.scores, reference.scores, atol=1e-3)
+        assert not expected
