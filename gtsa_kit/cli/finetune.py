@@ -36,7 +36,8 @@ def segment(
     head: Annotated[
         str | None,
         typer.Option(
-            help="fpn (the paper's Semantic FPN on four blocks) or linear (one 1x1 convolution). Default fpn.",
+            help="fpn (the paper's Semantic FPN on four blocks), linear (one 1x1 convolution) or eomt (queries in the "
+            "last blocks; needs transformers to train). Default fpn.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -50,8 +51,8 @@ def segment(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Blocks that the head takes, such as 2,5,8,11. Default: the last of each quarter for fpn, else the "
-            "last map.",
+            help="Blocks that the head takes, such as 2,5,8,11. Default: the last of each quarter for fpn, the one "
+            "before the last four for eomt, else the last map.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

@@ -51,12 +51,14 @@ class StartConfig(InitConfig):
 class HeadConfig(Section):
     """Head of a task model."""
 
-    name: Literal["auto", "fpn", "linear", "mask-rcnn", "faster-rcnn"] = "auto"
-    """Head: fpn or linear for pixels, linear for classes, mask-rcnn (instances) or faster-rcnn (boxes alone) for
+    name: Literal["auto", "fpn", "linear", "eomt", "mask-rcnn", "faster-rcnn"] = "auto"
+    """Head: fpn, linear or eomt for pixels, linear for classes, mask-rcnn (instances) or faster-rcnn (boxes alone) for
     objects; auto is the first of these that the labels allow."""
     layers: tuple[int, ...] | Auto = "auto"
     """Blocks whose maps the head takes; auto is the last of each quarter of the depth for fpn and detectors, else the
     last map."""
+    blocks: Annotated[int, Field(ge=0)] | Auto = "auto"
+    """Last blocks of the ViT that the head eomt takes over; auto is all behind the one in `layers`."""
     final_norm: bool = True
     """True applies the final norm of the encoder to the maps, as exported encoders do."""
     pyramid: Literal["flat", "strided"] = "flat"

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, HEAD, ExportOptions, layer_output
+from gtsa_kit.models.detector import DetectorHead
+from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.task_spec import TaskSpec
 
@@ -17,8 +19,15 @@ HEAD_DTYPES = {"fp16": torch.float16}
 In bf16 the head stays float32: ONNX has no bf16 convolution before opset 22.
 """
 
-FLOAT_LAYERS: Final = frozenset(("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits"))
-"""Last layers of detectors, which stay float32 in every precision: they are small, and boxes depend on each digit."""
+FLOAT_LAYERS: Final[dict[type[nn.Module], tuple[str, ...]]] = {
+    DetectorHead: ("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits"),
+    EomtHead: ("mask_head", "upscale", "classifier"),
+}
+"""Layers of heads that stay float32 in every precision.
+
+The last layers of detectors are small, and boxes depend on each digit. The logits of EoMT's masks are products of two
+outputs, which multiply rounding errors.
+"""
 
 
 def head_inputs(spec: TaskSpec) -> tuple[str, ...]:
@@ -72,7 +81,7 @@ def export_head(head: nn.Module, options: ExportOptions) -> nn.Module:
     fold_batch_norms(copied)
     dtype = head_dtype(options)
     if dtype != torch.float32:
-        _cast_layers(copied, dtype)
+        _cast_layers(copied, dtype, FLOAT_LAYERS.get(type(head), ()))
     return copied.requires_grad_(False)
 
 
@@ -92,11 +101,11 @@ def fold_batch_norms(module: nn.Module) -> None:
                 sequence[i], sequence[i + 1] = fused.float(), nn.Identity()
 
 
-def _cast_layers(module: nn.Module, dtype: torch.dtype) -> None:
+def _cast_layers(module: nn.Module, dtype: torch.dtype, kept: tuple[str, ...]) -> None:
     for name, child in module.named_children():
-        if name in FLOAT_LAYERS:
+        if name in kept:
             continue
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             setattr(module, name, CastLayer(child, dtype))
         else:
-            _cast_layers(child, dtype)
+            _cast_layers(child, dtype, kept)

@@ -4,7 +4,7 @@ Size, interpolation, mean and standard deviation are defined here only; exported
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -193,6 +193,15 @@ class Encoder(nn.Module):
         before = torch.cat(prefix, dim=1)
         before = before if prefix_positions is None else before + prefix_positions
         return torch.cat([before.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+    def keep_blocks(self, count: int) -> None:
+        """Remove all but the first blocks."""
+        architecture = self.architecture
+        kwargs = {**architecture.timm_kwargs, "depth": count}
+        self.architecture = replace(
+            architecture, name=f"{architecture.name}[:{count}]", depth=count, timm_kwargs=kwargs
+        )
+        self.vit.blocks = self.vit.blocks[:count]
 
     def use_unfused_attention(self) -> None:
         """Compute attention by two matrix products and a softmax instead of torch's fused kernel.

@@ -16,6 +16,7 @@ from gtsa_kit.models.architecture import check_layers
 from gtsa_kit.models.detector import Detections, DetectorHead
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.heads import ClassHead, FpnHead, LinearHead
 from gtsa_kit.models.task_spec import HEADS, TaskSpec
 from gtsa_kit.models.weights import describe_encoder, save_weights
@@ -46,6 +47,8 @@ class TaskModel(nn.Module):
             self.head = ClassHead(width, spec.classes)
         elif spec.detector:
             self.head = DetectorHead(width, spec.classes, patch, spec.detector)
+        elif spec.head == "eomt":
+            self.head = _move_blocks(encoder, spec)
         elif spec.head == "fpn":
             self.head = FpnHead(width, spec.classes, spec.pyramid, spec.channels, spec.dropout)
         else:
@@ -61,7 +64,10 @@ class TaskModel(nn.Module):
         if self.spec.detector:
             detections: Detections = self.head(*features, image_size=size)
             return detections
-        return self.resize(self.head(*features), size)
+        logits = self.head(*features)
+        if self.spec.head == "eomt" and self.training:
+            return logits  # type: ignore[no-any-return]
+        return self.resize(logits, size)
 
     def losses(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
@@ -82,6 +88,16 @@ class TaskModel(nn.Module):
         if self.spec.task == "classify":
             return logits
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _move_blocks(encoder: Encoder, spec: TaskSpec) -> EomtHead:
+    """Build the head eomt; the last blocks of an encoder that still has them become the head's."""
+    kept = spec.layers[0] + 1
+    head = EomtHead(encoder.architecture, spec.classes, spec.blocks)
+    if encoder.architecture.depth == kept + spec.blocks:
+        head.take_blocks(encoder.vit.blocks, encoder.vit.norm)
+        encoder.keep_blocks(kept)
+    return head
 
 
 def encoder_of(model: Encoder | TaskModel) -> Encoder:

@@ -6,13 +6,14 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.detector_spec import DetectorSpec
+from gtsa_kit.models.eomt import BLOCKS
 from gtsa_kit.models.heads import Pyramid
 from gtsa_kit.models.pyramid import LEVELS
 
 Task = Literal["segment", "classify", "detect"]
 MaskFormat = Literal["index", "color"]
 HEADS: Final[Mapping[Task, tuple[str, ...]]] = {
-    "segment": ("fpn", "linear"),
+    "segment": ("fpn", "linear", "eomt"),
     "classify": ("linear",),
     "detect": ("mask-rcnn", "faster-rcnn"),
 }
@@ -58,6 +59,8 @@ class TaskSpec:
     """Meaning of the ids of labels in masks: indices, or colors as 0xRRGGBB."""
     detector: DetectorSpec | None = None
     """Head of a detector; None for other tasks."""
+    blocks: int = 0
+    """Number of the ViT's last blocks that are a part of the head eomt, and not of the encoder; 0 for other heads."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a task or head that does not exist, or layers that the head can't take."""
@@ -66,6 +69,10 @@ class TaskSpec:
             raise ValueError(f"no head {self.head!r} for the task {self.task!r}; heads: {heads or 'none'}")
         if (self.head == "fpn" or self.task == "detect") and len(self.layers) != LEVELS:
             raise ValueError(f"the head {self.head} takes the maps of {LEVELS} blocks, got {self.layers}")
+        if (self.head == "eomt") != (self.blocks > 0) or (self.head == "eomt" and len(self.layers) != 1):
+            raise ValueError(f"the head eomt takes one map and at least one block, got {self.layers}, {self.blocks}")
+        if self.head == "eomt" and self.final_norm:
+            raise ValueError("the head eomt takes the map of a block without the encoder's final norm")
         if self.task == "classify" and self.layers:
             raise ValueError(f"a head for classes takes the embedding, got the blocks {self.layers}")
         if self.pyramid not in get_args(Pyramid):
@@ -122,7 +129,17 @@ class TaskOutput(NamedTuple):
 
 
 def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:
-    """Return the blocks whose maps a head takes by default: for fpn and detectors the last one of each quarter."""
+    """Return the blocks whose maps a head takes by default.
+
+    For fpn and detectors they are the last one of each quarter, for eomt the one before the blocks of `head_blocks`.
+    """
     if task == "classify" or head == "linear":
         return ()
+    if head == "eomt":
+        return (architecture.depth - head_blocks(architecture, head) - 1,)
     return tuple(-(-(i + 1) * architecture.depth // LEVELS) - 1 for i in range(LEVELS))
+
+
+def head_blocks(architecture: Architecture, head: str) -> int:
+    """Return how many of the ViT's last blocks become a part of a head: `BLOCKS` for eomt, at most half of the ViT."""
+    return min(BLOCKS, architecture.depth // 2) if head == "eomt" else 0

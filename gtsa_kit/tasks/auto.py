@@ -25,8 +25,14 @@ DETECTOR_BATCH = {"frozen": 4, "cpu": 2, "cuda": 8}
 """The same for detectors, the heads of which take most of the time."""
 DETECTOR_SIDE = {"frozen": 448, "cpu": 448, "cuda": 800}
 """Short side of the inputs of detectors that auto chooses, at most, in pixels."""
+RATE = 1e-3
+"""Peak learning rate of other heads, and of all layers."""
+LINEAR_RATE = 3e-2
+"""Peak learning rate of a linear layer on the maps of a frozen encoder."""
 DETECTOR_RATE = 4e-4
 """Peak learning rate of detectors."""
+EOMT_RATE = 2e-4
+"""Peak learning rate of the head eomt, a part of which is trained already."""
 ENLARGED = 5 / 3
 """Factor by which detectors on a GPU enlarge images, at most; COCO's become 800 pixels high."""
 DETECTOR_SIZES: dict[str, dict[str, int]] = {
@@ -67,13 +73,13 @@ def resolve_auto(
 
     freeze = choose("train.freeze", device == "cpu" and config.model.random is None)
     kind = "frozen" if freeze else device
-    _choose_head(config, data, spec, choose)
+    name = _choose_head(config, data, spec, choose)
     size = _choose_sizes(data, spec, kind, choose)
     _choose_detector(config, size, device, choose)
     batch = choose("train.batch_size", min(images, (DETECTOR_BATCH if config.task == "detect" else BATCH)[kind]))
     images_per_step = batch * config.train.accumulate * world
     steps = choose("train.steps", _steps(config.train.epochs, images, images_per_step, kind))
-    choose("optim.lr", DETECTOR_RATE if config.task == "detect" else 1e-3)
+    choose("optim.lr", _rate(config.task, name, freeze))
     choose("optim.warmup_steps", steps // 20)
     choose("train.eval_every", max(1, steps // (10 if freeze else 5)))
     precision = choose_precision(config.train.precision)
@@ -82,7 +88,8 @@ def resolve_auto(
     return _with(config, chosen), _sentence(chosen, freeze, steps * images_per_step / images)
 
 
-def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choose: Any) -> None:
+def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choose: Any) -> str:
+    """Choose the head, its blocks and their maps; return its name."""
     heads = HEADS[config.task]
     boxes_alone = isinstance(data, ObjectData) and not data.has_masks
     name = choose("head.name", "faster-rcnn" if boxes_alone else heads[0])
@@ -90,7 +97,24 @@ def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choo
         raise ValueError(f"the task {config.task} has no head {name}; choose {' or '.join(heads)}")
     if name == "mask-rcnn" and boxes_alone:
         raise ValueError("the objects have no masks, which the head mask-rcnn learns; use --no-masks for boxes alone")
-    choose("head.layers", head_layers(spec.architecture, config.task, name))
+    layers = choose("head.layers", head_layers(spec.architecture, config.task, name))
+    if name == "eomt" and len(layers) != 1:
+        raise ValueError(
+            f"the head eomt takes the map of one block, got --layers {','.join(map(str, layers)) or '(none)'}"
+        )
+    choose("head.blocks", spec.architecture.depth - 1 - layers[0] if name == "eomt" else 0)
+    if name == "eomt" and config.train.class_weights != "none":
+        raise ValueError("the loss of the head eomt has no weights of classes; omit --class-weights")
+    return str(name)
+
+
+def _rate(task: str, head: str, freeze: bool) -> float:
+    """Return the peak learning rate of a head, or of all layers."""
+    if task == "detect":
+        return DETECTOR_RATE
+    if head == "eomt":
+        return EOMT_RATE
+    return LINEAR_RATE if head == "linear" and task == "segment" and freeze else RATE
 
 
 def _choose_detector(config: FinetuneConfig, size: int, device: str, choose: Any) -> None:

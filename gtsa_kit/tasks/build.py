@@ -23,6 +23,7 @@ from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.frozen import FrozenBatches
 from gtsa_kit.tasks.frozen_start import frozen_features
 from gtsa_kit.tasks.object_data import ObjectData
+from gtsa_kit.tasks.query_loss import make_query_criterion
 from gtsa_kit.tasks.start import build_model
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
@@ -75,6 +76,7 @@ def build_state(
         class_weights=None if train.class_weights == "none" else torch.from_numpy(weights).to(fabric.device),
         val_features=features[1] if features else None,
         start_digest=config.model.sha256,
+        query_criterion=make_query_criterion(spec.classes).to(fabric.device) if spec.head == "eomt" else None,
         step=step,
         best=checkpoint["best"] if checkpoint else None,
     )

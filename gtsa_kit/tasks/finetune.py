@@ -11,10 +11,12 @@ from gtsa_kit.data.detect_augment import DetectBatch
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.samples import seed_step
 from gtsa_kit.models.encoder import normalize
+from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.task_model import save_task_model
 from gtsa_kit.tasks.evaluate import evaluate
 from gtsa_kit.tasks.frozen import FeatureBatch
 from gtsa_kit.tasks.objective import class_loss, pixel_loss
+from gtsa_kit.tasks.query_loss import query_loss
 from gtsa_kit.tasks.scoring import plain_scores
 from gtsa_kit.tasks.state import SCORE_NAMES, FinetuneCallback, FinetuneMetrics, FinetuneState
 from gtsa_kit.training.checkpoint import save_checkpoint
@@ -91,6 +93,9 @@ def compute_losses(
     if state.data.task == "detect":
         parts: dict[str, Tensor] = state.wrapped.losses(*inputs, image_sizes=sizes, targets=labels)
         return {"loss": torch.stack([*parts.values()]).sum(), **parts}
+    if isinstance(state.model.head, EomtHead):
+        state.model.head.anneal(state.step / state.steps)
+        return {"loss": query_loss(state.wrapped(*inputs), labels, state.query_criterion)}
     logits = state.wrapped(*inputs)
     if state.data.task == "classify":
         return {"loss": class_loss(logits, labels, state.class_weights, state.config.augment.smoothing)}

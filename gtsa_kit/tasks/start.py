@@ -49,10 +49,20 @@ def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
         raise ValueError(f"{len(labels)} classes are more than a mask holds, {VOID}; merge some in --labels FILE")
     side = resolved(config.augment.size) if config.task != "classify" else None
     layers = resolved(head.layers)
-    options = head.final_norm, head.pyramid, resolved(head.channels), head.dropout, side
+    final_norm = head.final_norm and head.name != "eomt"
+    options = final_norm, head.pyramid, resolved(head.channels), head.dropout, side
     detector = make_detector_spec(config) if config.task == "detect" else None
     masks: MaskFormat = data.label_masks if isinstance(data, MaskData) else "index"
-    return TaskSpec(config.task, labels, head.name, layers, *options, label_masks=masks, detector=detector)
+    return TaskSpec(
+        config.task,
+        labels,
+        head.name,
+        layers,
+        *options,
+        label_masks=masks,
+        detector=detector,
+        blocks=resolved(head.blocks),
+    )
 
 
 def make_detector_spec(config: FinetuneConfig) -> DetectorSpec:
@@ -91,4 +101,13 @@ def build_model(config: FinetuneConfig, start: Start, spec: TaskSpec) -> TaskMod
 def saved_start(run_dir: Path, spec: EncoderSpec) -> Start:
     """Return the start of a run from its folder; without a file of weights, they were random or are in a checkpoint."""
     file = run_dir / FILE
-    return Start(spec, safetensors.torch.load_file(file) if file.exists() else None)
+    return Start(spec, _kept(safetensors.torch.load_file(file), spec) if file.exists() else None)
+
+
+def _kept(weights: dict[str, torch.Tensor], spec: EncoderSpec) -> dict[str, torch.Tensor]:
+    """Leave out the blocks that a head has taken over; the checkpoint has them."""
+    parts = {name: name.split(".") for name in weights}
+    taken = {
+        name for name, (first, *rest) in parts.items() if first == "blocks" and int(rest[0]) >= spec.architecture.depth
+    }
+    return {name: value for name, value in weights.items() if name not in taken}

@@ -136,6 +136,8 @@ class FinetuneState:
     """Features of the validation images, if the encoder is frozen."""
     start_digest: str
     """SHA-256 of the encoder's weights at the start, "" for random ones."""
+    query_criterion: Any = None
+    """Loss of the head eomt; None for other heads."""
     step: int = 0
     """Number of finished steps."""
     best: dict[str, Any] | None = None

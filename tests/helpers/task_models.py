@@ -11,6 +11,7 @@ from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.task_model import MODEL, TaskModel, save_task_model
 from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 
@@ -51,6 +52,8 @@ def task_spec(kind: str, arch: "Arch" = "vit_test", final_norm: bool = True) -> 
     if kind in DETECTORS:
         detector = replace(SMALL_DETECTOR, masks=kind == "mask-rcnn")
         return TaskSpec("detect", LABELS, kind, layers, final_norm, detector=detector)
+    if kind == "eomt":
+        return TaskSpec("segment", LABELS, "eomt", head_layers(ARCHITECTURES[arch], "segment", "eomt"), False, blocks=1)
     if kind == "classify":
         return TaskSpec("classify", LABELS, "linear", final_norm=final_norm)
     if kind == "linear":
@@ -79,6 +82,8 @@ def random_task_model(spec: TaskSpec, arch: "Arch | Architecture" = "vit_test", 
                 buffer.copy_(0.5 + torch.rand_like(buffer))
         if isinstance(model.head, DetectorHead):
             _spread_detections(model, model.head)
+        elif isinstance(model.head, EomtHead):
+            _spread_queries(model, model.head)
         else:
             _spread_logits(model)
     return model
@@ -98,6 +103,20 @@ def _spread_logits(model: TaskModel) -> None:
     factor = 3 / (logits - means[:, None]).std()
     classifier.bias.copy_((classifier.bias - means) * factor)
     classifier.weight *= factor
+
+
+def _spread_queries(model: TaskModel, head: EomtHead) -> None:
+    """Scale the last layers so that the queries choose different classes, and the masks different patches."""
+    noise = torch.nn.functional.interpolate(torch.randn(4, 3, 12, 16), scale_factor=8, mode="bilinear")
+    features = model.features(noise)
+    head.masked.zero_()
+    masks, classes = head.predictions(*features)[-1]
+    head.mask_head[-1].weight *= 6 / masks.std()
+    head.mask_head[-1].bias *= 6 / masks.std()
+    factor, means = 3 / classes.std(), classes.mean(dim=(0, 1))
+    head.classifier.bias.copy_((head.classifier.bias - means) * factor)
+    head.classifier.weight *= factor
+    head.classifier.bias[-1] += 8.0  # most queries are of no class, as in a trained model
 
 
 def _spread_detections(model: TaskModel, head: DetectorHead) -> None:

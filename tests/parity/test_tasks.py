@@ -98,6 +98,7 @@ def test_a_mask_is_the_class_with_the_largest_logit(made, task_run) -> None:
         ("fpn flat", "bf16", {}),
         ("fpn flat", "int8", {}),
         ("linear", "int8", {"keep_float": ("head",)}),
+        ("eomt", "fp16", {}),
     ],
 )
 def test_lower_precisions_pass_the_gate(
@@ -277,10 +278,13 @@ def test_triton_serves_a_mask(gtsa_here, made, task_run, tmp_path: Path) -> None
     assert 'name: "images" data_type: TYPE_UINT8 dims: [2, 48, 64, 3]' in config
 
 
-def test_an_engine_is_built_for_any_batch_and_size(gtsa_here, made, task_run, few: Path, tmp_path: Path) -> None:
-    """Build the graph of the strided head, which has every operator of the others, without a GPU."""
+@pytest.mark.parametrize("kind", ["fpn strided", "eomt"])
+def test_an_engine_is_built_for_any_batch_and_size(
+    kind: str, gtsa_here, made, task_run, few: Path, tmp_path: Path
+) -> None:
+    """Build the graphs of the strided head, which has every operator of the other ones, and of queries, with no GPU."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
-    graph, engine = made("onnx", task_run("fpn strided"), **DYNAMIC), tmp_path / "model.engine"
+    graph, engine = made("onnx", task_run(kind), **DYNAMIC), tmp_path / "model.engine"
     options = ["--batch", "1:2:3", "--max-size", "64", "--images", few, "--out", engine]
     done = gtsa_here("export", graph, "--format", "trt", "--runtime", "tensorrt-rtx", "--precision", "fp32", *options)
     assert done.returncode == 0, done.stderr
