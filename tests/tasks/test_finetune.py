@@ -207,7 +207,7 @@ def test_every_epoch_uses_every_item_once_and_batches_depend_on_the_step_alone(
         "segment", tmp_path / "none", False, None, None, {"data.source": str(blocks), "model.weights": str(encoder)}
     )
     config = config.model_copy(
-        update={"head": config.head.model_copy(update={"name": "linear", "layers": (), "channels": 16})}
+        update={"head": config.head.model_copy(update={"name": "linear", "layers": (), "blocks": 0, "channels": 16})}
     )
     config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
     data = open_task_data(config)

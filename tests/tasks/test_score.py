@@ -65,7 +65,7 @@ def test_masks_are_read_as_those_of_the_training(in_color: bool, tmp_path: Path)
     rows = ["name,r,g,b", "road,0,0,0", "car,0,0,1", "road,0,0,3"]
     names.write_text("\n".join(rows) if in_color else "{0: road, 4: car, 300: road}")
     settings = {"source": str(tmp_path), "labels": str(names), "ignore": ["#000009" if in_color else "9"]}
-    head = {"augment": {"size": 32}, "head": {"name": "linear", "layers": [], "channels": 128}}
+    head = {"augment": {"size": 32}, "head": {"name": "linear", "layers": [], "blocks": 0, "channels": 128}}
     config = load_finetune_config("segment", overrides=flatten({"data": settings} | head))
     data = open_task_data(config)
     model = TaskModel(Encoder("vit_test"), make_spec(config, data))
