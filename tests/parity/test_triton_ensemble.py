@@ -124,6 +124,8 @@ def test_weights_are_exported_with_the_maps_of_the_heads(runs: dict[str, Path], 
     assert names == ["street", "street_defects", "street_encoder"]
     images = torch.randn(2, 3, 32, 48)
     logits = infer(tmp_path / "models", "street", {"images": images.numpy()})["defects_logits"]
+    (step, _) = read_config(tmp_path / "models" / "street").ensemble_scheduling.step
+    assert set(step.output_map) == {"embedding", "feature_map_0", "feature_map_1"}, "every tensor is used"
     np.testing.assert_allclose(logits, expected(runs["defects"], images), atol=1e-3, rtol=1e-3)
     again = invoke(runs["encoder"], *head, "--name", "street", "--out", tmp_path / "models", "--images", few)
     assert again.exit_code != 0

@@ -1,6 +1,6 @@
 """Ensemble of an encoder and heads for NVIDIA Triton: the encoder runs once for an image, and each head on its maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def ensemble_models(
     images = preprocess_manifest(manifest).inputs[0] if len(parts) == 2 else manifest.inputs[0]
     outputs = [spec for spec in manifest.outputs if spec.name == EMBEDDING]
     outputs += [head.manifest.outputs[0].model_copy(update={"name": f"{head.name}_{LOGITS}"}) for head in heads]
-    steps = [*_encoder_steps(parts, manifest), *_head_steps(models, heads)]
+    used = {EMBEDDING, *(spec.name for head in heads for spec in head.manifest.inputs)}
+    steps = [*_encoder_steps(parts, manifest, used), *_head_steps(models, heads)]
     return [*parts, *models, RepositoryModel(ensemble_config(serving.name, max_batch, images, outputs, steps))]
 
 
@@ -88,14 +89,15 @@ def _is_ensemble(model: RepositoryModel) -> bool:
     return bool(model.config["platform"] == "ensemble")
 
 
-def _encoder_steps(parts: Sequence[RepositoryModel], manifest: Manifest) -> Iterator[Step]:
-    """Yield the steps from images to the encoder's outputs, which keep their names."""
+def _encoder_steps(parts: Sequence[RepositoryModel], manifest: Manifest, used: Set[str]) -> Iterator[Step]:
+    """Yield the steps from images to the outputs of the encoder that are used, which keep their names."""
     images = manifest.inputs[0].name
     for model in parts[:-1]:
         output = str(model.config["output"][0]["name"])
         yield model.name, {str(model.config["input"][0]["name"]): images}, {output: output}
         images = output
-    yield parts[-1].name, {manifest.inputs[0].name: images}, {spec.name: spec.name for spec in manifest.outputs}
+    outputs = {spec.name: spec.name for spec in manifest.outputs if spec.name in used}
+    yield parts[-1].name, {manifest.inputs[0].name: images}, outputs
 
 
 def _head_steps(models: Sequence[RepositoryModel], heads: Sequence[ServedHead]) -> Iterator[Step]:
