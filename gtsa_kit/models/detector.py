@@ -1,6 +1,6 @@
 """Detector: the head of torchvision's Faster R-CNN or Mask R-CNN on the maps of a ViT, for any patch size and grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ class DetectorHead(nn.Module):
         return _fill_slots(results, self.spec)
 
     def losses(
-        self, *maps: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
+        self, *maps: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Iterable[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Compute the losses of training.
 

@@ -1,7 +1,7 @@
 """Task models: an encoder with a head, and their files `model.safetensors` and `model.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ class TaskModel(nn.Module):
         return self.resize(logits, size)
 
     def losses(
-        self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Mapping[str, Tensor]]
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Iterable[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Compute the losses of a detector; see `DetectorHead.losses`."""
         assert isinstance(self.head, DetectorHead)

@@ -24,7 +24,7 @@ from gtsa_kit.tasks.frozen import FrozenBatches
 from gtsa_kit.tasks.frozen_start import frozen_features
 from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.query_loss import make_query_criterion
-from gtsa_kit.tasks.start import build_model
+from gtsa_kit.tasks.start import build_model, exclude_unused
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
 from gtsa_kit.training.fabric import Fabric
@@ -87,6 +87,7 @@ def place_model(
 ) -> TaskModel:
     """Build the model with the weights of the start, or of the checkpoint, for the device and precision of a run."""
     model = build_model(config, start, spec)
+    exclude_unused(model)
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch implements it for CUDA only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if not should_use_fused_attention(fabric.device, config.train.precision == "bf16"):

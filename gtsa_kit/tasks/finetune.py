@@ -15,7 +15,7 @@ from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.task_model import save_task_model
 from gtsa_kit.tasks.evaluate import evaluate
 from gtsa_kit.tasks.frozen import FeatureBatch
-from gtsa_kit.tasks.objective import class_loss, pixel_loss
+from gtsa_kit.tasks.objective import Targets, class_loss, pixel_loss
 from gtsa_kit.tasks.query_loss import query_loss
 from gtsa_kit.tasks.scoring import plain_scores
 from gtsa_kit.tasks.state import SCORE_NAMES, FinetuneCallback, FinetuneMetrics, FinetuneState
@@ -91,7 +91,8 @@ def compute_losses(
 ) -> dict[str, Tensor]:
     """Return the loss of a batch and, for a detector, its parts; logits of pixels are resized to the labels."""
     if state.data.task == "detect":
-        parts: dict[str, Tensor] = state.wrapped.losses(*inputs, image_sizes=sizes, targets=labels)
+        with state.fabric.autocast():  # with one process, Fabric does so for `forward` alone
+            parts: dict[str, Tensor] = state.wrapped.losses(*inputs, image_sizes=sizes, targets=Targets(labels))
         return {"loss": torch.stack([*parts.values()]).sum(), **parts}
     if isinstance(state.model.head, EomtHead):
         state.model.head.anneal(state.step / state.steps)

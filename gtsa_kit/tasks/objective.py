@@ -1,10 +1,27 @@
-"""Losses of tasks: cross-entropy of pixels that are not void, and of images, also with mixed labels."""
+"""Losses of tasks: cross-entropy of pixels that are not void, and of images, also with mixed labels; targets."""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gtsa_kit.data.label_map import VOID
+
+
+class Targets:
+    """Objects of each image of a batch, in float32 in every precision of a run.
+
+    Fabric converts the tensors of lists and dictionaries to the precision of the run, with several processes. Boxes in
+    bfloat16 would be off by pixels, so this class is neither.
+    """
+
+    def __init__(self, images: Sequence[Mapping[str, Tensor]]) -> None:
+        self._images = images
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        """Iterate over the images."""
+        return iter(self._images)
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -98,6 +98,17 @@ def build_model(config: FinetuneConfig, start: Start, spec: TaskSpec) -> TaskMod
     return TaskModel(encoder, spec)
 
 
+def exclude_unused(model: TaskModel) -> None:
+    """Exclude weights of the encoder from training on which the maps for the head do not depend.
+
+    Processes that exchange gradients would wait for theirs.
+    """
+    spec, vit = model.spec, model.encoder.vit
+    if spec.task != "classify":
+        vit.blocks[max(spec.layers, default=len(vit.blocks) - 1) + 1 :].requires_grad_(False)
+        vit.norm.requires_grad_(spec.final_norm)
+
+
 def saved_start(run_dir: Path, spec: EncoderSpec) -> Start:
     """Return the start of a run from its folder; without a file of weights, they were random or are in a checkpoint."""
     file = run_dir / FILE

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.instance_data import DrawnImage, write_coco
 from helpers.processes import finetune_and_kill, start_forked
-from helpers.task_models import SMALL_DETECTOR
+from helpers.task_models import SMALL_DETECTOR, random_task_model, task_spec
 from helpers.weights import save_random
 from PIL import Image
 
@@ -28,7 +28,8 @@ from gtsa_kit.tasks.build import learning_rates
 from gtsa_kit.tasks.evaluate import score_model
 from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.object_targets import object_targets
-from gtsa_kit.tasks.start import make_spec
+from gtsa_kit.tasks.objective import Targets
+from gtsa_kit.tasks.start import exclude_unused, make_spec
 from gtsa_kit.tasks.state import FinetuneCallback
 from gtsa_kit.tasks.task_data import open_task_data, validation_images
 from gtsa_kit.tasks.views import View, apply_to_image, make_view
@@ -185,6 +186,51 @@ def test_targets_of_a_version_lie_where_its_pixels_are(number: int) -> None:
     alone = object_targets(view, objects._replace(masks=None), width, height, size)
     assert torch.equal(alone["boxes"], targets["boxes"])
     assert "masks" not in alone
+
+
+def test_boxes_keep_their_precision_in_a_run_of_several_processes() -> None:
+    from lightning_fabric.plugins import MixedPrecision
+
+    convert = MixedPrecision("bf16-mixed", "cpu").convert_input
+    boxes = torch.tensor([[1.0, 2.0, 301.3, 402.7]])
+    assert convert([{"boxes": boxes}])[0]["boxes"].dtype == torch.bfloat16
+    (kept,) = convert({"targets": Targets([{"boxes": boxes}])})["targets"]
+    assert torch.equal(kept["boxes"], boxes)
+
+
+@pytest.mark.parametrize("kind", ["mask-rcnn", "fpn flat", "linear"])
+@pytest.mark.parametrize("final_norm", [True, False])
+@pytest.mark.parametrize("last", [0, 1])
+def test_all_weights_that_are_trained_have_gradients(kind: str, final_norm: bool, last: int) -> None:
+    """Otherwise several processes would wait for them."""
+    spec = replace(task_spec(kind, final_norm=final_norm), layers=(last,) * (1 if kind == "linear" else 4))
+    model = random_task_model(spec).train()
+    exclude_unused(model)
+    images = torch.randn(2, 3, 64, 64)
+    if kind == "mask-rcnn":
+        masks = torch.ones(1, 64, 64, dtype=torch.uint8)
+        target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.ones(1).long(), "masks": masks}
+        loss = torch.stack([*model.losses(images, [(64, 64)] * 2, [target] * 2).values()]).sum()
+    else:
+        loss = model(images).square().mean()
+    loss.backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(trained) > 15
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+
+
+def test_mixed_precision_is_that_of_the_losses_too(squares: Path, tmp_path: Path) -> None:
+    """Weights of a step in bf16 are close to those in float32, and not equal."""
+    settings = SMALL | sources(squares) | {"train.freeze": True, "train.steps": 1, "train.views": 1}
+    settings |= {"optim.warmup_steps": 0, "train.features": str(tmp_path / "features")}
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = tmp_path / precision
+        chosen = settings | {"train.precision": precision}
+        finetune("detect", squares / "labels.json", run, random="vit_test", settings=chosen)
+        losses[precision] = read_json_lines(run / "metrics.jsonl")[0]["loss"]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.2)
 
 
 def test_objects_outside_of_a_version_are_left_out() -> None:
