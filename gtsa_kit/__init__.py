@@ -22,7 +22,7 @@ from gtsa_kit.version import __version__
 _MODULES = {
     "pretrain": "gtsa_kit.training.pretrain",
     "finetune": "gtsa_kit.tasks.api",
-    "verify": "gtsa_kit.export.api",
+    "verify": "gtsa_kit.export.verify_api",
     "load": "gtsa_kit.export.runtime.load",
     "load_encoder": "gtsa_kit.export.api",
     "embed": "gtsa_kit.embedding.iterate",
@@ -30,13 +30,15 @@ _MODULES = {
     "open_image": "gtsa_kit.data.image_io",
     "Features": "gtsa_kit.models.encoder",
     "ImportOptions": "gtsa_kit.export.open_options",
-    "ParityError": "gtsa_kit.export.api",
+    "ParityError": "gtsa_kit.export.gate_errors",
+    "TaskScoreError": "gtsa_kit.export.gate_errors",
 }
 
 __all__ = [
     "Features",
     "ImportOptions",
     "ParityError",
+    "TaskScoreError",
     "__version__",
     "embed",
     "export",

@@ -55,7 +55,7 @@ def test_from_images_to_a_verified_file(images: Path, tmp_path: Path) -> None:
         gtsa_kit.pretrain(images, run, settings={"loss.rotation_weight": 0.1}, resume=True)
     with pytest.raises(ValueError, match="does not exist"):
         gtsa_kit.pretrain(images / "none", tmp_path / "other")
-    path = gtsa_kit.export(run, format="onnx", size=(32, 48), layers=(1,))
+    path = gtsa_kit.export(run, format="onnx", size=(32, 48), batch=1, layers=(1,))
     assert path == run / "encoder.onnx"
     with pytest.raises(ValueError, match="exists"):
         gtsa_kit.export(run, size=(32, 48))
@@ -83,7 +83,7 @@ def test_a_file_that_lost_parity_raises(images: Path, tmp_path: Path, monkeypatc
     fp32 = tolerances.TOLERANCES["fp32"]
     monkeypatch.setitem(tolerances.TOLERANCES, "fp32", replace(fp32, max_abs=0.0))
     with pytest.raises(gtsa_kit.ParityError, match="failed the parity gate") as caught:
-        gtsa_kit.export(tmp_path, size=(32, 32), images=images)
+        gtsa_kit.export(tmp_path, size=(32, 32), batch=1, images=images)
     assert not caught.value.report.passed
     assert caught.value.path.with_name("encoder.onnx.json").exists()
 

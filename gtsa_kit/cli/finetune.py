@@ -96,6 +96,10 @@ def segment(
       gtsa finetune segment photos/ --model runs/street --head linear --val-split 0.2:order
 
       gtsa finetune segment ade20k/ --model runs/street --preset ade20k-fpn --devices 4
+
+      gtsa finetune segment --resume --steps 2000 --out runs/camvid
+
+      gtsa finetune segment --finish --out runs/camvid
     """
     given = {
         "head.name": head,
@@ -223,6 +227,9 @@ def _run(
     overrides = options.settings(weights.import_options) | {k: v for k, v in given.items() if v is not None}
     overrides |= {"data.source": str(absolute_data(data))} if data else {}
     run_dir = options.out or _default_out(task, data)
+    if options.finish:
+        _finish(run_dir, bool(overrides or options.preset or options.config or options.resume))
+        return
     config = resolve_finetune(task, run_dir, options.resume, options.preset, options.config, overrides)
     from gtsa_kit.models.run_folder import check_run_dir
 
@@ -231,6 +238,15 @@ def _run(
 
     if not run_finetuning(config, run_dir, options.resume):
         fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {run_dir}", 130)
+
+
+def _finish(run_dir: Path, has_settings: bool) -> None:
+    """Write the result of a run from its last checkpoint."""
+    if has_settings:
+        raise ValueError("--finish ends a run as it is; omit the settings, or continue with them by --resume")
+    from gtsa_kit.cli.support.finetune_display import finish_with_result
+
+    finish_with_result(run_dir)
 
 
 def _default_out(task: TaskName, data: Path | None) -> Path:

@@ -41,7 +41,8 @@ def verify(
     """Run the parity gate again on this machine. Exits with 1 if it fails.
 
     With --score, FILE and the float32 model that it was exported from are also scored on labeled images. It exits with
-    1 if FILE loses more than --max-drop.
+    1 if FILE loses more than --max-drop. Of an engine that can't run on this machine the graph is scored, of a model of
+    Triton the file that it serves.
 
     Where the weights are not found, FILE is checked without them (content, shapes, finite outputs, repeatability), and
     a line says that it was not compared.
@@ -71,18 +72,17 @@ def verify(
         raise ValueError(f"{names} is for the weights that --against names; add it, or omit {names}")
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.cli.support.verify_steps import ReferenceOptions, score_again, verify_artifact, verify_engine
+    from gtsa_kit.cli.support.verify_scores import score_again, score_engine_again
+    from gtsa_kit.cli.support.verify_steps import ReferenceOptions, verify_artifact, verify_engine
     from gtsa_kit.export.formats.content import ReportWarning
     from gtsa_kit.export.spec import SUFFIX
 
     console = make_console()
     reference = ReferenceOptions(against, options.import_options)
-    if scoring.score and (file.is_dir() or file.suffix == SUFFIX["trt"]):
-        raise ValueError(f"--score is for files that run here, not for folders and engines; omit it for {file}")
     if file.is_dir():
         from gtsa_kit.cli.support.verify_folder import verify_folder
 
-        verify_folder(file, reference, images, options, as_json, console)
+        verify_folder(file, reference, images, options, as_json, console, scoring)
         return
     if file.suffix not in SUFFIX.values():
         raise ValueError(f"{file} is not an exported file; their suffixes are {', '.join(SUFFIX.values())}")
@@ -90,6 +90,8 @@ def verify(
         if options.provider_options:
             raise ValueError("--provider, --engine-cache and --fallback are for .onnx files; omit them")
         verify_engine(file, reference, images, model.device, as_json, console)
+        if scoring.score:
+            score_engine_again(file, reference, scoring, model.device, console)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReportWarning)  # the steps say it

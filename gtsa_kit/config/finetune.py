@@ -130,14 +130,18 @@ class FinetuneAugmentConfig(Section):
     """Input in pixels: the short side of images with labeled pixels or objects, else the side of the square; a multiple
     of the patch size. auto is that of the images, 512 at most (objects: 800, or 448 on a CPU), or for classes that of
     the encoder."""
+    crop_from: Annotated[int, Field(ge=0)] = 0
+    """Short side in pixels to which an image with a class is resized for scores and predictions, before the square of
+    `size` is cut from its center; 0 stretches the image."""
     crop: Positive | Auto = "auto"
     """Side in pixels of the square crops of labeled pixels while the encoder is trained; auto is `size`."""
     scale: tuple[AboveZero, AboveZero] = (0.5, 2.0)
     """Range of the factor on `size` before a crop; for classes, with `area`, this is not used."""
     short_sides: tuple[AboveZero, AboveZero] = (0.6, 1.0)
     """Range of the short side of images with objects while the encoder is trained, as a multiple of `size`."""
-    long_side: AboveZero = 5 / 3
-    """Largest long side of images with objects while the encoder is trained, as a multiple of `size`."""
+    long_side: NonNegative | Auto = "auto"
+    """Largest long side of an input, as a multiple of `size`, where that is the short side; 0 is unbounded. auto is 5/3
+    for objects, else 0."""
     area: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Range of the share of an image that a crop for classes covers."""
     flip: Fraction = 0.5

@@ -14,7 +14,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
     "ade20k-fpn": {
         "head": {"name": "fpn", "final_norm": False, "pyramid": "flat", "channels": 128, "dropout": 0.1},
         "optim": {"lr": 6e-5, "weight_decay": 0.01, "schedule": "poly", "final_lr": 0.0, "warmup_steps": 1500},
-        "augment": {"size": 512, "crop": 512, "scale": [0.5, 2.0], "max_class_share": 0.75},
+        "augment": {"size": 512, "long_side": 4.0, "crop": 512, "scale": [0.5, 2.0], "max_class_share": 0.75},
         "train": {"freeze": False, "steps": 40_000, "batch_size": 16},
     },
     # Table 2 of the GTSA paper: Mask R-CNN for 12 epochs, with a tenth of the rate after 8 and again after 11.
@@ -39,8 +39,9 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "augment": {"size": 800, "short_sides": [0.6, 1.0], "long_side": 1333 / 800, "color": 0.0},
         "train": {"freeze": False, "epochs": 12.0, "batch_size": 8},
     },
-    # Table 1 of the GTSA paper; its inputs at evaluation are 224 pixels, without the larger image that is cropped.
+    # Table 1 of the GTSA paper.
     "inat19": {
+        "head": {"final_norm": False},
         "model": {"drop_path": 0.1},
         "optim": {
             "lr": 5e-4,
@@ -53,6 +54,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         },
         "augment": {
             "size": 224,
+            "crop_from": 256,
             "randaugment": "rand-m9-mstd0.5-inc1",
             "erase": 0.25,
             "mixup": 0.8,
@@ -100,10 +102,10 @@ RESUME_MUTABLE = {
     *("data.source", "data.images", "data.val", "train.log_every", "train.keep_checkpoints"),
     *("train.checkpoint_every", "train.checkpoint_minutes"),
     *("train.batch_size", "train.accumulate", "train.devices", "train.workers", "train.max_batch_wait"),
-    *("train.precision", "train.features"),
+    *("train.precision", "train.features", "train.steps", "train.epochs"),
 }
-"""Settings that may change when a run is resumed: batch_size x accumulate x processes must stay the same, and the
-images must be the same wherever `data.source` says that they are now."""
+"""Settings that may change when a run is resumed: the number of steps may grow, batch_size x accumulate x processes
+must stay the same, and the images must be the same wherever `data.source` says that they are now."""
 
 
 def resume_finetune_config(
@@ -124,7 +126,8 @@ def resume_finetune_config(
     before = load_finetune_config(task, None, saved)
     given = flatten(read_yaml(file) if file else {}) | dict(overrides) | ({"preset": preset} if preset else {})
     given = {key: value for key, value in given.items() if value != "auto" and key != "task"}
-    after = validate(FinetuneConfig, merge(before.model_dump(mode="json"), nest(given)))
+    layer, saved_settings = nest(given), before.model_dump(mode="json")
+    after = validate(FinetuneConfig, merge(without_overridden_steps(saved_settings, layer), layer))
     old, new = flatten(before.model_dump(mode="json")), flatten(after.model_dump(mode="json"))
     changed = [f"{key}: {old[key]}, {new[key]}" for key in old if old[key] != new[key] and key not in RESUME_MUTABLE]
     if changed:

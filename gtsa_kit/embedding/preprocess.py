@@ -92,7 +92,10 @@ class Preprocessor:
     ) -> PreparedImage:
         """Resize and normalize upright pixels (H, W, 3) uint8."""
         height, width = image.shape[:2]
-        resized = resize(image, self.resize(width, height), self.preprocessing)
+        size = self.resize(width, height)
+        if self.resize.crop_from:
+            image = np.asarray(self.resize.cut(Image.fromarray(image), self.preprocessing.interpolation))
+        resized = resize(image, size, self.preprocessing)
         pixels = to_input(resized, self.preprocessing, self.input_format)
         return PreparedImage(path, width, height, orientation, sha256, stamp, pixels, self.input_format)
 

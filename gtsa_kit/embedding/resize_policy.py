@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from PIL import Image
+
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.models.encoder import INTERPOLATIONS
 
 MAX_PATCHES = 8192
 """Maximum patches of one image, where sizes vary: the memory of attention grows with their square."""
@@ -25,6 +28,10 @@ class ResizePolicy:
     max_size: tuple[int | None, int | None] = (None, None)
     """Largest (height, width) that the model accepts; None is unbounded."""
     max_patches: int = MAX_PATCHES
+    long_side: int = 0
+    """Largest long side of `short-side`, before rounding to patches; 0 is unbounded."""
+    crop_from: int = 0
+    """Short side to which `fixed` resizes an image before `size` is cut from its center; 0 stretches the image."""
     patch: int = field(kw_only=True)
     """Side of a patch in pixels."""
 
@@ -33,11 +40,26 @@ class ResizePolicy:
         """Shape (h, w) of the feature maps of `fixed`."""
         return self.size[0] // self.patch, self.size[1] // self.patch
 
+    def cut(self, image: Image.Image, interpolation: str) -> Image.Image:
+        """Return the part of an upright image that the input shows, in its size where that is a center crop.
+
+        It is that of `Resize(crop_from)` and `CenterCrop(size)` in torchvision. Other policies show the whole image.
+        """
+        if not self.crop_from:
+            return image
+        width, height = image.size
+        long = int(self.crop_from * max(width, height) / min(width, height))
+        size = (self.crop_from, long) if width <= height else (long, self.crop_from)
+        (rows, columns), (wide, high) = self.size, size
+        left, top = round((wide - columns) / 2), round((high - rows) / 2)
+        return image.resize(size, INTERPOLATIONS[interpolation]).crop((left, top, left + columns, top + rows))
+
     def __call__(self, width: int, height: int) -> tuple[int, int]:
         """Return the input's (height, width) for an upright image."""
         if self.kind == "fixed":
             return self.size
         scale = self.size[0] / min(width, height) if self.kind == "short-side" else 1.0
+        scale = min(scale, self.long_side / max(width, height)) if self.long_side else scale
         grid = [max(1.0, scale * length / self.patch) for length in (height, width)]
         if round(grid[0]) * round(grid[1]) > self.max_patches:
             shrink = (self.max_patches / (grid[0] * grid[1])) ** 0.5
@@ -67,10 +89,14 @@ def choose_resize_policy(
     if short_side is not None:
         if short_side < patch or short_side % patch:
             raise ValueError(f"--short-side must be a multiple of {patch}, got {short_side}")
-        return ResizePolicy("short-side", (short_side, short_side), min_size, max_size, patch=patch)
+        long_side = manifest.long_side if short_side == manifest.short_side else 0
+        sides = (short_side, short_side)
+        return ResizePolicy("short-side", sides, min_size, max_size, long_side=long_side, patch=patch)
     if size is None:
         base = int(manifest.preprocessing["size"])
-        return ResizePolicy("fixed", (heights.clamp(base), widths.clamp(base)), patch=patch)
+        sides = heights.clamp(base), widths.clamp(base)
+        crop_from = round(manifest.crop_from * max(sides) / base)
+        return ResizePolicy("fixed", sides, crop_from=crop_from, patch=patch)
     manifest.check_axis("height", size[0])
     manifest.check_axis("width", size[1])
     return ResizePolicy("fixed", size, patch=patch)

@@ -72,6 +72,8 @@ def describe_task(manifest: Manifest, model: TaskModel, options: ExportOptions) 
             "label_masks": spec.label_masks,
             "output": options.output,
             "short_side": spec.short_side,
+            "long_side": spec.long_side,
+            "crop_from": spec.crop_from,
             "head": head,
             **(_describe_detector(model, spec.detector) if spec.detector else {}),
         }

@@ -68,6 +68,11 @@ class Manifest(Record):
     short_side: int | None = None
     """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
     preprocessing."""
+    long_side: int = 0
+    """Largest long side of an input in pixels, with `short_side`; 0 is unbounded."""
+    crop_from: int = 0
+    """Short side in pixels to which an image is resized before the square of the preprocessing is cut from its center;
+    0 stretches the image."""
     box_format: str | None = None
     """Meaning of the four numbers of a box; None for other tasks, like all fields up to `size_multiple`."""
     mask_format: str | None = None

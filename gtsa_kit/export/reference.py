@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from gtsa_kit.export.folder_report import FolderReport
+from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
-from gtsa_kit.export.source import Source, open_source
+from gtsa_kit.export.source import Source, check_no_import_options, open_source
+from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.models.checkpoint_import import sha256_of_weights
 from gtsa_kit.models.run_folder import ENCODER
 from gtsa_kit.models.task_model import MODEL
@@ -48,6 +50,29 @@ def open_reference(
         return None
     onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
     return _open_inside(onnx_file, manifest) if onnx_file.exists() and has_weights(onnx_file) else None
+
+
+def open_exportable(path: Path, given: ImportOptions | None = None) -> Source:
+    """Open the source of an export; an exported ONNX file of a task model stands for the run that it came from.
+
+    Such a file has the head's batch norms folded into its convolutions, so that its weights are not those of the run.
+
+    Raises:
+        ValueError: See `open_source`; or the run of an ONNX file is not found, or the file was changed later.
+    """
+    if path.suffix != SUFFIX["onnx"] or not path.is_file():
+        return open_source(path, given)
+    opened = open_manifest(path)
+    if opened.manifest.kind != "task":
+        return open_source(path, given)
+    check_no_import_options(path, given or ImportOptions())
+    if opened.problem:
+        raise ValueError(f"{path} stands for its run no more: {opened.problem}; name the run")
+    source = open_reference(path, opened.manifest)
+    if source is None:
+        reason, _, _ = missing_reference(path, opened.manifest).partition("; ")
+        raise ValueError(f"{reason}; name the run or its model.safetensors in place of the file")
+    return replace(source, note=f"{path}: the float32 weights of {source.path.resolve()} are exported again")
 
 
 def _open_given(against: Path, manifest: Manifest | FolderReport) -> Source:

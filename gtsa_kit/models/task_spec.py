@@ -55,6 +55,11 @@ class TaskSpec:
     short_side: int | None = None
     """Short side of an input in pixels, where images keep their aspect ratio; None stretches them to the square of the
     preprocessing."""
+    long_side: int = 0
+    """Largest long side of an input in pixels, with `short_side`; 0 is unbounded."""
+    crop_from: int = 0
+    """Short side in pixels to which an image with a class is resized before the square of the preprocessing is cut from
+    its center; 0 stretches the image."""
     label_masks: MaskFormat = "index"
     """Meaning of the ids of labels in masks: indices, or colors as 0xRRGGBB."""
     detector: DetectorSpec | None = None

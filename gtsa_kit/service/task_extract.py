@@ -87,7 +87,8 @@ class TaskExtractor:
         pixels, orientation = decode_upload(upload, self.extractor.settings.max_pixels)
         height, width = pixels.shape[:2]
         size, preprocessing = request.resize(width, height), self.model.preprocessing
-        resized = preprocessing.resized(Image.fromarray(pixels), size)
+        region = request.resize.cut(Image.fromarray(pixels), preprocessing.interpolation)
+        resized = preprocessing.resized(region, size)
         image = to_input(resized, preprocessing, self.model.manifest.input_format)
         seconds = time.monotonic() - started
         self.extractor.metrics.stage["decode"].observe(seconds)

@@ -35,7 +35,7 @@ def finetune(
         random: Architecture of random weights, in place of `model`.
         preset: "auto" (the default), "ade20k-fpn", "coco-mask-rcnn" or "inat19".
         settings: Further settings by their dotted names, such as {"train.freeze": True}.
-        resume: Continue the run in `out` from its newest checkpoint, with its saved settings.
+        resume: Continue the run in `out` from its newest checkpoint, with its saved settings; more steps extend it.
         callback: Callback of the run; its `should_stop` ends the run early.
 
     Returns:

@@ -146,9 +146,14 @@ def _choose_sizes(data: TaskData, spec: EncoderSpec, kind: str, choose: Any) -> 
     return int(size)
 
 
+def count_steps(epochs: float, images: int, images_per_step: int) -> int:
+    """Return the number of steps of a number of epochs."""
+    return max(1, round(epochs * images / images_per_step))
+
+
 def _steps(epochs: float | None, images: int, images_per_step: int, kind: str) -> int:
     if epochs is not None:
-        return max(1, round(epochs * images / images_per_step))
+        return count_steps(epochs, images, images_per_step)
     low, high = STEPS[kind]
     return min(high, max(low, round(EPOCHS[kind] * images / images_per_step)))
 

@@ -1,5 +1,6 @@
 """Model, optimizer, rates and batches of a fine-tuning run, new or from a checkpoint."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gtsa_kit.tasks.frozen import FrozenBatches
 from gtsa_kit.tasks.frozen_start import frozen_features
 from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.query_loss import make_query_criterion
-from gtsa_kit.tasks.start import build_model, exclude_unused
+from gtsa_kit.tasks.start import build_model, exclude_unused, long_side
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
 from gtsa_kit.training.fabric import Fabric
@@ -170,7 +171,7 @@ def make_detect_augment(config: FinetuneConfig, encoder: Encoder) -> DetectAugme
     return DetectAugment(
         patch=encoder.architecture.patch,
         short_sides=(low, high),
-        long_side=round(size * augment.long_side),
+        long_side=long_side(config) or sys.maxsize,
         hflip=augment.flip,
         color=ColorJitter.of_strength(augment.color) if augment.color else None,
         mean=preprocessing.mean,
@@ -198,6 +199,7 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
         size=(resolved(augment.crop), resolved(augment.crop)),
         scale=augment.scale,
         short_side=resolved(augment.size),
+        long_side=long_side(config) or None,
         max_class_share=augment.max_class_share,
         hflip=augment.flip,
         color=ColorJitter.of_strength(augment.color) if augment.color else None,

@@ -162,6 +162,7 @@ def summary(state: FinetuneState) -> dict[str, Any]:
         "weights": "best",
         "step": state.best["step"],
         "steps": state.steps,
+        "extensions": [list(extension) for extension in state.extensions],
         "images": state.images,
         "batch": state.batch,
         "frozen": state.config.train.freeze,

@@ -125,6 +125,7 @@ class FrozenFeatures:
             item = self.items[number]
             image = open_labeled(self.data, item.image)
             size = policy(image.width, image.height)
+            image = policy.cut(image, self.model.encoder.preprocessing.interpolation)
             part = apply_to_image(make_view(item.view, self.seed, item.image), image)
             inputs.append(self.model.encoder.preprocessing(part, size))
         return torch.from_numpy(np.stack(inputs))

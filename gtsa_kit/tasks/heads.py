@@ -121,10 +121,17 @@ def open_with_heads(
     return runner, heads
 
 
+def _check_crop(name: str, crop_from: int) -> None:
+    """Raise `ValueError` for a head whose images are cropped: heads share the input of one encoder, which is not."""
+    if crop_from:
+        raise ValueError(f"the head {name} is for center crops, which heads can't share; serve the whole model")
+
+
 def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
     spec, module = model.spec, model.head.to(device)
     if spec.task == "detect":
         raise ValueError("a detector's head does not run beside an encoder; serve the detector itself")
+    _check_crop(name, spec.crop_from)
     if not spec.final_norm:
         raise ValueError("the head takes maps before the final norm, which encoder files lack; train it with --freeze")
 
@@ -141,6 +148,7 @@ def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
 
 def _of_runner(name: str, runner: HeadRunner) -> Head:
     manifest = runner.manifest
+    _check_crop(name, manifest.crop_from)
     labels = tuple(Label(**dict(label)) for label in manifest.labels)
     facts = manifest.short_side, runner.layers, manifest.weights_sha256, manifest.preprocessing
     return Head(name, task_of(manifest), labels, *facts, runner)

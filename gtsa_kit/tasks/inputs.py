@@ -12,10 +12,12 @@ def input_policy(spec: TaskSpec, encoder: Encoder) -> ResizePolicy:
     """Return the rule for the size of inputs: by the short side of the spec, else the square of the preprocessing."""
     patch, side = encoder.architecture.patch, encoder.preprocessing.size
     if spec.short_side is None:
-        return ResizePolicy("fixed", (side, side), patch=patch)
-    return ResizePolicy("short-side", (spec.short_side, spec.short_side), patch=patch)
+        return ResizePolicy("fixed", (side, side), crop_from=spec.crop_from, patch=patch)
+    sides = (spec.short_side, spec.short_side)
+    return ResizePolicy("short-side", sides, long_side=spec.long_side, patch=patch)
 
 
 def image_input(image: Image.Image, policy: ResizePolicy, encoder: Encoder) -> np.ndarray:
     """Convert an upright RGB image to the (3, h, w) float32 input of the encoder."""
-    return encoder.preprocessing(image, policy(image.width, image.height))
+    region = policy.cut(image, encoder.preprocessing.interpolation)
+    return encoder.preprocessing(region, policy(image.width, image.height))

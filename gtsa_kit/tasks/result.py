@@ -1,6 +1,5 @@
-"""Result of a fine-tuning run: scores.json and predictions.png of the best model; features are deleted."""
+"""Result of a fine-tuning run: scores.json and predictions.png of the best model."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ DRAWN_BY = {"segment": draw_masks, "classify": draw_classes, "detect": draw_obje
 
 
 def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
-    """Write scores.json and predictions.png of a finished run."""
+    """Write scores.json and predictions.png of the best model of a run."""
     write_json(state.run_dir / "scores.json", score_report(state))
     images = validation_images(state.data)
     count = min(PICTURED[state.data.task], len(images))
@@ -40,7 +39,6 @@ def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
             examples[done].predictions[name] = scorer.add(output, examples[done].truth)
             callback.on_progress("drawing", done + 1, count)
     save_predictions(DRAWN_BY[state.data.task](examples, state.data.labels), state.run_dir / "predictions.png")
-    shutil.rmtree(state.run_dir / "features", ignore_errors=True)
 
 
 def score_report(state: FinetuneState) -> dict[str, Any]:
@@ -53,7 +51,8 @@ def score_report(state: FinetuneState) -> dict[str, Any]:
         "metric": state.main_score,
         **scores,
         "step": state.best["step"],
-        "steps": state.steps,
+        "steps": state.step,
+        "planned_steps": state.steps,
         "seed": state.config.train.seed,
         "weights": state.config.model.weights or f"random {state.config.model.random}",
         "head": f"{spec.head}, pyramid {spec.pyramid}" if spec.head == "fpn" else spec.head,

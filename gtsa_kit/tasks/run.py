@@ -1,5 +1,6 @@
 """Fine-tuning runs: the run folder, training, scores, pictures and the saved model."""
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.models.weights import save_weights
 from gtsa_kit.tasks.auto import resolve_auto
 from gtsa_kit.tasks.build import build_state, images_per_step
+from gtsa_kit.tasks.extension import Extensions, check_data, check_kind, check_length, resumed_config
 from gtsa_kit.tasks.finetune import fit, save
 from gtsa_kit.tasks.frozen_start import StoppedError
 from gtsa_kit.tasks.result import write_result
 from gtsa_kit.tasks.start import make_spec, open_encoder, saved_start, sized
 from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, FinetuneCallback, FinetuneState
-from gtsa_kit.tasks.task_data import TaskData, data_digest, open_task_data
+from gtsa_kit.tasks.task_data import TaskData, open_task_data
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import Fabric, choose_precision, make_fabric
 from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process
@@ -60,8 +62,9 @@ def finetune_run(
         prepared = on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, fabric))
         config, data, start, notices = prepared
         checkpoint = load_checkpoint(run_dir, callback.on_notice) if resume else None
+        extensions: Extensions = ()
         if checkpoint is not None:
-            check_checkpoint(checkpoint, config, data, fabric)
+            extensions, notices = check_resumed(checkpoint, config, data, fabric, callback)
             start = saved_start(run_dir, EncoderSpec.from_dict(checkpoint))
         assert start is not None
         spec = TaskSpec.from_dict(checkpoint["task"]) if checkpoint else make_spec(config, data)
@@ -72,6 +75,7 @@ def finetune_run(
             return False
         except ImageError as error:
             raise RunFailedError(f"{error}; it could be read before; repair it, and continue with --resume") from error
+        state.extensions = extensions
         return train_to_the_end(state, callback, notices)
 
 
@@ -96,7 +100,7 @@ def prepare(
     callback.on_data(data)
     if has_checkpoint:
         resources.enter_context(folder_lock(run_dir))
-        return config, data, None, []
+        return resumed_config(config, data, fabric.world_size), data, None, []
     start = open_encoder(config.model)
     model = config.model.model_copy(update={"sha256": start.sha256})
     config, chosen = resolve_auto(
@@ -108,10 +112,7 @@ def prepare(
     resources.enter_context(folder_lock(run_dir))
     check_run_dir(run_dir, resume=False)  # another process may have trained a run meanwhile
     _start_folder(config, run_dir, data, start)
-    notices = [*start.notes, *([chosen] if chosen else [])]
-    for message in notices:
-        callback.on_notice(message)
-    return config, data, start, notices
+    return config, data, start, announce((*start.notes, *([chosen] if chosen else [])), callback)
 
 
 def _start_folder(config: FinetuneConfig, run_dir: Path, data: TaskData, start: Start) -> None:
@@ -126,22 +127,22 @@ def _start_folder(config: FinetuneConfig, run_dir: Path, data: TaskData, start: 
     logger.close()
 
 
-def check_checkpoint(checkpoint: dict[str, Any], config: FinetuneConfig, data: TaskData, fabric: Fabric) -> None:
-    """Raise `ValueError` if a checkpoint is not one of this run: other images, other images a step, or another kind."""
-    if not {"trained", "task", "data", "batch"} <= checkpoint.keys():
-        raise ValueError("the folder holds a run of gtsa train; resume it with: gtsa train --resume, or choose --out")
-    if checkpoint["data"] != data_digest(data):
-        raise ValueError(
-            f"the labeled images in {config.data.source} are not those that the run began with (names, sizes, split "
-            "or classes); restore them, or start a new run with another --out"
-        )
-    train = config.train
-    batch = images_per_step(config, fabric)
-    if batch != checkpoint["batch"] or train.steps != checkpoint["steps"]:
-        raise ValueError(
-            f"the run has {checkpoint['steps']} steps of {checkpoint['batch']} images, now {train.steps} of {batch}; "
-            "keep both to resume it, or choose another --out"
-        )
+def check_resumed(
+    checkpoint: dict[str, Any], config: FinetuneConfig, data: TaskData, fabric: Fabric, callback: FinetuneCallback
+) -> tuple[Extensions, list[str]]:
+    """Check that a checkpoint is one of this run; return its extensions, and a sentence if it is extended now."""
+    check_kind(checkpoint)
+    check_data(checkpoint, config, data)
+    images, batch = int((~data.validation).sum()), images_per_step(config, fabric)
+    extensions, extended = check_length(checkpoint, config, images, batch)
+    return extensions, announce(extended, callback)
+
+
+def announce(notices: tuple[str, ...], callback: FinetuneCallback) -> list[str]:
+    """Report sentences about a run, and return them."""
+    for message in notices:
+        callback.on_notice(message)
+    return list(notices)
 
 
 def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: list[str]) -> bool:
@@ -150,6 +151,7 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
     logger = RunLogger(state.run_dir, state.step, PLOTS[task], COMMON_PLOTS) if fabric.is_global_zero else None
     try:
         if logger:
+            write_text(state.run_dir / "config.yaml", dump_config(state.config))  # a resumed run may have more steps
             logger.text_log.info("start at step %d of %d on %s", state.step, state.steps, fabric.device)
             for message in notices:
                 logger.text_log.info(message)
@@ -160,6 +162,7 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
             logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
             if finished:
                 write_result(state, callback)
+                shutil.rmtree(state.run_dir / "features", ignore_errors=True)
             logger.draw_curves()
         fabric.barrier()  # the result is there when any process goes on
         return finished

@@ -13,7 +13,7 @@ from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
-from gtsa_kit.models.task_spec import MaskFormat, TaskSpec
+from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.start import FILE, Start, make_start, open_stated
 
@@ -44,25 +44,36 @@ def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
     Raises:
         ValueError: There are more classes than masks can hold, or head and layers do not fit.
     """
-    labels, head = data.labels, config.head
+    labels, head, augment = data.labels, config.head, config.augment
     if data.task == "segment" and len(labels) > VOID:
         raise ValueError(f"{len(labels)} classes are more than a mask holds, {VOID}; merge some in --labels FILE")
-    side = resolved(config.augment.size) if config.task != "classify" else None
-    layers = resolved(head.layers)
-    final_norm = head.final_norm and head.name != "eomt"
-    options = final_norm, head.pyramid, resolved(head.channels), head.dropout, side
-    detector = make_detector_spec(config) if config.task == "detect" else None
-    masks: MaskFormat = data.label_masks if isinstance(data, MaskData) else "index"
+    size, crop_from = resolved(augment.size), augment.crop_from if config.task == "classify" else 0
+    if 0 < crop_from < size:
+        raise ValueError(f"augment.crop_from is {crop_from}, below the size {size}; give a larger one, or 0")
     return TaskSpec(
-        config.task,
-        labels,
-        head.name,
-        layers,
-        *options,
-        label_masks=masks,
-        detector=detector,
+        task=config.task,
+        labels=labels,
+        head=head.name,
+        layers=resolved(head.layers),
+        final_norm=head.final_norm and head.name != "eomt",
+        pyramid=head.pyramid,
+        channels=resolved(head.channels),
+        dropout=head.dropout,
+        short_side=None if config.task == "classify" else size,
+        long_side=0 if config.task == "classify" else long_side(config),
+        crop_from=crop_from,
+        label_masks=data.label_masks if isinstance(data, MaskData) else "index",
+        detector=make_detector_spec(config) if config.task == "detect" else None,
         blocks=resolved(head.blocks),
     )
+
+
+def long_side(config: FinetuneConfig) -> int:
+    """Return the largest long side of inputs in pixels; 0 is unbounded."""
+    factor = config.augment.long_side
+    if factor == "auto":
+        factor = 5 / 3 if config.task == "detect" else 0.0
+    return round(factor * resolved(config.augment.size))
 
 
 def make_detector_spec(config: FinetuneConfig) -> DetectorSpec:

@@ -142,6 +142,8 @@ class FinetuneState:
     """Number of finished steps."""
     best: dict[str, Any] | None = None
     """Step and scores of the best model so far."""
+    extensions: tuple[tuple[int, int, int], ...] = ()
+    """Finished steps, length before and length after, of every time that the run was extended."""
 
     @property
     def steps(self) -> int:
@@ -175,5 +177,6 @@ class FinetuneState:
             "data": self.data_digest,
             "batch": self.batch,
             "steps": self.steps,
+            "extensions": [list(extension) for extension in self.extensions],
             "best": self.best,
         }

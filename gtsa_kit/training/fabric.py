@@ -1,7 +1,10 @@
 """Lightning Fabric: devices, precision and processes of a run."""
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -47,13 +50,26 @@ def make_fabric(config: TrainConfig | FinetuneTrainConfig) -> Fabric:
     devices, nodes = detect_launcher() or (config.devices, 1)
     if devices == "auto":
         devices = torch.cuda.device_count() if cuda else 1
-    return Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
+    with _no_announcement():
+        return Fabric(
+            accelerator="cuda" if cuda else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        )
+
+
+@contextmanager
+def _no_announcement() -> Iterator[None]:
+    """Keep Fabric from announcing the precision, which every display says in its own line."""
+    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def detect_launcher() -> tuple[int, int] | None:

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gtsa_kit.export.manifest import read_manifest
+from gtsa_kit.export.manifest import manifest_path, read_manifest
+from gtsa_kit.export.spec import Range
 
 
 def test_export_writes_a_mask_and_info_describes_it(gtsa_here, task_run, few: Path, tmp_path: Path) -> None:
@@ -25,6 +27,28 @@ def test_export_writes_a_mask_and_info_describes_it(gtsa_here, task_run, few: Pa
     assert "fine-tuned model of gtsa-kit" in run
     assert "5: sky, road, car, tree, fence" in run
     assert json.loads(gtsa_here("info", task_run("linear"), "--json").stdout)["encoder"]["task"]["head"] == "linear"
+
+
+def test_a_graph_stands_for_its_run(gtsa_here, made, task_run, few: Path, tmp_path: Path) -> None:
+    run, size = task_run("linear"), Range(32, 32)
+    graph = made("onnx", run, height=size, width=size, batch=Range(1, 1))
+    options = ["--size", "32x48", "--batch", "1", "--output", "mask", "--images", few]
+    done = gtsa_here("export", graph, "--format", "torchscript", "--precision", "fp16", *options, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"the float32 weights of {(run / 'model.safetensors').resolve()} are exported again" in done.stderr
+    manifest = read_manifest(tmp_path / "model.ts")
+    assert (manifest.task, manifest.precision, manifest.output) == ("segment", "fp16", "mask")
+    assert manifest.parity.passed
+    lost = tmp_path / "lost" / "model.onnx"
+    lost.parent.mkdir()
+    shutil.copy(graph, lost)
+    content = json.loads(manifest_path(graph).read_text())
+    content["source"] |= {"path": "", "relative": ""}
+    manifest_path(lost).write_text(json.dumps(content))
+    done = gtsa_here("export", lost, "--format", "torchscript")
+    assert done.returncode == 2
+    assert "were not found" in done.stderr
+    assert "name the run or its model.safetensors" in done.stderr
 
 
 def test_the_default_name_is_model(gtsa_here, few: Path, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """Console output of `gtsa train`."""
 
 import io
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from gtsa_kit.cli.support import finetune_display
 from gtsa_kit.cli.support import training_display as display
 from gtsa_kit.cli.support.training_display import TrainingDisplay, data_wait_advice
 from gtsa_kit.config import load_config
@@ -46,6 +51,19 @@ def test_waiting_for_images_prints_advice_once(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("waits", [[0.9, 0.0, 0.05, 0.0, 0.02, 0.9], [0.5] * 4])
 def test_a_slow_start_prints_no_advice(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "waits" not in printed(waits, monkeypatch)
+
+
+@pytest.mark.parametrize("print_result", [display.print_summary, finetune_display.print_result])
+def test_the_next_command_is_one_line_on_a_narrow_terminal(
+    print_result: Callable[[Path, Console], None], tmp_path: Path
+) -> None:
+    scores = {"step": 1, "head": "linear", "val_images": 1, "miou": 1.0, "iou": {"a": 1.0, "b": 1.0}}
+    run = tmp_path / "a run with a name longer than the terminal is wide [bold]"
+    run.mkdir()
+    (run / "scores.json").write_text(json.dumps(scores))
+    out = io.StringIO()
+    print_result(run, Console(file=out, width=40))
+    assert f"next: gtsa export {shlex.quote(str(run))} --format onnx" in out.getvalue().splitlines()
 
 
 def test_data_wait_is_in_the_short_line(monkeypatch: pytest.MonkeyPatch) -> None:

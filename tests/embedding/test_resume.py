@@ -36,7 +36,7 @@ def test_a_job_killed_at_random_times_gives_the_same_bytes(mixed: Path, model: P
     options = {"batch_size": 4, "rows_per_shard": 5, "workers": 2, **MODES[mode]}
     embed_folder(mixed, model, tmp_path / "whole", EmbedOptions(**options))
     seed = random.randrange(10**6)
-    run_with_kills(SETUP, CALL, [mixed, model, tmp_path / "out", repr(options)], seed, kills=6, max_delay=0.5)
+    run_with_kills(tmp_path, SETUP, CALL, [mixed, model, tmp_path / "out", repr(options)], seed, kills=6, max_delay=0.5)
     assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole"), f"seed {seed}"
 
 

@@ -1,55 +1,43 @@
 """Jobs that are killed at random times and started again, until one ends."""
 
-import subprocess
-import sys
+import random
+import time
+from pathlib import Path
+from typing import Any
 
-from helpers.commands import one_thread
-
-# Imports the package once, then forks a child for each attempt and kills it after a random delay.
-_ATTEMPTS = """
-import os, random, signal, sys, time
-
-seed, kills, max_delay = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-arguments = sys.argv[4:]
-{setup}
-rng = random.Random(seed)
-killed = 0
-for attempt in range(200):
-    child = os.fork()
-    if child == 0:
-        try:
-            {call}
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if killed < kills:
-        time.sleep(rng.uniform(0.0, max_delay))
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        killed += 1
-    elif os.WEXITSTATUS(status):
-        sys.exit(1)
-    else:
-        print(killed)
-        break
-"""
+from helpers.processes import start_forked
 
 
-def run_with_kills(setup: str, call: str, arguments: list[object], seed: int, kills: int, max_delay: float) -> None:
+def run_with_kills(
+    folder: Path, setup: str, call: str, arguments: list[object], seed: int, kills: int, max_delay: float
+) -> None:
     """Run a job in processes of its own that are killed; assert that at least one was, and that the last one ended.
 
     Args:
-        setup: Code without indentation that imports what the job needs.
-        call: Code in one line that runs the job; `arguments` are its texts.
+        folder: Folder for the output of the processes.
+        setup: Code that imports what the job needs.
+        call: Expression that runs the job; `arguments` are its texts.
         arguments: What the job gets, as texts.
         seed: Seed of the delays.
         kills: Number of processes to kill.
         max_delay: Longest life of a process that is killed, in seconds.
     """
-    script = _ATTEMPTS.format(setup=setup, call=call)
-    command = [sys.executable, "-c", script, *map(str, (seed, kills, max_delay)), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0, "none was killed"
+    rng, killed = random.Random(seed), 0
+    for _ in range(200):
+        process = start_forked(folder, _run, setup, call, [*map(str, arguments)])
+        if killed < kills:
+            time.sleep(rng.uniform(0.0, max_delay))
+            process.kill()
+        code = process.wait(300)
+        assert code in (0, -9), process.stderr
+        if code == 0:
+            break
+        killed += 1
+    assert code == 0
+    assert killed > 0, "none was killed"
+
+
+def _run(setup: str, call: str, arguments: list[str]) -> None:
+    names: dict[str, Any] = {"arguments": arguments}
+    exec(setup, names)
+    eval(call, names)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from gtsa_kit.config.finetune import TaskName
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["gtsa_kit.cli.support.training_display", "gtsa_kit.tasks.run"])
+_CONTEXT.set_forkserver_preload(
+    "gtsa_kit.cli.support.training_display gtsa_kit.embedding.run gtsa_kit.tasks.run gtsa_kit.tasks.predict_job".split()
+)
 
 
 @dataclass
@@ -79,6 +81,8 @@ def start_forked(folder: Path, function: Callable[..., object], *args: object) -
         args: Arguments that can be pickled.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stdout", "stderr"):
+        (folder / name).write_bytes(b"")
     process = _CONTEXT.Process(target=_call, args=(folder, os.getcwd(), one_thread(), function, args))
     process.start()
     return Forked(process, folder)

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.export import Runner, load
-from gtsa_kit.export.api import ParityError, load_encoder
+from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.comparison import compare_output, neighbor_agreement
+from gtsa_kit.export.gate_errors import ParityError
 from gtsa_kit.export.manifest import manifest_path, read_manifest, write_manifest
 from gtsa_kit.export.overflow import explain_not_finite
 from gtsa_kit.export.parity import check_parity

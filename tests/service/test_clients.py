@@ -122,8 +122,11 @@ def test_the_client_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
-def test_examples_in_the_documentation_run(service: RunningService, tmp_path: Path) -> None:
-    """Run the Python blocks of docs/serving.md that use a service."""
+def test_examples_in_the_documentation_run(
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the Python blocks of docs/serving.md that use a service, in this process, which has their libraries."""
+    monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     ran = 0
@@ -135,7 +138,6 @@ def test_examples_in_the_documentation_run(service: RunningService, tmp_path: Pa
         code = block.replace('Client("http://127.0.0.1:8000")', f'Client("{service.url}")').replace(
             "http://127.0.0.1:8000/v1", f"{service.url}/v1"
         )
-        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
+        exec(compile(code, "docs/serving.md", "exec"), {"__name__": "__main__"})
         ran += 1
     assert ran >= 3

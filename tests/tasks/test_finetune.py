@@ -21,6 +21,7 @@ from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.task_model import load_task_model
 from gtsa_kit.tasks import result
 from gtsa_kit.tasks.api import finetune, resolve_finetune
+from gtsa_kit.tasks.build import learning_rates
 from gtsa_kit.tasks.evaluate import score_model
 from gtsa_kit.tasks.frozen import FrozenBatches, open_features
 from gtsa_kit.tasks.inputs import image_input, input_policy
@@ -126,8 +127,8 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(
     assert not (run / "features").exists()
 
 
-def test_a_stop_saves_and_resumes_to_the_same_bytes(
-    blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
+def test_a_stop_saves_can_be_finished_and_resumes_to_the_same_bytes(
+    gtsa_here: Callable, blocks: Path, encoder: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
     class Stop(FinetuneCallback):
         steps = 0
@@ -142,8 +143,61 @@ def test_a_stop_saves_and_resumes_to_the_same_bytes(
     assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step*"))] == ["step_00000002.ckpt"]
     with pytest.raises(ValueError, match="already holds a run; add --resume"):
         finetune("segment", blocks, tmp_path, model=encoder, settings=SMALL)
+    done = gtsa_here("finetune", "segment", "--finish", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "written from the checkpoint of step 2 of 8; --resume continues the run" in done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["step"], scores["steps"], scores["planned_steps"]) == (2, 2, 8)
+    data = open_task_data(resolve_finetune("segment", tmp_path, True, None, None, {}))
+    own = score_model(load_task_model(tmp_path).eval(), data, validation_images(data))
+    assert scores["miou"] == pytest.approx(own["miou"])
+    wrong = gtsa_here("finetune", "segment", "--finish", "--out", tmp_path, "--steps", "9")
+    assert (wrong.returncode, "omit the settings" in wrong.stderr) == (2, True)
+    assert gtsa_here("finetune", "segment", "--finish", "--out", tmp_path / "none").returncode == 2
     finetune("segment", blocks, tmp_path, resume=True)
     assert_same_run(references["frozen"], tmp_path)
+
+
+class Notices(FinetuneCallback):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_notice(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extended_run_equals_one_of_that_length(kind: str, blocks: Path, encoder: Path, tmp_path: Path) -> None:
+    constant = {"optim.lr": 1e-3, "optim.final_lr": 1e-3, "optim.warmup_steps": 0, "head.name": "linear"}
+    settings = SMALL | KINDS[kind] | constant
+    finetune("segment", blocks, tmp_path / "whole", model=encoder, settings=settings)
+    finetune("segment", blocks, tmp_path / "parts", model=encoder, settings=settings | {"train.steps": 4})
+    notices, more = Notices(), {"train.steps": 8}
+    finetune("segment", blocks, tmp_path / "parts", settings=more, resume=True, callback=notices)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    assert untimed_rows(whole) == untimed_rows(parts)
+    assert json.loads((parts / "model.json").read_text())["training"]["extensions"] == [[4, 4, 8]]
+    [line] = [text for text in notices.messages if text.startswith("extended")]
+    assert line.startswith("extended from 4 to 8 steps: from step 4 on the schedule is that of 8 (learning rate 0.001")
+    finetune("segment", blocks, parts, resume=True)  # the folder knows its new length
+    with pytest.raises(ValueError, match="has 8 steps, these settings give 5; give more to extend it"):
+        finetune("segment", blocks, parts, settings={"train.steps": 5}, resume=True)
+
+
+def test_an_extended_run_follows_the_schedule_of_its_new_length(blocks: Path, encoder: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"train.freeze": True, "head.name": "linear", "train.steps": 4}
+    finetune("segment", blocks, tmp_path, model=encoder, settings=settings)
+    notices = Notices()
+    finetune("segment", blocks, tmp_path, settings={"train.epochs": 2.4}, resume=True, callback=notices)
+    rows = read_json_lines(tmp_path / "metrics.jsonl")
+    config = resolve_finetune("segment", tmp_path, True, None, None, {})
+    images = len(training_images(open_task_data(config)))
+    assert config.train.steps == round(2.4 * images / 4) == len(rows)
+    rates = learning_rates(config, 4, images)
+    assert [row["lr"] for row in rows[4:]] == pytest.approx(rates[4:].tolist())
+    [line] = [text for text in notices.messages if text.startswith("extended")]
+    assert f"(learning rate {rows[3]['lr']:.4g} to {rows[4]['lr']:.4g})" in line
 
 
 def test_features_that_a_kill_cuts_off_are_continued(blocks: Path, encoder: Path, tmp_path: Path) -> None:
@@ -283,7 +337,7 @@ def test_a_resumed_run_refuses_other_images_and_settings(blocks: Path, encoder: 
         finetune("segment", data, run, settings={"optim.lr": 0.1}, resume=True)
     with pytest.raises(ValueError, match="is for the task segment"):
         finetune("classify", data, run, resume=True)
-    with pytest.raises(ValueError, match="8 steps of 4 images, now 8 of 2"):
+    with pytest.raises(ValueError, match="has steps of 4 images, now 2; keep their number"):
         finetune("segment", data, run, settings={"train.batch_size": 2}, resume=True)
     moved = data.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="does not exist"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.task_models import random_task_model, task_spec
 from PIL import Image
 
 from gtsa_kit.data.label_map import VOID
@@ -35,3 +36,18 @@ def test_labels_of_a_view_lie_on_its_pixels(number: int) -> None:
     sampled = apply_to_labels(view, labels, pixels.shape)
     assert (sampled == pixels).mean() > 0.9  # crops are rounded to whole pixels
     assert number > 0 or (sampled == labels).all()
+
+
+def test_the_loss_at_the_reduced_size_of_labels_is_close_to_that_at_full_size() -> None:
+    """Frozen training compares logits with every fourth label; measured on masks of blocks with random logits."""
+    model = random_task_model(task_spec("fpn flat"))
+    rng, ratios = np.random.default_rng(0), []
+    for _ in range(4):
+        blocks = rng.integers(0, 5, (6, 8), np.uint8)
+        labels = np.array(Image.fromarray(blocks).resize((208, 160), Image.Resampling.NEAREST))
+        with torch.inference_mode():
+            logits = model.head(*model.features(torch.randn(1, 3, 160, 208)))
+            full = pixel_loss(model.resize(logits, (160, 208)), torch.from_numpy(labels)[None], None)
+            small = pixel_loss(model.resize(logits, (40, 52)), torch.from_numpy(labels[2::4, 2::4])[None], None)
+        ratios.append(float(small / full))
+    assert ratios == pytest.approx([1] * 4, abs=0.02)

@@ -70,7 +70,7 @@ def test_a_job_killed_at_random_times_gives_the_same_files(
     options = {"batch_size": 3, "workers": 2, **MODES[mode]}
     predict_folder(model, ten, tmp_path / "whole", PredictOptions(**options))
     seed = random.randrange(10**6)
-    run_with_kills(SETUP, CALL, [model, ten, tmp_path / "out", repr(options)], seed, kills=2, max_delay=0.4)
+    run_with_kills(tmp_path, SETUP, CALL, [model, ten, tmp_path / "out", repr(options)], seed, kills=2, max_delay=0.4)
     assert folder_digests(tmp_path / "out") == folder_digests(tmp_path / "whole"), f"seed {seed}"
 
 

@@ -1,6 +1,8 @@
 """Scores of task models and exported files on labeled images, and the gate that compares them."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +11,26 @@ import torch
 import torch.nn.functional as F
 from helpers.task_models import LABELS, random_task_model, task_spec
 from PIL import Image
+from rich.console import Console
 
+import gtsa_kit
+from gtsa_kit.cli.support import score_steps
+from gtsa_kit.cli.support.task_options import ScoreOptions
+from gtsa_kit.cli.support.verify_scores import score_engine_again
+from gtsa_kit.cli.support.verify_steps import ReferenceOptions
 from gtsa_kit.config.finetune_presets import load_finetune_config
 from gtsa_kit.config.layers import flatten
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.export import load
 from gtsa_kit.export.build_manifest import build_manifest
-from gtsa_kit.export.manifest import read_manifest
-from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.export.manifest import read_manifest, write_manifest
+from gtsa_kit.export.manifest_records import EngineRecord, GraphRecord
+from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.task_graph import options_for
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
+from gtsa_kit.tasks import score_gate
 from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score
 from gtsa_kit.tasks.start import make_spec
 from gtsa_kit.tasks.task_data import open_task_data
@@ -168,11 +179,10 @@ def test_a_file_of_one_size_is_compared_at_that_size(gtsa_here, masks: Path, few
 def test_a_file_that_scores_lower_exits_with_1(
     gtsa_here, masks: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gtsa_kit.cli.support import score_steps
-
     save_task_model(tmp_path, random_task_model(task_spec("linear")), {})
     values = iter([40.0, 39.0])
-    monkeypatch.setattr(score_steps, "score", lambda *_: next(values))
+    for module in (score_steps, score_gate):
+        monkeypatch.setattr(module, "score", lambda *_: next(values))
     size = ["--size", "32", "--batch", "1", "--images", few, "--score", masks]
     done = gtsa_here("export", tmp_path, "--format", "torchscript", *size)
     assert done.returncode == 1
@@ -181,6 +191,23 @@ def test_a_file_that_scores_lower_exits_with_1(
     values = iter([40.0, 39.0])
     again = gtsa_here("export", tmp_path, "--format", "torchscript", *size, "--max-drop", "1", "--force")
     assert again.returncode == 0, again.stderr
+
+
+def test_python_scores_too(masks: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_task_model(tmp_path, random_task_model(task_spec("linear")), {})
+    options = {"format": "torchscript", "size": (32, 48), "batch": 1, "images": few, "score": masks}
+    path = gtsa_kit.export(tmp_path, **options)
+    record = read_manifest(path).task_score
+    assert (record.metric, record.passed) == ("mIoU", True)
+    assert record.source == pytest.approx(record.artifact, abs=0.01)
+    values = iter([40.0, 39.0, 40.0, 39.0, 40.0, 39.0])
+    monkeypatch.setattr(score_gate, "score", lambda *_: next(values))
+    with pytest.raises(gtsa_kit.TaskScoreError, match=r"loses 1.00 points of mIoU on .*, more than 0.5"):
+        gtsa_kit.verify(path, images=few, score=masks)
+    assert gtsa_kit.verify(path, images=few, score=masks, max_drop=1).passed
+    with pytest.raises(gtsa_kit.TaskScoreError) as caught:
+        gtsa_kit.export(tmp_path, **options, overwrite=True)
+    assert caught.value.record == read_manifest(path).task_score
 
 
 @pytest.mark.parametrize("command", ["export", "verify"])
@@ -192,9 +219,54 @@ def test_score_needs_a_fine_tuned_model(command: str, gtsa_here, tiny_run: Path,
     assert "is an encoder, which has no task to score" in done.stderr
 
 
-def test_a_file_without_its_weights_is_checked_for_shapes(gtsa_here, few: Path, made, task_run, tmp_path: Path) -> None:
-    import shutil
+def test_a_model_of_triton_and_an_engine_are_scored(
+    gtsa_here, masks: Path, few: Path, made, task_run, tmp_path: Path
+) -> None:
+    run, size = task_run("linear"), Range(32, 32)
+    graph = made("onnx", run, height=size, width=size, batch=Range(1, 1))
+    options = ["--against", run, "--images", few, "--score", masks]
+    done = gtsa_here("export", graph, "--format", "triton", "--out", tmp_path / "models")
+    assert done.returncode == 0, done.stderr
+    done = gtsa_here("verify", tmp_path / "models", *options)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("task score")]
+    engine = tmp_path / "model.engine"
+    shutil.copy(graph, engine.with_name("model.engine.onnx"))
+    manifest = read_manifest(graph)
+    write_manifest(engine.with_name("model.engine.onnx"), manifest)
+    none = {"variant": "tensorrt-rtx", "version": "1", "capabilities": (), "profile": (), "optimization_level": None}
+    beside = GraphRecord(file="model.engine.onnx", sha256="", opset=20, parity=manifest.parity)
+    record = EngineRecord(**none, graph=beside, parity="not run", workspace_gib=None, seconds=0.0)
+    write_manifest(engine, manifest.model_copy(update={"format": "trt", "engine": record}))
+    engine.write_bytes(b"an engine that no machine runs")
+    reference, scoring = ReferenceOptions(run, ImportOptions()), ScoreOptions(score=masks)
+    out = io.StringIO()
+    console = Console(file=out, width=300)
+    score_engine_again(engine, reference, scoring, "cpu", console)
+    assert "is not run (--device cpu); its graph, model.engine.onnx, is scored in ONNX Runtime" in out.getvalue()
+    assert line in out.getvalue()
+    engine.with_name("model.engine.onnx").unlink()
+    with pytest.raises(ValueError, match="its graph is not beside it; score it on its GPU"):
+        score_engine_again(engine, reference, scoring, "cpu", console)
 
+
+@pytest.mark.parametrize("kind", ["timm", "trt"])
+def test_what_has_no_task_is_not_scored(kind: str, gtsa_here, tiny_run: Path, few: Path, masks: Path, tmp_path) -> None:
+    if kind == "timm":
+        gtsa_here("export", tiny_run, "--format", "timm", "--out", tmp_path / "timm", "--images", few)
+        done = gtsa_here("verify", tmp_path / "timm", "--score", masks)
+        assert done.returncode == 2
+        assert "is a checkpoint for timm, which has no task to score" in done.stderr
+        return
+    engine = tmp_path / "encoder.engine"
+    manifest = build_manifest(Encoder("vit_test"), "trt", ExportOptions(), {}, "")
+    write_manifest(engine, manifest)
+    engine.write_bytes(b"")
+    with pytest.raises(ValueError, match="has no task to score; omit --score"):
+        score_engine_again(engine, ReferenceOptions(None, ImportOptions()), ScoreOptions(masks), "cpu", Console())
+
+
+def test_a_file_without_its_weights_is_checked_for_shapes(gtsa_here, few: Path, made, task_run, tmp_path: Path) -> None:
     original = made("torchscript", task_run("linear"), output="mask")
     for file in original.parent.iterdir():
         shutil.copy(file, tmp_path)

@@ -1,6 +1,7 @@
 """Progress display of `gtsa finetune`. This module imports torch, so the command imports it only when it runs."""
 
 import json
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
-from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.cli.support.progress import Steps, make_console, print_next
 from gtsa_kit.config.finetune import FinetuneConfig
 from gtsa_kit.files import read_json_lines
+from gtsa_kit.tasks.finish import finish_run
 from gtsa_kit.tasks.run import finetune_run
 from gtsa_kit.tasks.state import SCORE_NAMES, FinetuneCallback, FinetuneMetrics, FinetuneState
 from gtsa_kit.tasks.task_data import TaskData
@@ -104,6 +106,14 @@ def run_finetuning(config: FinetuneConfig, run_dir: Path, resume: bool) -> bool:
     return finished
 
 
+def finish_with_result(run_dir: Path) -> None:
+    """Write the result of a run from its last checkpoint, and print it."""
+    with finetune_display() as display:
+        message = finish_run(run_dir, display)
+    display.out.print(message, markup=False, soft_wrap=True)
+    print_result(run_dir, display.out)
+
+
 def print_data(data: TaskData, out: Console) -> None:
     """Print the content of the labeled images: a row for each class, then sentences."""
     report = data.report
@@ -134,7 +144,7 @@ def print_result(run_dir: Path, out: Console) -> None:
     out.print(f"scores of step {scores['step']}, head {scores['head']}", soft_wrap=True)
     out.print(score_table(scores))
     out.print(_files_table(run_dir, scores))
-    out.print(f"next: gtsa export {run_dir} --format onnx", soft_wrap=True)  # in one line, to be copied
+    print_next(f"gtsa export {shlex.quote(str(run_dir))} --format onnx", out)
 
 
 def score_table(scores: dict[str, Any]) -> Table:

@@ -54,7 +54,15 @@ class FinetuneOptions:
             "--set", help="One setting, such as optim.lr=3e-4; repeatable. Default: none.", metavar="KEY=VALUE"
         ),
     ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out from its last checkpoint.")] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume the run in --out from its last checkpoint; more --steps or --epochs extend it."
+        ),
+    ] = False
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Write the result of the run in --out from its last checkpoint, and end.")
+    ] = False
     freeze: Annotated[
         bool | None,
         typer.Option(

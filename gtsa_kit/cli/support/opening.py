@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
+from gtsa_kit.export.reference import open_exportable
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.providers import FallbackWarning
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.source import Source, facts_of_own, is_exported_file, open_source, takes_import_options
+from gtsa_kit.export.source import Source, facts_of_own, is_exported_file, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 
 
@@ -24,8 +25,8 @@ def open_runner(path: Path, options: LoadOptions, console: Console) -> Runner:
 
 
 def open_encoder(path: Path, options: ImportOptions, console: Console) -> Source:
-    """Open the float32 encoder of a model, and print what was assumed for weights of another tool."""
-    source = open_source(path, options)
+    """Open the float32 encoder or task model of a source, and print what was assumed about its weights."""
+    source = open_exportable(path, options)
     print_note(path, source.note, console)
     return source
 

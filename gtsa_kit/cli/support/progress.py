@@ -24,6 +24,11 @@ def make_result_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
+def print_next(command: str, out: Console) -> None:
+    """Print the command that may follow, in one line that can be copied, however narrow the terminal is."""
+    out.print(f"next: {command}", markup=False, soft_wrap=True)
+
+
 class _BarOverText(Progress):
     """Progress bar with a line of text below it, which wraps on a narrow terminal."""
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from gtsa_kit.cli.support.common import fail, require
@@ -13,11 +12,12 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.pipeline import record_task_score
-from gtsa_kit.export.runtime.load import load, open_model
+from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import ExportOptions, Range
+from gtsa_kit.export.spec import Range
 from gtsa_kit.progress import ProgressCallback
-from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score
+from gtsa_kit.tasks.score import compare_scores, score
+from gtsa_kit.tasks.score_gate import read_images_for, score_model
 
 
 class ScoreGate:
@@ -29,13 +29,9 @@ class ScoreGate:
         Raises:
             ValueError: The model is no fine-tuned one, or the images can't be read.
         """
-        if source.task is None:
-            raise ValueError(f"{source.path} is an encoder, which has no task to score; omit --score")
-        spec = source.task.spec
         self.source, self.max_drop, self.console = source, max_drop, console
         with Steps(console) as steps:
-            progress, masks = _on_progress(steps), bool(spec.detector and spec.detector.masks)
-            self.images = read_labeled_images(data, spec.task, spec.labels, spec.label_masks, progress, masks)
+            self.images = read_images_for(source, data, _on_progress(steps))
         self.own: dict[tuple[Range, Range], float] = {}
         """Score of the float32 model, by the heights and widths that it is given, those of the file."""
 
@@ -44,8 +40,8 @@ class ScoreGate:
         height, width = sizes = runner.manifest.range_of("height"), runner.manifest.range_of("width")
         with Steps(self.console) as steps:
             if sizes not in self.own:
-                model = open_model(self.source, torch.device("cpu"), ExportOptions(height=height, width=width))
-                self.own[sizes] = score(model, self.images, _on_progress(steps, " the float32 model"))
+                progress = _on_progress(steps, " the float32 model")
+                self.own[sizes] = score_model(self.source, self.images, height, width, progress)
             value = score(runner, self.images, _on_progress(steps, " the file"))
         record = compare_scores(self.own[sizes], value, self.images, self.max_drop)
         self.console.print(f"task score {score_text(record)}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Progress display of `gtsa train`. This module imports torch, so the command imports it only when it runs."""
 
+import shlex
 import statistics
 import warnings
 from collections.abc import Collection, Iterator
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
-from gtsa_kit.cli.support.progress import Steps, make_console
+from gtsa_kit.cli.support.progress import Steps, make_console, print_next
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.batches import resolve_workers
 from gtsa_kit.files import read_json_lines
@@ -92,7 +93,7 @@ def run_training(config: RunConfig, run_dir: Path, resume: bool, given: Collecti
     with training_display(out) as display:
         finished = train(config, run_dir, resume, display, start)
     if finished:
-        out.print(summary_table(run_dir))
+        print_summary(run_dir, out)
     return finished
 
 
@@ -101,7 +102,7 @@ def finish_with_summary(run_dir: Path) -> None:
     out = make_console()
     for message in finish_run(run_dir):
         out.print(message, markup=False, soft_wrap=True)
-    out.print(summary_table(run_dir))
+    print_summary(run_dir, out)
 
 
 @contextmanager
@@ -117,8 +118,14 @@ def training_display(out: Console) -> Iterator[TrainingDisplay]:
         yield display
 
 
+def print_summary(run_dir: Path, out: Console) -> None:
+    """Print the files of a finished run and the next command."""
+    out.print(summary_table(run_dir))
+    print_next(f"gtsa export {shlex.quote(str(run_dir))} --format onnx", out)
+
+
 def summary_table(run_dir: Path) -> Table:
-    """Build the table of a finished run: result files and the next command."""
+    """Build the table of the files of a finished run."""
     table = Table(title="done", title_justify="left", show_header=False, box=None)
     for _ in range(3):
         table.add_column(overflow="fold")
@@ -127,7 +134,6 @@ def summary_table(run_dir: Path) -> Table:
     table.add_row("report", str(run_dir / "report.html"), "curves and feature colors over the run, in one file")
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
         table.add_row("unreadable images", str(run_dir / "errors.jsonl"), f"{unreadable} skipped")
-    table.add_row("next", f"gtsa export {run_dir} --format onnx", "")
     return table
 
 

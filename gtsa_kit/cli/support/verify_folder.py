@@ -10,6 +10,8 @@ from rich.console import Console
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.opening import open_runner
 from gtsa_kit.cli.support.parity_table import parity_table
+from gtsa_kit.cli.support.task_options import ScoreOptions
+from gtsa_kit.cli.support.verify_scores import score_again, score_engine_again
 from gtsa_kit.cli.support.verify_steps import (
     ReferenceOptions,
     Verification,
@@ -32,15 +34,25 @@ from gtsa_kit.models.run_folder import EXPORT_FILE
 
 
 def verify_folder(
-    path: Path, reference: ReferenceOptions, images: Path | None, options: LoadOptions, as_json: bool, console: Console
+    path: Path,
+    reference: ReferenceOptions,
+    images: Path | None,
+    options: LoadOptions,
+    as_json: bool,
+    console: Console,
+    scoring: ScoreOptions,
 ) -> None:
     """Check a folder by its digests, and run the parity gate on what it holds; exit with 1 on a failure.
+
+    With labeled images, the file that a model of Triton serves is scored too.
 
     Raises:
         ValueError: gtsa export did not write the folder, or an option is not for it.
     """
     folder = find_exported_folder(path)
     report = read_folder_report(folder)
+    if scoring.score and report.format != "triton":
+        raise ValueError(f"{folder} is a checkpoint for {report.format}, which has no task to score; omit --score")
     content = check_content(report, folder)
     file = served_file(report, folder) if content.passed else None
     if not content.passed:
@@ -52,6 +64,18 @@ def verify_folder(
         result = _examine_served(folder, file, reference, images, options, console)
     checks = replace(result.checks, checks=(content, *result.checks.checks))
     _print_result(folder, Verification(checks, result.engine), as_json, console)
+    if scoring.score and file:
+        _score(file, reference, scoring, options, console)
+
+
+def _score(
+    file: Path, reference: ReferenceOptions, scoring: ScoreOptions, options: LoadOptions, console: Console
+) -> None:
+    """Score the file that a model of Triton serves."""
+    if file.suffix == PLAN:
+        score_engine_again(file, reference, scoring, options.device, console)
+    else:
+        score_again(file, open_runner(file, options.with_facts(), console), reference, scoring, console)
 
 
 def _examine_framework(

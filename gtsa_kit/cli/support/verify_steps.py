@@ -12,8 +12,6 @@ from gtsa_kit.cli.support.export_steps import progress_callback
 from gtsa_kit.cli.support.opening import print_note
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.cli.support.progress import Steps
-from gtsa_kit.cli.support.score_steps import fail_if_lower, open_score_gate
-from gtsa_kit.cli.support.task_options import ScoreOptions
 from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.formats.content import CHANGED, EDITED, open_manifest
 from gtsa_kit.export.manifest import Manifest, graph_path
@@ -73,15 +71,6 @@ def verify_artifact(
     if not report.passed:
         fail(f"{failure_message(file, report)}; {FAILURE_HINT}", 1)
     console.print(f"{file} passed the parity gate, compared with {result.reference}", soft_wrap=True)
-
-
-def score_again(
-    file: Path, runner: Runner, reference: ReferenceOptions, scoring: ScoreOptions, console: Console
-) -> None:
-    """Score a file and its float32 model on labeled images; exit with 1 if the file loses more than it may."""
-    gate = open_score_gate(open_reference_weights(file, runner.manifest, reference, console), scoring, console)
-    assert gate is not None
-    fail_if_lower(file, gate(runner))
 
 
 def examine_file(
