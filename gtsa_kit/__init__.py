@@ -3,12 +3,12 @@
 The public API, in the order of its use:
 
 - `pretrain` trains an encoder on images without labels (GTSA, arXiv 2304.08014).
-- `finetune` trains a head, or all layers, on labeled images for segmentation or classification.
+- `finetune` trains a head, or all layers, on labeled images for segmentation, classification or detection.
 - `export` writes it as ONNX, TorchScript, torch.export or OpenVINO and checks the file; `verify` checks a file again.
 - `load` opens an exported file, run folder or weights as a runner on numpy arrays; `load_encoder`, as a torch module.
 - `ImportOptions` holds facts that weights of other tools do not contain: branch, heads, mean, std.
 - `embed` yields features of a folder, list, archive or URL, image by image.
-- `predict` yields the masks or classes that a fine-tuned model predicts.
+- `predict` yields the masks, classes or objects that a fine-tuned model predicts.
 - `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
 
 Names are imported on first use, so that `gtsa --help` starts fast. `__init__.pyi` declares them for type checkers.
