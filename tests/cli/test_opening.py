@@ -73,14 +73,14 @@ def option_names(group: type) -> set[str]:
 def test_every_command_that_opens_models_has_the_shared_options() -> None:
     options = dict(leaves(typer.main.get_command(app)))  # type: ignore[arg-type]
     with_weights = {name for name, names in options.items() if names & option_names(WeightsOptions)}
-    continuing = {"gtsa train", "gtsa finetune segment", "gtsa finetune classify"}
+    continuing = {"gtsa train", *(f"gtsa finetune {task}" for task in ("segment", "classify", "detect"))}
     assert all(option_names(WeightsOptions) <= options[name] for name in continuing)
     with_weights -= continuing  # they begin with weights and print no result that another program reads
     runners = {name for name, names in options.items() if "--provider" in names}
     assert with_weights == {
         *("gtsa convert", "gtsa export", "gtsa verify", "gtsa info", "gtsa bench", "gtsa serve", "gtsa embed FOLDER"),
         *("gtsa embed search", *(f"gtsa eval {name}" for name in "pca neighbors attention matches knn linear".split())),
-        *(f"gtsa eval {name}" for name in "segment classify sensitivity correspondence rotation".split()),
+        *(f"gtsa eval {name}" for name in "segment classify detect sensitivity correspondence rotation".split()),
     }
     assert runners - {"gtsa predict"} == with_weights - {  # it opens fine-tuned models alone
         *("gtsa convert", "gtsa export", "gtsa info", "gtsa eval attention")
