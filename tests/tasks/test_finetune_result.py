@@ -87,7 +87,7 @@ def test_the_command_classifies(gtsa_here: Callable, tmp_path: Path) -> None:
         (["--random", "vit_test", "--size", "70"], "augment.size: must be a multiple of 16, got 70"),
         (
             ["--random", "vit_test", "--head", "fnp"],
-            "setting head.name: Input should be 'auto', 'fpn', 'linear', 'mask-rcnn' or 'faster-rcnn'",
+            "setting head.name: Input should be 'auto', 'fpn', 'linear', 'eomt', 'mask-rcnn' or 'faster-rcnn'",
         ),
         (["--random", "vit_test", "--layers", "0,1"], "the head fpn takes the maps of 4 blocks"),
         (["--random", "vit_test", "--head", "linear", "--layers", "7"], "layers must lie between 0 and 1"),
