@@ -98,14 +98,18 @@ def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choo
     if name == "mask-rcnn" and boxes_alone:
         raise ValueError("the objects have no masks, which the head mask-rcnn learns; use --no-masks for boxes alone")
     layers = choose("head.layers", head_layers(spec.architecture, config.task, name))
-    if name == "eomt" and len(layers) != 1:
-        raise ValueError(
-            f"the head eomt takes the map of one block, got --layers {','.join(map(str, layers)) or '(none)'}"
-        )
+    if name == "eomt":
+        _check_eomt(config, layers)
     choose("head.blocks", spec.architecture.depth - 1 - layers[0] if name == "eomt" else 0)
-    if name == "eomt" and config.train.class_weights != "none":
-        raise ValueError("the loss of the head eomt has no weights of classes; omit --class-weights")
     return str(name)
+
+
+def _check_eomt(config: FinetuneConfig, layers: tuple[int, ...]) -> None:
+    if len(layers) != 1:
+        given = ",".join(map(str, layers)) or "(none)"
+        raise ValueError(f"the head eomt takes the map of one block, got --layers {given}")
+    if config.train.class_weights != "none":
+        raise ValueError("the loss of the head eomt has no weights of classes; omit --class-weights")
 
 
 def _rate(task: str, head: str, freeze: bool) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 from gtsa_kit.config.finetune import LabeledDataConfig
 from gtsa_kit.data.instance_reader import read_instance_dataset
 from gtsa_kit.data.instance_report import PreparedInstances, prepare_instances
-from gtsa_kit.data.label_report import LabelReport
 from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
+from gtsa_kit.tasks.prepared_data import PreparedData, median_short_side
 
 
 class Objects(NamedTuple):
@@ -29,7 +29,7 @@ class Objects(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ObjectData:
+class ObjectData(PreparedData):
     """Images with objects."""
 
     prepared: PreparedInstances
@@ -44,16 +44,6 @@ class ObjectData:
     def has_masks(self) -> bool:
         """True if the objects have masks."""
         return self.prepared.data.has_masks
-
-    @property
-    def report(self) -> LabelReport:
-        """Counts and warnings."""
-        return self.prepared.report
-
-    @property
-    def validation(self) -> np.ndarray:
-        """Validation images, (N,) bool."""
-        return self.prepared.validation
 
     @property
     def skipped(self) -> tuple[SkippedImage, ...]:
@@ -80,7 +70,7 @@ class ObjectData:
 
     def short_side(self) -> int:
         """Return the median short side of the images in pixels."""
-        return round(float(np.median([min(image.width, image.height) for image in self.prepared.data.images])))
+        return median_short_side(self.prepared.data.images)
 
     def labels_digest(self) -> str:
         """Return the SHA-256 of all boxes, classes and masks, which lie in other files than the images."""

@@ -21,6 +21,7 @@ from gtsa_kit.data.split_rule import parse_split_rule
 from gtsa_kit.models.task_spec import Label, MaskFormat, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.object_data import open_objects
+from gtsa_kit.tasks.prepared_data import PreparedData, median_short_side
 
 
 class TaskData(Protocol):
@@ -60,20 +61,10 @@ class TaskData(Protocol):
         """Return the SHA-256 of labels that lie in other files than those of `files`, else ""."""
 
 
-class _Prepared:
+class _Prepared(PreparedData):
     """Base of images with masks and of images with classes."""
 
     prepared: PreparedMasks | PreparedClasses
-
-    @property
-    def report(self) -> LabelReport:
-        """Counts and warnings."""
-        return self.prepared.report
-
-    @property
-    def validation(self) -> np.ndarray:
-        """Validation images, (N,) bool."""
-        return self.prepared.validation
 
     @property
     def skipped(self) -> tuple[SkippedImage, ...]:
@@ -124,7 +115,7 @@ class MaskData(_Prepared):
 
     def short_side(self) -> int:
         """Return the median short side of the images in pixels."""
-        return round(float(np.median([min(pair.width, pair.height) for pair in self.prepared.data.pairs])))
+        return median_short_side(self.prepared.data.pairs)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,23 @@ def _needs_gpu(file_format: str, precision: str) -> bool:
 
 
 def _model_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
-    platform, backend = BACKENDS[manifest.format]
     max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
+    batching = _dynamic_batching(manifest, max_batch, serving.queue_delay_ms)
+    warmups = list(_warmups(manifest, max_batch))
+    return file_config(manifest, serving, name, max_batch, batching | {"model_warmup": warmups})
+
+
+def file_config(manifest: Manifest, serving: ServingOptions, name: str, max_batch: int, batching: Message) -> Message:
+    """Return the configuration of a model that is one file.
+
+    Args:
+        manifest: Manifest of the file.
+        serving: Settings of the repository.
+        name: Name of the model.
+        max_batch: Largest batch, 1 for none.
+        batching: Entries about batches and warm-up.
+    """
+    platform, backend = BACKENDS[manifest.format]
     return {
         "name": name,
         "platform": platform,
@@ -151,8 +166,7 @@ def _model_config(manifest: Manifest, serving: ServingOptions, name: str) -> Mes
         "output": [tensor_entry(spec, max_batch) for spec in manifest.outputs],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [instance_group(serving)],
-        **_dynamic_batching(manifest, max_batch, serving.queue_delay_ms),
-        "model_warmup": list(_warmups(manifest, max_batch)),
+        **batching,
         "parameters": written_by(),
     }
 

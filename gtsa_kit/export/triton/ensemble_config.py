@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import TensorSpec
 from gtsa_kit.export.triton.config import (
-    BACKENDS,
     ServingOptions,
-    instance_group,
+    file_config,
     max_batch_size,
     tensor_entry,
     written_by,
@@ -50,20 +49,9 @@ def head_config(head: Manifest, encoder: Manifest, serving: ServingOptions, name
         serving: Settings of the ensemble.
         name: Name of the model.
     """
-    platform, backend = BACKENDS[head.format]
     max_batch = max_batch_size(encoder.range_of("batch"), serving.max_batch)
-    return {
-        "name": name,
-        "platform": platform,
-        "backend": backend,
-        "max_batch_size": max_batch,
-        "input": [tensor_entry(spec, max_batch) for spec in head.inputs],
-        "output": [tensor_entry(spec, max_batch) for spec in head.outputs],
-        "version_policy": {"latest": {"num_versions": 1}},
-        "instance_group": [instance_group(serving)],
-        **({"dynamic_batching": {"max_queue_delay_microseconds": 0}} if max_batch > 1 else {}),
-        "parameters": written_by(),
-    }
+    batching = {"dynamic_batching": {"max_queue_delay_microseconds": 0}} if max_batch > 1 else {}
+    return file_config(head, serving, name, max_batch, batching)
 
 
 def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Message:
