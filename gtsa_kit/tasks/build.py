@@ -25,12 +25,11 @@ from gtsa_kit.tasks.frozen import FrozenBatches
 from gtsa_kit.tasks.frozen_start import frozen_features
 from gtsa_kit.tasks.object_data import ObjectData
 from gtsa_kit.tasks.query_loss import make_query_criterion
-from gtsa_kit.tasks.start import build_model, exclude_unused, long_side
+from gtsa_kit.tasks.start import TaskStart, build_model, exclude_unused, long_side
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import ClassData, MaskData, TaskData, data_digest, training_images
 from gtsa_kit.training.fabric import Fabric
 from gtsa_kit.training.optim import cosine, layer_groups, parameter_groups
-from gtsa_kit.training.start import Start
 
 
 def build_state(
@@ -38,7 +37,7 @@ def build_state(
     run_dir: Path,
     data: TaskData,
     fabric: Fabric,
-    start: Start,
+    start: TaskStart,
     spec: TaskSpec,
     checkpoint: dict[str, Any] | None,
     callback: FinetuneCallback,
@@ -84,7 +83,7 @@ def build_state(
 
 
 def place_model(
-    config: FinetuneConfig, start: Start, spec: TaskSpec, checkpoint: dict[str, Any] | None, fabric: Fabric
+    config: FinetuneConfig, start: TaskStart, spec: TaskSpec, checkpoint: dict[str, Any] | None, fabric: Fabric
 ) -> TaskModel:
     """Build the model with the weights of the start, or of the checkpoint, for the device and precision of a run."""
     model = build_model(config, start, spec)

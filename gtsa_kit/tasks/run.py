@@ -22,7 +22,7 @@ from gtsa_kit.tasks.extension import Extensions, check_data, check_kind, check_l
 from gtsa_kit.tasks.finetune import fit, save
 from gtsa_kit.tasks.frozen_start import StoppedError
 from gtsa_kit.tasks.result import write_result
-from gtsa_kit.tasks.start import make_spec, open_encoder, saved_start, sized
+from gtsa_kit.tasks.start import TaskStart, make_spec, open_encoder, open_head, saved_start, sized
 from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import TaskData, open_task_data
 from gtsa_kit.training.checkpoint import load_checkpoint
@@ -86,11 +86,11 @@ def prepare(
     callback: FinetuneCallback,
     resources: ExitStack,
     fabric: Fabric,
-) -> tuple[FinetuneConfig, TaskData, Start | None, list[str]]:
+) -> tuple[FinetuneConfig, TaskData, TaskStart | None, list[str]]:
     """Read the labeled images, open the weights, and create the run folder or check that it can be resumed.
 
     Returns:
-        Settings without auto, labeled images, the encoder that a new run starts from, and sentences about them.
+        Settings without auto, labeled images, what a new run starts from, and sentences about them.
 
     Raises:
         ValueError: See `finetune_run`.
@@ -106,8 +106,11 @@ def prepare(
     config, chosen = resolve_auto(
         config.model_copy(update={"model": model}), data, start.spec, fabric.device.type, fabric.world_size
     )
-    start = Start(sized(start.spec, resolved(config.augment.size)), start.weights, start.sha256, start.notes)
-    check_layers(make_spec(config, data).layers, start.spec.architecture)  # errors come before the folder
+    spec = make_spec(config, data)
+    check_layers(spec.layers, start.spec.architecture)  # errors come before the folder
+    head, head_notes = open_head(config.model, spec)
+    encoder = sized(start.spec, resolved(config.augment.size))
+    start = TaskStart(encoder, start.weights, start.sha256, (*start.notes, *head_notes), head)
     run_dir.mkdir(parents=True, exist_ok=True)
     resources.enter_context(folder_lock(run_dir))
     check_run_dir(run_dir, resume=False)  # another process may have trained a run meanwhile

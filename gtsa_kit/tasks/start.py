@@ -1,6 +1,6 @@
-"""Encoder that a fine-tuning run starts from, and its task model."""
+"""Encoder and head that a fine-tuning run starts from, and its task model."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +16,14 @@ from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
 from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.start import FILE, Start, make_start, open_stated
+
+
+@dataclass(frozen=True)
+class TaskStart(Start):
+    """Encoder that a fine-tuning run starts from, and the weights of its head."""
+
+    head: dict[str, torch.Tensor] | None = None
+    """Weights of the head; None for random ones."""
 
 
 def open_encoder(config: StartConfig) -> Start:
@@ -36,6 +44,30 @@ def open_encoder(config: StartConfig) -> Start:
     else:
         opened = open_stated(path, facts)
     return make_start(path, *opened, config.to_patch, config.sha256, ("--model", "model.sha256"))
+
+
+def open_head(config: StartConfig, spec: TaskSpec) -> tuple[dict[str, torch.Tensor] | None, tuple[str, ...]]:
+    """Open the head of the fine-tuned model that a run starts from, if it is one for the same classes and maps.
+
+    All layers are trained best from a head that fits the encoder already (LP-FT, arXiv 2202.10054).
+
+    Returns:
+        Weights of the head, None where it has to be a new one, and a sentence about them.
+    """
+    if not config.weights or not is_task_run(Path(config.weights)):
+        return None, ()
+    model = load_task_model(Path(config.weights))
+    if different := _differences(model.spec, spec):
+        return None, (f"the head is new: that of {config.weights} has other {', '.join(different)}",)
+    return model.head.state_dict(), (f"the head starts with the weights of that in {config.weights}",)
+
+
+def _differences(old: TaskSpec, new: TaskSpec) -> list[str]:
+    """Return the names of what keeps one head from having the weights of another."""
+    shapes = ("task", "head", "layers", "final_norm", "pyramid", "channels", "blocks", "detector")
+    names = [name for name in shapes if getattr(old, name) != getattr(new, name)]
+    same_classes = [label.name for label in old.labels] == [label.name for label in new.labels]
+    return names if same_classes else [*names, "classes"]
 
 
 def make_spec(config: FinetuneConfig, data: TaskData) -> TaskSpec:
@@ -99,14 +131,17 @@ def sized(spec: EncoderSpec, size: int) -> EncoderSpec:
     return EncoderSpec(spec.architecture, replace(spec.preprocessing, size=size))
 
 
-def build_model(config: FinetuneConfig, start: Start, spec: TaskSpec) -> TaskModel:
-    """Build the task model with the weights of a start, or random ones, and a new head; all drawn by the run's seed."""
+def build_model(config: FinetuneConfig, start: TaskStart, spec: TaskSpec) -> TaskModel:
+    """Build the task model with the weights of a start; those it does not have are drawn by the run's seed."""
     torch.manual_seed(config.train.seed)
     encoder = start.spec.build(0.0 if config.train.freeze else config.model.drop_path)
     if start.weights is not None:
         encoder.vit.load_state_dict(start.weights, strict=True)
     torch.manual_seed(config.train.seed)  # the same head, whatever the encoder drew
-    return TaskModel(encoder, spec)
+    model = TaskModel(encoder, spec)
+    if start.head is not None:
+        model.head.load_state_dict(start.head, strict=True)
+    return model
 
 
 def exclude_unused(model: TaskModel) -> None:
@@ -120,10 +155,10 @@ def exclude_unused(model: TaskModel) -> None:
         vit.norm.requires_grad_(spec.final_norm)
 
 
-def saved_start(run_dir: Path, spec: EncoderSpec) -> Start:
+def saved_start(run_dir: Path, spec: EncoderSpec) -> TaskStart:
     """Return the start of a run from its folder; without a file of weights, they were random or are in a checkpoint."""
     file = run_dir / FILE
-    return Start(spec, _kept(safetensors.torch.load_file(file), spec) if file.exists() else None)
+    return TaskStart(spec, _kept(safetensors.torch.load_file(file), spec) if file.exists() else None)
 
 
 def _kept(weights: dict[str, torch.Tensor], spec: EncoderSpec) -> dict[str, torch.Tensor]:

@@ -307,6 +307,29 @@ def test_freezing_leaves_the_encoder_as_it_is_and_training_all_layers_does_not(
         assert (len(kept) == len(before)) == (kind != "frozen, eomt")  # the last block is a part of the head
 
 
+def test_a_run_from_a_fine_tuned_model_goes_on_with_its_head(
+    blocks: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    begun, settings = references["frozen"], SMALL | KINDS["all layers"] | {"train.steps": 1, "optim.lr": 0.0}
+    run = finetune("segment", blocks, tmp_path / "run", model=begun, settings=settings)
+    before, after = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (begun, run))
+    assert before.keys() == after.keys()
+    averages = ("running_mean", "running_var", "num_batches_tracked")  # a step changes them at any rate
+    assert [x for x in before if not x.endswith(averages) and not torch.equal(before[x], after[x])] == []
+    assert f"the head starts with the weights of that in {begun}" in (run / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"), [({"head.name": "linear"}, "head, layers"), ({"data.ignore": ["1"]}, "classes")]
+)
+def test_a_head_of_another_kind_or_for_other_classes_is_new(
+    settings: dict[str, Any], reason: str, blocks: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = SMALL | {"train.freeze": True, "train.views": 1, "train.steps": 1} | settings
+    run = finetune("segment", blocks, tmp_path / "run", model=references["frozen"], settings=settings)
+    assert f"the head is new: that of {references['frozen']} has other {reason}" in (run / "train.log").read_text()
+
+
 @pytest.mark.parametrize(("head", "freeze"), [("fpn", False), ("linear", False), ("linear", True), ("eomt", True)])
 def test_four_images_of_clear_colors_are_learned(head: str, freeze: bool, tmp_path: Path) -> None:
     write_halves(tmp_path / "data", 4)
