@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 """Error numbers by which a file system says that it has no such operation: network disks, FUSE."""
+
+
+def shell_word(path: str | Path) -> str:
+    """Return a path as one word of a command that a user can copy into a shell."""
+    return shlex.quote(str(path))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -12,7 +13,16 @@ from pathlib import Path
 import pytest
 from helpers.signals import WAIT_SECONDS
 
-from gtsa_kit.files import atomic_write, read_json_lines, sha256_of, staged, write_json, write_json_lines, write_text
+from gtsa_kit.files import (
+    atomic_write,
+    read_json_lines,
+    sha256_of,
+    shell_word,
+    staged,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 
 
 def test_content_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -195,3 +205,8 @@ def test_staged_files_appear_together_and_after_an_error_not_at_all(tmp_path: Pa
         interrupted()
     assert sorted(path.name for path in target.parent.iterdir()) == ["a.bin", "a.bin.json"]
     assert target.read_text() == "a"
+
+
+@pytest.mark.parametrize("name", ["runs/a", "my run", "it's", "a;b", "$HOME", "ä"])
+def test_a_shell_reads_a_path_in_a_command_as_it_is(name: str) -> None:
+    assert shlex.split(f"gtsa export {shell_word(Path(name))}")[2:] == [name]

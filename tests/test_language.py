@@ -5,6 +5,7 @@ name alone, a word that is only ever spelled wrongly ("colour") everywhere.
 """
 
 import ast
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -115,3 +116,16 @@ def test_retired_words_stay_retired() -> None:
         if RETIRED.search(line)
     ]
     assert not wrong, f"{len(wrong)} lines\n" + "\n".join(wrong)
+
+
+COMMAND = re.compile(r"(gtsa (embed|export|info|predict|serve|verify)|--out|--model-repository)[ =]$")
+"""End of a text behind which a path is a word of a command."""
+
+
+def test_paths_in_commands_are_shell_words() -> None:
+    for path in (path for path in PYTHON if path.relative_to(ROOT).parts[0] == "gtsa_kit"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        for before, value in (pair for values in texts for pair in itertools.pairwise(values)):
+            if isinstance(before, ast.Constant) and COMMAND.search(str(before.value)):
+                assert "shell_word(" in ast.unparse(value), f"{path}:{value.lineno}: use files.shell_word"

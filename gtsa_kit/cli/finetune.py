@@ -10,6 +10,7 @@ from gtsa_kit.cli.support.finetune_options import DATA, TRAINING, FinetuneOption
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
 from gtsa_kit.config.finetune import TaskName
+from gtsa_kit.files import shell_word
 
 HEADS_BY_MASKS = {True: "mask-rcnn", False: "faster-rcnn"}
 """Head by `--masks`."""
@@ -237,7 +238,7 @@ def _run(
     from gtsa_kit.cli.support.finetune_display import run_finetuning
 
     if not run_finetuning(config, run_dir, options.resume):
-        fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {run_dir}", 130)
+        fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {shell_word(run_dir)}", 130)
 
 
 def _finish(run_dir: Path, has_settings: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 from gtsa_kit.cli.support.common import fail, require
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
 from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.files import shell_word
 
 NO_IMAGES = "no images given; give a folder, a list of paths, an archive or a URL: gtsa train SOURCE"
 
@@ -171,7 +172,7 @@ def train(
 
     given = given_settings(config, parse_overrides(set_ or []) | overrides)
     if not run_training(settings, run_dir, resume, given):
-        fail(f"stopped and saved; resume with: gtsa train --resume --out {run_dir}", 130)
+        fail(f"stopped and saved; resume with: gtsa train --resume --out {shell_word(run_dir)}", 130)
 
 
 def _finish(run_dir: Path, has_settings: bool) -> None:

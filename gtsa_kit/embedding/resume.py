@@ -17,7 +17,7 @@ from gtsa_kit.embedding.input_index import (
     write_input_index,
 )
 from gtsa_kit.embedding.moved import check_moved
-from gtsa_kit.files import write_json
+from gtsa_kit.files import shell_word, write_json
 
 
 def open_inputs(where: str, out: Path, command: str) -> Source:
@@ -36,7 +36,7 @@ def open_inputs(where: str, out: Path, command: str) -> Source:
     except ValueError as error:
         if not (out / JOB).exists():
             raise
-        hint = f"if the images moved, name their new place: {command} --resume --out {out}"
+        hint = f"if the images moved, name their new place: {command} --resume --out {shell_word(out)}"
         raise ValueError(f"{str(error).partition('; ')[0]}; {hint}") from error
 
 

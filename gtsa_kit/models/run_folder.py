@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from gtsa_kit.files import sha256_of
+from gtsa_kit.files import sha256_of, shell_word
 
 Branch = Literal["teacher", "student"]
 
@@ -97,7 +97,7 @@ def find_run_weights(run_dir: Path, branch: Branch | None = None) -> RunWeights:
         hint = (
             "only a checkpoint holds the student"
             if encoder.exists()
-            else f"continue it with: gtsa train --resume --out {run_dir}"
+            else f"continue it with: gtsa train --resume --out {shell_word(run_dir)}"
         )
         raise ValueError(f"{run_dir} holds no checkpoint; {hint}")
     if not is_intact(checkpoint):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from gtsa_kit.files import write_json
+from gtsa_kit.files import shell_word, write_json
 from gtsa_kit.models.architecture import check_layers
 from gtsa_kit.models.detector import Detections, DetectorHead
 from gtsa_kit.models.encoder import Encoder
@@ -118,7 +118,7 @@ def check_finished(path: Path) -> None:
         return
     content = yaml.safe_load(settings.read_text(encoding="utf-8"))
     if isinstance(content, dict) and content.get("task") in HEADS and "head" in content:
-        command = f"gtsa finetune {content['task']} --resume --out {path}"
+        command = f"gtsa finetune {content['task']} --resume --out {shell_word(path)}"
         raise ValueError(f"{path} is an unfinished run of fine-tuning, which has no model yet; continue it: {command}")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gtsa_kit.config.finetune import FinetuneConfig, resolved
+from gtsa_kit.files import shell_word
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.build import learning_rates, place_model
@@ -33,7 +34,7 @@ def finish_run(run_dir: Path, callback: FinetuneCallback | None = None) -> str:
     if checkpoint is None and not (run_dir / "config.yaml").exists():
         raise ValueError(f"{run_dir} holds no run; give the folder of one with --out")
     if checkpoint is None:
-        raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with --resume --out {run_dir}")
+        raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with --resume --out {shell_word(run_dir)}")
     check_kind(checkpoint)
     state = state_of(checkpoint, run_dir, callback)
     if not state.best or state.best["step"] != state.step:

@@ -16,7 +16,7 @@ from gtsa_kit.embedding.progress import JobProgress, JobSummary, UnreadableFileE
 from gtsa_kit.embedding.ray_engine import run_on_ray
 from gtsa_kit.embedding.resume import create_or_resume, open_inputs
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.files import write_text
+from gtsa_kit.files import shell_word, write_text
 from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.tasks.predict_images import CHUNK
 from gtsa_kit.tasks.predict_plan import PredictOptions, job_record, plan_prediction
@@ -52,7 +52,7 @@ def predict_folder(
     path, out, options = Path(model), Path(out), options or PredictOptions()
     check_out(out, options.resume)
     where = absolute_location(str(source))
-    opened = open_inputs(where, out, f"gtsa predict {model} NEW_PLACE")
+    opened = open_inputs(where, out, f"gtsa predict {shell_word(model)} NEW_PLACE")
     predictor = predictor or open_predictor(path, options.load)
     plan = plan_prediction(predictor, options)
     out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gtsa_kit.files import atomic_write, sha256_of, sync_folder, write_text
+from gtsa_kit.files import atomic_write, sha256_of, shell_word, sync_folder, write_text
 from gtsa_kit.models.run_folder import CHECKPOINTS, DIGESTS, is_intact, list_checkpoints, read_digests
 
 
@@ -31,7 +31,7 @@ def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int
         except RuntimeError as error:  # torch raises this when a write fails
             raise OSError(
                 f"the checkpoint {path} could not be written: the disk is full, or not writable; free some space, then "
-                f"continue with --resume --out {run_dir}"
+                f"continue with --resume --out {shell_word(run_dir)}"
             ) from error
         file.flush()
         _add_digest(folder, path.name, sha256_of(Path(file.name)))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gtsa_kit.config import RunConfig
-from gtsa_kit.files import read_json_lines
+from gtsa_kit.files import read_json_lines, shell_word
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.weights import build_encoder, save_encoder
 from gtsa_kit.training.checkpoint import load_checkpoint
@@ -69,7 +69,9 @@ def finish_run(run_dir: Path) -> list[str]:
     if checkpoint is None and not (run_dir / "config.yaml").exists():
         raise ValueError(f"{run_dir} holds no run; give the folder of one with --out")
     if checkpoint is None:
-        raise ValueError(f"{run_dir} holds no checkpoint yet; continue it with: gtsa train --resume --out {run_dir}")
+        raise ValueError(
+            f"{run_dir} holds no checkpoint yet; continue it with: gtsa train --resume --out {shell_word(run_dir)}"
+        )
     config, step = RunConfig.model_validate(checkpoint["settings"]), checkpoint["step"]
     spec = EncoderSpec.from_dict(checkpoint)
     encoder = build_encoder(spec.architecture, teacher_weights(checkpoint), run_dir, spec.preprocessing)

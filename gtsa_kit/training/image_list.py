@@ -11,7 +11,7 @@ from gtsa_kit.data.image_files import ImageList, list_images
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.moved_images import changed_content, describe_differences, same_size, spread_sample
 from gtsa_kit.data.sources import reopen_source
-from gtsa_kit.files import write_text
+from gtsa_kit.files import shell_word, write_text
 
 FILE = "images.json"
 
@@ -122,7 +122,7 @@ def _check_some_readable(images: ImageList, run_dir: Path, source: str) -> None:
             return
     raise ValueError(
         f"the images of the run are no longer in {source}: {first}; if they moved, name their new place: "
-        f"gtsa train NEW_PLACE --resume --out {run_dir}"
+        f"gtsa train NEW_PLACE --resume --out {shell_word(run_dir)}"
     )
 
 

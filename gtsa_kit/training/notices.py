@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
+from gtsa_kit.files import shell_word
 from gtsa_kit.training.optim import MAX_INITIAL_SHARE, auto_momentum, make_schedules
 from gtsa_kit.training.state import TrainState
 
@@ -39,7 +40,7 @@ def lag_notices(initial_share: float, run_dir: Path, config: RunConfig) -> list[
         return []
     return [
         f"the teacher lags: it has kept {initial_share:.2g} of its initial weights; "
-        f"the student has not: gtsa export {run_dir} --branch student"
+        f"the student has not: gtsa export {shell_word(run_dir)} --branch student"
     ]
 
 

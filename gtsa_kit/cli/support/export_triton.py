@@ -1,6 +1,5 @@
 """Steps and output of `gtsa export --format triton`. Imports torch, so the command imports it when it runs."""
 
-import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from gtsa_kit.export.triton.config import ServingOptions, check_serving
 from gtsa_kit.export.triton.ensemble import ServedHead, ensemble_models, ensemble_names
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
+from gtsa_kit.files import shell_word
 
 SERVED_SUFFIXES = (SUFFIX["onnx"], SUFFIX["trt"])
 
@@ -94,7 +94,7 @@ def export_triton(
         manifest = open_artifact(path, gate)
         _check_unchanged(path, manifest, precision, options, calibrate)
         if scoring.score:
-            raise ValueError(f"{path} is served as it is; score it with: gtsa verify {path} --score DATA")
+            raise ValueError(f"{path} is served as it is; score it with: gtsa verify {shell_word(path)} --score DATA")
         repository = out or path.parent / "triton"
         with _scratch(repository) as folder:
             opened_heads = open_heads(heads, manifest, folder, images, console)
@@ -176,7 +176,7 @@ def _write(
         console.print(
             f"the server must have TensorRT {manifest.engine.version}, which built the engine", soft_wrap=True
         )
-    start = f"tritonserver --model-repository={shlex.quote(str(repository.resolve()))}"
+    start = f"tritonserver --model-repository={shell_word(repository.resolve())}"
     console.print(f"{repository}  {size:.1f} MB; {start}", soft_wrap=True)
 
 

@@ -1,7 +1,6 @@
 """Progress display of `gtsa finetune`. This module imports torch, so the command imports it only when it runs."""
 
 import json
-import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.table import Table
 from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.support.progress import Steps, make_console, print_next
 from gtsa_kit.config.finetune import FinetuneConfig
-from gtsa_kit.files import read_json_lines
+from gtsa_kit.files import read_json_lines, shell_word
 from gtsa_kit.tasks.finish import finish_run
 from gtsa_kit.tasks.run import finetune_run
 from gtsa_kit.tasks.state import SCORE_NAMES, FinetuneCallback, FinetuneMetrics, FinetuneState
@@ -144,7 +143,7 @@ def print_result(run_dir: Path, out: Console) -> None:
     out.print(f"scores of step {scores['step']}, head {scores['head']}", soft_wrap=True)
     out.print(score_table(scores))
     out.print(_files_table(run_dir, scores))
-    print_next(f"gtsa export {shlex.quote(str(run_dir))} --format onnx", out)
+    print_next(f"gtsa export {shell_word(run_dir)} --format onnx", out)
 
 
 def score_table(scores: dict[str, Any]) -> Table:

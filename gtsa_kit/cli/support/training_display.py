@@ -1,6 +1,5 @@
 """Progress display of `gtsa train`. This module imports torch, so the command imports it only when it runs."""
 
-import shlex
 import statistics
 import warnings
 from collections.abc import Collection, Iterator
@@ -14,7 +13,7 @@ from gtsa_kit.cli.support.common import is_first_process, stop_on_signal
 from gtsa_kit.cli.support.progress import Steps, make_console, print_next
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.batches import resolve_workers
-from gtsa_kit.files import read_json_lines
+from gtsa_kit.files import read_json_lines, shell_word
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.training.finish import finish_run
@@ -121,7 +120,7 @@ def training_display(out: Console) -> Iterator[TrainingDisplay]:
 def print_summary(run_dir: Path, out: Console) -> None:
     """Print the files of a finished run and the next command."""
     out.print(summary_table(run_dir))
-    print_next(f"gtsa export {shlex.quote(str(run_dir))} --format onnx", out)
+    print_next(f"gtsa export {shell_word(run_dir)} --format onnx", out)
 
 
 def summary_table(run_dir: Path) -> Table:

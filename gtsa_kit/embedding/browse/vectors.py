@@ -13,6 +13,7 @@ from gtsa_kit.embedding.browse.parquet_parts import check_schema, read_batches, 
 from gtsa_kit.embedding.folder import JOB, JOURNAL, VECTORS, vector_parts
 from gtsa_kit.embedding.locations import known_locations
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, parse_manifest
+from gtsa_kit.files import shell_word
 
 BLOCK_BYTES = 32 << 20
 """Size of a block of float32 vectors."""
@@ -192,7 +193,9 @@ def open_vectors(folder: Path) -> VectorTable:
     if "shards" in journal:  # a kill interrupted the writing of later parts; the job writes them again
         parts = parts[: max(1, int(journal["shards"]))]
     if not parts:
-        raise ValueError(f"{folder} holds no vectors ({VECTORS}/); make them with gtsa embed FOLDER --out {folder}")
+        raise ValueError(
+            f"{folder} holds no vectors ({VECTORS}/); make them with gtsa embed FOLDER --out {shell_word(folder)}"
+        )
     metadata = [read_footer(part) for part in parts]
     schemas = [footer.schema.to_arrow_schema() for footer in metadata]
     dims = {check_schema(part, schema) for part, schema in zip(parts, schemas, strict=True)}

@@ -37,8 +37,8 @@ class EngineRunner(Runner):
         record = check_file(path, self.manifest)
         if device.type != "cuda":
             raise ValueError(
-                f"{path} needs an NVIDIA GPU, but the device is {device.type}; gtsa verify {path.name} checks it "
-                f"without one, and ONNX Runtime runs the same graph, {record.graph.file}"
+                f"{path} needs an NVIDIA GPU, but the device is {device.type}; gtsa verify checks it without "
+                f"one, and ONNX Runtime runs the same graph, {record.graph.file}"
             )
         if reason := cannot_run(record):
             raise ValueError(
