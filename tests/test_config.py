@@ -54,7 +54,7 @@ PAPER = {
     "optim.betas": (0.9, 0.999),
     "optim.clip_grad_norm": 3.0,
     "optim.teacher_momentum": "auto",
-    "optim.final_teacher_momentum": 1.0,
+    "optim.final_teacher_momentum": "auto",
     "train.epochs": 100.0,
     "train.batch_size": 512,
 }

@@ -86,8 +86,9 @@ class OptimConfig(Section):
     teacher_momentum: Fraction | Literal["auto"] = "auto"
     """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`. auto is the value
     that the method was published with, or less in a run so short that its teacher would keep initial weights."""
-    final_teacher_momentum: Fraction = 1.0
-    """Momentum of the teacher's moving average at the end."""
+    final_teacher_momentum: Fraction | Literal["auto"] = "auto"
+    """Momentum of the teacher's moving average at the end. auto is 1, or the initial momentum in a run so short that
+    auto lowered it: with 1 at the end its teacher would lag behind the student."""
 
 
 class TrainConfig(Section):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, RunConfig
 from gtsa_kit.files import shell_word
-from gtsa_kit.training.optim import MAX_INITIAL_SHARE, auto_momentum, make_schedules
+from gtsa_kit.training.optim import MAX_INITIAL_SHARE, make_schedules, teacher_momenta
 from gtsa_kit.training.state import TrainState
 
 MAX_TRAINED_SHARE = 0.5
@@ -20,11 +20,12 @@ def start_notices(state: TrainState) -> list[str]:
     share = state.final_initial_share()
     if share >= max_share(state.config):
         momenta, steps = state.schedules.teacher_momentum, state.schedule.steps
-        published, final = PUBLISHED_MOMENTUM[state.config.method], state.config.optim.final_teacher_momentum
-        auto = auto_momentum(published, final, steps, state.schedule.frozen)
+        published, auto = PUBLISHED_MOMENTUM[state.config.method], {"teacher_momentum": "auto"}
+        optim = state.config.optim.model_copy(update=auto)
+        first, _ = teacher_momenta(optim, published, steps, state.schedule.frozen)
         notices.append(
             f"the teacher lags: with a momentum of {momenta[0]:g} to {momenta[-1]:g} over {steps} steps it will keep "
-            f"{share:.2g} of its initial weights; optim.teacher_momentum=auto would start at {auto:g}"
+            f"{share:.2g} of its initial weights; optim.teacher_momentum=auto would start at {first:g}"
         )
     return notices
 

@@ -54,15 +54,23 @@ def make_schedules(
     """
     peak = config.lr * batch / 256
     rise = peak * np.arange(warmup) / max(warmup, 1)
-    momentum, final_momentum = config.teacher_momentum, config.final_teacher_momentum
-    if momentum == "auto":
-        momentum = auto_momentum(published_momentum, final_momentum, steps, frozen)
     return HyperparameterSchedules(
         lr=np.concatenate([rise, cosine(peak, config.final_lr, steps - warmup)]),
         weight_decay=cosine(config.weight_decay, config.final_weight_decay, steps),
-        teacher_momentum=cosine(momentum, final_momentum, steps),
+        teacher_momentum=cosine(*teacher_momenta(config, published_momentum, steps, frozen), steps),
         method=method or {},
     )
+
+
+def teacher_momenta(config: OptimConfig, published: float, steps: int, frozen: int = 0) -> tuple[float, float]:
+    """Return the teacher's momentum at the first step of a run and at the last; see `make_schedules`."""
+    first, last = config.teacher_momentum, config.final_teacher_momentum
+    if first != "auto":
+        return first, 1.0 if last == "auto" else last
+    first = auto_momentum(published, 1.0 if last == "auto" else last, steps, frozen)
+    if last != "auto":
+        return first, last
+    return first, 1.0 if first == published else first
 
 
 def auto_momentum(published: float, final: float, steps: int, frozen: int = 0) -> float:

@@ -182,7 +182,7 @@ def test_method_settings_are_overridden_by_file_and_overrides(tmp_path: Path) ->
     assert (moco.optim.weight_decay, moco.optim.lr, moco.model.drop_path) == (0.1, 1.5e-4, 0.0)
     assert (moco.views.hflip_p, moco.views.rotate) == (0.5, False)
     dino = load_config(overrides={"method": "dino"})
-    assert (dino.optim.weight_decay, dino.optim.final_teacher_momentum, dino.dino.prototypes) == (0.04, 1.0, 65_536)
+    assert (dino.optim.weight_decay, dino.optim.final_teacher_momentum, dino.dino.prototypes) == (0.04, "auto", 65_536)
     assert load_config(overrides={"method": "dino", "views.rotate": True}).views.rotate
     (tmp_path / "run.yaml").write_text("method: dino\nviews: {hflip_p: 0.25}\n")
     assert load_config(file=tmp_path / "run.yaml").views.hflip_p == 0.25

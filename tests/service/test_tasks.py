@@ -17,6 +17,7 @@ from helpers.served_heads import open_heads
 from helpers.task_models import LABELS, random_task_model, save_random_task, task_spec
 from PIL import Image
 from safetensors.numpy import load as load_safetensors
+from torchvision.transforms import v2
 
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import LoadOptions
@@ -96,6 +97,24 @@ def test_each_format_holds_the_mask_of_the_model(segment_service: RunningService
     assert {one["category_id"]: one["area"] for one in rle["segments"]} == {
         int(value): int((values == value).sum()) for value in np.unique(values)
     }
+
+
+def test_images_with_a_class_are_cut_as_torchvision_cuts_them(start_service: ServiceFactory, tmp_path: Path) -> None:
+    spec = replace(task_spec("classify"), crop_from=256)
+    model = random_task_model(spec)
+    save_task_model(tmp_path, model, {})
+    image = Image.fromarray(scene(30, 90)).resize((600, 270), Image.Resampling.BICUBIC)
+    cut = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])(image)
+    with torch.no_grad():
+        expected, whole = (
+            model(torch.from_numpy(model.encoder.preprocessing(one, (224, 224)))[None]).softmax(1)[0]
+            for one in (cut, image)
+        )
+    with start_service(open_predictor(tmp_path, LoadOptions("cpu"))) as running:
+        classes = post(running, "/v1/classify", encoded(image, "PNG"), top_k=len(LABELS)).json()["classes"]
+    given = [one["probability"] for one in sorted(classes, key=lambda one: one["number"])]
+    assert given == pytest.approx(expected.tolist(), abs=1e-4)
+    assert given != pytest.approx(whole.tolist(), abs=1e-3)  # the crop matters for this image
 
 
 def test_masks_are_upright_and_of_any_size(segment_service: RunningService) -> None:
