@@ -1,5 +1,6 @@
 """The public function `verify`: the gates of an exported file again."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,44 +48,46 @@ def verify(
     from gtsa_kit.export.folder_check import find_exported_folder, is_exported_folder
 
     path = Path(artifact)
-    given = (Path(against) if against else None, Path(images) if images else None, device, import_options)
-    scoring = (Path(score) if score else None, max_drop)
+    request = _Request(
+        Path(against) if against else None,
+        Path(images) if images else None,
+        device,
+        import_options,
+        Path(score) if score else None,
+        max_drop,
+    )
     if is_exported_folder(path):
-        return _verify_folder(find_exported_folder(path), *given, *scoring)
-    return _verify_file(path, *given, *scoring)
+        return _verify_folder(find_exported_folder(path), request)
+    return _verify_file(path, request)
 
 
-def _verify_file(
-    file: Path,
-    against: Path | None,
-    images: Path | None,
-    device: str,
-    import_options: "ImportOptions | None",
-    data: Path | None,
-    max_drop: float,
-) -> "ParityReport":
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of `verify` but for the file."""
+
+    against: Path | None
+    images: Path | None
+    device: str
+    import_options: "ImportOptions | None"
+    score: Path | None
+    max_drop: float
+
+
+def _verify_file(file: Path, request: _Request) -> "ParityReport":
     """Compare an exported file with the encoder."""
     from gtsa_kit.export.parity import check_parity
     from gtsa_kit.export.parity_images import load_parity_images
     from gtsa_kit.export.runtime.load import load
 
-    runner = load(file, device)
-    source = _open_reference(file, runner.manifest, against, import_options)
-    report = check_parity(source.model, runner, load_parity_images(images or source.images))
-    if data and report.passed:
-        raise_if_lower(file, score_beside(source, runner, data, max_drop))
+    runner = load(file, request.device)
+    source = _open_reference(file, runner.manifest, request)
+    report = check_parity(source.model, runner, load_parity_images(request.images or source.images))
+    if request.score and report.passed:
+        raise_if_lower(file, score_beside(source, runner, request.score, request.max_drop))
     return report
 
 
-def _verify_folder(
-    folder: Path,
-    against: Path | None,
-    images: Path | None,
-    device: str,
-    import_options: "ImportOptions | None",
-    data: Path | None,
-    max_drop: float,
-) -> "ParityReport":
+def _verify_folder(folder: Path, request: _Request) -> "ParityReport":
     """Compare the files of an exported folder with their digests, and what they compute with the encoder."""
     from gtsa_kit.export.folder_check import served_file
     from gtsa_kit.export.folder_report import read_folder_report
@@ -96,22 +99,18 @@ def _verify_folder(
     if problem := report.problem(folder):
         raise ValueError(f"{folder}: {problem}; export it again")
     if file := served_file(report, folder):
-        return _verify_file(file, against, images, device, import_options, data, max_drop)
-    if data:
+        return _verify_file(file, request)
+    if request.score:
         raise ValueError(f"{folder} is a checkpoint for {report.format}, which has no task to score; omit `score`")
-    source = _open_reference(folder / EXPORT_FILE, report, against, import_options)
-    return check_folder_parity(source.encoder, report.format, folder, load_parity_images(images or source.images))
+    source = _open_reference(folder / EXPORT_FILE, report, request)
+    images = load_parity_images(request.images or source.images)
+    return check_folder_parity(source.encoder, report.format, folder, images)
 
 
-def _open_reference(
-    artifact: Path,
-    manifest: "Manifest | FolderReport",
-    against: Path | None,
-    import_options: "ImportOptions | None",
-) -> "Source":
+def _open_reference(artifact: Path, manifest: "Manifest | FolderReport", request: _Request) -> "Source":
     from gtsa_kit.export.reference import missing_reference, open_reference
 
-    source = open_reference(artifact, manifest, against, import_options)
+    source = open_reference(artifact, manifest, request.against, request.import_options)
     if source is None:
         raise ValueError(missing_reference(artifact, manifest).replace("--against", "`against`"))
     return source
