@@ -1,12 +1,19 @@
 """`gtsa export`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.export_options import (
+    SIDES,
+    EngineExportOptions,
+    TritonExportOptions,
+    check_unused,
+    refuse_option,
+    resolve_format,
+)
 from gtsa_kit.cli.support.export_result import printed_result
 from gtsa_kit.cli.support.options import ClassTokenOption, JsonOption, LayersOption, WeightsOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import (
@@ -19,10 +26,6 @@ from gtsa_kit.cli.support.parsing import (
     parse_sizes,
 )
 from gtsa_kit.cli.support.task_options import TaskExportOptions
-
-SIDES = "N, or HEIGHTxWIDTH; multiples of the patch size, 16 for the encoders of gtsa-kit."
-ENGINES = "TensorRT (--format trt)"
-TRITON = "NVIDIA Triton (--format triton)"
 
 
 @with_option_groups
@@ -89,77 +92,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     as_json: JsonOption = False,
-    runtime: Annotated[
-        str,
-        typer.Option(
-            help="tensorrt (builds for the GPU of this machine) or tensorrt-rtx (builds without a GPU). auto: tensorrt "
-            "if it and a GPU are available, else tensorrt-rtx.",
-            rich_help_panel=ENGINES,
-        ),
-    ] = "auto",
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            help="Compute capabilities that the engine runs on: 8.6,8.9,12.0. Default: for tensorrt-rtx all that it "
-            "supports from 8.0 (fp8: 8.9), for tensorrt that of this machine.",
-            rich_help_panel=ENGINES,
-        ),
-    ] = None,
-    opt_size: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Input size that the engine is optimized for. {SIDES} Default: the training size, such as 224.",
-            rich_help_panel=ENGINES,
-        ),
-    ] = None,
-    workspace: Annotated[
-        float | None,
-        typer.Option(help="Maximum GPU workspace of one layer, in GiB. Default: no limit.", rich_help_panel=ENGINES),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with kernel timings, kept between builds; tensorrt only. Default: none.", rich_help_panel=ENGINES
-        ),
-    ] = None,
-    optimization_level: Annotated[
-        int | None,
-        typer.Option(help="0 to 5: effort of the search for fast kernels. Default: 3.", rich_help_panel=ENGINES),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            help="nchw or nhwc: layout of the images of another tool's ONNX file, where its shape allows both. "
-            "Default: read from the shape.",
-            rich_help_panel=ENGINES,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Parse and build, list the rejected nodes, write nothing.", rich_help_panel=ENGINES
-        ),
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the model. Default: encoder, of a fine-tuned run model.", rich_help_panel=TRITON),
-    ] = None,
-    instances: Annotated[
-        str | None,
-        typer.Option(help="N, gpu:N or cpu:N: instances on each device. Default: 1.", rich_help_panel=TRITON),
-    ] = None,
-    max_batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum batch size of dynamic batching; 0 disables it. Default: that of the graph, or 16.",
-            rich_help_panel=TRITON,
-        ),
-    ] = None,
-    queue_delay_ms: Annotated[
-        float | None,
-        typer.Option(help="Maximum time that a request waits for others, in ms. Default: 1.", rich_help_panel=TRITON),
-    ] = None,
     *,
+    engine: EngineExportOptions,
+    triton: TritonExportOptions,
     task: TaskExportOptions,
     weights: WeightsOptions,
 ) -> None:
@@ -196,7 +131,7 @@ def export(
     import_options = weights.import_options
     from gtsa_kit.export.spec import OPSET, ExportOptions
 
-    format_name = _resolve_format(format_name, out)
+    format_name = resolve_format(format_name, out)
     height, width = parse_sizes(size, min_size, max_size)
     batch_range, opt_batch = parse_batch(batch)
     options = ExportOptions(
@@ -211,26 +146,12 @@ def export(
         output=task.output or "features",  # type: ignore[arg-type]
         keep_float=task.kept_layers,
     )
-    engine_only = {
-        "--runtime": runtime if runtime != "auto" else None,
-        "--gpu": gpu,
-        "--opt-size": opt_size,
-        "--workspace": workspace,
-        "--timing-cache": timing_cache,
-        "--optimization-level": optimization_level,
-        "--layout": layout,
-        "--dry-run": dry_run or None,
-        "--batch with three numbers": opt_batch,
-    }
-    triton_only = {
-        "--name": name,
-        "--head": task.head,
-        "--instances": instances,
-        "--max-batch": max_batch,
-        "--queue-delay-ms": queue_delay_ms,
-    }
-    _check_unused(engine_only, format_name, "trt")
-    _check_unused(triton_only, format_name, "triton")
+    check_unused(engine, format_name, "trt")
+    check_unused(triton, format_name, "triton")
+    if opt_batch is not None and format_name != "trt":
+        refuse_option("--batch with three numbers", "trt")
+    if task.head and format_name != "triton":
+        refuse_option("--head", "triton")
     if task.part != "model":
         from gtsa_kit.cli.support.export_head import export_head
 
@@ -242,7 +163,10 @@ def export(
 
         heads = dict(parse_heads(task.head or []))
         serving = parse_serving(
-            name or ("model" if heads or is_task_run(source) else None), instances, max_batch, queue_delay_ms
+            triton.name or ("model" if heads or is_task_run(source) else None),
+            triton.instances,
+            triton.max_batch,
+            triton.queue_delay_ms,
         )
         with printed_result(as_json) as result:
             export_triton(
@@ -255,18 +179,20 @@ def export(
         from gtsa_kit.export.tensorrt.build import BuildSettings
 
         engine_options = EngineOptions(
-            runtime=runtime,
+            runtime=engine.runtime,
             precision=precision,
             options=options,
-            optimal=OptimalShape(opt_batch, parse_side(opt_size, "--opt-size") if opt_size else None),
-            gpus=parse_capabilities(gpu),
-            settings=BuildSettings(workspace=workspace, timing_cache=timing_cache, level=optimization_level),
+            optimal=OptimalShape(opt_batch, parse_side(engine.opt_size, "--opt-size") if engine.opt_size else None),
+            gpus=parse_capabilities(engine.gpu),
+            settings=BuildSettings(
+                workspace=engine.workspace, timing_cache=engine.timing_cache, level=engine.optimization_level
+            ),
             calibrate=calibrate,
             images=images,
             out=out,
             force=force,
-            dry_run=dry_run,
-            layout=parse_layout(layout),
+            dry_run=engine.dry_run,
+            layout=parse_layout(engine.layout),
         )
         with printed_result(as_json) as result:
             export_engine(source, import_options, engine_options, result, task)
@@ -276,27 +202,3 @@ def export(
         files = FileOptions(precision, options, calibrate, images, out, force, task)
         with printed_result(as_json) as result:
             export_files(source, import_options, format_name, files, result)
-
-
-def _check_unused(values: Mapping[str, object], format_name: str, needed: str) -> None:
-    """Raise `ValueError` if an option of one format is given with another format."""
-    given = [option for option, value in values.items() if value is not None]
-    if given and format_name != needed:
-        raise ValueError(f"{given[0]} needs --format {needed}; add it, or omit {given[0]}")
-
-
-def _resolve_format(format_name: str, out: Path | None) -> str:
-    """Return the format by name, or by the suffix of the output file for "auto".
-
-    Raises:
-        ValueError: The format is unknown.
-    """
-    from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, SUFFIX
-
-    by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
-    if format_name == "auto" and out and out.suffix in by_suffix:
-        return by_suffix[out.suffix]
-    names = ("auto", "all", *FORMATS, "triton", *FRAMEWORKS)
-    if format_name not in names:
-        raise ValueError(f"unknown format {format_name!r}; choose one of {', '.join(names)}")
-    return format_name
