@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gtsa_kit.config import LossConfig
-from gtsa_kit.geometry import intersect, roi_weights, rotate_boxes, rotate_maps, to_crop_coordinates
+from gtsa_kit.methods.region_pairs import map_tokens, other_view_indices, promote_to_float32, roi_align_pairs
 
 
 def region_loss(
@@ -73,10 +73,10 @@ def correspondence_loss(global_maps: Tensor, local_maps: Tensor, targets: Tensor
         targets: Teacher maps, (B, G, C, h, w).
         match_fraction: K divided by the number of the student's patches.
     """
-    paired_tokens = _tokens(targets)[:, other_view_indices(targets)]  # (B, G, G - 1, h * w, C)
+    paired_tokens = map_tokens(targets)[:, other_view_indices(targets)]  # (B, G, G - 1, h * w, C)
     terms = [_mean_best_cosine(global_maps, paired_tokens, match_fraction)]
     if local_maps.shape[1]:
-        terms.append(_mean_best_cosine(local_maps, _tokens(targets)[:, None], match_fraction))
+        terms.append(_mean_best_cosine(local_maps, map_tokens(targets)[:, None], match_fraction))
     return _negative_mean(torch.cat([term.flatten(1) for term in terms], dim=1))
 
 
@@ -134,79 +134,6 @@ def constant_baseline_loss(targets: Tensor, boxes: Tensor, rotations: Tensor, ro
     return -_unit(aligned, dim=3).mean((0, 1, 2, 4, 5)).norm() if aligned.numel() else aligned.sum()
 
 
-def other_view_indices(targets: Tensor) -> Tensor:
-    """Return the indices (G, G - 1) of the other global views of each global view, for targets (B, G, ...).
-
-    Computed by arithmetic, because `nonzero` would make the host wait for a GPU.
-    """
-    n = targets.shape[1]
-    views = torch.arange(n, device=targets.device)
-    return (views[:, None] + 1 + views[: n - 1]) % n
-
-
-def roi_align_pairs(
-    student: Tensor,
-    teacher: Tensor,
-    boxes: Tensor,
-    rotations: Tensor,
-    boxes_g: Tensor,
-    rotations_g: Tensor,
-    roi_size: int,
-    pairs: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """RoIAlign the overlap of each pair of views in the student's and the teacher's map.
-
-    RoIAlign and rotation are linear, so all regions of a map are one product of a matrix with its tokens.
-
-    Args:
-        student: Student maps, (B, V, C, h, w).
-        teacher: Teacher maps, (B, G, C, H, W).
-        boxes, rotations: Crops (B, V, 4) and rotations (B, V) of the student's views.
-        boxes_g, rotations_g: Crops (B, G, 4) and rotations (B, G) of the teacher's views.
-        roi_size: p.
-        pairs: Teacher views to pair with each student view, (V, P) in 0..G-1, each index equally often; None pairs
-            each student view with all teacher views.
-
-    Returns:
-        Regions of the student and of the teacher, both (B, V, P, C, p, p), both in the student view's orientation.
-    """
-    if pairs is None:
-        pairs = torch.arange(teacher.shape[1], device=teacher.device).expand(student.shape[1], -1)
-    boxes, boxes_g = boxes[:, :, None], boxes_g[:, pairs]
-    overlap = intersect(boxes, boxes_g)  # (B, V, P, 4)
-    rotations_g = rotations_g[:, pairs]
-    rotations = rotations[:, :, None].expand_as(rotations_g)  # (B, V, P)
-    rois = rotate_boxes(to_crop_coordinates(overlap, boxes), rotations)
-    rois_g = rotate_boxes(to_crop_coordinates(overlap, boxes_g), rotations_g)
-    weights = _roi_matrices(rois, roi_size, student.shape[-2:]).flatten(2, 3)  # (B, V, P * p * p, h * w)
-    student_regions = weights @ _tokens(student)  # (B, V, P * p * p, C)
-    teacher_regions = _teacher_regions(teacher, rois_g, rotations - rotations_g, pairs, roi_size)
-    shape = (*rotations.shape, roi_size, roi_size, student.shape[2])  # (B, V, P, p, p, C)
-    return student_regions.reshape(shape).movedim(-1, 3), teacher_regions.reshape(shape).movedim(-1, 3)
-
-
-def _teacher_regions(teacher: Tensor, rois: Tensor, rotations: Tensor, pairs: Tensor, roi_size: int) -> Tensor:
-    """RoIAlign boxes (B, V, P, 4) in their teacher maps and rotate them by (B, V, P), to (B, V * P, p * p, C)."""
-    weights = _roi_matrices(rois, roi_size, teacher.shape[-2:])  # (B, V, P, p * p, H * W)
-    n_tokens = weights.shape[-1]
-    weights = weights.mT.reshape(*rotations.shape, n_tokens, roi_size, roi_size)
-    weights = rotate_maps(weights, rotations).flatten(-2).mT  # (B, V, P, p * p, H * W)
-    by_teacher = pairs.flatten().argsort(stable=True)  # order in which the pairs of one teacher view are adjacent
-    per_teacher = len(by_teacher) // teacher.shape[1] * roi_size * roi_size
-    weights = weights.flatten(1, 2)[:, by_teacher].reshape(*teacher.shape[:2], per_teacher, n_tokens)
-    regions = weights @ _tokens(teacher)  # (B, G, V * P / G * p * p, C)
-    regions = regions.reshape(len(regions), len(by_teacher), roi_size * roi_size, regions.shape[-1])
-    return regions[:, by_teacher.argsort()]
-
-
-def _roi_matrices(boxes: Tensor, roi_size: int, map_size: torch.Size) -> Tensor:
-    """Return RoIAlign of boxes (..., 4) in the unit square as matrices (..., p * p, h * w) over a map's tokens."""
-    x0, y0, x1, y1 = boxes.clamp(0, 1).unbind(-1)
-    rows, columns = roi_weights(y0, y1, roi_size, map_size[0]), roi_weights(x0, x1, roi_size, map_size[1])
-    weights = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # (..., p, p, h, w)
-    return weights.flatten(-2).flatten(-3, -2)
-
-
 def _cosines(student: Tensor, teacher: Tensor) -> Tensor:
     """Return cosines (B, V, P, p, p) over the channels of regions (B, V, P, C, p, p)."""
     cosines: Tensor = (student * _unit(teacher, dim=3)).sum(3) / safe_norm(student, dim=3).squeeze(3)
@@ -224,7 +151,7 @@ def _mean_best_cosine(student: Tensor, teacher_tokens: Tensor, match_fraction: f
             the same pairs.
         match_fraction: K divided by the number of the student's patches.
     """
-    tokens = _tokens(student)  # (B, V, n, C)
+    tokens = map_tokens(student)  # (B, V, n, C)
     views, n, m = *tokens.shape[1:3], teacher_tokens.shape[3]
     rows = tokens if teacher_tokens.shape[1] == views else tokens.flatten(1, 2)[:, None]
     similarity = rows @ _unit(teacher_tokens, dim=-1).flatten(2, 3).mT  # (B, V, n, P * m) or (B, 1, V * n, P * m)
@@ -236,14 +163,6 @@ def _mean_best_cosine(student: Tensor, teacher_tokens: Tensor, match_fraction: f
     return (student_to_teacher + teacher_to_student) / 2
 
 
-def _tokens(maps: Tensor) -> Tensor:
-    """Return maps (B, V, C, h, w) as tokens (B, V, h * w, C), in float32 at least.
-
-    Nothing is copied for the heads' outputs, whose memory layout is channels-last.
-    """
-    return promote_to_float32(maps).movedim(2, -1).flatten(2, 3)
-
-
 def _unit(vectors: Tensor, dim: int) -> Tensor:
     """Return vectors scaled to length 1 along `dim`."""
     return vectors / safe_norm(vectors, dim)
@@ -253,11 +172,6 @@ def safe_norm(vectors: Tensor, dim: int) -> Tensor:
     """Return L2 norms along `dim` (kept as size 1), at least 1e-12, so that the cosine with a zero vector is 0."""
     norms: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return norms.clamp(min=1e-12)
-
-
-def promote_to_float32(maps: Tensor) -> Tensor:
-    """Convert half-precision tensors to float32; float32 and float64 stay as they are."""
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _negative_mean(cosines: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ from gtsa_kit.data import augment as views
 from gtsa_kit.data.augment import Views, augment_color, collate, crop_and_rotate, make_views
 from gtsa_kit.data.augmentation_params import sample_box, sample_boxes
 from gtsa_kit.geometry import box_area, intersect, roi_weights, rotate_maps
-from gtsa_kit.methods import gtsa_losses as losses
+from gtsa_kit.methods import region_pairs
 
 PATCH = 16
 ROUNDING, FIXED, KERNEL, CUT_KERNEL = 0.5, 0.1, 0.03, 0.21
@@ -113,7 +113,7 @@ def patch_means(images: Tensor) -> Tensor:
 def align(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Return the student's and teacher's positions (B, V, G, 2, p, p) by the code of the region loss."""
     args = (pairs.boxes, pairs.rotations, pairs.boxes_g, pairs.rotations_g)
-    region, target = losses.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.bins)
+    region, target = region_pairs.roi_align_pairs(pairs.student, pairs.teacher, *args, pairs.bins)
     return region.numpy(), target.numpy()
 
 
