@@ -292,7 +292,7 @@ def test_wrong_inputs_are_detected(kind, mistake):
 @pytest.mark.parametrize("kind", ["global", "local"])
 def test_wrong_code_is_detected(kind, mistake, monkeypatch):
     name, wrong, harmless = WRONG_CODE[mistake]
-    monkeypatch.setattr(losses, name, wrong)
+    monkeypatch.setattr(region_pairs, name, wrong)
     regions = align(correct_pairs(kind))
     assert wrong_rotations(kind, regions) == {pair for pair in ROTATIONS if not harmless(*pair)}
 
