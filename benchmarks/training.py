@@ -46,7 +46,7 @@ from gtsa_kit.hardware import should_compile, should_use_bf16, should_use_fused_
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.gtsa import GTSA
-from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss
+from gtsa_kit.methods.gtsa_losses import correspondence_loss, gtsa_loss, region_loss, roi_sizes
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.training.optim import clip_grad_norm_per_parameter, make_optimizer, set_hyperparameters
 
@@ -228,9 +228,9 @@ def memory_rows(views: Views, config: RunConfig, half: bool) -> list[dict[str, A
         )
     outputs = model(views)
     maps = [maps.detach().requires_grad_() for maps in (outputs.global_maps, outputs.local_maps)]
-    roi_sizes = (config.loss.roi_size_global, config.loss.roi_size_local)
+    sizes = roi_sizes(config.loss, *maps)
     losses = {
-        "region loss": lambda: region_loss(*maps, outputs.targets, views.boxes, views.rotations, roi_sizes),
+        "region loss": lambda: region_loss(*maps, outputs.targets, views.boxes, views.rotations, sizes),
         "patch correspondence": lambda: correspondence_loss(*maps, outputs.targets, config.loss.match_fraction),
     }
     rows += [{"part": name, OURS: saved_activation_bytes(model, work) / count / 1e6} for name, work in losses.items()]

@@ -24,6 +24,8 @@ def plain_loss(outputs: GTSAOutputs, views: Views, config: LossConfig, alpha: fl
             if v == g:
                 continue
             size = config.roi_size_global if v < len(targets) else config.roi_size_local
+            if size == "auto":
+                size = 10 if student[0, 0].numel() > 100 else 4
             for b in range(len(target)):
                 boxes, rotations = views.boxes[b], views.rotations[b]
                 overlap = intersection(boxes[v], boxes[g])

@@ -15,7 +15,7 @@ from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method
-from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss
+from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss, roi_sizes
 from gtsa_kit.training.checkpoint import load_checkpoint
 from study_parts.settings import SIZE
 
@@ -42,11 +42,11 @@ def region_loss_controls(run: Path, images: Sequence[Path], seed: int = 100) -> 
     dataset = MultiCropDataset(source, list(source.entries()), config.views, seed)
     views = collate_views([dataset[index] for index in range(len(images))]).content
     outputs = method(views)
-    roi_sizes = (config.loss.roi_size_global, config.loss.roi_size_local)
+    sizes = roi_sizes(config.loss, outputs.global_maps, outputs.local_maps)
 
     def region(targets: Tensor) -> float:
         maps = outputs.global_maps, outputs.local_maps
-        return float(region_loss(*maps, targets, views.boxes, views.rotations, roi_sizes))
+        return float(region_loss(*maps, targets, views.boxes, views.rotations, sizes))
 
     targets = outputs.targets
     match_fraction = config.loss.match_fraction
@@ -54,7 +54,7 @@ def region_loss_controls(run: Path, images: Sequence[Path], seed: int = 100) -> 
         "region": region(targets),
         "rotated": region(torch.rot90(targets, 2, (-2, -1))),
         "other_image": region(targets.roll(1, 0)),
-        "constant": float(constant_baseline_loss(targets, views.boxes, views.rotations, roi_sizes[0])),
+        "constant": float(constant_baseline_loss(targets, views.boxes, views.rotations, sizes[0])),
         "correspondence": float(correspondence_loss(outputs.global_maps, outputs.local_maps, targets, match_fraction)),
     }
 

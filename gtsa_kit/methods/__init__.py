@@ -1,5 +1,7 @@
 """Self-supervised pretraining methods: GTSA and the baselines DINO and MoCo v3."""
 
+from dataclasses import replace
+
 from gtsa_kit.config import RunConfig
 from gtsa_kit.methods.base import Method
 from gtsa_kit.models.encoder_spec import EncoderSpec
@@ -13,6 +15,18 @@ COMPARED_COLUMNS: dict[str, tuple[str, str]] = {
 student that has learned something about the images is below it."""
 
 
+def embedding_of(config: RunConfig) -> str:
+    """Return the kind of embedding that a method trains: mean, or cls for a baseline with that setting."""
+    pools: dict[str, str] = {"dino": config.dino.pool, "mocov3": config.mocov3.pool}
+    return pools.get(config.method, "mean")
+
+
+def random_spec(config: RunConfig) -> EncoderSpec:
+    """Return the specification of the encoder of a run that starts from random weights."""
+    spec = EncoderSpec.named(config.model.arch)
+    return replace(spec, architecture=spec.architecture.with_embedding(embedding_of(config)))
+
+
 def make_method(config: RunConfig, encoder: EncoderSpec | None = None) -> Method:
     """Build student and teacher of `config.method` with random weights from torch's global generator.
 
@@ -22,7 +36,7 @@ def make_method(config: RunConfig, encoder: EncoderSpec | None = None) -> Method
 
     Modules are imported here so that lightly is only needed for a baseline.
     """
-    encoder = encoder or EncoderSpec.named(config.model.arch)
+    encoder = encoder or random_spec(config)
     if config.method == "dino":
         from gtsa_kit.methods.dino import DINO
 

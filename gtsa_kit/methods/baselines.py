@@ -2,7 +2,7 @@
 
 The published methods feed the class token to their heads. Here the heads read `Features.embedding`, because this
 package embeds, exports and evaluates that vector for every method. It is the mean of the patch tokens, unless the run
-starts from weights with `--embedding cls`.
+has `dino.pool=cls` (`mocov3.pool`), or starts from weights with `--embedding cls`.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from gtsa_kit.models.encoder import normalize
 from gtsa_kit.models.encoder_spec import EncoderSpec
 
 
-def require_lightly(method: str) -> None:
+def require_lightly(part: str) -> None:
     """Raise `ValueError` if lightly is not installed; called before a run folder is created."""
     if find_spec("lightly") is None:
         raise ValueError(
-            f"the method {method} needs the package lightly, which is not installed; "
+            f"the {part} needs the package lightly, which is not installed; "
             "install it with: pip install 'gtsa-kit[baselines]'"
         )
 

@@ -1,10 +1,9 @@
 """DINO (Caron et al., 2021): the student predicts the teacher's distribution over prototypes in another view.
 
-Head and loss are lightly's. docs/baselines.md lists the differences from the published method.
+Head and loss are in `dino_loss.py`. docs/baselines.md lists the differences from the published method.
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtsa_kit.config import DINOConfig, RunConfig
+from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods.base import Method, PlotGroup, TrainSchedule
-from gtsa_kit.methods.baselines import PooledBranch, import_lightly
+from gtsa_kit.methods.baselines import PooledBranch
+from gtsa_kit.methods.dino_loss import dino_criterion, dino_head, dino_loss, freeze_prototypes, teacher_temperatures
 from gtsa_kit.models.encoder_spec import EncoderSpec
 
 
@@ -53,17 +53,10 @@ class DINO(Method):
         self.student = PooledBranch(config.model, encoder, self._head, config.model.drop_path)
         self.teacher = PooledBranch(config.model, encoder, self._head)
         self.teacher.initialize_from(self.student)
-        self.criterion = import_lightly("loss.dino_loss").DINOLoss(
-            self.dino_config.prototypes,
-            student_temp=self.dino_config.student_temperature,
-            center_momentum=self.dino_config.center_momentum,
-        )
+        self.criterion = dino_criterion(self.dino_config)
 
     def _head(self, width: int) -> nn.Module:
-        """Build the head without lightly's warning about the deprecated `weight_norm`."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
-            return dino_head(width, self.dino_config)
+        return dino_head(width, self.dino_config)
 
     def forward(self, views: Views) -> DINOOutputs:
         """Run the student on all views and the teacher on the global views."""
@@ -75,46 +68,14 @@ class DINO(Method):
     def loss(
         self, outputs: DINOOutputs, views: Views, schedule_values: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross-entropy over all pairs of a global view g and a view v != g, its two parts, and a baseline.
-
-        The parts are the teacher's entropy and the KL divergence. An entropy of 0 (one prototype for all images) or of
-        ln K (all prototypes equal) with a divergence of 0 is collapse. The baseline is the smallest loss that a student
-        with the same output for all images of this process could reach: the entropy of the teacher's mean distribution.
-
-        The call also updates the center: by the mean over all processes, and at every micro-step.
-        """
-        temperature = schedule_values["teacher_temperature"]
-        log_probabilities = torch.log_softmax((outputs.teacher - self.criterion.center) / temperature, dim=-1)
-        probabilities = log_probabilities.exp()
-        entropy = -(probabilities * log_probabilities).sum(dim=-1).mean()
-        mean = probabilities.mean(dim=(0, 1))
-        baseline = -torch.xlogy(mean, mean).sum()
-        total = self.criterion(list(outputs.teacher), list(outputs.student), teacher_temp=temperature)
-        terms = {"teacher_entropy": entropy, "divergence": total.detach() - entropy}
-        return total, terms | {"loss_constant_baseline": baseline}
+        """Return the loss, its two parts and its baseline; see `dino_loss`. The call also updates the center."""
+        return dino_loss(self.criterion, outputs.teacher, outputs.student, schedule_values["teacher_temperature"])
 
     def schedules(self, schedule: TrainSchedule) -> dict[str, np.ndarray]:
-        """Return the teacher temperature: a linear rise, then constant."""
-        first, final = self.dino_config.teacher_temperature, self.dino_config.final_teacher_temperature
-        warmup = schedule.epochs_to_steps(self.dino_config.temperature_warmup_epochs)
-        rise = np.linspace(first, final, warmup, endpoint=False)
-        return {"teacher_temperature": np.concatenate([rise, np.full(schedule.steps - warmup, final)])}
+        """Return the teacher temperature."""
+        return {"teacher_temperature": teacher_temperatures(self.dino_config, schedule)}
 
     def after_backward(self, step: int, schedule: TrainSchedule) -> None:
         """Discard the prototypes' gradients during the first `freeze_epochs`, and those of a frozen encoder."""
         super().after_backward(step, schedule)
-        if step < schedule.epochs_to_steps(self.dino_config.freeze_epochs):
-            for parameter in self.student.head.get_submodule("last_layer").parameters():
-                parameter.grad = None
-
-
-def dino_head(width: int, config: DINOConfig) -> nn.Module:
-    """Build DINO's head, (..., width) to logits (..., K): three layers with GELU, L2 norm, L2-normalized prototypes."""
-    head: nn.Module = import_lightly("models.modules.heads").DINOProjectionHead(
-        width,
-        config.hidden,
-        config.bottleneck,
-        config.prototypes,
-        norm_last_layer=config.norm_last_layer,
-    )
-    return head
+        freeze_prototypes(self.student.head, self.dino_config, step, schedule)

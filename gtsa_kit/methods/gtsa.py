@@ -1,103 +1,87 @@
-"""GTSA (arXiv 2304.08014): heads, student, teacher and the training method. The losses are in `gtsa_losses.py`.
+"""GTSA (arXiv 2304.08014): student, teacher and the training method. The losses are in `gtsa_losses.py`.
 
 Shapes: B images, G global views, L local views, V = G + L, D encoder channels, C projector channels, h x w patches.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gtsa_kit.config import ModelConfig, RunConfig
 from gtsa_kit.data.augment import Views
+from gtsa_kit.methods.additions import TargetCenter, variance_covariance
 from gtsa_kit.methods.base import Branch, Method, PlotGroup, TrainSchedule
 from gtsa_kit.methods.collapse_metrics import rotation_accuracy
-from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, gtsa_loss
+from gtsa_kit.methods.dino_loss import dino_criterion, dino_head, dino_loss, freeze_prototypes, teacher_temperatures
+from gtsa_kit.methods.gtsa_heads import Predictor, Projector, RotationPredictor
+from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, gtsa_loss, roi_sizes
 from gtsa_kit.models.encoder import normalize
 from gtsa_kit.models.encoder_spec import EncoderSpec
 
-NORM_EPS = 1e-6
+ImageHead = Callable[[int], nn.Module]
+"""Function from the encoder's width to a head (N, D) -> (N, K) on the class token."""
 
 
-class ConvBlock(nn.Module):
-    """3x3 convolution, LayerNorm over channels without affine parameters, GELU, and optionally a residual."""
+class StudentOutputs(NamedTuple):
+    """Outputs of the student for N views of one size."""
 
-    def __init__(self, channels: int, residual: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.residual = residual
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Transform maps (N, C, h, w) to maps of the same shape."""
-        y = self.conv(maps).movedim(1, -1)  # (N, h, w, C)
-        y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=NORM_EPS)).movedim(-1, 1)  # (N, C, h, w)
-        return maps + y if self.residual else y
-
-
-class Projector(nn.Sequential):
-    """Projector of student and teacher, (N, D, h, w) to (N, C, h, w): two residual blocks, then a 1x1 convolution."""
-
-    def __init__(self, width: int, out_channels: int) -> None:
-        super().__init__(ConvBlock(width, True), ConvBlock(width, True), nn.Conv2d(width, out_channels, 1))
-
-
-class Predictor(nn.Sequential):
-    """Predictor of the student, (N, C, h, w) to (N, C, h, w): one block without residual, then a 1x1 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(ConvBlock(channels, False), nn.Conv2d(channels, channels, 1))
-
-
-class RotationPredictor(nn.Sequential):
-    """Classifier of the student, (N, D) to (N, 4): logits of rot90 k from the mean of the encoder's patch tokens."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(
-            *(nn.Linear(width, 768), nn.LayerNorm(768), nn.GELU()),
-            *(nn.Linear(768, 768), nn.LayerNorm(768), nn.GELU()),
-            *(nn.Linear(768, 128), nn.LayerNorm(128), nn.Linear(128, 4)),
-        )
+    maps: Tensor
+    """Predicted maps, (N, C, h, w)."""
+    rotation_logits: Tensor
+    """Logits of rot90 k, (N, 4)."""
+    projected: Tensor
+    """Projected maps, before the predictor, (N, C, h, w)."""
+    tokens: Tensor
+    """The encoder's feature maps, (N, D, h, w), without gradient."""
+    image_logits: Tensor | None
+    """Logits of prototypes of the class token, (N, K); None without a head for it."""
 
 
 class Student(Branch):
-    """Encoder, projector, predictor and rotation predictor, trained by the optimizer."""
+    """Encoder, projector, predictor and rotation predictor, trained by the optimizer; a head on the class token too."""
 
-    def __init__(self, config: ModelConfig, encoder: EncoderSpec) -> None:
+    def __init__(self, config: ModelConfig, encoder: EncoderSpec, image_head: ImageHead | None = None) -> None:
         super().__init__()
         self.encoder = encoder.build(config.drop_path)
         self.projector = Projector(self.encoder.architecture.width, config.projector_dim)
         self.predictor = Predictor(config.projector_dim)
         self.rotation_predictor = RotationPredictor(self.encoder.architecture.width)
+        self.image_head = image_head(self.encoder.architecture.width) if image_head else None
         if not config.norm_before_heads:  # no loss depends on the final norm then
             self.encoder.vit.norm.requires_grad_(False)
 
-    def forward(self, images: Tensor, final_norm: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode normalized images (N, 3, H, W).
-
-        Returns:
-            Predicted maps (N, C, h, w), rotation logits (N, 4) and the encoder's detached feature maps (N, D, h, w).
-        """
+    def forward(self, images: Tensor, final_norm: bool) -> StudentOutputs:
+        """Encode normalized images (N, 3, H, W)."""
         features = self.encode(images, final_norm)
-        maps = self.predictor(self.projector(features.feature_map))
-        return maps, self.rotation_predictor(features.embedding), features.feature_map.detach()
+        projected = self.projector(features.feature_map)
+        return StudentOutputs(
+            self.predictor(projected),
+            self.rotation_predictor(features.embedding),
+            projected,
+            features.feature_map.detach(),
+            self.image_head(features.class_token) if self.image_head else None,
+        )
 
 
 class Teacher(Branch):
-    """Encoder and projector: a moving average of the student's, without gradients."""
+    """Encoder, projector and head on the class token: a moving average of the student's, without gradients."""
 
-    def __init__(self, config: ModelConfig, student: Student) -> None:
+    def __init__(self, config: ModelConfig, student: Student, image_head: ImageHead | None = None) -> None:
         super().__init__()
         self.encoder = EncoderSpec.of(student.encoder).build()
         self.projector = Projector(self.encoder.architecture.width, config.projector_dim)
+        self.image_head = image_head(self.encoder.architecture.width) if image_head else None
         self.initialize_from(student)
 
-    def forward(self, images: Tensor, final_norm: bool) -> Tensor:
-        """Encode normalized images (N, 3, H, W) to target maps (N, C, h, w)."""
-        return self.projector(self.encode(images, final_norm).feature_map)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor, final_norm: bool) -> tuple[Tensor, Tensor | None]:
+        """Encode normalized images (N, 3, H, W) to target maps (N, C, h, w) and logits of the class token (N, K)."""
+        features = self.encode(images, final_norm)
+        logits = self.image_head(features.class_token) if self.image_head else None
+        return self.projector(features.feature_map), logits
 
 
 class GTSAOutputs(NamedTuple):
@@ -113,6 +97,12 @@ class GTSAOutputs(NamedTuple):
     """Teacher maps of the global views, (B, G, C, h, w), without gradient."""
     tokens: Tensor
     """Student encoder's feature maps of the global views, (B, G, D, h, w), without gradient."""
+    projected: Tensor
+    """Student's projected maps of the global views, before the predictor, (B, G, C, h, w)."""
+    image_logits: Tensor | None = None
+    """Student's logits of the class token, (V, B, K), global views first; None without that term."""
+    image_targets: Tensor | None = None
+    """Teacher's logits of the class token, (G, B, K), without gradient; None without that term."""
 
 
 class GTSA(Method):
@@ -135,49 +125,101 @@ class GTSA(Method):
         super().__init__()
         self.final_norm = config.model.norm_before_heads
         self.loss_config = config.loss
-        self.student = Student(config.model, encoder)
-        self.teacher = Teacher(config.model, self.student)
+        self.dino_config = config.dino
+        image_head = self._image_head(encoder) if config.loss.image_weight else None
+        self.student = Student(config.model, encoder, image_head)
+        self.teacher = Teacher(config.model, self.student, image_head)
+        momentum = config.loss.target_center_momentum
+        self.target_center = TargetCenter(config.model.projector_dim, momentum) if momentum else None
+        self.image_criterion = dino_criterion(config.dino) if image_head else None
+
+    def _image_head(self, encoder: EncoderSpec) -> ImageHead:
+        """Return the function that builds the head on the class token.
+
+        Raises:
+            ValueError: The encoder has none.
+        """
+        if not encoder.architecture.has_class_token:
+            raise ValueError(f"{encoder.architecture.name} has no class token, which loss.image_weight trains; omit it")
+        return lambda width: dino_head(width, self.dino_config)
 
     def forward(self, views: Views) -> GTSAOutputs:
         """Run the student on all views and the teacher on the global views."""
         preprocessing = self.student.encoder.preprocessing
         global_images, local_images = (normalize(images, preprocessing) for images in views[:2])
-        batch, n_global = global_images.shape[:2]
-        n_local = local_images.shape[1]
-        maps, logits, tokens = self.student(global_images.flatten(0, 1), self.final_norm)  # (B * G, ...)
-        global_maps, tokens = maps.unflatten(0, (batch, n_global)), tokens.unflatten(0, (batch, n_global))
-        rotation_logits = logits.unflatten(0, (batch, n_global))  # (B, G, 4)
-        if n_local:
-            maps, logits, _ = self.student(local_images.flatten(0, 1), self.final_norm)  # (B * L, ...)
-            local_maps = maps.unflatten(0, (batch, n_local))
-            rotation_logits = torch.cat([rotation_logits, logits.unflatten(0, (batch, n_local))], dim=1)  # (B, V, 4)
-        else:
-            local_maps = global_maps[:, :0]
+        batch = len(global_images)
+        student = [self.student(global_images.flatten(0, 1), self.final_norm)]  # (B * G, ...)
+        if local_images.shape[1]:
+            student.append(self.student(local_images.flatten(0, 1), self.final_norm))  # (B * L, ...)
         with torch.no_grad():
-            targets = self.teacher(global_images.flatten(0, 1), self.final_norm).unflatten(0, (batch, n_global))
-        return GTSAOutputs(global_maps, local_maps, rotation_logits, targets, tokens)
+            targets, image_targets = self.teacher(global_images.flatten(0, 1), self.final_norm)
+            targets = by_image(targets, batch)
+            if self.target_center is not None:
+                targets = self.target_center(targets)
+        maps = [by_image(outputs.maps, batch) for outputs in student]
+        rotation_logits = [by_image(outputs.rotation_logits, batch) for outputs in student]
+        logits = [by_image(outputs.image_logits, batch) for outputs in student if outputs.image_logits is not None]
+        return GTSAOutputs(
+            global_maps=maps[0],
+            local_maps=maps[1] if maps[1:] else maps[0][:, :0],
+            rotation_logits=torch.cat(rotation_logits, dim=1),  # (B, V, 4)
+            targets=targets,
+            tokens=by_image(student[0].tokens, batch),
+            projected=by_image(student[0].projected, batch),
+            image_logits=torch.cat(logits, dim=1).transpose(0, 1) if logits else None,
+            image_targets=None if image_targets is None else by_image(image_targets, batch).transpose(0, 1),
+        )
 
     def loss(
         self, outputs: GTSAOutputs, views: Views, schedule_values: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss (equation 4), and its terms and the rotation accuracy to log."""
-        losses = gtsa_loss(*outputs[:4], views.boxes, views.rotations, self.loss_config, schedule_values["alpha"])
-        terms = {
-            "region": losses.region,
-            "correspondence": losses.correspondence,
-            "rotation": losses.rotation,
-            "rotation_accuracy": rotation_accuracy(outputs.rotation_logits, views.rotations),
-        }
-        return losses.total, terms
+        """Return the total loss (equation 4 and what is added to it), its terms, and the rotation accuracy to log."""
+        config = self.loss_config
+        losses = gtsa_loss(*outputs[:4], views.boxes, views.rotations, config, schedule_values["alpha"])
+        total, terms = (
+            losses.total,
+            {
+                "region": losses.region,
+                "correspondence": losses.correspondence,
+                "rotation": losses.rotation,
+                "rotation_accuracy": rotation_accuracy(outputs.rotation_logits, views.rotations),
+            },
+        )
+        if config.variance_weight or config.covariance_weight:
+            variance, covariance = variance_covariance(outputs.projected)
+            total = total + config.variance_weight * variance + config.covariance_weight * covariance
+            terms |= {"variance": variance, "covariance": covariance}
+        if self.image_criterion is not None:
+            assert outputs.image_targets is not None
+            assert outputs.image_logits is not None
+            pair = outputs.image_targets, outputs.image_logits
+            image, parts = dino_loss(self.image_criterion, *pair, schedule_values["teacher_temperature"])
+            total = total + config.image_weight * image
+            terms |= {"image": image, "image_teacher_entropy": parts["teacher_entropy"]}
+        return total, terms
 
     @torch.no_grad()
     def extra_metrics(self, outputs: GTSAOutputs, views: Views) -> dict[str, float]:
         """Return the region loss that a constant student output would reach on this batch."""
-        size = self.loss_config.roi_size_global
+        size, _ = roi_sizes(self.loss_config, outputs.global_maps, outputs.local_maps)
         baseline = constant_baseline_loss(outputs.targets, views.boxes, views.rotations, size)
         return {"region_loss_constant_baseline": float(baseline)}
 
     def schedules(self, schedule: TrainSchedule) -> dict[str, np.ndarray]:
         """Return alpha, the weight of the patch correspondence loss: 0 during warm-up steps, then constant."""
         weight = self.loss_config.correspondence_weight
-        return {"alpha": np.where(np.arange(schedule.steps) < schedule.warmup, 0.0, weight)}
+        alpha = {"alpha": np.where(np.arange(schedule.steps) < schedule.warmup, 0.0, weight)}
+        if self.image_criterion is None:
+            return alpha
+        return alpha | {"teacher_temperature": teacher_temperatures(self.dino_config, schedule)}
+
+    def after_backward(self, step: int, schedule: TrainSchedule) -> None:
+        """Discard the gradients of prototypes at first, as DINO does, and those of a frozen encoder."""
+        super().after_backward(step, schedule)
+        if self.student.image_head is not None:
+            freeze_prototypes(self.student.image_head, self.dino_config, step, schedule)
+
+
+def by_image(values: Tensor, batch: int) -> Tensor:
+    """Return values (B * V, ...) of views as (B, V, ...)."""
+    return values.reshape(batch, -1, *values.shape[1:])

@@ -108,12 +108,20 @@ def gtsa_loss(
         config: Loss settings; beta is `config.rotation_weight`.
         alpha: Weight of the patch correspondence loss at this step; 0 during warm-up.
     """
-    roi_sizes = (config.roi_size_global, config.roi_size_local)
-    region = region_loss(global_maps, local_maps, targets, boxes, rotations, roi_sizes)
+    sizes = roi_sizes(config, global_maps, local_maps)
+    region = region_loss(global_maps, local_maps, targets, boxes, rotations, sizes)
     correspondence = correspondence_loss(global_maps, local_maps, targets, config.match_fraction)
     rotation = rotation_loss(rotation_logits, rotations)
     total = region + alpha * correspondence + config.rotation_weight * rotation
     return GTSALosses(total, region, correspondence, rotation)
+
+
+def roi_sizes(config: LossConfig, global_maps: Tensor, local_maps: Tensor) -> tuple[int, int]:
+    """Return the sides p of the RoIAlign grids for student maps (..., h, w): settings, or by the number of patches."""
+    pairs = ((config.roi_size_global, global_maps), (config.roi_size_local, local_maps))
+    by_size = (10 if maps.shape[-2] * maps.shape[-1] > 100 else 4 for _, maps in pairs)
+    first, second = (size if setting == "auto" else setting for (setting, _), size in zip(pairs, by_size, strict=True))
+    return first, second
 
 
 def constant_baseline_loss(targets: Tensor, boxes: Tensor, rotations: Tensor, roi_size: int) -> Tensor:

@@ -55,8 +55,8 @@ def train(
         ValueError: Settings, folder or images cannot be used; training was not started.
         RunFailedError: Training was started and cannot continue.
     """
-    if config.method != "gtsa":
-        require_lightly(config.method)
+    if config.method != "gtsa" or config.loss.image_weight:
+        require_lightly("method " + config.method if config.method != "gtsa" else "setting loss.image_weight")
     config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()

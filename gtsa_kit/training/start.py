@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gtsa_kit.config import RunConfig
+from gtsa_kit.methods import embedding_of, random_spec
 from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
@@ -45,11 +46,11 @@ def open_start(config: RunConfig) -> Start:
     """
     init = config.init
     if not init.weights:
-        return Start(EncoderSpec.named(config.model.arch))
+        return Start(random_spec(config))
     if config.method == "gtsa" and init.embedding == "cls":
         raise ValueError("GTSA trains no class token; omit --embedding, or choose --method dino or mocov3")
     path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256", "to_patch"})
-    facts["embedding"] = init.embedding or "mean"  # every method trains the mean, whatever the weights are made for
+    facts["embedding"] = init.embedding or embedding_of(config)  # that of the method, whatever the weights are made for
     encoder, notes = open_stated(path, facts)
     return make_start(path, encoder, notes, init.to_patch, init.sha256, ("--init", "init.sha256"))
 

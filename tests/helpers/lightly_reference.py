@@ -29,9 +29,10 @@ def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def embed(model: nn.Module, view: Tensor) -> Tensor:
+def embed(model: nn.Module, view: Tensor, pool: str) -> Tensor:
     pixels = tv.normalize(view.float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    return model.forward_features(pixels)[:, 1:].mean(dim=1)
+    tokens = model.forward_features(pixels)
+    return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)
 
 
 def every_view(views: Views) -> list[Tensor]:
@@ -48,7 +49,7 @@ def gradients(**modules: nn.Module) -> dict[str, Tensor]:
 
 
 def dino_step(weights: dict[str, Tensor], views: Views, config: RunConfig, temperature: float) -> Step:
-    d = config.dino
+    d, pool = config.dino, config.dino.pool
     heads = []
     for prefix in ("student.head.", "teacher.head."):
         with warnings.catch_warnings():
@@ -60,8 +61,8 @@ def dino_step(weights: dict[str, Tensor], views: Views, config: RunConfig, tempe
     criterion = DINOLoss(d.prototypes, student_temp=0.1, center_momentum=0.9)
     criterion.load_state_dict(part(weights, "criterion."))
     with torch.no_grad():
-        teacher_out = [heads[1](embed(teacher, view)) for view in views.global_images.unbind(1)]
-    student_out = [heads[0](embed(student, view)) for view in every_view(views)]
+        teacher_out = [heads[1](embed(teacher, view, pool)) for view in views.global_images.unbind(1)]
+    student_out = [heads[0](embed(student, view, pool)) for view in every_view(views)]
     loss = criterion(teacher_out, student_out, teacher_temp=temperature)
     loss.backward()
     return loss.detach(), gradients(**{"encoder.vit": student, "head": heads[0]})
@@ -79,10 +80,11 @@ def moco_step(weights: dict[str, Tensor], views: Views, config: RunConfig) -> St
     student, teacher = backbone(weights, "student"), backbone(weights, "teacher")
     projector = moco_head(weights, "student.head.", 64, config, 3)
     predictor = moco_head(weights, "student.predictor.", config.mocov3.output, config, 2)
+    pool = config.mocov3.pool
     momentum = moco_head(weights, "teacher.head.", 64, config, 3)
-    queries = [F.normalize(predictor(projector(embed(student, view))), dim=1) for view in every_view(views)]
+    queries = [F.normalize(predictor(projector(embed(student, view, pool))), dim=1) for view in every_view(views)]
     with torch.no_grad():
-        keys = [F.normalize(momentum(embed(teacher, view)), dim=1) for view in views.global_images.unbind(1)]
+        keys = [F.normalize(momentum(embed(teacher, view, pool)), dim=1) for view in views.global_images.unbind(1)]
     tau = config.mocov3.temperature
     pairs = [(q, k) for g, k in enumerate(keys) for v, q in enumerate(queries) if v != g]
     terms = [2 * tau * F.cross_entropy(q @ k.T / tau, torch.arange(len(q))) for q, k in pairs]

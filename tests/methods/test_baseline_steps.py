@@ -32,7 +32,13 @@ def make(config, noise: float = 0.02) -> Method:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"views__local_crops": 0}, {"dino__norm_last_layer": True, "mocov3__freeze_patch_embed": False}]
+    "changes",
+    [
+        {},
+        {"views__local_crops": 0},
+        {"dino__norm_last_layer": True, "mocov3__freeze_patch_embed": False},
+        {"dino__pool": "cls", "mocov3__pool": "cls"},
+    ],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_step_equals_lightly(method: str, changes: dict[str, object], settings, views) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gtsa_kit.config import LossConfig, ModelConfig, RunConfig
 from gtsa_kit.data.augment import Views
 from gtsa_kit.methods import make_method
-from gtsa_kit.methods.gtsa import GTSA, ConvBlock, Predictor, Projector, RotationPredictor
+from gtsa_kit.methods.gtsa import GTSA
+from gtsa_kit.methods.gtsa_heads import ConvBlock, Predictor, Projector, RotationPredictor
 from gtsa_kit.methods.gtsa_losses import GTSALosses, gtsa_loss
 from gtsa_kit.models.encoder import Encoder, Preprocessing, normalize
 
@@ -53,7 +54,8 @@ def test_output_shapes(n_local: int) -> None:
     assert outputs.rotation_logits.shape == (2, 2 + n_local, 4)
     assert outputs.targets.shape == (2, 2, 24, 3, 3)
     assert outputs.tokens.shape == (2, 2, 64, 3, 3)
-    assert all(tensor.dtype == torch.float32 for tensor in outputs)
+    assert (outputs.image_logits, outputs.image_targets) == (None, None)
+    assert all(tensor.dtype == torch.float32 for tensor in outputs[:-2])
 
 
 @pytest.mark.parametrize("final_norm", [True, False])
@@ -309,6 +311,6 @@ def test_vit_base_by_its_shapes() -> None:
         features = Encoder("vit_base", layers=(11,))(torch.empty(2, 3, 32, 64))
     assert features.feature_map.shape == features.layers[11].shape == (2, 768, 2, 4)
     assert features.embedding.shape == (2, 768)
-    maps, logits, _ = model.student(torch.empty(2, 3, 32, 64, device="meta"), True)
-    assert (maps.shape, logits.shape) == ((2, 768, 2, 4), (2, 4))
-    assert model.teacher(torch.empty(2, 3, 32, 64, device="meta"), True).shape == (2, 768, 2, 4)
+    outputs = model.student(torch.empty(2, 3, 32, 64, device="meta"), True)
+    assert (outputs.maps.shape, outputs.rotation_logits.shape) == ((2, 768, 2, 4), (2, 4))
+    assert model.teacher(torch.empty(2, 3, 32, 64, device="meta"), True)[0].shape == (2, 768, 2, 4)

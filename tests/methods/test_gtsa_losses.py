@@ -53,6 +53,7 @@ def make_outputs(
         rotation_logits=torch.randn(batch, views, 4, generator=g, dtype=torch.float64, requires_grad=True),
         targets=maps(n_global, sides[2]),
         tokens=torch.zeros(batch, n_global, 1, 1, 1),
+        projected=torch.zeros(batch, n_global, 1, 1, 1),
     )
     return outputs, boxes, rotations
 
@@ -358,7 +359,7 @@ def test_targets_need_no_gradient() -> None:
 
 
 def take(outputs: GTSAOutputs, boxes: Tensor, rotations: Tensor, rows: Any) -> tuple[GTSAOutputs, Tensor, Tensor]:
-    return GTSAOutputs(*(tensor[rows] for tensor in outputs)), boxes[rows], rotations[rows]
+    return GTSAOutputs(*(tensor[rows] for tensor in outputs if tensor is not None)), boxes[rows], rotations[rows]
 
 
 def test_losses_are_invariant_to_the_order_of_images() -> None:
@@ -387,10 +388,12 @@ def test_images_are_compared_with_themselves_only() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_losses_are_float32_for_maps_of_any_lower_precision(dtype: torch.dtype) -> None:
     outputs, boxes, rotations = make_outputs(2, 2, 3)
-    lower = GTSAOutputs(*(tensor.detach().to(dtype) for tensor in outputs))
+    lower = GTSAOutputs(*(tensor.detach().to(dtype) for tensor in outputs if tensor is not None))
     ours = all_losses(lower, boxes.float(), rotations)
     assert {loss.dtype for loss in ours} == {torch.float32}
-    exact = all_losses(GTSAOutputs(*(tensor.double() for tensor in lower)), boxes.float().double(), rotations)
+    exact = all_losses(
+        GTSAOutputs(*(tensor.double() for tensor in lower if tensor is not None)), boxes.float().double(), rotations
+    )
     # About ten sums of a few numbers of size 1 precede each cosine, each rounded by 6e-8. Positions on a map of side 7
     # are rounded by 5e-7 and move a sample by as much. Cosines computed in bfloat16 would be off by 1e-3.
     for a, b in zip(ours, exact, strict=True):
