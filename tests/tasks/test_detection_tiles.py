@@ -24,14 +24,19 @@ OBJECTS = {  # class number: box; a tile has 64 pixels, an overlap 16
 }
 
 
+def color(number: int) -> tuple[int, int, int]:
+    """Return the color of a class; edges that a reduction mixes with black have no class."""
+    return 255, 100 + number, 0
+
+
 @dataclass(frozen=True)
 class Rectangles(Predictor):
-    """Predictor that detects rectangles of one brightness, as far as a window shows them."""
+    """Predictor that detects rectangles of one `color`, as far as a window shows them."""
 
     def __call__(self, images: np.ndarray) -> TaskOutput:
-        mean, std = (np.array(self.manifest.preprocessing[name])[0] for name in ("mean", "std"))
-        levels = np.rint((images[:, 0] * std + mean) * 255).astype(int)
-        outputs = [self._detect(level) for level in levels]
+        mean, std = (np.array(self.manifest.preprocessing[name])[:2, None, None] for name in ("mean", "std"))
+        levels = np.rint((images[:, :2] * std + mean) * 255).astype(int)
+        outputs = [self._detect(np.where(red == 255, green, 0)) for red, green in levels]
         return TaskOutput(**{key: np.stack([one[key] for one in outputs]) for key in outputs[0]})
 
     def _detect(self, level: np.ndarray) -> dict[str, np.ndarray]:
@@ -53,7 +58,7 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def test_an_object_on_a_seam_is_detected_once_and_whole(rectangles: Predictor) -> None:
     image = np.zeros((104, 170, 3), np.uint8)
     for number, (x0, y0, x1, y1) in OBJECTS.items():
-        image[y0:y1, x0:x1] = 100 + number
+        image[y0:y1, x0:x1] = color(number)
     for batch_size in (1, 4):
         detections = tiled_detections(image, rectangles, Tiling(64, 16), batch_size, 0.5)
         assert dict(zip(detections.classes.tolist(), map(tuple, detections.boxes.tolist()), strict=True)) == OBJECTS
@@ -65,9 +70,23 @@ def test_an_object_on_a_seam_is_detected_once_and_whole(rectangles: Predictor) -
             assert detections.mask(i).sum() < 1.5 * (x1 - x0) * (y1 - y0)
 
 
+def test_an_object_larger_than_the_tile_is_seen_whole(rectangles: Predictor) -> None:
+    """Windows see parts of it; the image reduced to a window shows all of it, if more coarsely."""
+    image, large, small = np.zeros((104, 170, 3), np.uint8), (20, 10, 150, 90), (2, 92, 12, 102)
+    for number, (x0, y0, x1, y1) in enumerate((large, small)):
+        image[y0:y1, x0:x1] = color(number)
+    detections = tiled_detections(image, rectangles, Tiling(64, 16), 4, 0.5)
+    boxes = dict(zip(detections.classes.tolist(), detections.boxes.tolist(), strict=True))
+    assert len(detections) == 2
+    np.testing.assert_allclose(boxes[0], large, atol=6)  # a pixel of the reduced image is 2.7 wide
+    assert boxes[1] == list(small)
+    mask = detections.mask(detections.classes.tolist().index(0))
+    assert mask[14:86, 24:146].all()
+
+
 def test_detections_in_the_padding_of_a_small_image_are_left_out(rectangles: Predictor) -> None:
     image = np.zeros((20, 40, 3), np.uint8)
-    image[-1, -1] = 100  # the padding repeats it
+    image[-1, -1] = color(0)  # the padding repeats it
     detections = tiled_detections(image, rectangles, Tiling(64, 16), 4, 0.5)
     assert detections.boxes.tolist() == [[39, 19, 40, 20]]
     assert not len(tiled_detections(np.zeros((20, 40, 3), np.uint8), rectangles, Tiling(64, 16), 4, 0.5))
