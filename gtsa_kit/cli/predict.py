@@ -59,6 +59,13 @@ def predict(
         float | None,
         typer.Option(help="Lowest score of detections, 0 to 1.", show_default="0.5"),
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of COCO whose image ids predictions.json takes, by file_name. Default: counted from 1.",
+            metavar="FILE",
+        ),
+    ] = None,
     batch_size: Annotated[str, typer.Option(help="Images, or windows, in one call of the model, or auto.")] = "auto",
     workers: Annotated[
         str, typer.Option(help="Threads that read, decode and write, or auto; workers of Ray.")
@@ -113,6 +120,7 @@ def predict(
         overlay=overlay,
         rle=rle,
         threshold=threshold,
+        ids=require(ids) if ids else None,
         batch_size=parsed[0],
         workers=parsed[1],
         fail_on_unreadable=on_error == "fail",

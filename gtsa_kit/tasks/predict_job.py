@@ -18,6 +18,7 @@ from gtsa_kit.embedding.resume import create_or_resume, open_inputs
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.files import shell_word, write_text
 from gtsa_kit.folder_lock import folder_lock
+from gtsa_kit.tasks.image_ids import match_image_ids, read_image_ids
 from gtsa_kit.tasks.predict_images import CHUNK
 from gtsa_kit.tasks.predict_plan import PredictOptions, job_record, plan_prediction
 from gtsa_kit.tasks.predict_rows import describe_labels, objects_file, table_header
@@ -58,7 +59,8 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         job = PredictTask(where, path.absolute(), options, plan, "cuda" in predictor.runner.provider.lower())
-        inputs = create_or_resume(out, opened, where, partial(_record, job, out, predictor), partial(sample_rows, out))
+        record = partial(_record, job, out, predictor)
+        inputs = create_or_resume(out, opened, where, record, partial(sample_rows, out))
         described = describe_labels(predictor.task, predictor.labels)
         write_text(out / LABELS, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         header = table_header(predictor.task, predictor.labels)
@@ -68,7 +70,7 @@ def predict_folder(
                 return JobSummary(out, writer.rows, writer.errors, total, 0)
             on_progress(JobProgress(begin, total, writer.errors))
             items = enumerate(inputs.read(begin, total), start=begin)
-            job = replace(job, repeated=inputs.repeated_names())
+            job = replace(job, repeated=inputs.repeated_names(), ids=_image_ids(job.options, inputs))
             for done, result in enumerate(_results(items, out, job, opened, predictor), start=begin + 1):
                 writer.add(result)
                 on_progress(JobProgress(done, total, writer.errors))
@@ -89,8 +91,16 @@ def _results(
     return (write_files(out, result) for result in run_on_ray(items, job, job.options.workers, CHUNK))
 
 
+def _image_ids(options: PredictOptions, inputs: InputIndex) -> dict[str, int] | None:
+    """Return the ids of the images by name; None if no file says them."""
+    if options.ids is None:
+        return None
+    names = (entry.name for entry in inputs.read(0, inputs.count))
+    return match_image_ids(names, read_image_ids(options.ids), str(options.ids))
+
+
 def _record(job: PredictTask, out: Path, predictor: Predictor, inputs: InputIndex) -> dict[str, Any]:
     """Return the content of job.json."""
-    record = job_record(predictor, job.plan, job.options, inputs)
+    record = job_record(predictor, job.plan, job.options, inputs, _image_ids(job.options, inputs))
     model = record["model"] | record_location(str(job.model), out)
     return record | {"source": record_location(job.source, out), "model": model}

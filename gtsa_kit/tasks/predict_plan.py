@@ -1,6 +1,10 @@
 """Options and plan of predictions, and the record that a job is resumed by."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from gtsa_kit.data.image_io import MAX_PIXELS
@@ -39,6 +43,8 @@ class PredictOptions:
     """Also write the masks as COCO's run lengths."""
     threshold: float | None = None
     """Lowest score of detections; None takes `SHOWN_SCORE`."""
+    ids: Path | None = None
+    """COCO file whose image ids the results take, by file name; None counts images from 1."""
     batch_size: int | None = None
     """Images per call of the model; None chooses by the device."""
     workers: int | None = None
@@ -65,6 +71,8 @@ def plan_prediction(predictor: Predictor, options: PredictOptions) -> PredictPla
         raise ValueError("--tile, --overlay and --rle are for masks; this model classifies images")
     if predictor.task == "detect" and options.rle:
         raise ValueError("predictions.json holds the run lengths of a detector's masks; omit --rle")
+    if predictor.task != "detect" and options.ids:
+        raise ValueError(f"--ids is for results of COCO; this model's task is to {predictor.task} images")
     if options.overlap is not None and options.tile is None:
         raise ValueError("--overlap is that of windows; add --tile")
     if options.tile is not None and (options.size or options.short_side or options.native):
@@ -95,8 +103,22 @@ def choose_threshold(predictor: Predictor, threshold: float | None) -> float:
     return threshold
 
 
-def job_record(predictor: Predictor, plan: PredictPlan, options: PredictOptions, inputs: InputIndex) -> dict[str, Any]:
-    """Return the content of job.json but for the locations: everything that the results depend on."""
+def job_record(
+    predictor: Predictor,
+    plan: PredictPlan,
+    options: PredictOptions,
+    inputs: InputIndex,
+    ids: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """Return the content of job.json but for the locations: everything that the results depend on.
+
+    Args:
+        predictor: The model.
+        plan: Sizes and batches.
+        options: Options of the command.
+        inputs: The images.
+        ids: Ids of the images by name; None counts them.
+    """
     return {
         "gtsa_kit": __version__,
         "kind": "predict",
@@ -108,6 +130,7 @@ def job_record(predictor: Predictor, plan: PredictPlan, options: PredictOptions,
         "batch_size": plan.batch_size,
         "max_pixels": options.max_pixels,
         "threshold": plan.threshold if predictor.task == "detect" else None,
+        "ids": None if ids is None else hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest(),
         "overlay": options.overlay,
         "rle": options.rle,
     }

@@ -1,6 +1,6 @@
 """Files and table rows of predictions: masks, overlays, run lengths, classes, detections."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -35,6 +35,8 @@ class ResultRows:
     overlay: bool
     rle: bool
     max_pixels: int
+    ids: Mapping[str, int] | None = None
+    """Ids of the images in the results of COCO, by name; None counts them from 1."""
 
     def __call__(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:
         """Return the rows and files of a prediction; `item` is the index of the image and its entry."""
@@ -58,7 +60,8 @@ class ResultRows:
         return PredictedRow((prediction.path, prediction.sha256, name, *size, *shares), objects, files)
 
     def _detections(self, item: tuple[int, Entry], prediction: Prediction) -> PredictedRow:
-        detections, number = prediction.detections, item[0] + 1
+        detections = prediction.detections
+        number = item[0] + 1 if self.ids is None else self.ids[item[1].name]
         assert detections is not None
         size, counts = (
             (prediction.width, prediction.height),

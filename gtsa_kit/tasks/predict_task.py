@@ -1,6 +1,6 @@
 """The work of a job of predictions, which this process or the actors of a Ray cluster do."""
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class PredictTask:
     on_gpu: bool
     repeated: Set[str] = frozenset()
     """Names that several images of the source have."""
+    ids: Mapping[str, int] | None = None
+    """Ids of the images in the results of COCO, by name; None counts them from 1."""
 
     def open(self) -> Callable[[list[tuple[int, Entry]]], Iterator[PredictedRow | FailedImage]]:
         """Return the function from numbered entries to their results, with the content of their files."""
@@ -49,7 +51,8 @@ class PredictTask:
         """
         options, plan = self.options, self.plan
         rows = ResultRows(
-            source, predictor.labels, self.repeated, options.overlay, options.rle, plan.preprocessor.max_pixels
+            *(source, predictor.labels, self.repeated, options.overlay, options.rle),
+            *(plan.preprocessor.max_pixels, self.ids),
         )
 
         def finish(item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:

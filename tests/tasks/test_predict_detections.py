@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import gtsa_kit
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.export.spec import Range
 from gtsa_kit.models.task_model import load_task_model
+from gtsa_kit.tasks.image_ids import match_image_ids, read_image_ids
 from gtsa_kit.tasks.predict_job import predict_folder
 from gtsa_kit.tasks.predict_plan import PredictOptions
 
@@ -166,6 +168,94 @@ def test_the_command_detects_and_says_what_is_wrong(
         wrong = gtsa_here("predict", model, mixed, "--out", tmp_path / "wrong", *options)
         assert wrong.returncode == 2
         assert words in " ".join(wrong.stderr.split())
+
+
+def test_results_with_ids_of_a_coco_file_are_scored_by_pycocotools(
+    model: Path, images: Path, tmp_path: Path, gtsa_here: Callable
+) -> None:
+    """Labels that are the detections of the model itself, above a score, have a perfect AP."""
+    coco_api = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    from pycocotools.cocoeval import COCOeval
+
+    folder, names = tmp_path / "photos", ["p0.jpg", "sub/p1.jpg", "sub/p2.jpg"]
+    (folder / "sub").mkdir(parents=True)
+    for name in names:
+        shutil.copy(images / Path(name).name, folder / name)
+    options = ["--size", 64, "--threshold", 0.3]
+    assert gtsa_here("predict", model, folder, "--out", tmp_path / "a", *options).returncode == 0
+    numbers = {name: 900 - 7 * i for i, name in enumerate(names)}
+    content = {
+        "images": [
+            {"id": numbers[row["path"]], "file_name": f"val/{row['path']}"}
+            | {side: int(row[side]) for side in ("width", "height")}
+            for row in rows(tmp_path / "a")
+        ],
+        "categories": [{"id": label.id, "name": label.name} for label in LABELS],
+        "annotations": [
+            {
+                **one,
+                "id": i,
+                "image_id": numbers[one["file_name"]],
+                "iscrowd": 0,
+                "area": one["bbox"][2] * one["bbox"][3],
+            }
+            for i, one in enumerate(results(tmp_path / "a"), start=1)
+        ],
+    }
+    assert len(content["annotations"]) > 10
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(content))
+    out = tmp_path / "b"
+    done = gtsa_here("predict", model, folder, "--out", out, "--ids", val, *options)
+    assert done.returncode == 0, done.stderr
+    assert {one["file_name"]: one["image_id"] for one in results(out)}.items() <= numbers.items()
+    assert {row["path"]: int(row["image_id"]) for row in rows(out)} == numbers
+    truth = coco_api.COCO(str(val))
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval(truth, truth.loadRes(str(out / "predictions.json")), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1.0)
+    resumed = gtsa_here("predict", model, folder, "--out", out, "--resume", *options)
+    assert "ids" in resumed.stderr  # another setting than before
+    assert resumed.returncode == 2
+    shutil.copy(images / "p0.jpg", folder / "other.jpg")
+    refused = gtsa_here("predict", model, folder, "--out", tmp_path / "c", "--ids", val, *options)
+    assert refused.returncode == 2
+    assert "1 of 4 images are not in" in " ".join(refused.stderr.split())
+    assert "other.jpg" in refused.stderr
+
+
+def test_ids_are_matched_by_names_and_folders() -> None:
+    ids = {"a/x.jpg": 1, "b/x.jpg": 2, "y.jpg": 3}
+    assert match_image_ids(["a/x.jpg", "root/b/x.jpg", "c/y.jpg"], ids, "f") == {
+        "a/x.jpg": 1,
+        "root/b/x.jpg": 2,
+        "c/y.jpg": 3,
+    }
+    for names, message in (
+        (["x.jpg"], "1 of 1 images are not in f, or not clearly one of it: x.jpg"),
+        (["c/x.jpg"], "not in f"),
+        (["y.jpg", "c/y.jpg"], "y.jpg and c/y.jpg are both the image 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            match_image_ids(names, ids, "f")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "lists no images as COCO does"),
+        ('{"images": [{"id": "1", "file_name": "a"}]}', "ids are numbers"),
+        ('{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}]}', "2 images of the name a"),
+        ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}', "2 images with the id 1"),
+    ],
+)
+def test_files_without_usable_ids_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "val.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_image_ids(tmp_path / "val.json")
 
 
 def test_an_exported_file_detects_what_its_run_does(
