@@ -32,8 +32,9 @@ PARTS = {
     "tests": 100,
     "training": 180,
     "learning": 190,
-    "inference": 120,
+    "inference": 105,
     "engines": 30,
+    "detection": 35,
     "embedding": 40,
     "serving": 40,
 }
