@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from gtsa_kit.data.rle_text import decode_counts, mask_of_counts
 from gtsa_kit.evaluation.task_table import score_table
 from gtsa_kit.export import load
+from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.models.task_model import load_task_model
+from gtsa_kit.tasks.evaluate import evaluate
 from gtsa_kit.tasks.inputs import image_input, input_policy
 from gtsa_kit.tasks.labeled_objects import read_labeled_objects
 from gtsa_kit.tasks.rle import encode_rle
 from gtsa_kit.tasks.score import compare_scores, read_labeled_images, score, score_all
+from gtsa_kit.tasks.state import FinetuneCallback
 
 pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
@@ -156,17 +161,48 @@ def test_eval_detect_writes_a_report_and_a_figure(gtsa_here, labeled: Path, task
     assert "is for the task classify, not for detect" in wrong.stderr
 
 
-def test_verify_scores_a_file_beside_the_float32_model(gtsa_here, labeled: Path, few: Path, made, task_run) -> None:
-    from gtsa_kit.export.manifest import read_manifest
-    from gtsa_kit.export.spec import Range
-
-    limits = {"height": Range(32, 96), "width": Range(32, 96), "batch": Range(1, 3)}
-    file = made("torchscript", task_run("mask-rcnn"), **limits)
-    done = gtsa_here("verify", file, "--images", few, "--score", labeled)
+def test_export_and_verify_score_a_detector(gtsa_here, labeled: Path, few: Path, task_run, tmp_path: Path) -> None:
+    run, file = task_run("mask-rcnn"), tmp_path / "model.ts"
+    options = ["--format", "torchscript", "--size", 224, "--batch", "1:2", "--out", file, "--images", few]
+    done = gtsa_here("export", run, *options, "--score", labeled, "--json")
     assert done.returncode == 0, done.stderr
-    assert "mask AP" in done.stderr
     record = read_manifest(file).task_score
-    assert record is None or record.metric == "mask AP"
+    assert record is not None
+    assert (record.metric, record.images, record.passed) == ("mask AP", 3, True)
+    assert record.source == pytest.approx(oracle_scores(run, labeled / "val.json", "segm")[0], abs=0.05)
+    assert record.artifact == pytest.approx(record.source, abs=0.05)
+    assert json.loads(done.stdout)["artifacts"][0]["manifest"]["task_score"]["metric"] == "mask AP"
+    verified = gtsa_here("verify", file, "--images", few, "--score", labeled)
+    assert verified.returncode == 0, verified.stderr
+    assert f"float32 model {record.source:.2f}%" in verified.stderr
+
+
+def test_processes_share_the_validation_images(labeled: Path, task_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes score what one does; here they run one after the other, and exchange pickled scorers."""
+    objects, model = read_labeled_objects(labeled, NAMES, masks=True), load_task_model(task_run("mask-rcnn"))
+    data = SimpleNamespace(
+        validation=np.ones(3, bool),
+        files=lambda index: (objects.paths[index],),
+        size=lambda index: picture(index).size,
+        label=objects.read,
+    )
+    sent: dict[int, bytes] = {}
+
+    def run(rank: int, world: int) -> dict[str, Any]:
+        def gather(parts: list[Any], own: Any) -> None:
+            sent[rank] = pickle.dumps(own)
+            parts[:] = [pickle.loads(sent.get(other, sent[rank])) for other in range(world)]
+
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        fabric = SimpleNamespace(global_rank=rank, world_size=world)
+        state: Any = SimpleNamespace(model=model, trained=model, fabric=fabric, data=data, val_features=None)
+        return evaluate(state, FinetuneCallback())
+
+    alone, first = run(0, 1), run(1, 2)
+    assert alone["mask_ap"] > 2
+    assert first["mask_ap"] != alone["mask_ap"]  # the second image, without what the other process has
+    np.testing.assert_equal(run(0, 2), alone)
+    assert {len(pickle.loads(content).detections) for content in sent.values()} == {1, 2}
 
 
 @pytest.mark.parametrize("masks", [True, False])
