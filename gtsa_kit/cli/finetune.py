@@ -180,12 +180,17 @@ def detect(
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="mask-rcnn or faster-rcnn. Default: as --masks says.", rich_help_panel=TRAINING),
+        typer.Option(
+            help="mask-rcnn, faster-rcnn (boxes alone) or eomt (masks of queries in the last blocks; needs "
+            "transformers to train). Default: as --masks says.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Four blocks that the head takes, such as 3,5,7,11. Default: the last of each quarter.",
+            help="Four blocks that the head takes, such as 3,5,7,11; one for eomt. Default: the last of each quarter, "
+            "or the one before the last four.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -208,7 +213,7 @@ def detect(
       gtsa finetune detect coco/ --model runs/street --preset coco-mask-rcnn --devices 8
     """
     by_masks = None if masks is None else HEADS_BY_MASKS[masks]
-    if head and by_masks and head != by_masks:
+    if head and masks is not None and (head != HEADS_BY_MASKS[False]) != masks:
         raise ValueError(f"--head {head} and --{'' if masks else 'no-'}masks contradict each other; give one of them")
     given = {
         "head.name": head or by_masks,

@@ -52,8 +52,8 @@ class HeadConfig(Section):
     """Head of a task model."""
 
     name: Literal["auto", "fpn", "linear", "eomt", "mask-rcnn", "faster-rcnn"] = "auto"
-    """Head: fpn, linear or eomt for pixels, linear for classes, mask-rcnn (instances) or faster-rcnn (boxes alone) for
-    objects; auto is the first of these that the labels allow."""
+    """Head: fpn, linear or eomt for pixels, linear for classes, mask-rcnn, eomt (instances) or faster-rcnn (boxes
+    alone) for objects; auto is the first of these that the labels allow."""
     layers: tuple[int, ...] | Auto = "auto"
     """Blocks whose maps the head takes; auto is the last of each quarter of the depth for fpn and detectors, else the
     last map."""

@@ -16,6 +16,8 @@ from gtsa_kit.export.tolerances import DetectionTolerance
 NAMES: Final = (BOXES, SCORES, LABELS, MASKS)
 MIN_IOU: Final = 0.5
 """Intersection over union from which on detections of one class are counterparts."""
+TIE: Final = 1e-3
+"""Weight of the difference of scores beside the overlap, in the choice of the counterpart."""
 FEW: Final = 20
 """Number of detections below which none may differ; from it on the share that may is rounded up."""
 
@@ -117,8 +119,9 @@ def match_errors(one: DetectionArrays, other: DetectionArrays) -> dict[str, np.n
     overlap = _iou(one.boxes, other.boxes)
     same = (one.labels[:, None] == other.labels[None]) & (other.scores > 0)[None]
     overlap = np.where(same, overlap, -1.0)
-    best = overlap.argmax(axis=1)
     paired = overlap.max(axis=1) >= MIN_IOU
+    # Detections that no suppression chose from may have equal boxes: of these the one of the nearest score.
+    best = (overlap - TIE * np.abs(one.scores[:, None] - other.scores[None])).argmax(axis=1)
     errors = {
         BOXES: np.abs(one.boxes.astype(np.float64) - other.boxes[best]).max(axis=1),
         SCORES: np.abs(one.scores.astype(np.float64) - other.scores[best]),

@@ -72,7 +72,7 @@ def check_detection_parity(
         preprocessing=mismatch,
         advice=advice_on(reference, manifest, images, differences),
         problem=problem,
-        settled=not graph.unsettled,
+        settled=not graph.unsettled if graph.suppressions else None,
         passed=not mismatch and not problem and all(difference.passed for difference in differences),
         differences=tuple(differences),
     )
@@ -96,8 +96,8 @@ class FloatGraph:
     def __init__(self, reference: TaskModel) -> None:
         """Build the graph of a detector."""
         self.graph = TaskGraph(reference, options_for(reference, ExportOptions()))
-        assert isinstance(self.graph.head, DetectorGraph)
-        self.suppressions, self.unsettled = self.graph.head.suppressions(), 0
+        head = self.graph.head
+        self.suppressions, self.unsettled = head.suppressions() if isinstance(head, DetectorGraph) else (), 0
 
     def __call__(self, images: Tensor) -> DetectionArrays:
         """Compute detections of normalized images."""

@@ -12,7 +12,10 @@ from gtsa_kit.export.graph_layers import Attention
 from gtsa_kit.export.head_graph import export_head
 from gtsa_kit.export.layout import AXES
 from gtsa_kit.export.spec import HEAD, MASK, QUANTIZED, ExportOptions
+from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.eomt import UPSCALE
+from gtsa_kit.models.query_detections import query_detections
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 
 
@@ -36,20 +39,23 @@ class TaskGraph(nn.Module):
         """
         super().__init__()
         self.spec, self.returns_mask = model.spec, options.output == MASK
+        self.patch = model.encoder.architecture.patch
         layers = tuple(sorted(set(model.spec.layers)))
         encoder_options = replace(options, layers=layers, class_token=False, output="features")
         self.encoder = ExportGraph(model.encoder, encoder_options, attention, split_qkv)
         head = export_head(model.head, options)
-        self.head = DetectorGraph(head) if model.spec.detector else head
+        self.head = DetectorGraph(head) if isinstance(head, DetectorHead) else head
         self.axes = AXES[options.layout].index("height"), AXES[options.layout].index("width")
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs for images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
         size = [images.shape[axis] for axis in self.axes]
-        if self.spec.detector:
+        if isinstance(self.head, DetectorGraph):
             return self.head(self.features(images), *size)  # type: ignore[no-any-return]
         logits = self.head(*self.features(images))
+        if self.spec.detector:
+            return tuple(query_detections(logits, self.spec.detector, self.patch / UPSCALE))
         if self.spec.task == "segment":
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return (logits.argmax(dim=1).to(torch.uint8),) if self.returns_mask else (logits,)

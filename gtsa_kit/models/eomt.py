@@ -14,6 +14,8 @@ BLOCKS: Final = 4
 """Blocks of the ViT that see the queries; half of them in a ViT with fewer than eight."""
 QUERIES: Final = 100
 """Number of queries: the largest number of masks."""
+UPSCALE: Final = 4
+"""Resolution of the masks as a multiple of the patches'."""
 SMALLEST: Final = 1e-3
 """Smallest sum of a class's masks whose logarithm is taken: that of a smaller one would consist of rounding errors."""
 
@@ -33,13 +35,23 @@ class EomtHead(nn.Module):
     The map (B, D, h, w) is that of patch tokens without the final norm; the class token and registers are left out.
     """
 
-    def __init__(self, architecture: Architecture, classes: int, blocks: int, queries: int = QUERIES) -> None:
+    def __init__(
+        self, architecture: Architecture, classes: int, blocks: int, queries: int = QUERIES, instances: bool = False
+    ) -> None:
         """Build the head with random weights; `take_blocks` gives it those of an encoder.
+
+        Args:
+            architecture: Architecture of the ViT.
+            classes: Number of classes.
+            blocks: Number of the ViT's last blocks that the head has.
+            queries: Number of queries.
+            instances: True if a mask is that of an object, False if it is that of a class.
 
         Raises:
             ValueError: The architecture has rotary positions.
         """
         super().__init__()
+        self.instances = instances
         if architecture.is_eva:
             raise ValueError(
                 f"the head eomt takes ViTs with learned positions, and {architecture.name} has rotary ones"
@@ -56,10 +68,15 @@ class EomtHead(nn.Module):
         """Share of queries whose attention is masked in each block, in training, (blocks,) from 0 to 1."""
 
     def forward(self, x: Tensor) -> Any:
-        """Map (B, D, h, w) to the logarithm of each class's masks, (B, K, 4h, 4w); in training see `predictions`."""
+        """Map (B, D, h, w) to the logarithm of each class's masks, (B, K, 4h, 4w), or for instances to `QueryMasks`.
+
+        In training see `predictions`.
+        """
         if self.training:
             return self.predictions(x)
         masks, classes = self._run(x, masked=False)[-1]
+        if self.instances:
+            return QueryMasks(masks, classes)
         shares = classes.softmax(dim=-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
         rows = shares @ masks.sigmoid().flatten(2)
         return rows.clamp(min=SMALLEST).log().reshape(x.shape[0], -1, *masks.shape[-2:])
@@ -104,7 +121,7 @@ class EomtHead(nn.Module):
         """Return which tokens (B, 1, Q + N, Q + N) attend to which: some queries only to the patches of their masks."""
         if share == 0:
             return None
-        height, width = masks.shape[-2] // 4, masks.shape[-1] // 4
+        height, width = masks.shape[-2] // UPSCALE, masks.shape[-1] // UPSCALE
         inside = F.interpolate(masks.detach(), size=(height, width), mode="bilinear").flatten(2) > 0  # (B, Q, N)
         if share < 1:
             inside = inside | (torch.rand(*inside.shape[:2], 1, device=masks.device) > share)

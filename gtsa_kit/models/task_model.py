@@ -16,8 +16,9 @@ from gtsa_kit.models.architecture import check_layers
 from gtsa_kit.models.detector import Detections, DetectorHead
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
-from gtsa_kit.models.eomt import EomtHead
+from gtsa_kit.models.eomt import UPSCALE, EomtHead
 from gtsa_kit.models.heads import ClassHead, FpnHead, LinearHead
+from gtsa_kit.models.query_detections import query_detections
 from gtsa_kit.models.task_spec import HEADS, TaskSpec
 from gtsa_kit.models.weights import describe_encoder, save_weights
 
@@ -45,10 +46,10 @@ class TaskModel(nn.Module):
         self.head: nn.Module
         if spec.task == "classify":
             self.head = ClassHead(width, spec.classes)
-        elif spec.detector:
-            self.head = DetectorHead(width, spec.classes, patch, spec.detector)
         elif spec.head == "eomt":
             self.head = _move_blocks(encoder, spec)
+        elif spec.detector:
+            self.head = DetectorHead(width, spec.classes, patch, spec.detector)
         elif spec.head == "fpn":
             self.head = FpnHead(width, spec.classes, spec.pyramid, spec.channels, spec.dropout)
         else:
@@ -61,13 +62,15 @@ class TaskModel(nn.Module):
 
     def run_head(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Detections:
         """Compute logits or detections from what `features` returns for images of a size (height, width)."""
-        if self.spec.detector:
+        if isinstance(self.head, DetectorHead):
             detections: Detections = self.head(*features, image_size=size)
             return detections
-        logits = self.head(*features)
+        outputs = self.head(*features)
         if self.spec.head == "eomt" and self.training:
-            return logits  # type: ignore[no-any-return]
-        return self.resize(logits, size)
+            return outputs  # type: ignore[no-any-return]
+        if self.spec.detector:
+            return query_detections(outputs, self.spec.detector, self.encoder.architecture.patch / UPSCALE)
+        return self.resize(outputs, size)
 
     def losses(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Iterable[Mapping[str, Tensor]]
@@ -93,7 +96,7 @@ class TaskModel(nn.Module):
 def _move_blocks(encoder: Encoder, spec: TaskSpec) -> EomtHead:
     """Build the head eomt; the last blocks of an encoder that still has them become the head's."""
     kept = spec.layers[0] + 1
-    head = EomtHead(encoder.architecture, spec.classes, spec.blocks)
+    head = EomtHead(encoder.architecture, spec.classes, spec.blocks, instances=spec.task == "detect")
     if encoder.architecture.depth == kept + spec.blocks:
         head.take_blocks(encoder.vit.blocks, encoder.vit.norm)
         encoder.keep_blocks(kept)

@@ -15,7 +15,7 @@ MaskFormat = Literal["index", "color"]
 HEADS: Final[Mapping[Task, tuple[str, ...]]] = {
     "segment": ("fpn", "linear", "eomt"),
     "classify": ("linear",),
-    "detect": ("mask-rcnn", "faster-rcnn"),
+    "detect": ("mask-rcnn", "faster-rcnn", "eomt"),
 }
 """Heads of each task, the default first."""
 
@@ -72,7 +72,7 @@ class TaskSpec:
         if self.task not in HEADS or self.head not in HEADS[self.task]:
             heads = ", ".join(HEADS.get(self.task, ()))
             raise ValueError(f"no head {self.head!r} for the task {self.task!r}; heads: {heads or 'none'}")
-        if (self.head == "fpn" or self.task == "detect") and len(self.layers) != LEVELS:
+        if self.head in ("fpn", "mask-rcnn", "faster-rcnn") and len(self.layers) != LEVELS:
             raise ValueError(f"the head {self.head} takes the maps of {LEVELS} blocks, got {self.layers}")
         if (self.head == "eomt") != (self.blocks > 0) or (self.head == "eomt" and len(self.layers) != 1):
             raise ValueError(f"the head eomt takes one map and at least one block, got {self.layers}, {self.blocks}")
@@ -84,8 +84,9 @@ class TaskSpec:
             raise ValueError(f"the pyramid is {' or '.join(get_args(Pyramid))}, got {self.pyramid!r}")
         if self.label_masks not in get_args(MaskFormat):
             raise ValueError(f"masks hold {' or '.join(get_args(MaskFormat))}, got {self.label_masks!r}")
-        detector = "none" if self.detector is None else "mask-rcnn" if self.detector.masks else "faster-rcnn"
-        if detector != (self.head if self.task == "detect" else "none"):
+        if (self.detector is not None) != (self.task == "detect") or (
+            self.detector is not None and self.detector.masks != (self.head != "faster-rcnn")
+        ):
             raise ValueError(f"the head {self.head} does not go with the settings of a detector: {self.detector}")
 
     @property
@@ -136,7 +137,8 @@ class TaskOutput(NamedTuple):
 def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:
     """Return the blocks whose maps a head takes by default.
 
-    For fpn and detectors they are the last one of each quarter, for eomt the one before the blocks of `head_blocks`.
+    For fpn, mask-rcnn and faster-rcnn they are the last one of each quarter, for eomt the one before the blocks of
+    `head_blocks`.
     """
     if task == "classify" or head == "linear":
         return ()

@@ -75,7 +75,7 @@ def resolve_auto(
     kind = "frozen" if freeze else device
     name = _choose_head(config, data, spec, choose)
     size = _choose_sizes(data, spec, kind, choose)
-    _choose_detector(config, size, device, choose)
+    _choose_detector(config, name, size, device, choose)
     batch = choose("train.batch_size", min(images, (DETECTOR_BATCH if config.task == "detect" else BATCH)[kind]))
     images_per_step = batch * config.train.accumulate * world
     steps = choose("train.steps", _steps(config.train.epochs, images, images_per_step, kind))
@@ -85,7 +85,7 @@ def resolve_auto(
     precision = choose_precision(config.train.precision)
     if precision != config.train.precision:
         chosen["train.precision"] = precision
-    return _with(config, chosen), _sentence(chosen, freeze, steps * images_per_step / images)
+    return _with(config, chosen), _sentence(chosen, freeze, steps * images_per_step / images, config.task == "detect")
 
 
 def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choose: Any) -> str:
@@ -95,8 +95,8 @@ def _choose_head(config: FinetuneConfig, data: TaskData, spec: EncoderSpec, choo
     name = choose("head.name", "faster-rcnn" if boxes_alone else heads[0])
     if name not in heads:
         raise ValueError(f"the task {config.task} has no head {name}; choose {' or '.join(heads)}")
-    if name == "mask-rcnn" and boxes_alone:
-        raise ValueError("the objects have no masks, which the head mask-rcnn learns; use --no-masks for boxes alone")
+    if name != "faster-rcnn" and boxes_alone:
+        raise ValueError(f"the objects have no masks, which the head {name} learns; use --no-masks for boxes alone")
     layers = choose("head.layers", head_layers(spec.architecture, config.task, name))
     if name == "eomt":
         _check_eomt(config, layers)
@@ -114,16 +114,16 @@ def _check_eomt(config: FinetuneConfig, layers: tuple[int, ...]) -> None:
 
 def _rate(task: str, head: str, freeze: bool) -> float:
     """Return the peak learning rate of a head, or of all layers."""
-    if task == "detect":
-        return DETECTOR_RATE
     if head == "eomt":
         return EOMT_RATE
+    if task == "detect":
+        return DETECTOR_RATE
     return LINEAR_RATE if head == "linear" and task == "segment" and freeze else RATE
 
 
-def _choose_detector(config: FinetuneConfig, size: int, device: str, choose: Any) -> None:
+def _choose_detector(config: FinetuneConfig, head: str, size: int, device: str, choose: Any) -> None:
     """Choose channels and the sizes of a detector; anchors are as large for its inputs as torchvision's for 800."""
-    detect = config.task == "detect"
+    detect = config.task == "detect" and head != "eomt"
     choose("head.channels", 256 if detect and device == "cuda" else 128)
     if detect:
         first = 2 ** max(2, round(math.log2(size * 32 / 800)))
@@ -173,15 +173,14 @@ def _with(config: FinetuneConfig, changes: Mapping[str, Any]) -> FinetuneConfig:
     )
 
 
-def _sentence(chosen: Mapping[str, Any], freeze: bool, epochs: float) -> str:
+def _sentence(chosen: Mapping[str, Any], freeze: bool, epochs: float, detect: bool) -> str:
     """Return what was chosen, in words."""
-    detect = "detector.anchor_sizes" in chosen
     words = {
         "train.freeze": "the head alone" if freeze else "all layers",
         "head.name": f"head {chosen.get('head.name')}",
         "augment.size": f"size {chosen.get('augment.size')}",
         "augment.crop": "" if freeze or detect else f"crop {chosen.get('augment.crop')}",
-        "head.channels": f"{chosen.get('head.channels')} channels" if detect else "",
+        "head.channels": f"{chosen.get('head.channels')} channels" if "detector.anchor_sizes" in chosen else "",
         "detector.proposals": f"{chosen.get('detector.proposals')} proposals",
         "detector.train_boxes": f"{chosen.get('detector.train_boxes')} of them in the losses",
         "train.batch_size": f"batch {chosen.get('train.batch_size')}",

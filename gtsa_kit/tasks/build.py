@@ -18,6 +18,7 @@ from gtsa_kit.data.samples import DistributedBatchSampler
 from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugment
 from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
 from gtsa_kit.hardware import should_use_fused_attention
+from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.task_spec import TaskSpec
@@ -55,7 +56,7 @@ def build_state(
     features = frozen_features(config, run_dir, data, fabric, model, callback, notices) if train.freeze else None
     optimizer = make_optimizer(model, config)
     wrapped, wrapped_optimizer = fabric.setup(trained, optimizer)
-    if spec.detector:
+    if isinstance(model.head, DetectorHead):
         wrapped.mark_forward_method("losses")
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])

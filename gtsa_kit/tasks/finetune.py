@@ -11,12 +11,12 @@ from gtsa_kit.data.detect_augment import DetectBatch
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.samples import seed_step
 from gtsa_kit.models.encoder import normalize
-from gtsa_kit.models.eomt import EomtHead
+from gtsa_kit.models.eomt import UPSCALE, EomtHead
 from gtsa_kit.models.task_model import save_task_model
 from gtsa_kit.tasks.evaluate import evaluate
 from gtsa_kit.tasks.frozen import FeatureBatch
 from gtsa_kit.tasks.objective import Targets, class_loss, pixel_loss
-from gtsa_kit.tasks.query_loss import query_loss
+from gtsa_kit.tasks.query_loss import class_targets, instance_targets, query_loss
 from gtsa_kit.tasks.scoring import plain_scores
 from gtsa_kit.tasks.state import SCORE_NAMES, FinetuneCallback, FinetuneMetrics, FinetuneState
 from gtsa_kit.training.checkpoint import save_checkpoint
@@ -90,18 +90,31 @@ def compute_losses(
     state: FinetuneState, inputs: tuple[Tensor, ...], labels: Any, sizes: list[tuple[int, int]]
 ) -> dict[str, Tensor]:
     """Return the loss of a batch and, for a detector, its parts; logits of pixels are resized to the labels."""
+    if isinstance(state.model.head, EomtHead):
+        return query_losses(state, inputs, labels)
     if state.data.task == "detect":
         with state.fabric.autocast():  # with one process, Fabric does so for `forward` alone
             parts: dict[str, Tensor] = state.wrapped.losses(*inputs, image_sizes=sizes, targets=Targets(labels))
         return {"loss": torch.stack([*parts.values()]).sum(), **parts}
-    if isinstance(state.model.head, EomtHead):
-        state.model.head.anneal(state.step / state.steps)
-        return {"loss": query_loss(state.wrapped(*inputs), labels, state.query_criterion)}
     logits = state.wrapped(*inputs)
     if state.data.task == "classify":
         return {"loss": class_loss(logits, labels, state.class_weights, state.config.augment.smoothing)}
     height, width = labels.shape[-2:]
     return {"loss": pixel_loss(state.model.resize(logits, (height, width)), labels, state.class_weights)}
+
+
+def query_losses(state: FinetuneState, inputs: tuple[Tensor, ...], labels: Any) -> dict[str, Tensor]:
+    """Return the loss of the head eomt and, for instances, its parts."""
+    assert isinstance(state.model.head, EomtHead)
+    state.model.head.anneal(state.step / state.steps)
+    predictions = state.wrapped(*inputs)
+    if state.data.task != "detect":
+        parts = query_loss(predictions, class_targets(labels), state.query_criterion)
+        return {"loss": torch.stack([*parts.values()]).sum()}
+    factor = state.model.encoder.architecture.patch / UPSCALE
+    size = [round(side * factor) for side in predictions[0].masks.shape[-2:]]
+    parts = query_loss(predictions, instance_targets(labels, size), state.query_criterion)
+    return {"loss": torch.stack([*parts.values()]).sum(), **parts}
 
 
 def next_batch(state: FinetuneState, micro: int) -> tuple[tuple[Tensor, ...], Any, list[tuple[int, int]]]:

@@ -1,9 +1,10 @@
-"""Loss of the head eomt: masks and classes of queries matched with the classes of the image, by transformers."""
+"""Loss of the head eomt: masks and classes of queries matched with those of the image, by transformers."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gtsa_kit.data.label_map import VOID
@@ -40,20 +41,54 @@ def make_query_criterion(classes: int) -> Any:
     return criterion
 
 
-def query_loss(predictions: Sequence[QueryMasks], labels: Tensor, criterion: Any) -> Tensor:
-    """Return the sum of the losses of all predictions, those before each block and those after the last.
+class QueryTargets(NamedTuple):
+    """Masks of the images of a batch with their classes."""
+
+    masks: list[Tensor]
+    """Masks of each image, (N, H, W) float32 of 0 and 1; one shows the whole input."""
+    classes: list[Tensor]
+    """Their class numbers, (N,) int64."""
+
+
+def class_targets(labels: Tensor) -> QueryTargets:
+    """Return a mask for each class of an image.
 
     Args:
-        predictions: Predictions of `EomtHead.predictions`.
         labels: (B, H, W) class numbers; pixels of `VOID` belong to no mask.
-        criterion: Loss of `make_query_criterion`.
     """
     classes = [torch.unique(label[label != VOID]).long() for label in labels]
     masks = [
         (label[None] == present[:, None, None]).float() for label, present in zip(labels.long(), classes, strict=True)
     ]
-    total = torch.zeros((), device=labels.device)
+    return QueryTargets(masks, classes)
+
+
+def instance_targets(images: Iterable[Mapping[str, Tensor]], size: Sequence[int]) -> QueryTargets:
+    """Return a mask for each object of an image.
+
+    Args:
+        images: Objects of each image, see `DetectorHead.losses`.
+        size: (height, width) of the input; images are padded below and on the right to it, so masks are too.
+    """
+    masks, classes = [], []
+    for image in images:
+        missing = [whole - part for whole, part in zip(size, image["masks"].shape[1:], strict=True)]
+        masks.append(F.pad(image["masks"].float(), (0, missing[1], 0, missing[0])))
+        classes.append(image["labels"] - 1)
+    return QueryTargets(masks, classes)
+
+
+def query_loss(predictions: Sequence[QueryMasks], targets: QueryTargets, criterion: Any) -> dict[str, Tensor]:
+    """Return the losses of masks and classes, weighted: sums over the predictions before each block and after the last.
+
+    Args:
+        predictions: Predictions of `EomtHead.predictions`.
+        targets: Masks of each image and their classes.
+        criterion: Loss of `make_query_criterion`.
+    """
+    totals: dict[str, Tensor] = {}
     for prediction in predictions:
-        parts = criterion(prediction.masks.float(), prediction.classes.float(), masks, classes)
-        total = total + sum(criterion.weight_dict[name] * part for name, part in parts.items())
-    return total
+        parts = criterion(prediction.masks.float(), prediction.classes.float(), *targets)
+        for name, part in parts.items():
+            totals[name] = totals.get(name, 0) + criterion.weight_dict[name] * part
+    return totals

@@ -23,7 +23,7 @@ from gtsa_kit.tasks.finetune import fit, save
 from gtsa_kit.tasks.frozen_start import StoppedError
 from gtsa_kit.tasks.result import write_result
 from gtsa_kit.tasks.start import TaskStart, make_spec, open_encoder, open_head, saved_start, sized
-from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, FinetuneCallback, FinetuneState
+from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, QUERY_PLOTS, FinetuneCallback, FinetuneState
 from gtsa_kit.tasks.task_data import TaskData, open_task_data
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import Fabric, choose_precision, make_fabric
@@ -151,7 +151,8 @@ def announce(notices: tuple[str, ...], callback: FinetuneCallback) -> list[str]:
 def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: list[str]) -> bool:
     """Train, log, and write the result; return True if the run finished, False if the callback stopped it."""
     fabric, task = state.fabric, state.data.task
-    logger = RunLogger(state.run_dir, state.step, PLOTS[task], COMMON_PLOTS) if fabric.is_global_zero else None
+    plots = QUERY_PLOTS if state.query_criterion is not None and task == "detect" else PLOTS[task]
+    logger = RunLogger(state.run_dir, state.step, plots, COMMON_PLOTS) if fabric.is_global_zero else None
     try:
         if logger:
             write_text(state.run_dir / "config.yaml", dump_config(state.config))  # a resumed run may have more steps

@@ -111,6 +111,8 @@ def long_side(config: FinetuneConfig) -> int:
 def make_detector_spec(config: FinetuneConfig) -> DetectorSpec:
     """Return the spec of a detector's head from settings without auto."""
     detector = config.detector
+    if config.head.name == "eomt":
+        return DetectorSpec(score_threshold=detector.score_threshold, max_detections=detector.max_detections)
     return DetectorSpec(
         masks=config.head.name == "mask-rcnn",
         channels=resolved(config.head.channels),

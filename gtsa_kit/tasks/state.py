@@ -33,16 +33,22 @@ SCORE_NAMES = {
     "mask_ap75": "mask AP75",
 }
 """Names of scores, in percent, by key."""
+DETECTOR_SCORES = PlotGroup("validation, %", ("ap", "ap50", "mask_ap", "mask_ap50"), limits=(0, None), sparse=True)
 PLOTS = {
     "segment": (PlotGroup("validation, %", ("miou", "aacc", "macc"), limits=(0, 100), sparse=True),),
     "classify": (PlotGroup("validation, %", ("top1", "top5"), limits=(0, 100), sparse=True),),
     "detect": (
-        PlotGroup("validation, %", ("ap", "ap50", "mask_ap", "mask_ap50"), limits=(0, None), sparse=True),
+        DETECTOR_SCORES,
         PlotGroup("losses of boxes and masks", ("loss_classifier", "loss_box_reg", "loss_mask"), limits=(0, None)),
         PlotGroup("losses of proposals", ("loss_objectness", "loss_rpn_box_reg"), limits=(0, None)),
     ),
 }
 """Plots of the curves of each task."""
+QUERY_PLOTS = (
+    DETECTOR_SCORES,
+    PlotGroup("losses of queries", ("loss_cross_entropy", "loss_mask", "loss_dice"), limits=(0, None)),
+)
+"""Plots of the curves of detectors with the head eomt."""
 COMMON_PLOTS = (
     PlotGroup("learning rate", ("lr",), limits=(0, None)),
     PlotGroup("images per second", ("images_per_second",), limits=(0, None)),

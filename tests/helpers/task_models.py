@@ -47,11 +47,15 @@ PATCH_14 = replace(
 
 
 def task_spec(kind: str, arch: "Arch" = "vit_test", final_norm: bool = True) -> TaskSpec:
-    """Return the spec of one of `TASKS` or `DETECTORS`."""
+    """Return the spec of one of `TASKS` or `DETECTORS`, or "eomt" for pixels, or "eomt instances"."""
     layers = head_layers(ARCHITECTURES[arch], "segment", "fpn")
     if kind in DETECTORS:
         detector = replace(SMALL_DETECTOR, masks=kind == "mask-rcnn")
         return TaskSpec("detect", LABELS, kind, layers, final_norm, detector=detector)
+    if kind == "eomt instances":
+        layers = head_layers(ARCHITECTURES[arch], "detect", "eomt")
+        detector = DetectorSpec(score_threshold=0.05, max_detections=30)
+        return TaskSpec("detect", LABELS, "eomt", layers, False, detector=detector, blocks=1)
     if kind == "eomt":
         return TaskSpec("segment", LABELS, "eomt", head_layers(ARCHITECTURES[arch], "segment", "eomt"), False, blocks=1)
     if kind == "classify":

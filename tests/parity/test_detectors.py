@@ -1,6 +1,8 @@
 """Parity of detectors: the exported graph, every format, precisions, and faults that the gate must detect."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from helpers.task_models import DETECTORS, LABELS, PATCH_14, SMALL_DETECTOR, ran
 
 from gtsa_kit.cli.support.parity_table import failure_message, parity_table
 from gtsa_kit.export import Runner, detection_parity, load
+from gtsa_kit.export.benchmark import compare
+from gtsa_kit.export.benchmark.difference import compare_outputs
+from gtsa_kit.export.benchmark.workers import BenchmarkWorker, compared_values
 from gtsa_kit.export.detection_comparison import DetectionArrays, compare_detections, match_errors
 from gtsa_kit.export.detection_parity import FloatGraph
 from gtsa_kit.export.detector_graph import DetectorGraph
@@ -119,15 +124,18 @@ def test_detectors_pass_the_gate_in_every_format(
         ("torchscript", "faster-rcnn", {"precision": "fp16", "input": "uint8", **DYNAMIC}),
         ("torchscript", "mask-rcnn", {"precision": "bf16", **FIXED}),
         ("onnx", "faster-rcnn", {"precision": "int8", **FIXED}),
+        ("onnx", "eomt instances", DYNAMIC),
+        ("torchscript", "eomt instances", {"precision": "fp16", **FIXED}),
     ],
 )
-def test_lower_precisions_pass_the_gate(
+def test_precisions_and_heads_pass_the_gate(
     file_format: str, kind: str, options: dict, made, task_run, matrix: Callable[[str, Manifest], None]
 ) -> None:
     manifest = read_manifest(made(file_format, task_run(kind), **options))
     matrix(kind, manifest)
     assert manifest.parity.passed, parity_table(manifest.parity)
-    names = {"boxes", "scores", "labels", *(["masks"] if kind == "mask-rcnn" else [])}
+    assert manifest.parity.settled is (None if kind == "eomt instances" else True)
+    names = {"boxes", "scores", "labels", *(["masks"] if kind != "faster-rcnn" else [])}
     assert {spec.name for spec in manifest.outputs} == names
 
 
@@ -325,9 +333,6 @@ def test_the_commands_know_detectors(gtsa_here, made, task_run, few: Path) -> No
 
 
 def test_measured_detectors_are_compared_by_counterparts(task_run) -> None:
-    from gtsa_kit.export.benchmark.difference import compare_outputs
-    from gtsa_kit.export.benchmark.workers import compared_values
-
     model = load_task_model(task_run("faster-rcnn"))
     with torch.no_grad():
         detections: Detections = model(torch.randn(1, 3, 64, 64))
@@ -337,6 +342,41 @@ def test_measured_detectors_are_compared_by_counterparts(task_run) -> None:
     assert (same.agreement, same.max_abs) == (1.0, 0.0)
     assert compare_outputs(values, np.zeros_like(values), is_task=True).agreement == 0.0
     assert compare_outputs(0 * values, 0 * values, is_task=True).problem == "no detections"
+    assert compare_outputs(values, values[:, :20], is_task=True).agreement < 1.0
+    kept = (values[..., 4] > 0).sum()
+    assert compare_outputs(values, values[:, :kept], is_task=True).agreement == 1.0
+
+
+def test_detectors_are_measured_beside_their_source(
+    gtsa_here, made, task_run, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers run in this process: processes of their own are tested with encoders."""
+
+    class Here:
+        def __init__(self, name: str, opener: Callable[[], Runner]) -> None:
+            self.name, self.worker = name, BenchmarkWorker(opener)
+
+        def call(self, method: str, *args: Any) -> Any:
+            return getattr(self.worker, method)(*args)
+
+    @contextmanager
+    def workers(openers: dict[str, Callable[[], Runner]]) -> Iterator[list[Here]]:
+        yield [Here(name, opener) for name, opener in openers.items()]
+
+    monkeypatch.setattr(compare, "start_workers", workers)
+    file, run = made("torchscript", task_run("mask-rcnn"), **DYNAMIC), task_run("mask-rcnn")
+    options = ["--batch", "1,4", "--size", "64x96", "--seconds", "0", "--images", few, "--json"]
+    done = gtsa_here("bench", file, run, *options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    speeds = {(one["name"], one["shape"]["batch"]): one for one in report["speeds"]}
+    assert speeds.keys() == {(file.name, 1), (run.name, 1), (run.name, 4)}
+    for (name, batch), one in speeds.items():
+        assert (one["agreement"], one["problem"], one["min_cosine"]) == (1.0, "", None)
+        assert one["max_abs"] < 1e-3  # pixels, to the source in float32
+        assert one["gate"] == ("passed" if name == file.name else "none")
+        assert (one["ratio"] is None) == (batch == 4)
+    assert [one["reason"] for one in report["skipped"]] == ["batch must be 1 to 3, got 4; nearest: 3"]
 
 
 def test_triton_serves_detections(gtsa_here, made, task_run, tmp_path: Path) -> None:
@@ -349,12 +389,15 @@ def test_triton_serves_detections(gtsa_here, made, task_run, tmp_path: Path) -> 
     assert 'name: "masks" data_type: TYPE_FP32 dims: [30, 28, 28]' in config
 
 
-def test_an_engine_is_built_for_any_batch_and_size(gtsa_here, made, task_run, few: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["mask-rcnn", "eomt instances"])
+def test_an_engine_is_built_for_any_batch_and_size(
+    kind: str, gtsa_here, made, task_run, few: Path, tmp_path: Path
+) -> None:
     """Build without a GPU: no operator of a detector is refused, and no plugin is needed."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
     import onnx
 
-    graph, engine = made("onnx", task_run("mask-rcnn"), **DYNAMIC), tmp_path / "model.engine"
+    graph, engine = made("onnx", task_run(kind), **DYNAMIC), tmp_path / "model.engine"
     used = {node.op_type for node in onnx.load(graph).graph.node}
     assert not used & {"NonZero", "NonMaxSuppression", "RoiAlign", "Loop", "If"}
     options = ["--batch", "1:2:3", "--max-size", "96", "--images", few, "--out", engine]

@@ -53,6 +53,7 @@ SMALL = {
 KINDS: dict[str, dict[str, Any]] = {
     "frozen": {"train.freeze": True, "train.views": 3},
     "all layers": {"train.freeze": False, "train.accumulate": 2, "train.batch_size": 2, "model.drop_path": 0.2},
+    "eomt": {"head.name": "eomt", "train.freeze": False, "augment.short_sides": (0.5, 1.0)},
 }
 
 
@@ -288,7 +289,7 @@ def test_labels_without_masks_give_a_detector_of_boxes(squares: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head.name": "fpn"}, "the task detect has no head fpn; choose mask-rcnn or faster-rcnn"),
+        ({"head.name": "fpn"}, "the task detect has no head fpn; choose mask-rcnn or faster-rcnn or eomt"),
         ({"augment.size": 70}, "augment.size: must be a multiple of 16"),
         ({"detector.anchor_sizes": (8, 16)}, "5 positive sizes"),
         ({"data.val": "missing.json"}, "missing.json"),

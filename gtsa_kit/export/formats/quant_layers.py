@@ -51,14 +51,13 @@ def quantizable_layers(graph: AnyGraph) -> dict[str, Layer]:
         if isinstance(module, nn.Linear)
     }
     if isinstance(graph, TaskGraph):
-        head = graph.head.named_modules() if graph.spec.detector is None else _trunk_modules(graph.head)
+        head = _trunk_modules(graph.head) if isinstance(graph.head, DetectorGraph) else graph.head.named_modules()
         layers |= {f"{HEAD}.{name}": module for name, module in head if isinstance(module, nn.Conv2d)}
     return layers
 
 
-def _trunk_modules(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _trunk_modules(head: DetectorGraph) -> Iterator[tuple[str, nn.Module]]:
     """Iterate over the modules of a detector's feature pyramid; what computes boxes and masks of it stays float32."""
-    assert isinstance(head, DetectorGraph)
     yield from head.top_down.named_modules(prefix="top_down")
 
 
