@@ -186,18 +186,35 @@ class MaskHead(nn.Module):
         super().__init__()
         self.side: int = roi_heads.mask_roi_pool.output_size[0]
         self.convolutions: nn.Module = roi_heads.mask_head
-        self.upsample: nn.Module = roi_heads.mask_predictor.conv5_mask
+        self.expand = expand_positions(roi_heads.mask_predictor.conv5_mask)
         logits = roi_heads.mask_predictor.mask_fcn_logits
         self.weight = nn.Parameter(logits.weight.data.flatten(1)[1:].clone())  # (K, C)
         self.bias = nn.Parameter(logits.bias.data[1:, None].clone())  # (K, 1)
 
     def forward(self, pyramid: RoiPyramid, boxes: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
         """Return the probabilities of the mask of each detection's class, (B, N, 2 * side, 2 * side)."""
-        count, size = boxes.shape[1], (2 * self.side, 2 * self.side)
+        count, side = boxes.shape[1], self.side
         features = pyramid.align(boxes, self.side).flatten(0, 1).transpose(1, 2)  # (B * N, C, side * side)
-        features = self.upsample(self.convolutions(torch.unflatten(features, 2, (self.side, self.side)))).relu()
+        features = self.expand(self.convolutions(torch.unflatten(features, 2, (side, side)))).relu()
+        features = torch.unflatten(features.flatten(2), 1, (4, -1))  # (B * N, 4, C, side * side)
         # Only the logits of one class are computed.
         labels = labels.flatten()
-        weight, bias = F.embedding(labels, self.weight)[:, None], F.embedding(labels, self.bias)[:, None]
-        masks: Tensor = (weight @ features.flatten(2) + bias).sigmoid()  # (B * N, 1, 4 * side * side)
-        return masks.reshape(-1, count, *size) * (scores > 0)[..., None, None]
+        weight, bias = F.embedding(labels, self.weight), F.embedding(labels, self.bias)
+        masks: Tensor = (weight[:, None, None] @ features + bias[:, None, None]).sigmoid()  # (B * N, 4, 1, side * side)
+        masks = masks.reshape(-1, 2, 2, side, side).permute(0, 3, 1, 4, 2)
+        return masks.reshape(-1, count, 2 * side, 2 * side) * (scores > 0)[..., None, None]
+
+
+def expand_positions(layer: nn.Module) -> nn.Module:
+    """Return a transposed convolution of 2 x 2 and stride 2 as a 1 x 1 convolution to (B, 4 * C, h, w).
+
+    Channels are those of the upper left, upper right, lower left and lower right quarter of each position, so that
+    nothing is moved before the classifier has made one value of the channels.
+    """
+    inner: Any = layer.layer if isinstance(layer, CastLayer) else layer
+    inputs, outputs = inner.weight.shape[:2]
+    convolution = nn.Conv2d(inputs, 4 * outputs, 1)
+    convolution.weight.data = inner.weight.data.permute(2, 3, 1, 0).reshape(-1, inputs, 1, 1).contiguous()
+    assert convolution.bias is not None
+    convolution.bias.data = inner.bias.data.repeat(4)
+    return CastLayer(convolution, layer.dtype) if isinstance(layer, CastLayer) else convolution

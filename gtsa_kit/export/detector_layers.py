@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 SAMPLES: Final = 2
 """Samples of RoIAlign along each side of a bin."""
-CHUNK: Final = 256
-"""Number of boxes of an image whose samples are read at once, which bounds the memory: a bin reads 16 vectors."""
+CHUNK: Final = 3136
+"""Number of bins of an image whose samples are read at once: a bin reads 16 vectors, which fill caches and memory."""
 
 
 def level_anchors(bases: Tensor, rows: int, columns: int, stride: float) -> Tensor:
@@ -151,9 +151,10 @@ class RoiPyramid:
         than one position outside of a map are 0; others are moved to its border.
         """
         index, weight = self._samples(boxes, side)  # (B, R, side * side, 16)
+        chunk = max(1, CHUNK // side**2)
         parts = [
             (weights[..., None, :] @ F.embedding(rows, self.table)).squeeze(-2)
-            for rows, weights in zip(torch.split(index, CHUNK, dim=1), torch.split(weight, CHUNK, dim=1), strict=True)
+            for rows, weights in zip(torch.split(index, chunk, dim=1), torch.split(weight, chunk, dim=1), strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
