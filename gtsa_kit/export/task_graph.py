@@ -55,7 +55,8 @@ class TaskGraph(nn.Module):
             return self.head(self.features(images), *size)  # type: ignore[no-any-return]
         logits = self.head(*self.features(images))
         if self.spec.detector:
-            return tuple(query_detections(logits, self.spec.detector, self.patch / UPSCALE))
+            detections = query_detections(logits, self.spec.detector, self.patch / UPSCALE)
+            return tuple(one for one in detections if one is not None)
         if self.spec.task == "segment":
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return (logits.argmax(dim=1).to(torch.uint8),) if self.returns_mask else (logits,)
