@@ -44,8 +44,8 @@ def match_image_ids(names: Iterable[str], ids: Mapping[str, int], file: str) -> 
         ValueError: Images are not in the file, or match several of its images, or the same one.
     """
     by_last: dict[str, list[str]] = {}
-    for known in ids:
-        by_last.setdefault(PurePosixPath(known).name, []).append(known)
+    for file_name in ids:
+        by_last.setdefault(PurePosixPath(file_name).name, []).append(file_name)
     matched, unknown = {}, []
     for name in names:
         best = _best(name, by_last.get(PurePosixPath(name).name, []))
@@ -72,9 +72,9 @@ def _best(name: str, candidates: list[str]) -> str | None:
         return name
     parts = PurePosixPath(name).parts
     fitting = []
-    for known in candidates:
-        other = PurePosixPath(known).parts
+    for file_name in candidates:
+        other = PurePosixPath(file_name).parts
         length = min(len(parts), len(other))
         if parts[-length:] == other[-length:]:
-            fitting.append(known)
+            fitting.append(file_name)
     return fitting[0] if len(fitting) == 1 else None

@@ -30,16 +30,16 @@ def test_scores_labels_and_masks_are_those_of_transformers(queries: QueryMasks) 
     expected = processing.EomtImageProcessor().post_process_instance_segmentation(
         outputs, [(24, 32)] * 2, spec.score_threshold, size
     )
-    found = query_detections(queries, spec, stride=4)
-    assert [len(values[0]) for values in found] == [20] * 4
+    detections = query_detections(queries, spec, stride=4)
+    assert [len(values[0]) for values in detections] == [20] * 4
     for i, image in enumerate(expected):
         segments = sorted(image["segments_info"], key=lambda one: -one["score"])
         assert len(segments) > 4
-        count = int((found.scores[i] > 0).sum())
-        np.testing.assert_allclose(found.scores[i, :count], [one["score"] for one in segments], atol=2e-6)
-        assert found.labels[i, :count].tolist() == [one["label_id"] for one in segments]
-        assert not any(values[i, count:].any() for values in found)
-        for box, one in zip(found.boxes[i, :count] / 4, segments, strict=True):
+        count = int((detections.scores[i] > 0).sum())
+        np.testing.assert_allclose(detections.scores[i, :count], [one["score"] for one in segments], atol=2e-6)
+        assert detections.labels[i, :count].tolist() == [one["label_id"] for one in segments]
+        assert not any(values[i, count:].any() for values in detections)
+        for box, one in zip(detections.boxes[i, :count] / 4, segments, strict=True):
             ys, xs = torch.nonzero(image["segmentation"] == one["id"], as_tuple=True)  # later masks cover it in part
             if len(xs):
                 assert (box[:2] <= torch.stack([xs.min(), ys.min()]) + 0.5).all()
