@@ -46,24 +46,24 @@ def match_image_ids(names: Iterable[str], ids: Mapping[str, int], file: str) -> 
     by_last: dict[str, list[str]] = {}
     for file_name in ids:
         by_last.setdefault(PurePosixPath(file_name).name, []).append(file_name)
-    matched, unknown = {}, []
+    numbers, unknown = {}, []
     for name in names:
         best = _best(name, by_last.get(PurePosixPath(name).name, []))
         if best is None:
             unknown.append(name)
         else:
-            matched[name] = ids[best]
+            numbers[name] = ids[best]
     if unknown:
         listed = ", ".join(unknown[:NAMED]) + (" ..." if len(unknown) > NAMED else "")
         raise ValueError(
-            f"{len(unknown)} of {len(unknown) + len(matched)} images are not in {file}, or not clearly one of it: "
+            f"{len(unknown)} of {len(unknown) + len(numbers)} images are not in {file}, or not clearly one of it: "
             f"{listed}; predict the folder of its images, or omit --ids"
         )
-    twice, count = Counter(matched.values()).most_common(1)[0]
+    twice, count = Counter(numbers.values()).most_common(1)[0]
     if count > 1:
-        both = " and ".join(name for name, number in matched.items() if number == twice)
+        both = " and ".join(name for name, number in numbers.items() if number == twice)
         raise ValueError(f"{both} are both the image {twice} of {file}; predict the folder of its images")
-    return matched
+    return numbers
 
 
 def _best(name: str, candidates: list[str]) -> str | None:
