@@ -117,13 +117,13 @@ class OpenSession:
         return SessionRunner(self.path)
 
 
-def random_run(folder: Path) -> Path:
+def random_run(folder: Path, arch: str = "vit_small") -> Path:
     """Save a run with random weights of realistic variance; timm's initial biases and norms would flatter int8."""
     torch.manual_seed(0)
-    weights = Encoder("vit_small").vit.state_dict()
+    weights = Encoder(arch).vit.state_dict()
     for tensor in weights.values():
         tensor += torch.randn_like(tensor) * (0.3 if tensor.ndim < 2 else 0.02)
-    save_encoder(folder, weights, "vit_small", {})
+    save_encoder(folder, weights, arch, {})
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/peers.py: environments, measured commands, rounds, and the four jobs."""
