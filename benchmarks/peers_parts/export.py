@@ -45,7 +45,7 @@ def export_job(setting: Setting) -> Job:
 def own(setting: Setting, folder: Path) -> tuple[Usage, Path]:
     """Export by gtsa-kit, its gate included."""
     command = gtsa("export", str(setting.run_folder()), "--format", "onnx", "--images", str(setting.images))
-    usage = run_checked([*command, "--out", str(folder)], folder / "log.txt", **PATHS)
+    usage = run_checked([*command, "--out", str(folder / "encoder.onnx")], folder / "log.txt", **PATHS)
     return usage, folder / "encoder.onnx"
 
 

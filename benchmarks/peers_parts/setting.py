@@ -55,22 +55,13 @@ class Setting:
     def exported(self, file_format: str) -> Path:
         """Return the weights of the run in a format of `gtsa export`, which are written if they are missing."""
         folder = self.out / "weights" / f"{self.arch}-{file_format}"
+        target = folder / ("encoder.onnx" if file_format == "onnx" else file_format)
         if not (folder / "done").exists():
-            target = folder / ("encoder.onnx" if file_format == "onnx" else file_format)
-            arguments = [
-                "export",
-                str(self.run_folder()),
-                "--format",
-                file_format,
-                "--out",
-                str(folder),
-                "--images",
-                str(self.images),
-            ]
             folder.mkdir(parents=True, exist_ok=True)
-            run_checked(gtsa(*arguments), folder / "log.txt", **PATHS)
-            (folder / "done").write_text(str(target))
-        return next(p for p in (folder / "encoder.onnx", folder / file_format, folder) if p.exists())
+            arguments = ["export", str(self.run_folder()), "--format", file_format, "--out", str(target), "--force"]
+            run_checked(gtsa(*arguments, "--images", str(self.images)), folder / "log.txt", **PATHS)
+            (folder / "done").touch()
+        return target
 
     def folder_of(self, count: int, broken: int = 0) -> Path:
         """Return a folder with links to the images, in turn, and broken files among them.

@@ -34,7 +34,7 @@ def train_job(setting: Setting) -> Job:
 
     from gtsa_kit.hardware import should_use_bf16
 
-    steps = 4 if setting.micro else 6
+    steps = 4
     precisions = ["fp32", "bf16"] if should_use_bf16(torch.device("cpu")) else ["fp32"]
     contestants = []
     for precision in precisions:
