@@ -102,7 +102,7 @@ def measure(setting: Setting, command: Command, counts: tuple[int, int], folder:
 
 
 def broken_files(setting: Setting, command: Command, folder: Path) -> str:
-    """Return what a tool does with a folder of 100 files of which 3 are broken; it is found once, in the first round."""
+    """Return what a tool does with a folder of 100 files of which 3 are broken; the first round finds it."""
     found = folder.with_name(f"{folder.stem}.broken.txt")
     if found.exists():
         return found.read_text()
