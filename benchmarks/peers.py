@@ -18,6 +18,7 @@ and few images, to try the program.
 import argparse
 import json
 import os
+import signal
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -106,6 +107,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the command that runs would go on without us
     setting = Setting(args.images.resolve(), args.out.resolve(), args.micro)
     check_settings(setting.out, setting)
     machine = describe()

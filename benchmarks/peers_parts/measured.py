@@ -38,7 +38,8 @@ def run_measured(command: list[str], log: Path, timeout: float = 1200, **environ
         **environment: Environment variables to add.
     """
     before, started, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0.0
-    with log.open("w+", errors="replace") as file:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", errors="replace") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True
         )
