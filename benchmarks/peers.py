@@ -1,7 +1,7 @@
 """Speed of the main jobs beside other tools, each in its own environment, in rounds in which all take turns.
 
 Run: .venv/bin/python benchmarks/peers.py --images FOLDER --out FOLDER [--jobs train,embed,export,serve] [--rounds 2]
-     [--micro] [--json FILE] [--markdown]
+     [--micro] [--report] [--json FILE] [--markdown]
 
 - train: lightly-train's DINO and ours, and GTSA.
 - embed: lightly-train, timm in a DataLoader, the pipeline of transformers, and ours from a run folder and from ONNX;
@@ -28,7 +28,7 @@ from typing import Any
 from peers_parts.embed import embed_job
 from peers_parts.environments import pinned_version
 from peers_parts.export import export_job
-from peers_parts.rounds import Measurement, build_table, markdown, run_rounds, summarize
+from peers_parts.rounds import Measurement, build_table, markdown, run_rounds, stored_rounds, summarize
 from peers_parts.serve import serve_job
 from peers_parts.setting import Setting
 from peers_parts.train import train_job
@@ -97,6 +97,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--micro", action="store_true")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+    parser.add_argument("--report", action="store_true", help="print what OUT holds, and measure nothing")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if unknown := set(args.jobs.split(",")) - set(JOBS):
@@ -115,7 +116,8 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine, "jobs": {}}
     for name in args.jobs.split(","):
         job = JOBS[name](setting)
-        rounds = run_rounds(job, args.rounds, setting.out / "rounds", report)
+        stored = setting.out / "rounds"
+        rounds = stored_rounds(job, stored) if args.report else run_rounds(job, args.rounds, stored, report)
         rows = summarize(job, rounds)
         console.print(build_table(job, rows))
         if args.markdown:

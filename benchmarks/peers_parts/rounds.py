@@ -74,12 +74,26 @@ def run_rounds(job: Job, rounds: int, folder: Path, on_done: Callable[[str, int,
     return results
 
 
+def stored_rounds(job: Job, folder: Path) -> Rounds:
+    """Return the measurements of a job that `folder` holds, and measure nothing."""
+    results: Rounds = {contestant.name: [] for contestant in job.contestants}
+    for name, done in results.items():
+        while (file := result_file(folder / job.name, name, len(done))).exists():
+            done.append(json.loads(file.read_text()))
+    return results
+
+
+def result_file(folder: Path, name: str, index: int) -> Path:
+    """Return the file of a contestant's measurement in a round."""
+    return folder / f"{name.replace('/', '-').replace(' ', '_')}.{index}.json"
+
+
 def measure_once(
     contestant: Contestant, index: int, folder: Path, on_done: Callable[[str, int, Measurement], None]
 ) -> Measurement:
     """Return the stored measurement of a round, or measure and store it; failures are not stored."""
-    work = folder / f"{contestant.name.replace('/', '-').replace(' ', '_')}.{index}"
-    file = work.with_name(f"{work.name}.json")
+    file = result_file(folder, contestant.name, index)
+    work = file.with_suffix("")
     if file.exists():
         stored: Measurement = json.loads(file.read_text())
         return stored
