@@ -77,8 +77,8 @@ def check_settings(out: Path, setting: Setting) -> None:
     """
     settings, file = {"images": str(setting.images), "micro": setting.micro}, out / "settings.json"
     out.mkdir(parents=True, exist_ok=True)
-    if file.exists() and (found := json.loads(file.read_text())) != settings:
-        raise ValueError(f"{out} holds measurements of {found}, not of {settings}; name another folder")
+    if file.exists() and (previous := json.loads(file.read_text())) != settings:
+        raise ValueError(f"{out} holds measurements of {previous}, not of {settings}; name another folder")
     file.write_text(json.dumps(settings))
 
 

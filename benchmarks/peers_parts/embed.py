@@ -103,9 +103,9 @@ def measure(setting: Setting, command: Command, counts: tuple[int, int], folder:
 
 def broken_files(setting: Setting, command: Command, folder: Path) -> str:
     """Return what a tool does with a folder of 100 files of which 3 are broken; the first round finds it."""
-    found = folder.with_name(f"{folder.stem}.broken.txt")
-    if found.exists():
-        return found.read_text()
+    stored = folder.with_name(f"{folder.stem}.broken.txt")
+    if stored.exists():
+        return stored.read_text()
     count, broken = (20, 1) if setting.micro else (100, BROKEN)
     images, out = setting.folder_of(count, broken), folder / "broken"
     out.mkdir()
@@ -113,7 +113,7 @@ def broken_files(setting: Setting, command: Command, folder: Path) -> str:
     usage = run_measured(arguments, folder / "broken.txt", **environment)
     names = [path.name for path in images.iterdir() if not path.is_symlink()]
     text = describe_broken(usage.code, usage.output, count_vectors(out), count, names, listed_text(out))
-    found.write_text(text)
+    stored.write_text(text)
     return text
 
 
@@ -130,9 +130,9 @@ def describe_broken(code: int, output: str, vectors: int, count: int, names: lis
     """
     if code and not vectors:
         return f"ends, no vectors: {last_line(output)[:60]}"
-    told = sum(name in output + listed for name in names)
+    named = sum(name in output + listed for name in names)
     kinds = {count: "vectors for all files, broken ones too", count - len(names): "all others embedded"}
-    return f"{kinds.get(vectors, f'{vectors} of {count - len(names)} vectors')}, {told} of {len(names)} named"
+    return f"{kinds.get(vectors, f'{vectors} of {count - len(names)} vectors')}, {named} of {len(names)} named"
 
 
 def listed_text(out: Path) -> str:

@@ -55,8 +55,8 @@ def site_packages(python: Path) -> Path:
 def pinned_version(name: str, package: str, pins: Path = PINS) -> str:
     """Return the version of a package in the pins of a peer."""
     for line in (pins / f"{name}.txt").read_text().splitlines():
-        found, _, version = line.partition("==")
-        if found.lower().replace("_", "-") == package:
+        pinned, _, version = line.partition("==")
+        if pinned.lower().replace("_", "-") == package:
             return version.strip()
     raise ValueError(f"{name}.txt has no {package}; add its version")
 

@@ -19,7 +19,7 @@ LOOKING = 0.03
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took, and what it printed."""
+    """Time, memory and output of a command."""
 
     code: int
     seconds: float
@@ -75,15 +75,15 @@ def run_checked(command: list[str], log: Path, timeout: float = 1200, **environm
 
 def session_processes(session: int) -> list[int]:
     """Return the processes of a session: a command started with a new session, and all that it started."""
-    found = []
+    processes = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (OSError, ValueError):  # it has ended
             continue
         if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            processes.append(int(stat.parent.name))
+    return processes
 
 
 def session_memory_mb(session: int) -> float:

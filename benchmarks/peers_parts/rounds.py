@@ -155,12 +155,12 @@ def build_table(job: Job, rows: list[Measurement]) -> Table:
     for key, _ in job.ratios:
         table.add_column(f"ours ahead: {key}", justify="right")
     for row in rows:
-        table.add_row(*cells(job, row))
+        table.add_row(*row_texts(job, row))
     return table
 
 
-def cells(job: Job, row: Measurement) -> list[str]:
-    """Return the cells of a row; of a contestant that failed its name and the reason."""
+def row_texts(job: Job, row: Measurement) -> list[str]:
+    """Return the texts of a row; of a contestant that failed its name and the reason."""
     if "error" in row:
         return [row["name"], row["error"]]
     values = [format_value(row.get(column.key), column.digits) for column in job.columns]
@@ -179,6 +179,6 @@ def markdown(job: Job, rows: list[Measurement]) -> str:
     """Return the table of a job's rows in Markdown; reasons of failures stand below it."""
     titles = ["", *(column.title for column in job.columns), *(f"ours ahead: {key}" for key, _ in job.ratios)]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    lines += [f"| {' | '.join(cells(job, row))} |" for row in rows if "error" not in row]
+    lines += [f"| {' | '.join(row_texts(job, row))} |" for row in rows if "error" not in row]
     reasons = [f"- {row['name']}: {row['error']}" for row in rows if "error" in row]
     return "\n".join([f"**{job.title}**", "", *lines, *(["", *reasons] if reasons else [])])

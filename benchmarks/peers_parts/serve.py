@@ -39,12 +39,12 @@ COLUMNS = (
 )
 RATIOS = (("rate_1", True), ("rate_8", True), ("cpu_ms_8", False))
 OURS = "gtsa serve, /v1/embeddings"
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server, and how to ask it."""
+    """Command of a server, and requests to it."""
 
     command: Callable[[Setting, int], tuple[list[str], dict[str, str]]]
     """Command and environment variables, for a port."""
@@ -77,6 +77,7 @@ def infinity_command(setting: Setting, port: int) -> tuple[list[str], dict[str, 
         *command,
         "--served-model-name",
         "clip",
+        "--no-model-warmup",
         "--engine",
         "torch",
         "--device",

@@ -1,4 +1,4 @@
-"""What all jobs need: folders, sizes, and the commands of this project."""
+"""Folders, sizes and commands that all jobs need."""
 
 import os
 import sys
