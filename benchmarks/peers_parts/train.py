@@ -22,7 +22,7 @@ QUIET = {"LIGHTLY_TRAIN_EVENTS_DISABLED": "1", "HF_HUB_OFFLINE": "1"}
 COLUMNS = (
     Column("images_per_second", "images/s"),
     Column("cpu_seconds_per_step", "CPU s per step"),
-    Column("start_seconds", "s to the first step", 1),
+    Column("start_seconds", "s around the steps", 1),
     Column("peak_mb", "peak MB", 0),
 )
 RATIOS = (("images_per_second", True), ("cpu_seconds_per_step", False))
