@@ -81,21 +81,27 @@ def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_docstrings_name_their_subject(path: Path) -> None:
+@pytest.fixture(scope="module")
+def modules() -> dict[str, ast.Module]:
+    """Parsed modules by path; one test for each would take longer to report than to run."""
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in PYTHON}
+
+
+def test_docstrings_name_their_subject(modules: dict[str, ast.Module]) -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {first}"
-        for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        f"{path}:{line}: {first}"
+        for path, tree in modules.items()
+        for line, text in docstrings(tree)
         if (first := text.strip().split("\n")[0]).split(" ")[0].strip(",;:.") in FRAGMENTS or first.startswith("(")
     ]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_retired_names_stay_retired(path: Path) -> None:
+def test_retired_names_stay_retired(modules: dict[str, ast.Module]) -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {name}"
-        for line, name in names(ast.parse(path.read_text(encoding="utf-8")))
+        f"{path}:{line}: {name}"
+        for path, tree in modules.items()
+        for line, name in names(tree)
         if name in RETIRED_NAMES
     ]
     assert not wrong, "\n".join(wrong)
