@@ -1,7 +1,6 @@
 """Tests of the GPU checks (benchmarks/gpu), without a GPU."""
 
 import json
-import os
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -10,6 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 from gpu import run as gpu_run
+from gpu.part import make_images
 from gpu.results import CUT_OFF, FAILED, LACKING, NOT_STARTED, PASSED, judge, read_rows, write_results
 from gpu.wheelhouse import OWN, missing_packages, pack, read_pins, read_versions, wheel_requires
 from helpers.paths import ROOT
@@ -170,7 +170,9 @@ def test_results_are_written_as_json_and_markdown(tmp_path: Path) -> None:
 
 def test_the_command_runs_on_a_cpu(tmp_path: Path) -> None:
     """One part, which exports and runs every format; the others take minutes together."""
+    make_images(tmp_path / "images", 1, 2)
     options = ["--device", "cpu", "--tiny", "--only", "inference", "--out", str(tmp_path)]
+    options += ["--images", str(tmp_path / "images")]
     done = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True, check=False)
     content = json.loads((tmp_path / "results.json").read_text())
     assert done.returncode == 0, content["parts"]
@@ -180,12 +182,17 @@ def test_the_command_runs_on_a_cpu(tmp_path: Path) -> None:
     assert content["machine"]["device"] == "cpu, tiny"
 
 
-def test_without_a_gpu_every_part_says_so(tmp_path: Path) -> None:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+def test_without_a_gpu_every_part_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command in this process, without the description of the machine, which is that of the test above."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(gpu_run, "describe_machine", dict)
+    monkeypatch.setattr(gpu_run.signal, "signal", lambda *_: None)
     options = ["--only", "learning", "--out", str(tmp_path), "--images", str(tmp_path)]
-    done = subprocess.run([sys.executable, str(RUN), *options], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "no CUDA device" in done.stdout
+    monkeypatch.setattr(sys, "argv", [str(RUN), *options])
+    assert gpu_run.main() == 0
+    assert "no CUDA device" in capsys.readouterr().out
 
 
 def test_a_run_that_is_stopped_leaves_its_rows_and_no_process(part, tmp_path: Path) -> None:
