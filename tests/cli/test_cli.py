@@ -4,12 +4,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers.commands import sets
-from helpers.processes import run_gtsa
 
 from gtsa_kit import __version__
 
@@ -107,18 +105,15 @@ def test_debug_prints_the_traceback(gtsa: Callable) -> None:
 def test_train_export_embed_and_evaluate_by_command_line(
     gtsa_here: Callable, images: Path, tiny: dict[str, object], tmp_path: Path
 ) -> None:
-    """Train in a process of its own; the other commands run in this process."""
-    process = partial(run_gtsa, tmp_path)
     image_list = tmp_path / "list.txt"
     image_list.write_text("\n".join(str(path) for path in images.iterdir()))
     run = tmp_path / "run"
-    for call, *args in (
-        (process, "train", image_list, "--out", run, "--steps", "2", *sets(tiny)),
-        (gtsa_here, "export", run, "--format", "onnx", "--images", image_list),
-        (gtsa_here, "export", run / "encoder.onnx", "--format", "torchscript", "--images", images),
-        (gtsa_here, "embed", image_list, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
+    for args in (
+        ("train", image_list, "--out", run, "--steps", "2", *sets(tiny)),
+        ("export", run, "--format", "onnx", "--images", image_list),
+        ("export", run / "encoder.onnx", "--format", "torchscript", "--images", images),
+        ("embed", image_list, "--model", run / "encoder.ts", "--out", tmp_path / "vectors"),
         (
-            gtsa_here,
             "eval",
             "pca",
             run / "encoder.onnx",
@@ -129,9 +124,9 @@ def test_train_export_embed_and_evaluate_by_command_line(
             "--size",
             "64",
         ),
-        (gtsa_here, "eval", "neighbors", run, "--images", images, "--out", tmp_path / "figures"),
+        ("eval", "neighbors", run, "--images", images, "--out", tmp_path / "figures"),
     ):
-        done = call(*args)
+        done = gtsa_here(*args)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "vectors" / "vectors" / "part-00000.parquet").exists()
     assert (tmp_path / "figures" / "pca.png").exists()
