@@ -1,9 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers.inline_ray import inline_ray
 
 from gtsa_kit.embedding import ray_engine, read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
@@ -26,25 +26,18 @@ def test_a_ray_worker_gives_the_same_rows_in_the_same_order(
     assert list(one.errors()) == list(many.errors())
 
 
-class Rows:
-    """Stand-in for a Ray dataset: computes nothing, and returns its rows in the given order."""
+class Echo:
+    """Task that returns its items."""
 
-    def __init__(self, rows: list[dict[str, Any]], order: list[int]) -> None:
-        self.rows, self.order = rows, order
+    on_gpu = False
 
-    def map_batches(self, *_: object, **__: object) -> "Rows":
-        return self
-
-    def iter_rows(self) -> list[dict[str, Any]]:
-        return [{"number": self.rows[i]["number"], "results": self.rows[i]["block"]} for i in self.order]
+    def open(self) -> Callable[[list[str]], list[str]]:
+        return list
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [0, 2, 1]])
 def test_blocks_in_another_order_are_an_error(order: list[int]) -> None:
-    data = SimpleNamespace(from_items=lambda rows, **_: Rows(rows, order), ActorPoolStrategy=lambda **_: None)
-    ray = SimpleNamespace(data=data, cluster_resources=dict)
-    task = ray_engine.ExtractTask("", Path("model"), {}, None, ray_engine.BatchPlan(1, 1), None, False)
-    results = ray_engine._run_blocks(ray, [["a", "b"], ["c"], ["d"]], task, 2)
+    results = ray_engine._run_blocks(inline_ray(order), [["a", "b"], ["c"], ["d"]], Echo(), 2)
     if order == [0, 1, 2]:
         assert list(results) == ["a", "b", "c", "d"]
     else:

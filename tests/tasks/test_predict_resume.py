@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from helpers.folder_digests import folder_digests
+from helpers.inline_ray import inline_ray
 from helpers.killed_jobs import run_with_kills
 from helpers.task_models import save_random_task, task_spec
 
+from gtsa_kit.embedding import ray_engine
 from gtsa_kit.embedding.progress import JobProgress
 from gtsa_kit.tasks import predict_images, predict_job
 from gtsa_kit.tasks.predict_job import predict_folder
@@ -135,7 +137,11 @@ def stop_after(count: int) -> Callable[[JobProgress], None]:
     return stop
 
 
-def test_ray_continues_a_job_with_the_same_files(model: Path, ten: Path, tmp_path: Path, small_cluster: None) -> None:
+def test_ray_continues_a_job_with_the_same_files(
+    model: Path, ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work of an actor, on a pickled task; tests/embedding/test_ray_engine.py runs actors of a cluster."""
+    monkeypatch.setattr(ray_engine, "import_ray", inline_ray)
     options = PredictOptions(batch_size=3, workers=1, **MODES["whole"])
     predict_folder(model, ten, tmp_path / "whole", options)
     with pytest.raises(OSError, match="the disk is gone"):
