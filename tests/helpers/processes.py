@@ -18,7 +18,8 @@ from helpers.commands import one_thread
 if TYPE_CHECKING:
     from gtsa_kit.config.finetune import TaskName
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+START_METHOD = "forkserver"
+_CONTEXT = multiprocessing.get_context(START_METHOD)
 _CONTEXT.set_forkserver_preload(
     "gtsa_kit.cli.support.training_display gtsa_kit.embedding.run gtsa_kit.tasks.run gtsa_kit.tasks.predict_job".split()
 )

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from helpers.cores import two_cores
@@ -8,4 +9,13 @@ from helpers.cores import two_cores
 def divided() -> Iterator[None]:
     """Make runners count two cores; on the one thread of the tests they would not divide a batch."""
     with two_cores():
+        yield
+
+
+@pytest.fixture(scope="module")
+def traces(once: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
+    """Share traces of equal graphs between the tests of a module, and with other modules that do."""
+    from helpers.traces import shared_traces
+
+    with shared_traces(once):
         yield

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers import processes
 from helpers.paths import SCENES
 
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.support import export_steps
 from gtsa_kit.export import load, parity
+from gtsa_kit.export.benchmark import autoselect, workers
 from gtsa_kit.export.benchmark.autoselect import ExportCandidate, candidates
 from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.tolerances import Tolerance
+
+pytestmark = pytest.mark.usefixtures("traces")
 
 
 def stderr_text(capsys: pytest.CaptureFixture[str]) -> str:
@@ -33,7 +37,9 @@ def test_autoselect_keeps_the_fastest_that_passes_the_gate(
     ]
     monkeypatch.setattr(export_steps, "candidates", lambda *_: [[options[2]], options[:2]])
     monkeypatch.setitem(parity.TOLERANCES, "bf16", Tolerance(0, 0, 1, 1))
-    export(tiny_run, out=tmp_path, as_json=True)
+    monkeypatch.setattr(workers, "START_METHOD", processes.START_METHOD)
+    monkeypatch.setattr(autoselect, "SECONDS", 0.2)
+    export(tiny_run, size="64", batch="2", out=tmp_path, as_json=True)
     printed = capsys.readouterr()
     assert "torchscript bf16 failed the parity gate" in " ".join(printed.err.split())
     result = json.loads(printed.out)
@@ -150,7 +156,7 @@ def test_verify_finds_the_source_beside_the_file(
     assert json.loads(capsys.readouterr().out)["passed"]
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    export(run, format_name="onnx", precision="fp16", images=images, out=tmp_path / "elsewhere")
+    export(run, format_name="onnx", precision="fp16", size="64x96", images=images, out=tmp_path / "elsewhere")
     shutil.rmtree(run)
     capsys.readouterr()
     verify(tmp_path / "elsewhere" / "encoder.onnx")
