@@ -41,12 +41,12 @@ Numbers = dict[str, float | int | str]
 console = Console(highlight=False)
 
 
-def random_detector(arch: str, classes: int, proposals: int, size: tuple[int, int]) -> TaskModel:
+def random_detector(arch: str, classes: int, detector: DetectorSpec, size: tuple[int, int]) -> TaskModel:
     """Build a detector whose last layers give scores and boxes of the spread that training gives."""
     torch.manual_seed(0)
     labels = tuple(Label(i, f"class {i}", (i, i, i)) for i in range(classes))
     layers = head_layers(ARCHITECTURES[arch], "detect", "mask-rcnn")  # type: ignore[index]
-    spec = TaskSpec("detect", labels, "mask-rcnn", layers, detector=DetectorSpec(proposals=proposals))
+    spec = TaskSpec("detect", labels, "mask-rcnn", layers, detector=detector)
     model = TaskModel(Encoder(arch), spec).eval()  # type: ignore[arg-type]
     heads = model.head.roi_heads
     deviations = {
@@ -195,7 +195,7 @@ def main() -> None:
 
 def measure_all(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dict[str, Numbers]:
     """Return the figures of each variant."""
-    model = random_detector(args.arch, args.classes, args.proposals, size)
+    model = random_detector(args.arch, args.classes, DetectorSpec(proposals=args.proposals), size)
     batches = [int(batch) for batch in args.batch.split(",") if batch]
     images = np.random.default_rng(0).standard_normal((max([1, *batches]), 3, 9, 12)).astype(np.float32)
     images = np.asarray(torch.nn.functional.interpolate(torch.from_numpy(images), size=size, mode="bilinear"))

@@ -47,9 +47,11 @@ def make_run(context: Context) -> Path:
     """Save a detector of random weights that gives about a hundred detections an image, as a run folder."""
     from detect_latency import random_detector
 
+    from gtsa_kit.models.detector_spec import DetectorSpec
     from gtsa_kit.models.task_model import save_task_model
 
-    arguments: Any = ("vit_test", 5, 40, (64, 96)) if context.tiny else ("vit_small", 80, 1000, (480, 640))
+    small = DetectorSpec(channels=32, box_channels=64, pre_nms=200, proposals=40, max_detections=10)
+    arguments: Any = ("vit_test", 5, small, (64, 96)) if context.tiny else ("vit_small", 80, DetectorSpec(), (480, 640))
     folder = context.work / "run"
     folder.mkdir(exist_ok=True)
     save_task_model(folder, random_detector(*arguments), {"steps": 0})
