@@ -1,6 +1,7 @@
 """Command `gtsa train`."""
 
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from glob import has_magic
 from pathlib import Path
@@ -109,6 +110,13 @@ def train(
             "--finish", help="Write encoder.safetensors from the last checkpoint of the run in --out, and end."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Measure three steps; print steps, images/s, hours, memory and disk space of the run; write nothing.",
+        ),
+    ] = False,
     *,
     weights: WeightsOptions,
 ) -> None:
@@ -120,6 +128,8 @@ def train(
     [bold]Examples[/bold]
 
       gtsa train photos/ --preset quick
+
+      gtsa train photos/ --batch-size 64 --dry-run
 
       gtsa train photos/ --out runs/street --epochs 300 --batch-size 64 --accumulate 8 --devices 4
 
@@ -159,6 +169,8 @@ def train(
             **_initial_weights(init, to_patch, weights.import_options),
         }
     )
+    if dry_run and (resume or finish):
+        raise ValueError(f"--dry-run is for a new run; omit --{'resume' if resume else 'finish'}")
     run_dir = out or _default_out(source, resume or finish)
     if finish:
         _finish(run_dir, bool(overrides.keys() - {"data"} or set_ or preset or config))
@@ -168,11 +180,22 @@ def train(
     from gtsa_kit.cli.support.checks import check_training
 
     check_training(settings, run_dir, resume)
+    given = given_settings(config, parse_overrides(set_ or []) | overrides)
+    if dry_run:
+        _dry_run(settings, run_dir, given)
+        return
     from gtsa_kit.cli.support.training_display import run_training
 
-    given = given_settings(config, parse_overrides(set_ or []) | overrides)
     if not run_training(settings, run_dir, resume, given):
         fail(f"stopped and saved; resume with: gtsa train --resume --out {shell_word(run_dir)}", 130)
+
+
+def _dry_run(settings: Any, run_dir: Path, given: Collection[str]) -> None:
+    """Print what a run would take."""
+    from gtsa_kit.cli.support.dry_run_display import estimate_run
+
+    if not estimate_run(settings, run_dir, given):
+        fail("stopped; nothing was written", 130)
 
 
 def _finish(run_dir: Path, has_settings: bool) -> None:

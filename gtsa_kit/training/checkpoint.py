@@ -1,5 +1,6 @@
 """Checkpoints of a run folder: saving and loading."""
 
+import io
 import os
 import pickle
 import shutil
@@ -48,6 +49,20 @@ def save_checkpoint(run_dir: Path, step: int, content: dict[str, Any], keep: int
     for other in [*numbered[: max(0, index + 1 - keep)], *numbered[index + 1 :]]:
         other.unlink()
     return path
+
+
+def checkpoint_bytes(content: dict[str, Any]) -> int:
+    """Return the size of a checkpoint in bytes; nothing is written."""
+    size = 0
+
+    class Counter(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            nonlocal size
+            size += memoryview(data).nbytes
+            return memoryview(data).nbytes
+
+    torch.save(content, Counter())  # type: ignore[arg-type]
+    return size
 
 
 def load_checkpoint(run_dir: Path, on_damaged: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:

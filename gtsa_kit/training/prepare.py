@@ -56,7 +56,17 @@ def prepare(
 
 
 def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callback: TrainerCallback) -> ImageList:
-    """Decode the images (a sample of a large folder), list unreadable ones in errors.jsonl, and skip them."""
+    """Return the images without the unreadable ones, which are listed in errors.jsonl."""
+    kept = keep_readable(images, config, callback)
+    logger = RunLogger(run_dir, 0)
+    logger.add_unreadable([*images.unreadable, *kept.unreadable])
+    logger.close()
+    check_enough_readable(kept, config, run_dir)
+    return kept
+
+
+def keep_readable(images: ImageList, config: RunConfig, callback: TrainerCallback) -> ImageList:
+    """Decode the images (a sample of a large folder), and return them without the unreadable ones; write nothing."""
     total = len(images.entries)
     limit = config.train.validate_images
     sample = images.entries if total <= limit else random.Random(config.train.seed).sample(images.entries, limit)
@@ -70,12 +80,21 @@ def _skip_unreadable(images: ImageList, config: RunConfig, run_dir: Path, callba
         callback.on_scan(done, len(sample))
 
     unreadable = validate_images(images.source, sample, round(config.train.max_megapixels * 1e6), on_image)
-    logger = RunLogger(run_dir, 0)
-    logger.add_unreadable([*images.unreadable, *unreadable])
-    logger.close()
-    if len(unreadable) == total:
-        raise RunFailedError(f"none of the {total} images is readable; see {run_dir / 'errors.jsonl'}")
-    check_unreadable_fraction(len(unreadable), len(sample) or 1, config, run_dir)
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]
     return ImageList(images.source, entries, unreadable)
+
+
+def check_enough_readable(kept: ImageList, config: RunConfig, run_dir: Path | None) -> None:
+    """Raise `RunFailedError` if none of the images is readable, or too many are not.
+
+    Args:
+        kept: Result of `keep_readable`.
+        config: Settings of the run.
+        run_dir: Folder whose errors.jsonl lists the unreadable ones; None if there is none.
+    """
+    if len(kept.unreadable) == kept.total:
+        listed = f"; see {run_dir / 'errors.jsonl'}" if run_dir else ""
+        raise RunFailedError(f"none of the {kept.total} images is readable{listed}")
+    checked = min(kept.total, config.train.validate_images)
+    check_unreadable_fraction(len(kept.unreadable), checked or 1, config, run_dir)

@@ -55,15 +55,7 @@ def train(
         ValueError: Settings, folder or images cannot be used; training was not started.
         RunFailedError: Training was started and cannot continue.
     """
-    if config.method != "gtsa" or config.loss.image_weight:
-        require_lightly("method " + config.method if config.method != "gtsa" else "setting loss.image_weight")
-    config = resolve_precision(config)
-    fabric = make_fabric(config.train)
-    fabric.launch()
-    if not (resume and newest_checkpoint(run_dir)):
-        start = start or open_start(config)
-        config = check_start(config, start)
-    config = resolve_batch_size(lambda other: build_model(other, fabric, start or open_start(config)), config, fabric)
+    config, fabric, start = set_up(config, start, resumes=bool(resume and newest_checkpoint(run_dir)))
     with ExitStack() as resources:
         images = on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, start))
         notices: list[str] = []
@@ -71,6 +63,29 @@ def train(
         start = start or open_start(config) if checkpoint is None else Start(EncoderSpec.from_dict(checkpoint))
         state = make_train_state(config, run_dir, images, fabric, start, checkpoint)
         return train_to_the_end(state, callback, [*start.notes, *notices])
+
+
+def set_up(config: RunConfig, start: Start | None, resumes: bool = False) -> tuple[RunConfig, Fabric, Start | None]:
+    """Start the processes of a run; return its settings without auto, and the encoder that a new run starts from.
+
+    Args:
+        config: Settings of the run.
+        start: Encoder to start from; None opens that of the settings.
+        resumes: Whether the run continues from a checkpoint, and does not need the encoder.
+
+    Raises:
+        ValueError: A package is missing, the encoder does not fit the settings, or not even two images fit into memory.
+    """
+    if config.method != "gtsa" or config.loss.image_weight:
+        require_lightly("method " + config.method if config.method != "gtsa" else "setting loss.image_weight")
+    config = resolve_precision(config)
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    if not resumes:
+        start = start or open_start(config)
+        config = check_start(config, start)
+    config = resolve_batch_size(lambda other: build_model(other, fabric, start or open_start(config)), config, fabric)
+    return config, fabric, start
 
 
 def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list[str]) -> bool:

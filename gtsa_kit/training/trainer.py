@@ -221,12 +221,13 @@ def record_unreadable(state: TrainState, logger: RunLogger | None) -> None:
     check_unreadable_fraction(state.fabric.broadcast(count), state.images.total, state.config, state.run_dir)
 
 
-def check_unreadable_fraction(unreadable: int, images: int, config: RunConfig, run_dir: Path) -> None:
+def check_unreadable_fraction(unreadable: int, images: int, config: RunConfig, run_dir: Path | None) -> None:
     """Raise `RunFailedError` if more than `train.max_unreadable` of the images are unreadable."""
     if unreadable > config.train.max_unreadable * images:
+        listed = f"those in {run_dir / 'errors.jsonl'}" if run_dir else "them"
         raise RunFailedError(
             f"{unreadable} of {images} images are unreadable, more than {config.train.max_unreadable:.0%}; "
-            f"repair or remove those in {run_dir / 'errors.jsonl'}, or allow more with --set train.max_unreadable=0.5"
+            f"repair or remove {listed}, or allow more with --set train.max_unreadable=0.5"
         )
 
 
