@@ -9,7 +9,6 @@ gaps between them are not stored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,14 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
+from gtsa_kit.embedding.dense_spec import DenseSpec
 from gtsa_kit.embedding.rows import FeatureRow
-from gtsa_kit.embedding.shards import ShardLimits
 from gtsa_kit.files import sync_file
 
 CHUNK_PATCHES = 256
 """Patches per chunk of a ragged array."""
 CHUNK_ROWS = 1024
 """Rows per chunk of the arrays with one small entry for each row, such as `grid_to_pixel`."""
-
-
-@dataclass(frozen=True)
-class DenseSpec:
-    """Names, type and shape of the arrays."""
-
-    outputs: tuple[str, ...]
-    """Names of the feature maps."""
-    dim: int
-    """Channels D."""
-    dtype: str
-    """float16 or float32."""
-    limits: ShardLimits
-    grid: tuple[int, int] | None
-    """Shape (h, w) of all maps; None if it varies (ragged arrays)."""
 
 
 class OneWriterStore(LocalStore):

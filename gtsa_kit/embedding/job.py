@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gtsa_kit.embedding.dense import DenseSpec
+from gtsa_kit.embedding.dense_spec import DenseSpec
 from gtsa_kit.embedding.extract import BatchPlan
 from gtsa_kit.embedding.input_index import InputIndex
 from gtsa_kit.embedding.locations import record_location

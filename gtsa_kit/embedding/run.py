@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from gtsa_kit.data.decode import use_fast_decoder
 from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.embedding.extract import extract_features
 from gtsa_kit.embedding.folder import check_out
@@ -57,6 +58,7 @@ def embed_folder(
             begin = writer.journal.next_index
             if writer.journal.complete:
                 return JobSummary(out, writer.rows, writer.errors, last - first, 0)
+            use_fast_decoder(last - begin)
             on_progress(JobProgress(begin - first, last - first, writer.errors))
             for done, result in enumerate(extract(job, inputs.read(begin, last), opened), start=begin - first + 1):
                 writer.add(result)

@@ -9,19 +9,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gtsa_kit.embedding.dense import DenseSpec, DenseWriter
+from gtsa_kit.embedding.dense_spec import DenseSpec
 from gtsa_kit.embedding.folder import DENSE, ERRORS, JOURNAL, VECTORS, Journal, part_name, read_journal
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill, ShardLimits
 from gtsa_kit.export.manifest import METADATA_KEY
 from gtsa_kit.export.spec import EMBEDDING
 from gtsa_kit.files import atomic_write, sync, write_json
+
+if TYPE_CHECKING:
+    from gtsa_kit.embedding.dense import DenseWriter
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class DatasetWriter:
         self._next_index, self._errors = self.journal.next_index, self.journal.errors
         self._remove_uncommitted()
         journal = self.journal
-        self.dense = DenseWriter(out / DENSE, spec.dense, journal.rows, journal.patches) if spec.dense else None
+        self.dense = _open_dense(out, spec.dense, journal) if spec.dense else None
         self._errors_file = open(out / ERRORS, "ab")  # noqa: SIM115
 
     @property
@@ -142,13 +145,32 @@ def vectors_schema(spec: DatasetSpec) -> pa.Schema:
 def vectors_table(rows: Sequence[FeatureRow], spec: DatasetSpec, schema: pa.Schema) -> pa.Table:
     """Return the table of one shard."""
     columns: dict[str, Any] = {
-        "path": pa.array([row.path for row in rows], pa.string()),
-        "sha256": pa.array([row.sha256 for row in rows], pa.string()),
-        "stamp": pa.array([row.stamp for row in rows], pa.string()),
-        "width": pa.array([row.width for row in rows], pa.int32()),
-        "height": pa.array([row.height for row in rows], pa.int32()),
+        "path": _texts([row.path for row in rows]),
+        "sha256": _texts([row.sha256 for row in rows]),
+        "stamp": _texts([row.stamp for row in rows]),
+        "width": _numbers(np.array([row.width for row in rows], np.int32)),
+        "height": _numbers(np.array([row.height for row in rows], np.int32)),
     }
     for name in spec.vectors:
         flat = np.concatenate([row.vectors[name] for row in rows]).astype(spec.dtype)
-        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field(name).type)
+        columns[name] = pa.FixedSizeListArray.from_arrays(_numbers(flat), type=schema.field(name).type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    """Return a column of numbers (N,). `pa.array` would import pandas where it is installed, which takes seconds."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """Return a column of texts; see `_numbers`."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+
+
+def _open_dense(out: Path, spec: DenseSpec, journal: Journal) -> "DenseWriter":
+    """Open or create the feature maps, up to what the journal counts."""
+    from gtsa_kit.embedding.dense import DenseWriter
+
+    return DenseWriter(out / DENSE, spec, journal.rows, journal.patches)

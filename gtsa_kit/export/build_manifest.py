@@ -7,8 +7,7 @@ from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import AxisRange, HeadRecord, LabelRecord, TensorSpec
 from gtsa_kit.export.spec import BOXES, CLASS_TOKEN, EMBEDDING, INPUT, LABELS, LOGITS, MASK, MASKS, ExportOptions
-from gtsa_kit.models.detector import MASK_SIZE
-from gtsa_kit.models.detector_spec import DetectorSpec
+from gtsa_kit.models.detector_spec import MASK_SIZE, DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 from gtsa_kit.models.weights import describe_encoder, weights_digest

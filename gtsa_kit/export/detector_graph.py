@@ -17,7 +17,7 @@ from gtsa_kit.export.detector_layers import (
     level_anchors,
 )
 from gtsa_kit.export.head_graph import CastLayer
-from gtsa_kit.models.detector import FINEST_LEVEL, DetectorHead
+from gtsa_kit.models.detector_spec import FINEST_LEVEL
 from gtsa_kit.models.pyramid import LEVELS
 
 NMS_ROUNDS: Final = 16
@@ -49,7 +49,6 @@ class DetectorGraph(nn.Module):
             rounds: Rounds of both suppressions.
         """
         super().__init__()
-        assert isinstance(head, DetectorHead)
         self.pyramid, self.top_down, self.strides = head.pyramid, head.top_down, head.strides
         self.proposals = Proposals(head.rpn, head.strides, rounds)
         self.boxes = BoxHead(head.roi_heads, rounds)

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GluMlp, SwiGLU
 from torch import Tensor, nn
 
 from gtsa_kit.export.spec import ExportOptions
@@ -150,6 +149,8 @@ class ExportMlp(nn.Module):
     """MLP of a block: timm's Mlp, or one of its gated variants, GluMlp and SwiGLU."""
 
     def __init__(self, mlp: Any, dtype: torch.dtype) -> None:
+        from timm.layers import GluMlp, SwiGLU
+
         super().__init__()
         self.act: nn.Module = mlp.act
         self.norm: nn.Module = mlp.norm

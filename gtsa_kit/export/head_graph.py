@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, HEAD, ExportOptions, layer_output
-from gtsa_kit.models.detector import DetectorHead
-from gtsa_kit.models.eomt import EomtHead
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.task_spec import TaskSpec
 
@@ -19,11 +17,11 @@ HEAD_DTYPES = {"fp16": torch.float16}
 In bf16 the head stays float32: ONNX has no bf16 convolution before opset 22.
 """
 
-FLOAT_LAYERS: Final[dict[type[nn.Module], tuple[str, ...]]] = {
-    DetectorHead: ("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits"),
-    EomtHead: ("mask_head", "upscale", "classifier"),
+FLOAT_LAYERS: Final[dict[str, tuple[str, ...]]] = {
+    "DetectorHead": ("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits"),
+    "EomtHead": ("mask_head", "upscale", "classifier"),
 }
-"""Layers of heads that stay float32 in every precision.
+"""Layers, by class of the head, that stay float32 in every precision.
 
 The last layers of detectors are small, and boxes depend on each digit. The logits of EoMT's masks are products of two
 outputs, which multiply rounding errors.
@@ -81,7 +79,7 @@ def export_head(head: nn.Module, options: ExportOptions) -> nn.Module:
     fold_batch_norms(copied)
     dtype = head_dtype(options)
     if dtype != torch.float32:
-        _cast_layers(copied, dtype, FLOAT_LAYERS.get(type(head), ()))
+        _cast_layers(copied, dtype, FLOAT_LAYERS.get(type(head).__name__, ()))
     return copied.requires_grad_(False)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.formats.content import open_manifest
-from gtsa_kit.export.formats.onnx import has_weights
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.source import Source, check_no_import_options, open_source
@@ -48,6 +47,8 @@ def open_reference(
         return open_source(weights, _import_options(manifest))
     if isinstance(manifest, FolderReport) or manifest.format not in ("onnx", "trt"):
         return None
+    from gtsa_kit.export.formats.onnx import has_weights
+
     onnx_file = graph_path(artifact) if manifest.format == "trt" else artifact
     return _open_inside(onnx_file, manifest) if onnx_file.exists() and has_weights(onnx_file) else None
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from gtsa_kit.config import load_config
 from gtsa_kit.export.formats.content import open_manifest
-from gtsa_kit.export.formats.onnx import read_weights
 from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import SourceRecord
@@ -184,6 +183,8 @@ def _open_onnx(path: Path) -> Source:
     """
     model = read_model(path)
     opened = open_manifest(path, model)
+    from gtsa_kit.export.formats.onnx import read_weights
+
     weights = read_weights(model, path)
     encoder = _rebuild(opened.manifest, weights, path)
     if weights_digest(weights) == opened.manifest.weights_sha256:

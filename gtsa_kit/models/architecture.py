@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-import timm
 from torch import nn
 
 from gtsa_kit.config import PATCH, Arch
@@ -65,6 +64,8 @@ class Architecture:
     @property
     def is_eva(self) -> bool:
         """True for timm's class Eva, which has rotary positions; False for VisionTransformer."""
+        import timm
+
         return bool(timm.models.is_model_in_modules(self.timm_model, ["eva"]))
 
     @property
@@ -119,6 +120,8 @@ def check_class_token(architecture: Architecture) -> None:
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
     """Build the timm ViT without classifier; the final norm applies to every token."""
+    import timm  # takes seconds, and exported files run without it
+
     return timm.create_model(
         architecture.timm_model,
         num_classes=0,

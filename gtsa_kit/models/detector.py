@@ -1,7 +1,7 @@
 """Detector: the head of torchvision's Faster R-CNN or Mask R-CNN on the maps of a ViT, for any patch size and grid."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,30 +15,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from gtsa_kit.models.detector_spec import STRIDES, DetectorSpec
+from gtsa_kit.models.detections import Detections
+from gtsa_kit.models.detector_spec import BOX_GRID, FINEST_LEVEL, MASK_GRID, STRIDES, DetectorSpec
 from gtsa_kit.models.pyramid import LEVELS, StridedPyramid, TopDown
-
-FINEST_LEVEL: Final = 2
-"""Number of the finest level in the rule of Lin et al. for boxes: level 4 holds those of 224 x 224 pixels."""
-BOX_GRID: Final = 7
-"""Side of the maps that are read for boxes."""
-MASK_GRID: Final = 14
-"""Side of the maps that are read for masks; masks are twice as large."""
-MASK_SIZE: Final = 2 * MASK_GRID
-"""Side of a predicted mask, which covers its box."""
-
-
-class Detections(NamedTuple):
-    """Detections of a batch, the highest score first; N slots an image, and those that are not used are zero."""
-
-    boxes: Tensor
-    """Corners x0, y0, x1, y1 in pixels of the input, (B, N, 4) float32."""
-    scores: Tensor
-    """Probability of the class, (B, N) float32; 0 in a slot that is not used."""
-    labels: Tensor
-    """Class number, (B, N) int32; the background is no class."""
-    masks: Tensor | None
-    """Probability that a part of the box belongs to the object, (B, N, 28, 28) float32; None for boxes alone."""
 
 
 class DetectorHead(nn.Module):

@@ -6,6 +6,14 @@ from typing import Any, Final
 
 STRIDES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Stride of each level as a multiple of the patch size, finest first; boxes are read from the first four."""
+FINEST_LEVEL: Final = 2
+"""Number of the finest level in the rule of Lin et al. for boxes: level 4 holds those of 224 x 224 pixels."""
+BOX_GRID: Final = 7
+"""Side of the maps that are read for boxes."""
+MASK_GRID: Final = 14
+"""Side of the maps that are read for masks; masks are twice as large."""
+MASK_SIZE: Final = 2 * MASK_GRID
+"""Side of a predicted mask, which covers its box."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
 
@@ -25,6 +24,8 @@ class RotaryTable(nn.Module):
         Raises:
             ValueError: The module is of another type or has options that are not computed here.
         """
+        from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+
         super().__init__()
         centered = isinstance(rope, RotaryEmbeddingDinoV3)
         if not centered and not isinstance(rope, RotaryEmbeddingCat):

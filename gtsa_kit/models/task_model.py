@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.files import shell_word, write_json
 from gtsa_kit.models.architecture import check_layers
-from gtsa_kit.models.detector import Detections, DetectorHead
+from gtsa_kit.models.detections import Detections
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.eomt import UPSCALE, EomtHead
@@ -49,6 +49,8 @@ class TaskModel(nn.Module):
         elif spec.head == "eomt":
             self.head = _move_blocks(encoder, spec)
         elif spec.detector:
+            from gtsa_kit.models.detector import DetectorHead  # torchvision takes seconds
+
             self.head = DetectorHead(width, spec.classes, patch, spec.detector)
         elif spec.head == "fpn":
             self.head = FpnHead(width, spec.classes, spec.pyramid, spec.channels, spec.dropout)
@@ -76,8 +78,8 @@ class TaskModel(nn.Module):
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Iterable[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Compute the losses of a detector; see `DetectorHead.losses`."""
-        assert isinstance(self.head, DetectorHead)
-        return self.head.losses(*self.features(images), image_sizes=image_sizes, targets=targets)
+        losses: dict[str, Tensor] = self.head.losses(*self.features(images), image_sizes=image_sizes, targets=targets)  # type: ignore[operator]
+        return losses
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the inputs of the head: maps (B, D, h, w) in the order of `spec.layers`, or the embedding (B, D)."""

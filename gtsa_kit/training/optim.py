@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, OptimConfig
@@ -122,6 +121,8 @@ def layer_groups(
     block and the final norm, `layer_decay` for the block before them, its square for the next, down to the patch and
     position embeddings. The factor of the heads is 1.
     """
+    from timm.optim import param_groups_layer_decay
+
     by_layer = param_groups_layer_decay(vit, weight_decay=1.0, layer_decay=layer_decay)
     groups = [
         {

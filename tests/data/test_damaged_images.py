@@ -11,7 +11,7 @@ from helpers.image_samples import encoded, png_by_hand, scene, tiff_by_hand
 from PIL import Image, PngImagePlugin
 
 from gtsa_kit.config import ViewsConfig
-from gtsa_kit.data.decode import decode
+from gtsa_kit.data.decode import IMAGES_THAT_REPAY_TORCHVISION, decode, use_fast_decoder
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.formats import pillow_formats
 from gtsa_kit.data.image_files import validate_images
@@ -51,6 +51,12 @@ SOUND = {
     "bmp": encoded(scene(), "BMP"),
     "gif": encoded(scene(), "GIF"),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_decoder() -> None:
+    """Decode by torchvision where it can, as commands with many images do."""
+    use_fast_decoder(IMAGES_THAT_REPAY_TORCHVISION)
 
 
 def opened(path: Path, content: bytes) -> np.ndarray:

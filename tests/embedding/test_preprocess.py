@@ -8,7 +8,7 @@ from helpers.image_samples import encoded, scene
 from helpers.paths import SCENES
 from PIL import Image
 
-from gtsa_kit.data.decode import decode
+from gtsa_kit.data.decode import IMAGES_THAT_REPAY_TORCHVISION, decode, use_fast_decoder
 from gtsa_kit.data.image_io import ImageError, open_bytes
 from gtsa_kit.embedding.preprocess import MIN_TORCH_SHRINK, Preprocessor, normalize, pass_order, resize
 from gtsa_kit.embedding.resize_policy import ResizePolicy
@@ -23,6 +23,12 @@ MODES = {
     "BMP": ("RGB", "L", "P", "1"),
     "TIFF": ("RGB", "RGBA", "L", "CMYK", "P", "1", "I;16", "F", "YCbCr"),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_decoder() -> None:
+    """Decode by torchvision where it can, as commands with many images do."""
+    use_fast_decoder(IMAGES_THAT_REPAY_TORCHVISION)
 
 
 def sample_images() -> list[np.ndarray]:

@@ -10,7 +10,8 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from gtsa_kit.models.detector import Detections, DetectorHead
+from gtsa_kit.models.detections import Detections
+from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model

@@ -29,7 +29,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.task_graph import TaskGraph, options_for
 from gtsa_kit.export.tolerances import DETECTION_TOLERANCES
-from gtsa_kit.models.detector import Detections
+from gtsa_kit.models.detections import Detections
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.models.task_spec import TaskOutput
 

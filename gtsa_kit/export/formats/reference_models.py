@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +28,8 @@ the map of patch tokens (B, D, H/p, W/p) for patches of p pixels."""
 
 def load_timm(folder: Path, _: Architecture) -> tuple[str, Network]:
     """Load a folder with timm."""
+    import timm
+
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     return (
         f"timm {timm.__version__}",

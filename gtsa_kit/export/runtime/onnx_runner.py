@@ -7,7 +7,6 @@ import torch
 
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
-from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
 from gtsa_kit.export.runtime.onnx_gpu_sessions import open_gpu_session
 from gtsa_kit.export.runtime.onnx_sessions import open_session
 from gtsa_kit.export.spec import INPUT
@@ -49,7 +48,7 @@ class OnnxRunner(BatchParallelRunner):
             self._set_inference(infer_with_session(gpu_session.session, names), None)
             return
         # ONNX Runtime's CPU provider has no bf16 operators.
-        model = emulate_bfloat16(path) if self.manifest.precision == "bf16" else str(path)
+        model = _emulated(path) if self.manifest.precision == "bf16" else str(path)
         fp8 = self.manifest.precision == "fp8"
         session = open_session(model, path, torch.get_num_threads(), fp8)
         divisible = not self.manifest.range_of("batch").fixed
@@ -72,3 +71,10 @@ def check_names(path: Path, manifest: Manifest, model: "ModelProto") -> None:
 def infer_with_session(session: Any, names: list[str]) -> Infer:
     """Return a function that runs an ONNX Runtime session; any thread may call it."""
     return lambda images: session.run(names, {INPUT: images})
+
+
+def _emulated(path: Path) -> bytes:
+    """Return the graph of a bf16 file for a CPU."""
+    from gtsa_kit.export.runtime.bf16_emulation import emulate_bfloat16
+
+    return emulate_bfloat16(path)

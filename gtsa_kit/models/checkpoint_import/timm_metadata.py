@@ -4,11 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
-from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU
-from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from gtsa_kit.config import PATCH
@@ -73,6 +69,8 @@ _NOT_KEPT: Final = ("in_chans", "norm_layer", "img_size", *POOLING_ARGUMENTS)
 
 def _timm_model(name: str, arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the architecture that timm builds by a name and arguments; of an unknown name, what the arguments say."""
+    import timm
+
     kwargs = {key: value for key, value in arguments.items() if key in TIMM_ARGS.read and value is not None}
     exists = timm.is_model(name)
     plain = "vit_tiny_patch16_224"
@@ -101,6 +99,10 @@ def _timm_model(name: str, arguments: Mapping[str, Any], path: Path) -> dict[str
 
 def describe_model(name: str, model: Any, kwargs: Mapping[str, Any]) -> Architecture | None:
     """Return the architecture of a model that timm built by a name and arguments, or None if `Encoder` has none."""
+    from timm.layers import Attention, GluMlp, Mlp, PatchEmbed, SwiGLU
+    from timm.models.eva import Eva, EvaAttention, EvaBlock
+    from timm.models.vision_transformer import Block, VisionTransformer
+
     if type(model) not in (VisionTransformer, Eva) or type(model.patch_embed) is not PatchEmbed:
         return None
     block, norm = model.blocks[0], model.norm if not isinstance(model.norm, nn.Identity) else model.fc_norm

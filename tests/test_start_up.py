@@ -1,0 +1,90 @@
+"""Start of commands: which slow packages they import before they do anything."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from test_import_circles import PACKAGE, module_name
+
+NEVER = (
+    "matplotlib onnxruntime openvino pandas ray scipy sklearn sympy tensorboard torchmetrics transformers triton zarr"
+)
+"""Packages that no command needs before it runs, most of which take a second or more."""
+COMMANDS = {
+    "train": "onnx pyarrow timm torchvision",
+    "finetune": "onnx pyarrow",
+    "embed": "lightning_fabric onnx timm torchvision",
+    "predict": "lightning_fabric onnx timm torchvision",
+    "serve": "lightning_fabric onnx pyarrow timm torchvision",
+    "export": "lightning_fabric timm torchvision",
+    "evaluate": "lightly",
+    "verify": "lightning_fabric timm torchvision",
+    "info": "lightning_fabric timm torchvision",
+}
+"""Further packages that the modules of a command do not import at their top."""
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+@cache
+def imports(module: str, inside_functions: bool = False) -> set[str]:
+    """Modules that a module imports when it is imported, or also when its functions run; not those for types alone."""
+    imported: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not inside_functions:
+            return
+        if isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & FILES.keys()
+            imported.update(submodules or {node.module})
+        elif isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(FILES[module].read_text(encoding="utf-8")))
+    return imported
+
+
+def packages_at_start(command: str) -> dict[str, str]:
+    """Packages that the modules of a command import, each with one module that does."""
+    imported: dict[str, str] = {}
+    base = f"gtsa_kit.cli.{command}"
+    own = {module for module in FILES if module == base or module.startswith(f"{base}.")}
+    waiting, seen = set(own), set[str]()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        for name in imports(module, inside_functions=module in own):
+            if name in FILES:
+                parents = {".".join(name.split(".")[:depth]) for depth in range(2, name.count(".") + 2)}
+                waiting |= parents - seen
+            else:
+                imported[name.partition(".")[0]] = module
+    return imported
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_slow_packages_where_it_uses_them(command: str) -> None:
+    packages = packages_at_start(command)
+    assert {"torch", "numpy"} <= packages.keys()  # so that the search finds something
+    slow = {name: packages[name] for name in f"{NEVER} {COMMANDS[command]}".split() if name in packages}
+    assert not slow
+
+
+def test_embedding_by_an_exported_file_loads_no_training_library(tiny_onnx: Path, few: Path, tmp_path: Path) -> None:
+    """A whole job, since libraries import others when they run: pyarrow pandas, torch's optimizers torch._dynamo."""
+    code = (
+        "import sys\n"
+        "from gtsa_kit.cli import main\n"
+        "main()\n"
+        f"slow = set('{NEVER} timm torchvision torch._dynamo torch.onnx'.split()) - {{'onnxruntime'}}\n"
+        "assert 'onnxruntime' in sys.modules and not slow & sys.modules.keys(), slow & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, "embed", few, "--model", tiny_onnx, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
