@@ -12,7 +12,6 @@ from gtsa_kit.export.graph_layers import Attention
 from gtsa_kit.export.head_graph import export_head
 from gtsa_kit.export.layout import AXES
 from gtsa_kit.export.spec import HEAD, MASK, QUANTIZED, ExportOptions
-from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.eomt import UPSCALE
 from gtsa_kit.models.query_detections import query_detections
@@ -44,7 +43,7 @@ class TaskGraph(nn.Module):
         encoder_options = replace(options, layers=layers, class_token=False, output="features")
         self.encoder = ExportGraph(model.encoder, encoder_options, attention, split_qkv)
         head = export_head(model.head, options)
-        self.head = DetectorGraph(head) if isinstance(head, DetectorHead) else head
+        self.head = DetectorGraph(head) if model.spec.detector and model.spec.head != "eomt" else head
         self.axes = AXES[options.layout].index("height"), AXES[options.layout].index("width")
         self.requires_grad_(False).eval()
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gtsa_kit.models.detector import MASK_SIZE, Detections
-from gtsa_kit.models.detector_spec import DetectorSpec
+from gtsa_kit.models.detections import Detections
+from gtsa_kit.models.detector_spec import MASK_SIZE, DetectorSpec
 from gtsa_kit.models.eomt import QueryMasks
 
 FAR: Final = 1e6

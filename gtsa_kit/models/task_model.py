@@ -64,7 +64,7 @@ class TaskModel(nn.Module):
 
     def run_head(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor | Detections:
         """Compute logits or detections from what `features` returns for images of a size (height, width)."""
-        if isinstance(self.head, DetectorHead):
+        if self.spec.detector and self.spec.head != "eomt":
             detections: Detections = self.head(*features, image_size=size)
             return detections
         outputs = self.head(*features)
