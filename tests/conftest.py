@@ -169,6 +169,7 @@ def calibration(images: Path) -> "Calibration":
 def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calibration") -> Made:
     """Artifacts of the tiny encoder or another run, by format and options, each made once: a trace takes seconds."""
     from helpers.cores import two_cores
+    from helpers.traces import shared_traces
 
     from gtsa_kit.export.manifest import read_manifest
     from gtsa_kit.export.pipeline import export_artifact
@@ -182,7 +183,7 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
         options, name = ExportOptions(**choices), f"{source.stem}{SUFFIX[format_name]}"
 
         def fill(folder: Path) -> None:
-            with two_cores():
+            with two_cores(), shared_traces(once):
                 manifest = export_artifact(source, format_name, folder / name, options, scenes, calibration)
             assert manifest.parity == read_manifest(folder / name).parity
 

@@ -107,6 +107,29 @@ def run_gtsa(folder: Path, *args: object, before: Callable[[], object] | None = 
     return process
 
 
+def run_by_torchrun(processes: int, *args: object) -> None:
+    """Run the command in several processes at once by the launcher of torchrun; raise if one of them fails."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    handled = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    before = {number: signal.getsignal(number) for number in handled}  # the launcher sets its own
+    config = LaunchConfig(
+        1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method=START_METHOD
+    )
+    try:
+        elastic_launch(config, _run_successfully)([*map(str, args)])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_successfully(args: list[str]) -> None:
+    try:
+        _run_command(args, None)
+    except SystemExit as stopped:
+        assert not stopped.code, f"exit code {stopped.code}"  # noqa: PT017
+
+
 def limit_files_to_one_megabyte() -> None:
     """Let writes beyond 1 MB of a file fail, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

@@ -30,6 +30,8 @@ from gtsa_kit.export.spec import OPSETS, SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder, Preprocessing
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 
 

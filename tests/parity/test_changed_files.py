@@ -25,6 +25,8 @@ from gtsa_kit.export.self_check import self_check
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 # --- the digest -----------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ from gtsa_kit.export.self_check import self_check
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 FORMATS = ("torchscript", "pt2", "onnx", "openvino")
 CLS = ImportOptions(embedding="cls")
 NAMES = ("embedding", "feature_map", "feature_map_0", "class_token")

@@ -29,6 +29,8 @@ from gtsa_kit.export.triton.models import repository_models
 from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 
 

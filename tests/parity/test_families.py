@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.families import DEPTH, FAMILIES, HEADS, WIDTH, timm_vit
+from helpers.families import FAMILIES, HEADS, WIDTH, timm_vit
 
 from gtsa_kit.cli.export import export
 from gtsa_kit.cli.support.parity_table import parity_table
@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Family of `FAMILIES` and arguments beyond its own, by model."""
+DEPTH = 1
+"""Blocks: one has every operator of a family, and each adds seconds to a trace; two are in the matrix."""
 RESAMPLED = {"DINOv2": RESAMPLINGS[2], "DeiT3": RESAMPLINGS[1]}
 """Models with another way to resample positions than timm's."""
 ENGINES = [("DINOv2 with registers", "fp32"), ("DINOv3", "fp32"), ("everything", "fp16"), ("everything", "int8")]
@@ -77,7 +79,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             (family, arguments), runs[model] = MODELS[model], tmp_path_factory.mktemp("run")
             name, own = FAMILIES[family]
             kwargs = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, **own, **arguments}
-            described = describe_model(name, timm_vit(family, **arguments), kwargs)
+            described = describe_model(name, timm_vit(family, depth=DEPTH, **arguments), kwargs)
             architecture = replace(described, resampling=RESAMPLED.get(model, RESAMPLINGS[0]))
             weights = Encoder(architecture).vit.state_dict()
             varied = {key: value + 0.1 * torch.randn_like(value) for key, value in weights.items()}

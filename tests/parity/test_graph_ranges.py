@@ -13,6 +13,8 @@ from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, Range
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 
 def save_graph(
     path: Path, kernel: int, stride: int, height: int | str = "h", width: int | str = "w", positions: int = 0

@@ -18,6 +18,8 @@ from gtsa_kit.export.manifest import Manifest, read_manifest
 from gtsa_kit.export.manifest_records import TensorSpec
 from gtsa_kit.export.triton.models import preprocess_graph, preprocess_manifest
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 Shape = tuple[int | str | None, ...]
 CHANNELS = {"nchw": 1, "nhwc": 3}
 

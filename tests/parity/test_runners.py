@@ -17,6 +17,8 @@ from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
 from gtsa_kit.models.encoder import Preprocessing
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 FORMATS = ["onnx", "torchscript", "pt2", "openvino"]
 
 

@@ -37,6 +37,8 @@ from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.encoder import Encoder
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 CLIENT = Path(__file__).parents[2] / "docs" / "consumers" / "triton_client.py"
 ONNX_TYPES = {
     onnx.TensorProto.FLOAT: schema.TYPE_FP32,

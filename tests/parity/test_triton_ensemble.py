@@ -25,6 +25,8 @@ from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.models.weights import save_encoder
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 
 @pytest.fixture(scope="module")
 def scenes(few: Path) -> ParityImages:

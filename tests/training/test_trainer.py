@@ -5,7 +5,6 @@ import math
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,13 @@ import safetensors.torch
 import timm
 import torch
 from helpers.commands import GTSA, one_thread, sets
-from helpers.processes import kill_at_the_second_checkpoint, limit_files_to_one_megabyte, run_gtsa, start_gtsa
+from helpers.processes import (
+    kill_at_the_second_checkpoint,
+    limit_files_to_one_megabyte,
+    run_by_torchrun,
+    run_gtsa,
+    start_gtsa,
+)
 from helpers.weights import save_random
 
 from gtsa_kit.config import load_config
@@ -259,17 +264,14 @@ def test_two_processes_equal_one_with_twice_the_batch(
     launcher: str, images: Path, tiny: dict[str, object], tmp_path: Path, alone: Path
 ) -> None:
     """Covers drop path, gradients that are exchanged once per two micro-steps, and the end of a frozen phase."""
-    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m gtsa_kit".split()]
-    two = torchrun if launcher == "torchrun" else GTSA
-    options = [
-        *sets({**tiny, **FOR_TWO, "init.weights": alone.parent / "start"}),
-        "--batch-size",
-        "2",
-        *(["--devices", "2"] if launcher == "--devices" else []),
-    ]
-    two = [*two, "train", str(images), *options, "--out", str(tmp_path / "two")]
-    done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr
+    options = [*sets({**tiny, **FOR_TWO, "init.weights": alone.parent / "start"}), "--batch-size", "2"]
+    command = ["train", str(images), *options, "--out", str(tmp_path / "two")]
+    if launcher == "torchrun":
+        run_by_torchrun(2, *command)
+    else:
+        two = [*GTSA, *command, "--devices", "2"]
+        done = subprocess.run(two, env=one_thread(), capture_output=True, text=True, timeout=800)
+        assert done.returncode == 0, done.stderr
     for (step, a), (_, b) in zip(losses(alone), losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, abs=2e-5), step
     weights = [safetensors.torch.load_file(run / "encoder.safetensors") for run in (alone, tmp_path / "two")]
