@@ -16,18 +16,26 @@ from helpers.labeled_images import write_halves
 from helpers.processes import finetune_and_kill, start_forked
 from helpers.weights import save_random
 
+from gtsa_kit.config.finetune import FinetuneConfig
 from gtsa_kit.config.finetune_presets import load_finetune_config
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.task_model import load_task_model
+from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.tasks import result
 from gtsa_kit.tasks.api import finetune, resolve_finetune
 from gtsa_kit.tasks.build import learning_rates
 from gtsa_kit.tasks.evaluate import score_model
 from gtsa_kit.tasks.frozen import FrozenBatches, open_features
 from gtsa_kit.tasks.inputs import image_input, input_policy
-from gtsa_kit.tasks.start import build_model, make_spec, open_encoder
+from gtsa_kit.tasks.start import TaskStart, build_model, make_spec, open_encoder
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneMetrics
-from gtsa_kit.tasks.task_data import open_labeled, open_masks, open_task_data, training_images, validation_images
+from gtsa_kit.tasks.task_data import (
+    TaskData,
+    open_labeled,
+    open_masks,
+    open_task_data,
+    training_images,
+    validation_images,
+)
 from gtsa_kit.training.run_logger import RunLogger
 
 SMALL = {
@@ -65,6 +73,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     save_random(folder, "vit_test")
     return folder
+
+
+def new_model(config: FinetuneConfig, data: TaskData) -> TaskModel:
+    start = open_encoder(config.model)
+    return build_model(config, TaskStart(start.spec, start.weights), make_spec(config, data))
 
 
 class StoppedByTest(BaseException):
@@ -236,7 +249,7 @@ def test_frozen_features_are_those_of_the_encoder(blocks: Path, encoder: Path, t
     )
     config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
     data = open_task_data(config)
-    model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()
+    model = new_model(config, data).eval()
     images = training_images(data)
     features = open_features(model, data, images, 2, 0, "fp32", tmp_path)
     assert features.compute()
@@ -265,7 +278,7 @@ def test_every_epoch_uses_every_item_once_and_batches_depend_on_the_step_alone(
     )
     config = config.model_copy(update={"augment": config.augment.model_copy(update={"size": 64})})
     data = open_task_data(config)
-    model = build_model(config, open_encoder(config.model), make_spec(config, data)).eval()
+    model = new_model(config, data).eval()
     features = open_features(model, data, training_images(data), 1, 0, "fp32", tmp_path)
     read: list[list[int]] = []
     features.read = lambda numbers: read.append(list(numbers))  # type: ignore[method-assign, assignment, func-returns-value, return-value]
