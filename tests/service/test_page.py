@@ -136,6 +136,31 @@ def open_page(browser: webdriver.Chrome, service: RunningService) -> None:
     wait(browser, lambda: is_idle(browser))
 
 
+DELAYED_SAMPLES = """
+const original = window.fetch;
+window.fetch = async (source, ...rest) => {
+  const response = await original(source, ...rest);
+  if (/^samples\\/\\d/.test(source)) await new Promise((resolve) => { (window.held ??= []).push(resolve); });
+  return response;
+};
+"""
+
+
+def test_a_sample_that_arrives_late_does_not_replace_the_image_that_was_dropped(
+    browser: webdriver.Chrome, sample_service: RunningService
+) -> None:
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": DELAYED_SAMPLES})
+    try:
+        browser.get(sample_service.url)
+        wait(browser, lambda: browser.execute_script("return (window.held ?? []).length") == 2)
+        drop_image(browser, 0, blocks(2), "dropped.png")
+        browser.execute_script("window.held.forEach((release) => release())")
+        wait(browser, lambda: "patches" in slot(browser, 1).text and is_idle(browser))
+        assert "dropped.png" in canvas(browser, 0).get_attribute("aria-label")
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
 def set_opacity(browser: webdriver.Chrome, value: int) -> None:
     script = "const r = document.getElementById('opacity'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))"
     browser.execute_script(script, value)

@@ -10,7 +10,7 @@ const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
   index, section,
   canvas: section.querySelector("canvas"), stage: section.querySelector(".stage"), info: section.querySelector(".info"),
-  legend: section.querySelector(".legend"), image: null, name: "", rotation: 0, map: null, uprightMap: null, prediction: null, requestId: 0,
+  legend: section.querySelector(".legend"), image: null, name: "", rotation: 0, map: null, uprightMap: null, prediction: null, requestId: 0, loadId: 0,
 }));
 let basis = null, selection = null, ranges = null, patch = 1, tasks = {}, hasFeatures = true;
 
@@ -87,13 +87,14 @@ function inputSize(width, height) {
 
 // Images
 
-async function loadImage(slot, blob, name) {
-  try {
-    slot.image = await createImageBitmap(blob);
-  } catch {
-    return setStatus(`${name}: the browser can't open it as an image`, true);
-  }
-  Object.assign(slot, { name, rotation: 0, map: null, uprightMap: null, prediction: null });
+// Show an image in a slot; of several that are loading, the one that was chosen last.
+async function loadImage(slot, source, name) {
+  const loadId = (slot.loadId += 1), blob = await source;
+  let image = null;
+  try { image = await createImageBitmap(blob); } catch { /* said below */ }
+  if (slot.loadId !== loadId) return;
+  if (!image) return setStatus(`${name}: the browser can't open it as an image`, true);
+  Object.assign(slot, { image, name, rotation: 0, map: null, uprightMap: null, prediction: null });
   selection = null;
   await compute([slot], true);
 }
@@ -405,12 +406,12 @@ async function showSamples() {
     button.addEventListener("click", () => loadSample(slots[Number(byId("target").value)], index, name));
     return button;
   }));
-  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].image ? null : loadSample(slots[index], index, name))));
+  await Promise.all(names.slice(0, 2).map((name, index) => (slots[index].loadId ? null : loadSample(slots[index], index, name))));
 }
 
 async function loadSample(slot, index, name) {
   try {
-    await loadImage(slot, await (await requireOk(await fetch(`samples/${index}`))).blob(), name);
+    await loadImage(slot, fetch(`samples/${index}`).then(requireOk).then((response) => response.blob()), name);
   } catch (error) {
     setStatus(error.message, true);
   }
