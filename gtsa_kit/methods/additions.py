@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gtsa_kit.methods.base import world_size
 from gtsa_kit.methods.region_pairs import promote_to_float32
 
 EPS = 1e-4
@@ -26,9 +27,9 @@ class TargetCenter(nn.Module):
         targets = promote_to_float32(targets)
         centered = targets - self.mean.to(targets.dtype)[:, None, None]
         batch_mean = targets.mean((0, 1, 3, 4))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if (processes := world_size()) > 1:
             torch.distributed.all_reduce(batch_mean)
-            batch_mean /= torch.distributed.get_world_size()
+            batch_mean /= processes
         self.mean.lerp_(batch_mean.to(self.mean.dtype), 1 - self.momentum)
         return centered
 

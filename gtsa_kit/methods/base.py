@@ -176,3 +176,9 @@ class Method(nn.Module):
         student = dict(self.student.named_parameters())
         teacher = list(self.teacher.named_parameters())
         torch._foreach_lerp_([p for _, p in teacher], [student[name] for name, _ in teacher], 1 - momentum)
+
+
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialized else 1

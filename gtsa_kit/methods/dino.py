@@ -5,11 +5,12 @@ Head and loss are in `dino_loss.py`. docs/baselines.md lists the differences fro
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
@@ -50,13 +51,11 @@ class DINO(Method):
             ),
             PlotGroup("teacher temperature", ("teacher_temperature",), limits=(0, None)),
         )
-        self.student = PooledBranch(config.model, encoder, self._head, config.model.drop_path)
-        self.teacher = PooledBranch(config.model, encoder, self._head)
+        head = partial(dino_head, config=config.dino)
+        self.student = PooledBranch(config.model, encoder, head, config.model.drop_path)
+        self.teacher = PooledBranch(config.model, encoder, head)
         self.teacher.initialize_from(self.student)
         self.criterion = dino_criterion(self.dino_config)
-
-    def _head(self, width: int) -> nn.Module:
-        return dino_head(width, self.dino_config)
 
     def forward(self, views: Views) -> DINOOutputs:
         """Run the student on all views and the teacher on the global views."""

@@ -5,6 +5,7 @@ Shapes: B images, G global views, L local views, V = G + L, D encoder channels, 
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -97,8 +98,9 @@ class GTSAOutputs(NamedTuple):
     """Teacher maps of the global views, (B, G, C, h, w), without gradient."""
     tokens: Tensor
     """Student encoder's feature maps of the global views, (B, G, D, h, w), without gradient."""
-    projected: Tensor
-    """Student's projected maps of the global views, before the predictor, (B, G, C, h, w)."""
+    projected: Tensor | None = None
+    """Student's projected maps of the global views, before the predictor, (B, G, C, h, w); None without a term on them,
+    since outputs in bf16 are copied to float32."""
     image_logits: Tensor | None = None
     """Student's logits of the class token, (V, B, K), global views first; None without that term."""
     image_targets: Tensor | None = None
@@ -126,6 +128,7 @@ class GTSA(Method):
         self.final_norm = config.model.norm_before_heads
         self.loss_config = config.loss
         self.dino_config = config.dino
+        self.has_variance_terms = bool(config.loss.variance_weight or config.loss.covariance_weight)
         image_head = self._image_head(encoder) if config.loss.image_weight else None
         self.student = Student(config.model, encoder, image_head)
         self.teacher = Teacher(config.model, self.student, image_head)
@@ -141,7 +144,7 @@ class GTSA(Method):
         """
         if not encoder.architecture.has_class_token:
             raise ValueError(f"{encoder.architecture.name} has no class token, which loss.image_weight trains; omit it")
-        return lambda width: dino_head(width, self.dino_config)
+        return partial(dino_head, config=self.dino_config)
 
     def forward(self, views: Views) -> GTSAOutputs:
         """Run the student on all views and the teacher on the global views."""
@@ -165,7 +168,7 @@ class GTSA(Method):
             rotation_logits=torch.cat(rotation_logits, dim=1),  # (B, V, 4)
             targets=targets,
             tokens=by_image(student[0].tokens, batch),
-            projected=by_image(student[0].projected, batch),
+            projected=by_image(student[0].projected, batch) if self.has_variance_terms else None,
             image_logits=torch.cat(logits, dim=1).transpose(0, 1) if logits else None,
             image_targets=None if image_targets is None else by_image(image_targets, batch).transpose(0, 1),
         )
@@ -185,7 +188,7 @@ class GTSA(Method):
                 "rotation_accuracy": rotation_accuracy(outputs.rotation_logits, views.rotations),
             },
         )
-        if config.variance_weight or config.covariance_weight:
+        if outputs.projected is not None:
             variance, covariance = variance_covariance(outputs.projected)
             total = total + config.variance_weight * variance + config.covariance_weight * covariance
             terms |= {"variance": variance, "covariance": covariance}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.methods.base import Method, PlotGroup
+from gtsa_kit.methods.base import Method, PlotGroup, world_size
 from gtsa_kit.methods.baselines import PooledBranch, import_lightly
 from gtsa_kit.models.encoder_spec import EncoderSpec
 
@@ -125,12 +125,6 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
     parts = [torch.empty_like(keys) for _ in range(processes)]
     torch.distributed.all_gather(parts, keys.contiguous())
     return torch.cat(parts, dim=1), torch.distributed.get_rank() * keys.shape[1]
-
-
-def world_size() -> int:
-    """Return the number of processes that train together."""
-    initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if initialized else 1
 
 
 def mlp(*widths: int) -> nn.Module:

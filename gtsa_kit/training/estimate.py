@@ -194,9 +194,8 @@ def _duration(seconds: float) -> str:
 def _loss(model: Method, views: Views, values: dict[str, float], fabric: Fabric) -> Tensor:
     with fabric.autocast():
         outputs = model(views)
-    outputs = type(outputs)(
-        *(one if one is None else one.float() for one in outputs)
-    )  # as Fabric does after a forward in bf16
+    in_float32 = (None if one is None else one.float() for one in outputs)  # as Fabric does after a forward in bf16
+    outputs = type(outputs)(*in_float32)
     return model.loss(outputs, views, values)[0]
 
 

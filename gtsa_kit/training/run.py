@@ -76,8 +76,10 @@ def set_up(config: RunConfig, start: Start | None, resumes: bool = False) -> tup
     Raises:
         ValueError: A package is missing, the encoder does not fit the settings, or not even two images fit into memory.
     """
-    if config.method != "gtsa" or config.loss.image_weight:
-        require_lightly("method " + config.method if config.method != "gtsa" else "setting loss.image_weight")
+    if config.method != "gtsa":
+        require_lightly(f"method {config.method}")
+    elif config.loss.image_weight:
+        require_lightly("setting loss.image_weight")
     config = resolve_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()

@@ -54,8 +54,8 @@ def test_output_shapes(n_local: int) -> None:
     assert outputs.rotation_logits.shape == (2, 2 + n_local, 4)
     assert outputs.targets.shape == (2, 2, 24, 3, 3)
     assert outputs.tokens.shape == (2, 2, 64, 3, 3)
-    assert (outputs.image_logits, outputs.image_targets) == (None, None)
-    assert all(tensor.dtype == torch.float32 for tensor in outputs[:-2])
+    assert (outputs.projected, outputs.image_logits, outputs.image_targets) == (None, None, None)
+    assert all(tensor.dtype == torch.float32 for tensor in outputs[:-3])
 
 
 @pytest.mark.parametrize("final_norm", [True, False])

@@ -53,7 +53,6 @@ def make_outputs(
         rotation_logits=torch.randn(batch, views, 4, generator=g, dtype=torch.float64, requires_grad=True),
         targets=maps(n_global, sides[2]),
         tokens=torch.zeros(batch, n_global, 1, 1, 1),
-        projected=torch.zeros(batch, n_global, 1, 1, 1),
     )
     return outputs, boxes, rotations
 
