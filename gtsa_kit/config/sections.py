@@ -87,8 +87,8 @@ class OptimConfig(Section):
     """Initial momentum of the teacher's moving average; a cosine leads to `final_teacher_momentum`. auto is the value
     that the method was published with, or less in a run so short that its teacher would keep initial weights."""
     final_teacher_momentum: Fraction | Literal["auto"] = "auto"
-    """Momentum of the teacher's moving average at the end. auto is 1, or the initial momentum in a run so short that
-    auto lowered it: with 1 at the end its teacher would lag behind the student."""
+    """Momentum of the teacher's moving average at the end. auto is 1. In a run so short that auto lowered the initial
+    momentum, auto keeps that momentum and falls to 0 over the last steps: its teacher ends as the student."""
 
 
 class TrainConfig(Section):

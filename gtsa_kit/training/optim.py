@@ -1,5 +1,6 @@
 """Optimizer, parameter groups, gradient clipping, and schedules as arrays indexed by step."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,13 +57,27 @@ def make_schedules(
     return HyperparameterSchedules(
         lr=np.concatenate([rise, cosine(peak, config.final_lr, steps - warmup)]),
         weight_decay=cosine(config.weight_decay, config.final_weight_decay, steps),
-        teacher_momentum=cosine(*teacher_momenta(config, published_momentum, steps, frozen), steps),
+        teacher_momentum=momentum_schedule(config, published_momentum, steps, frozen),
         method=method or {},
     )
 
 
+def momentum_schedule(config: OptimConfig, published: float, steps: int, frozen: int = 0) -> np.ndarray:
+    """Return the teacher's momentum (steps,); see `make_schedules`.
+
+    Where auto lowered it for a short run, it falls to 0 over as many last steps as the moving average covers, so that
+    the teacher ends as the student: in so few steps an average gains nothing, and lags behind.
+    """
+    first, last = teacher_momenta(config, published, steps, frozen)
+    momenta = cosine(first, last, steps)
+    if config.teacher_momentum == config.final_teacher_momentum == "auto" and first < published:
+        covered = min(math.ceil(1 / (1 - first)), steps)
+        momenta[steps - covered :] = np.linspace(first, 0, covered)
+    return momenta
+
+
 def teacher_momenta(config: OptimConfig, published: float, steps: int, frozen: int = 0) -> tuple[float, float]:
-    """Return the teacher's momentum at the first step of a run and at the last; see `make_schedules`."""
+    """Return the start and end of the cosine of the teacher's momentum; see `make_schedules`."""
     first, last = config.teacher_momentum, config.final_teacher_momentum
     if first != "auto":
         return first, 1.0 if last == "auto" else last

@@ -141,7 +141,10 @@ def test_the_automatic_momentum_leaves_less_than_a_thousandth_of_initial_weights
     if start != published:  # the largest one, in four decimals
         assert start < published
         assert share(start + 1e-4) >= 1e-3
-        assert (made.teacher_momentum == start).all()  # with 1 at the end the teacher of a short run would lag
+        covered = min(math.ceil(1 / (1 - start)), steps)  # steps that the moving average covers
+        assert (made.teacher_momentum[: steps - covered] == start).all()  # rising to 1, the teacher would lag
+        assert (np.diff(made.teacher_momentum[steps - covered :]) <= 0).all()
+        assert steps == 1 or made.teacher_momentum[-1] == 0  # the teacher ends as the student
     else:
         assert np.array_equal(made.teacher_momentum, cosine(published, 1.0, steps))
 
@@ -162,6 +165,11 @@ def test_a_momentum_that_is_given_is_kept_and_rises_to_1_unless_its_end_is_given
     first, last = teacher_momenta(OptimConfig(final_teacher_momentum=0.95), 0.996, 200)
     assert last == 0.95
     assert initial_share(cosine(first, last, 200)) < 1e-3 < initial_share(cosine(first + 1e-4, last, 200))
+
+
+def test_a_cosine_whose_end_is_given_does_not_fall_to_0() -> None:
+    made = make_schedules(OptimConfig(final_teacher_momentum=0.95), 200, warmup=0, batch=256)
+    assert made.teacher_momentum[-1] == made.teacher_momentum.min() == pytest.approx(0.95, rel=1e-12)
 
 
 def test_the_initial_share_is_that_of_a_real_teacher() -> None:
