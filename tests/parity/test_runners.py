@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from helpers.graphs import BOUNDED
 from PIL import Image
@@ -163,6 +164,15 @@ def test_truncated_files_are_rejected(tmp_path: Path, artifacts: dict[str, Path]
             cut.with_suffix(".bin").write_bytes(path.with_suffix(".bin").read_bytes())
         with pytest.raises(ValueError, match="encoder"):
             load(cut)
+
+
+def test_onnx_files_of_other_tools_are_named_as_such(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    model = onnx.load(artifacts["onnx"])
+    del model.metadata_props[:]
+    foreign = tmp_path / "other vit.onnx"
+    onnx.save(model, foreign)
+    with pytest.raises(ValueError, match=r"not exported by gtsa-kit.*gtsa convert '.*other vit\.onnx' --out DIR"):
+        load(foreign)
 
 
 def test_missing_manifests_are_rejected(tmp_path: Path, artifacts: dict[str, Path]) -> None:

@@ -50,8 +50,17 @@ def is_first_process() -> bool:
 def require(path: Path) -> Path:
     """Return the path if it exists, else raise `ValueError`. Commands call this before they import anything slow."""
     if not path.exists():
-        raise ValueError(f"{path} does not exist")
+        raise ValueError(f"{path} does not exist{_convert_hint(path)}")
     return path
+
+
+def _convert_hint(path: Path) -> str:
+    """Return the hint for the name of packaged weights, which commands that start no training do not look up."""
+    from gtsa_kit.models.packaged_weights import PACKAGED_WEIGHTS
+
+    return (
+        f"; gtsa convert {path} --out DIR writes its weights for this command" if str(path) in PACKAGED_WEIGHTS else ""
+    )
 
 
 REPEAT_SECONDS = 1.0

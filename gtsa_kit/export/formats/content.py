@@ -9,7 +9,7 @@ from gtsa_kit.export.formats.onnx_digest import model_digest
 from gtsa_kit.export.formats.onnx_file import metadata_value, read_model
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest, read_manifest_text
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.files import sha256_of
+from gtsa_kit.files import sha256_of, shell_word
 from gtsa_kit.progress import Note
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ def _locate_source(manifest: Manifest, path: Path) -> Manifest:
 def _open_onnx_manifest(path: Path, model: "ModelProto") -> ArtifactManifest:
     digest, embedded = model_digest(model), metadata_value(model, METADATA_KEY)
     beside = manifest_path(path)
+    if embedded is None and not beside.exists():
+        raise ValueError(
+            f"{path} was not exported by gtsa-kit: no manifest is inside or beside it; if it holds a ViT, "
+            f"gtsa convert {shell_word(path)} --out DIR writes its weights, which every command takes"
+        )
     if embedded is None:
         return _bind(*_parse(read_manifest_text(path), beside), digest)
     inside = _bind(*_parse(embedded, path), digest)
