@@ -1,7 +1,8 @@
 """gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map and duplicates."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +11,11 @@ from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gtsa_kit.export import Runner
 
 DEFAULT_COMMAND = "FOLDER"
 """Name of the command that runs if none is named. An argument of this name is a folder: the name is never looked up."""
@@ -62,6 +68,14 @@ def embed(
         Literal["float16", "float32"] | None,
         typer.Option(help="Type of vectors and maps; by default float32 vectors and float16 maps.", show_default=False),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Run an int8 file of the model, made once beside its weights, if 256 of the images keep their "
+            "neighbors with it (0.999 by cosine); else the model.",
+        ),
+    ] = False,
     batch_size: Annotated[str, typer.Option(help="Number of images in one call of the model, or auto.")] = "auto",
     workers: Annotated[str, typer.Option(help="Threads that read and decode, or auto.")] = "auto",
     on_error: Annotated[
@@ -134,7 +148,7 @@ def embed(
         rows_per_shard=rows_per_shard,
         load=load_options,
     )
-    embed_with_progress(folder, model, out, options, as_json)
+    embed_with_progress(folder, model, out, options, as_json, fast)
 
 
 @app.command(cls=PlainCommand)
@@ -165,7 +179,9 @@ def merge(
     console.print(f"{rows} rows and {errors} errors in {out}")
 
 
-def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_json: bool = False) -> None:
+def embed_with_progress(
+    folder: str, model: Path, out: Path, options: Any, as_json: bool = False, fast: bool = False
+) -> None:
     """Embed a folder with a progress bar; exit with 1 if no image could be embedded."""
     from gtsa_kit.data.image_files import check_source
     from gtsa_kit.embedding.folder import check_out
@@ -180,11 +196,35 @@ def embed_with_progress(folder: str, model: Path, out: Path, options: Any, as_js
 
     console = make_console()
     runner = open_runner(model, options.load, console)
+    if fast:
+        model, runner, options = open_fast(folder, model, out, options, runner, console)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     run_job(
         lambda on_progress: embed_folder(folder, model, out, options, on_progress, runner),
         *(out, "embedding", f"rows in {out / 'vectors'}", as_json, console),
     )
+
+
+def open_fast(
+    folder: str, model: Path, out: Path, options: Any, runner: "Runner", console: "Console"
+) -> tuple[Path, "Runner", Any]:
+    """Return the path, runner and options of the int8 file of a model, or those of the model; print which, and why."""
+    from gtsa_kit.cli.support.opening import open_runner
+    from gtsa_kit.embedding.fast import FastModel, choose_fast_model, model_of_job
+
+    def on_step(line: str) -> None:
+        console.print(f"--fast: {line}", soft_wrap=True)
+
+    begun_with = model_of_job(out, model) if options.resume else None
+    if begun_with:
+        chosen = FastModel(begun_with, f"{begun_with.name}, with which the job began")
+    else:
+        chosen = choose_fast_model(folder, model, options, runner, on_step)
+    on_step(chosen.about)
+    if chosen.path == model:
+        return model, runner, options
+    options = replace(options, load=options.load.with_facts())
+    return chosen.path, open_runner(chosen.path, options.load, console), options
 
 
 def parse_part(text: str | None) -> tuple[int, int]:
