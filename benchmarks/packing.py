@@ -26,18 +26,18 @@ from gtsa_kit.config import load_config
 from gtsa_kit.files import write_json
 from gtsa_kit.models.encoder import Encoder
 
-Groups = list[Tensor]
+ViewTokens = list[Tensor]
 """Tokens (N, T, D) of the views of each size."""
 
 
 def main() -> None:
     """Check that both compute the same, time them, print the table, and write the results."""
     args = parse_arguments()
-    encoder, groups = Encoder(args.arch).train(), make_tokens(args)
+    encoder, views = Encoder(args.arch).train(), make_tokens(args)
     blocks: nn.ModuleList = encoder.vit.blocks
-    for one, other in zip(separate(blocks, groups), packed(blocks, groups), strict=True):
+    for one, other in zip(separate(blocks, views), packed(blocks, views), strict=True):
         assert torch.allclose(one, other, atol=1e-4), "the two ways differ"
-    rows = [row for precision in args.precision.split(",") for row in measure(blocks, groups, precision, args.rounds)]
+    rows = [row for precision in args.precision.split(",") for row in measure(blocks, views, precision, args.rounds)]
     Console().print(as_table(rows))
     if args.json:
         write_json(args.json, {"settings": {key: str(value) for key, value in vars(args).items()}, "rows": rows})
@@ -54,37 +54,37 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_tokens(args: argparse.Namespace) -> Groups:
+def make_tokens(args: argparse.Namespace) -> ViewTokens:
     """Return random tokens of the global and local views of the preset of the paper."""
-    views, architecture = load_config().views, Encoder(args.arch).architecture
-    sizes = ((views.global_crops, views.global_size), (views.local_crops, views.local_size))
+    crops, architecture = load_config().views, Encoder(args.arch).architecture
+    sizes = ((crops.global_crops, crops.global_size), (crops.local_crops, crops.local_size))
     return [
         torch.randn(args.batch * count, 1 + (side // architecture.patch) ** 2, architecture.width)
         for count, side in sizes
     ]
 
 
-def separate(blocks: nn.ModuleList, groups: Groups) -> Groups:
+def separate(blocks: nn.ModuleList, views: ViewTokens) -> ViewTokens:
     """Run the blocks on the views of each size alone."""
-    return [run_blocks(blocks, [group])[0] for group in groups]
+    return [run_blocks(blocks, [tokens])[0] for tokens in views]
 
 
-def packed(blocks: nn.ModuleList, groups: Groups) -> Groups:
+def packed(blocks: nn.ModuleList, views: ViewTokens) -> ViewTokens:
     """Run the blocks on the views of all sizes together."""
-    return run_blocks(blocks, groups)
+    return run_blocks(blocks, views)
 
 
-def run_blocks(blocks: nn.ModuleList, groups: Groups) -> Groups:
+def run_blocks(blocks: nn.ModuleList, views: ViewTokens) -> ViewTokens:
     """Run the blocks on one matrix of all tokens; attention stays within a view."""
-    rows = torch.cat([group.flatten(0, 1) for group in groups])  # (tokens of all views, D)
-    counts = [group.shape[0] * group.shape[1] for group in groups]
+    rows = torch.cat([tokens.flatten(0, 1) for tokens in views])  # (tokens of all views, D)
+    counts = [tokens.shape[0] * tokens.shape[1] for tokens in views]
     for block in blocks:
         attention = block.attn
         split = attention.qkv(block.norm1(rows)).split(counts)
-        mixed = [attend(part, group.shape, attention.num_heads) for part, group in zip(split, groups, strict=True)]
+        mixed = [attend(part, tokens.shape, attention.num_heads) for part, tokens in zip(split, views, strict=True)]
         rows = rows + attention.proj(torch.cat(mixed))
         rows = rows + block.mlp(block.norm2(rows))
-    return [part.view(group.shape) for part, group in zip(rows.split(counts), groups, strict=True)]
+    return [part.view(tokens.shape) for part, tokens in zip(rows.split(counts), views, strict=True)]
 
 
 def attend(qkv: Tensor, shape: torch.Size, heads: int) -> Tensor:
@@ -97,16 +97,16 @@ def attend(qkv: Tensor, shape: torch.Size, heads: int) -> Tensor:
 
 
 def measure(
-    blocks: nn.ModuleList, groups: Groups, precision: str, rounds: int
+    blocks: nn.ModuleList, views: ViewTokens, precision: str, rounds: int
 ) -> list[dict[str, str | float | list[float]]]:
     """Return the CPU seconds of forward and backward of both ways, by round."""
-    ways: dict[str, Callable[[nn.ModuleList, Groups], Groups]] = {"separate": separate, "packed": packed}
+    ways: dict[str, Callable[[nn.ModuleList, ViewTokens], ViewTokens]] = {"separate": separate, "packed": packed}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
             begin = time.process_time()
             with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-                outputs = way(blocks, groups)
+                outputs = way(blocks, views)
             sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
             if number:  # the first one allocates
                 seconds[name].append(time.process_time() - begin)

@@ -1,8 +1,7 @@
 """gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map and duplicates."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,11 +10,6 @@ from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gtsa_kit.export import Runner
 
 DEFAULT_COMMAND = "FOLDER"
 """Name of the command that runs if none is named. An argument of this name is a folder: the name is never looked up."""
@@ -197,34 +191,14 @@ def embed_with_progress(
     console = make_console()
     runner = open_runner(model, options.load, console)
     if fast:
+        from gtsa_kit.cli.support.fast_model import open_fast
+
         model, runner, options = open_fast(folder, model, out, options, runner, console)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     run_job(
         lambda on_progress: embed_folder(folder, model, out, options, on_progress, runner),
         *(out, "embedding", f"rows in {out / 'vectors'}", as_json, console),
     )
-
-
-def open_fast(
-    folder: str, model: Path, out: Path, options: Any, runner: "Runner", console: "Console"
-) -> tuple[Path, "Runner", Any]:
-    """Return the path, runner and options of the int8 file of a model, or those of the model; print which, and why."""
-    from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.embedding.fast import FastModel, choose_fast_model, model_of_job
-
-    def on_step(line: str) -> None:
-        console.print(f"--fast: {line}", soft_wrap=True)
-
-    begun_with = model_of_job(out, model) if options.resume else None
-    if begun_with:
-        chosen = FastModel(begun_with, f"{begun_with.name}, with which the job began")
-    else:
-        chosen = choose_fast_model(folder, model, options, runner, on_step)
-    on_step(chosen.about)
-    if chosen.path == model:
-        return model, runner, options
-    options = replace(options, load=options.load.with_facts())
-    return chosen.path, open_runner(chosen.path, options.load, console), options
 
 
 def parse_part(text: str | None) -> tuple[int, int]:

@@ -97,13 +97,13 @@ def choose_fast_model(
     compared = sample[CALIBRATION_IMAGES:] if len(sample) >= CALIBRATION_IMAGES + MIN_IMAGES else sample
     on_step(f"comparing neighbors of {len(compared)} images")
     fast = load(path, **options.load.with_facts().arguments())
-    found = compare_neighbors(*(vectors_of(one, model, compared, images, options) for one in (runner, fast)))
-    if found.images < MIN_IMAGES:
-        return FastModel(model, f"not used: {found.images} readable images are too few to compare neighbors")
-    used = found.agreement >= MIN_AGREEMENT
+    neighbors = compare_neighbors(*(vectors_of(one, model, compared, images, options) for one in (runner, fast)))
+    if neighbors.images < MIN_IMAGES:
+        return FastModel(model, f"not used: {neighbors.images} readable images are too few to compare neighbors")
+    used = neighbors.agreement >= MIN_AGREEMENT
     measured = (
-        f"the ten neighbors of an image agree to {found.agreement:.5f} ({MIN_AGREEMENT} needed), the nearest is the "
-        f"same for {100 * found.same_nearest:.0f}%, on {found.images} images"
+        f"the ten neighbors of an image agree to {neighbors.agreement:.5f} ({MIN_AGREEMENT} needed), the nearest is the "
+        f"same for {100 * neighbors.same_nearest:.0f}%, on {neighbors.images} images"
     )
     return FastModel(path if used else model, f"{path.name} is used: {measured}" if used else f"not used: {measured}")
 
@@ -194,9 +194,9 @@ def compare_neighbors(exact: dict[str, np.ndarray], fast: dict[str, np.ndarray])
     if len(names) < MIN_IMAGES:
         return NeighborAgreement(len(names), 0.0, 0.0)
     cosines, own = (_cosines(np.stack([one[name] for name in names])) for one in (exact, fast))
-    wanted, found = (np.argsort(-each, axis=1, kind="stable")[:, :NEIGHBORS] for each in (cosines, own))
-    nearest, reached = (np.take_along_axis(cosines, each, axis=1).mean() for each in (wanted, found))
-    return NeighborAgreement(len(names), 1 - float(nearest - reached), float((wanted[:, 0] == found[:, 0]).mean()))
+    wanted, neighbors = (np.argsort(-each, axis=1, kind="stable")[:, :NEIGHBORS] for each in (cosines, own))
+    nearest, reached = (np.take_along_axis(cosines, each, axis=1).mean() for each in (wanted, neighbors))
+    return NeighborAgreement(len(names), 1 - float(nearest - reached), float((wanted[:, 0] == neighbors[:, 0]).mean()))
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:
