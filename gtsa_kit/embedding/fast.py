@@ -129,8 +129,8 @@ def sample_entries(images: Source, count: int) -> list[Entry]:
     for number, entry in enumerate(entry for entry in images.entries() if not entry.reason):
         if number < count:
             chosen.append(entry)
-        elif (place := generator.randrange(number + 1)) < count:
-            chosen[place] = entry
+        elif (position := generator.randrange(number + 1)) < count:
+            chosen[position] = entry
     generator.shuffle(chosen)
     return chosen
 
@@ -167,12 +167,12 @@ def iter_images(images: Source, sample: Sequence[Entry], max_pixels: int) -> Ite
 def check_reusable(path: Path, runner: Runner, options: EmbedOptions) -> None:
     """Raise `ValueError` unless a file that exists is the int8 file of the opened model, with the outputs of a job."""
     manifest = open_manifest(path).manifest
-    wanted = (*options.load.layers, *(["class_token"] if options.load.class_token else []))
+    expected = (*options.load.layers, *(["class_token"] if options.load.class_token else []))
     has = {*manifest.layers, *(["class_token"] if manifest.has_class_token else [])}
     problem = ""
     if manifest.source_sha256 != runner.manifest.source_sha256 or manifest.precision != "int8":
         problem = "is not the int8 file of this model"
-    elif missing := [str(one) for one in wanted if one not in has]:
+    elif missing := [str(one) for one in expected if one not in has]:
         problem = f"lacks outputs of this job ({', '.join(missing)})"
     if problem:
         raise ValueError(f"{path} {problem}; delete it, and --fast writes it anew")
@@ -194,9 +194,11 @@ def compare_neighbors(exact: dict[str, np.ndarray], fast: dict[str, np.ndarray])
     if len(names) < MIN_IMAGES:
         return NeighborAgreement(len(names), 0.0, 0.0)
     cosines, own = (_cosines(np.stack([one[name] for name in names])) for one in (exact, fast))
-    wanted, neighbors = (np.argsort(-each, axis=1, kind="stable")[:, :NEIGHBORS] for each in (cosines, own))
-    nearest, reached = (np.take_along_axis(cosines, each, axis=1).mean() for each in (wanted, neighbors))
-    return NeighborAgreement(len(names), 1 - float(nearest - reached), float((wanted[:, 0] == neighbors[:, 0]).mean()))
+    expected, neighbors = (np.argsort(-each, axis=1, kind="stable")[:, :NEIGHBORS] for each in (cosines, own))
+    nearest, reached = (np.take_along_axis(cosines, each, axis=1).mean() for each in (expected, neighbors))
+    return NeighborAgreement(
+        len(names), 1 - float(nearest - reached), float((expected[:, 0] == neighbors[:, 0]).mean())
+    )
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:

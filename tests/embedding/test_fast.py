@@ -58,11 +58,11 @@ def test_agreement_equals_a_slow_version_in_float64() -> None:
 
     lost, same = [], 0
     for name in exact:
-        wanted, found = nearest(exact, name), nearest(other, name)
+        expected, actual = nearest(exact, name), nearest(other, name)
         lost += [
-            cosine(exact[name], exact[a]) - cosine(exact[name], exact[b]) for a, b in zip(wanted, found, strict=True)
+            cosine(exact[name], exact[a]) - cosine(exact[name], exact[b]) for a, b in zip(expected, actual, strict=True)
         ]
-        same += wanted[0] == found[0]
+        same += expected[0] == actual[0]
     result = compare_neighbors(exact, other)
     assert result.images == 60
     assert result.agreement == pytest.approx(1 - np.mean(lost), abs=1e-6)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.commands import GTSA, one_thread, sets
 from helpers.instance_data import DrawnImage, write_coco
 from helpers.processes import finetune_and_kill, start_forked
 from helpers.task_models import SMALL_DETECTOR, random_task_model, task_spec
@@ -187,6 +189,34 @@ def test_targets_of_a_version_lie_where_its_pixels_are(number: int) -> None:
     alone = object_targets(view, objects._replace(masks=None), width, height, size)
     assert torch.equal(alone["boxes"], targets["boxes"])
     assert "masks" not in alone
+
+
+def test_two_processes_train_and_score_one_model(squares: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"data.val": str(squares / "val.json"), "train.steps": 4, "train.eval_every": 4}
+    settings |= {"train.batch_size": 1, "train.accumulate": 2}
+    command = ["finetune", "detect", str(squares / "labels.json"), "--images", str(squares / "images")]
+    command += [
+        "--random",
+        "vit_test",
+        "--no-freeze",
+        "--devices",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        *sets(settings),
+    ]
+    done = subprocess.run([*GTSA, *command], env=one_thread(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in rows] == pytest.approx([4 / 3, 8 / 3, 4, 16 / 3])  # 2 processes x 2 x 1 of 3 images
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    config = load_finetune_config("detect", None, tmp_path / "run" / "config.yaml")
+    data = open_task_data(config)
+    again = score_model(load_task_model(tmp_path / "run"), data, validation_images(data))
+    assert {name: again[name] for name in ("ap", "ap50", "mask_ap")} == pytest.approx(
+        {name: scores[name] for name in ("ap", "ap50", "mask_ap")}, abs=1e-6
+    )
 
 
 def test_boxes_keep_their_precision_in_a_run_of_several_processes() -> None:
