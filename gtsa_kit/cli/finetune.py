@@ -138,6 +138,8 @@ def classify(
 
       gtsa finetune classify animals/ --model dinov2_vits14.pth --out runs/animals
 
+      gtsa finetune classify animals/ --model dinov2_vits14.pth --dry-run
+
       gtsa finetune classify animals.csv --model runs/street --no-freeze --epochs 30
     """
     _run("classify", data, options, weights, {})
@@ -232,6 +234,8 @@ def _run(
 
     overrides = options.settings(weights.import_options) | {k: v for k, v in given.items() if v is not None}
     overrides |= {"data.source": str(absolute_data(data))} if data else {}
+    if options.dry_run and (options.resume or options.finish):
+        raise ValueError(f"--dry-run is for a new run; omit --{'resume' if options.resume else 'finish'}")
     run_dir = options.out or _default_out(task, data)
     if options.finish:
         _finish(run_dir, bool(overrides or options.preset or options.config or options.resume))
@@ -240,6 +244,12 @@ def _run(
     from gtsa_kit.models.run_folder import check_run_dir
 
     check_run_dir(run_dir, options.resume)
+    if options.dry_run:
+        from gtsa_kit.cli.support.finetune_dry_run import estimate_finetuning
+
+        if not estimate_finetuning(config, run_dir):
+            fail("stopped; nothing was written", 130)
+        return
     from gtsa_kit.cli.support.finetune_display import run_finetuning
 
     if not run_finetuning(config, run_dir, options.resume):

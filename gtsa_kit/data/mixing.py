@@ -1,7 +1,8 @@
 """Mixup and CutMix of batches, with label smoothing, by timm."""
 
+from typing import Any
+
 import torch
-from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
 from gtsa_kit.data.samples import MIX, derive_seed, seeded
@@ -21,8 +22,11 @@ class BatchMixer:
             seed: Seed of the run.
         """
         self._classes, self._smoothing, self._seed = classes, smoothing, seed
-        mixes = mixup > 0 or cutmix > 0
-        self._mixup = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=classes) if mixes else None
+        self._mixup: Any = None
+        if mixup > 0 or cutmix > 0:
+            from timm.data.mixup import Mixup  # takes seconds, and most runs do not mix
+
+            self._mixup = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=classes)
 
     def __call__(self, images: Tensor, labels: Tensor, *counters: int) -> tuple[Tensor, Tensor]:
         """Mix a batch.
@@ -35,9 +39,11 @@ class BatchMixer:
         Returns:
             Images (B, 3, H, W), and targets (B, K) float32 whose rows have the sum 1.
         """
-        targets: Tensor = mixup_target(labels, self._classes, 1.0, self._smoothing)
+        share = self._smoothing / self._classes
+        targets = torch.full((len(labels), self._classes), share, device=labels.device)
+        targets.scatter_(1, labels[:, None], 1 - self._smoothing + share)
         even = len(images) // 2 * 2  # timm mixes pairs
         if self._mixup and even:
             with seeded(derive_seed(self._seed, MIX, *counters)):
                 targets[:even] = self._mixup(images[:even], labels[:even])[1]
-        return images, targets.to(torch.float32)
+        return images, targets

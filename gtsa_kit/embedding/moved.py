@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from gtsa_kit.data.entries import Source
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.moved_images import changed_content, describe_differences, same_size, spread_sample
@@ -61,6 +59,8 @@ def check_moved(
 
 def sample_rows(out: Path) -> dict[str, str]:
     """Return the SHA-256 of some images that are rows of the dataset folder `out`, by name."""
+    import pyarrow.parquet as pq  # a part of a second, and few jobs are moved
+
     parts = vector_parts(out)
     lengths = [pq.read_metadata(part).num_rows for part in parts]
     rows = [(part, index) for part, length in zip(parts, lengths, strict=True) for index in range(length)]

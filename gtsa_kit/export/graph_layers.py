@@ -149,15 +149,13 @@ class ExportMlp(nn.Module):
     """MLP of a block: timm's Mlp, or one of its gated variants, GluMlp and SwiGLU."""
 
     def __init__(self, mlp: Any, dtype: torch.dtype) -> None:
-        from timm.layers import GluMlp, SwiGLU
-
         super().__init__()
         self.act: nn.Module = mlp.act
         self.norm: nn.Module = mlp.norm
         self.gate: nn.Module | None = None
-        if isinstance(mlp, SwiGLU):
+        if hasattr(mlp, "fc1_g"):  # SwiGLU; its class is not imported, because that takes seconds
             activated, gate = mlp.fc1_g, mlp.fc1_x
-        elif isinstance(mlp, GluMlp):
+        elif hasattr(mlp, "gate_last"):  # GluMlp
             halves = split_linear(mlp.fc1, 2)
             activated, gate = halves[::-1] if mlp.gate_last else halves
         else:

@@ -8,6 +8,8 @@ from typing import Any, Final
 from torch import nn
 
 from gtsa_kit.config import PATCH, Arch
+from gtsa_kit.models.drop_path import DropPath
+from gtsa_kit.models.plain_vit import PlainViT, is_plain
 from gtsa_kit.models.positions import RESAMPLINGS
 
 ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
@@ -62,8 +64,15 @@ class Architecture:
         return bool(self.timm_kwargs.get("class_token", True))
 
     @property
+    def is_plain(self) -> bool:
+        """True for a ViT that is built without timm."""
+        return is_plain(self.timm_model, self.timm_kwargs)
+
+    @property
     def is_eva(self) -> bool:
         """True for timm's class Eva, which has rotary positions; False for VisionTransformer."""
+        if self.is_plain:
+            return False
         import timm
 
         return bool(timm.models.is_model_in_modules(self.timm_model, ["eva"]))
@@ -119,16 +128,23 @@ def check_class_token(architecture: Architecture) -> None:
 
 
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
-    """Build the timm ViT without classifier; the final norm applies to every token."""
+    """Build the ViT without classifier; the final norm applies to every token."""
+    if architecture.is_plain:
+        return PlainViT(architecture.timm_model, architecture.norm_eps, drop_path, **architecture.timm_kwargs)
     import timm  # takes seconds, and exported files run without it
 
-    return timm.create_model(
+    vit = timm.create_model(
         architecture.timm_model,
         num_classes=0,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=architecture.norm_eps),
         **{**architecture.timm_kwargs, **pooling_arguments(architecture, "avg")},
     )
+    for block in vit.blocks:  # timm uses Identity where the rate is 0
+        for name in ("drop_path1", "drop_path2"):
+            rate = getattr(getattr(block, name), "drop_prob", 0.0)
+            setattr(block, name, DropPath(rate) if rate else nn.Identity())
+    return vit
 
 
 def pooling_arguments(architecture: Architecture, pooling: str) -> dict[str, Any]:

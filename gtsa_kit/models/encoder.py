@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from gtsa_kit.config import Arch
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture, check_layers, create_vit
-from gtsa_kit.models.drop_path import DropPath
 from gtsa_kit.models.positions import resample_positions, split_positions
 from gtsa_kit.models.rotary import RotaryTable
 from gtsa_kit.models.sizes import check_image, check_sides
@@ -139,10 +138,6 @@ class Encoder(nn.Module):
         """Number of tokens before those of the patches: the class token, if there is one, then registers."""
         rope = getattr(self.vit, "rope", None)
         self.rotary = None if rope is None else RotaryTable(rope, self.architecture.rotary_periods)
-        for block in self.vit.blocks:  # timm uses Identity where the rate is 0
-            for name in ("drop_path1", "drop_path2"):
-                rate = getattr(getattr(block, name), "drop_prob", 0.0)
-                setattr(block, name, DropPath(rate) if rate else nn.Identity())
 
     @property
     def grid(self) -> tuple[int, int]:

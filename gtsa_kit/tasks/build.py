@@ -43,8 +43,9 @@ def build_state(
     checkpoint: dict[str, Any] | None,
     callback: FinetuneCallback,
     notices: list[str],
+    encoded_images: int | None = None,
 ) -> FinetuneState:
-    """Build the state of a run, and compute the features of a frozen encoder.
+    """Build the state of a run, and compute the features of a frozen encoder: of all images, or of some for a dry run.
 
     Raises:
         ValueError: The disk has no space for features.
@@ -53,7 +54,9 @@ def build_state(
     train = config.train
     model = place_model(config, start, spec, checkpoint, fabric)
     trained: nn.Module = model.head if train.freeze else model
-    features = frozen_features(config, run_dir, data, fabric, model, callback, notices) if train.freeze else None
+    features = None
+    if train.freeze:
+        features = frozen_features(config, run_dir, data, fabric, model, callback, notices, encoded_images)
     optimizer = make_optimizer(model, config)
     wrapped, wrapped_optimizer = fabric.setup(trained, optimizer)
     if isinstance(model.head, DetectorHead):

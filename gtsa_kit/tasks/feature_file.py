@@ -38,13 +38,18 @@ class FeatureFile:
         folder.mkdir(parents=True, exist_ok=True)
         self.finished = self._read_finished()
         """Number of finished chunks."""
-        missing = 2 * int(self._offsets[-1]) - (self.path.stat().st_size if self.path.exists() else 0)
+        missing = self.bytes_of_all - (self.path.stat().st_size if self.path.exists() else 0)
         free = shutil.disk_usage(folder).free
         if missing > free:
             raise ValueError(
                 f"the features of {len(shapes)} images take {missing / 1e9:.1f} GB and the disk of {folder} has "
                 f"{free / 1e9:.1f}; use a smaller --size, --views 1, another --features, or --no-freeze"
             )
+
+    @property
+    def bytes_of_all(self) -> int:
+        """Size of the file when all items are in it."""
+        return 2 * int(self._offsets[-1])
 
     @property
     def path(self) -> Path:

@@ -68,6 +68,8 @@ class FrozenFeatures:
     file: FeatureFile
     chunks: list[list[int]]
     """Items of each batch of the encoder; all of one have one input size."""
+    seconds_per_item: float = 0.0
+    """Seconds for each item that was computed, with the reading of its image; 0 before."""
 
     def compute(
         self,
@@ -88,7 +90,7 @@ class FrozenFeatures:
         first = self.file.finished
         if first == len(self.chunks):
             return True
-        encoded, seconds = 0, 0.0
+        encoded, seconds, start = 0, 0.0, time.monotonic()
         device = next(self.model.parameters()).device
         self.model.eval()
         with (
@@ -105,6 +107,7 @@ class FrozenFeatures:
                     self.file.append(file, [array[row] for array in features])
                 self.file.finish_chunk(file)
                 encoded, seconds = encoded + len(chunk), seconds + time.monotonic() - begin
+                self.seconds_per_item = (time.monotonic() - start) / encoded
                 on_progress(chunk[-1] + 1, len(self.items), seconds / encoded)
                 if should_stop() and chunk is not self.chunks[-1]:
                     return False
@@ -113,21 +116,19 @@ class FrozenFeatures:
     def read(self, numbers: Sequence[int]) -> FeatureBatch:
         """Return features and labels of items of one input size."""
         labels = [self._label(number) for number in numbers]
-        if self.data.task == "detect":
-            return FeatureBatch(self.file.read(numbers), labels, [self.input_size(number) for number in numbers])
-        return FeatureBatch(self.file.read(numbers), torch.stack(labels), [])
+        sizes = [self.input_size(number) for number in numbers] if self.data.task == "detect" else []
+        return FeatureBatch(self.file.read(numbers), labels if sizes else torch.stack(labels), sizes)
 
     def _pixels(self, chunk: list[int]) -> Tensor:
         """Return the normalized input (B, 3, h, w) of items."""
-        policy = input_policy(self.model.spec, self.model.encoder)
+        policy, preprocess = input_policy(self.model.spec, self.model.encoder), self.model.encoder.preprocessing
         inputs = []
         for number in chunk:
             item = self.items[number]
             image = open_labeled(self.data, item.image)
             size = policy(image.width, image.height)
-            image = policy.cut(image, self.model.encoder.preprocessing.interpolation)
-            part = apply_to_image(make_view(item.view, self.seed, item.image), image)
-            inputs.append(self.model.encoder.preprocessing(part, size))
+            image = policy.cut(image, preprocess.interpolation)
+            inputs.append(preprocess(apply_to_image(make_view(item.view, self.seed, item.image), image), size))
         return torch.from_numpy(np.stack(inputs))
 
     def input_size(self, number: int) -> tuple[int, int]:
@@ -177,8 +178,7 @@ def open_features(
     Raises:
         ValueError: The disk has not enough space.
     """
-    policy = input_policy(model.spec, model.encoder)
-    patch = model.encoder.architecture.patch
+    policy, patch = input_policy(model.spec, model.encoder), model.encoder.architecture.patch
     sizes = {index: policy(*data.size(index)) for index in indices} if data.task != "classify" else {}
     items = [Item(index, view) for view in range(views) for index in indices]
     shapes = [_shapes(model, sizes.get(item.image, policy.size), patch) for item in items]

@@ -27,10 +27,12 @@ def frozen_features(
     model: TaskModel,
     callback: FinetuneCallback,
     notices: list[str],
+    encoded_images: int | None = None,
 ) -> tuple[FrozenFeatures, FrozenFeatures]:
     """Compute the features of training and validation images in the first process; the others wait for it.
 
     Those of validation images are computed in float32, so that their scores are those of the saved model.
+    `encoded_images` limits the number of images of either part.
 
     Raises:
         ValueError: The disk has no space for them.
@@ -40,8 +42,10 @@ def frozen_features(
     root = Path(train.features) if train.features else run_dir / "features"
     settings = model, data
     parts = (
-        open_features(*settings, training_images(data), train.views, train.seed, train.precision, root),
-        open_features(*settings, validation_images(data), 1, train.seed, "fp32", root),
+        open_features(
+            *settings, training_images(data)[:encoded_images], train.views, train.seed, train.precision, root
+        ),
+        open_features(*settings, validation_images(data)[:encoded_images], 1, train.seed, "fp32", root),
     )
     stopped = False
     if fabric.is_global_zero:

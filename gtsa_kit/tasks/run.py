@@ -1,6 +1,7 @@
 """Fine-tuning runs: the run folder, training, scores, pictures and the saved model."""
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,7 @@ def finetune_run(
         RunFailedError: Training was started and cannot continue.
     """
     callback = callback or FinetuneCallback()
-    precision = choose_precision(config.train.precision)
-    fabric = make_fabric(config.train.model_copy(update={"precision": precision}))
-    fabric.launch()
+    fabric = launch(config)
     with ExitStack() as resources:
         prepared = on_first_process(fabric, lambda: prepare(config, run_dir, resume, callback, resources, fabric))
         config, data, start, notices = prepared
@@ -79,6 +78,14 @@ def finetune_run(
         return train_to_the_end(state, callback, notices)
 
 
+def launch(config: FinetuneConfig) -> Fabric:
+    """Start the processes of a run."""
+    precision = choose_precision(config.train.precision)
+    fabric = make_fabric(config.train.model_copy(update={"precision": precision}))
+    fabric.launch()
+    return fabric
+
+
 def prepare(
     config: FinetuneConfig,
     run_dir: Path,
@@ -95,12 +102,37 @@ def prepare(
     Raises:
         ValueError: See `finetune_run`.
     """
-    has_checkpoint = check_run_dir(run_dir, resume)
-    data = open_task_data(config, callback.on_progress)
-    callback.on_data(data)
-    if has_checkpoint:
+    if check_run_dir(run_dir, resume):
+        data = read_data(config, callback)
         resources.enter_context(folder_lock(run_dir))
         return resumed_config(config, data, fabric.world_size), data, None, []
+    config, data, start, notices = read_start(config, callback, fabric)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(folder_lock(run_dir))
+    check_run_dir(run_dir, resume=False)  # another process may have trained a run meanwhile
+    _start_folder(config, run_dir, data, start)
+    return config, data, start, announce(notices, callback)
+
+
+def read_data(config: FinetuneConfig, callback: FinetuneCallback) -> TaskData:
+    """Open the labeled images, and report them."""
+    data = open_task_data(config, callback.on_progress)
+    callback.on_data(data)
+    return data
+
+
+def read_start(
+    config: FinetuneConfig, callback: FinetuneCallback, fabric: Fabric
+) -> tuple[FinetuneConfig, TaskData, TaskStart, list[str]]:
+    """Read the labeled images and open the weights of a new run; nothing is written.
+
+    Returns:
+        Settings without auto, labeled images, what the run starts from, and sentences about them.
+
+    Raises:
+        ValueError: See `finetune_run`.
+    """
+    data = read_data(config, callback)
     start = open_encoder(config.model)
     model = config.model.model_copy(update={"sha256": start.sha256})
     config, chosen = resolve_auto(
@@ -111,11 +143,7 @@ def prepare(
     head, head_notes = open_head(config.model, spec)
     encoder = sized(start.spec, resolved(config.augment.size))
     start = TaskStart(encoder, start.weights, start.sha256, (*start.notes, *head_notes), head)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    resources.enter_context(folder_lock(run_dir))
-    check_run_dir(run_dir, resume=False)  # another process may have trained a run meanwhile
-    _start_folder(config, run_dir, data, start)
-    return config, data, start, announce((*start.notes, *([chosen] if chosen else [])), callback)
+    return config, data, start, [*start.notes, *([chosen] if chosen else [])]
 
 
 def _start_folder(config: FinetuneConfig, run_dir: Path, data: TaskData, start: Start) -> None:
@@ -141,7 +169,7 @@ def check_resumed(
     return extensions, announce(extended, callback)
 
 
-def announce(notices: tuple[str, ...], callback: FinetuneCallback) -> list[str]:
+def announce(notices: Sequence[str], callback: FinetuneCallback) -> list[str]:
     """Report sentences about a run, and return them."""
     for message in notices:
         callback.on_notice(message)

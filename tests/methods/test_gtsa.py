@@ -295,7 +295,7 @@ def test_student_of_the_paper() -> None:
         student = make_method(RunConfig()).student
     assert layer_types(student) == ["Encoder", "Projector", "Predictor", "RotationPredictor"]
     vit = student.encoder.vit
-    assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (384, 12, 6)
+    assert (vit.pos_embed.shape[-1], len(vit.blocks), vit.blocks[0].attn.num_heads) == (384, 12, 6)
     assert vit.blocks[0].mlp.fc1.out_features == 4 * 384
     assert vit.blocks[0].attn.qkv.bias is not None
     assert (vit.norm.eps, vit.blocks[0].norm1.eps) == (1e-6, 1e-6)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.task_models import LABELS, random_task_model, task_spec
 from PIL import Image
@@ -81,7 +82,10 @@ def test_the_presets_have_the_inputs_and_features_of_the_paper(tmp_path: Path) -
     images = torch.randn(2, 3, 48, 64)
     with torch.inference_mode():
         [features] = random_task_model(TaskSpec("classify", LABELS, "linear", final_norm=False)).features(images)
-        vit = random_task_model(TaskSpec("classify", LABELS, "linear", final_norm=False)).encoder.vit
+        weights = random_task_model(TaskSpec("classify", LABELS, "linear", final_norm=False)).encoder.vit.state_dict()
+        size = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+        vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg", fc_norm=False, **size).eval()
+        vit.load_state_dict(weights)
         vit.norm, vit.fc_norm = torch.nn.Identity(), torch.nn.Identity()
         vit.set_input_size(img_size=(48, 64))
         expected = vit.forward_features(images)[:, vit.num_prefix_tokens :].mean(1)

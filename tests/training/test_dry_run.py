@@ -12,7 +12,8 @@ from helpers.commands import TINY, sets
 from gtsa_kit.config import load_config
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.run_folder import newest_checkpoint
-from gtsa_kit.training.dry_run import MEASURED_STEPS, dry_run
+from gtsa_kit.training.dry_run import dry_run
+from gtsa_kit.training.measured_steps import MEASURED_STEPS
 from gtsa_kit.training.run import train
 from gtsa_kit.training.trainer import RunFailedError, TrainerCallback
 

@@ -63,6 +63,14 @@ class FinetuneOptions:
     finish: Annotated[
         bool, typer.Option("--finish", help="Write the result of the run in --out from its last checkpoint, and end.")
     ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Measure three steps; print classes, steps, images/s, hours, memory and disk space of the run; write "
+            "nothing.",
+        ),
+    ] = False
     freeze: Annotated[
         bool | None,
         typer.Option(
