@@ -1,4 +1,4 @@
-"""Virtual environments of the peers, with the pinned packages of benchmarks/peers/NAME.txt.
+"""Virtual environments of the peers, with the packages that benchmarks/peers/NAME.txt pins by hash.
 
 torch and what it needs take 5 GB, so they are installed once, in an environment of their own that the others read.
 """
@@ -39,8 +39,8 @@ def environment_python(name: str, folder: Path, pins: Path = PINS) -> Path:
     if name != SHARED:
         shared = site_packages(environment_python(SHARED, folder, pins))
         (site_packages(python) / "shared.pth").write_text(f"{shared}\n")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--requirement"]
-    result = subprocess.run([*install, str(requirements)], capture_output=True, text=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--require-hashes"]
+    result = subprocess.run([*install, "--requirement", str(requirements)], capture_output=True, text=True)
     if result.returncode:
         raise PeerError(f"not installed: {last_line(result.stderr)}")
     stamp.write_text(digest)
@@ -55,7 +55,7 @@ def site_packages(python: Path) -> Path:
 def pinned_version(name: str, package: str, pins: Path = PINS) -> str:
     """Return the version of a package in the pins of a peer."""
     for line in (pins / f"{name}.txt").read_text().splitlines():
-        pinned, _, version = line.partition("==")
+        pinned, _, version = line.removesuffix("\\").partition("==")
         if pinned.lower().replace("_", "-") == package:
             return version.strip()
     raise ValueError(f"{name}.txt has no {package}; add its version")

@@ -150,12 +150,15 @@ def test_a_peer_that_can_not_be_installed_says_why_and_is_tried_again(
     assert install.installed == ["torch", "peer", "peer"]
 
 
-def test_pins_are_names_and_versions_alone() -> None:
+def test_pins_are_names_versions_and_hashes_alone() -> None:
     pins = sorted(environments.PINS.glob("*.txt"))
     assert {path.stem for path in pins} == {*peers.VERSIONS, "torch"}
     for path in pins:
-        for line in path.read_text().splitlines():
-            name, _, pinned = line.partition("==")
+        for line in path.read_text().replace(" \\\n", "").splitlines():
+            requirement, *hashes = line.split()
+            assert hashes, (path.name, requirement)
+            assert all(one.startswith("--hash=sha256:") and len(one) == 78 for one in hashes), (path.name, requirement)
+            name, _, pinned = requirement.partition("==")
             assert name.replace("-", "").replace("_", "").replace(".", "").isalnum(), (path.name, line)
             assert pinned[0].isdigit(), (path.name, line)
             assert "/" not in pinned, (path.name, line)
