@@ -17,8 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from study_parts.probes import segmentation_probes
-from study_parts.settings import ARCH, COMMON
+from study.probes import segmentation_probes
 
 from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.cli.support.training_display import training_display
@@ -27,6 +26,22 @@ from gtsa_kit.evaluation.models import Model, encoder_runner, random_runner
 from gtsa_kit.evaluation.runs import train_all
 from gtsa_kit.export.source import ImportOptions, open_source
 from gtsa_kit.files import read_json_lines, write_json
+
+ARCH = "vit_mini"
+SIZE = 96
+"""Side in pixels of the global views and of the tiles of the probe."""
+SETTINGS: dict[str, Any] = {
+    "model.arch": ARCH,
+    "model.projector_dim": 192,
+    "optim.lr": 6e-3,
+    "optim.warmup_epochs": 0.5,
+    "dino.temperature_warmup_epochs": 0.0,
+    "dino.final_teacher_temperature": 0.04,
+    "dino.freeze_epochs": 0.5,
+    "train.checkpoint_every": 50,
+    "train.keep_checkpoints": 1,
+}
+"""Settings of all runs, on top of the preset `quick`, which has crops of 2 x 96 and 4 x 48 pixels and small heads."""
 
 
 def main() -> None:
@@ -62,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_config(args: argparse.Namespace, momentum: str, seed: int) -> RunConfig:
-    """Return the settings of one run: those of the study (docs/study.md), except for the momentum."""
+    """Return the settings of one run."""
     own = {
         "data": str((args.data / "scenes").absolute()),
         "method": args.method,
@@ -73,7 +88,7 @@ def run_config(args: argparse.Namespace, momentum: str, seed: int) -> RunConfig:
         "train.validate_images": 0,
         "train.log_every": 1,
     }
-    return load_config("quick", None, {**COMMON, **own})
+    return load_config("quick", None, {**SETTINGS, **own})
 
 
 def probe_random(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -99,7 +114,7 @@ def probe(args: argparse.Namespace, model: Model, name: str) -> float:
     """Return the mIoU in percent; a value from an earlier call is read from its file."""
     file = args.out / f"{name}.json"
     if not file.exists():
-        [value] = segmentation_probes(args.data, 1)["tiles"](model)["camvid_tiles"]
+        [value] = segmentation_probes(args.data, 1, SIZE)["tiles"](model)["camvid_tiles"]
         write_json(file, {"miou": value})
     return float(json.loads(file.read_text())["miou"])
 

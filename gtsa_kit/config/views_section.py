@@ -44,6 +44,9 @@ class ViewsConfig(Section):
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian blur's standard deviation in pixels of the view."""
+    blur_side: Annotated[int, Field(ge=0)] = 0
+    """Side of the view in pixels that `blur_sigma` is for: the blur of each view is in proportion to its side. 0 gives
+    views of all sizes the same blur in pixels, as published for sizes of 224 and 96."""
     noise_std: NonNegative = 0.0
     """Standard deviation of Gaussian noise on pixels scaled to 0..1. The paper gives no value, so it is off."""
 

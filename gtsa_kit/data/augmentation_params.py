@@ -82,9 +82,11 @@ def sample_augmentation(height: int, width: int, config: ViewsConfig, generator:
     boxes = sample_boxes(height, width, config, generator)
     chances = torch.rand(2, len(boxes), generator=generator, dtype=torch.float64)
     rotations = (chances[0] * 4).long() if config.rotate else torch.zeros(len(boxes), dtype=torch.long)
-    return AugmentationParams(
-        boxes, rotations, chances[1] < config.hflip_p, sample_color_params(len(boxes), config, generator)
-    )
+    colors = sample_color_params(len(boxes), config, generator)
+    if config.blur_side:
+        sides = [config.global_size] * config.global_crops + [config.local_size] * config.local_crops
+        colors = colors._replace(sigmas=colors.sigmas * torch.tensor(sides) / config.blur_side)
+    return AugmentationParams(boxes, rotations, chances[1] < config.hflip_p, colors)
 
 
 def sample_color_params(count: int, config: ViewsConfig, generator: Generator) -> ColorParams:

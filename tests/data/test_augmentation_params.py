@@ -142,3 +142,13 @@ def test_disabled_augmentations_change_no_other_parameter():
     assert [row.order for row in still.colors.rows()] == [[]] * 10
     assert same(sample_augmentation(48, 64, ViewsConfig(), generator(5)), params)
     assert not same(sample_augmentation(48, 64, ViewsConfig(), generator(6)), params)
+
+
+def test_blur_in_proportion_to_the_side_of_a_view_changes_nothing_else() -> None:
+    sizes = {"global_size": 192, "local_size": 96, "blur_p": 1.0}
+    plain, scaled = (
+        sample_augmentation(300, 400, ViewsConfig(**sizes, blur_side=side), generator(7)) for side in (0, 224)
+    )
+    factors = [192 / 224] * 2 + [96 / 224] * (len(plain.boxes) - 2)
+    assert scaled.colors.sigmas.tolist() == pytest.approx((plain.colors.sigmas * torch.tensor(factors)).tolist())
+    assert same(plain, scaled._replace(colors=scaled.colors._replace(sigmas=plain.colors.sigmas)))

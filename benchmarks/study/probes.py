@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gtsa_kit
 from gtsa_kit.cli.support.progress import make_console
 from gtsa_kit.data.image_files import find_images
 from gtsa_kit.data.label_file import read_mask_options
@@ -17,21 +18,46 @@ from gtsa_kit.evaluation.embeddings import cached_embedder
 from gtsa_kit.evaluation.eval_images import evenly_spaced
 from gtsa_kit.evaluation.image_probes import ProbeOptions, knn, linear
 from gtsa_kit.evaluation.models import Model
-from gtsa_kit.evaluation.rotation import RotationOptions, rotation
 from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import SensitivityOptions, sensitivity
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.files import write_json
-from study_parts.settings import SIZE, Run, folder_name
+from study.settings import ARCH, SIZE, Run, Scale, folder_name
+from study.stages import stages
 
 Probe = Callable[[Model], Mapping[str, list[float]]]
 """Function from a model to values by measure, one for each seed of the probe."""
 
 
-def build_probes(data: Path, names: Sequence[str], seeds: int) -> dict[str, Probe]:
-    """Return the chosen probes by name."""
+def build_probes(data: Path, scale: Scale, out: Path) -> dict[str, Probe]:
+    """Return the probes of a scale by name."""
+    seeds = scale.probe_seeds
     probes = classification_probes(data, seeds) | segmentation_probes(data, seeds) | view_probes(data, seeds)
-    return {name: probes[name] for name in names}
+    probes["finetuned"] = finetuned_probe(data, scale.finetune_steps, out / "finetuned")
+    return {name: probes[name] for name in scale.probes}
+
+
+def finetuned_probe(data: Path, steps: int, out: Path) -> Probe:
+    """Return the headline: mIoU of Semantic FPN on CamVid with all layers trained, as the paper evaluates."""
+
+    def probe(model: Model) -> dict[str, list[float]]:
+        run = out / model.name.replace(" ", "-")
+        if not (run / "scores.json").exists():
+            settings = {
+                "head.name": "fpn",
+                "data.ignore": ["11"],
+                "train.freeze": False,
+                "train.steps": steps,
+                "train.batch_size": 8,
+                "augment.size": 2 * SIZE,
+                "augment.crop": SIZE,
+            }
+            start = {"model": model.source} if model.source else {"random": ARCH}
+            resume = (run / "config.yaml").exists()
+            gtsa_kit.finetune("segment", data / "camvid", run, **start, settings=settings, resume=resume)
+        return {"finetuned": [json.loads((run / "scores.json").read_text(encoding="utf-8"))["miou"]]}
+
+    return probe
 
 
 def classification_probes(data: Path, seeds: int) -> dict[str, Probe]:
@@ -48,8 +74,8 @@ def classification_probes(data: Path, seeds: int) -> dict[str, Probe]:
     return {"places": places_knn, "places linear": places_linear}
 
 
-def segmentation_probes(data: Path, seeds: int) -> dict[str, Probe]:
-    """Return the segmentation probes of CamVid, in tiles and in whole frames."""
+def segmentation_probes(data: Path, seeds: int, size: int = SIZE) -> dict[str, Probe]:
+    """Return the probes of frozen patches of CamVid in tiles of `size` pixels: a linear layer, and k-NN of patches."""
     camvid = read_segmentation_dataset(data / "camvid", options=read_mask_options(None, ["11"]))
 
     def make(measure: str, inputs: InputOptions, probe_name: str) -> Probe:
@@ -59,33 +85,25 @@ def segmentation_probes(data: Path, seeds: int) -> dict[str, Probe]:
         return probe
 
     return {
-        "tiles": make("camvid_tiles", InputOptions(None, SIZE), "linear"),
-        "tiles k-NN": make("camvid_tiles_knn", InputOptions(None, SIZE), "knn"),
-        "whole": make("camvid_whole", InputOptions(480), "linear"),
+        "tiles": make("camvid_tiles", InputOptions(None, size), "linear"),
+        "tiles k-NN": make("camvid_tiles_knn", InputOptions(None, size), "knn"),
     }
 
 
 def view_probes(data: Path, seeds: int) -> dict[str, Probe]:
-    """Return the probes on transformed views: correspondence, rotation and sensitivity."""
-    coco = find_images(data / "scenes" / "coco").paths
-    few = correspondence_images(data)
-    many = evenly_spaced(coco + find_images(data / "scenes" / "bsds").paths, 600)
+    """Return the probes on transformed views: correspondence and sensitivity."""
+    images = correspondence_images(data)
 
     def correspondence_recall(model: Model) -> dict[str, list[float]]:
-        report = correspondence([model], few, CorrespondenceOptions(size=SIZE), range(seeds))
+        report = correspondence([model], images, CorrespondenceOptions(size=SIZE), range(seeds))
         rows = [row for row in report.rows if row["model"] == model.name]
         return {key: [row[key] for row in rows] for key in ("crop", "crop_rotation")}
 
-    def rotation_accuracy(model: Model) -> dict[str, list[float]]:
-        report = rotation([model], many, RotationOptions(size=SIZE), range(seeds))
-        names = {"accuracy": "rotation", "embedding_rank": "embedding_rank", "token_rank": "token_rank"}
-        return {new: column(report, old) for old, new in names.items()}
-
     def sensitivities(model: Model) -> dict[str, list[float]]:
-        report = sensitivity([model], few, SensitivityOptions(size=SIZE), range(seeds))
+        report = sensitivity([model], images, SensitivityOptions(size=SIZE), range(seeds))
         return {f"sensitivity_{key}": column(report, key) for key in ("color", "rotation", "crop")}
 
-    return {"correspondence": correspondence_recall, "rotation": rotation_accuracy, "sensitivity": sensitivities}
+    return {"correspondence": correspondence_recall, "sensitivity": sensitivities}
 
 
 def correspondence_images(data: Path) -> list[Path]:
@@ -99,17 +117,29 @@ def column(report: Report, key: str) -> list[float]:
 
 
 def probe_models(models: Mapping[Run, Model], probes: Mapping[str, Probe], out: Path) -> list[dict[str, Any]]:
-    """Return a row with the values by measure for each model; results from an earlier call are read from files."""
+    """Return a row with the values by measure for each model."""
     rows = []
-    (out / "probes").mkdir(parents=True, exist_ok=True)
     for run, model in models.items():
         values: dict[str, list[float]] = {}
         for name, probe in probes.items():
-            file = out / "probes" / f"{folder_name(run)}-{name.replace(' ', '-')}.json"
-            if not file.exists():
-                start = time.monotonic()
-                write_json(file, dict(probe(model)))
-                make_console().print(f"{run[0]}, seed {run[1]}: {name} in {time.monotonic() - start:.0f} s")
-            values |= json.loads(file.read_text())
+            values |= stored(out, f"{folder_name(run)}-{name.replace(' ', '-')}", probe, model)["values"]
         rows.append({"method": run[0], "seed": run[1], "values": values})
     return rows
+
+
+def probe_stages(runs: Mapping[Run, Path], probe: Probe, out: Path) -> list[dict[str, Any]]:
+    """Return a row for teacher and student at each checkpoint of each run."""
+    return [about | stored(out, f"{name}-tiles", probe, model) for name, about, model in stages(runs)]
+
+
+def stored(out: Path, name: str, probe: Probe, model: Model) -> dict[str, Any]:
+    """Return the values of a probe and its seconds; those of an earlier call are read from their file."""
+    file = out / "probes" / f"{name}.json"
+    if not file.exists():
+        start = time.monotonic()
+        values = dict(probe(model))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"values": values, "seconds": time.monotonic() - start})
+        make_console().print(f"{name}: {time.monotonic() - start:.0f} s")
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

@@ -17,7 +17,7 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import Method
 from gtsa_kit.methods.gtsa_losses import constant_baseline_loss, correspondence_loss, region_loss, roi_sizes
 from gtsa_kit.training.checkpoint import load_checkpoint
-from study_parts.settings import SIZE
+from study.settings import SIZE
 
 
 def load_method(run: Path) -> tuple[RunConfig, Method]:

@@ -1,0 +1,31 @@
+"""Teacher and student of a run at each of its checkpoints: how much of what the student learned the teacher has."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from gtsa_kit.config import load_config
+from gtsa_kit.evaluation.models import Model, encoder_runner
+from gtsa_kit.methods import make_method
+from study.settings import Run, folder_name
+
+BRANCHES = ("teacher", "student")
+
+
+def stages(runs: Mapping[Run, Path]) -> Iterator[tuple[str, dict[str, object], Model]]:
+    """Yield each branch of each checkpoint: a name for its results, what it is, and the model."""
+    for (method, seed), folder in runs.items():
+        for path in sorted((folder / "checkpoints").glob("step_*.ckpt")):
+            step = int(path.stem.removeprefix("step_"))
+            for branch in BRANCHES:
+                about = {"method": method, "seed": seed, "step": step, "branch": branch}
+                name = f"{folder_name((method, seed))}-step-{step}-{branch}"
+                yield name, about, open_branch(folder, path, branch)
+
+
+def open_branch(run: Path, checkpoint: Path, branch: str) -> Model:
+    """Open the encoder of teacher or student in one checkpoint of a run."""
+    method = make_method(load_config(file=run / "config.yaml")).eval()
+    method.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
+    return Model(branch, encoder_runner(getattr(method, branch).encoder, checkpoint.name), run)
