@@ -94,6 +94,8 @@ def gtsa_here(
     """Run the command in this process, where torch is loaded already: for commands that end before any work."""
     from gtsa_kit.cli import main
 
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # other tests' objects would live on
+
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         code: object = 0
         monkeypatch.setattr(sys, "argv", ["gtsa", *map(str, args)])

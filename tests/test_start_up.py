@@ -91,7 +91,7 @@ def test_whole_jobs_load_no_library_that_they_do_not_use(
     }
     needed = {"embed": {"onnxruntime"}, "train": {"onnxruntime", "sympy", "triton"}}
     code = f"""
-import sys
+import gc, sys
 from gtsa_kit.cli import main
 for names, commands in {_texts(jobs)}:
     for command in commands:
@@ -102,6 +102,8 @@ for names, commands in {_texts(jobs)}:
             assert not ended.code, command
         slow = set(names.split()) - {needed}[command[0]]
         assert "torch" in sys.modules and not slow & sys.modules.keys(), (command, slow & sys.modules.keys())
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 100_000  # modules are not searched for reference cycles
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gtsa_kit.cli.embed_browse import browse_app
-from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.common import quick_imports, require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
@@ -183,10 +183,11 @@ def embed_with_progress(
     check_out(out, options.resume)
     if not options.resume:
         check_source(folder)
-    from gtsa_kit.cli.support.job_display import run_job
-    from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.embedding.run import embed_folder
+    with quick_imports():
+        from gtsa_kit.cli.support.job_display import run_job
+        from gtsa_kit.cli.support.opening import open_runner
+        from gtsa_kit.cli.support.progress import make_console
+        from gtsa_kit.embedding.run import embed_folder
 
     console = make_console()
     runner = open_runner(model, options.load, console)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.common import quick_imports, require
 from gtsa_kit.cli.support.export_options import (
     SIDES,
     EngineExportOptions,
@@ -197,7 +197,8 @@ def export(
         with printed_result(as_json) as result:
             export_engine(source, import_options, engine_options, result, task)
     else:
-        from gtsa_kit.cli.support.export_steps import FileOptions, export_files
+        with quick_imports():
+            from gtsa_kit.cli.support.export_steps import FileOptions, export_files
 
         files = FileOptions(precision, options, calibrate, images, out, force, task)
         with printed_result(as_json) as result:

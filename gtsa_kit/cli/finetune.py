@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import fail, quick_imports, require
 from gtsa_kit.cli.support.finetune_options import DATA, TRAINING, FinetuneOptions
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
@@ -245,12 +245,14 @@ def _run(
 
     check_run_dir(run_dir, options.resume)
     if options.dry_run:
-        from gtsa_kit.cli.support.finetune_dry_run import estimate_finetuning
+        with quick_imports():
+            from gtsa_kit.cli.support.finetune_dry_run import estimate_finetuning
 
         if not estimate_finetuning(config, run_dir):
             fail("stopped; nothing was written", 130)
         return
-    from gtsa_kit.cli.support.finetune_display import run_finetuning
+    with quick_imports():
+        from gtsa_kit.cli.support.finetune_display import run_finetuning
 
     if not run_finetuning(config, run_dir, options.resume):
         fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {shell_word(run_dir)}", 130)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gtsa_kit.cli.support.common import quick_imports
 from gtsa_kit.cli.support.options import JsonOption, WeightsOptions, with_option_groups
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def info(
 
       gtsa info dino_deitsmall16_pretrain.pth --heads 6
     """
-    from gtsa_kit.export.inspect_file import inspect_file
+    with quick_imports():
+        from gtsa_kit.export.inspect_file import inspect_file
 
     facts = inspect_file(file, weights.import_options)
     if as_json:

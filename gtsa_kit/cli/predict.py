@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.common import quick_imports, require
 from gtsa_kit.cli.support.options import JsonOption, RuntimeOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_auto
 
@@ -109,7 +109,8 @@ def predict(
     load_options = runtime.runtime_load_options()
     parsed = parse_auto(batch_size, "--batch-size"), parse_auto(workers, "--workers")
     parsed_size = parse_side(size, "--size") if size else None
-    from gtsa_kit.tasks.predict_plan import PredictOptions
+    with quick_imports():
+        from gtsa_kit.tasks.predict_plan import PredictOptions
 
     options = PredictOptions(
         size=parsed_size,
@@ -139,13 +140,14 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
     check_out(out, options.resume)
     if not options.resume:
         check_source(images)
-    from gtsa_kit.cli.support.job_display import run_job
-    from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.tasks.detections import SHOWN_SCORE
-    from gtsa_kit.tasks.mask_files import pixel_values
-    from gtsa_kit.tasks.predict_job import predict_folder
-    from gtsa_kit.tasks.predictor import as_predictor
+    with quick_imports():
+        from gtsa_kit.cli.support.job_display import run_job
+        from gtsa_kit.cli.support.opening import open_runner
+        from gtsa_kit.cli.support.progress import make_console
+        from gtsa_kit.tasks.detections import SHOWN_SCORE
+        from gtsa_kit.tasks.mask_files import pixel_values
+        from gtsa_kit.tasks.predict_job import predict_folder
+        from gtsa_kit.tasks.predictor import as_predictor
 
     console = make_console()
     predictor = as_predictor(open_runner(model, options.load, console), model)

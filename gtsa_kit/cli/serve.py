@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import fail, quick_imports, require
 from gtsa_kit.cli.support.options import ClassTokenOption, LayersOption, ModelOptions, with_option_groups
 from gtsa_kit.cli.support.parsing import parse_heads, parse_layers
 
@@ -169,9 +169,10 @@ def _print_ready(settings: "ServiceSettings", sock: Any, url: str) -> None:
 
 def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Load the artifact and return the application, its admission limiter and the name of the provider."""
-    import torch
+    with quick_imports():
+        import torch
 
-    from gtsa_kit.service.app import create_app
+        from gtsa_kit.service.app import create_app
 
     if settings.workers > 1:  # the workers share the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
@@ -183,10 +184,11 @@ def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
 
 def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Open the artifact and its heads; return them with the name of the provider."""
-    from gtsa_kit.cli.support.opening import open_runner
-    from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.tasks.heads import open_with_heads
-    from gtsa_kit.tasks.predictor import as_predictor
+    with quick_imports():
+        from gtsa_kit.cli.support.opening import open_runner
+        from gtsa_kit.cli.support.progress import make_console
+        from gtsa_kit.tasks.heads import open_with_heads
+        from gtsa_kit.tasks.predictor import as_predictor
 
     console, path = make_console(), settings.artifact
     runner, heads = open_with_heads(

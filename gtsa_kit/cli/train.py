@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, require
+from gtsa_kit.cli.support.common import fail, quick_imports, require
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.files import shell_word
@@ -184,7 +184,8 @@ def train(
     if dry_run:
         _dry_run(settings, run_dir, given)
         return
-    from gtsa_kit.cli.support.training_display import run_training
+    with quick_imports():
+        from gtsa_kit.cli.support.training_display import run_training
 
     if not run_training(settings, run_dir, resume, given):
         fail(f"stopped and saved; resume with: gtsa train --resume --out {shell_word(run_dir)}", 130)
@@ -192,7 +193,8 @@ def train(
 
 def _dry_run(settings: Any, run_dir: Path, given: Collection[str]) -> None:
     """Print what a run would take."""
-    from gtsa_kit.cli.support.dry_run_display import estimate_run
+    with quick_imports():
+        from gtsa_kit.cli.support.dry_run_display import estimate_run
 
     if not estimate_run(settings, run_dir, given):
         fail("stopped; nothing was written", 130)
