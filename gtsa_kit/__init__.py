@@ -11,12 +11,14 @@ The public API, in the order of its use:
 - `predict` yields the masks, classes or objects that a fine-tuned model predicts.
 - `open_image` decodes a file to upright 8-bit RGB; `Features` is what encoders and runners return.
 
-Names are imported on first use, so that `gtsa --help` starts fast. `__init__.pyi` declares them for type checkers.
+Names are imported on first use, so that `gtsa --help` starts fast. `load` and `embed` of an ONNX file need no torch;
+other functions need the extra `train`. `__init__.pyi` declares the names for type checkers.
 """
 
 from importlib import import_module
 from typing import Any
 
+from gtsa_kit.extras import require
 from gtsa_kit.version import __version__
 
 _MODULES = {
@@ -33,6 +35,8 @@ _MODULES = {
     "ParityError": "gtsa_kit.export.gate_errors",
     "TaskScoreError": "gtsa_kit.export.gate_errors",
 }
+
+_NEED_TORCH = frozenset(("pretrain", "finetune", "verify", "load_encoder", "predict"))
 
 __all__ = [
     "Features",
@@ -57,6 +61,8 @@ def __getattr__(name: str) -> Any:
     if name == "export":  # the package of that name is callable: see its __init__
         return import_module(f"{__name__}.{name}")
     if name in _MODULES:
+        if name in _NEED_TORCH:
+            require("torch", f"{__name__}.{name}")
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

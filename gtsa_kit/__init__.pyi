@@ -9,7 +9,7 @@ from gtsa_kit.export.gate_errors import TaskScoreError as TaskScoreError
 from gtsa_kit.export.open_options import ImportOptions as ImportOptions
 from gtsa_kit.export.runtime.load import load as load
 from gtsa_kit.export.verify_api import verify as verify
-from gtsa_kit.models.encoder import Features as Features
+from gtsa_kit.models.outputs import Features as Features
 from gtsa_kit.tasks.api import finetune as finetune
 from gtsa_kit.tasks.predict import predict as predict
 from gtsa_kit.training.pretrain import pretrain as pretrain

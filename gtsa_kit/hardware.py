@@ -6,6 +6,7 @@ torch is imported inside the functions that need it, so that reading settings do
 import os
 import shutil
 import statistics
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,29 @@ _BENCHMARK_SHAPE = (1576, 384, 1536)
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compute_threads() -> int:
+    """Return the number of threads of one model: as many as the process set for torch, else one for each physical core.
+
+    torch itself starts with OMP_NUM_THREADS, or with the physical cores; this needs no torch.
+    """
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        if (value := os.environ.get(name, "")).isdecimal() and int(value):
+            return int(value)
+    return _physical_cores()
+
+
+def _physical_cores() -> int:
+    """Return the number of cores that this process may use; the threads of one core count once."""
+    cores = set()
+    with suppress(OSError, AttributeError):
+        for cpu in os.sched_getaffinity(0):
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        return len(cores)
+    return available_cores()
 
 
 def available_memory() -> int:

@@ -36,6 +36,13 @@ def test_links_are_not_installed(built: dict[str, list[str]], kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["sdist", "wheel"])
+def test_every_module_is_there(built: dict[str, list[str]], kind: str) -> None:
+    """Hatch visits a folder once; if it came by a link in the root, the folder below the package would be missing."""
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gtsa_kit").rglob("*.py")}
+    assert not modules - set(built[kind])
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel"])
 def test_types_and_pages_are_installed(built: dict[str, list[str]], kind: str) -> None:
     pages = [str(path.relative_to(ROOT)) for path in (ROOT / "gtsa_kit").rglob("page/*")]
     assert pages

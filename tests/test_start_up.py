@@ -16,13 +16,13 @@ NEVER = (
 COMMANDS = {
     "train": "onnx pyarrow timm torchvision",
     "finetune": "onnx pyarrow timm",
-    "embed": "lightning_fabric onnx timm torchvision",
+    "embed": "lightning_fabric onnx timm torch torchvision",
     "predict": "lightning_fabric onnx pyarrow timm torchvision",
     "serve": "lightning_fabric onnx pyarrow timm torchvision",
     "export": "lightning_fabric timm torchvision",
     "evaluate": "lightly",
     "verify": "lightning_fabric timm torchvision",
-    "info": "lightning_fabric timm torchvision",
+    "info": "lightning_fabric timm torch torchvision",
 }
 """Further packages that the modules of a command do not import at their top."""
 FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
@@ -71,7 +71,7 @@ def packages_at_start(command: str) -> dict[str, str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_slow_packages_where_it_uses_them(command: str) -> None:
     packages = packages_at_start(command)
-    assert {"torch", "numpy"} <= packages.keys()  # so that the search finds something
+    assert "numpy" in packages  # so that the search finds something
     slow = {name: packages[name] for name in f"{NEVER} {COMMANDS[command]}".split() if name in packages}
     assert not slow
 

@@ -119,9 +119,12 @@ class Downloads:
         """Wheel by canonical name; None if there is none."""
 
     def requires(self, name: str) -> list[str]:
-        """Return the requirements of a package: of gtsa-kit as installed here, of others as their wheels have them."""
+        """Return the requirements of a package: of gtsa-kit as installed here, of others as their wheels have them.
+
+        On a machine with a GPU, onnxruntime-gpu takes the place of onnxruntime.
+        """
         if name in OWN:
-            return metadata.requires(name) or []
+            return [re.sub(r"^onnxruntime(?=[<>=])", "onnxruntime-gpu", text) for text in metadata.requires(name) or []]
         if name not in self.wheels:
             self.wheels[name] = download(self.pins[name], self.python, self.folder) if name in self.pins else None
         wheel = self.wheels[name]

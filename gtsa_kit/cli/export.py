@@ -159,7 +159,7 @@ def export(
             export_head(source, format_name, task, options, images, out, force, result)
     elif format_name == "triton":
         from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
-        from gtsa_kit.models.task_model import is_task_run
+        from gtsa_kit.models.run_folder import is_task_run
 
         heads = dict(parse_heads(task.head or []))
         serving = parse_serving(

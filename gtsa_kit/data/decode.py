@@ -3,11 +3,10 @@
 import sys
 import threading
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
 
@@ -23,7 +22,8 @@ _large_image_lock = threading.Lock()
 def use_fast_decoder(images: int) -> None:
     """Import torchvision, the fastest decoder, if `images` are to be decoded and that repays the import."""
     if images >= IMAGES_THAT_REPAY_TORCHVISION:
-        import torchvision  # noqa: F401
+        with suppress(ImportError):  # the light installation has none, and Pillow decodes
+            import torchvision  # noqa: F401
 
 
 def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
@@ -53,6 +53,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
     """
     if "torchvision" not in sys.modules:
         return None
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     try:

@@ -12,13 +12,13 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
+from gtsa_kit.embedding.torch_resize import use_one_thread
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
@@ -84,7 +84,7 @@ def extract_items(
     """Extract features of items that `load` turns into inputs, in threads; see `extract_features`."""
     size = plan.batch_size * (1 if preprocessor.resize.kind == "fixed" else GROUPED_BATCHES)
     # One torch thread for each worker: images are decoded in parallel, so one image needs no parallel resize.
-    with ThreadPoolExecutor(plan.workers, "gtsa-decode", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(plan.workers, "gtsa-decode", use_one_thread) as pool:
         images = bounded_map(
             pool,
             load,

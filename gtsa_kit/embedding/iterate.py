@@ -22,7 +22,7 @@ from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.batching import require_features
 from gtsa_kit.export.spec import FEATURE_MAP, layer_output
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.outputs import Features
 
 
 @dataclass(frozen=True)

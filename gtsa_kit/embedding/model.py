@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP, SUFFIX, layer_output
-from gtsa_kit.models.checkpoint_import import sha256_of_weights
+from gtsa_kit.models.checkpoint_import.shard_index import sha256_of_weights
 
 DEFAULT_BATCH_SIZE = {"cpu": 32, "cuda": 128}
 """Images per call of the model, by the kind of device."""

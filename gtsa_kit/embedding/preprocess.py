@@ -1,30 +1,24 @@
 """Preprocessing of image files to inputs of a model, by the fastest method that matches the reference.
 
 The reference is Pillow's decoder and its antialiased bicubic resize. A faster method is used only where it stays within
-1/255 of the reference (2/255 for one value in a million on black and white noise, as both round twice).
+1/255 of the reference (2/255 for one value in a million on black and white noise, as both round twice). Without torch,
+Pillow does all.
 """
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS, decode
+from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
+from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import InputFormat, from_channels_last
-from gtsa_kit.models.encoder import INTERPOLATIONS, Preprocessing
-
-MIN_TORCH_SHRINK = 1.5
-"""Smallest downscaling factor for torch's resize; below it, torch's 16-bit weights can be two levels off."""
-
-_TORCH_MODES = {"bicubic, antialiased": "bicubic", "bilinear, antialiased": "bilinear"}
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -113,40 +107,7 @@ def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessi
     order = pass_order(pixels.shape[0], pixels.shape[1], *size, preprocessing.interpolation)
     if order is None:
         return preprocessing.resized(Image.fromarray(pixels), size)
-    return _resize_by_torch(pixels, size, _TORCH_MODES[preprocessing.interpolation], order)
-
-
-@lru_cache(4096)
-def pass_order(height: int, width: int, to_height: int, to_width: int, interpolation: str) -> str | None:
-    """Return the pass that Pillow does first at these sizes, "rows" or "columns"; None if Pillow itself must resize.
-
-    Pillow rounds and clips to 0..255 between its two passes, so their order changes pixels at sharp edges by up to ten
-    levels. The rule for the order differs between versions of Pillow. The order is therefore measured, once for each
-    shape: noise is resized in both orders and compared with Pillow's result.
-    """
-    shrinks = height >= MIN_TORCH_SHRINK * to_height and width >= MIN_TORCH_SHRINK * to_width
-    if not shrinks or height * width > LARGE_IMAGE_PIXELS:
-        return None
-    noise = np.random.default_rng(0).integers(0, 2, (height, width), dtype=np.uint8) * 255
-    by_pillow = Image.fromarray(noise).resize((to_width, to_height), INTERPOLATIONS[interpolation])
-    expected = np.asarray(by_pillow).astype(np.int16)
-    for order in ("rows", "columns"):
-        resized = _resize_by_torch(noise[..., None], (to_height, to_width), _TORCH_MODES[interpolation], order)[..., 0]
-        if np.abs(resized - expected).max() <= 1:
-            return order
-    return None
-
-
-def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str, order: str) -> np.ndarray:
-    """Resize (H, W, C) uint8 to (height, width, C) uint8; torch always resizes the rows first."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the array may be read-only, and nothing writes to it
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W), channels last in memory
-    if order == "columns":
-        image = image.transpose(2, 3).contiguous(memory_format=torch.channels_last)
-        size = size[1], size[0]
-    image = F.interpolate(image, size, mode=mode, antialias=True, align_corners=False)[0]
-    return (image.permute(2, 1, 0) if order == "columns" else image.permute(1, 2, 0)).contiguous().numpy()
+    return resize_by_torch(pixels, size, preprocessing.interpolation, order)
 
 
 def normalize(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

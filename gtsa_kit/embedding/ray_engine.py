@@ -16,6 +16,7 @@ from gtsa_kit.embedding.extract import BatchPlan, extract_features
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
 from gtsa_kit.embedding.shards import ShardFill, ShardLimits
+from gtsa_kit.embedding.torch_resize import use_one_thread
 from gtsa_kit.export import load
 from gtsa_kit.export.open_options import LoadOptions
 
@@ -117,9 +118,7 @@ class BlockWorker(Generic[Item, Result]):
     """Ray actor that opens a task once, then works through blocks."""
 
     def __init__(self, task: BlockTask[Item, Result]) -> None:
-        import torch
-
-        torch.set_num_threads(1)
+        use_one_thread()
         self.run = task.open()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Literal
 from PIL import Image
 
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.models.encoder import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 MAX_PATCHES = 8192
 """Maximum patches of one image, where sizes vary: the memory of attention grows with their square."""

@@ -16,7 +16,7 @@ from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 

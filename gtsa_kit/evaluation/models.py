@@ -19,7 +19,8 @@ from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.architecture import ARCHITECTURES, EMBEDDING_NAMES, Architecture
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gtsa_kit.config.finetune_presets import load_finetune_config
 from gtsa_kit.evaluation.runs import TrainingStoppedError
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.models.packaged_weights import resolve_weights
-from gtsa_kit.models.task_model import MODEL
+from gtsa_kit.models.run_folder import MODEL
 from gtsa_kit.tasks.api import absolute_data, resolve_finetune
 from gtsa_kit.tasks.run import finetune_run
 from gtsa_kit.tasks.state import FinetuneCallback

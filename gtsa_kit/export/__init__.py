@@ -36,6 +36,9 @@ class _CallableModule(ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Export an encoder; see `gtsa_kit.export.api.export`."""
+        from gtsa_kit.extras import require
+
+        require("torch", "gtsa_kit.export")
         from gtsa_kit.export.api import export
 
         return export(*args, **kwargs)

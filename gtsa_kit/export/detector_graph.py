@@ -18,7 +18,7 @@ from gtsa_kit.export.detector_layers import (
 )
 from gtsa_kit.export.head_graph import CastLayer
 from gtsa_kit.models.detector_spec import FINEST_LEVEL
-from gtsa_kit.models.pyramid import LEVELS
+from gtsa_kit.models.task_spec import LEVELS
 
 NMS_ROUNDS: Final = 16
 """Rounds of suppression; boxes of trained detectors settle after fewer than 12."""

@@ -10,7 +10,8 @@ from gtsa_kit.export.graph_layers import Attention, ExportBlock, PatchProjection
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.architecture import check_class_token, check_layers
-from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.positions import split_positions
 from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
 

@@ -22,7 +22,7 @@ from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logi
 from gtsa_kit.export.task_parity import REFERENCE
 from gtsa_kit.export.tolerances import TASK_TOLERANCES
 from gtsa_kit.files import staged
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.task_model import TaskModel
 
 PRECISIONS = ("fp32", "fp16")

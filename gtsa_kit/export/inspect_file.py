@@ -17,14 +17,12 @@ from gtsa_kit.export.formats.onnx_graph import OnnxGraphInfo, read_graph_info
 from gtsa_kit.export.manifest import METADATA_KEY, Manifest, manifest_path, parse_manifest
 from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.runtime.engine_header import EngineHeader, read_header
-from gtsa_kit.export.source import check_no_import_options, open_imported, takes_import_options
+from gtsa_kit.export.source_facts import check_no_import_options, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import import sha256_of_weights
-from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, find_run_weights, is_run
-from gtsa_kit.models.task_model import MODEL, is_task_run
-from gtsa_kit.models.weights import describe_encoder
+from gtsa_kit.models.checkpoint_import.shard_index import sha256_of_weights
+from gtsa_kit.models.run_folder import ENCODER, EXPORT_FILE, MODEL, find_run_weights, is_run, is_task_run
 
 if TYPE_CHECKING:
     import onnx
@@ -125,6 +123,9 @@ def _inspect_exported_folder(folder: Path) -> FileInfo:
 
 def _inspect_opened(path: Path, given: ImportOptions) -> FileInfo:
     """Inspect weights of another tool or a checkpoint of a run: what they hold is known once they fit an encoder."""
+    from gtsa_kit.export.source import open_imported
+    from gtsa_kit.models.weights import describe_encoder
+
     imported = open_imported(path, given)
     encoder = describe_encoder(imported.encoder.architecture, imported.encoder.preprocessing)
     count = sum(tensor.numel() for tensor in imported.encoder.vit.state_dict().values())

@@ -21,7 +21,8 @@ from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_outp
 from gtsa_kit.export.task_parity import check_task_parity, preprocessing_mismatch
 from gtsa_kit.export.tolerances import TOLERANCES
 from gtsa_kit.models.architecture import EMBEDDING_NAMES
-from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.task_model import TaskModel
 
 

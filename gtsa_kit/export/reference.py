@@ -9,11 +9,11 @@ from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.manifest import Manifest, graph_path
 from gtsa_kit.export.open_options import ImportOptions
-from gtsa_kit.export.source import Source, check_no_import_options, open_source
+from gtsa_kit.export.source import Source, open_source
+from gtsa_kit.export.source_facts import check_no_import_options
 from gtsa_kit.export.spec import SUFFIX
-from gtsa_kit.models.checkpoint_import import sha256_of_weights
-from gtsa_kit.models.run_folder import ENCODER
-from gtsa_kit.models.task_model import MODEL
+from gtsa_kit.models.checkpoint_import.shard_index import sha256_of_weights
+from gtsa_kit.models.run_folder import ENCODER, MODEL
 
 
 def open_reference(

@@ -11,8 +11,7 @@ from gtsa_kit.export.parity_cases import ParityCase, parity_cases
 from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.tolerances import TASK_TOLERANCES, TOLERANCES
-from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import Features, TaskOutput
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,17 @@ from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import SourceRecord
-from gtsa_kit.export.open_options import RUN_FACTS, ImportOptions
+from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.source_facts import check_no_import_options, is_exported_file
 from gtsa_kit.export.spec import SUFFIX
 from gtsa_kit.files import sha256_of
 from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.checkpoint_import import (
-    ImportedEncoder,
-    check_stated_facts,
-    is_run_file,
-    open_weights,
-    sha256_of_weights,
-)
-from gtsa_kit.models.encoder import Encoder, Preprocessing
-from gtsa_kit.models.run_folder import ENCODER, is_run
-from gtsa_kit.models.task_model import MODEL, TaskModel, check_finished, is_task_run, load_task_model
+from gtsa_kit.models.checkpoint_import import ImportedEncoder, open_weights
+from gtsa_kit.models.checkpoint_import.shard_index import sha256_of_weights
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.models.run_folder import MODEL, check_finished, is_task_run
+from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.weights import build_encoder, weights_digest
 
 
@@ -148,32 +145,6 @@ def open_imported(path: Path, given: ImportOptions) -> ImportedEncoder:
     if imported.origin == "gtsa-kit":
         check_no_import_options(path, given.stated_by_runs)
     return imported
-
-
-def is_exported_file(path: Path) -> bool:
-    """Return whether a path has the suffix of an exported file, and is no folder."""
-    return path.suffix in SUFFIX.values() and not path.is_dir()
-
-
-def takes_import_options(path: Path) -> bool:
-    """Return whether a path holds weights that all facts of an import apply to: neither a run nor an exported file."""
-    if is_exported_file(path) or not path.exists() or is_task_run(path):
-        return False
-    if is_run(path):
-        return (path / ENCODER).exists() and not is_run_file(path / ENCODER)
-    return not is_run_file(path)
-
-
-def facts_of_own(path: Path) -> tuple[str, ...]:
-    """Return the names of the facts of an import that a run or a file of gtsa-kit takes."""
-    if is_exported_file(path) or not path.exists() or is_task_run(path):
-        return ()
-    return RUN_FACTS if is_run(path) else ("embedding",)
-
-
-def check_no_import_options(path: Path, given: ImportOptions) -> None:
-    """Raise `ValueError` if a fact is given that the file of gtsa-kit states itself."""
-    check_stated_facts(path, given.given)
 
 
 def _open_onnx(path: Path) -> Source:

@@ -17,7 +17,7 @@ from gtsa_kit.export.parity_report import Difference, ParityReport
 from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.task_comparison import compare_task_output, in_logits, logits_std
 from gtsa_kit.export.tolerances import TASK_TOLERANCES
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 
 REFERENCE: Final = "gtsa-kit task model, float32, PyTorch"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.data.augment import Views
-from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
 
 
 class PlotGroup(NamedTuple):

@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from torch import nn
-
 from gtsa_kit.config import PATCH, Arch
-from gtsa_kit.models.drop_path import DropPath
-from gtsa_kit.models.plain_vit import PlainViT, is_plain
-from gtsa_kit.models.positions import RESAMPLINGS
 
+RESAMPLINGS: Final = ("bicubic, antialiased", "bicubic", "bicubic, offset 0.1")
+"""Ways to resample position embeddings, by the code that the weights were made for.
+
+- "bicubic, antialiased": timm, gtsa-kit, and the original DINOv2 with registers. The bicubic kernel has a = -0.5.
+- "bicubic": transformers. a = -0.75, no antialiasing, repeated edges; all as in `torch.nn.functional.interpolate`.
+- "bicubic, offset 0.1": the original DINO and DINOv2. As "bicubic", but for a grid that is 0.1 patches larger.
+"""
 ACTIVATIONS: Final = ("gelu", "gelu_tanh", "quick_gelu")
 """Activations of the MLPs, by timm's names: the exact GELU, its tanh approximation, and x * sigmoid(1.702 x)."""
 EMBEDDINGS: Final = ("mean", "cls", "norm of mean")
@@ -40,7 +42,7 @@ class Architecture:
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm."""
     resampling: str = RESAMPLINGS[0]
-    """Way to resample learned position embeddings, one of `models.positions.RESAMPLINGS`."""
+    """Way to resample learned position embeddings, one of `RESAMPLINGS`."""
     rotary_periods: tuple[float, ...] = ()
     """Periods of rotary positions, where they are not those that timm computes."""
     embedding: str = "mean"
@@ -66,6 +68,8 @@ class Architecture:
     @property
     def is_plain(self) -> bool:
         """True for a ViT that is built without timm."""
+        from gtsa_kit.models.plain_vit import is_plain  # torch, which exported files run without
+
         return is_plain(self.timm_model, self.timm_kwargs)
 
     @property
@@ -130,8 +134,13 @@ def check_class_token(architecture: Architecture) -> None:
 def create_vit(architecture: Architecture, drop_path: float = 0.0) -> Any:
     """Build the ViT without classifier; the final norm applies to every token."""
     if architecture.is_plain:
+        from gtsa_kit.models.plain_vit import PlainViT
+
         return PlainViT(architecture.timm_model, architecture.norm_eps, drop_path, **architecture.timm_kwargs)
     import timm  # takes seconds, and exported files run without it
+    from torch import nn
+
+    from gtsa_kit.models.drop_path import DropPath
 
     vit = timm.create_model(
         architecture.timm_model,

@@ -17,7 +17,8 @@ from torchvision.ops.poolers import LevelMapper
 
 from gtsa_kit.models.detections import Detections
 from gtsa_kit.models.detector_spec import BOX_GRID, FINEST_LEVEL, MASK_GRID, STRIDES, DetectorSpec
-from gtsa_kit.models.pyramid import LEVELS, StridedPyramid, TopDown
+from gtsa_kit.models.pyramid import StridedPyramid, TopDown
+from gtsa_kit.models.task_spec import LEVELS
 
 
 class DetectorHead(nn.Module):

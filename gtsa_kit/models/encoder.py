@@ -1,103 +1,20 @@
-"""Encoder: a timm ViT for any image size that is a multiple of the patch size, and the preprocessing of its input.
+"""Encoder: a timm ViT for any image size that is a multiple of the patch size."""
 
-Size, interpolation, mean and standard deviation are defined here only; exported files carry them in their manifest.
-"""
-
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gtsa_kit.config import Arch
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture, check_layers, create_vit
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.positions import resample_positions, split_positions
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.rotary import RotaryTable
-from gtsa_kit.models.sizes import check_image, check_sides
+from gtsa_kit.models.sizes import check_sides
 from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
-
-MEAN: Final = (0.485, 0.456, 0.406)
-STD: Final = (0.229, 0.224, 0.225)
-INTERPOLATIONS: Final = {
-    "bicubic, antialiased": Image.Resampling.BICUBIC,
-    "bilinear, antialiased": Image.Resampling.BILINEAR,
-}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Conversion of an image to the encoder's input: stretch to size x size, scale to 0..1, normalize.
-
-    Stretching keeps the whole image, and each patch of the feature map covers a rectangle of it.
-    """
-
-    size: int = 224
-    """Default side of the square input in pixels."""
-    resize: str = "stretch"
-    interpolation: str = "bicubic, antialiased"
-    mean: tuple[float, float, float] = MEAN
-    """Mean of red, green and blue, 0 to 1."""
-    std: tuple[float, float, float] = STD
-    """Standard deviation of red, green and blue, 0 to 1."""
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` for a resize mode or interpolation that is not supported."""
-        if self.resize != "stretch" or self.interpolation not in INTERPOLATIONS:
-            supported = f"stretch with {' or '.join(INTERPOLATIONS)}"
-            raise ValueError(
-                f"preprocessing {self.resize!r}, {self.interpolation!r} is not supported; supported: {supported}"
-            )
-
-    def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Convert an upright RGB image to (3, H, W) float32; `size` (height, width) replaces the square default.
-
-        Raises:
-            ValueError: See `resized`.
-        """
-        return np.ascontiguousarray(self.normalized(self.resized(image, size)).transpose(2, 0, 1))
-
-    def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Resize an upright RGB image to (H, W, 3) uint8.
-
-        Raises:
-            ValueError: The image is no RGB image of Pillow, or the size is no pair of positive numbers.
-        """
-        height, width = check_image(image, size or (self.size, self.size))
-        return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
-
-    def normalized(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalize (..., 3) uint8 to float32 of the same shape."""
-        scaled = pixels.astype(np.float32) / 255
-        values: np.ndarray = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return values
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for manifests."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Preprocessing":
-        """Build from a dictionary of a manifest."""
-        mean, std = tuple(content["mean"]), tuple(content["std"])
-        return cls(content["size"], content["resize"], content["interpolation"], mean, std)
-
-
-class Features(NamedTuple):
-    """Features of a batch with patches of p x p pixels: torch tensors from the encoder, numpy arrays from runners."""
-
-    embedding: Any
-    """One vector an image, (B, D): the mean of the patch tokens unless the architecture says otherwise."""
-    feature_map: Any
-    """Patch tokens after the final norm on their grid, (B, D, H/p, W/p)."""
-    layers: Mapping[int, Any] = {}
-    """Patch tokens of selected blocks after the final norm, (B, D, H/p, W/p) by block index."""
-    class_token: Any = None
-    """Class token after the final norm, (B, D); None without one."""
 
 
 class Encoder(nn.Module):

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from gtsa_kit.config import Arch
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from gtsa_kit.models.architecture import Architecture, create_vit
 from gtsa_kit.models.tokens import tokens_to_map
 
-BLOCKS: Final = 4
-"""Blocks of the ViT that see the queries; half of them in a ViT with fewer than eight."""
 QUERIES: Final = 100
 """Number of queries: the largest number of masks."""
 UPSCALE: Final = 4

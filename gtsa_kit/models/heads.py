@@ -1,14 +1,13 @@
 """Heads of task models: feature maps or embeddings of an encoder to logits."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gtsa_kit.models.pyramid import LEVELS, StridedPyramid, TopDown, resize
+from gtsa_kit.models.pyramid import StridedPyramid, TopDown, resize
+from gtsa_kit.models.task_spec import LEVELS, Pyramid
 
-Pyramid = Literal["flat", "strided"]
 NECK_CHANNELS = 256
 """Channels of the feature pyramid network."""
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gtsa_kit.config import PATCH as DEFAULT_PATCH
-from gtsa_kit.models.architecture import Architecture
-from gtsa_kit.models.positions import RESAMPLINGS, resample_positions
+from gtsa_kit.models.architecture import RESAMPLINGS, Architecture
+from gtsa_kit.models.positions import resample_positions
 
 StateDict = dict[str, Tensor]
 BASE_SIDE: Final = 224

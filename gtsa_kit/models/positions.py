@@ -7,14 +7,8 @@ from torch import Tensor
 
 from gtsa_kit.config import Positions
 from gtsa_kit.geometry import cubic
+from gtsa_kit.models.architecture import RESAMPLINGS
 
-RESAMPLINGS: Final = ("bicubic, antialiased", "bicubic", "bicubic, offset 0.1")
-"""Ways to resample position embeddings, by the code that the weights were made for.
-
-- "bicubic, antialiased": timm, gtsa-kit, and the original DINOv2 with registers. The bicubic kernel has a = -0.5.
-- "bicubic": transformers. a = -0.75, no antialiasing, repeated edges; all as in `torch.nn.functional.interpolate`.
-- "bicubic, offset 0.1": the original DINO and DINOv2. As "bicubic", but for a grid that is 0.1 patches larger.
-"""
 POSITIONS: Final = dict(zip(get_args(Positions), RESAMPLINGS, strict=True))
 """`RESAMPLINGS` by the words for them in options."""
 TAPS: Final = 2

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 4
-"""Number of maps in a pyramid."""
+from gtsa_kit.models.task_spec import LEVELS
 
 
 class StridedPyramid(nn.Module):

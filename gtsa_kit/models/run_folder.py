@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import yaml
+
 from gtsa_kit.files import sha256_of, shell_word
+from gtsa_kit.models.task_spec import HEADS
 
 Branch = Literal["teacher", "student"]
 
@@ -12,6 +15,8 @@ ENCODER: Final = "encoder.safetensors"
 CHECKPOINTS: Final = "checkpoints"
 DIGESTS: Final = "SHA256SUMS"
 """File beside the checkpoints, as `sha256sum` writes it."""
+MODEL: Final = "model.safetensors"
+"""File of a fine-tuned model in its run folder; `model.json` lies beside it."""
 EXPORT_FILE: Final = "gtsa.json"
 """Report that `gtsa export` writes into a folder for another framework or for Triton."""
 
@@ -132,3 +137,20 @@ def _newer_checkpoint_note(encoder: Path, checkpoint: Path | None) -> str:
     if step is None or not isinstance(saved, int) or step <= saved:
         return ""
     return f"{encoder} is of step {saved}; the run was continued, its last checkpoint is of step {step}"
+
+
+def is_task_run(path: Path) -> bool:
+    """Return whether a path is a run folder with a fine-tuned model, or the file of one."""
+    file = path / MODEL if path.is_dir() else path
+    return file.name == MODEL and file.exists() and file.with_suffix(".json").exists()
+
+
+def check_finished(path: Path) -> None:
+    """Raise `ValueError` for the folder of a fine-tuning run that has no model yet."""
+    settings = path / "config.yaml"
+    if not settings.is_file() or is_task_run(path):
+        return
+    content = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and content.get("task") in HEADS and "head" in content:
+        command = f"gtsa finetune {content['task']} --resume --out {shell_word(path)}"
+        raise ValueError(f"{path} is an unfinished run of fine-tuning, which has no model yet; continue it: {command}")

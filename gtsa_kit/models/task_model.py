@@ -3,15 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from gtsa_kit.files import shell_word, write_json
+from gtsa_kit.files import write_json
 from gtsa_kit.models.architecture import check_layers
 from gtsa_kit.models.detections import Detections
 from gtsa_kit.models.encoder import Encoder
@@ -19,11 +18,9 @@ from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.eomt import UPSCALE, EomtHead
 from gtsa_kit.models.heads import ClassHead, FpnHead, LinearHead
 from gtsa_kit.models.query_detections import query_detections
-from gtsa_kit.models.task_spec import HEADS, TaskSpec
+from gtsa_kit.models.run_folder import MODEL, is_task_run
+from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.models.weights import describe_encoder, save_weights
-
-MODEL: Final = "model.safetensors"
-"""File of a fine-tuned model in its run folder; `model.json` lies beside it."""
 
 
 class TaskModel(nn.Module):
@@ -108,23 +105,6 @@ def _move_blocks(encoder: Encoder, spec: TaskSpec) -> EomtHead:
 def encoder_of(model: Encoder | TaskModel) -> Encoder:
     """Return an encoder, or that of a task model."""
     return model.encoder if isinstance(model, TaskModel) else model
-
-
-def is_task_run(path: Path) -> bool:
-    """Return whether a path is a run folder with a fine-tuned model, or the file of one."""
-    file = path / MODEL if path.is_dir() else path
-    return file.name == MODEL and file.exists() and file.with_suffix(".json").exists()
-
-
-def check_finished(path: Path) -> None:
-    """Raise `ValueError` for the folder of a fine-tuning run that has no model yet."""
-    settings = path / "config.yaml"
-    if not settings.is_file() or is_task_run(path):
-        return
-    content = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and content.get("task") in HEADS and "head" in content:
-        command = f"gtsa finetune {content['task']} --resume --out {shell_word(path)}"
-        raise ValueError(f"{path} is an unfinished run of fine-tuning, which has no model yet; continue it: {command}")
 
 
 def save_task_model(run_dir: Path, model: TaskModel, summary: Mapping[str, Any]) -> Path:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.detector_spec import DetectorSpec
-from gtsa_kit.models.eomt import BLOCKS
-from gtsa_kit.models.heads import Pyramid
-from gtsa_kit.models.pyramid import LEVELS
 
+Pyramid = Literal["flat", "strided"]
+LEVELS: Final = 4
+"""Number of maps in a pyramid."""
+BLOCKS: Final = 4
+"""Blocks of the ViT that see the queries; half of them in a ViT with fewer than eight."""
 Task = Literal["segment", "classify", "detect"]
 MaskFormat = Literal["index", "color"]
 HEADS: Final[Mapping[Task, tuple[str, ...]]] = {
@@ -114,24 +116,6 @@ class TaskSpec:
             return cls(**{**fields, "labels": labels, "layers": tuple(fields["layers"]), "detector": detector})
         except (KeyError, TypeError) as error:
             raise ValueError(f"the description of the task is damaged: {error!r}; train the model again") from error
-
-
-class TaskOutput(NamedTuple):
-    """Outputs of a task model for a batch of images of H x W pixels: numpy arrays from runners."""
-
-    logits: Any = None
-    """Logits (B, K, H, W) float32 of pixels, (B, K) of classes; None for a graph that gives the mask alone, and for
-    detectors."""
-    mask: Any = None
-    """Class numbers of pixels, (B, H, W) uint8; None for a graph that gives logits, and for detectors."""
-    boxes: Any = None
-    """Boxes (B, N, 4) float32 of detections, x0, y0, x1, y1 in pixels of the input; None for other tasks."""
-    scores: Any = None
-    """Scores (B, N) float32 of detections, 0 in a slot that is not used; None for other tasks."""
-    labels: Any = None
-    """Class numbers (B, N) int32 of detections; None for other tasks."""
-    masks: Any = None
-    """Masks (B, N, 28, 28) float32 inside the boxes of detections; None for other tasks, and for boxes alone."""
 
 
 def head_layers(architecture: Architecture, task: Task, head: str) -> tuple[int, ...]:

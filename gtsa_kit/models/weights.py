@@ -10,8 +10,9 @@ import torch
 
 from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.version import __version__
 
 SCHEMA = 1

@@ -8,8 +8,8 @@ import numpy as np
 from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batching import run_in_batches, select
-from gtsa_kit.models.encoder import Features, Preprocessing
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import Features, TaskOutput
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.heads import Head
 from gtsa_kit.tasks.predictor import BATCH_BYTES, Predictor, split_outputs
 

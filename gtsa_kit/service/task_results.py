@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtsa_kit.models.task_spec import Label, TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.task_spec import Label
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.task_query import TaskRequest
 from gtsa_kit.tasks.detection_pictures import encode_png, paint_detections

@@ -19,7 +19,8 @@ from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugm
 from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
 from gtsa_kit.hardware import should_use_fused_attention
 from gtsa_kit.models.detector import DetectorHead
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.frozen import FrozenBatches

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.models.task_spec import Label, TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks.masks import resized_bands
 from gtsa_kit.tasks.rle import encode_part
 

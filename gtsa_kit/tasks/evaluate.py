@@ -11,8 +11,8 @@ import torch.distributed
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.detections import Detections
+from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.task_model import TaskModel
-from gtsa_kit.models.task_spec import TaskOutput
 from gtsa_kit.tasks.detections import to_detections
 from gtsa_kit.tasks.frozen import FrozenFeatures
 from gtsa_kit.tasks.inputs import image_input, input_policy

@@ -13,10 +13,11 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.runtime.load import pick_device
-from gtsa_kit.export.source import is_exported_file
+from gtsa_kit.export.source_facts import is_exported_file
 from gtsa_kit.export.spec import SUFFIX, layer_output
-from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_model import TaskModel, check_finished, is_task_run, load_task_model
+from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.run_folder import check_finished, is_task_run
+from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.predictor import task_of

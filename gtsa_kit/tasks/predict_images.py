@@ -22,7 +22,8 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.extract import group_by_shape, load_image
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage
-from gtsa_kit.models.task_spec import Label, TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks.detection_tiles import tiled_detections
 from gtsa_kit.tasks.detections import SHOWN_SCORE, ImageDetections, to_detections
 from gtsa_kit.tasks.masks import class_numbers

@@ -12,7 +12,7 @@ from gtsa_kit.embedding.input_index import InputIndex
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.detections import SHOWN_SCORE
 from gtsa_kit.tasks.predict_images import PredictPlan
 from gtsa_kit.tasks.predictor import Predictor, choose_task_size

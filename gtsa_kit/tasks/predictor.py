@@ -13,7 +13,8 @@ from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.export.runtime.batching import predict_in_batches, select
 from gtsa_kit.export.spec import MASK
-from gtsa_kit.models.task_spec import Label, Task, TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.task_spec import Label, Task
 
 BATCH_BYTES: Final = 256 << 20
 """Memory of the logits that a call returns, or of a detector's maps; a call gets so few images, at least one."""

@@ -6,7 +6,7 @@ import torch
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest_records import TaskScoreRecord
-from gtsa_kit.export.runtime.load import open_model
+from gtsa_kit.export.runtime.weights_runner import open_model
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.progress import ProgressCallback, no_progress

@@ -8,11 +8,12 @@ import torch
 
 from gtsa_kit.config.finetune import FinetuneConfig, StartConfig, resolved
 from gtsa_kit.data.label_map import VOID
-from gtsa_kit.models.checkpoint_import import check_stated_facts
+from gtsa_kit.models.checkpoint_import.run_files import check_stated_facts
 from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
-from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model
+from gtsa_kit.models.run_folder import is_task_run
+from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.tasks.task_data import MaskData, TaskData
 from gtsa_kit.training.start import FILE, Start, make_start, open_stated

@@ -15,8 +15,8 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import MASK
-from gtsa_kit.models.encoder import Preprocessing
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.predictor import Predictor, split_outputs
 
 STRIP_BYTES: Final = 256 << 20

@@ -11,7 +11,9 @@ from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.models.encoder import Encoder, Features, Preprocessing, normalize
+from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.preprocessing import Preprocessing
 
 COUNT = 8
 """Number of fixed images of a run."""

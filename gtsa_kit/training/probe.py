@@ -15,7 +15,8 @@ from gtsa_kit.data.image_io import ImageError, open_image
 from gtsa_kit.data.labeled import read_classification_dataset, stratified_split
 from gtsa_kit.files import write_json
 from gtsa_kit.knn import KNNClassifier
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.training.fixed_images import encode, to_square
 
 MAX_IMAGES: Final = 300

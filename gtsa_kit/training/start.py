@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gtsa_kit.config import RunConfig
 from gtsa_kit.methods import embedding_of, random_spec
-from gtsa_kit.models.checkpoint_import import check_stated_facts, open_weights
+from gtsa_kit.models.checkpoint_import import open_weights
+from gtsa_kit.models.checkpoint_import.run_files import check_stated_facts
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.patch_conversion import BASE_SIDE, to_patch

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from gtsa_kit.evaluation import conversion
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 SIZES = {"embed_dim": 64, "depth": 2, "num_heads": 2}

@@ -23,7 +23,7 @@ from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.export.layout import InputFormat
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 
 # Pillow warns before it rejects a file; these tests are about the error.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")

@@ -10,10 +10,11 @@ from PIL import Image
 
 from gtsa_kit.data.decode import IMAGES_THAT_REPAY_TORCHVISION, decode, use_fast_decoder
 from gtsa_kit.data.image_io import ImageError, open_bytes
-from gtsa_kit.embedding.preprocess import MIN_TORCH_SHRINK, Preprocessor, normalize, pass_order, resize
+from gtsa_kit.embedding.preprocess import Preprocessor, normalize, resize
 from gtsa_kit.embedding.resize_policy import ResizePolicy
+from gtsa_kit.embedding.torch_resize import MIN_TORCH_SHRINK, pass_order, resize_by_torch
 from gtsa_kit.export.layout import InputFormat
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing()
 MODES = {
@@ -89,9 +90,9 @@ def test_random_sizes_are_within_one_level() -> None:
 def test_the_order_of_the_passes_changes_pixels() -> None:
     """The difference is what `pass_order` detects."""
     picture = np.random.default_rng(0).integers(0, 2, (480, 640, 3), dtype=np.uint8) * 255
-    from gtsa_kit.embedding.preprocess import _resize_by_torch
-
-    rows, columns = (_resize_by_torch(picture, (224, 224), "bicubic", order) for order in ("rows", "columns"))
+    rows, columns = (
+        resize_by_torch(picture, (224, 224), PREPROCESSING.interpolation, order) for order in ("rows", "columns")
+    )
     assert np.abs(rows.astype(int) - columns).max() > 1
 
 

@@ -30,7 +30,8 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.api import load_encoder
 from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.feature_grid import grid_to_boxes
-from gtsa_kit.models.encoder import Features, Preprocessing
+from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.preprocessing import Preprocessing
 
 NAMES = [f"img{i}.jpg" for i in range(20)]
 NAMES = [*NAMES, "rotated.jpg", *(f"sub ü 日本/{i}.jpg" for i in range(3))]

@@ -15,7 +15,8 @@ from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.spec import ExportOptions, Range
-from gtsa_kit.models.encoder import Preprocessing, normalize
+from gtsa_kit.models.encoder import normalize
+from gtsa_kit.models.preprocessing import Preprocessing
 
 FIXED = ExportOptions(batch=Range(3, 3), height=Range(64, 64), width=Range(64, 64))
 

@@ -26,7 +26,8 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions, Range
-from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.weights import save_encoder
 
 

@@ -24,7 +24,8 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 BLOCKS = {"vit_test": 2, "vit_small": 12}

@@ -10,7 +10,7 @@ from PIL import Image
 from gtsa_kit.evaluation.models import Model, random_runner
 from gtsa_kit.export import Runner
 from gtsa_kit.models.architecture import ARCHITECTURES
-from gtsa_kit.models.encoder import MEAN, STD
+from gtsa_kit.models.preprocessing import MEAN, STD
 
 
 class FakeRunner(Runner):

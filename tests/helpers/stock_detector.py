@@ -14,8 +14,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from gtsa_kit.models.detector import DetectorHead
-from gtsa_kit.models.pyramid import LEVELS
 from gtsa_kit.models.task_model import TaskModel
+from gtsa_kit.models.task_spec import LEVELS
 
 
 class Backbone(nn.Module):

@@ -12,7 +12,8 @@ from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.eomt import EomtHead
-from gtsa_kit.models.task_model import MODEL, TaskModel, save_task_model
+from gtsa_kit.models.run_folder import MODEL
+from gtsa_kit.models.task_model import TaskModel, save_task_model
 from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 
 if TYPE_CHECKING:

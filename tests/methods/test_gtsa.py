@@ -13,7 +13,8 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.methods.gtsa import GTSA
 from gtsa_kit.methods.gtsa_heads import ConvBlock, Predictor, Projector, RotationPredictor
 from gtsa_kit.methods.gtsa_losses import GTSALosses, gtsa_loss
-from gtsa_kit.models.encoder import Encoder, Preprocessing, normalize
+from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.preprocessing import Preprocessing
 
 SIGNS = torch.tensor([-1, -1, 1, 1])
 TINY = ModelConfig(arch="vit_test", projector_dim=24)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.checkpoint_import import ImportedEncoder, open_weights
-from gtsa_kit.models.encoder import MEAN, STD, Encoder
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import MEAN, STD
 from gtsa_kit.models.weights import save_encoder
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2}

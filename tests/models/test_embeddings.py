@@ -17,7 +17,8 @@ from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.source import open_source
 from gtsa_kit.models.architecture import EMBEDDINGS, Architecture
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 PLAIN, ROTARY = "patches of 8", "DINOv3"

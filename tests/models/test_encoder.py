@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from gtsa_kit.config import Arch
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.drop_path import DropPath
-from gtsa_kit.models.encoder import MEAN, STD, Encoder, Preprocessing, normalize
+from gtsa_kit.models.encoder import Encoder, normalize
 from gtsa_kit.models.positions import resample_positions, resample_weights
+from gtsa_kit.models.preprocessing import MEAN, STD, Preprocessing
 
 # (height, width): default, smaller, wide, tall, a single patch, one patch wide, larger, and 17 x 19 patches.
 SIZES = [(224, 224), (96, 96), (112, 176), (336, 64), (16, 16), (336, 16), (448, 224), (272, 304)]

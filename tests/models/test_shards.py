@@ -9,9 +9,10 @@ import safetensors.torch
 import timm
 import torch
 
-from gtsa_kit.models.checkpoint_import import open_weights, sha256_of_weights
+from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.checkpoint_import.architectures import find_architecture
 from gtsa_kit.models.checkpoint_import.layouts import Layout
+from gtsa_kit.models.checkpoint_import.shard_index import sha256_of_weights
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata
 from gtsa_kit.models.encoder import Encoder
 

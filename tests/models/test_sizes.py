@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from gtsa_kit.export import load
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.sizes import check_sides
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.pyramid import StridedPyramid, TopDown
-from gtsa_kit.models.task_model import TaskModel, is_task_run, load_task_model, save_task_model
+from gtsa_kit.models.run_folder import is_task_run
+from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.models.task_spec import Label, TaskSpec, head_layers
 
 LABELS = (Label(0, "sky", (70, 130, 180)), Label(3, "road", (128, 64, 128)), Label(7, "car", (0, 0, 142)))

@@ -28,7 +28,8 @@ from gtsa_kit.export.pipeline import artifact_path, check_supported, export_arti
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import OPSETS, SUFFIX, ExportOptions, Range
 from gtsa_kit.files import sha256_of
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("traces")
 

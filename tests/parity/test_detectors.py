@@ -30,8 +30,8 @@ from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.task_graph import TaskGraph, options_for
 from gtsa_kit.export.tolerances import DETECTION_TOLERANCES
 from gtsa_kit.models.detections import Detections
+from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
-from gtsa_kit.models.task_spec import TaskOutput
 
 FIXED = {"height": Range(64, 64), "width": Range(96, 96), "batch": Range(2, 2)}
 DYNAMIC = {"height": Range(32, 96), "width": Range(32, 96), "batch": Range(1, 3)}

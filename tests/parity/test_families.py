@@ -17,10 +17,11 @@ from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
+from gtsa_kit.models.architecture import RESAMPLINGS
 from gtsa_kit.models.checkpoint_import.timm_metadata import describe_model
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
-from gtsa_kit.models.positions import RESAMPLINGS
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

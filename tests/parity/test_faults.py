@@ -23,7 +23,9 @@ from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.tolerances import TOLERANCES
-from gtsa_kit.models.encoder import Encoder, Features, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
 LAYERS = (0, 1)

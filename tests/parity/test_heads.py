@@ -15,7 +15,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ExportOptions
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.task_model import load_task_model
 from gtsa_kit.models.weights import save_encoder, weights_digest
 

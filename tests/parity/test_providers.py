@@ -83,7 +83,8 @@ class FakeSession:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     """Simulate a machine with a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for module in ("device", "onnx_gpu_sessions"):
+        monkeypatch.setattr(f"gtsa_kit.export.runtime.{module}.count_gpus", lambda: 3)
     everything = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*everything, "CPUExecutionProvider"])
     kind = type("Fake", (FakeSession,), {"sessions": [], "reported_providers": staticmethod(lambda names: names)})

@@ -16,7 +16,7 @@ from gtsa_kit.export.parity_images import ParityImages
 from gtsa_kit.export.pipeline import export_artifact
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions, Range
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("traces")
 

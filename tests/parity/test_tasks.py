@@ -25,9 +25,9 @@ from gtsa_kit.export.spec import ExportOptions, Range
 from gtsa_kit.export.task_comparison import class_agreement, compare_task_output, logits_std
 from gtsa_kit.export.task_graph import TaskGraph, build_graph, options_for
 from gtsa_kit.export.tolerances import TaskTolerance
-from gtsa_kit.models.encoder import Encoder, Features, normalize
+from gtsa_kit.models.encoder import Encoder, normalize
+from gtsa_kit.models.outputs import Features, TaskOutput
 from gtsa_kit.models.task_model import TaskModel, load_task_model
-from gtsa_kit.models.task_spec import TaskOutput
 
 FIXED = {"height": Range(48, 48), "width": Range(64, 64), "batch": Range(2, 2)}
 DYNAMIC = {"height": Range(16, 96), "width": Range(16, 96), "batch": Range(1, 3)}

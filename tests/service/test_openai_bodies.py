@@ -58,6 +58,8 @@ def test_what_openais_interface_accepts_is_accepted(
         (None, "input", "is null; send an image"),
         (True, "input", "is a boolean; send an image"),
         ("a photo of a cat", "input[0]", "is neither base64 nor a data URI"),
+        ("file:///etc/hostname", "input[0]", "is neither base64 nor a data URI"),
+        ("http://127.0.0.1:9/a.png", "input[0]", "is neither base64 nor a data URI"),
         ("AAAAA", "input[0]", "is neither base64 nor a data URI"),
     ],
 )

@@ -9,7 +9,7 @@ from helpers.task_models import LABELS, save_random_task, task_spec
 from torchvision.ops import batched_nms
 
 from gtsa_kit.export.open_options import LoadOptions
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.tasks.detection_tiles import merge, tiled_detections
 from gtsa_kit.tasks.detections import ImageDetections
 from gtsa_kit.tasks.predictor import Predictor, open_predictor

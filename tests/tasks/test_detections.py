@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.tasks import masks
 from gtsa_kit.tasks.detection_pictures import MASK_OPACITY, draw_detections
 from gtsa_kit.tasks.detections import ImageDetections, describe_detections, paste_mask, to_detections

@@ -11,7 +11,8 @@ from helpers.task_models import LABELS, save_random_task, task_spec
 
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import LoadOptions
-from gtsa_kit.models.task_spec import Label, TaskOutput
+from gtsa_kit.models.outputs import TaskOutput
+from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks import tiles
 from gtsa_kit.tasks.masks import class_numbers
 from gtsa_kit.tasks.predictor import Predictor, open_predictor

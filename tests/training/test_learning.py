@@ -14,8 +14,9 @@ from gtsa_kit.data.image_files import list_images
 from gtsa_kit.methods import COMPARED_COLUMNS, make_method
 from gtsa_kit.methods.dino import DINOOutputs
 from gtsa_kit.methods.mocov3 import MoCoOutputs
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.training.fixed_images import load_fixed_images
 from gtsa_kit.training.learning import MAX_ROWS, Learning, measure_learning
 from gtsa_kit.training.start import initial_encoder

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gtsa_kit.config import load_config
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.files import read_json_lines
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.training import probe as probe_module
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.finish import teacher_weights

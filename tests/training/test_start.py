@@ -27,8 +27,9 @@ from gtsa_kit.methods import make_method
 from gtsa_kit.methods.base import TrainSchedule
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.checkpoint_import import open_weights
-from gtsa_kit.models.encoder import Preprocessing, normalize
+from gtsa_kit.models.encoder import normalize
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder, weights_digest
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import make_fabric

@@ -153,7 +153,7 @@ def with_copies(context: Context, module: Callable[[Any], Any]) -> Callable[[Any
     """Return a function on numpy arrays that runs a module on the device."""
     import torch
 
-    from gtsa_kit.models.encoder import Features
+    from gtsa_kit.models.outputs import Features
 
     def call(images: Any) -> Any:
         embedding, feature_map = module(torch.from_numpy(images).to(context.device))[:2]

@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING
 
 from gtsa_kit.cli.support.common import is_first_process, require
 from gtsa_kit.evaluation import NO_MODEL
+from gtsa_kit.extras import EXTRAS
 
 if TYPE_CHECKING:
     from gtsa_kit.config import RunConfig
 
-EXTRAS = {
-    "sklearn": ("scikit-learn", "eval"),
-    "torchmetrics": ("torchmetrics", "eval"),
-    "lightly": ("lightly", "baselines"),
-}
-"""Package and extra of gtsa-kit by module."""
+PACKAGES = {"sklearn": "scikit-learn"}
+"""Packages of modules that have another name."""
 
 
 def require_module(module: str) -> None:
     """Raise `ValueError` with the command that installs a module if it is missing; it is not imported."""
     if find_spec(module) is None:
-        package, extra = EXTRAS[module]
-        raise ValueError(f"{package} is not installed; pip install 'gtsa-kit[{extra}]'")
+        package = PACKAGES.get(module, module)
+        raise ValueError(f"{package} is not installed; pip install 'gtsa-kit[{EXTRAS[module]}]'")
 
 
 def check_training(config: "RunConfig", run_dir: Path, resume: bool) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 
+from gtsa_kit.extras import missing_extra
+
 NETWORK_LIBRARIES = frozenset(
     "aiobotocore aiohttp azure botocore fsspec gcsfs google grpc httpcore httpx huggingface_hub requests s3fs "
     "urllib3".split()
@@ -49,7 +51,9 @@ def _url_of(error: BaseException) -> str:
 
 
 def _describe_import(error: ImportError) -> str:
-    """Name the package to install, if the error names a module."""
+    """Name the extra or the package to install, if the error names a module."""
+    if sentence := missing_extra(error):
+        return str(error) if "gtsa-kit[" in str(error) else sentence
     module = (error.name or "").partition(".")[0]
     if not module or module == "gtsa_kit":
         return f"a library can't be imported: {error}"

@@ -1,19 +1,22 @@
-"""Opening of models by all commands, with the options they share and the notes they print. Imports torch."""
+"""Opening of models by all commands, with the options they share and the notes they print."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
-from gtsa_kit.export.reference import open_exportable
 from gtsa_kit.export.runtime.load import load
 from gtsa_kit.export.runtime.providers import FallbackWarning
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.source import Source, facts_of_own, is_exported_file, takes_import_options
+from gtsa_kit.export.source_facts import facts_of_own, is_exported_file, takes_import_options
 from gtsa_kit.export.spec import SUFFIX
+
+if TYPE_CHECKING:
+    from gtsa_kit.export.source import Source
 
 
 def open_runner(path: Path, options: LoadOptions, console: Console) -> Runner:
@@ -24,8 +27,10 @@ def open_runner(path: Path, options: LoadOptions, console: Console) -> Runner:
     return runner
 
 
-def open_encoder(path: Path, options: ImportOptions, console: Console) -> Source:
+def open_encoder(path: Path, options: ImportOptions, console: Console) -> "Source":
     """Open the float32 encoder or task model of a source, and print what was assumed about its weights."""
+    from gtsa_kit.export.reference import open_exportable
+
     source = open_exportable(path, options)
     print_note(path, source.note, console)
     return source
@@ -66,7 +71,7 @@ def runner_opener(paths: Sequence[Path], options: LoadOptions, console: Console)
     return lambda path: open_runner(path, by_file[path], console)
 
 
-def encoder_opener(paths: Sequence[Path], options: ImportOptions, console: Console) -> Callable[[Path], Source]:
+def encoder_opener(paths: Sequence[Path], options: ImportOptions, console: Console) -> Callable[[Path], "Source"]:
     """Return a function that opens the encoder of each of several models, with the options that it takes."""
     by_file = options_by_file(paths, LoadOptions(import_options=options))
     return lambda path: open_encoder(path, by_file[path].import_options, console)

@@ -13,9 +13,9 @@ from gtsa_kit.cli.support.options import ModelOptions
 from gtsa_kit.cli.support.progress import make_console, make_result_console, progress_bar
 from gtsa_kit.export import Runner
 from gtsa_kit.export.formats.content import open_manifest
-from gtsa_kit.export.source import is_exported_file
+from gtsa_kit.export.source_facts import is_exported_file
 from gtsa_kit.files import write_json
-from gtsa_kit.models.task_model import is_task_run
+from gtsa_kit.models.run_folder import is_task_run
 from gtsa_kit.models.task_spec import Task
 from gtsa_kit.tasks.detect_scoring import DetectScorer
 from gtsa_kit.tasks.score import add_images, read_labeled_images

@@ -11,6 +11,7 @@ from PIL import Image, ImageFont
 
 from gtsa_kit.data.entries import has_image_suffix
 from gtsa_kit.data.walk import is_own_output
+from gtsa_kit.extras import require
 from gtsa_kit.figures import DPI, FORMATS, figure_style, save_figure
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def check_outside_images(path: Path, sources: Sequence[str]) -> None:
 
 def check_contact_sheet_path(out: Path) -> None:
     """Raise `ValueError` unless the suffix is one of `SHEET_FORMATS`."""
+    require("matplotlib", "a contact sheet")
     if out.suffix.lower().removeprefix(".") not in SHEET_FORMATS:
         raise ValueError(f"a contact sheet must be a .png, .jpg, .svg or .pdf file, got {out}")
 

@@ -14,8 +14,8 @@ from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorTab
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
-from gtsa_kit.export.source import facts_of_own, takes_import_options
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.export.source_facts import facts_of_own, takes_import_options
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

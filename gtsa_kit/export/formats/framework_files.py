@@ -12,7 +12,8 @@ from gtsa_kit.files import atomic_write, write_json
 from gtsa_kit.models.architecture import EMBEDDING_NAMES, pooling_arguments
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
-from gtsa_kit.models.encoder import INTERPOLATIONS, Encoder
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 Weights = dict[str, Tensor]
 """Weights of the encoder by timm's keys."""

@@ -21,7 +21,8 @@ from gtsa_kit.export.spec import EMBEDDING, FEATURE_MAP, FRAMEWORKS
 from gtsa_kit.export.tolerances import TOLERANCES
 from gtsa_kit.files import staged
 from gtsa_kit.models.checkpoint_import.key_maps import key_map
-from gtsa_kit.models.encoder import Encoder, Features
+from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.run_folder import EXPORT_FILE
 from gtsa_kit.models.weights import describe_encoder
 

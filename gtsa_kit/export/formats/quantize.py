@@ -13,7 +13,7 @@ from PIL import Image
 from gtsa_kit.export.formats.quant_layers import QuantType, activation_scales, float_layers, quantizable_layers
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.export.task_graph import AnyGraph
-from gtsa_kit.models.encoder import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing
 
 BATCH: Final = 4
 """Number of images in a calibration batch."""

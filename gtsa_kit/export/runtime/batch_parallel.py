@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
 from gtsa_kit.export.runtime.runner import Runner
+from gtsa_kit.hardware import compute_threads
 
 Infer = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Function from a batch of images to the outputs."""
@@ -31,7 +31,7 @@ class BatchParallelRunner(Runner):
             make_infer_one_core: Makes a function that runs a batch on one core, called once and only when it is
                 needed; None if a batch can't be divided.
         """
-        self.cores = torch.get_num_threads()
+        self.cores = compute_threads()
         self._infer_all_cores, self._make_infer_one_core = infer_all_cores, make_infer_one_core
         self._infer_one_core: Infer | None = None
         self._lock = threading.Lock()

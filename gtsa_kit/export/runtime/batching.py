@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.models.encoder import Features
-from gtsa_kit.models.task_spec import TaskOutput
+from gtsa_kit.models.outputs import Features, TaskOutput
 
 Output = TypeVar("Output", Features, TaskOutput)
 

@@ -9,7 +9,7 @@ from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.onnx_sessions import open_session
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
-from gtsa_kit.models.encoder import Features
+from gtsa_kit.models.outputs import Features
 
 
 class HeadRunner:

@@ -2,24 +2,22 @@
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from gtsa_kit.export.build_manifest import build_manifest
 from gtsa_kit.export.formats.content import ArtifactManifest, ReportWarning, open_manifest
 from gtsa_kit.export.formats.onnx_file import read_model
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.open_options import ImportOptions
+from gtsa_kit.export.runtime.device import pick_onnx_device, unavailable_device
 from gtsa_kit.export.runtime.onnx_runner import OnnxRunner, check_names
-from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
 from gtsa_kit.export.runtime.providers import ProviderRequest
 from gtsa_kit.export.runtime.runner import Runner
-from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
-from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
-from gtsa_kit.export.source import Source, check_no_import_options, is_exported_file, open_source
+from gtsa_kit.export.source_facts import check_no_import_options, is_exported_file
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
-from gtsa_kit.export.task_graph import build_graph, options_for
-from gtsa_kit.models.weights import weights_digest
+from gtsa_kit.extras import hint_at_extra
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Runner", "load", "pick_device"]
 
@@ -59,20 +57,21 @@ def load(
     """
     path = Path(path)
     request = ProviderRequest(provider, Path(engine_cache) if engine_cache else None, fallback)
-    target = pick_device(device)
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     if not request.is_default and (path.is_dir() or path.suffix != SUFFIX["onnx"]):
         raise ValueError(f"{path} is not run by ONNX Runtime; omit --provider, --engine-cache and --fallback")
     if not is_exported_file(path):
-        return _open_weights(path, target, ExportOptions(layers=layers, class_token=class_token), import_options)
+        with hint_at_extra(f"{path} holds weights, which PyTorch runs"):
+            return _open_weights(path, device, ExportOptions(layers=layers, class_token=class_token), import_options)
     check_no_import_options(path, import_options or ImportOptions())
     opened = _open_manifest(path)
     if opened.manifest.kind == "head":
         raise ValueError(
             f"{path} is a head, which takes features; run it beside its encoder: gtsa serve ENCODER --head"
         )
-    runner = _open_file(path, opened.manifest, device, target, request)
+    with hint_at_extra(f"{path} is run by PyTorch"):
+        runner = _open_file(path, opened.manifest, device, request)
     if remark := opened.remark(path):
         warnings.warn(remark, ReportWarning, stacklevel=2)
     if missing := [layer for layer in layers if layer not in runner.manifest.layers]:
@@ -83,21 +82,12 @@ def load(
     return runner
 
 
-def _open_weights(
-    path: Path, target: torch.device, options: ExportOptions, import_options: ImportOptions | None
-) -> Runner:
+def _open_weights(path: Path, device: str, options: ExportOptions, import_options: ImportOptions | None) -> Runner:
+    from gtsa_kit.export.runtime.weights_runner import open_model
+    from gtsa_kit.export.source import open_source
+
+    target = pick_device(device)
     return open_model(open_source(path, import_options), target, options)
-
-
-def open_model(source: Source, target: torch.device, options: ExportOptions | None = None) -> TorchRunner:
-    """Return a runner of the float32 PyTorch model of a source."""
-    options = options_for(source.model, options or ExportOptions())
-    graph = build_graph(source.model, options)
-    manifest = build_manifest(source.model, "pytorch", options, {"torch": str(torch.__version__)}, source.sha256)
-    digest = weights_digest(dict(source.encoder.vit.state_dict()))
-    runner = TorchRunner(graph, manifest.model_copy(update={"weights_sha256": digest}), target)
-    runner.note = source.note
-    return runner
 
 
 def _open_manifest(path: Path) -> ArtifactManifest:
@@ -110,28 +100,39 @@ def _open_manifest(path: Path) -> ArtifactManifest:
     return opened
 
 
-def _open_file(path: Path, manifest: Manifest, device: str, target: torch.device, request: ProviderRequest) -> Runner:
+def _open_file(path: Path, manifest: Manifest, device: str, request: ProviderRequest) -> Runner:
     if path.suffix == SUFFIX["onnx"]:
-        return OnnxRunner(path, manifest, target, request.resolve(device, target), request.engine_cache)
+        gpu_or_cpu = pick_onnx_device(device)
+        return OnnxRunner(path, manifest, gpu_or_cpu, request.resolve(device, gpu_or_cpu), request.engine_cache)
     if path.suffix == SUFFIX["openvino"]:
+        from gtsa_kit.export.runtime.openvino_runner import OpenVinoRunner
+
+        pick_onnx_device(device)
         if device not in ("auto", "cpu"):
             raise ValueError(f"{path} runs on the CPU only; omit --device {device}")
         return OpenVinoRunner(path, manifest)
+    target = pick_device(device)
     if path.suffix == SUFFIX["trt"]:
+        from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner
+
         return EngineRunner(path, manifest, target)
+    from gtsa_kit.export.runtime.torch_runner import TorchRunner, load_program, load_torchscript
+
     module = load_torchscript(path) if path.suffix == SUFFIX["torchscript"] else load_program(path)
     return TorchRunner(module, manifest, target)
 
 
-def pick_device(device: str) -> torch.device:
+def pick_device(device: str) -> "torch.device":
     """Return the torch device for "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
         ValueError: The device is not available.
     """
+    import torch
+
     cuda = torch.cuda.is_available()
     if device == "auto":
         return torch.device("cuda" if cuda else "cpu")
     if device != "cpu" and not (device.startswith("cuda") and cuda):
-        raise ValueError(f"device {device!r} is not available; choose auto, cpu{' or cuda' if cuda else ''}")
+        raise ValueError(unavailable_device(device, cuda))
     return torch.device(device)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.runtime.device import AnyDevice, count_gpus
 from gtsa_kit.export.runtime.onnx_sessions import first_line, runtime_errors, start_session
 from gtsa_kit.export.runtime.providers import (
     OPTION_PREFIXES,
@@ -48,7 +47,7 @@ class GpuSession:
 
 
 def open_gpu_session(
-    path: Path, manifest: Manifest, providers: tuple[str, ...], device: torch.device, engine_cache: Path | None
+    path: Path, manifest: Manifest, providers: tuple[str, ...], device: AnyDevice, engine_cache: Path | None
 ) -> GpuSession | None:
     """Open a session with the first provider that runs here; None if that is the CPU.
 
@@ -119,7 +118,7 @@ def unavailable_reason(provider: str) -> str:
         provider == "tensorrt-rtx" and importlib.util.find_spec(TENSORRT_RTX_PLUGIN)
     ):
         return f"the installed ONNX Runtime {ort.__version__} does not have it; {PROVIDER_INSTALL[provider]}"
-    if torch.version.cuda and not torch.cuda.is_available():
+    if not count_gpus():
         return "there is no NVIDIA GPU here, or no driver for it; run this on a machine with one"
     return ""
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
+from gtsa_kit.export.runtime.device import AnyDevice
 from gtsa_kit.export.runtime.onnx_gpu_sessions import open_gpu_session
 from gtsa_kit.export.runtime.onnx_sessions import open_session
 from gtsa_kit.export.spec import INPUT
+from gtsa_kit.hardware import compute_threads
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,7 +24,7 @@ class OnnxRunner(BatchParallelRunner):
         self,
         path: Path,
         manifest: Manifest,
-        device: torch.device,
+        device: AnyDevice,
         providers: tuple[str, ...] = ("cpu",),
         engine_cache: Path | None = None,
     ) -> None:
@@ -50,7 +50,7 @@ class OnnxRunner(BatchParallelRunner):
         # ONNX Runtime's CPU provider has no bf16 operators.
         model = _emulated(path) if self.manifest.precision == "bf16" else str(path)
         fp8 = self.manifest.precision == "fp8"
-        session = open_session(model, path, torch.get_num_threads(), fp8)
+        session = open_session(model, path, compute_threads(), fp8)
         divisible = not self.manifest.range_of("batch").fixed
         # Neither function refers to this object: a reference cycle would keep the sessions until a later collection.
         self._set_inference(

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gtsa_kit.export.runtime.providers import PROVIDER_NAMES, TENSORRT_RTX_PLUGIN
+from gtsa_kit.hardware import compute_threads
 
 
 def open_session(model: str | bytes, path: Path, threads: int, fp8: bool = False) -> Any:
@@ -52,7 +51,7 @@ def start_session(
     """
     import onnxruntime as ort
 
-    settings = session_options(torch.get_num_threads(), fp8)
+    settings = session_options(compute_threads(), fp8)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "tensorrt":
         with suppress(ImportError):  # the import loads libraries that lie outside of the loader's search path

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gtsa_kit.export.formats.openvino_library import cpu_capabilities, import_openvino
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batch_parallel import BatchParallelRunner, Infer
+from gtsa_kit.hardware import compute_threads
 
 
 class OpenVinoRunner(BatchParallelRunner):
@@ -23,7 +23,7 @@ class OpenVinoRunner(BatchParallelRunner):
         self.manifest = manifest
         core = openvino.Core()
         model = read_openvino_model(core, path)
-        threads = torch.get_num_threads()
+        threads = compute_threads()
         precision = supported_precision(openvino, self.manifest.target["inference_precision"])
         config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
         all_cores = core.compile_model(model, "CPU", {**config, "PERFORMANCE_HINT": "LATENCY"})

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import AxisRange
+from gtsa_kit.export.runtime.device import AnyDevice
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
 
 PROVIDER_NAMES: Final[Mapping[str, str]] = {
@@ -77,7 +76,7 @@ class ProviderRequest:
         """True if no provider, cache or fallback was requested."""
         return self == ProviderRequest()
 
-    def resolve(self, device: str, target: torch.device) -> tuple[str, ...]:
+    def resolve(self, device: str, target: AnyDevice) -> tuple[str, ...]:
         """Return the providers to try, the fastest first.
 
         Args:

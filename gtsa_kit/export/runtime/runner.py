@@ -10,9 +10,9 @@ from PIL import Image
 from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
-from gtsa_kit.models.encoder import Features, Preprocessing
+from gtsa_kit.models.outputs import Features, TaskOutput
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.sizes import check_image
-from gtsa_kit.models.task_spec import TaskOutput
 
 
 class Runner(ABC):

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
+from gtsa_kit.models.architecture import RESAMPLINGS
 from gtsa_kit.models.checkpoint_import.conversion import ConvertedWeights
 from gtsa_kit.models.checkpoint_import.key_maps import library_of
 from gtsa_kit.models.checkpoint_import.sidecar_files import ColorStats
-from gtsa_kit.models.encoder import MEAN, STD
-from gtsa_kit.models.positions import RESAMPLINGS
+from gtsa_kit.models.preprocessing import MEAN, STD
 
 HALF: Final[ColorStats] = (0.5, 0.5, 0.5)
 COLORS: Final[dict[str, tuple[ColorStats, ColorStats]]] = {

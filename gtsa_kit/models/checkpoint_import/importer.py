@@ -20,14 +20,17 @@ from gtsa_kit.models.checkpoint_import.embeddings import EmbeddingChoice, choose
 from gtsa_kit.models.checkpoint_import.families import COLORS, TIMM, Family, find_family
 from gtsa_kit.models.checkpoint_import.key_maps import KEY_FORMATS, join_chunks, library_of
 from gtsa_kit.models.checkpoint_import.layouts import Layout, arrange
-from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, RUN_FILE, read_metadata
+from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES, read_metadata
 from gtsa_kit.models.checkpoint_import.open_clip_metadata import OPEN_CLIP_FILES
-from gtsa_kit.models.checkpoint_import.shards import INDEX, read_weights
+from gtsa_kit.models.checkpoint_import.run_files import RUN_FILE
+from gtsa_kit.models.checkpoint_import.shard_index import INDEX
+from gtsa_kit.models.checkpoint_import.shards import read_weights
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats
 from gtsa_kit.models.checkpoint_import.stated_sizes import check_biases
 from gtsa_kit.models.checkpoint_import.tensor_files import StateDict
-from gtsa_kit.models.encoder import Encoder, Preprocessing
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.positions import POSITIONS
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.run_folder import Branch, RunWeights, find_run_weights, is_run
 from gtsa_kit.models.sizes import nearest_side
 

@@ -1,6 +1,5 @@
 """Metadata beside weights: gtsa-kit's own JSON files, or a config.json of transformers or timm."""
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,15 +9,14 @@ from pydantic import AliasChoices, Field
 
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.open_clip_metadata import OPEN_CLIP_CONFIG, OPEN_CLIP_FILES, read_open_clip
+from gtsa_kit.models.checkpoint_import.run_files import RUN_FILE, is_run_file
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
 from gtsa_kit.models.checkpoint_import.timm_metadata import read_timm
 from gtsa_kit.models.checkpoint_import.transformers_metadata import read_transformers
-from gtsa_kit.models.encoder import Preprocessing
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.run_folder import CHECKPOINTS, EXPORT_FILE
 
-RUN_FILE: Final = "encoder.safetensors"
-"""Weights file of a run, with an encoder.json beside it."""
 HUB_FILES: Final = (
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
@@ -66,31 +64,6 @@ def read_metadata(weights: Path) -> CheckpointMetadata:
         return _from_own(own)
     is_lone = weights.name == RUN_FILE and not weights.with_name("encoder.json").exists()
     return _WITHOUT_JSON if is_lone else CheckpointMetadata()
-
-
-def is_run_file(weights: Path) -> bool:
-    """Return whether a file is the encoder of a run, with the encoder.json that gtsa-kit wrote beside it.
-
-    Raises:
-        ValueError: The encoder.json is not readable.
-    """
-    run = weights.with_name("encoder.json")
-    return weights.name == RUN_FILE and run.exists() and "gtsa_kit" in read_json(run)
-
-
-def check_stated_facts(path: Path, given: Collection[str]) -> None:
-    """Raise `ValueError` if a fact is given, by its name, that a file of gtsa-kit states itself."""
-    if "embedding" in given:
-        raise ValueError(
-            f"{path} is an exported file, and its embedding is what it was exported with; export its weights with "
-            "--embedding, or omit --embedding"
-        )
-    if given:
-        options = ", ".join(f"--{name}" for name in given)
-        raise ValueError(
-            f"{path} was written by gtsa-kit, and states its preprocessing and its architecture; omit {options}, which "
-            "are for weights of other tools"
-        )
 
 
 def _from_checkpoint(checkpoint: Path) -> CheckpointMetadata:

@@ -8,7 +8,7 @@ from pydantic import Field
 from gtsa_kit.models.checkpoint_import.processors import Color
 from gtsa_kit.models.checkpoint_import.sidecar_fields import Fields
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
-from gtsa_kit.models.encoder import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
 OPEN_CLIP_FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from gtsa_kit.models.checkpoint_import.families import COLORS
 from gtsa_kit.models.checkpoint_import.sidecar_fields import PROCESSOR
 from gtsa_kit.models.checkpoint_import.sidecar_files import ColorStats, Lenient, parse, read_json
-from gtsa_kit.models.encoder import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 Color = Annotated[ColorStats, BeforeValidator(lambda value: (value,) * 3 if isinstance(value, int | float) else value)]
 """Values of red, green and blue, or one value for all."""

@@ -13,7 +13,7 @@ from gtsa_kit.models.checkpoint_import.embeddings import timm_pooling
 from gtsa_kit.models.checkpoint_import.processors import Color
 from gtsa_kit.models.checkpoint_import.sidecar_fields import POOLING_ARGUMENTS, TIMM, TIMM_ARGS, TIMM_PRETRAINED
 from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
-from gtsa_kit.models.encoder import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 _INTERPOLATIONS: Final[Mapping[str, str]] = {name.split(",")[0]: name for name in INTERPOLATIONS}
 

@@ -1,0 +1,188 @@
+"""The light installation: an exported file is opened, embedded and described with the core's dependencies alone."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.commands import one_thread
+from helpers.paths import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+import gtsa_kit
+from gtsa_kit.extras import EXTRAS
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+STAND_IN = {"onnxruntime": "onnxruntime-gpu"}
+"""Packages that install the module of another one, as on machines with a GPU."""
+
+CODE = """
+import contextlib, io, json, sys
+
+blocked, given = (json.loads(text) for text in sys.argv[1:])
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+
+import gtsa_kit
+from gtsa_kit.cli import main
+
+
+def command(*arguments):
+    sys.argv, code, out, err = ["gtsa", *arguments], 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def error_of(call):
+    try:
+        call()
+    except ImportError as error:
+        return str(error)
+
+
+model, images, out = given["model"], given["images"], given["out"]
+items = list(gtsa_kit.embed(images, gtsa_kit.load(model)))
+np.savez(out + ".npz", **{item.path: item.features.embedding for item in items})
+commands = {
+    "help": ["--help"],
+    "embed help": ["embed", "--help"],
+    "info": ["info", model],
+    "embed": ["embed", images, "--model", model, "--out", out, "--dense"],
+    "search": ["embed", "search", out, "--row", items[0].path],
+    "train": ["train", images, "--out", out + "run"],
+    "export": ["export", given["run"], "--format", "onnx"],
+    "map": ["embed", "map", out, "--out", out + ".html"],
+    "embed weights": ["embed", images, "--model", given["run"], "--out", out + "2"],
+}
+errors = {
+    "pretrain": lambda: gtsa_kit.pretrain,
+    "export": lambda: gtsa_kit.export("run"),
+    "load": lambda: gtsa_kit.load(given["run"]),
+}
+json.dump(
+    {"commands": {name: command(*arguments) for name, arguments in commands.items()},
+     "errors": {name: error_of(call) for name, call in errors.items()}},
+    sys.stdout,
+)
+"""
+
+
+def core_packages() -> set[str]:
+    """Return the names of the packages that the project needs without any extra, and of what these need."""
+    core: set[str] = set()
+    waiting = list(PROJECT["dependencies"])
+    while waiting:
+        needed = Requirement(waiting.pop())
+        name = canonicalize_name(needed.name)
+        if name in core or (needed.marker and not needed.marker.evaluate({"extra": ""})):
+            continue
+        core.add(name)
+        for candidate in (name, STAND_IN.get(name)):
+            try:
+                waiting += requires(candidate or name) or []
+            except PackageNotFoundError:
+                continue
+            core.add(canonicalize_name(candidate or name))
+    return core
+
+
+def blocked_modules() -> list[str]:
+    """Return the installed modules that no package of the core brings."""
+    core = core_packages() | {"gtsa-kit"}
+    installed = packages_distributions()
+    return [name for name, owners in installed.items() if core.isdisjoint(map(canonicalize_name, owners))]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images near the size of the input, and one that is shrunk, which torch does if it is there."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for index, size in enumerate([(230, 240), (250, 220), (224, 224), (300, 260), (900, 800)]):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def light(pictures: Path, tiny_onnx: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of commands and functions in a process where nothing can be imported but the core."""
+    blocked = blocked_modules()
+    assert {"torch", "torchvision", "timm", "matplotlib", "onnxscript"} <= set(blocked)
+    out = tmp_path_factory.mktemp("light") / "out"
+    given = {"model": str(tiny_onnx), "images": str(pictures), "out": str(out), "run": str(tiny_run)}
+    command = [sys.executable, "-c", CODE, json.dumps(blocked), json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread())
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "out": out}
+
+
+@pytest.mark.parametrize("name", ["help", "embed help", "info", "embed"])
+def test_commands_on_an_onnx_file_need_no_torch(light: dict[str, Any], name: str) -> None:
+    code, _, error = light["commands"][name]
+    assert code == 0, error
+
+
+def test_info_tells_the_manifest(light: dict[str, Any]) -> None:
+    assert "gtsa-kit onnx" in light["commands"]["info"][1]
+
+
+def test_vectors_equal_those_with_torch(light: dict[str, Any], pictures: Path, tiny_onnx: Path) -> None:
+    vectors = np.load(f"{light['out']}.npz")
+    with_torch = {item.path: item.features.embedding for item in gtsa_kit.embed(pictures, gtsa_kit.load(tiny_onnx))}
+    assert with_torch.keys() == set(vectors.files)
+    for path, expected in with_torch.items():
+        # A shrunk image is resized by torch, within one of 255 levels of Pillow.
+        np.testing.assert_allclose(vectors[path], expected, atol=2e-5 if path != "4.png" else 0.02)
+    rows = gtsa_kit_dataset(light["out"])
+    for path, vector in rows.items():
+        np.testing.assert_allclose(vector, vectors[path], atol=2e-5)
+
+
+def gtsa_kit_dataset(folder: Path) -> dict[str, np.ndarray]:
+    """Return the vectors of a dataset folder by path."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "vectors")
+    return dict(zip(table["path"].to_pylist(), np.array(table["embedding"].to_pylist()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["train", "export", "map", "search", "embed weights"])
+def test_other_commands_name_the_extra(light: dict[str, Any], name: str) -> None:
+    code, _, error = light["commands"][name]
+    assert code == 2
+    assert "is not installed\n  hint: pip install 'gtsa-kit[train]'" in error, error
+
+
+@pytest.mark.parametrize("name", ["pretrain", "export", "load"])
+def test_other_functions_name_the_extra(light: dict[str, Any], name: str) -> None:
+    assert "pip install 'gtsa-kit[train]'" in (light["errors"][name] or "")
+
+
+def test_every_extra_that_errors_name_exists() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert set(EXTRAS.values()) <= extras.keys()
+    owners = packages_distributions()
+    for module, extra in EXTRAS.items():
+        names = {canonicalize_name(Requirement(text).name) for text in extras[extra]}
+        brought = {canonicalize_name(owner) for owner in owners.get(module, [])}
+        if brought and module != "starlette":  # fastapi brings it
+            assert any(owner.startswith(tuple(names)) for owner in brought), f"{module}: {brought}, {names}"
