@@ -108,7 +108,8 @@ def serve(gtsa: Path, model: Path, work: Path, image: Path) -> None:
     try:
         assert process.stdout
         url = json.loads(process.stdout.readline())["url"]
-        request = urllib.request.Request(f"{url.rstrip('/')}/v1/features", image.read_bytes())  # noqa: S310
+        address, kind = f"{url.rstrip('/')}/v1/features", {"Content-Type": "image/jpeg"}
+        request = urllib.request.Request(address, image.read_bytes(), kind)  # noqa: S310
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  (our own address)
             assert answer.status == 200
     finally:

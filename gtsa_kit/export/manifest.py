@@ -52,7 +52,7 @@ class Manifest(Record):
     dim: int
     """Width of the embedding and of the feature maps."""
     preprocessing: dict[str, Any]
-    """See `models.encoder.Preprocessing`."""
+    """See `models.preprocessing.Preprocessing`."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     axes: dict[str, AxisRange]
