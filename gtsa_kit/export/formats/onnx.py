@@ -2,7 +2,6 @@
 
 import json
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
 from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, check_layer_names
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches, quantize, tensor_digest
+from gtsa_kit.export.formats.tracing import tracing
 from gtsa_kit.export.graph import (
     dynamic_shapes,
     example_input,
@@ -87,8 +87,7 @@ def trace_module(
         opset: Opset of the graph.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tracing():
         program = torch.onnx.export(
             module,
             inputs,

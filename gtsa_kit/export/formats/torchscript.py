@@ -1,13 +1,13 @@
 """TorchScript export."""
 
 import io
-import warnings
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
+from gtsa_kit.export.formats.tracing import tracing
 from gtsa_kit.export.graph import example_input
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.export.task_graph import build_graph, float_head_note, options_for
@@ -23,9 +23,7 @@ def export_torchscript(model: Encoder | TaskModel, options: ExportOptions, path:
         The `target` of the manifest.
     """
     options, buffer = options_for(model, options), io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes.
-        warnings.simplefilter("ignore")
+    with tracing():
         graph, example = build_graph(model, options), example_input(options)
         traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(torch.jit.freeze(traced), buffer)
