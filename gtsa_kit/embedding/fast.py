@@ -102,8 +102,8 @@ def choose_fast_model(
         return FastModel(model, f"not used: {neighbors.images} readable images are too few to compare neighbors")
     used = neighbors.agreement >= MIN_AGREEMENT
     measured = (
-        f"the ten neighbors of an image agree to {neighbors.agreement:.5f} ({MIN_AGREEMENT} needed), the nearest is the "
-        f"same for {100 * neighbors.same_nearest:.0f}%, on {neighbors.images} images"
+        f"the ten neighbors of an image agree to {neighbors.agreement:.5f} ({MIN_AGREEMENT} needed), the nearest is "
+        f"the same for {100 * neighbors.same_nearest:.0f}%, on {neighbors.images} images"
     )
     return FastModel(path if used else model, f"{path.name} is used: {measured}" if used else f"not used: {measured}")
 
