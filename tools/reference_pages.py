@@ -4,6 +4,7 @@ mkdocs loads this file as a hook (mkdocs.yml). The pages are made at each build 
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,9 +52,15 @@ def commands() -> str:
 
 
 def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    yield name, command
-    for child_name, child in sorted(getattr(command, "commands", {}).items()):
-        yield from _walk(child, name if child_name.isupper() else f"{name} {child_name}")
+    children = sorted(getattr(command, "commands", {}).items())
+    for child_name, child in children:
+        if child_name.isupper():  # the command that runs if no subcommand is named
+            yield name, child
+    if not any(child_name.isupper() for child_name, _ in children):
+        yield name, command
+    for child_name, child in children:
+        if not child_name.isupper():
+            yield from _walk(child, f"{name} {child_name}")
 
 
 def _describe_command(name: str, command: Any) -> list[str]:
@@ -67,7 +74,12 @@ def _describe_command(name: str, command: Any) -> list[str]:
     rows = [(param.metavar or str(param.name).upper(), param) for param in arguments]
     rows += [(", ".join(param.opts), param) for param in options if param.name != "help"]
     if rows:
-        lines += ["| | |", "|---|---|", *(f"| `{label}` | {_option_help(param)} |" for label, param in rows), ""]
+        lines += [
+            "| argument | meaning |",
+            "|---|---|",
+            *(f"| `{label}` | {_option_help(param)} |" for label, param in rows),
+            "",
+        ]
     return lines
 
 
@@ -92,12 +104,18 @@ def settings() -> str:
     lines += ["| key | default | meaning |", "|---|---|---|"]
     for setting in describe_settings(RunConfig()):
         choices = f" One of {', '.join(map(str, setting.choices))}." if setting.choices else ""
-        lines.append(f"| `{setting.key}` | `{setting.default}` | {_cell(setting.meaning + choices)} |")
+        lines.append(f"| `{setting.key}` | {_yaml(setting.default)} | {_cell(setting.meaning + choices)} |")
     from gtsa_kit.config.finetune import FinetuneConfig
 
     lines += ["", "## Fine-tuning", "", "| key | default | meaning |", "|---|---|---|"]
     lines += [f"| `{key}` | {default} | {_cell(meaning)} |" for key, default, meaning in _fields(FinetuneConfig, "")]
     return "\n".join(lines) + "\n"
+
+
+def _yaml(value: object) -> str:
+    """Return a value as a user writes it in a YAML file."""
+    text = json.dumps(value, default=str)
+    return f"`{text}`" if value == "" or not isinstance(value, str) else f"`{value}`"
 
 
 def _fields(model: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -109,7 +127,7 @@ def _fields(model: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
         if isinstance(default, BaseModel):
             yield from _fields(type(default), f"{prefix}{name}.")
         else:
-            shown = "" if field.is_required() else f"`{default}`"
+            shown = "" if field.is_required() else _yaml(default)
             yield f"{prefix}{name}", shown, field.description or ""
 
 

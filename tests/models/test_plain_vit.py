@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 
-from gtsa_kit.models import architecture
+from gtsa_kit.models import plain_vit
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture, create_vit, pooling_arguments
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.plain_vit import PlainViT
@@ -30,7 +30,7 @@ def both(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Enc
     """The encoder from one seed, with our ViT and with timm's, in which drop path has the same random numbers."""
     encoders = []
     for plain in (True, False):
-        monkeypatch.setattr(architecture, "is_plain", lambda *_, plain=plain: plain)
+        monkeypatch.setattr(plain_vit, "is_plain", lambda *_, plain=plain: plain)
         torch.manual_seed(0)
         encoders.append(Encoder(variant(arguments), drop_path=0.3))
     assert [type(encoder.vit) is PlainViT for encoder in encoders] == [True, False]
