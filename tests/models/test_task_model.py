@@ -45,7 +45,7 @@ def test_logits_have_the_size_of_the_input_for_every_grid(spec: TaskSpec, size: 
     assert logits.isfinite().all()
 
 
-def timms(encoder: Encoder) -> Any:
+def timm_model(encoder: Encoder) -> Any:
     """timm's own model with the weights of an encoder."""
     architecture = encoder.architecture
     model = timm.create_model(architecture.timm_model, num_classes=0, **architecture.timm_kwargs).eval()
@@ -56,7 +56,7 @@ def timms(encoder: Encoder) -> Any:
 def test_linear_head_is_a_matrix_product_of_the_normed_patch_tokens() -> None:
     model = make_model(SPECS["linear"])
     images = torch.randn(2, 3, 48, 32)
-    tokens = timms(model.encoder).forward_features(_square(images))[:, 1:]  # at timm's own size
+    tokens = timm_model(model.encoder).forward_features(_square(images))[:, 1:]  # at timm's own size
     weight, bias = model.head.classifier.weight[:, :, 0, 0], model.head.classifier.bias
     expected = tokens @ weight.T + bias
     actual = model.head(*model.features(_square(images)))
@@ -71,7 +71,9 @@ def test_heads_take_maps_before_the_final_norm_on_request() -> None:
     spec = TaskSpec("segment", LABELS, "linear", layers=(0, 1), final_norm=False)
     model = make_model(spec)
     images = torch.randn(1, 3, 224, 224)
-    expected = timms(model.encoder).forward_intermediates(images, norm=False, intermediates_only=True, indices=[0, 1])
+    expected = timm_model(model.encoder).forward_intermediates(
+        images, norm=False, intermediates_only=True, indices=[0, 1]
+    )
     for ours, timms in zip(model.features(images), expected, strict=True):
         torch.testing.assert_close(ours, timms, atol=1e-5, rtol=0)
 
