@@ -188,6 +188,9 @@ def embed_with_progress(
         from gtsa_kit.cli.support.opening import open_runner
         from gtsa_kit.cli.support.progress import make_console
         from gtsa_kit.embedding.run import embed_folder
+        from gtsa_kit.embedding.torch_resize import has_torch
+
+        has_torch()  # if it is installed, it is imported here: images are resized by it
 
     console = make_console()
     runner = open_runner(model, options.load, console)
