@@ -24,7 +24,7 @@ class Training:
 
 ADAPT = Training(
     preset="adapt",
-    steps=100,
+    steps=150,
     settings=(
         "model.drop_path=0",
         "model.projector_dim=384",
@@ -41,7 +41,7 @@ ADAPT = Training(
     ),
     random="vit_small",
 )
-"""Training of weights that exist: small views, and half of the steps for the heads alone.
+"""Training of weights that exist: small views, and a third of the steps for the heads alone.
 
 With views that differ less in color, and without stochastic depth, more of one view can be predicted from another.
 """
