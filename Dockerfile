@@ -1,7 +1,7 @@
 # Image of the feature service, for an NVIDIA GPU or, with --build-arg ONNXRUNTIME=onnxruntime, a CPU:
 #   docker build -t gtsa-serve .
 #   docker run -p 8000:8000 -v "$PWD/deploy:/models:ro" gtsa-serve /models/encoder.onnx
-FROM python:3.12-slim AS build
+FROM python:3.12.11-slim-bookworm AS build
 ARG ONNXRUNTIME=onnxruntime-gpu
 WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
@@ -14,7 +14,7 @@ RUN sed -e 's/ \\$//' -e '/^ *--hash/d' constraints.txt > pins.txt \
  && /opt/gtsa/bin/pip uninstall --yes onnxruntime \
  && /opt/gtsa/bin/pip install --no-cache-dir --no-deps --constraint pins.txt "$ONNXRUNTIME"
 
-FROM python:3.12-slim
+FROM python:3.12.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin gtsa
 COPY --from=build /opt/gtsa /opt/gtsa
 ENV PATH=/opt/gtsa/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp

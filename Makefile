@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Folders that are formatted and linted.
-CODE := gtsa_kit tests benchmarks tools
+CODE := gtsa_kit tests benchmarks tools noxfile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs dist format lock wheelhouse clean
+.PHONY: help install demo test check docs dist pythons format lock wheelhouse clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: install  ## the documentation site in runs/site; a broken link or referenc
 
 dist: install  ## sdist and wheel, checked and tried outside of the checkout; DIST_ARGS=--full installs all extras anew
 	$(BIN)/python tools/check_dist.py $(DIST_ARGS)
+
+pythons: install  ## the tests with each installed Python from 3.11 on; NOX_ARGS='-s tests-3.12' is one of them
+	$(BIN)/nox $(NOX_ARGS)
 
 format: install  ## format the code and apply lint's automatic fixes
 	$(BIN)/ruff check --fix $(CODE)
