@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
+import gtsa_kit
+
 EDITABLE = "from hatchling.build import build_editable; import sys; build_editable(sys.argv[1])"
 
 
@@ -52,3 +54,7 @@ def test_types_and_pages_are_installed(built: dict[str, list[str]], kind: str) -
 def test_a_wheel_holds_the_package_alone(built: dict[str, list[str]]) -> None:
     roots = {Path(name).parts[0] for name in built["wheel"]}
     assert {root for root in roots if not root.endswith(".dist-info")} == {"gtsa_kit"}
+
+
+def test_the_version_is_that_of_the_package(built: dict[str, list[str]]) -> None:
+    assert f"gtsa_kit-{gtsa_kit.__version__}.dist-info/METADATA" in built["wheel"]

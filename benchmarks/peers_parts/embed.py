@@ -36,7 +36,7 @@ Command = Callable[[Path, Path], tuple[list[str], dict[str, str]]]
 
 def embed_job(setting: Setting) -> Job:
     """Return the job."""
-    large, small = (40, 8) if setting.micro else (120, 40)
+    large, small = (40, 8) if setting.micro else (300, 60)
     ours = {"gtsa embed, run folder": setting.run_folder, "gtsa embed, ONNX": partial(setting.exported, "onnx")}
     commands: dict[str, Command] = {
         "lightly-train embed": partial(lightly, setting),
