@@ -61,7 +61,7 @@ GPU_PLATFORMS := (platform_machine != 'x86_64' or sys_platform != 'linux') and (
 lock:  ## update the pins in constraints.txt (needs uv): hashes, and no registry's address
 	echo "onnxruntime>=1.22; $(GPU_PLATFORMS)" > .overrides.txt
 	uv pip compile pyproject.toml --override .overrides.txt --extra docs --extra demo --extra dev --extra openvino --extra tensorrt-rtx --extra serve --extra ray --extra eval --extra finetune --extra baselines \
-	  --extra wandb --extra mlflow --extra card --extra lancedb --extra qdrant --extra pgvector --extra faiss \
+	  --extra wandb --extra mlflow --extra card --extra lancedb --extra qdrant --extra pgvector --extra faiss --extra tiff --extra geotiff --extra dicom \
 	  --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file constraints.txt
 	rm .overrides.txt
