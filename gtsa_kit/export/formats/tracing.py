@@ -1,26 +1,20 @@
 """Context in which graphs are traced."""
 
-import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from gtsa_kit.cycles import no_cycle_search
+
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Compute without gradients, torch's warnings, and the search for reference cycles, a large part of a trace's time.
+    """Compute without gradients, torch's warnings, and the search for reference cycles among many small objects.
 
-    torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes. A trace
-    makes many small objects, and cycles among them are collected after it.
+    torch.jit warns of its deprecation, and of shapes in Python code; the parity gate tests several shapes.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if enabled:
-            gc.enable()
+    with no_cycle_search(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
