@@ -24,7 +24,7 @@ from gtsa_kit.embedding.job import plan_job
 from gtsa_kit.embedding.locations import absolute_location
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.rows import FeatureRow
-from gtsa_kit.export import Runner, load
+from gtsa_kit.export import Runner
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.quantize import Calibration
 from gtsa_kit.export.parity_images import MAX_IMAGES, ParityImages
@@ -62,12 +62,19 @@ class FastModel:
 
     path: Path
     """The int8 file, or the model itself if the file can't be used."""
+    runner: Runner
+    """The same, opened."""
     about: str
     """Reason with its figures, in one line."""
 
 
 def choose_fast_model(
-    source: str, model: Path, options: EmbedOptions, runner: Runner, on_step: Callable[[str], None] = lambda _: None
+    source: str,
+    model: Path,
+    options: EmbedOptions,
+    runner: Runner,
+    open_file: Callable[[Path], Runner],
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> FastModel:
     """Return the int8 file of a model, made if there is none, if images of the job keep their neighbors with it.
 
@@ -76,6 +83,7 @@ def choose_fast_model(
         model: A run folder, weights, or a float32 ONNX file.
         options: Options of the job.
         runner: The opened model.
+        open_file: Called once with the int8 file, if there is one to compare.
         on_step: Called with a line before each step that takes time.
 
     Raises:
@@ -84,7 +92,7 @@ def choose_fast_model(
     images = open_images(absolute_location(source))
     sample = sample_entries(images, CALIBRATION_IMAGES + COMPARED_IMAGES)
     if len(sample) < MIN_IMAGES:
-        return FastModel(model, f"not used: {len(sample)} images are too few to compare neighbors")
+        return FastModel(model, runner, f"not used: {len(sample)} images are too few to compare neighbors")
     path = fast_path(model)
     if path.exists():
         check_reusable(path, runner, options)
@@ -93,19 +101,22 @@ def choose_fast_model(
         write_fast_file(model, path, images, sample[:CALIBRATION_IMAGES], options)
     report = open_manifest(path).manifest.parity
     if report is None or not report.passed:
-        return FastModel(model, f"not used: {path} did not pass the parity gate")
+        return FastModel(model, runner, f"not used: {path} did not pass the parity gate")
     compared = sample[CALIBRATION_IMAGES:] if len(sample) >= CALIBRATION_IMAGES + MIN_IMAGES else sample
     on_step(f"comparing neighbors of {len(compared)} images")
-    fast = load(path, **options.load.with_facts().arguments())
+    fast = open_file(path)
     neighbors = compare_neighbors(*(vectors_of(one, model, compared, images, options) for one in (runner, fast)))
     if neighbors.images < MIN_IMAGES:
-        return FastModel(model, f"not used: {neighbors.images} readable images are too few to compare neighbors")
-    used = neighbors.agreement >= MIN_AGREEMENT
+        return FastModel(
+            model, runner, f"not used: {neighbors.images} readable images are too few to compare neighbors"
+        )
     measured = (
         f"the ten neighbors of an image agree to {neighbors.agreement:.5f} ({MIN_AGREEMENT} needed), the nearest is "
         f"the same for {100 * neighbors.same_nearest:.0f}%, on {neighbors.images} images"
     )
-    return FastModel(path if used else model, f"{path.name} is used: {measured}" if used else f"not used: {measured}")
+    if neighbors.agreement < MIN_AGREEMENT:
+        return FastModel(model, runner, f"not used: {measured}")
+    return FastModel(path, fast, f"{path.name} is used: {measured}")
 
 
 def fast_path(model: Path) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gtsa_kit.embedding import fast
 from gtsa_kit.embedding.fast import NEIGHBORS, compare_neighbors, fast_path, sample_entries
+from gtsa_kit.export.runtime import load
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 
@@ -76,10 +77,13 @@ def test_the_int8_file_is_written_once_and_used_by_the_job_and_its_resumption(
     photos: Path, model: Path, tmp_path: Path, gtsa_here: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast, "MIN_AGREEMENT", 0.9)  # random weights and drawn images: what matters here is the way
+    opened, open_manifest = [], load._open_manifest
+    monkeypatch.setattr(load, "_open_manifest", lambda path: opened.append(path) or open_manifest(path))
     command = ("embed", str(photos), "--model", str(model), "--fast", "--size", "32", "--rows-per-shard", "16")
     done = gtsa_here(*command, "--out", str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
     file = fast_path(model)
+    assert opened.count(file) == 1
     assert f"{file.name} is used: the ten neighbors of an image agree to " in done.stdout + done.stderr
     assert json.loads((tmp_path / "a" / "job.json").read_text())["model"]["path"] == str(file)
     vectors = rows(tmp_path / "a")

@@ -22,13 +22,15 @@ def open_fast(
     def on_step(line: str) -> None:
         console.print(f"--fast: {line}", soft_wrap=True)
 
+    def open_file(path: Path) -> "Runner":
+        return open_runner(path, file_options.load, console)
+
+    file_options = replace(options, load=options.load.with_facts())
     begun_with = model_of_job(out, model) if options.resume else None
     if begun_with:
-        chosen = FastModel(begun_with, f"{begun_with.name}, with which the job began")
+        opened = runner if begun_with == model else open_file(begun_with)
+        chosen = FastModel(begun_with, opened, f"{begun_with.name}, with which the job began")
     else:
-        chosen = choose_fast_model(folder, model, options, runner, on_step)
+        chosen = choose_fast_model(folder, model, options, runner, open_file, on_step)
     on_step(chosen.about)
-    if chosen.path == model:
-        return model, runner, options
-    options = replace(options, load=options.load.with_facts())
-    return chosen.path, open_runner(chosen.path, options.load, console), options
+    return chosen.path, chosen.runner, options if chosen.path == model else file_options
