@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.commands import GTSA, one_thread, sets
+from helpers.commands import sets
 from helpers.instance_data import DrawnImage, write_coco
-from helpers.processes import finetune_and_kill, start_forked
+from helpers.processes import finetune_and_kill, run_by_torchrun, start_forked
 from helpers.task_models import SMALL_DETECTOR, random_task_model, task_spec
 from helpers.weights import save_random
 from PIL import Image
@@ -195,18 +194,8 @@ def test_two_processes_train_and_score_one_model(squares: Path, tmp_path: Path) 
     settings = SMALL | {"data.val": str(squares / "val.json"), "train.steps": 4, "train.eval_every": 4}
     settings |= {"train.batch_size": 1, "train.accumulate": 2}
     command = ["finetune", "detect", str(squares / "labels.json"), "--images", str(squares / "images")]
-    command += [
-        "--random",
-        "vit_test",
-        "--no-freeze",
-        "--devices",
-        "2",
-        "--out",
-        str(tmp_path / "run"),
-        *sets(settings),
-    ]
-    done = subprocess.run([*GTSA, *command], env=one_thread(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    command += ["--random", "vit_test", "--no-freeze", "--out", str(tmp_path / "run"), *sets(settings)]
+    run_by_torchrun(2, *command)
     rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["epoch"] for row in rows] == pytest.approx([4 / 3, 8 / 3, 4, 16 / 3])  # 2 processes x 2 x 1 of 3 images

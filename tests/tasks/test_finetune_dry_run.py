@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.commands import sets
 from helpers.evaluation_data import write_blocks, write_color_classes
+from helpers.instance_data import draw_images, write_yolo
 from helpers.weights import save_random
 
 from gtsa_kit.files import read_json_lines
@@ -28,8 +29,17 @@ SETTINGS: dict[str, Any] = {
     "train.eval_every": 3,
     "train.log_every": 1,
 }
+
+
+def write_objects(folder: Path) -> Path:
+    """Write images with objects of three classes; return the folder."""
+    return write_yolo(folder, draw_images(10))
+
+
+SMALL_HEAD = {"head.channels": 16, "detector.box_channels": 32, "detector.proposals": 40, "augment.size": 64}
 KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any]]] = {
     "pixels, frozen": ("segment", write_blocks, {"head.channels": 16, "train.freeze": True, "train.views": 3}),
+    "objects, frozen": ("detect", write_objects, {**SMALL_HEAD, "train.freeze": True, "train.views": 2}),
     "images, all layers": ("classify", write_color_classes, {"train.freeze": False, "train.accumulate": 2}),
 }
 
@@ -69,7 +79,7 @@ def test_the_estimate_is_that_of_the_run(
     images = 4 * settings.get("train.accumulate", 1)
     assert (estimate.steps, estimate.images_per_step) == (rows[-1]["step"], images)
     assert (estimate.classes, estimate.measured_steps) == (3, MEASURED_STEPS)
-    assert estimate.images > ENCODED_IMAGES or task == "segment"
+    assert estimate.images > ENCODED_IMAGES or task != "classify"
     assert estimate.images * rows[-1]["epoch"] == pytest.approx(7 * images)
     median = statistics.median(row["images_per_second"] for row in rows[1:] if row["step"] % 3 != 1)  # no scores before
     assert median / 10 < estimate.images_per_second < 10 * median  # on a busy machine
@@ -85,23 +95,34 @@ def test_the_estimate_is_that_of_the_run(
     assert estimate.peak_bytes > 1e8
 
 
+@pytest.mark.parametrize(
+    ("task", "write", "head", "more"),
+    [("classify", write_color_classes, "linear", {}), ("detect", write_objects, "mask-rcnn", SMALL_HEAD)],
+)
 def test_the_command_prints_and_writes_nothing(
-    gtsa_here: Callable, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str,
+    write: Callable[[Path], Path],
+    head: str,
+    more: dict[str, Any],
+    gtsa_here: Callable,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here, temporary = tmp_path / "here", tmp_path / "temporary"
     here.mkdir(), temporary.mkdir()
-    data = write_color_classes(tmp_path / "data")
+    data = write(tmp_path / "data")
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     kept = tmp_path / "kept"
-    settings = sets({**SETTINGS, "train.freeze": True, "train.features": kept})
-    done = gtsa_here("finetune", "classify", data, "--model", encoder, *settings, "--dry-run")
+    settings = sets({**SETTINGS, **more, "train.freeze": True, "train.features": kept})
+    done = gtsa_here("finetune", task, data, "--model", encoder, *settings, "--dry-run")
     assert done.returncode == 0, done.stderr
     lines = [line.strip().partition(" ") for line in done.stdout.splitlines()[1:] if line[1:2] != " "]
     rows = {name: text.strip() for name, _, text in lines}
     assert list(rows) == ["model", "classes", "images", "steps", "speed", "time", "memory", "disk"]
-    assert rows["model"].startswith("classify: ")
-    assert "frozen" in rows["model"]
+    assert rows["model"].startswith(f"{task}: ")
+    assert f", frozen, head {head} on" in rows["model"]
     assert rows["classes"] == "3"
     assert "for training" in rows["images"]
     assert "7 of 4 images" in rows["steps"]
