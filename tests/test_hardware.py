@@ -19,7 +19,12 @@ def test_bf16_is_used_if_available_and_faster(
     assert hardware.should_use_bf16(torch.device("cpu")) is expected
 
 
-def test_speedup_is_a_positive_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speedup_is_a_positive_ratio_that_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_BENCHMARK_SHAPE", (64, 32, 48))  # a large product takes seconds without bf16
-    assert math.isfinite(hardware.bf16_speedup())
-    assert hardware.bf16_speedup() > 0
+    hardware.bf16_speedup.cache_clear()
+    speedup = hardware.bf16_speedup()
+    assert math.isfinite(speedup)
+    assert speedup > 0
+    monkeypatch.setattr(hardware, "_time_matmul", lambda *_: pytest.fail("measured again"))
+    assert hardware.bf16_speedup() == speedup
+    hardware.bf16_speedup.cache_clear()  # of a small product

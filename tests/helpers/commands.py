@@ -17,6 +17,7 @@ TINY = {
     "optim.warmup_epochs": 1,
     "train.log_every": 1,
     "train.workers": 0,
+    "train.precision": "fp32",  # the choice of "auto" is measured, and may differ between two runs
     "train.batch_size": 4,
 }
 

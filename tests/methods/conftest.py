@@ -24,6 +24,7 @@ SMALL = {
     "mocov3.output": 12,
     "train.batch_size": 4,
     "train.workers": 0,
+    "train.precision": "fp32",
     "train.log_every": 1,
 }
 
