@@ -1,3 +1,3 @@
-"""Version of the package, in a module of its own so that every module can import it without the public API; the build reads it, too."""
+"""Version of the package, in a module that imports nothing; the build reads it, too."""
 
 __version__ = "0.1.0"
