@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from gtsa_kit.embedding.browse.linkage import split_chain
+from gtsa_kit.embedding.browse.products import UnitRows
 from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorBlock, VectorTable, cosines
+
+if TYPE_CHECKING:
+    import torch
 
 ROW_BLOCK_BYTES = 256 << 20
 """Size of the vectors that stay in memory during one pass over the rest: as stored, and divided by their norms."""
@@ -41,7 +45,7 @@ class Duplicates:
 def find_duplicates(
     data: VectorTable,
     threshold: float,
-    device: torch.device,
+    device: "torch.device | None",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Duplicates:
     """Return groups of images in which the cosine of every pair is at least `threshold`.
@@ -53,7 +57,7 @@ def find_duplicates(
     Args:
         data: The dataset.
         threshold: Smallest cosine of a pair, above 0, up to 1.
-        device: Device of the products.
+        device: Device of the products; None computes them with numpy.
         on_progress: Called with (rows done, total rows); a row is done when it is compared with all later rows.
     """
     assert 0 < threshold <= 1
@@ -114,14 +118,13 @@ def _row_blocks(data: VectorTable) -> Iterator[tuple[int, list[VectorBlock]]]:
 
 
 def _join_pairs(
-    rows: VectorBlock, columns: VectorBlock, threshold: float, device: torch.device, groups: UnionFind
+    rows: VectorBlock, columns: VectorBlock, threshold: float, device: "torch.device | None", groups: UnionFind
 ) -> None:
     """Join all pairs of a row and a later column whose cosine reaches the threshold."""
     roots = groups.root(np.concatenate([rows.indices, columns.indices]))
     if (roots == roots[0]).all():  # many copies of one image
         return
-    approximate = torch.from_numpy(rows.unit).to(device) @ torch.from_numpy(columns.unit).to(device).T
-    i, j = (side.cpu().numpy() for side in (approximate >= threshold - FLOAT32_SLACK).nonzero(as_tuple=True))
+    i, j = UnitRows(rows.unit, device).pairs(UnitRows(columns.unit, device), threshold - FLOAT32_SLACK)
     later = columns.start + j > rows.start + i
     i, j = i[later], j[later]
     for start in range(0, len(i), PAIRS):

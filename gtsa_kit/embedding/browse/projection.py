@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from gtsa_kit.embedding.browse.products import UnitRows
 from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable, cosines
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_POINTS = 100_000
 """Default maximum of points: a browser draws them without delay, and their vectors fit into memory."""
@@ -44,7 +48,7 @@ def make_projection(
     data: VectorTable,
     layout: str = "pca",
     max_points: int = MAX_POINTS,
-    device: torch.device | str = "cpu",
+    device: "torch.device | None" = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Projection:
     """Project at most `max_points` rows, evenly sampled from the dataset.
@@ -53,7 +57,7 @@ def make_projection(
         data: The dataset.
         layout: "pca" for two principal components; "tsne" for scikit-learn's t-SNE of up to `MAX_TSNE_POINTS` points.
         max_points: Number of points, at most.
-        device: Device of the products.
+        device: Device of the products; None computes them with numpy.
         on_progress: Called with (points with known neighbors, total points).
 
     Raises:
@@ -68,7 +72,7 @@ def make_projection(
     unit, sampled, invalid = _read_directions(data, sampled)
     if not len(sampled):
         raise ValueError(f"no row of {data.folder} has a direction: all vectors are zero, or hold NaN or infinity")
-    neighbors, cosine = _nearest_neighbors(unit, torch.device(device), on_progress)
+    neighbors, cosine = _nearest_neighbors(unit, device, on_progress)
     points = pca(unit, 2) if layout == "pca" else _tsne(unit)
     return Projection(data.rows(sampled), _scale_to_unit_box(points), neighbors, cosine, len(data), data.rows(invalid))
 
@@ -95,16 +99,14 @@ def _read_directions(data: VectorTable, sampled: np.ndarray) -> tuple[np.ndarray
 
 
 def _nearest_neighbors(
-    unit: np.ndarray, device: torch.device, on_progress: Callable[[int, int], None]
+    unit: np.ndarray, device: "torch.device | None", on_progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return indices (n, k), int32, and cosines, float32, of the nearest others; ties in the order of the rows."""
     count, k = len(unit), min(NEIGHBORS, len(unit) - 1)
     neighbors, cosine = np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.float32)
-    all_rows = torch.from_numpy(unit).to(device)
+    rows_on_device = UnitRows(unit, device)
     for start in range(0, count if k else 0, _ROWS_AT_A_TIME):
-        approximate = all_rows[start : start + _ROWS_AT_A_TIME] @ all_rows.T
-        approximate[torch.arange(len(approximate)), torch.arange(start, start + len(approximate))] = -2
-        others = approximate.topk(min(2 * k, count - 1), dim=1).indices.cpu().numpy()
+        others = rows_on_device.nearest_others(start, start + _ROWS_AT_A_TIME, min(2 * k, count - 1))
         rows = slice(start, start + len(others))
         exact = cosines(unit[others.ravel()], np.repeat(unit[rows], others.shape[1], axis=0)).reshape(others.shape)
         best = np.lexsort((others, -exact), axis=1)[:, :k]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,10 @@ class SearchResult:
 
 def inner_products(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the exact products (N,) of (N, D) float32 with (D,), by faiss if it is installed, otherwise by numpy."""
-    if find_spec("faiss") is None:
+    try:
+        import faiss
+    except ImportError:
         return np.asarray(rows @ unit)
-    import faiss
-
     rows = np.ascontiguousarray(rows)
     return np.asarray(faiss.pairwise_distances(unit[None], rows, metric=faiss.METRIC_INNER_PRODUCT)[0])
 

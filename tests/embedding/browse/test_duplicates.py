@@ -26,13 +26,13 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize("threshold", [0.95, 0.99, 1.0])
-def test_duplicates_equal_brute_force(threshold: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threshold", "device"), [(0.95, None), (0.99, CPU), (1.0, None)])
+def test_duplicates_equal_brute_force(threshold: float, device: torch.device | None, tmp_path: Path) -> None:
     rows = clustered_vectors(600, 16, seed=1)
     rng = np.random.default_rng(2)
     sizes = [(int(w), int(h)) for w, h in rng.integers(1, 4, (600, 2))]
     data = open_vectors(write_dataset(tmp_path / "d", rows, pixels=sizes, part=250))
-    duplicates = find_duplicates(data, threshold, CPU)
+    duplicates = find_duplicates(data, threshold, device)
     assert [row.index for row in duplicates.invalid] == [7, 11, 13]
     cosine = np.round(np.nan_to_num(unit64(rows) @ unit64(rows).T), 12)
     groups = [sorted(member.row.index for member in group) for group in duplicates.groups]

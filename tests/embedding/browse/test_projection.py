@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.embedded_dataset import unit64, write_dataset
 from PIL import Image, ImageColor
 from typer.testing import CliRunner
@@ -88,11 +89,12 @@ def test_points_are_principal_components(tmp_path: Path) -> None:
     assert pca(np.ones((3, 1), dtype=np.float32), 2).shape == (3, 2)
 
 
-def test_neighbors_equal_brute_force(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["numpy", "torch"])
+def test_neighbors_equal_brute_force(device: torch.device | None, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
     rows[50] = rows[60] = rows[70]
     rows[5] = np.nan
-    projection = make_projection(open_vectors(write_dataset(tmp_path / "d", rows, part=300)))
+    projection = make_projection(open_vectors(write_dataset(tmp_path / "d", rows, part=300)), device=device)
     kept = np.delete(np.arange(700), 5)
     assert [row.index for row in projection.rows] == kept.tolist()
     unit = unit64(rows[kept])
