@@ -18,6 +18,10 @@ EXTRAS: Final[Mapping[str, str]] = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "ray": "ray",
+    "lancedb": "lancedb",
+    "qdrant_client": "qdrant",
+    **dict.fromkeys(("psycopg", "pgvector"), "pgvector"),
+    "faiss": "faiss",
     "mvtbdata": "demo",
 }
 """Extra of gtsa-kit by module."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,12 @@ commands = {
     "embed help": ["embed", "--help"],
     "info": ["info", model],
     "embed": ["embed", images, "--model", model, "--out", out, "--dense"],
-    "search": ["embed", "search", out, "--row", items[0].path],
+    "search": ["embed", "search", out, "--row", items[0].path, "--json"],
+    "search image": ["embed", "search", out, "--image", images + "/1.png", "--json"],
+    "duplicates": ["embed", "duplicates", out, "--threshold", "0.5", "--json"],
+    "search sheet": ["embed", "search", out, "--row", items[0].path, "--contact-sheet", out + ".jpg"],
+    "map on a GPU": ["embed", "map", out, "--device", "cuda"],
+    "push": ["embed", "push", out, "--to", "faiss", "--path", out + ".faiss"],
     "train": ["train", images, "--out", out + "run"],
     "export": ["export", given["run"], "--format", "onnx"],
     "map": ["embed", "map", out, "--out", out + ".html"],
@@ -135,7 +141,7 @@ def light(pictures: Path, tiny_onnx: Path, tiny_run: Path, tmp_path_factory: pyt
     return {**json.loads(done.stdout), "out": out}
 
 
-@pytest.mark.parametrize("name", ["help", "embed help", "info", "embed"])
+@pytest.mark.parametrize("name", ["help", "embed help", "info", "embed", "search", "search image", "duplicates", "map"])
 def test_commands_on_an_onnx_file_need_no_torch(light: dict[str, Any], name: str) -> None:
     code, _, error = light["commands"][name]
     assert code == 0, error
@@ -165,11 +171,30 @@ def gtsa_kit_dataset(folder: Path) -> dict[str, np.ndarray]:
     return dict(zip(table["path"].to_pylist(), np.array(table["embedding"].to_pylist()), strict=True))
 
 
-@pytest.mark.parametrize("name", ["train", "export", "map", "search", "embed weights"])
+@pytest.mark.parametrize("name", ["train", "export", "search sheet", "map on a GPU", "embed weights"])
 def test_other_commands_name_the_extra(light: dict[str, Any], name: str) -> None:
     code, _, error = light["commands"][name]
     assert code == 2
     assert "is not installed\n  hint: pip install 'gtsa-kit[train]'" in error, error
+
+
+def test_searches_equal_those_with_torch(light: dict[str, Any], gtsa_here: Callable[..., Any], pictures: Path) -> None:
+    first, image = light["out"], pictures / "1.png"
+    for name, query in (("search", ["--row", "0.png"]), ("search image", ["--image", image])):
+        _, printed, notes = light["commands"][name]
+        assert "not drawn: a contact sheet: matplotlib is not installed" in notes
+        with_torch = json.loads(gtsa_here("embed", "search", first, *query, "--json").stdout)["hits"]
+        hits = json.loads(printed)["hits"]
+        assert [hit["path"] for hit in hits] == [hit["path"] for hit in with_torch]
+        cosines = [[hit["cosine"] for hit in some] for some in (hits, with_torch)]
+        np.testing.assert_allclose(*cosines, atol=1e-5)
+    duplicates = gtsa_here("embed", "duplicates", first, "--threshold", "0.5", "--json").stdout
+    assert json.loads(light["commands"]["duplicates"][1]) == json.loads(duplicates)
+
+
+def test_a_store_that_is_missing_is_named(light: dict[str, Any]) -> None:
+    code, _, error = light["commands"]["push"]
+    assert (code, "pip install 'gtsa-kit[faiss]'" in error) == (2, True), error
 
 
 @pytest.mark.parametrize("name", ["pretrain", "export", "load"])

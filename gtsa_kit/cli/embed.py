@@ -1,4 +1,4 @@
-"""gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map and duplicates."""
+"""gtsa embed: images to vectors and dense maps, with the subcommands merge, search, map, duplicates and push."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gtsa_kit.cli.embed_browse import browse_app
+from gtsa_kit.cli.embed_push import push_command
 from gtsa_kit.cli.support.common import quick_imports, require
 from gtsa_kit.cli.support.help import DefaultCommand, PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_groups
@@ -29,6 +30,7 @@ class DefaultCommandGroup(PlainGroup):
 
 app = typer.Typer(cls=DefaultCommandGroup, rich_markup_mode="rich", help="Turn images into vectors and dense maps.")
 app.add_typer(browse_app)
+app.command("push", cls=PlainCommand)(push_command)
 
 
 @app.command(DEFAULT_COMMAND, cls=DefaultCommand, hidden=True)
@@ -104,8 +106,8 @@ def embed(
     embedding. Every image becomes a row there or a line in DIR/errors.jsonl. If the command is killed at any time, the
     same command with --resume continues it, with the same result as without the interruption.
 
-    Subcommands: [bold]gtsa embed merge[/bold], [bold]search[/bold], [bold]map[/bold], [bold]duplicates[/bold]. A
-    folder of such a name is written as ./merge.
+    Subcommands: [bold]gtsa embed merge[/bold], [bold]search[/bold], [bold]map[/bold], [bold]duplicates[/bold],
+    [bold]push[/bold]. A folder of such a name is written as ./merge.
 
     [bold]Examples[/bold]
 

@@ -1,5 +1,6 @@
 """gtsa embed search, map and duplicates: browsing a dataset folder."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,10 @@ import typer
 
 from gtsa_kit.cli.support.browse_display import (
     advise,
+    check_sheet_outside,
+    choose_sheet,
     describe_invalid,
+    open_with_note,
     print_duplicates,
     print_hits,
     print_note,
@@ -19,6 +23,8 @@ from gtsa_kit.cli.support.help import PlainCommand
 from gtsa_kit.cli.support.options import DeviceOption, JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
+    import torch
+
     from gtsa_kit.embedding.browse.search import SearchResult
     from gtsa_kit.embedding.browse.vectors import VectorTable
 
@@ -65,12 +71,9 @@ def search_command(
     """
     if (image is None) == (row is None):
         raise ValueError("give either --image FILE or --row PATH")
-    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path, check_outside_images
-
-    contact_sheet = contact_sheet or folder / "search.jpg"
-    check_contact_sheet_path(contact_sheet)
-    data = _open_vectors(folder)
-    check_outside_images(contact_sheet, data.sources)
+    path, no_sheet = choose_sheet(contact_sheet, folder / "search.jpg")
+    data = open_with_note(folder)
+    check_sheet_outside(path, data)
     if image is not None:
         query_row, name, vector = None, str(image), _embed_image(data, require(image), model, opening)
     else:
@@ -82,7 +85,9 @@ def search_command(
     images = SourceImages(data.sources)
     print_hits(result.hits, images.states(hit.row for hit in result.hits), name, as_json)
     print_note(describe_invalid(result.invalid))
-    write_hits_sheet(images, result.hits, query_row or Path(name), name, contact_sheet)
+    print_note(no_sheet)
+    if path:
+        write_hits_sheet(images, result.hits, query_row or Path(name), name, path)
 
 
 @browse_app.command("map", cls=PlainCommand)
@@ -109,18 +114,19 @@ def map_command(
 
       gtsa embed map vectors/ --layout tsne --points 5000 --out map.html
     """
-    data = _open_vectors(folder)
+    data = open_with_note(folder)
     out = out or folder / "map.html"
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.projection import make_projection
     from gtsa_kit.embedding.browse.projection_page import write_projection_page
     from gtsa_kit.embedding.browse.thumbnails import SourceImages, describe_problems
-    from gtsa_kit.export.runtime.load import pick_device
 
     console = make_console()
     with Steps(console) as steps:
         steps.begin("finding neighbors", min(points, len(data)), unit="images")
-        projection = make_projection(data, layout, points, pick_device(device), lambda done, _: steps.update(done))
+        projection = make_projection(
+            data, layout, points, _device_of_products(device), lambda done, _: steps.update(done)
+        )
         steps.begin("making thumbnails", min(thumbnails, len(projection.rows)), unit="images")
         title = f"Map of {Path(data.sources[0] if data.sources else folder.absolute()).name}"
         images = SourceImages(data.sources)
@@ -161,23 +167,18 @@ def duplicates_command(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"--threshold must be above 0 and at most 1, got {threshold:g}")
-    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path, check_outside_images
-
-    if contact_sheet:
-        check_contact_sheet_path(contact_sheet)
-    data = _open_vectors(folder)
-    if contact_sheet:
-        check_outside_images(contact_sheet, data.sources)
+    choose_sheet(contact_sheet)
+    data = open_with_note(folder)
+    check_sheet_outside(contact_sheet, data)
     from gtsa_kit.cli.support.progress import Steps, make_console
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
     from gtsa_kit.embedding.browse.thumbnails import SourceImages
-    from gtsa_kit.export.runtime.load import pick_device
 
     console = make_console()
     with Steps(console) as steps:
         steps.begin("comparing, percent", 100)
         duplicates = find_duplicates(
-            data, threshold, pick_device(device), lambda done, total: steps.update(100 * done // total)
+            data, threshold, _device_of_products(device), lambda done, total: steps.update(100 * done // total)
         )
     images = SourceImages(data.sources)
     states = iter(images.states(member.row for group in duplicates.groups for member in group))
@@ -188,19 +189,15 @@ def duplicates_command(
         write_duplicates_sheet(images, groups, contact_sheet)
 
 
-def _open_vectors(folder: Path) -> "VectorTable":
-    """Open a dataset folder, and print a note if it is not complete."""
-    from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.embedding.browse.vectors import open_vectors
+def _device_of_products(device: str) -> "torch.device | None":
+    """Return torch's device; None, for numpy, where torch is not installed and the device may be the CPU."""
+    from gtsa_kit.export.runtime.load import pick_device
 
-    data = open_vectors(require(folder))
-    if not data.complete:
-        make_console().print(
-            f"{folder} is not complete: only the {len(data)} committed rows are used; gtsa embed with --resume adds "
-            "the others",
-            soft_wrap=True,
-        )
-    return data
+    if device not in ("auto", "cpu"):
+        return pick_device(device)
+    with suppress(ModuleNotFoundError):
+        return pick_device(device)
+    return None
 
 
 def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: ModelOptions) -> Any:

@@ -1,4 +1,4 @@
-"""Tables, JSON and contact sheets of `gtsa embed search` and `gtsa embed duplicates`."""
+"""Opening of dataset folders; tables, JSON and contact sheets of `gtsa embed search` and `gtsa embed duplicates`."""
 
 import json
 from collections.abc import Sequence
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gtsa_kit.cli.support.common import require
+
 if TYPE_CHECKING:
     from gtsa_kit.embedding.browse.contact_sheet import Tile
     from gtsa_kit.embedding.browse.duplicates import DuplicateMember
     from gtsa_kit.embedding.browse.search import SearchHit
     from gtsa_kit.embedding.browse.source_files import FileState
     from gtsa_kit.embedding.browse.thumbnails import SourceImages
-    from gtsa_kit.embedding.browse.vectors import ImageRow
+    from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable
 
 MAX_SHEET_GROUPS = 40
 """Maximum groups on a contact sheet of duplicates; the table and --json have all groups."""
@@ -20,6 +22,48 @@ SHEET_COLUMNS = 6
 """Images of a group on a contact sheet of duplicates."""
 MAX_NAMES = 3
 """Names of rows in a line about them."""
+
+
+def open_with_note(folder: Path) -> "VectorTable":
+    """Open a dataset folder, and print a note if it is not complete."""
+    from gtsa_kit.embedding.browse.vectors import open_vectors
+
+    data = open_vectors(require(folder))
+    if not data.complete:
+        print_note(
+            f"{folder} is not complete: only the {len(data)} committed rows are used; gtsa embed with --resume adds "
+            "the others"
+        )
+    return data
+
+
+def choose_sheet(requested: Path | None, default: Path | None = None) -> tuple[Path | None, str]:
+    """Return the contact sheet to write, and a line that tells why there is none by default.
+
+    Raises:
+        ValueError: The suffix is of no format.
+        ModuleNotFoundError: One is requested, and matplotlib, which draws it, is not installed.
+    """
+    from gtsa_kit.embedding.browse.contact_sheet import check_contact_sheet_path
+
+    path = requested or default
+    if path is None:
+        return None, ""
+    try:
+        check_contact_sheet_path(path)
+    except ModuleNotFoundError as error:
+        if requested:
+            raise
+        return None, f"not drawn: {error}"
+    return path, ""
+
+
+def check_sheet_outside(path: Path | None, data: "VectorTable") -> None:
+    """Raise `ValueError` for a contact sheet that would be one of the images of its dataset."""
+    from gtsa_kit.embedding.browse.contact_sheet import check_outside_images
+
+    if path:
+        check_outside_images(path, data.sources)
 
 
 def print_hits(hits: "list[SearchHit]", states: "list[FileState]", query: str, as_json: bool) -> None:

@@ -21,6 +21,9 @@ BLOCK_BYTES = 32 << 20
 FLOAT32_SLACK = 1e-4
 """Upper bound of the error of a float32 cosine of vectors of length 1,000, in any order of the sum."""
 
+_ROW_COLUMNS = ("path", "width", "height", "sha256", "stamp")
+"""Fields of `ImageRow` after the index, in their order."""
+
 
 @dataclass(frozen=True)
 class ImageRow:
@@ -120,17 +123,23 @@ class VectorTable:
             for batch in read_batches(part, ["embedding"], max_rows) if first + length > start else ():
                 skip = max(0, start - position)
                 if skip < len(batch):
-                    column = batch.column(0).slice(skip)
-                    values = column.flatten().to_numpy(zero_copy_only=False)
-                    vectors = values.reshape(len(column), self.dim).astype(np.float32, copy=False)
-                    yield VectorBlock(position + skip, vectors)
+                    yield VectorBlock(position + skip, self._matrix(batch.column(0).slice(skip)))
                 position += len(batch)
+
+    def blocks_with_rows(self, max_rows: int) -> Iterator[tuple[VectorBlock, list[ImageRow]]]:
+        """Yield all vectors with their rows, in one pass over the files, in blocks of `max_rows` rows at most."""
+        for part, first in zip(self.parts, self.part_starts, strict=True):
+            for batch in read_batches(part, [*_ROW_COLUMNS, "embedding"], max_rows):
+                block = VectorBlock(first, self._matrix(batch["embedding"]))
+                columns = (batch[name].to_pylist() for name in _ROW_COLUMNS)
+                yield block, [ImageRow(*values) for values in zip(block.indices.tolist(), *columns, strict=True)]
+                first += len(batch)
 
     def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> list[ImageRow]:
         """Return the rows of these indices, in their order; all rows by default."""
         requested = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         rows: dict[int, ImageRow] = {}
-        for batch_indices, batch in self._select(["path", "width", "height", "sha256", "stamp"], requested):
+        for batch_indices, batch in self._select(list(_ROW_COLUMNS), requested):
             columns = (column.to_pylist() for column in batch.columns)
             for index, *values in zip(batch_indices, *columns, strict=True):
                 rows[index] = ImageRow(index, *values)
@@ -143,8 +152,7 @@ class VectorTable:
         positions = {index: i for i, index in enumerate(requested.tolist())}
         assert len(positions) == len(requested), "each row once"
         for batch_indices, batch in self._select(["embedding"], requested):
-            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(len(batch_indices), self.dim)
-            out[[positions[index] for index in batch_indices]] = values
+            out[[positions[index] for index in batch_indices]] = self._matrix(batch.column(0))
         return out
 
     def find(self, path: str) -> ImageRow:
@@ -166,6 +174,11 @@ class VectorTable:
                 position += len(batch)
         hint = f"did you mean {', '.join(similar)}?" if similar else "give a value of the column `path`"
         raise ValueError(f"no row of {self.folder} has the path {path}; {hint}")
+
+    def _matrix(self, column: pa.Array) -> np.ndarray:
+        """Return a column of vectors as (n, D), float32."""
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(values.reshape(len(column), self.dim).astype(np.float32, copy=False))
 
     def _select(self, columns: list[str], requested: np.ndarray) -> Iterator[tuple[list[int], pa.RecordBatch]]:
         """Yield the requested row indices with their values of `columns`, batch by batch, in the order of the files."""

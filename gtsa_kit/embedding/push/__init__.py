@@ -1,0 +1,1 @@
+"""Vectors of a dataset folder to stores that search them: LanceDB, Qdrant, PostgreSQL with pgvector, faiss."""
