@@ -22,6 +22,10 @@ EXTRAS: Final[Mapping[str, str]] = {
     "qdrant_client": "qdrant",
     **dict.fromkeys(("psycopg", "pgvector"), "pgvector"),
     "faiss": "faiss",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "cyclonedx": "card",
+    "huggingface_hub": "card",
     "mvtbdata": "demo",
 }
 """Extra of gtsa-kit by module."""

@@ -5,15 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from gtsa_kit.cli.support.common import fail, quick_imports, require
-from gtsa_kit.cli.support.finetune_options import DATA, TRAINING, FinetuneOptions
+from gtsa_kit.cli.support.common import quick_imports
+from gtsa_kit.cli.support.finetune_options import FinetuneOptions
+from gtsa_kit.cli.support.finetune_task_options import DetectOptions, SegmentOptions
 from gtsa_kit.cli.support.help import PlainCommand, PlainGroup
 from gtsa_kit.cli.support.options import WeightsOptions, with_option_groups
+from gtsa_kit.cli.support.run_steps import check_mode, estimate_or_train, refuse_settings
 from gtsa_kit.config.finetune import TaskName
-from gtsa_kit.files import shell_word
-
-HEADS_BY_MASKS = {True: "mask-rcnn", False: "faster-rcnn"}
-"""Head by `--masks`."""
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -34,54 +32,8 @@ def segment(
             metavar="DATA",
         ),
     ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help="fpn (the paper's Semantic FPN on four blocks), linear (one 1x1 convolution) or eomt (queries in the "
-            "last blocks; needs transformers to train). Default fpn.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    pyramid: Annotated[
-        str | None,
-        typer.Option(
-            help="Strides of the head fpn: flat (all of a patch) or strided (a quarter to two patches). Default flat.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Blocks that the head takes, such as 2,5,8,11. Default: the last of each quarter for fpn, the one "
-            "before the last four for eomt, else the last map.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help='Names and colors of classes, YAML: {0: road}, {0: {name: road, color: "#804080"}} or {road: '
-            '"#804080"}; or JSON, or a CSV name,r,g,b. Default: each value in the masks is a class.',
-            metavar="FILE",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Void class: an index, a color (#000000) or a name; repeatable. 255 is always void. Default: none.",
-            metavar="CLASS",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    mask_suffix: Annotated[
-        str | None,
-        typer.Option(
-            help="End of the masks' names that the images' lack: _mask for a.jpg and a_mask.png. Default: none.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
     *,
+    task: SegmentOptions,
     options: FinetuneOptions,
     weights: WeightsOptions,
 ) -> None:
@@ -102,15 +54,7 @@ def segment(
 
       gtsa finetune segment --finish --out runs/camvid
     """
-    given = {
-        "head.name": head,
-        "head.pyramid": pyramid,
-        "head.layers": _blocks(layers),
-        "data.labels": str(require(labels).absolute()) if labels else None,
-        "data.ignore": ignore or None,
-        "data.mask_suffix": mask_suffix,
-    }
-    _run("segment", data, options, weights, given)
+    _run("segment", data, options, weights, task.settings())
 
 
 @app.command("classify", cls=PlainCommand)
@@ -156,47 +100,8 @@ def detect(
             metavar="DATA",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the images that a JSON file names. Default: beside the file.",
-            metavar="DIR",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    val: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON file of the validation images. Default: a part of the images of DATA, see --val-split.",
-            metavar="FILE",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    masks: Annotated[
-        bool | None,
-        typer.Option(
-            "--masks/--no-masks",
-            help="Learn masks (Mask R-CNN), or boxes alone (Faster R-CNN). Default: masks if the labels have them.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help="mask-rcnn, faster-rcnn (boxes alone) or eomt (masks of queries in the last blocks; needs "
-            "transformers to train). Default: as --masks says.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Four blocks that the head takes, such as 3,5,7,11; one for eomt. Default: the last of each quarter, "
-            "or the one before the last four.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
     *,
+    task: DetectOptions,
     options: FinetuneOptions,
     weights: WeightsOptions,
 ) -> None:
@@ -214,16 +119,7 @@ def detect(
 
       gtsa finetune detect coco/ --model runs/street --preset coco-mask-rcnn --devices 8
     """
-    by_masks = None if masks is None else HEADS_BY_MASKS[masks]
-    if head and masks is not None and (head != HEADS_BY_MASKS[False]) != masks:
-        raise ValueError(f"--head {head} and --{'' if masks else 'no-'}masks contradict each other; give one of them")
-    given = {
-        "head.name": head or by_masks,
-        "head.layers": _blocks(layers),
-        "data.images": str(require(images).absolute()) if images else None,
-        "data.val": str(require(val).absolute()) if val else None,
-    }
-    _run("detect", data, options, weights, given)
+    _run("detect", data, options, weights, task.settings())
 
 
 def _run(
@@ -234,48 +130,35 @@ def _run(
 
     overrides = options.settings(weights.import_options) | {k: v for k, v in given.items() if v is not None}
     overrides |= {"data.source": str(absolute_data(data))} if data else {}
-    if options.dry_run and (options.resume or options.finish):
-        raise ValueError(f"--dry-run is for a new run; omit --{'resume' if options.resume else 'finish'}")
+    check_mode(options)
     run_dir = options.out or _default_out(task, data)
     if options.finish:
-        _finish(run_dir, bool(overrides or options.preset or options.config or options.resume))
+        refuse_settings(bool(overrides or options.preset or options.config or options.resume))
+        from gtsa_kit.cli.support.finetune_display import finish_with_result
+
+        finish_with_result(run_dir)
         return
     config = resolve_finetune(task, run_dir, options.resume, options.preset, options.config, overrides)
     from gtsa_kit.models.run_folder import check_run_dir
+    from gtsa_kit.training.loggers.opening import require_loggers
 
+    require_loggers(config.train.logger)
     check_run_dir(run_dir, options.resume)
-    if options.dry_run:
+
+    def estimate() -> bool:
         with quick_imports():
             from gtsa_kit.cli.support.finetune_dry_run import estimate_finetuning
+        return estimate_finetuning(config, run_dir)
 
-        if not estimate_finetuning(config, run_dir):
-            fail("stopped; nothing was written", 130)
-        return
-    with quick_imports():
-        from gtsa_kit.cli.support.finetune_display import run_finetuning
+    def run() -> bool:
+        with quick_imports():
+            from gtsa_kit.cli.support.finetune_display import run_finetuning
+        return run_finetuning(config, run_dir, options.resume)
 
-    if not run_finetuning(config, run_dir, options.resume):
-        fail(f"stopped and saved; resume with: gtsa finetune {task} --resume --out {shell_word(run_dir)}", 130)
-
-
-def _finish(run_dir: Path, has_settings: bool) -> None:
-    """Write the result of a run from its last checkpoint."""
-    if has_settings:
-        raise ValueError("--finish ends a run as it is; omit the settings, or continue with them by --resume")
-    from gtsa_kit.cli.support.finetune_display import finish_with_result
-
-    finish_with_result(run_dir)
+    estimate_or_train(options, estimate, run, f"gtsa finetune {task}", run_dir)
 
 
 def _default_out(task: TaskName, data: Path | None) -> Path:
     if data is None:
         raise ValueError(f"no labeled images given; give a folder or a CSV: gtsa finetune {task} DATA")
     return Path("runs") / f"{data.absolute().stem}-{task}"
-
-
-def _blocks(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ValueError(f"--layers takes numbers of blocks such as 2,5,8,11, got {text!r}")
-    return [int(part) for part in text.split(",")]

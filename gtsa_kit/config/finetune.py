@@ -5,7 +5,17 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from gtsa_kit.config.sections import InitConfig
-from gtsa_kit.config.types import AboveZero, Arch, BelowOne, Fraction, NonNegative, Positive, Precision, Section
+from gtsa_kit.config.types import (
+    AboveZero,
+    Arch,
+    BelowOne,
+    Fraction,
+    Loggers,
+    NonNegative,
+    Positive,
+    Precision,
+    Section,
+)
 
 Auto = Literal["auto"]
 TaskName = Literal["segment", "classify", "detect"]
@@ -191,6 +201,8 @@ class FinetuneTrainConfig(Section):
     """Seed of all random numbers."""
     log_every: Positive = 10
     """Steps between rows of metrics.jsonl."""
+    logger: Loggers = ("tensorboard",)
+    """Loggers that get the numbers of these rows: tensorboard, wandb, mlflow, several with commas, or none."""
     eval_every: Positive | Auto = "auto"
     """Steps between scores on the validation images, which are also measured at the end; auto is a tenth of the run."""
     checkpoint_every: Positive = 500

@@ -99,7 +99,7 @@ def load_finetune_config(
 
 
 RESUME_MUTABLE = {
-    *("data.source", "data.images", "data.val", "train.log_every", "train.keep_checkpoints"),
+    *("data.source", "data.images", "data.val", "train.log_every", "train.keep_checkpoints", "train.logger"),
     *("train.checkpoint_every", "train.checkpoint_minutes"),
     *("train.batch_size", "train.accumulate", "train.devices", "train.workers", "train.max_batch_wait"),
     *("train.precision", "train.features", "train.steps", "train.epochs"),

@@ -10,6 +10,7 @@ from gtsa_kit.config.types import (
     AboveZero,
     BelowOne,
     Fraction,
+    Loggers,
     MethodName,
     NonNegative,
     Positions,
@@ -122,6 +123,9 @@ class TrainConfig(Section):
     """Seed of all random numbers."""
     log_every: Positive = 10
     """Steps between rows of metrics.jsonl."""
+    logger: Loggers = ("tensorboard",)
+    """Loggers that get the numbers of these rows, probe values and pictures: tensorboard, wandb, mlflow, several with
+    commas, or none."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints; a checkpoint is also written at the end and when the run is interrupted."""
     checkpoint_minutes: AboveZero = 15.0

@@ -28,7 +28,8 @@ from gtsa_kit.tasks.state import COMMON_PLOTS, PLOTS, QUERY_PLOTS, FinetuneCallb
 from gtsa_kit.tasks.task_data import TaskData, open_task_data
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fabric import Fabric, choose_precision, make_fabric
-from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process
+from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process, open_run_logger
+from gtsa_kit.training.loggers.opening import require_loggers
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.start import FILE as START_FILE
 from gtsa_kit.training.start import Start
@@ -79,7 +80,8 @@ def finetune_run(
 
 
 def launch(config: FinetuneConfig) -> Fabric:
-    """Start the processes of a run."""
+    """Start the processes of a run; raise `ValueError` if the package of a logger is missing."""
+    require_loggers(config.train.logger)
     precision = choose_precision(config.train.precision)
     fabric = make_fabric(config.train.model_copy(update={"precision": precision}))
     fabric.launch()
@@ -180,8 +182,10 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
     """Train, log, and write the result; return True if the run finished, False if the callback stopped it."""
     fabric, task = state.fabric, state.data.task
     plots = QUERY_PLOTS if state.query_criterion is not None and task == "detect" else PLOTS[task]
-    logger = RunLogger(state.run_dir, state.step, plots, COMMON_PLOTS) if fabric.is_global_zero else None
+    logger = None
     try:
+        runs = state.run_dir, state.step, state.config, callback.on_notice
+        logger = open_run_logger(fabric, *runs, plots, COMMON_PLOTS)
         if logger:
             write_text(state.run_dir / "config.yaml", dump_config(state.config))  # a resumed run may have more steps
             logger.text_log.info("start at step %d of %d on %s", state.step, state.steps, fabric.device)
@@ -192,6 +196,7 @@ def train_to_the_end(state: FinetuneState, callback: FinetuneCallback, notices: 
             finished = fit_run(state, logger, callback)
         if logger:
             logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
+            logger.finished = finished
             if finished:
                 write_result(state, callback)
                 shutil.rmtree(state.run_dir / "features", ignore_errors=True)

@@ -1,13 +1,22 @@
-"""Code around the loop of every kind of run: several processes, memory that runs out, stops while it waits."""
+"""Code around the loop of every kind of run: several processes, loggers, memory that runs out, stops while it waits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from gtsa_kit.config.finetune import FinetuneConfig
+from gtsa_kit.config.layers import flatten
+from gtsa_kit.config.sections import RunConfig
 from gtsa_kit.data.batches import LoadingError, StopWhileWaitingError, worker_errors
+from gtsa_kit.methods.base import PlotGroup
+from gtsa_kit.training.curves import COMMON_PLOT_GROUPS
 from gtsa_kit.training.fabric import Fabric
+from gtsa_kit.training.loggers.base import LoggedRun
+from gtsa_kit.training.loggers.opening import open_loggers
+from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.trainer import RunFailedError
 
 T = TypeVar("T")
@@ -25,6 +34,45 @@ def on_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
     if raised is not None:
         raise raised
     return value  # type: ignore[return-value]
+
+
+def open_run_logger(
+    fabric: Fabric,
+    run_dir: Path,
+    step: int,
+    config: RunConfig | FinetuneConfig,
+    on_notice: Callable[[str], None],
+    plot_groups: Sequence[PlotGroup],
+    common: Sequence[PlotGroup] = COMMON_PLOT_GROUPS,
+) -> RunLogger | None:
+    """Open the logs of a run folder and the loggers of the settings, in the first process; None in the others.
+
+    Args:
+        fabric: Processes of the run.
+        run_dir: Run folder.
+        step: Number of finished steps.
+        config: Settings of the run.
+        on_notice: Function that gets sentences for the user; train.log holds them too.
+        plot_groups: Plots of the curves of this kind of run.
+        common: Plots of the curves of all runs of a command.
+
+    Raises:
+        ValueError: A logger of a new run can't be opened.
+    """
+    opened: list[RunLogger] = []
+
+    def report(message: str) -> None:
+        opened[0].text_log.info(message)
+        on_notice(message)
+
+    def open_them() -> None:
+        logs = RunLogger(run_dir, step, plot_groups, common)
+        opened.append(logs)
+        run = LoggedRun(run_dir, flatten(config.model_dump(mode="json")), step, logs.last_logged)
+        logs.loggers = open_loggers(config.train.logger, run, report)
+
+    on_first_process(fabric, open_them)
+    return opened[0] if opened else None
 
 
 @contextmanager

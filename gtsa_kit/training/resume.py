@@ -13,7 +13,7 @@ RESUME_MUTABLE_KEYS = {
     *("train.devices", "train.keep_checkpoints", "train.log_every", "train.max_unreadable", "train.precision"),
     *("train.compile", "train.activation_checkpointing", "train.augment_on", "train.workers"),
     *("train.checkpoint_minutes", "train.epochs", "train.probe", "train.steps"),
-    *("train.max_batch_wait", "data"),
+    *("train.max_batch_wait", "train.logger", "data"),
 }
 """Settings that may change when a run is resumed: the number of steps may grow, and batch_size x accumulate x processes
 must stay the same; images must be the same wherever `data` says that they are now."""

@@ -24,8 +24,9 @@ from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.estimate import check_fits, estimate, resolve_batch_size, smaller_settings
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
 from gtsa_kit.training.finish import save_result
-from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process
+from gtsa_kit.training.guards import fit_or_stop, memory_errors, on_first_process, open_run_logger
 from gtsa_kit.training.learning import measure_learning
+from gtsa_kit.training.loggers.opening import require_loggers
 from gtsa_kit.training.monitor import Monitor
 from gtsa_kit.training.notices import lag_notices, start_notices
 from gtsa_kit.training.optim import make_optimizer, make_schedules
@@ -76,6 +77,7 @@ def set_up(config: RunConfig, start: Start | None, resumes: bool = False) -> tup
     Raises:
         ValueError: A package is missing, the encoder does not fit the settings, or not even two images fit into memory.
     """
+    require_loggers(config.train.logger)
     if config.method != "gtsa":
         require_lightly(f"method {config.method}")
     elif config.loss.image_weight:
@@ -93,8 +95,10 @@ def set_up(config: RunConfig, start: Start | None, resumes: bool = False) -> tup
 def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list[str]) -> bool:
     """Train, log, and save the result; return True if the run finished, False if the callback stopped it."""
     run_dir, fabric = state.run_dir, state.fabric
-    logger = RunLogger(run_dir, state.step, state.model.plot_groups) if fabric.is_global_zero else None
+    logger = None
     try:
+        plots = state.model.plot_groups
+        logger = open_run_logger(fabric, run_dir, state.step, state.config, callback.on_notice, plots)
         if logger:
             logger.text_log.info("start at step %d of %d on %s", state.step, state.schedule.steps, fabric.device)
             state.monitor = Monitor(run_dir, state.config, state.images, state.model.teacher.encoder, logger)
@@ -120,6 +124,7 @@ def train_to_the_end(state: TrainState, callback: TrainerCallback, notices: list
 def conclude(state: TrainState, logger: RunLogger, callback: TrainerCallback, finished: bool) -> None:
     """Write the result of a finished run, and the report of any; say what the run has learned."""
     logger.text_log.info("finished" if finished else f"stopped at step {state.step}")
+    logger.finished = finished
     pixels = state.monitor.pixels if state.monitor else torch.zeros(0)
     learning = measure_learning(state.config, logger.rows, state.model.teacher.encoder, pixels, state.run_dir)
     if finished:

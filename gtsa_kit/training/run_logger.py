@@ -1,13 +1,12 @@
-"""Logs of a run folder: metrics.jsonl, train.log, tensorboard/, curves.png, errors.jsonl."""
+"""Logs of a run folder: metrics.jsonl, train.log, curves.png, errors.jsonl; and the loggers of the run."""
 
 import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,9 +15,7 @@ from gtsa_kit.figures import save_figure
 from gtsa_kit.files import read_json_lines, sync, write_json_lines
 from gtsa_kit.methods.base import PlotGroup
 from gtsa_kit.training.curves import COMMON_PLOT_GROUPS, draw_curves
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from gtsa_kit.training.loggers.base import MetricsLogger
 
 SECONDS_BETWEEN_CURVES = 300
 """Minimum time in seconds between two drawings of curves.png, which take two seconds each."""
@@ -32,7 +29,7 @@ class LoggedStep(Protocol):
         """Number of the step, counted from 1."""
 
     def row(self) -> dict[str, Any]:
-        """Return the row of metrics.jsonl; TensorBoard gets its numbers."""
+        """Return the row of metrics.jsonl; loggers get its numbers."""
 
     def line(self) -> str:
         """Return the line of train.log."""
@@ -116,10 +113,12 @@ class RunLogger:
         common: Sequence[PlotGroup] = COMMON_PLOT_GROUPS,
     ) -> None:
         self.run_dir, self.plot_groups, self._common = run_dir, plot_groups, common
-        self.rows = [row for row in read_json_lines(run_dir / "metrics.jsonl") if row["step"] <= step]
+        rows = read_json_lines(run_dir / "metrics.jsonl")
+        self.last_logged = max((row["step"] for row in rows), default=-1)
+        """Last step of earlier processes, those after `step` included; -1 for none."""
+        self.rows = [row for row in rows if row["step"] <= step]
         write_json_lines(run_dir / "metrics.jsonl", self.rows)
         self._metrics_file = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._start_step = step
         error_rows = read_json_lines(run_dir / "errors.jsonl")
         write_json_lines(run_dir / "errors.jsonl", error_rows)  # drops an incomplete last line
         self._unreadable = {row["path"] for row in error_rows}
@@ -130,30 +129,31 @@ class RunLogger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.text_log.handlers = [handler]
         self._curves_time = time.monotonic()
-
-    @cached_property
-    def _tensorboard(self) -> "SummaryWriter":
-        """Writer to `tensorboard/`, opened by the first value."""
-        return open_tensorboard(self.run_dir / "tensorboard", self._start_step)
+        self.loggers: MetricsLogger | None = None
+        """Loggers that get the numbers of each row, other values, and images."""
+        self.finished = False
+        """True if the run has reached its end, for the loggers."""
 
     def log_step(self, metrics: LoggedStep) -> None:
-        """Write one row to metrics.jsonl, TensorBoard and train.log."""
+        """Write one row to metrics.jsonl, the loggers and train.log."""
         row = metrics.row()
         self.rows.append(row)
         self._metrics_file.write(json.dumps(row) + "\n")
         self._metrics_file.flush()
-        for name, value in row.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, metrics.step)
+        if self.loggers:
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            self.loggers.log_scalars(numbers, metrics.step)
         self.text_log.info(metrics.line())
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Write a value that is not part of the rows to TensorBoard."""
-        self._tensorboard.add_scalar(name, value, step)
+        """Write a value that is not part of the rows to the loggers."""
+        if self.loggers:
+            self.loggers.log_scalars({name: value}, step)
 
     def add_image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Write an image (H, W, 3) uint8 to TensorBoard."""
-        self._tensorboard.add_image(name, pixels, step, dataformats="HWC")
+        """Write an image (H, W, 3) uint8 to the loggers."""
+        if self.loggers:
+            self.loggers.log_image(name, pixels, step)
 
     def sync(self) -> None:
         """Sync metrics.jsonl to disk, so that it holds every step of the checkpoint that is written next."""
@@ -185,23 +185,10 @@ class RunLogger:
     def close(self) -> None:
         """Flush and close all files; a second call does nothing."""
         self._metrics_file.close()
-        if "_tensorboard" in vars(self):
-            self._tensorboard.close()
+        if self.loggers:
+            self.loggers.close(self.finished)
         for handler in self.text_log.handlers:
             handler.close()
-
-
-def open_tensorboard(folder: Path, step: int) -> "SummaryWriter":
-    """Return a writer to a folder of TensorBoard, which drops what was recorded after `step`.
-
-    TensorBoard reads files in the order of their names, which hold the time in whole seconds and then a counter without
-    leading zeros. Two files of one second could be read in the wrong order, so that a file waits for its own second.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    while any(f".tfevents.{int(time.time()):010d}." in path.name for path in folder.glob("*")):
-        time.sleep(0.02)
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def format_terms(metrics: StepMetrics, digits: int) -> str:

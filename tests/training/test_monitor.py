@@ -90,22 +90,6 @@ def test_tensorboard_shows_them(run: Path) -> None:
     assert "region_loss_constant_baseline" in events.Tags()["scalars"]
 
 
-def test_tensorboard_reads_the_files_in_the_order_of_their_writing(tmp_path: Path) -> None:
-    # Names end in a counter of the process: from 9 to 10 their order changes within one second.
-    for step in range(3):
-        for _ in range(20):  # loggers that write no value leave no file
-            RunLogger(tmp_path, step).close()
-        logger = RunLogger(tmp_path, step)
-        logger.add_scalar("value", float(step), step + 1)
-        logger.close()
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 3
-    names = [path.name.split(".tfevents.")[1][:10] for path in (tmp_path / "tensorboard").iterdir()]
-    assert len(set(names)) == 3
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("value")] == [1, 2, 3]
-
-
 def test_the_report_is_one_file_without_links(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     sources: list[str] = []

@@ -11,7 +11,7 @@ from gtsa_kit.extras import EXTRAS
 if TYPE_CHECKING:
     from gtsa_kit.config import RunConfig
 
-PACKAGES = {"sklearn": "scikit-learn"}
+PACKAGES = {"sklearn": "scikit-learn", "cyclonedx": "cyclonedx-python-lib"}
 """Packages of modules that have another name."""
 
 
@@ -32,9 +32,11 @@ def check_training(config: "RunConfig", run_dir: Path, resume: bool) -> None:
         return
     from gtsa_kit.data.image_files import check_source
     from gtsa_kit.models.run_folder import check_run_dir
+    from gtsa_kit.training.loggers.opening import require_loggers
 
     if config.method != "gtsa":
         require_module("lightly")
+    require_loggers(config.train.logger)
     if not check_run_dir(run_dir, resume):
         check_source(config.data)
 

@@ -167,7 +167,9 @@ def _files_table(run_dir: Path, scores: dict[str, Any]) -> Table:
     table.add_row("model", str(run_dir / "model.safetensors"), f"the best of the run, of step {scores['step']}")
     table.add_row("scores", str(run_dir / "scores.json"), f"on {scores['val_images']} validation images")
     table.add_row("pictures", str(run_dir / "predictions.png"), "images, truth, predictions")
-    table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
+    tensorboard = run_dir / "tensorboard"
+    viewer = f"or: tensorboard --logdir {tensorboard}" if tensorboard.exists() else "losses and rates over the steps"
+    table.add_row("curves", str(run_dir / "curves.png"), viewer)
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
         table.add_row("skipped images", str(run_dir / "errors.jsonl"), f"{unreadable}, with the reasons")
     return table

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gtsa_kit.cli.support.options import LoggerOption
 from gtsa_kit.export.open_options import ImportOptions
 
 TRAINING = "Training"
@@ -54,6 +55,7 @@ class FinetuneOptions:
             "--set", help="One setting, such as optim.lr=3e-4; repeatable. Default: none.", metavar="KEY=VALUE"
         ),
     ] = None
+    logger: LoggerOption = None
     resume: Annotated[
         bool,
         typer.Option(
@@ -179,6 +181,7 @@ class FinetuneOptions:
             "augment.size": self.size,
             "data.val_split": self.val_split,
             "data.max_missing": self.max_missing,
+            "train.logger": self.logger,
             "train.features": str(self.features.absolute()) if self.features else None,
         }
         names = ("freeze", "views", "steps", "epochs", "batch_size", "accumulate", "class_weights")

@@ -18,6 +18,14 @@ POSITION_WORDS = get_args(Positions)
 ONNX_PANEL = "ONNX Runtime (for .onnx files)"
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+LoggerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="tensorboard, wandb or mlflow (pip install 'gtsa-kit\\[wandb]'), several with commas, or none. Default "
+        "tensorboard.",
+        metavar="NAMES",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 LayersOption = Annotated[
     str | None, typer.Option(help="Blocks whose feature maps are outputs too, such as 2,5,8,11. Default: none.")

@@ -129,7 +129,9 @@ def summary_table(run_dir: Path) -> Table:
     for _ in range(3):
         table.add_column(overflow="fold")
     table.add_row("encoder", str(run_dir / "encoder.safetensors"), "loads in timm as it is")
-    table.add_row("curves", str(run_dir / "curves.png"), f"or: tensorboard --logdir {run_dir / 'tensorboard'}")
+    tensorboard = run_dir / "tensorboard"
+    viewer = f"or: tensorboard --logdir {tensorboard}" if tensorboard.exists() else "losses and rates over the steps"
+    table.add_row("curves", str(run_dir / "curves.png"), viewer)
     table.add_row("report", str(run_dir / "report.html"), "curves and feature colors over the run, in one file")
     if unreadable := len(read_json_lines(run_dir / "errors.jsonl")):
         table.add_row("unreadable images", str(run_dir / "errors.jsonl"), f"{unreadable} skipped")

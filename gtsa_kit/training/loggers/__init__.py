@@ -1,0 +1,1 @@
+"""Loggers that a run writes its numbers and pictures to: TensorBoard, Weights & Biases, MLflow."""
