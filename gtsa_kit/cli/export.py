@@ -91,6 +91,14 @@ def export(
         Path | None, typer.Option(help="Output file or folder. Default: beside the weights, as encoder.onnx and so on.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Write a model card and a bill of materials beside the artifact: FILE.card.md and FILE.cdx.json, in a "
+            "folder README.md and gtsa.cdx.json.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     *,
     engine: EngineExportOptions,
@@ -110,6 +118,8 @@ def export(
       gtsa export runs/street
 
       gtsa export runs/street --format onnx --layers 2,5,8,11 --input uint8
+
+      gtsa export runs/street --format onnx --card
 
       gtsa export runs/street --format openvino --precision int8 --calibrate photos/
 
@@ -152,54 +162,57 @@ def export(
         refuse_option("--batch with three numbers", "trt")
     if task.head and format_name != "triton":
         refuse_option("--head", "triton")
-    if task.part != "model":
-        from gtsa_kit.cli.support.export_head import export_head
+    if card:
+        from gtsa_kit.cli.support.export_card import check_card, write_cards_of
 
-        with printed_result(as_json) as result:
+        check_card(source, format_name, out, force, engine.dry_run)
+    with printed_result(as_json) as result:
+        if task.part != "model":
+            from gtsa_kit.cli.support.export_head import export_head
+
             export_head(source, format_name, task, options, images, out, force, result)
-    elif format_name == "triton":
-        from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
-        from gtsa_kit.models.run_folder import is_task_run
+        elif format_name == "triton":
+            from gtsa_kit.cli.support.export_triton import export_triton, parse_serving
+            from gtsa_kit.models.run_folder import is_task_run
 
-        heads = dict(parse_heads(task.head or []))
-        serving = parse_serving(
-            triton.name or ("model" if heads or is_task_run(source) else None),
-            triton.instances,
-            triton.max_batch,
-            triton.queue_delay_ms,
-        )
-        with printed_result(as_json) as result:
+            heads = dict(parse_heads(task.head or []))
+            serving = parse_serving(
+                triton.name or ("model" if heads or is_task_run(source) else None),
+                triton.instances,
+                triton.max_batch,
+                triton.queue_delay_ms,
+            )
             export_triton(
                 source, import_options, serving, precision, options, calibrate, images, out, force, result, task, heads
             )
-    elif format_name == "trt":
-        from gtsa_kit.cli.support.engine_request import EngineOptions
-        from gtsa_kit.cli.support.export_engine import export_engine
-        from gtsa_kit.export.runtime.profile import OptimalShape
-        from gtsa_kit.export.tensorrt.build import BuildSettings
+        elif format_name == "trt":
+            from gtsa_kit.cli.support.engine_request import EngineOptions
+            from gtsa_kit.cli.support.export_engine import export_engine
+            from gtsa_kit.export.runtime.profile import OptimalShape
+            from gtsa_kit.export.tensorrt.build import BuildSettings
 
-        engine_options = EngineOptions(
-            runtime=engine.runtime,
-            precision=precision,
-            options=options,
-            optimal=OptimalShape(opt_batch, parse_side(engine.opt_size, "--opt-size") if engine.opt_size else None),
-            gpus=parse_capabilities(engine.gpu),
-            settings=BuildSettings(
-                workspace=engine.workspace, timing_cache=engine.timing_cache, level=engine.optimization_level
-            ),
-            calibrate=calibrate,
-            images=images,
-            out=out,
-            force=force,
-            dry_run=engine.dry_run,
-            layout=parse_layout(engine.layout),
-        )
-        with printed_result(as_json) as result:
+            engine_options = EngineOptions(
+                runtime=engine.runtime,
+                precision=precision,
+                options=options,
+                optimal=OptimalShape(opt_batch, parse_side(engine.opt_size, "--opt-size") if engine.opt_size else None),
+                gpus=parse_capabilities(engine.gpu),
+                settings=BuildSettings(
+                    workspace=engine.workspace, timing_cache=engine.timing_cache, level=engine.optimization_level
+                ),
+                calibrate=calibrate,
+                images=images,
+                out=out,
+                force=force,
+                dry_run=engine.dry_run,
+                layout=parse_layout(engine.layout),
+            )
             export_engine(source, import_options, engine_options, result, task)
-    else:
-        with quick_imports():
-            from gtsa_kit.cli.support.export_steps import FileOptions, export_files
+        else:
+            with quick_imports():
+                from gtsa_kit.cli.support.export_steps import FileOptions, export_files
 
-        files = FileOptions(precision, options, calibrate, images, out, force, task)
-        with printed_result(as_json) as result:
+            files = FileOptions(precision, options, calibrate, images, out, force, task)
             export_files(source, import_options, format_name, files, result)
+        if card:
+            write_cards_of(result, source)

@@ -20,14 +20,18 @@ class ExportResult:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
     """Facts that only some formats have: speeds, rejected nodes."""
+    written: "list[tuple[Path, Manifest | FolderReport]]" = field(default_factory=list)
+    """Path and description of each artifact."""
 
     def add_file(self, path: Path, manifest: "Manifest") -> None:
         """Add an exported file; an engine that can't run here has the result of its graph."""
+        self.written.append((path, manifest))
         report = manifest.parity or (manifest.engine.graph.parity if manifest.engine else None)
         self._add(path, size_in_bytes(path), report, manifest=manifest.model_dump(mode="json"))
 
     def add_folder(self, path: Path, report: "FolderReport") -> None:
         """Add a folder for another framework or a model of Triton."""
+        self.written.append((path, report))
         size = sum((path / name).stat().st_size for name in report.files)
         self._add(path, size, report.parity, folder=report.model_dump(mode="json"))
 
