@@ -71,7 +71,7 @@ def main() -> None:
         images = load_parity_images(args.images)
         path, files = make_models(Path(name), args.arch, args.classes, images)
         runner = load(path, "cpu")
-        heads = {name: open_head(name.replace("-", "_"), file, torch.device("cpu")) for name, file in files.items()}
+        heads = {name: open_head(name.replace("-", "_"), file, "cpu") for name, file in files.items()}
         for head in heads.values():
             check_head(head, runner.manifest)
         seconds = measure(ServedModel(runner, list(heads.values())), heads, args.size, args.rounds)

@@ -42,6 +42,14 @@ def compute_threads() -> int:
     return _physical_cores()
 
 
+def share_cores(processes: int) -> None:
+    """Let this process use its part of the cores, by as many threads of one model, now and once torch is imported."""
+    threads = max(1, compute_threads() // processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+
+
 def _physical_cores() -> int:
     """Return the number of cores that this process may use; the threads of one core count once."""
     cores = set()

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,15 @@ def test_base_images_are_pinned() -> None:
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_a_service_gives_the_build_an_argument_that_it_has(name: str) -> None:
     arguments = COMPOSE["services"][name]["build"]["args"]
-    assert set(arguments) == set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
+    assert set(arguments) <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
     assert f"\n{arguments['ONNXRUNTIME']}==" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_the_extras_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = re.search(r"^ARG EXTRAS=(\S+)", DOCKERFILE, re.M)
+    assert extras
+    assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

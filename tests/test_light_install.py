@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 STAND_IN = {"onnxruntime": "onnxruntime-gpu"}
 """Packages that install the module of another one, as on machines with a GPU."""
 
-CODE = """
+BLOCK = """
 import contextlib, io, json, sys
 
 blocked, given = (json.loads(text) for text in sys.argv[1:])
@@ -58,8 +58,10 @@ def error_of(call):
         call()
     except ImportError as error:
         return str(error)
+"""
+"""Blocks modules; what follows it sees `given`."""
 
-
+EMBED = """
 model, images, out = given["model"], given["images"], given["out"]
 items = list(gtsa_kit.embed(images, gtsa_kit.load(model)))
 np.savez(out + ".npz", **{item.path: item.features.embedding for item in items})
@@ -92,10 +94,34 @@ json.dump(
 """
 
 
-def core_packages() -> set[str]:
-    """Return the names of the packages that the project needs without any extra, and of what these need."""
+SERVE = """
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from gtsa_kit.cli.serve import create_loaded_app
+from gtsa_kit.service.settings import ServiceSettings
+
+app, _, _ = create_loaded_app(ServiceSettings(Path(given["model"])))
+with TestClient(app) as client:
+    files = {path.name: path.read_bytes() for path in sorted(Path(given["images"]).iterdir())}
+    query = "/v1/features?boxes=10,20,200,210&format=json"
+    kind = {"Content-Type": "image/png"}
+    answers = {name: client.post(query, content=file, headers=kind) for name, file in files.items()}
+json.dump(
+    {"answers": {name: [answer.status_code, answer.json()] for name, answer in answers.items()},
+     "torch": "torch" in sys.modules,
+     "weights": command("serve", given["run"], "--port", "0")},
+    sys.stdout,
+)
+"""
+"""Serves an ONNX file, and tries to serve weights; it follows `BLOCK`."""
+
+
+def core_packages(extra: str = "") -> set[str]:
+    """Return the names of the packages that the project needs with one extra or none, and of what these need."""
     core: set[str] = set()
-    waiting = list(PROJECT["dependencies"])
+    waiting = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else [])]
     while waiting:
         needed = Requirement(waiting.pop())
         name = canonicalize_name(needed.name)
@@ -111,9 +137,9 @@ def core_packages() -> set[str]:
     return core
 
 
-def blocked_modules() -> list[str]:
-    """Return the installed modules that no package of the core brings."""
-    core = core_packages() | {"gtsa-kit"}
+def blocked_modules(extra: str = "") -> list[str]:
+    """Return the installed modules that no package of the core and of an extra brings."""
+    core = core_packages(extra) | {"gtsa-kit"}
     installed = packages_distributions()
     return [name for name, owners in installed.items() if core.isdisjoint(map(canonicalize_name, owners))]
 
@@ -135,10 +161,32 @@ def light(pictures: Path, tiny_onnx: Path, tiny_run: Path, tmp_path_factory: pyt
     assert {"torch", "torchvision", "timm", "matplotlib", "onnxscript"} <= set(blocked)
     out = tmp_path_factory.mktemp("light") / "out"
     given = {"model": str(tiny_onnx), "images": str(pictures), "out": str(out), "run": str(tiny_run)}
-    command = [sys.executable, "-c", CODE, json.dumps(blocked), json.dumps(given)]
+    return {**run_blocked(EMBED, blocked, given), "out": out}
+
+
+def run_blocked(code: str, blocked: list[str], given: dict[str, str]) -> dict[str, Any]:
+    """Run code in a process where some modules can't be imported, and return what it prints."""
+    command = [sys.executable, "-c", BLOCK + code, json.dumps(blocked), json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread())
     assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout), "out": out}
+    return dict(json.loads(done.stdout))
+
+
+def test_features_of_an_onnx_file_are_served_without_torch(pictures: Path, tiny_onnx: Path, tiny_run: Path) -> None:
+    blocked = blocked_modules("serve")
+    assert {"torch", "torchvision", "timm"} <= set(blocked)
+    assert "fastapi" not in blocked
+    served = run_blocked(SERVE, blocked, {"model": str(tiny_onnx), "images": str(pictures), "run": str(tiny_run)})
+    assert served["torch"] is False
+    expected = {item.path: item.features.embedding for item in gtsa_kit.embed(pictures, gtsa_kit.load(tiny_onnx))}
+    assert served["answers"].keys() == expected.keys()
+    for name, (status, body) in served["answers"].items():
+        assert status == 200, body
+        assert np.isfinite(body["feature_map.boxes"]).all()
+        np.testing.assert_allclose(body["embedding"], expected[name], atol=2e-5 if name != "4.png" else 0.02)
+    code, _, error = served["weights"]
+    assert code == 2
+    assert "pip install 'gtsa-kit[train]'" in error
 
 
 @pytest.mark.parametrize("name", ["help", "embed help", "info", "embed", "search", "search image", "duplicates", "map"])

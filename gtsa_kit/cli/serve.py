@@ -170,12 +170,11 @@ def _print_ready(settings: "ServiceSettings", sock: Any, url: str) -> None:
 def create_loaded_app(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     """Load the artifact and return the application, its admission limiter and the name of the provider."""
     with quick_imports():
-        import torch
-
+        from gtsa_kit.hardware import share_cores
         from gtsa_kit.service.app import create_app
 
-    if settings.workers > 1:  # the workers share the cores
-        torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
+    if settings.workers > 1:
+        share_cores(settings.workers)
     model, heads, provider = _open_model(settings)
     silence_native_libraries()
     app, limiter = create_app(model, settings, heads)
@@ -187,6 +186,7 @@ def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     with quick_imports():
         from gtsa_kit.cli.support.opening import open_runner
         from gtsa_kit.cli.support.progress import make_console
+        from gtsa_kit.extras import require as require_extra
         from gtsa_kit.tasks.heads import open_with_heads
         from gtsa_kit.tasks.predictor import as_predictor
 
@@ -194,6 +194,8 @@ def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
     runner, heads = open_with_heads(
         path, settings.load, dict(settings.heads), lambda path, options: open_runner(path, options, console)
     )
+    if runner.manifest.kind == "task" or heads:
+        require_extra("torch", "masks and classes")
     model = as_predictor(runner, path) if runner.manifest.kind == "task" else runner
     return model, heads, runner.provider
 

@@ -1,10 +1,8 @@
 """Features of boxes and points of an image, pooled from its feature map."""
 
 import numpy as np
-import torch
 
 from gtsa_kit.feature_grid import boxes_to_grid, points_to_grid
-from gtsa_kit.geometry import roi_weights
 
 
 def project_boxes(grid_to_pixel: np.ndarray, boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -58,12 +56,32 @@ def roi_features(feature_map: np.ndarray, boxes: np.ndarray, roi_size: int) -> n
         Features (N, D, roi_size, roi_size) float32.
     """
     height, width = feature_map.shape[1:]
-    corners = torch.from_numpy(boxes)
-    rows = roi_weights(corners[:, 1] / height, corners[:, 3] / height, roi_size, height)  # (N, roi_size, h)
-    columns = roi_weights(corners[:, 0] / width, corners[:, 2] / width, roi_size, width)  # (N, roi_size, w)
-    values = torch.from_numpy(np.ascontiguousarray(feature_map))
-    pooled = torch.einsum("nrh,dhw,ncw->ndrc", rows.float(), values, columns.float())
-    return np.asarray(pooled.numpy())
+    rows = _axis_weights(boxes[:, 1], boxes[:, 3], roi_size, height)  # (N, roi_size, h)
+    columns = _axis_weights(boxes[:, 0], boxes[:, 2], roi_size, width)  # (N, roi_size, w)
+    over_rows = np.tensordot(rows, feature_map, axes=([2], [1])).transpose(0, 2, 1, 3)  # (N, D, roi_size, w)
+    return np.ascontiguousarray(over_rows @ columns.transpose(0, 2, 1)[:, None])
+
+
+def _axis_weights(low: np.ndarray, high: np.ndarray, bins: int, length: int) -> np.ndarray:
+    """Return the weights (N, bins, length) float32 of RoIAlign along one axis, which average the samples of each bin.
+
+    It is `geometry.roi_weights` without torch, which the service need not have.
+
+    Args:
+        low: Start (N,) of the boxes along the axis, in units of patches.
+        high: End (N,) of the boxes along the axis.
+        bins: Number of bins of a box.
+        length: Size of the map along the axis, in patches.
+    """
+    bin_size = ((high - low) / bins)[:, None, None]
+    samples = np.maximum(np.ceil(bin_size), 1)  # (N, 1, 1) samples per bin
+    sample = np.arange(-(-length // bins))  # enough for a box inside the map
+    inside = (np.arange(bins)[:, None] + (sample + 0.5) / samples) * bin_size  # (N, bins, samples)
+    # Patch i has its center at i + 0.5; beyond the outermost centers the value of the outermost patch continues.
+    position = np.clip(low[:, None, None] + inside - 0.5, 0, length - 1)
+    hats = np.maximum(1 - np.abs(position[..., None] - np.arange(length)), 0)  # (N, bins, samples, length)
+    used = (sample < samples)[..., None]  # (N, 1, samples, 1)
+    return np.asarray((hats * used).sum(2) / samples, np.float32)
 
 
 def point_features(feature_map: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.task_spec import Label
@@ -12,7 +11,7 @@ from gtsa_kit.service.task_query import TaskRequest
 from gtsa_kit.tasks.detection_pictures import encode_png, paint_detections
 from gtsa_kit.tasks.detections import ImageDetections, to_detections
 from gtsa_kit.tasks.mask_files import encode_mask, pixel_values
-from gtsa_kit.tasks.masks import class_numbers, class_probabilities
+from gtsa_kit.tasks.masks import class_numbers, class_probabilities, softmax
 from gtsa_kit.tasks.predict_images import resize_mask
 from gtsa_kit.tasks.predict_rows import class_shares, segments, top_classes
 
@@ -20,7 +19,7 @@ from gtsa_kit.tasks.predict_rows import class_shares, segments, top_classes
 def describe_classes(output: TaskOutput, labels: tuple[Label, ...], request: TaskRequest) -> ImageResult:
     """Return the most probable classes, and the array `probabilities` if it is requested."""
     assert output.logits is not None
-    probabilities = torch.from_numpy(np.ascontiguousarray(output.logits)).softmax(0).numpy()
+    probabilities = softmax(output.logits)
     classes = [
         {"number": number, "id": labels[number].id, "name": labels[number].name, "probability": probability}
         for number, probability in top_classes(probabilities, request.top_k)

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest import Manifest
@@ -15,12 +14,16 @@ from gtsa_kit.export.runtime.head_runner import HeadRunner
 from gtsa_kit.export.runtime.load import pick_device
 from gtsa_kit.export.source_facts import is_exported_file
 from gtsa_kit.export.spec import SUFFIX, layer_output
+from gtsa_kit.hardware import compute_threads
 from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.run_folder import check_finished, is_task_run
-from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.task_spec import Label, Task
-from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.predictor import task_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from gtsa_kit.models.task_model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,25 @@ class Head:
         return self.run(features)
 
 
-def open_head(name: str, path: Path, device: torch.device) -> Head:
+def open_head(name: str, path: Path, device: str = "auto") -> Head:
     """Open a head: a file of `gtsa export --part head`, or a run folder of `gtsa finetune`.
 
     Args:
         name: Name of the head.
         path: ONNX file or run folder.
-        device: Device of the head of a run folder; ONNX files run on the CPU.
+        device: Device of the head of a run folder, as `load` takes it; ONNX files run on the CPU.
 
     Raises:
         ValueError: The path holds no head, or one that takes maps that no exported encoder gives.
     """
     try:
         if is_task_run(path):
-            return _of_model(name, load_task_model(path), device)
+            from gtsa_kit.models.task_model import load_task_model
+
+            return _of_model(name, load_task_model(path), pick_device(device))
         check_finished(path)
         if path.suffix == SUFFIX["onnx"]:
-            return _of_runner(name, HeadRunner(path, torch.get_num_threads()))
+            return _of_runner(name, HeadRunner(path, compute_threads()))
     except ValueError as error:
         raise ValueError(f"--head {name}: {error}") from error
     raise ValueError(f"--head {name}: {path} holds no head; train one with: gtsa finetune --freeze")
@@ -107,7 +112,7 @@ def open_with_heads(
     Raises:
         ValueError: See `open_head` and `check_head`; or the model has a head of its own.
     """
-    heads = [open_head(name, head, pick_device(options.device)) for name, head in paths.items()]
+    heads = [open_head(name, head, options.device) for name, head in paths.items()]
     if heads and not is_exported_file(path):
         layers = {*options.layers, *(layer for head in heads for layer in head.layers)}
         options = replace(options, layers=tuple(sorted(layers)))
@@ -128,7 +133,11 @@ def _check_crop(name: str, crop_from: int) -> None:
         raise ValueError(f"the head {name} is for center crops, which heads can't share; serve the whole model")
 
 
-def _of_model(name: str, model: TaskModel, device: torch.device) -> Head:
+def _of_model(name: str, model: "TaskModel", device: "torch.device") -> Head:
+    import torch
+
+    from gtsa_kit.models.weights import weights_digest
+
     spec, module = model.spec, model.head.to(device)
     if spec.task == "detect":
         raise ValueError("a detector's head does not run beside an encoder; serve the detector itself")

@@ -4,12 +4,12 @@ Prediction, the service and the scores of artifacts call these functions, so tha
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BAND_BYTES: Final = 64 << 20
 """Memory of the resized logits that exist at one time."""
@@ -44,11 +44,19 @@ def class_probabilities(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray
     return probabilities
 
 
-def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, int, Tensor]]:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (K,) float32 of logits (K,)."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return (powers / powers.sum()).astype(np.float32)
+
+
+def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, int, "Tensor"]]:
     """Yield (first row, row after the last, logits (K, rows, width)) of logits that are resized to a size.
 
     Together the bands equal `F.interpolate(..., mode="bilinear", align_corners=False)` up to rounding.
     """
+    import torch
+
     height, width = size
     rows = max(1, BAND_BYTES // (4 * len(logits) * width))
     source = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
@@ -57,8 +65,11 @@ def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[i
         yield first, last, _resized_rows(source, size, first, last)
 
 
-def _resized_rows(logits: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
+def _resized_rows(logits: "Tensor", size: tuple[int, int], first: int, last: int) -> "Tensor":
     """Return the rows [first, last) of resized logits: rows are mixed here, columns by torch."""
+    import torch
+    import torch.nn.functional as F
+
     height, (h, w) = size[0], logits.shape[1:]
     if height == h:
         mixed = logits[:, first:last]

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
@@ -22,11 +21,12 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.extract import group_by_shape, load_image
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage
+from gtsa_kit.embedding.torch_resize import use_one_thread
 from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks.detection_tiles import tiled_detections
 from gtsa_kit.tasks.detections import SHOWN_SCORE, ImageDetections, to_detections
-from gtsa_kit.tasks.masks import class_numbers
+from gtsa_kit.tasks.masks import class_numbers, softmax
 from gtsa_kit.tasks.predictor import Predictor, split_outputs
 from gtsa_kit.tasks.tiles import NOT_FINITE, Tiling, tiled_mask
 
@@ -96,7 +96,7 @@ def predict_items(
     Batches depend only on the list of items from its start, in chunks of `CHUNK`: the last bits of a result depend on
     the other images of its batch, and a job that is resumed at a chunk gives the same ones.
     """
-    with ThreadPoolExecutor(plan.workers, "gtsa-images", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(plan.workers, "gtsa-images", use_one_thread) as pool:
         images = bounded_map(pool, lambda item: (item, load(item)), items, CHUNK + plan.workers)
         while chunk := list(islice(images, CHUNK)):
             yield from _predict_chunk(chunk, predictor, plan, pool, finish)
@@ -215,7 +215,7 @@ def to_prediction(
         assert output.mask is not None
         mask = resize_mask(output.mask, size)
     elif logits.ndim == 1:
-        probabilities = torch.from_numpy(logits).softmax(0).numpy()
+        probabilities = softmax(logits)
     else:
         mask = class_numbers(logits, size)
     return Prediction(image.path, image.width, image.height, labels, mask, probabilities, None, image.sha256)

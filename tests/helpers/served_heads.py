@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from gtsa_kit.export import Runner
 from gtsa_kit.models.task_model import load_task_model, save_task_model
@@ -39,7 +38,7 @@ def head_runs(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def open_heads(runs: dict[str, Path], runner: Runner, digest: str) -> list[Head]:
     """Open heads and check that they belong to an encoder."""
-    heads = [open_head(name, path, torch.device("cpu")) for name, path in runs.items()]
+    heads = [open_head(name, path, "cpu") for name, path in runs.items()]
     for head in heads:
         check_head(head, runner.manifest.model_copy(update={"weights_sha256": digest}))
     return heads

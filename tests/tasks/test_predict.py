@@ -293,4 +293,4 @@ def test_an_unfinished_run_is_named_with_the_command_that_continues_it(images: P
     with pytest.raises(ValueError, match=words):
         next(gtsa_kit.predict(tmp_path / "run", images))
     with pytest.raises(ValueError, match=words):
-        open_head("road", tmp_path / "run", torch.device("cpu"))
+        open_head("road", tmp_path / "run", "cpu")
