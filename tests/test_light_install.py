@@ -30,13 +30,16 @@ import contextlib, io, json, sys
 blocked, given = (json.loads(text) for text in sys.argv[1:])
 
 
-class Blocker:
+class Installed:
+    finders = list(sys.meta_path)
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] not in blocked:
+            specs = (finder.find_spec(name, path, target) for finder in self.finders)
+            return next((spec for spec in specs if spec), None)
 
 
-sys.meta_path.insert(0, Blocker())
+sys.meta_path[:] = [Installed()]
 import numpy as np
 
 import gtsa_kit
@@ -105,7 +108,7 @@ from gtsa_kit.service.settings import ServiceSettings
 app, _, _ = create_loaded_app(ServiceSettings(Path(given["model"])))
 with TestClient(app) as client:
     files = {path.name: path.read_bytes() for path in sorted(Path(given["images"]).iterdir())}
-    query = "/v1/features?boxes=10,20,200,210&format=json"
+    query = "/v1/features?boxes=10,20,200,210&format=json&dtype=float32"
     kind = {"Content-Type": "image/png"}
     answers = {name: client.post(query, content=file, headers=kind) for name, file in files.items()}
 json.dump(

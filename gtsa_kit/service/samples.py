@@ -12,10 +12,17 @@ MAX_SAMPLES: Final = 8
 """Maximum number of sample images."""
 MAX_SIDE: Final = 1024
 """Length of the longer side of a sample, pixels."""
-# Files of mvtb-data (MIT license): two views each of a building and of a tower, and single scenes.
-MVTB_SAMPLES: Final = (
-    "building2-1.png building2-2.png eiffel-1.png eiffel-2.png notre-dame.png road.png church.jpg flowers1.png".split()
+SAMPLES_OF_PACKAGES: Final = (
+    # Two views each of a building and of a tower, and single scenes (MIT license).
+    (
+        "mvtbdata",
+        "images",
+        "building2-1.png building2-2.png eiffel-1.png eiffel-2.png notre-dame.png road.png church.jpg "
+        "flowers1.png".split(),
+    ),
+    ("matplotlib", "mpl-data/sample_data", ["grace_hopper.jpg"]),
 )
+"""Package, folder in it, and names of sample images; the packages are not imported."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Sample:
 def load_samples(folder: Path | None) -> tuple[Sample, ...]:
     """Load up to `MAX_SAMPLES` images, evenly spaced over the sorted files of a folder.
 
-    Without a folder, the images of the package mvtb-data are used, or the one of matplotlib if that is not installed.
+    Without a folder, the images of the package mvtb-data are used, else the one of matplotlib, else none.
     """
     paths = find_images(folder).paths if folder else find_installed_samples()
     evenly_spaced = paths[:: max(1, len(paths) // MAX_SAMPLES)]
@@ -45,13 +52,10 @@ def load_samples(folder: Path | None) -> tuple[Sample, ...]:
 
 
 def find_installed_samples() -> list[Path]:
-    """Return the paths of sample images in installed packages."""
-    package = find_spec("mvtbdata")
-    if package is not None and package.submodule_search_locations:
-        folder = Path(package.submodule_search_locations[0]) / "images"
-        paths = [path for name in MVTB_SAMPLES if (path := folder / name).exists()]
-        if paths:
-            return paths
-    from matplotlib import cbook
-
-    return [Path(cbook._get_data_path("sample_data", "grace_hopper.jpg"))]
+    """Return the paths of sample images in installed packages, none if there is no such package."""
+    for package, folder, names in SAMPLES_OF_PACKAGES:
+        spec = find_spec(package)
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            if paths := [path for name in names if (path := Path(location, folder, name)).exists()]:
+                return paths
+    return []
