@@ -47,7 +47,7 @@ def class_probabilities(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities (K,) float32 of logits (K,)."""
     powers = np.exp(logits.astype(np.float64) - logits.max())
-    return (powers / powers.sum()).astype(np.float32)
+    return np.asarray(powers / powers.sum(), np.float32)
 
 
 def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[int, int, "Tensor"]]:
