@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.page_commands import parse, shell_commands
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "gtsa_kit"
@@ -77,3 +78,14 @@ def test_names_in_python_snippets_exist(page: Path) -> None:
         opened = importlib.import_module(module)
         for name in names.split(","):
             assert hasattr(opened, name.strip()), f"{module}.{name.strip()}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if shell_commands(page.read_text(encoding="utf-8"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_commands_of_a_page_are_valid(page: Path) -> None:
+    """The command line takes every `gtsa` command as it stands: its options, their values and settings."""
+    for words in shell_commands(page.read_text(encoding="utf-8")):
+        parse(words)

@@ -8,7 +8,7 @@ from gtsa_kit.export.self_check import Check
 from gtsa_kit.export.triton.repository import FILES
 from gtsa_kit.models.run_folder import EXPORT_FILE, is_run
 
-NO_SERVER = "not run in a Triton server; docs/consumers/triton_client.py compares the answers of one with the file"
+NO_SERVER = "not run in a Triton server; examples/triton_client.py compares the answers of one with the file"
 
 
 def is_exported_folder(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Programs of docs/consumers: built, run and compared with the Python runner on the same image."""
+"""Programs of examples/ that read exported files: built, run and compared with the Python runner on the same image."""
 
 import os
 import shutil
@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.graphs import ANY_SIZE, BOUNDED
+from helpers.paths import ROOT
 from PIL import Image
 
 from gtsa_kit.export import load
 from gtsa_kit.export.manifest import read_manifest
 
-CONSUMERS = Path(__file__).parents[2] / "docs" / "consumers"
+EXAMPLES = ROOT / "examples"
+CPP = EXAMPLES / "cpp_consumer"
 TORCH = Path(torch.__file__).parent
 HEIGHT, WIDTH = 64, 80
 INPUTS = {"float32": ANY_SIZE, "uint8": BOUNDED}
@@ -44,7 +46,7 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the program as docs/consumers.md does, without optimization."""
     program = tmp_path_factory.mktemp("build") / "torchscript"
     include, lib = TORCH / "include", TORCH / "lib"
-    command = ["g++", "-std=c++20", "-O0", "-isystem", include, CONSUMERS / "torchscript.cpp", "-o", program]
+    command = ["g++", "-std=c++20", "-O0", "-isystem", include, CPP / "torchscript.cpp", "-o", program]
     return build(program, [*command, "-L", lib, "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{lib}"])
 
 
@@ -54,7 +56,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not root:
         pytest.skip("ONNXRUNTIME_DIR names no unpacked release of ONNX Runtime (include/ and lib/)")
     program, lib = tmp_path_factory.mktemp("build") / "onnx", Path(root) / "lib"
-    command = ["g++", "-std=c++17", "-O0", "-isystem", Path(root) / "include", CONSUMERS / "onnx.cpp", "-o", program]
+    command = ["g++", "-std=c++17", "-O0", "-isystem", Path(root) / "include", CPP / "onnx.cpp", "-o", program]
     return build(program, [*command, "-L", lib, "-lonnxruntime", f"-Wl,-rpath,{lib}"])
 
 
@@ -64,13 +66,13 @@ def node_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("node"):
         pytest.skip("node is not installed")
     paths = [Path(path) for path in os.environ.get("NODE_PATH", "").split(os.pathsep) if path]
-    paths += [folder / "node_modules" for folder in (CONSUMERS, CONSUMERS.parents[1])]
+    paths += [folder / "node_modules" for folder in (EXAMPLES, ROOT)]
     modules = next((path for path in paths if (path / "onnxruntime-node").is_dir()), None)
     if modules is None:
-        pytest.skip("no onnxruntime-node in a folder of NODE_PATH, in docs/consumers/node_modules or in node_modules")
+        pytest.skip("no onnxruntime-node in a folder of NODE_PATH, in examples/node_modules or in node_modules")
     folder = tmp_path_factory.mktemp("node")
     (folder / "node_modules").symlink_to(modules.resolve())
-    return Path(shutil.copy(CONSUMERS / "onnx.mjs", folder))
+    return Path(shutil.copy(EXAMPLES / "onnx.mjs", folder))
 
 
 def build(program: Path, command: list[object]) -> Path:

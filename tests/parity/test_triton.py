@@ -39,7 +39,7 @@ from gtsa_kit.models.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("traces")
 
-CLIENT = Path(__file__).parents[2] / "docs" / "consumers" / "triton_client.py"
+CLIENT = Path(__file__).parents[2] / "examples" / "triton_client.py"
 ONNX_TYPES = {
     onnx.TensorProto.FLOAT: schema.TYPE_FP32,
     onnx.TensorProto.FLOAT16: schema.TYPE_FP16,
