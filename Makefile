@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Folders that are formatted and linted.
-CODE := gtsa_kit tests benchmarks tools noxfile.py
+CODE := gtsa_kit tests benchmarks tools examples noxfile.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check docs dist pythons format lock wheelhouse clean

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from typer.main import get_command
@@ -11,18 +12,26 @@ from gtsa_kit.cli import app
 from gtsa_kit.config import load_config, parse_overrides
 from gtsa_kit.config.finetune_presets import load_finetune_config
 
-COMMAND = re.compile(r"^(?:\$ | {4,}|srun )(?:srun )?(gtsa [^\n]*)$", re.MULTILINE)
-"""A command in a block of code or a script, behind a prompt, an indent or `srun`."""
+PROMPT = r"^(?:\$ | {4,})(?:srun )?"
+"""Pattern of the start of a line of code: a prompt or an indent, and maybe `srun`."""
+CONNECTORS = frozenset("| || && ; > &".split())
+"""Words that end a command."""
 
 
-def shell_commands(text: str) -> list[list[str]]:
-    """Return the words of the `gtsa` commands of a page or script; lines that end in a backslash go on.
+def shell_commands(text: str, program: str = "gtsa") -> list[list[str]]:
+    """Return the words of the commands of a page or script; lines that end in a backslash go on.
 
     Lines of usage, with an optional [WORD], are left out.
     """
     joined = re.sub(r"\s*\\\n\s*", " ", text)
-    lines = [line for line in COMMAND.findall(joined) if not re.search(r"\[[A-Z]", line)]
-    return [shlex.split(line, comments=True) for line in lines]
+    lines = re.findall(rf"{PROMPT}({program} [^\n]*)$", joined, re.MULTILINE)
+    words = (shlex.split(line, comments=True) for line in lines if not re.search(r"\[[A-Z]", line))
+    return [list(takewhile(lambda word: word not in CONNECTORS, line)) for line in words]
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of code in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
