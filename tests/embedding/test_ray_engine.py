@@ -1,17 +1,34 @@
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers.inline_ray import inline_ray
+from helpers.paths import ROOT
 
+import gtsa_kit
 from gtsa_kit.embedding import ray_engine, read_dataset
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.run import embed_folder
 
 
+@pytest.fixture
+def kept_cluster(small_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Keep the cluster that the engine starts until the test ends; return the calls that would have ended it."""
+    import ray
+
+    calls: list[str] = []
+    shutdown = ray.shutdown
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    yield calls
+    shutdown()
+
+
 def test_a_ray_worker_gives_the_same_rows_in_the_same_order(
-    mixed: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cluster: None
+    mixed: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_cluster: list[str]
 ) -> None:
     monkeypatch.setattr(ray_engine, "BLOCK_ENTRIES", 5)
     options = {"dense": True, "short_side": 48, "dtype": "float32", "rows_per_shard": 6}
@@ -24,6 +41,23 @@ def test_a_ray_worker_gives_the_same_rows_in_the_same_order(
         np.testing.assert_allclose(a.maps["feature_map"], b.maps["feature_map"], atol=1e-5)
         np.testing.assert_array_equal(a.grid_to_pixel, b.grid_to_pixel)
     assert list(one.errors()) == list(many.errors())
+    assert kept_cluster == ["shutdown"]
+    run_the_example(mixed, model, tmp_path / "vectors", monkeypatch)
+
+
+def run_the_example(images: Path, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run examples/ray_embed.py on the cluster that is up, as to start one takes seconds; compare its vectors."""
+    arguments = [images, "--model", model, "--out", out]
+    monkeypatch.setattr(sys, "argv", ["ray_embed.py", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "examples" / "ray_embed.py"), run_name="__main__")
+    unreadable: list[str] = []
+    rows = gtsa_kit.embed(images, model, on_unreadable=lambda path, _: unreadable.append(path))
+    expected = {str(images / row.path): row.features.embedding for row in rows}
+    actual = {row["path"]: row["embedding"] for row in pq.read_table(out).to_pylist()}
+    assert len(unreadable) == 4
+    assert actual.keys() == expected.keys()
+    for path, vector in expected.items():
+        np.testing.assert_allclose(actual[path], vector, atol=1e-5)
 
 
 class Echo:
