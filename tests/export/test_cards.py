@@ -238,6 +238,23 @@ def test_the_command_writes_both_into_a_folder(
     assert "README.md exists" in again.stderr
 
 
+def test_a_model_of_triton_is_described_by_the_file_that_it_serves(
+    gtsa_here: Callable[..., Any], artifact: Shipped, tmp_path: Path
+) -> None:
+    done = gtsa_here("export", artifact.path, "--format", "triton", "--card", "--out", tmp_path / "models")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "models" / "encoder"
+    card = read_card(folder / "README.md")
+    assert "triton" in card.data.tags
+    assert "| training images | 4711 |" in card.text
+    assert "| input | `images` | float32 |" in card.text
+    main = read_bill(folder / "gtsa.cdx.json")["metadata"]["component"]
+    hashes = {one["name"]: one["hashes"][0]["content"] for one in main["components"]}
+    assert hashes == {name: sha256_of(folder / name) for name in ("config.pbtxt", "1/model.onnx")}
+    values = {one["name"]: one["value"] for one in main["properties"]}
+    assert values["gtsa-kit:minimum:triton"] == minimum_versions(artifact.path).triton
+
+
 def test_a_missing_package_is_named_before_the_export(
     gtsa_here: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

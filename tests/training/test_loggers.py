@@ -340,6 +340,12 @@ def test_a_missing_package_ends_the_command_before_training(
     assert not out.exists()
 
 
+def test_processes_but_the_first_one_log_nothing(tmp_path: Path) -> None:
+    other = cast(Fabric, SimpleNamespace(is_global_zero=False, broadcast=lambda value: (None, None)))
+    assert open_run_logger(other, tmp_path, 0, RunConfig(), pytest.fail, ()) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_logs_with_the_loggers_of_its_settings(images: Path, services: Path) -> None:
     """A resumed run keeps them; rows, probe values and pictures are those of the run folder."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")

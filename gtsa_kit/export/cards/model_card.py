@@ -194,7 +194,7 @@ def _limits(shipped: Shipped) -> str:
         "The comparison with the float32 model ran on few images and on one machine; "
         "`gtsa verify` repeats it on other images and hardware.",
     ]
-    if shipped.precision not in ("fp32", "as the served file"):
+    if shipped.precision != "fp32":
         lines.append(f"It computes in {shipped.precision}: small differences from the float32 model are expected.")
     if shipped.task:
         lines.append("It knows the classes above alone, and gives one of them to whatever it sees.")

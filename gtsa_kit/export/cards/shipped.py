@@ -1,12 +1,12 @@
 """An artifact as a card describes it: a file with its manifest, or a folder with its report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from gtsa_kit.export.folder_report import FolderReport
-from gtsa_kit.export.manifest import Manifest
+from gtsa_kit.export.manifest import Manifest, manifest_path, read_manifest
 from gtsa_kit.export.manifest_records import TaskScoreRecord, TensorSpec
 from gtsa_kit.export.parity_report import ParityReport
 from gtsa_kit.files import sha256_of
@@ -80,12 +80,16 @@ class Shipped:
 
     @classmethod
     def of_folder(cls, path: Path, report: FolderReport) -> "Shipped":
-        """Describe a folder for another framework or a model of Triton; weights in them are float32."""
+        """Describe a folder with float32 weights for another framework, or a model of Triton with an exported file."""
+        files = {name: sha256_of(path / name) for name in report.files}
+        served = next((path / name for name in files if manifest_path(path / name).exists()), None)
+        if served:
+            return replace(cls.of_file(served, read_manifest(served)), path=path, files=files, format=report.format)
         return cls(
             path=path,
-            files={name: sha256_of(path / name) for name in report.files},
+            files=files,
             format=report.format,
-            precision="fp32" if report.format != "triton" else "as the served file",
+            precision="fp32",
             architecture=report.architecture,
             preprocessing=report.preprocessing,
             parity=report.parity,
