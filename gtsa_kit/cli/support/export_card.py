@@ -35,4 +35,5 @@ def write_cards_of(result: ExportResult, source: Path) -> None:
         shipped = Shipped.of_file(path, record) if isinstance(record, Manifest) else Shipped.of_folder(path, record)
         write_cards(shipped, source)
         entry |= {"card": str(shipped.card_path), "bill_of_materials": str(shipped.bill_path)}
-        console.print(f"{shipped.card_path}  model card; {shipped.bill_path.name} is its bill of materials")
+        text = f"{shipped.card_path}  model card; {shipped.bill_path.name} is its bill of materials"
+        console.print(text, soft_wrap=True, markup=False)
