@@ -48,6 +48,7 @@ def services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     return tmp_path
 
 
@@ -283,6 +284,21 @@ def test_a_request_to_mlflow_that_fails_is_reported_at_the_next_one(
     logs.close()
     assert len([notice for notice in notices if "the server is down" in notice]) == 1
     assert len(read_json_lines(run / "metrics.jsonl")) == 8
+
+
+def test_a_server_that_does_not_answer_ends_a_new_run_before_its_first_step(
+    services: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config, notices = load_config(overrides={"train.logger": "mlflow"}), list[str]()
+    with pytest.raises(ValueError, match=r"can't be opened: .*127\.0\.0\.1.*; check MLFLOW_TRACKING_URI, or choose"):
+        open_logs(services, 0, config, notices)
+    open_logs(services, 3, config, notices).close()
+    assert [notice.partition(":")[0] for notice in notices] == [
+        "the logger mlflow can't be opened, the run goes on without it"
+    ]
 
 
 def test_a_new_run_needs_its_loggers_and_a_resumed_one_does_not(

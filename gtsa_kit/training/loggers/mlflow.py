@@ -13,6 +13,9 @@ from gtsa_kit.training.loggers.base import LoggedRun
 
 EXPERIMENT = "gtsa-kit"
 """Experiment of runs, unless MLFLOW_EXPERIMENT_NAME names another one."""
+RETRIES = "5"
+"""Number of repetitions of a request that fails, a minute; MLflow's own default takes four. The environment variable
+MLFLOW_HTTP_REQUEST_MAX_RETRIES overrides it."""
 PARAMS_PER_REQUEST = 100
 """Largest number of parameters in one request to MLflow."""
 
@@ -32,6 +35,7 @@ class MLflowLogger:
         uri = mlflow.get_tracking_uri() if set_by_user else (run.run_dir / "mlruns").absolute().as_uri()
         if uri.startswith("file:") or "://" not in uri:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 refuses files without it
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         saved = run.saved_id("mlflow")
         self._run_id = saved or self._create(run)
