@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # Folders that are formatted and linted.
 CODE := gtsa_kit tests benchmarks tools examples noxfile.py
 
+# The environment comes without bytecode, which Python writes for what is used; without it each start takes seconds more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check docs dist pythons format lock wheelhouse clean
 
