@@ -39,6 +39,7 @@ def pytest_collection() -> Generator[None, object, object]:
     with no_cycle_search():
         result = yield
         gc.freeze()
+        gc.set_threshold(20_000, 10, 10)  # by default a twentieth of the tests' time goes there
         return result
 
 
@@ -122,6 +123,16 @@ def gtsa_here(
 
     monkeypatch.setenv("COLUMNS", "200")
     return run
+
+
+@pytest.fixture
+def no_run_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw neither curves nor predictions of the runs of this process, half a second each."""
+    from gtsa_kit.tasks import result
+    from gtsa_kit.training.run_logger import RunLogger
+
+    monkeypatch.setattr(RunLogger, "draw_curves", lambda _: None)
+    monkeypatch.setattr(result, "save_predictions", lambda *_: None)
 
 
 # --- artifacts ------------------------------------------------------------------------------------------------------

@@ -199,6 +199,7 @@ def test_segment(gtsa_here: Callable, tmp_path: Path) -> None:
     assert "probes are linear and knn" in wrong.stderr
 
 
+@pytest.mark.usefixtures("no_run_figures")
 def test_ablation_gives_one_table(gtsa_here: Callable, images: Path, tiny: dict[str, object], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("dark", "light"):

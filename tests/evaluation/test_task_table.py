@@ -14,6 +14,8 @@ from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.weights import save_encoder
 from gtsa_kit.tasks.state import FinetuneCallback
 
+pytestmark = pytest.mark.usefixtures("no_run_figures")
+
 SMALL = {"train.steps": 2, "train.batch_size": 2, "augment.size": 32, "train.workers": 0, "train.eval_every": 2}
 
 

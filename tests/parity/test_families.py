@@ -24,6 +24,8 @@ from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.weights import save_encoder
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "DINOv2": ("DINOv2", {"img_size": 98}),  # the gate has an image of this size
     "DINOv2 with registers": ("DINOv2 with registers", {}),

@@ -14,12 +14,10 @@ from helpers.weights import save_random
 
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.run_folder import newest_checkpoint
-from gtsa_kit.tasks import result
 from gtsa_kit.tasks.api import finetune, resolve_finetune, start_settings
 from gtsa_kit.tasks.dry_run import ENCODED_IMAGES, dry_run
 from gtsa_kit.tasks.state import FinetuneCallback, FinetuneState
 from gtsa_kit.training.measured_steps import MEASURED_STEPS
-from gtsa_kit.training.run_logger import RunLogger
 
 SETTINGS: dict[str, Any] = {
     "train.workers": 0,
@@ -60,12 +58,9 @@ class Sizes(FinetuneCallback):
         self.features = sum(path.stat().st_size for path in state.run_dir.rglob("features.bin"))
 
 
+@pytest.mark.usefixtures("no_run_figures")
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_estimate_is_that_of_the_run(
-    kind: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RunLogger, "draw_curves", lambda _: None)
-    monkeypatch.setattr(result, "save_predictions", lambda *_: None)
+def test_the_estimate_is_that_of_the_run(kind: str, encoder: Path, tmp_path: Path) -> None:
     task, write, settings = KINDS[kind]
     data, out, sizes = write(tmp_path / "data"), tmp_path / "run", Sizes()
     given = {**start_settings(encoder, None), "data.source": str(data), **SETTINGS, **settings}
