@@ -1,6 +1,6 @@
 """Addresses of stores: a path, or a URL whose secrets are never printed."""
 
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 SECRET_WORDS = ("pass", "key", "token", "secret", "sig", "credential")
 """Parts of the names of parameters whose values are secret."""
@@ -34,9 +34,9 @@ def secrets_of(where: str) -> set[str]:
     """Return the password of a URL and the values of its secret parameters, percent-encoded and decoded."""
     if "://" not in where:
         return set()
-    rest = where.split("://", 1)[1]
-    password = _split_authority(rest)[0].rpartition("@")[0].partition(":")[2]
-    query = urlsplit(where).query
+    authority, end = _split_authority(where.split("://", 1)[1])  # urlsplit repeats the authority in its errors
+    password = authority.rpartition("@")[0].partition(":")[2]
+    query = end.partition("?")[2].partition("#")[0]
     parameters = [value for name, value in parse_qsl(query) if any(word in name.lower() for word in SECRET_WORDS)]
     written = [pair.partition("=")[2] for pair in query.split("&") if unquote(pair.partition("=")[2]) in parameters]
     return {secret for secret in (password, unquote(password), *parameters, *written) if secret}
