@@ -49,17 +49,16 @@ class FaissStore:
 
     def write(self, batch: RowBatch) -> None:
         """Insert rows, in place of those with the same id."""
-        ids = [str(record["id"]) for record in batch.records]
-        if before := [self.numbers[one] for one in ids if one in self.numbers]:
+        if before := [self.numbers[one] for one in batch.ids if one in self.numbers]:
             self.index.remove_ids(np.array(before, dtype=np.int64))
         first = len(self.old) + sum(map(len, self.written))
-        for position, (one, record) in enumerate(zip(ids, batch.records, strict=True), first):
+        for position, (one, record) in enumerate(zip(batch.ids, batch.records, strict=True), first):
             number = self.numbers.setdefault(one, len(self.numbers))
             if number == len(self.order):
                 self.order.append(position)
                 self.hashes.append("")
             self.order[number], self.hashes[number] = position, str(record["row_hash"])
-        numbers = np.array([self.numbers[one] for one in ids], dtype=np.int64)
+        numbers = np.array([self.numbers[one] for one in batch.ids], dtype=np.int64)
         self.index.add_with_ids(np.ascontiguousarray(batch.vectors), numbers)
         self.written.append(pa.Table.from_pylist(list(batch.records), schema=_schema()))
 

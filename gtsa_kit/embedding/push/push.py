@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable
 from gtsa_kit.embedding.push.address import display_address, hide_secrets, secrets_of
 from gtsa_kit.embedding.push.rows import read_rows
-from gtsa_kit.embedding.push.store import VectorStore, check_model, describe_model, to_text
+from gtsa_kit.embedding.push.store import RowBatch, VectorStore, check_model, describe_model, to_text
 
 StoreKind = Literal["lancedb", "qdrant", "pgvector", "faiss"]
 STORES: Final = get_args(StoreKind)
@@ -55,28 +55,28 @@ def push(
         RuntimeError: The store failed; secrets of `where` are not part of the message.
     """
     source = source_name(data) if source is None else source
-    done, counts, invalid = 0, {"added": 0, "replaced": 0, "unchanged": 0}, list[ImageRow]()
-    model = describe_model(data)
+    model, done, added, replaced, invalid = describe_model(data), 0, 0, 0, list[ImageRow]()
     with store_errors(to, where), closing(open_store(to, where, table, to_text(model), data.dim)) as store:
         check_model(store.title, store.kept_model, model)
         for batch, without_direction in read_rows(data, source):
-            hashes = store.row_hashes([str(record["id"]) for record in batch.records]) if batch.records else {}
-            changed = [
-                position
-                for position, record in enumerate(batch.records)
-                if hashes.get(str(record["id"])) != record["row_hash"]
-            ]
-            if changed:
-                store.write(batch.take(changed))
-            replaced = sum(str(batch.records[position]["id"]) in hashes for position in changed)
-            counts["added"] += len(changed) - replaced
-            counts["replaced"] += replaced
-            counts["unchanged"] += len(batch.records) - len(changed)
+            new, changed = _write_changed(store, batch)
+            added, replaced = added + new, replaced + changed
             invalid += without_direction
             done += len(batch.records) + len(without_direction)
             on_progress(done, len(data))
-        store.finish(counts["added"] + counts["replaced"] > 0)
-    return PushSummary(**counts, invalid=invalid)
+        store.finish(added + replaced > 0)
+    return PushSummary(added, replaced, done - len(invalid) - added - replaced, invalid)
+
+
+def _write_changed(store: VectorStore, batch: RowBatch) -> tuple[int, int]:
+    """Write the rows that a store does not hold as they are; return the numbers of new and of replaced rows."""
+    hashes = store.row_hashes(batch.ids) if batch.ids else {}
+    ids = enumerate(batch.ids)
+    changed = [position for position, one in ids if hashes.get(one) != batch.records[position]["row_hash"]]
+    if changed:
+        store.write(batch.take(changed))
+    replaced = sum(batch.ids[position] in hashes for position in changed)
+    return len(changed) - replaced, replaced
 
 
 def source_name(data: VectorTable) -> str:

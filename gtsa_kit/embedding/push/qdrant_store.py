@@ -39,8 +39,7 @@ class QdrantStore:
         from qdrant_client import models
 
         payloads = [{name: value for name, value in record.items() if name != "id"} for record in batch.records]
-        ids = [str(record["id"]) for record in batch.records]
-        points = models.Batch(ids=list(ids), vectors=batch.vectors.tolist(), payloads=payloads)
+        points = models.Batch(ids=list(batch.ids), vectors=batch.vectors.tolist(), payloads=payloads)
         self.client.upsert(self.table, points, wait=True)
 
     def finish(self, changed: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,11 @@ class RowBatch:
     records: Sequence[Record]
     vectors: np.ndarray
     """Vectors (n, D), float32, of length 1."""
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids (n,), which are UUIDs."""
+        return [str(record["id"]) for record in self.records]
 
     def take(self, positions: Sequence[int]) -> "RowBatch":
         """Return the rows at these positions."""
