@@ -26,7 +26,7 @@ class LanceStore:
         database = lancedb.connect(where)
         try:
             self.table = database.open_table(table)
-        except ValueError:  # there is none
+        except (ValueError, FileNotFoundError):  # there is none
             self.table = database.create_table(table, schema=self.schema)
         self.title = f"the table {table}"
         kept = (self.table.schema.metadata or {}).get(MODEL_KEY.encode())
