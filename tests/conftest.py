@@ -12,6 +12,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -220,8 +221,15 @@ def made(once: Once, tiny_run: Path, scenes: "ParityImages", calibration: "Calib
 
 @pytest.fixture
 def small_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One core, and no process before it is needed: each imports Ray, and those of a full machine are given up."""
+    """One core, and no process that is not needed: each imports Ray, and those of a full machine are given up.
+
+    Left out are the dashboard, the autoscaler, which a cluster of one machine has no use for, the monitor of logs, and
+    the statistics of Ray Data: without their actor a data set takes a random id.
+    """
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
     monkeypatch.setattr(ray, "init", partial(ray.init, num_cpus=1, object_store_memory=100_000_000))
+    for name in ("start_api_server", "start_monitor", "start_log_monitor"):
+        monkeypatch.setattr(ray._private.node.Node, name, lambda *_, **__: None, raising=False)
+    monkeypatch.setattr("ray.data._internal.stats.get_or_create_stats_actor", MagicMock(), raising=False)
