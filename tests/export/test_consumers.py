@@ -24,13 +24,9 @@ INPUTS = {"float32": ANY_SIZE, "uint8": BOUNDED}
 
 
 @pytest.fixture(scope="module")
-def artifacts(made: Callable[..., Path]) -> dict[tuple[str, str], Path]:
-    """Return artifacts by format and input type."""
-    return {
-        (file_format, kind): made(file_format, **graph)
-        for file_format in ("torchscript", "onnx")
-        for kind, graph in INPUTS.items()
-    }
+def artifact(made: Callable[..., Path]) -> Callable[[str, str], Path]:
+    """Return a function that exports in a format with an input type, once the program that reads the file is there."""
+    return lambda file_format, kind: made(file_format, **INPUTS[kind])
 
 
 @pytest.fixture(scope="module")
@@ -110,32 +106,32 @@ def check(completed: subprocess.CompletedProcess[str], artifact: Path, photo: Pa
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_torchscript_in_cpp(kind: str, torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
-    artifact = artifacts["torchscript", kind]
-    check(run(torchscript, artifact, photo, *numbers_of(artifact)), artifact, photo)
+def test_torchscript_in_cpp(kind: str, torchscript: Path, artifact: Callable[[str, str], Path], photo: Path) -> None:
+    file = artifact("torchscript", kind)
+    check(run(torchscript, file, photo, *numbers_of(file)), file, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_onnx_in_cpp(kind: str, onnx: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
-    artifact = artifacts["onnx", kind]
-    check(run(onnx, artifact, photo, *numbers_of(artifact)), artifact, photo)
+def test_onnx_in_cpp(kind: str, onnx: Path, artifact: Callable[[str, str], Path], photo: Path) -> None:
+    file = artifact("onnx", kind)
+    check(run(onnx, file, photo, *numbers_of(file)), file, photo)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_onnx_in_node(kind: str, node_script: Path, artifacts: dict[tuple[str, str], Path], photo: Path) -> None:
-    artifact = artifacts["onnx", kind]
-    check(run("node", node_script, artifact, photo), artifact, photo)
+def test_onnx_in_node(kind: str, node_script: Path, artifact: Callable[[str, str], Path], photo: Path) -> None:
+    file = artifact("onnx", kind)
+    check(run("node", node_script, file, photo), file, photo)
 
 
 def test_cpp_rejects_invalid_images(
-    torchscript: Path, artifacts: dict[tuple[str, str], Path], photo: Path, tmp_path: Path
+    torchscript: Path, artifact: Callable[[str, str], Path], photo: Path, tmp_path: Path
 ) -> None:
-    artifact = artifacts["torchscript", "float32"]
-    numbers, odd, short = numbers_of(artifact), tmp_path / "odd.ppm", tmp_path / "short.ppm"
+    file = artifact("torchscript", "float32")
+    numbers, odd, short = numbers_of(file), tmp_path / "odd.ppm", tmp_path / "short.ppm"
     Image.new("RGB", (40, 32)).save(odd)
     short.write_bytes(photo.read_bytes()[:-1])
     assert run(torchscript).returncode == 2
-    for picture, reason in ((odd, "must be multiples of 16"), (short, "ends too early"), (artifact, "not a PPM file")):
-        completed = run(torchscript, artifact, picture, *numbers)
+    for picture, reason in ((odd, "must be multiples of 16"), (short, "ends too early"), (file, "not a PPM file")):
+        completed = run(torchscript, file, picture, *numbers)
         assert (completed.returncode, completed.stdout) == (1, "")
         assert reason in completed.stderr
