@@ -27,6 +27,10 @@ EXTRAS: Final[Mapping[str, str]] = {
     "cyclonedx": "card",
     "huggingface_hub": "card",
     "mvtbdata": "demo",
+    "tifffile": "tiff",
+    "imagecodecs": "tiff",
+    "rasterio": "geotiff",
+    "pydicom": "dicom",
 }
 """Extra of gtsa-kit by module."""
 

@@ -1,0 +1,1 @@
+"""Images of any number of channels at their full depth: readers, limits, statistics, areas without data."""
