@@ -83,7 +83,8 @@ def bench(
     manifests = {name: manifest_of(file) for name, file in zip(names, files, strict=True)}
     own_options = options_by_file([*files, *([against] if against else [])], options)
     source = _open_reference(files[0], manifests[names[0]], against, own_options, console)
-    parity_set = load_parity_images(require(images) if images else source.images if source else None)
+    folder = require(images) if images else source.images if source else None
+    parity_set = load_parity_images(folder, source.encoder.preprocessing if source else None)
     shapes = [BatchShape(number, *side) for side in sizes for number in batches]
     openers = {name: OpenFile(file, own_options[file]) for name, file in zip(names, files, strict=True)}
     speeds, skipped = _measure(openers, shapes, parity_set, seconds, source, console)

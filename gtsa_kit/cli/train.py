@@ -54,6 +54,8 @@ def train(
 
       gtsa train photos/ --method dino --out runs/street-dino
 
+      gtsa train scenes/ --channels 13 --out runs/scenes
+
       gtsa train s3://bucket/photos --out runs/street
 
       gtsa train photos/ --out runs/street --resume

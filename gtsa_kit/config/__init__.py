@@ -3,6 +3,7 @@
 This package does not import torch, so that commands can read settings without delay.
 """
 
+from gtsa_kit.config.channels_section import ChannelsConfig
 from gtsa_kit.config.describe import annotated_yaml, describe_settings
 from gtsa_kit.config.layers import dump_config, parse_overrides
 from gtsa_kit.config.method_sections import DINOConfig, LossConfig, MoCoV3Config
@@ -24,6 +25,7 @@ __all__ = [
     "PRESETS",
     "PUBLISHED_MOMENTUM",
     "Arch",
+    "ChannelsConfig",
     "DINOConfig",
     "InitConfig",
     "LossConfig",

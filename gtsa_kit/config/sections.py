@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gtsa_kit.config.channels_section import ChannelsConfig
 from gtsa_kit.config.method_sections import DINOConfig, LossConfig, MoCoV3Config
 from gtsa_kit.config.types import (
     PATCH,
@@ -160,6 +161,7 @@ class RunConfig(Section):
     """Method of pretraining: GTSA, or a baseline to compare it with."""
     data: str = ""
     """Source of the training images: a folder, a glob, a list of paths, an archive or a URL."""
+    channels: ChannelsConfig = ChannelsConfig()
     init: InitConfig = InitConfig()
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
@@ -190,6 +192,21 @@ class RunConfig(Section):
             side = getattr(self.views, name)
             if side % PATCH:
                 raise ValueError(f"setting views.{name}: {side} is not a multiple of the patch size, {PATCH}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> "RunConfig":
+        """Raise `ValueError` for settings that only images of 8-bit RGB have."""
+        if self.views.channel_drop_p and self.train.augment_on == "device":
+            raise ValueError("views.channel_drop_p is not applied by train.augment_on=device; omit one of them")
+        if self.channels.is_rgb:
+            return self
+        if self.train.augment_on == "device":
+            raise ValueError("train.augment_on=device makes views of 8-bit RGB alone; omit it, or omit channels.count")
+        if self.train.probe:
+            raise ValueError("train.probe takes images of 8-bit RGB alone; omit it, or omit channels.count")
+        if self.init.mean or self.init.std:
+            raise ValueError("init.mean and init.std are for RGB, other channels are measured; omit them")
         return self
 
     @model_validator(mode="after")

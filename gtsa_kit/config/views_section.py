@@ -50,6 +50,9 @@ class ViewsConfig(Section):
     noise_std: NonNegative = 0.0
     """Standard deviation of Gaussian noise on pixels scaled to 0..1. The paper gives no value, so it is off."""
 
+    channel_drop_p: Fraction = 0.0
+    """Probability of each channel to be replaced by its mean in a view; one channel is always kept."""
+
     @model_validator(mode="after")
     def _check_ranges(self) -> "ViewsConfig":
         """Raise `ValueError` for descending ranges, overlaps that no crop reaches, and hue shifts above 0.5."""

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from gtsa_kit.config import ViewsConfig
+from gtsa_kit.config import ChannelsConfig, ViewsConfig
 from gtsa_kit.data import color
 from gtsa_kit.data.augmentation_params import (
     AugmentationParams,
@@ -19,6 +19,7 @@ from gtsa_kit.data.augmentation_params import (
     sample_augmentation,
     sample_color_params,
 )
+from gtsa_kit.data.channel_color import ChannelRange, augment_channels, drop_channels
 
 _JITTER = color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue
 
@@ -27,9 +28,9 @@ class Views(NamedTuple):
     """G global and L local views of one image; a batch has B in front of every shape."""
 
     global_images: Tensor
-    """Global views (G, 3, S, S) uint8."""
+    """Global views (G, 3, S, S) uint8; of other channels (G, N, S, S) float32, in the units of the file."""
     local_images: Tensor
-    """Local views (L, 3, s, s) uint8."""
+    """Local views (L, 3, s, s) uint8, or (L, N, s, s) float32."""
     boxes: Tensor
     """Crops (G + L, 4) float32 as x0, y0, x1, y1 in pixels of the image, globals first."""
     rotations: Tensor
@@ -44,23 +45,36 @@ class Views(NamedTuple):
         return Views(*(tensor.pin_memory() for tensor in self))
 
 
-def make_views(image: Tensor, config: ViewsConfig, generator: Generator) -> Views:
-    """Sample augmentation parameters and make the views of a (3, H, W) uint8 image."""
+def make_views(
+    image: Tensor, config: ViewsConfig, generator: Generator, channels: ChannelsConfig | None = None
+) -> Views:
+    """Sample augmentation parameters and make the views of an image; see `apply_augmentations`."""
     height, width = image.shape[-2:]
-    return apply_augmentations(image, sample_augmentation(height, width, config, generator), config)
+    return apply_augmentations(image, sample_augmentation(height, width, config, generator), config, channels)
 
 
-def apply_augmentations(image: Tensor, params: AugmentationParams, config: ViewsConfig) -> Views:
-    """Make the views of a (3, H, W) uint8 image; fastest if its memory layout is channels-last."""
+def apply_augmentations(
+    image: Tensor, params: AugmentationParams, config: ViewsConfig, channels: ChannelsConfig | None = None
+) -> Views:
+    """Make the views of an image; fastest if its memory layout is channels-last.
+
+    Args:
+        image: (3, H, W) uint8 of RGB, or (N, H, W) float32 of the channels of the settings.
+        params: Parameters of the views.
+        config: Settings of the views.
+        channels: Channels of the images with their ranges; None for 8-bit RGB.
+    """
     image = image[None].contiguous(memory_format=torch.channels_last)[0]
+    limits = None if channels is None or channels.is_rgb else ChannelRange.of(channels)
+    count, dtype = len(image), np.uint8 if limits is None else np.float32
     n_local = len(params.boxes) - config.global_crops
-    global_images = np.empty((config.global_crops, 3, config.global_size, config.global_size), np.uint8)
-    local_images = np.empty((n_local, 3, config.local_size, config.local_size), np.uint8)
+    global_images = np.empty((config.global_crops, count, config.global_size, config.global_size), dtype)
+    local_images = np.empty((n_local, count, config.local_size, config.local_size), dtype)
     geometry = params.boxes.tolist(), params.rotations.tolist(), params.flips.tolist()
     per_view = zip([*global_images, *local_images], *geometry, params.colors.rows(), strict=True)
     for out, box, rotation, flip, color_params in per_view:
         view = crop_and_rotate(image, box, rotation, out.shape[-1], config.interpolation).numpy()
-        view = _augment_color(view, color_params, config.noise_std)
+        view = _augment_view(view, color_params, config, limits)
         out[:] = view[..., ::-1] if flip else view
     images = torch.from_numpy(global_images), torch.from_numpy(local_images)
     return Views(*images, params.boxes.float(), params.rotations)
@@ -74,10 +88,10 @@ def collate(views: list[Views]) -> Views:
 def crop_and_rotate(
     image: Tensor, box: list[int], rotation: int, size: int, interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
-    """Crop a box, resize it to (3, size, size) by antialiased interpolation, and rotate it by k * 90 degrees.
+    """Crop a box of (N, H, W), resize it to (N, size, size) with antialiasing, and rotate it by k * 90 degrees.
 
-    Values are within one level (of 255) of Pillow's resize, with rare exceptions: torch's 16-bit weights can make two
-    roundings add up to two levels. Measured: one to three of 150,000 values, in one global view of 25.
+    Values of uint8 are within one level (of 255) of Pillow's resize, with rare exceptions: torch's 16-bit weights can
+    make two roundings add up to two levels. Measured: one to three of 150,000 values, in one global view of 25.
     """
     x0, y0, x1, y1 = box
     crop = image[None, :, y0:y1, x0:x1]
@@ -95,6 +109,19 @@ def columns_first(height: int, width: int, size: int) -> bool:
     at sharp edges. torch always resizes the rows first; Pillow does so unless there are many more rows than columns.
     """
     return height > size and height - size > 2 * (width - size)
+
+
+def _augment_view(
+    view: np.ndarray, params: ViewColorParams, config: ViewsConfig, limits: ChannelRange | None
+) -> np.ndarray:
+    """Return a view (N, S, S) after the changes of its values: by Pillow's arithmetic for 8-bit RGB."""
+    if limits is None:
+        view = _augment_color(view, params, config.noise_std)
+    else:
+        view = augment_channels(view, params, config.noise_std, limits)
+    if config.channel_drop_p > 0:
+        view = drop_channels(view, config.channel_drop_p, params.noise_seed + 1)
+    return view
 
 
 def augment_color(view: Tensor, config: ViewsConfig, generator: Generator) -> Tensor:

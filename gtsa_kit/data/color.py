@@ -123,22 +123,27 @@ def _gray(pixels: Floats) -> Floats:
 
 def gaussian_blur(image: Image, sigma: float) -> Image:
     """Blur a (3, S, S) image by Pillow's approximate Gaussian: three box blurs, with border pixels repeated."""
-    size = image.shape[-1]
+    blurred = blur(image.astype(np.float32), sigma)
+    blurred += _HALF
+    return blurred.astype(np.uint8)
+
+
+def blur(pixels: Floats, sigma: float) -> Floats:
+    """Blur (N, S, S) values of any range as `gaussian_blur` does, without rounding."""
+    count, size = pixels.shape[0], pixels.shape[-1]
     weights, reach = _blur_weights(size, sigma)
-    pixels = image.astype(np.float32)
     rows, both = np.empty_like(pixels), np.empty_like(pixels)
     # The weight matrix is banded; only the blocks of the band are multiplied.
     blocks = [(a, min(a + _BLOCK, size)) for a in range(0, size, _BLOCK)]
     for a, b in blocks:
         reads = slice(max(0, a - reach), b + reach)
         np.matmul(weights[a:b, reads], pixels[:, reads], out=rows[:, a:b])
-    flat, out = rows.reshape(3 * size, size), both.reshape(3 * size, size)
+    flat, out = rows.reshape(count * size, size), both.reshape(count * size, size)
     across = np.ascontiguousarray(weights.T)
     for a, b in blocks:
         reads = slice(max(0, a - reach), b + reach)
         np.matmul(flat[:, reads], across[reads, a:b], out=out[:, a:b])
-    both += _HALF
-    return both.astype(np.uint8)
+    return both
 
 
 def _blur_weights(size: int, sigma: float) -> tuple[Floats, int]:

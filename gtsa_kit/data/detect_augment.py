@@ -59,7 +59,7 @@ class DetectAugment:
     hflip: float = 0.5
     """Probability of mirroring."""
     color: ColorJitter | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Color of the padding, 0 to 1."""
     interpolation: Interpolation = "bilinear"
     """Antialiased interpolation of the image."""

@@ -25,10 +25,14 @@ IMAGE_SUFFIXES = frozenset(
 
 _UNREAD = (
     ".avif .avifs .heic .heif .hif .gif .jp2 .j2k .jpf .jpx .jxl .jxr .ppm .pgm .pbm .pnm .tga .psd .psb .xcf .svg "
-    ".eps .ico .icns .exr .hdr .dds .pcx .qoi .fits .dcm .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw .svs .ndpi"
+    ".eps .ico .icns .exr .hdr .dds .pcx .qoi .fits .dcm .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw .svs .ndpi "
+    ".npy"
 )
 UNREAD_SUFFIXES = frozenset(_UNREAD.split()) - IMAGE_SUFFIXES
 """Suffixes, in lower case, of image files that are not read; listings count them."""
+
+CHANNEL_SUFFIXES = frozenset([".dcm", ".npy"])
+"""Suffixes, in lower case, of images that are read with all of their channels alone."""
 
 
 @cache
@@ -44,7 +48,10 @@ def pillow_formats() -> tuple[str, ...]:
 
 def unread_hint(suffixes: Iterable[str]) -> str:
     """Return how files of these unread suffixes can be used after all."""
-    if set(suffixes) & set(_HEIF_SUFFIXES):
+    suffixes = set(suffixes)
+    if suffixes <= CHANNEL_SUFFIXES:
+        return "gtsa train reads them with --channels auto"
+    if suffixes & set(_HEIF_SUFFIXES):
         return "HEIC is read where pillow-heif is installed (pip install pillow-heif), convert others to PNG or JPEG"
     return "convert them to PNG or JPEG"
 

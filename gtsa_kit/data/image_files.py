@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from gtsa_kit.data.entries import Entry, Source, display_path, read_entry, sort_entries
-from gtsa_kit.data.formats import IMAGE_SUFFIXES
+from gtsa_kit.data.entries import UNREAD_FORMAT, Entry, Source, display_path, read_entry, sort_entries
+from gtsa_kit.data.formats import CHANNEL_SUFFIXES, IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, decode_image, open_image
 from gtsa_kit.data.left_out import without_left_out
 from gtsa_kit.data.sources import FileSource, open_source
@@ -51,17 +51,23 @@ class FileList(ImageList):
         return display_path(self.root, path)
 
 
-def list_images(where: str, stamps: bool = False) -> ImageList:
-    """List the images of a source in natural order, each once; with `stamps`, entries have them.
+def list_images(where: str, stamps: bool = False, channels: bool = False) -> ImageList:
+    """List the images of a source in natural order, each once.
 
     Files are ordered by their paths, and everything else by its name.
+
+    Args:
+        where: Source of the images.
+        stamps: Whether entries have stamps.
+        channels: Whether formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: `open_source` can't open the source, or it holds no image.
     """
     source = open_source(where)
     by_path = isinstance(source, FileSource)
-    entries = sort_entries(without_left_out(source.entries(stamps)), by_locator=by_path)
+    listed = with_channels(source.entries(stamps)) if channels else source.entries(stamps)
+    entries = sort_entries(without_left_out(listed), by_locator=by_path)
     unreadable = [entry for entry in entries if entry.reason]
     readable = [entry for entry in entries if not entry.reason]
     if not readable:
@@ -69,19 +75,28 @@ def list_images(where: str, stamps: bool = False) -> ImageList:
         if unreadable:
             first = f"{unreadable[0].locator or unreadable[0].name}: {unreadable[0].reason}"
             reason = f"; {len(unreadable)} folders or archives could not be read, first {first}"
-        raise ValueError(f"no images in {where} (suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}){reason}")
+        suffixes = IMAGE_SUFFIXES | CHANNEL_SUFFIXES if channels else IMAGE_SUFFIXES
+        raise ValueError(f"no images in {where} (suffixes searched: {' '.join(sorted(suffixes))}){reason}")
     return ImageList(source, readable, unreadable)
 
 
-def check_source(where: str) -> None:
+def with_channels(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield entries, those of `CHANNEL_SUFFIXES` as ones that are read."""
+    for entry in entries:
+        is_read = entry.reason == UNREAD_FORMAT and Path(entry.name).suffix.lower() in CHANNEL_SUFFIXES
+        yield entry._replace(reason="") if is_read else entry
+
+
+def check_source(where: str, channels: bool = False) -> None:
     """Check that a source can be opened and, unless it is a URL, holds an image; it is listed to the first image only.
 
     Raises:
         ValueError: As for `list_images`.
     """
     source = open_source(where)
-    if "://" not in where and all(entry.reason for entry in source.entries()):
-        list_images(where)
+    entries = with_channels(source.entries()) if channels else source.entries()
+    if "://" not in where and all(entry.reason for entry in entries):
+        list_images(where, channels=channels)
 
 
 def find_images(where: Path) -> FileList:
@@ -124,15 +139,20 @@ def validate_images(
     entries: Iterable[Entry],
     max_pixels: int = MAX_PIXELS,
     on_checked: Callable[[], None] = lambda: None,
+    read: Callable[[Source, Entry], object] | None = None,
 ) -> list[Entry]:
     """Decode every image, and return the unreadable ones with their reasons, in the order of `entries`.
 
-    Images are decoded by threads on all cores, since decoders release the GIL; few are in memory at a time.
+    Images are decoded by threads on all cores, since decoders release the GIL; few are in memory at a time. `read`
+    decodes images of other channels than 8-bit RGB.
     """
 
     def check(entry: Entry) -> Entry | None:
         try:
-            decode_image(read_entry(source, entry), Path(entry.name), max_pixels)
+            if read is None:
+                decode_image(read_entry(source, entry), Path(entry.name), max_pixels)
+            else:
+                read(source, entry)
         except ImageError as error:
             return entry._replace(reason=error.reason)
         return None

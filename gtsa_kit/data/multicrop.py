@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data.augment import Views, collate, make_views
 from gtsa_kit.data.batched_augment import DecodedBatch, collate_decoded, prepare_for_device
-from gtsa_kit.data.decode import decode
-from gtsa_kit.data.entries import Entry, Source, read_entry
-from gtsa_kit.data.image_io import MAX_PIXELS
-from gtsa_kit.data.samples import AUGMENT, Batch, EpochOrder, collate_unreadable, derive_seed, read_or_substitute
+from gtsa_kit.data.channels.reader import CENTER, ImageReader, Position
+from gtsa_kit.data.entries import Entry, Source
+from gtsa_kit.data.samples import AUGMENT, FRAME, Batch, EpochOrder, collate_unreadable, derive_seed, read_or_substitute
+from gtsa_kit.data.sources import open_entry
 
+MAX_POSITIONS = 16
+"""Random windows of a scene that are tried for one with enough data."""
 ViewBatch = Batch[Views | DecodedBatch]
 """Views of B images, or decoded images to make them from."""
 
@@ -28,26 +30,38 @@ class MultiCropDataset(Dataset[ViewBatch]):
         entries: Sequence[Entry],
         views: ViewsConfig,
         seed: int,
-        max_pixels: int = MAX_PIXELS,
+        reader: ImageReader | None = None,
         on_device: bool = False,
     ) -> None:
-        self.source, self.entries = source, entries
-        self.views, self.seed, self.max_pixels, self.on_device = views, seed, max_pixels, on_device
+        self.source, self.entries, self.reader = source, entries, reader or ImageReader()
+        self.views, self.seed, self.on_device = views, seed, on_device
         self.image_index = EpochOrder(len(entries), seed)
 
     def __getitem__(self, t: int) -> ViewBatch:
         """Return sample t, not yet collated; an image that can't be read is replaced by the next one."""
-        make = prepare_for_device if self.on_device else make_views
 
         def read(index: int) -> Views | DecodedBatch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, AUGMENT, t))
-            return make(self._decode(self.entries[index]), self.views, generator)
+            image = self._decode(self.entries[index], t)
+            if self.on_device:
+                return prepare_for_device(image, self.views, generator)
+            return make_views(image, self.views, generator, self.reader.channels)
 
         return read_or_substitute(self.image_index(t), len(self.entries), read, self.entries.__getitem__)
 
-    def _decode(self, entry: Entry) -> Tensor:
-        """Return (3, H, W) uint8 in channels-last memory layout."""
-        pixels, _ = decode(read_entry(self.source, entry), entry.name, self.max_pixels)
+    def _positions(self, t: int) -> list[Position]:
+        """Return the random positions of the window of sample t: the first one with enough data is read."""
+        if self.reader.reads_whole:
+            return [CENTER]
+        numbers = np.random.default_rng(derive_seed(self.seed, FRAME, t, 0)).random((MAX_POSITIONS, 2))
+        return [(y, x) for y, x in numbers.tolist()]
+
+    def _decode(self, entry: Entry, t: int) -> Tensor:
+        """Return (3, H, W) uint8 or (N, H, W) float32 in channels-last memory layout; of a file of frames, one."""
+        with open_entry(self.source, entry, self.reader.reads_whole) as content:
+            frames = self.reader.frames(content, entry.name)
+            frame = derive_seed(self.seed, FRAME, t) % frames if frames > 1 else 0
+            pixels = self.reader.samples(content, entry.name, frame, self._positions(t))
         return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
 
 

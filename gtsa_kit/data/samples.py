@@ -23,7 +23,7 @@ from gtsa_kit.data.image_io import ImageError
 MAX_SUBSTITUTES = 100
 """Number of consecutive unreadable images after which a sample has no content: the source itself has failed."""
 
-ORDER, AUGMENT, STEP, MIX = range(4)
+ORDER, AUGMENT, STEP, MIX, FRAME = range(5)
 """Independent streams of random numbers."""
 
 

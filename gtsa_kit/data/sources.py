@@ -1,14 +1,26 @@
 """Sources of images for training and embedding: a folder, a glob, a list, archives or a URL, read in place."""
 
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from gtsa_kit.data.archives import ARCHIVE_SUFFIXES, COMPRESSED_TAR_SUFFIXES, ArchivesSource, open_archive
-from gtsa_kit.data.entries import Entry, Source, display_name, display_path, file_stamp, has_image_suffix, image_reason
-from gtsa_kit.data.image_io import read_file
+from gtsa_kit.data.entries import (
+    Entry,
+    Source,
+    display_name,
+    display_path,
+    file_stamp,
+    has_image_suffix,
+    image_reason,
+    read_entry,
+)
+from gtsa_kit.data.image_io import check_file, image_errors, read_file
 from gtsa_kit.data.remote import UrlSource, before_pattern, read_url
 from gtsa_kit.data.walk import Step, walk, walk_glob
 
@@ -46,6 +58,23 @@ def reopen_source(where: str) -> Source:
     if "://" not in where and not glob.has_magic(where) and not os.path.exists(where):
         return FileSource(Path(where), ())
     return open_source(where)
+
+
+@contextmanager
+def open_entry(source: Source, entry: Entry, whole: bool = False) -> Iterator[IO[bytes]]:
+    """Open an image, so that a part of it can be read; `whole` reads all of it, as does one that is no local file.
+
+    Raises:
+        ImageError: The entry can't be read; the message begins with its name.
+    """
+    if whole or entry.reason or not isinstance(source, FileSource) or "://" in entry.locator:
+        yield io.BytesIO(read_entry(source, entry))
+        return
+    with image_errors(Path(entry.name)):
+        check_file(Path(entry.locator))
+        file = open(entry.locator, "rb")  # noqa: SIM115 (errors of the block below are none of this file)
+    with file:
+        yield file
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class SegmentAugment:
     hflip: float = 0.5
     """Probability of mirroring."""
     color: ColorJitter | None = ColorJitter()
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Color of the padding, 0 to 1."""
     interpolation: Interpolation = "bilinear"
     """Antialiased interpolation of the image."""
@@ -127,9 +127,9 @@ class ClassifyAugment:
     """Policy in timm's notation; "" is none."""
     erase: float = 0.25
     """Probability that a rectangle is replaced by noise of the mean color and its standard deviation."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Color of what RandAugment uncovers, and mean of the noise, 0 to 1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation of the noise, 0 to 1."""
     interpolation: Interpolation = "bicubic"
     """Antialiased interpolation of the crop."""
@@ -170,7 +170,7 @@ class ClassifyAugment:
 
 @lru_cache(8)
 def _rand_augment(
-    policy: str, size: tuple[int, int], mean: tuple[float, float, float], interpolation: Interpolation
+    policy: str, size: tuple[int, int], mean: tuple[float, ...], interpolation: Interpolation
 ) -> Callable[[Image.Image], Image.Image]:
     from timm.data.auto_augment import rand_augment_transform
 

@@ -89,6 +89,8 @@ def choose_fast_model(
     Raises:
         ValueError: The model is a file that can't be exported again, or the file beside it is of other weights.
     """
+    if not runner.preprocessing.is_rgb:
+        return FastModel(model, runner, "not used: the model takes other channels than 8-bit RGB")
     images = open_images(absolute_location(source))
     sample = sample_entries(images, CALIBRATION_IMAGES + COMPARED_IMAGES)
     if len(sample) < MIN_IMAGES:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
+from gtsa_kit.data.image_files import with_channels
 from gtsa_kit.data.left_out import without_left_out
 from gtsa_kit.files import sync_file, sync_folder
 
@@ -18,13 +19,16 @@ NO_IMAGES = "no images found; files are recognized by their suffix: .jpg .png .w
 _COLUMNS = "name BLOB, locator BLOB, stamp TEXT, reason TEXT"
 
 
-def list_inputs(source: Source) -> list[Entry]:
+def list_inputs(source: Source, channels: bool = False) -> list[Entry]:
     """Return the entries of a source in natural order of their names, each file once.
+
+    With `channels`, formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: The source has no entries.
     """
-    entries = sort_entries(without_left_out(source.entries()))
+    listed = with_channels(source.entries()) if channels else source.entries()
+    entries = sort_entries(without_left_out(listed))
     if not entries:
         raise ValueError(NO_IMAGES)
     return entries
@@ -56,7 +60,7 @@ class InputIndex:
             return frozenset(name.decode() for (name,) in rows)
 
 
-def write_input_index(source: Source, path: Path) -> InputIndex:
+def write_input_index(source: Source, path: Path, channels: bool = False) -> InputIndex:
     """List a source into the file `path`, which is written atomically.
 
     Raises:
@@ -67,7 +71,7 @@ def write_input_index(source: Source, path: Path) -> InputIndex:
     temporary.unlink(missing_ok=True)
     try:
         with closing(_connect(temporary)) as database:
-            _fill(database, source)
+            _fill(database, source, channels)
             database.commit()
         sync_file(temporary)
         os.replace(temporary, path)
@@ -131,12 +135,13 @@ def keep_stamps(old: Path, new: Path) -> None:
     sync_file(new)
 
 
-def _fill(database: sqlite3.Connection, source: Source) -> None:
+def _fill(database: sqlite3.Connection, source: Source, channels: bool) -> None:
     database.execute("PRAGMA journal_mode = OFF")  # an unfinished index is discarded
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
     database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS}, listed TEXT)")
-    entries = without_left_out(source.entries(stamps=True))
+    listed = source.entries(stamps=True)
+    entries = without_left_out(with_channels(listed) if channels else listed)
     rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
     while batch := list(islice(rows, 1000)):
         database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", batch)

@@ -95,7 +95,9 @@ def embed(
     results: Iterator[FeatureRow | FailedImage]
     if isinstance(source, str | Path):
         opened = open_source(str(source))
-        results = extract_features(list_inputs(opened), opened, runner, preprocessor, plan)
+        results = extract_features(
+            list_inputs(opened, channels=not runner.preprocessing.is_rgb), opened, runner, preprocessor, plan
+        )
     else:
         load_one = partial(load_item, preprocessor=preprocessor)
         results = extract_items(name_images(source), load_one, runner, preprocessor, plan)

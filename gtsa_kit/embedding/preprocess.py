@@ -18,6 +18,7 @@ from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import InputFormat, from_channels_last
+from gtsa_kit.models.channel_images import filled_samples, reader_of
 from gtsa_kit.models.preprocessing import Preprocessing
 
 
@@ -78,13 +79,21 @@ class Preprocessor:
         Raises:
             ImageError: The file is damaged, of an unknown format or too large.
         """
-        image, orientation = decode(content, path, self.max_pixels)
+        if self.preprocessing.is_rgb:
+            image, orientation = decode(content, path, self.max_pixels)
+        else:
+            image, orientation = self._read_channels(content, path), 1
         return self.prepare(path, image, orientation, hashlib.sha256(content).hexdigest(), stamp)
+
+    def _read_channels(self, content: bytes, path: str) -> np.ndarray:
+        """Return the upright samples (H, W, N) of a file, with the mean of the channel where there is no data."""
+        image = reader_of(self.preprocessing, self.max_pixels)(content, path)
+        return filled_samples(image, self.preprocessing)
 
     def prepare(
         self, path: str, image: np.ndarray, orientation: int = 1, sha256: str = "", stamp: str = ""
     ) -> PreparedImage:
-        """Resize and normalize upright pixels (H, W, 3) uint8."""
+        """Resize and normalize upright pixels (H, W, 3) uint8, or samples (H, W, N) of other channels."""
         height, width = image.shape[:2]
         size = self.resize(width, height)
         if self.resize.crop_from:
@@ -95,7 +104,7 @@ class Preprocessor:
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: InputFormat) -> np.ndarray:
-    """Return the model's input of resized (H, W, 3) uint8 pixels: normalized and transposed as the model requires."""
+    """Return the model's input of resized pixels (H, W, N): normalized and transposed as the model requires."""
     if input_format.normalizes:
         return from_channels_last(pixels, input_format.layout)
     normalized = normalize(pixels, preprocessing)
@@ -103,7 +112,12 @@ def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: Inp
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to (height, width, 3) uint8, within one level of `Preprocessing.resized`."""
+    """Resize (H, W, 3) uint8 to (height, width, 3) uint8, within one level of `Preprocessing.resized`.
+
+    Samples of other channels than 8-bit RGB are float32, and are resized by it.
+    """
+    if not preprocessing.is_rgb:
+        return preprocessing.resized(pixels, size)
     order = pass_order(pixels.shape[0], pixels.shape[1], *size, preprocessing.interpolation)
     if order is None:
         return preprocessing.resized(Image.fromarray(pixels), size)
@@ -111,13 +125,15 @@ def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessi
 
 
 def normalize(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Normalize (H, W, 3) uint8 to (3, H, W) float32, with a table of the normalized values of all 256 levels."""
+    """Normalize (H, W, N) to (N, H, W) float32; 8-bit RGB with a table of the normalized values of all 256 levels."""
+    if not preprocessing.is_rgb:
+        return np.ascontiguousarray(preprocessing.normalized(pixels).transpose(2, 0, 1))
     table = _normalized_levels(preprocessing.mean, preprocessing.std)
     return np.stack([np.take(table[channel], pixels[..., channel]) for channel in range(3)])
 
 
 @lru_cache(8)
-def _normalized_levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
+def _normalized_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """Return the normalized values (3, 256), float32, of every level of every channel."""
     levels = np.arange(256, dtype=np.float32)[None, :] / 255
     return (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

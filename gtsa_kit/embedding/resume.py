@@ -46,6 +46,7 @@ def create_or_resume(
     where: str,
     record: Callable[[InputIndex], dict[str, Any]],
     sample: Callable[[], Mapping[str, str]],
+    channels: bool = False,
 ) -> InputIndex:
     """Write the input index and job.json of a new job, or compare them with those of the job to resume.
 
@@ -58,16 +59,17 @@ def create_or_resume(
         where: Its name, for errors.
         record: Function from the inputs to the content of job.json: everything that the results depend on.
         sample: Function that returns the SHA-256 of some images that are done, by name; called if the images moved.
+        channels: Whether formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: The model, an option or an input has changed.
     """
     record_file = out / JOB
     if not record_file.exists():
-        inputs = write_input_index(source, out / INPUT_INDEX)
+        inputs = write_input_index(source, out / INPUT_INDEX, channels)
         write_json(record_file, record(inputs))
         return inputs
-    inputs = write_input_index(source, out / ".input_index.new.sqlite")
+    inputs = write_input_index(source, out / ".input_index.new.sqlite", channels)
     try:
         old = json.loads(record_file.read_text(encoding="utf-8"))
         new = json.loads(json.dumps(record(inputs)))

@@ -50,9 +50,12 @@ def embed_folder(
     where = absolute_location(str(source))
     opened = open_inputs(where, out, "gtsa embed NEW_PLACE")
     job = plan_job(where, path, options, runner or load(path, **options.load.arguments()))
+    channels = not job.preprocessor.preprocessing.is_rgb
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
-        inputs = create_or_resume(out, opened, where, lambda inputs: job.record(inputs, out), lambda: sample_rows(out))
+        inputs = create_or_resume(
+            out, opened, where, lambda inputs: job.record(inputs, out), lambda: sample_rows(out), channels
+        )
         first, last = part_range(inputs.count, options.part)
         with closing(DatasetWriter(out, job.dataset_spec, first)) as writer:
             begin = writer.journal.next_index

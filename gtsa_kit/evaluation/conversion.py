@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gtsa_kit.data.labeled import ClassificationDataset
@@ -15,6 +14,7 @@ from gtsa_kit.evaluation.models import Model, encoder_runner
 from gtsa_kit.export.tolerances import MAX_FOLD_DIFFERENCE
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.patch_conversion import BASE_SIDE, fold_layer_scale, without_layer_scale
+from gtsa_kit.models.preprocessing import InputImage
 
 BATCH: Final = 4
 """Number of images that are encoded at once."""
@@ -58,7 +58,7 @@ class ConversionReport:
 
 
 def compare_conversion(
-    before: Encoder, after: Encoder, images: Sequence[Image.Image], probe: ClassificationDataset | None = None
+    before: Encoder, after: Encoder, images: Sequence[InputImage], probe: ClassificationDataset | None = None
 ) -> ConversionReport:
     """Compare an encoder with its conversion to another patch size.
 
@@ -81,7 +81,7 @@ def compare_conversion(
     return report if probe is None else replace(report, knn=_probe(before, after, probe))
 
 
-def _fold_difference(encoder: Encoder, images: Sequence[Image.Image]) -> float | None:
+def _fold_difference(encoder: Encoder, images: Sequence[InputImage]) -> float | None:
     weights = encoder.vit.state_dict()
     folded = fold_layer_scale(weights)
     if folded.keys() == weights.keys():
@@ -93,13 +93,13 @@ def _fold_difference(encoder: Encoder, images: Sequence[Image.Image]) -> float |
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def _compare_grid(before: Encoder, after: Encoder, images: Sequence[Image.Image], grid: int) -> GridComparison:
+def _compare_grid(before: Encoder, after: Encoder, images: Sequence[InputImage], grid: int) -> GridComparison:
     old, new = (grid * encoder.architecture.patch for encoder in (before, after))
     cosines = torch.cosine_similarity(_tokens(before, images, old), _tokens(after, images, new), dim=1)
     return GridComparison(grid, (old, new), float(cosines.mean()), float(cosines.min()))
 
 
-def _tokens(encoder: Encoder, images: Sequence[Image.Image], side: int) -> Tensor:
+def _tokens(encoder: Encoder, images: Sequence[InputImage], side: int) -> Tensor:
     """Return the patch tokens (N, D, h, w) of images stretched to a square."""
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     with torch.inference_mode():

@@ -20,6 +20,7 @@ from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.architecture import ARCHITECTURES, EMBEDDING_NAMES, Architecture
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.preprocessing import Preprocessing
 
 
@@ -65,6 +66,7 @@ def open_models(
     ]
     for model in models:
         require_features(model.runner)
+        require_rgb(model.name, model.runner.preprocessing, "evaluation reads")
     models += [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
     if baseline and not random:
         models += _baseline([model.runner for model in models], seed, device, layers)

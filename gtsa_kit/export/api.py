@@ -82,8 +82,8 @@ def export(
     if format == "trt":
         raise ValueError("this function builds no TensorRT engines; use the command gtsa export SOURCE --format trt")
     path = artifact_path(opened, format, Path(out) if out else None, overwrite)
-    parity_set = load_parity_images(Path(images) if images else opened.images)
-    calibration = read_calibration(Path(calibrate)) if calibrate else None
+    parity_set = load_parity_images(Path(images) if images else opened.images, opened.encoder.preprocessing)
+    calibration = read_calibration(Path(calibrate), opened.encoder.preprocessing) if calibrate else None
     manifest = export_artifact(opened, format, path, options, parity_set, calibration)
     assert manifest.parity is not None
     if not manifest.parity.passed:
@@ -106,7 +106,7 @@ def load_encoder(
         import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
 
     Returns:
-        Module that takes (B, 3, H, W) float32, normalized by its `preprocessing`, and returns `Features`.
+        Module that takes (B, N, H, W) float32, normalized by its `preprocessing`, and returns `Features`.
 
     Raises:
         ValueError: The source holds no supported encoder, or a layer does not exist.

@@ -42,7 +42,9 @@ def build_manifest(
             TensorSpec(
                 name=INPUT,
                 dtype=options.input,
-                shape=arrange(options.layout, axes["batch"], axes["height"], axes["width"]),
+                shape=arrange(
+                    options.layout, axes["batch"], axes["height"], axes["width"], encoder.architecture.channels
+                ),
                 layout=options.layout,
             ),
         ),

@@ -115,7 +115,9 @@ def example_input(options: ExportOptions) -> Tensor:
     """
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(160), options.width.clamp(96)
-    return torch.zeros(arrange(options.layout, batch, height, width), dtype=getattr(torch, options.input))
+    return torch.zeros(
+        arrange(options.layout, batch, height, width, options.channels), dtype=getattr(torch, options.input)
+    )
 
 
 def dynamic_shapes(options: ExportOptions) -> tuple[dict[int, Any]]:

@@ -36,9 +36,9 @@ class InputFormat:
     """Side of a patch in pixels."""
 
 
-def arrange(layout: Layout, batch: Any, height: Any, width: Any) -> tuple[Any, ...]:
-    """Return the shape of a batch of RGB images."""
-    lengths = {"batch": batch, "height": height, "width": width, CHANNELS: 3}
+def arrange(layout: Layout, batch: Any, height: Any, width: Any, channels: int = 3) -> tuple[Any, ...]:
+    """Return the shape of a batch of images."""
+    lengths = {"batch": batch, "height": height, "width": width, CHANNELS: channels}
     return tuple(lengths[axis] for axis in AXES[layout])
 
 
@@ -47,17 +47,17 @@ def from_channels_last(pixels: np.ndarray, layout: Layout) -> np.ndarray:
     return pixels if layout == "nhwc" else np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
 
 
-def possible_layouts(shape: Sequence[int | str]) -> tuple[Layout, ...]:
-    """Return the layouts that a shape of four axes allows.
+def possible_layouts(shape: Sequence[int | str], count: int = 3) -> tuple[Layout, ...]:
+    """Return the layouts that a shape of four axes allows for images of a number of channels.
 
-    The channels are the axis of length 3. Where no axis has that length, they are a dynamic axis: the one that is named
-    so, as in ("batch_size", "num_channels", "height", "width"), or the only one that is left.
+    The channels are the axis of that length. Where no axis has it, they are a dynamic axis: the one that is named so,
+    as in ("batch_size", "num_channels", "height", "width"), or the only one that is left.
     """
     channels = {layout: shape[AXES[layout].index(CHANNELS)] for layout in LAYOUTS}
     agreement = {layout: _agreements(layout, shape) for layout in LAYOUTS}
     dynamic = [layout for layout in LAYOUTS if isinstance(channels[layout], str) and all(agreement[layout])]
     for fitting in (
-        [layout for layout in LAYOUTS if channels[layout] == 3],
+        [layout for layout in LAYOUTS if channels[layout] == count],
         [layout for layout in dynamic if agreement[layout]],
         dynamic,
     ):
@@ -72,29 +72,30 @@ def layout_of(shape: Sequence[int | str]) -> Layout:
     return layout
 
 
-def choose_layout(shape: Sequence[int | str], requested: Layout | None, name: str) -> Layout:
+def choose_layout(shape: Sequence[int | str], requested: Layout | None, name: str, count: int = 3) -> Layout:
     """Return the layout that the shape of an input tells, or the requested one where it tells none.
 
     Args:
         shape: Shape of the input; a dynamic axis is a string.
         requested: Layout that the caller names, or None.
         name: Name of the file, for errors.
+        count: Number of channels of the images.
 
     Raises:
-        ValueError: The shape is not that of RGB images, allows both layouts and none is requested, or contradicts the
+        ValueError: The shape is not that of such images, allows both layouts and none is requested, or contradicts the
             requested one.
     """
-    possible = possible_layouts(shape)
+    possible = possible_layouts(shape, count)
     listed = " x ".join(map(str, shape))
     if not possible:
         raise ValueError(
-            f"{name} does not take a batch of images: its input is {listed}; a ViT takes (batch, 3, height, width) or "
-            "(batch, height, width, 3)"
+            f"{name} does not take a batch of images: its input is {listed}; a ViT takes (batch, {count}, height, "
+            f"width) or (batch, height, width, {count})"
         )
     if requested is None and len(possible) > 1:
         raise ValueError(
-            f"{name} takes {listed}, which does not tell where the colors are; add --layout nchw (batch, 3, height, "
-            "width) or --layout nhwc (batch, height, width, 3)"
+            f"{name} takes {listed}, which does not tell where the colors are; add --layout nchw (batch, {count}, "
+            f"height, width) or --layout nhwc (batch, height, width, {count})"
         )
     if requested not in (None, *possible):
         raise ValueError(f"{name} takes {listed}, which is {possible[0]}, not {requested}; omit --layout")

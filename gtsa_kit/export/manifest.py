@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from gtsa_kit.export.layout import AXES, InputFormat, Layout
+from gtsa_kit.export.layout import AXES, CHANNELS, InputFormat, Layout
 from gtsa_kit.export.manifest_records import (
     AxisRange,
     EngineRecord,
@@ -133,8 +133,13 @@ class Manifest(Record):
         return int(self.architecture["patch"])
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return int(self.inputs[0].shape[self.input_axes.index(CHANNELS)])
+
+    @property
     def input_axes(self) -> tuple[str, ...]:
-        """Names of the input's axes; "3" are the color channels."""
+        """Names of the input's axes; "3" are the channels, of which RGB has three."""
         return AXES[self.layout]
 
     def range_of(self, axis: str) -> Range:

@@ -1,7 +1,7 @@
 """Export pipeline: write an artifact, open it again, run the parity gate, and put the report into the manifest."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,9 @@ from gtsa_kit.export.source import Source, SourceLocation
 from gtsa_kit.export.spec import FORMATS, QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
 from gtsa_kit.export.task_graph import options_for
 from gtsa_kit.files import staged
+from gtsa_kit.models.channel_images import sample_channels
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.weights import weights_digest
 
@@ -82,13 +84,17 @@ def check_supported(file_format: str, options: ExportOptions, calibrated: bool) 
         )
 
 
-def read_calibration(folder: Path) -> Calibration:
-    """Read calibration images for int8 and fp8, evenly spaced over a folder.
+def read_calibration(folder: Path, preprocessing: Preprocessing | None = None) -> Calibration:
+    """Read calibration images for int8 and fp8, evenly spaced over a folder; by default images of 8-bit RGB.
 
     Raises:
         ValueError: No image in the folder can be read.
     """
-    images, _ = sample_images(folder, CALIBRATION_IMAGES)
+    images: Sequence[InputImage]
+    if preprocessing is None or preprocessing.is_rgb:
+        images = sample_images(folder, CALIBRATION_IMAGES)[0]
+    else:
+        images = sample_channels(folder, CALIBRATION_IMAGES, preprocessing)[0]
     return Calibration(images, f"{len(images)} images of {folder.name}")
 
 
@@ -123,7 +129,9 @@ def export_artifact(
     """
     options = options_for(source.model, options or ExportOptions())
     check_supported(file_format, options, calibration is not None)
-    images = images or load_parity_images(source.images)  # before anything is written: it may raise
+    images = images or load_parity_images(
+        source.images, source.encoder.preprocessing
+    )  # before anything is written: it may raise
     with staged(path) as work:
         target = EXPORTERS[file_format](source.model, options, work, calibration)
         if calibration and options.precision in QUANTIZED:

@@ -120,6 +120,8 @@ class ExportOptions:
     """float32: normalized (B, 3, H, W). uint8: RGB (B, H, W, 3), normalized inside the graph."""
     output: OutputKind = "features"
     """Outputs: features of an encoder; logits or the mask of their maxima of a task model; detections of a detector."""
+    channels: int = 3
+    """Number of channels of the images; `task_graph.options_for` takes it from the model."""
     keep_float: tuple[str, ...] = ()
     """Layers that stay float32 in a lower precision: `HEAD`, or names of layers in int8 and fp8."""
 

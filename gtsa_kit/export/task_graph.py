@@ -14,6 +14,7 @@ from gtsa_kit.export.layout import AXES
 from gtsa_kit.export.spec import HEAD, MASK, QUANTIZED, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.eomt import UPSCALE
+from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.query_detections import query_detections
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 
@@ -85,7 +86,10 @@ def options_for(model: Encoder | TaskModel, options: ExportOptions) -> ExportOpt
     Raises:
         ValueError: A size is no multiple of the patch size, or an option is not for this kind of model.
     """
-    options = options.in_patches(encoder_of(model).architecture.patch)
+    encoder = encoder_of(model)
+    options = replace(options.in_patches(encoder.architecture.patch), channels=encoder.architecture.channels)
+    if options.input == "uint8":
+        require_rgb("the model", encoder.preprocessing, "--input uint8 takes")
     _check_keep_float(options)
     if not isinstance(model, TaskModel):
         _refuse({"--output": options.output != "features", "--keep-float head": HEAD in options.keep_float})

@@ -81,7 +81,9 @@ def _verify_file(file: Path, request: _Request) -> "ParityReport":
 
     runner = load(file, request.device)
     source = _open_reference(file, runner.manifest, request)
-    report = check_parity(source.model, runner, load_parity_images(request.images or source.images))
+    report = check_parity(
+        source.model, runner, load_parity_images(request.images or source.images, source.encoder.preprocessing)
+    )
     if request.score and report.passed:
         raise_if_lower(file, score_beside(source, runner, request.score, request.max_drop))
     return report
@@ -103,7 +105,7 @@ def _verify_folder(folder: Path, request: _Request) -> "ParityReport":
     if request.score:
         raise ValueError(f"{folder} is a checkpoint for {report.format}, which has no task to score; omit `score`")
     source = _open_reference(folder / EXPORT_FILE, report, request)
-    images = load_parity_images(request.images or source.images)
+    images = load_parity_images(request.images or source.images, source.encoder.preprocessing)
     return check_folder_parity(source.encoder, report.format, folder, images)
 
 

@@ -86,6 +86,16 @@ class Architecture:
         """Side of a patch in pixels."""
         return int(self.timm_kwargs.get("patch_size", PATCH))
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return int(self.timm_kwargs.get("in_chans", 3))
+
+    def with_channels(self, count: int) -> "Architecture":
+        """Return the architecture for images of another number of channels."""
+        kwargs = {name: value for name, value in self.timm_kwargs.items() if name != "in_chans"}
+        return replace(self, timm_kwargs=kwargs if count == 3 else {**kwargs, "in_chans": count})
+
     def with_embedding(self, kind: str | None) -> "Architecture":
         """Return the architecture with another kind of embedding; None keeps its own.
 

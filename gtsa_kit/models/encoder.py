@@ -18,7 +18,7 @@ from gtsa_kit.models.tokens import pool_tokens, tokens_to_map
 
 
 class Encoder(nn.Module):
-    """Wrapper of a timm ViT that encodes (B, 3, H, W), H and W multiples of its patch size, to `Features`.
+    """Wrapper of a timm ViT that encodes (B, N, H, W), H and W multiples of its patch size, to `Features`.
 
     The weights are in `vit` under timm's key names. Position embeddings are resampled by two small matrix products
     instead of a Resize operator, so that one exported graph accepts every size and TensorRT can build it.
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         return rows, columns
 
     def forward(self, images: Tensor, final_norm: bool = True) -> Features:
-        """Encode normalized images (B, 3, H, W) float32.
+        """Encode normalized images (B, N, H, W) float32.
 
         Args:
             images: H and W must be multiples of the patch size.
@@ -126,16 +126,17 @@ class Encoder(nn.Module):
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Convert images (..., 3, H, W) uint8 to the normalized float32 input of an encoder with this preprocessing."""
+    """Convert images (..., N, H, W) to the normalized float32 input of an encoder with this preprocessing.
+
+    Samples are 8-bit, uint8 or float32 of 0 to 255, or in the units of the files that the encoder was trained with.
+    """
     mean, std = _mean_and_std(preprocessing.mean, preprocessing.std, images.device)
-    return (images.float() / 255 - mean) / std
+    return (images.float() / preprocessing.scale - mean) / std
 
 
 @lru_cache
-def _mean_and_std(
-    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return mean and std, (3, 1, 1) each; cached, because a copy to an accelerator makes the host wait."""
+def _mean_and_std(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std, (N, 1, 1) each; cached, because a copy to an accelerator makes the host wait."""
     with torch.inference_mode(False):  # the cached tensors must be usable in training, too
         means, stds = torch.tensor([mean, std], device=device)[..., None, None]
         return means, stds

@@ -23,8 +23,8 @@ SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
 }
 """Width, depth and heads of models of timm that have patches of 16 pixels and images of 224."""
 ARGUMENTS: Final = frozenset(
-    "act_layer class_token depth embed_dim img_size init_values mlp_ratio no_embed_class num_heads patch_size qk_norm "
-    "reg_tokens".split()
+    "act_layer class_token depth embed_dim img_size in_chans init_values mlp_ratio no_embed_class num_heads patch_size "
+    "qk_norm reg_tokens".split()
 )
 """Arguments of timm's VisionTransformer that `PlainViT` takes with the same meaning."""
 STD: Final = 0.02
@@ -56,11 +56,11 @@ def is_plain(model: str, arguments: Mapping[str, Any]) -> bool:
 class PatchEmbed(nn.Module):
     """Convolution that embeds patches, and the grid of patches that the positions are for."""
 
-    def __init__(self, image: int | list[int], patch: int, width: int) -> None:
+    def __init__(self, image: int | list[int], patch: int, width: int, channels: int) -> None:
         super().__init__()
         height, across = (image, image) if isinstance(image, int) else image
         self.grid_size = height // patch, across // patch
-        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
 
 class Attention(nn.Module):
@@ -159,6 +159,7 @@ class PlainViT(nn.Module):
         *,
         img_size: int | list[int] = 224,
         patch_size: int = 16,
+        in_chans: int = 3,
         embed_dim: int | None = None,
         depth: int | None = None,
         num_heads: int | None = None,
@@ -178,6 +179,7 @@ class PlainViT(nn.Module):
             drop_path: Stochastic depth rate of the last block; rates rise linearly from 0 at the first block.
             img_size: Side of the images that the positions are for, or their height and width.
             patch_size: Side of a patch.
+            in_chans: Number of channels of the images.
             embed_dim: Width; None for that of the model, and so for `depth` and `num_heads`.
             depth: Number of blocks.
             num_heads: Number of attention heads.
@@ -199,7 +201,7 @@ class PlainViT(nn.Module):
             raise ValueError(f"{heads} heads do not divide a width of {width}; give another number of heads")
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.no_embed_class, self.num_prefix_tokens = no_embed_class, int(class_token) + reg_tokens
-        self.patch_embed = PatchEmbed(img_size, patch_size, width)
+        self.patch_embed = PatchEmbed(img_size, patch_size, width, in_chans)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.reg_token = nn.Parameter(torch.empty(1, reg_tokens, width)) if reg_tokens else None
         rows, columns = self.patch_embed.grid_size

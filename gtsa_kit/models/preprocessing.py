@@ -10,14 +10,37 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.models.sizes import check_image
+from gtsa_kit.models.sizes import check_image, check_size
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
+SHOWN_DEVIATIONS: Final = 2.0
+"""Standard deviations from the mean of a channel at which a picture of it is black or white."""
 INTERPOLATIONS: Final = {
     "bicubic, antialiased": Image.Resampling.BICUBIC,
     "bilinear, antialiased": Image.Resampling.BILINEAR,
 }
+
+InputImage = Image.Image | np.ndarray
+"""RGB image of Pillow, or samples (H, W, N) of other channels."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of images that are not 8-bit RGB."""
+
+    dtype: str = "uint8"
+    """Type of the samples: uint8, uint16 or float32."""
+    low: tuple[float, ...] = ()
+    """Smallest sample of each channel in training, in the units of the file; empty for 8-bit RGB."""
+    high: tuple[float, ...] = ()
+    """Largest sample of each channel in training."""
+    clip: bool = False
+    """True if samples are clipped to these limits."""
+    colors: bool = True
+    """True if the channels are red, green and blue."""
+    dicom_window: bool = False
+    """True if the display window of a DICOM file applies."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +54,12 @@ class Preprocessing:
     """Default side of the square input in pixels."""
     resize: str = "stretch"
     interpolation: str = "bicubic, antialiased"
-    mean: tuple[float, float, float] = MEAN
-    """Mean of red, green and blue, 0 to 1."""
-    std: tuple[float, float, float] = STD
-    """Standard deviation of red, green and blue, 0 to 1."""
+    mean: tuple[float, ...] = MEAN
+    """Mean of each channel, of red, green and blue: 0 to 1; of samples that are not 8-bit, in their own units."""
+    std: tuple[float, ...] = STD
+    """Standard deviation of each channel, in the units of `mean`."""
+    samples: Samples = Samples()
+    """Kind of samples; 8-bit RGB unless it says something else."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a resize mode or interpolation that is not supported."""
@@ -44,35 +69,91 @@ class Preprocessing:
                 f"preprocessing {self.resize!r}, {self.interpolation!r} is not supported; supported: {supported}"
             )
 
-    def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Convert an upright RGB image to (3, H, W) float32; `size` (height, width) replaces the square default.
+    @property
+    def is_rgb(self) -> bool:
+        """True for 8-bit RGB."""
+        return self.samples == Samples()
+
+    @property
+    def scale(self) -> float:
+        """Number that samples are divided by before the mean is subtracted."""
+        return 255.0 if self.samples.dtype == "uint8" else 1.0
+
+    def __call__(self, image: InputImage, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Convert an upright image to (N, H, W) float32; `size` (height, width) replaces the square default.
+
+        The image is an RGB image of Pillow, or for other channels an array (H, W, N) of their samples.
 
         Raises:
             ValueError: See `resized`.
         """
         return np.ascontiguousarray(self.normalized(self.resized(image, size)).transpose(2, 0, 1))
 
-    def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Resize an upright RGB image to (H, W, 3) uint8.
+    def checked(self, image: InputImage, size: Any = None) -> tuple[int, int]:
+        """Check an image and the size to resize it to, and return the size.
 
         Raises:
-            ValueError: The image is no RGB image of Pillow, or the size is no pair of positive numbers.
+            ValueError: As for `resized`.
         """
-        height, width = check_image(image, size or (self.size, self.size))
+        size = size or (self.size, self.size)
+        if self.is_rgb:
+            return check_image(image, size)
+        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] == len(self.mean) and image.size:
+            return check_size(size)
+        given = f"an array {image.shape}" if isinstance(image, np.ndarray) else "an RGB image"
+        raise ValueError(
+            f"the model takes {len(self.mean)} channels of {self.samples.dtype}, and this is {given}; give images of "
+            "the kind that it was trained with"
+        )
+
+    def resized(self, image: InputImage, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Resize an upright RGB image to (H, W, 3) uint8, or samples (H, W, N) to float32.
+
+        Raises:
+            ValueError: The image is none of the channels of the model, or the size is no pair of positive numbers.
+        """
+        height, width = self.checked(image, size)
+        if isinstance(image, np.ndarray):
+            return self.resized_samples(image, (height, width))
         return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
+    def resized_samples(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Resize upright samples (H, W, N) to (height, width, N): uint8 of RGB as `resized` does, others as float32."""
+        if self.is_rgb:
+            return self.resized(Image.fromarray(pixels), size)
+        method, (height, width) = INTERPOLATIONS[self.interpolation], size
+        channels = np.moveaxis(pixels.astype(np.float32), -1, 0)
+        resized = [Image.fromarray(np.ascontiguousarray(one)).resize((width, height), method) for one in channels]
+        return np.stack([np.asarray(one) for one in resized], axis=-1)
+
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalize (..., 3) uint8 to float32 of the same shape."""
-        scaled = pixels.astype(np.float32) / 255
+        """Normalize (..., N) samples to float32 of the same shape."""
+        scaled = pixels.astype(np.float32) / np.float32(self.scale)
         values: np.ndarray = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for manifests."""
-        return asdict(self)
+        content = asdict(self)
+        if self.is_rgb:
+            del content["samples"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Preprocessing":
         """Build from a dictionary of a manifest."""
-        mean, std = tuple(content["mean"]), tuple(content["std"])
-        return cls(content["size"], content["resize"], content["interpolation"], mean, std)
+        mean, std, stated = tuple(content["mean"]), tuple(content["std"]), content.get("samples")
+        samples = Samples(**{**stated, "low": tuple(stated["low"]), "high": tuple(stated["high"])}) if stated else None
+        return cls(content["size"], content["resize"], content["interpolation"], mean, std, samples or Samples())
+
+
+def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return a picture (..., 3) uint8 of samples (..., N): 8-bit RGB as it is, else the first three channels or one.
+
+    A channel is black to white from two standard deviations below its mean to two above.
+    """
+    if preprocessing.is_rgb:
+        return pixels
+    chosen = [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]
+    unit = preprocessing.normalized(pixels)[..., chosen] / (2 * SHOWN_DEVIATIONS) + 0.5
+    return np.asarray((255 * unit.clip(0, 1)).round(), np.uint8)

@@ -35,6 +35,15 @@ def check_image(image: Any, size: Any) -> tuple[int, int]:
     if image.mode != "RGB":
         hint = "convert it with image.convert('RGB'), or open the file with gtsa_kit.open_image"
         raise ValueError(f"image must have the mode RGB, got {image.mode}; {hint}")
+    return check_size(size)
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """Return a (height, width) to resize an image to.
+
+    Raises:
+        ValueError: It is no pair of positive whole numbers.
+    """
     if not isinstance(size, tuple | list) or len(size) != 2 or any(int(side) != side or side < 1 for side in size):
         raise ValueError(f"size must be (height, width) in pixels, got {size!r}")
     return int(size[0]), int(size[1])

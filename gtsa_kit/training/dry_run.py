@@ -70,7 +70,7 @@ def dry_run(config: RunConfig, callback: TrainerCallback, start: Start | None = 
 
 def _readable(config: RunConfig, callback: TrainerCallback) -> ImageList:
     """List the images and leave out the unreadable ones, as a run does."""
-    kept = keep_readable(list_images(config.data), config, callback)
+    kept = keep_readable(list_images(config.data, channels=not config.channels.is_rgb), config, callback)
     check_enough_readable(kept, config, None)
     return kept
 

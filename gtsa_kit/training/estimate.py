@@ -172,8 +172,10 @@ def random_views(config: RunConfig, batch_size: int, device: torch.device) -> Vi
 
     generator = torch.Generator().manual_seed(0)
     side = max(config.views.global_size, config.views.local_size)
-    image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)
-    return collate([make_views(image, config.views, generator) for _ in range(batch_size)]).to(device)
+    count = 3 if config.channels.mean is None else len(config.channels.mean)
+    image = torch.randint(0, 256, (count, side, side), dtype=torch.uint8, generator=generator)
+    image = image if config.channels.is_rgb else image.float()
+    return collate([make_views(image, config.views, generator, config.channels) for _ in range(batch_size)]).to(device)
 
 
 def device_memory(device: torch.device) -> int:

@@ -10,6 +10,7 @@ from gtsa_kit.config import RunConfig
 from gtsa_kit.files import read_json_lines, shell_word
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.weights import build_encoder, save_encoder
+from gtsa_kit.training.channels import image_reader
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.fixed_images import load_fixed_images
 from gtsa_kit.training.image_list import load_image_list
@@ -75,9 +76,8 @@ def finish_run(run_dir: Path) -> list[str]:
     config, step = RunConfig.model_validate(checkpoint["settings"]), checkpoint["step"]
     spec = EncoderSpec.from_dict(checkpoint)
     encoder = build_encoder(spec.architecture, teacher_weights(checkpoint), run_dir, spec.preprocessing)
-    max_pixels = round(config.train.max_megapixels * 1e6)
     images = load_image_list(run_dir, config.data, check=False)
-    _, pixels = load_fixed_images(images, config.views.global_size, max_pixels, spec.preprocessing)
+    _, pixels = load_fixed_images(images, config.views.global_size, image_reader(config), spec.preprocessing)
     learning = measure_learning(config, _rows_until(run_dir, step), encoder, pixels, run_dir)
     save_result(run_dir, config, checkpoint, learning)
     length = (

@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gtsa_kit.data.decode import decode
-from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.sources import open_entry
+from gtsa_kit.models.channel_images import filled_samples
 from gtsa_kit.models.encoder import Encoder, normalize
 from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.preprocessing import Preprocessing
@@ -21,26 +23,27 @@ ENCODE_BATCH = 32
 
 
 def load_fixed_images(
-    images: ImageList, size: int, max_pixels: int, preprocessing: Preprocessing
+    images: ImageList, size: int, reader: ImageReader, preprocessing: Preprocessing
 ) -> tuple[list[str], Tensor]:
     """Load up to `COUNT` images, spread evenly over the images of a run; unreadable ones are skipped.
 
     Args:
         images: Images of the run.
         size: Side of the result in pixels.
-        max_pixels: Largest image to decode.
-        preprocessing: Preprocessing with the interpolation of the encoder.
+        reader: Reader of the images.
+        preprocessing: Preprocessing of the encoder.
 
     Returns:
-        Names, and pixels stretched to a square, (N, 3, size, size) uint8.
+        Names, and pixels stretched to a square, (N, 3, size, size) uint8, or float32 of other channels.
     """
     count = len(images.entries)
     indices = [index * count // min(count, COUNT) for index in range(min(count, COUNT))]
     others = (index for index in range(min(count, 10 * COUNT)) if index not in indices)
     candidates = [images.entries[index] for index in [*indices, *others]]
-    loaded = list(islice(_readable(images.source, candidates, size, max_pixels, preprocessing), COUNT))
+    loaded = list(islice(_readable(images.source, candidates, size, reader, preprocessing), COUNT))
     names = [name for name, _ in loaded]
-    return names, torch.stack([pixels for _, pixels in loaded]) if loaded else torch.zeros(0, 3, size, size)
+    empty = torch.zeros(0, len(preprocessing.mean), size, size)
+    return names, torch.stack([pixels for _, pixels in loaded]) if loaded else empty
 
 
 def to_square(pixels: Image.Image, size: int, preprocessing: Preprocessing) -> Tensor:
@@ -50,7 +53,7 @@ def to_square(pixels: Image.Image, size: int, preprocessing: Preprocessing) -> T
 
 @torch.no_grad()
 def encode(encoder: Encoder, pixels: Tensor) -> Features:
-    """Encode images (N, 3, S, S) uint8 in float32, without drop path; the results are on the CPU."""
+    """Encode images (N, C, S, S) in float32, without drop path; the results are on the CPU."""
     training = encoder.training
     encoder.eval()
     device = next(encoder.parameters()).device
@@ -64,11 +67,13 @@ def encode(encoder: Encoder, pixels: Tensor) -> Features:
 
 
 def _readable(
-    source: Source, entries: list[Entry], size: int, max_pixels: int, preprocessing: Preprocessing
+    source: Source, entries: list[Entry], size: int, reader: ImageReader, preprocessing: Preprocessing
 ) -> Iterator[tuple[str, Tensor]]:
     for entry in entries:
         try:
-            pixels, _ = decode(read_entry(source, entry), entry.name, max_pixels)
+            with open_entry(source, entry, reader.reads_whole) as content:
+                image = reader(content, entry.name)
         except ImageError:  # the run lists it in errors.jsonl when it meets it
             continue
-        yield entry.name, to_square(Image.fromarray(pixels), size, preprocessing)
+        pixels = preprocessing.resized_samples(filled_samples(image, preprocessing), (size, size))
+        yield entry.name, torch.from_numpy(pixels.copy()).permute(2, 0, 1)

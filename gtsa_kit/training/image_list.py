@@ -28,10 +28,10 @@ def save_image_list(run_dir: Path, source: str, images: ImageList) -> None:
     write_text(run_dir / FILE, json.dumps(content))
 
 
-def load_image_list(run_dir: Path, source: str, check: bool = True) -> ImageList:
+def load_image_list(run_dir: Path, source: str, check: bool = True, channels: bool = False) -> ImageList:
     """Read images.json of a run; if the source is another one or a rewritten archive, find the same images there.
 
-    Without `check` the list is returned as it is, also where its images are gone.
+    Without `check` the list is returned as it is, also where its images are gone. `channels` is that of `list_images`.
 
     Raises:
         ValueError: images.json is missing, the source holds other images, or none of them can be read.
@@ -52,7 +52,7 @@ def load_image_list(run_dir: Path, source: str, check: bool = True) -> ImageList
         images = ImageList(opened, entries, unreadable)
         _check_some_readable(images, run_dir, source)
         return images
-    listed = list_images(source, stamps=True)
+    listed = list_images(source, stamps=True, channels=channels)
     images = ImageList(listed.source, _find_again(entries, listed, source), unreadable)
     _check_content(content["sha256"], images, source)
     save_image_list(run_dir, source, images)

@@ -11,6 +11,8 @@ from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.feature_colors import fit_color_basis
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import rgb_picture
+from gtsa_kit.training.channels import image_reader
 from gtsa_kit.training.fixed_images import encode, load_fixed_images
 from gtsa_kit.training.learning import Learning, measure_learning
 from gtsa_kit.training.probe import Probe, open_probe
@@ -36,8 +38,7 @@ class Monitor:
         self.folder = run_dir / "monitor"
         self.folder.mkdir(exist_ok=True)
         size = config.views.global_size
-        max_pixels = round(config.train.max_megapixels * 1e6)
-        self.names, self.pixels = load_fixed_images(images, size, max_pixels, encoder.preprocessing)
+        self.names, self.pixels = load_fixed_images(images, size, image_reader(config), encoder.preprocessing)
         self.probe: Probe | None = None
         if config.train.probe:
             chosen = self.folder / "probe_images.json"
@@ -52,7 +53,8 @@ class Monitor:
             self.folder / "probe.jsonl", [row for row in self.probe_rows() if step and row["step"] <= step]
         )
         if len(self.pixels):
-            _save_strip(self.folder / "images.png", self.pixels.permute(0, 2, 3, 1).numpy())
+            pictures = rgb_picture(self.pixels.permute(0, 2, 3, 1).numpy(), self.encoder.preprocessing)
+            _save_strip(self.folder / "images.png", pictures)
         if step == 0:
             self.record(0)
 

@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, dump_config
+from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.image_files import ImageList, list_images, validate_images
 from gtsa_kit.data.labeled import read_classification_dataset
+from gtsa_kit.data.sources import open_entry
 from gtsa_kit.files import write_text
 from gtsa_kit.folder_lock import folder_lock
 from gtsa_kit.models.run_folder import check_run_dir
 from gtsa_kit.models.weights import save_weights
+from gtsa_kit.training.channels import image_reader
 from gtsa_kit.training.image_list import load_image_list, save_image_list
 from gtsa_kit.training.run_logger import RunLogger
 from gtsa_kit.training.start import FILE as START_FILE
@@ -38,11 +41,12 @@ def prepare(
     has_checkpoint = check_run_dir(run_dir, resume)
     if config.train.probe:
         read_classification_dataset(Path(config.train.probe))  # an error of it comes before the run
-    images = None if has_checkpoint else list_images(config.data, stamps=True)
+    channels = not config.channels.is_rgb
+    images = None if has_checkpoint else list_images(config.data, stamps=True, channels=channels)
     run_dir.mkdir(parents=True, exist_ok=True)
     resources.enter_context(folder_lock(run_dir))
     if check_run_dir(run_dir, resume) or images is None:  # another process may have trained a run meanwhile
-        images = load_image_list(run_dir, config.data)
+        images = load_image_list(run_dir, config.data, channels=channels)
         write_text(run_dir / "config.yaml", dump_config(config))
         return images
     write_text(run_dir / "config.yaml", dump_config(config))
@@ -79,7 +83,14 @@ def keep_readable(images: ImageList, config: RunConfig, callback: TrainerCallbac
             raise KeyboardInterrupt
         callback.on_scan(done, len(sample))
 
-    unreadable = validate_images(images.source, sample, round(config.train.max_megapixels * 1e6), on_image)
+    reader = image_reader(config)
+
+    def read(source: Source, entry: Entry) -> None:
+        with open_entry(source, entry, reader.reads_whole) as content:
+            reader.samples(content, entry.name, positions=reader.positions)
+
+    own = None if config.channels.is_rgb else read
+    unreadable = validate_images(images.source, sample, reader.max_pixels, on_image, own)
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]
     return ImageList(images.source, entries, unreadable)

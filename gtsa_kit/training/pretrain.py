@@ -73,7 +73,13 @@ def open_weights_to_start(
     Raises:
         ValueError: The weights can't be opened, or given settings do not fit them.
     """
-    if not config.init.weights or (resume and newest_checkpoint(run_dir)):
+    if resume and newest_checkpoint(run_dir):
+        return config, None
+    if not config.channels.is_measured:
+        from gtsa_kit.training.channels import resolve_channels
+
+        config = resolve_channels(config)
+    if not config.init.weights:
         return config, None
     from gtsa_kit.training.start import check_start, fit_views, open_start
 
@@ -112,6 +118,7 @@ def resolve_config(
     given = given_settings(file, overrides)
     check_same_start(saved, given, run_dir)
     base = {"data": saved.data, "method": saved.method} | dict(overrides) | _saved_start(saved, given)
+    base = _saved_channels(saved, base, run_dir) | base
     if base.get("train.batch_size") == "auto":  # it was chosen when the run started
         base["train.batch_size"] = saved.train.batch_size
     if preset or file:
@@ -152,6 +159,26 @@ def check_same_start(saved: RunConfig, given: Mapping[str, Any], run_dir: Path) 
             f"the run in {run_dir} started from other weights than {path}: SHA-256 {saved.init.sha256[:12]}..., "
             f"now {digest[:12]}...; omit --init to resume it, or {other}"
         )
+
+
+RGB_CHANNELS = 3
+"""Number that --channels may give for 8-bit RGB."""
+
+
+def _saved_channels(saved: RunConfig, base: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return what a saved run has found out about its channels, by dotted key; auto is taken out of `base`.
+
+    Raises:
+        ValueError: Another number of channels is given.
+    """
+    count = base.get("channels.count", saved.channels.count)
+    if count == "auto" or (count == RGB_CHANNELS and saved.channels.is_rgb):
+        del base["channels.count"]
+    elif count != saved.channels.count:
+        raise ValueError(f"the run in {run_dir} has {saved.channels.count} channels; choose another --out for {count}")
+    if saved.channels.is_rgb:
+        return {}
+    return {f"channels.{key}": value for key, value in saved.channels.model_dump(mode="json").items()}
 
 
 def _saved_start(saved: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:

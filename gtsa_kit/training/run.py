@@ -20,6 +20,7 @@ from gtsa_kit.methods.base import Method, TrainSchedule
 from gtsa_kit.methods.baselines import require_lightly
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.run_folder import newest_checkpoint
+from gtsa_kit.training.channels import image_reader, resolve_channels
 from gtsa_kit.training.checkpoint import load_checkpoint
 from gtsa_kit.training.estimate import check_fits, estimate, resolve_batch_size, smaller_settings
 from gtsa_kit.training.fabric import Fabric, make_fabric, resolve_precision
@@ -86,6 +87,7 @@ def set_up(config: RunConfig, start: Start | None, resumes: bool = False) -> tup
     fabric = make_fabric(config.train)
     fabric.launch()
     if not resumes:
+        config = resolve_channels(config)
         start = start or open_start(config)
         config = check_start(config, start)
     config = resolve_batch_size(lambda other: build_model(other, fabric, start or open_start(config)), config, fabric)
@@ -218,9 +220,8 @@ def open_batches(
 ) -> TimedBatches[Views | DecodedBatch]:
     """Open this process's micro-batches from `step` to the end."""
     train = config.train
-    max_pixels = round(train.max_megapixels * 1e6)
-    on_device = train.augment_on == "device"
-    dataset = MultiCropDataset(images.source, images.entries, config.views, train.seed, max_pixels, on_device)
+    on_device, reader = train.augment_on == "device", image_reader(config)
+    dataset = MultiCropDataset(images.source, images.entries, config.views, train.seed, reader, on_device)
     sampler = DistributedBatchSampler(
         batch_size=train.micro_batch,
         accumulate=train.accumulate,

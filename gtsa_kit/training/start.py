@@ -15,12 +15,15 @@ from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.checkpoint_import.run_files import check_stated_facts
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.input_channels import adapt_patch_kernel, require_rgb
 from gtsa_kit.models.patch_conversion import BASE_SIDE, to_patch
 from gtsa_kit.models.sizes import check_sides, nearest_side
 from gtsa_kit.models.weights import build_encoder, weights_digest
+from gtsa_kit.training.channels import describe_channels, with_channels
 
 FILE: Final = "initial.safetensors"
 """File of a run folder with the weights of the encoder that the run started from, unless they were random."""
+KERNEL: Final = "patch_embed.proj.weight"
 VIEW_SIZES: Final = ("global_size", "local_size")
 """Settings of `views` that must be multiples of the patch size."""
 
@@ -47,13 +50,43 @@ def open_start(config: RunConfig) -> Start:
     """
     init = config.init
     if not init.weights:
-        return Start(random_spec(config))
+        start = Start(with_channels(random_spec(config), config))
+        return start if config.channels.is_rgb else replace(start, notes=(describe_channels(config),))
     if config.method == "gtsa" and init.embedding == "cls":
         raise ValueError("GTSA trains no class token; omit --embedding, or choose --method dino or mocov3")
     path, facts = Path(init.weights), init.model_dump(exclude={"weights", "sha256", "to_patch"})
     facts["embedding"] = init.embedding or embedding_of(config)  # that of the method, whatever the weights are made for
     encoder, notes = open_stated(path, facts)
-    return make_start(path, encoder, notes, init.to_patch, init.sha256, ("--init", "init.sha256"))
+    start = make_start(path, encoder, notes, init.to_patch, init.sha256, ("--init", "init.sha256"))
+    return _fit_channels(start, config)
+
+
+def _fit_channels(start: Start, config: RunConfig) -> Start:
+    """Return the start with weights for the channels of a run; the digest stays that of the given weights.
+
+    Raises:
+        ValueError: The weights are for other channels than those of the run, and not for RGB.
+    """
+    own, weights = start.spec, dict(start.weights or {})
+    if config.channels.is_rgb:
+        require_rgb(config.init.weights, own.preprocessing, "a run without --channels reads")
+        return start
+    spec = with_channels(own, config)
+    count, before = spec.architecture.channels, own.architecture.channels
+    notes = (*start.notes, describe_channels(config))
+    if count != before and not own.preprocessing.is_rgb:
+        raise ValueError(
+            f"{config.init.weights} takes {before} channels, and the run has {count}; start from weights for RGB, or "
+            f"give images of {before} channels"
+        )
+    if count != before:
+        weights[KERNEL] = adapt_patch_kernel(weights[KERNEL], count)
+        how = "summed" if count == 1 else "repeated"
+        notes = (
+            *notes,
+            f"the patch kernel of {before} colors was {how} for {count} channel{'s' * (count > 1)}, as timm does",
+        )
+    return Start(spec, weights, start.sha256, notes)
 
 
 def open_stated(path: Path, facts: dict[str, Any]) -> tuple[Encoder, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from helpers.image_samples import jpeg, scene
 from gtsa_kit.config import ViewsConfig
 from gtsa_kit.data import samples as data
 from gtsa_kit.data.batches import make_batches
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.multicrop import collate_views
 from gtsa_kit.data.samples import Batch, DistributedBatchSampler, derive_seed, seed_step
 
@@ -219,8 +220,8 @@ def test_a_batch_with_a_sample_without_views_has_none(images):
 
 
 def test_max_pixels_reaches_the_decoder(images):
-    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32)[0].unreadable == []
-    assert multicrop_dataset(images, SMALL, 5, max_pixels=24 * 32 - 1)[0].content is None
+    assert multicrop_dataset(images, SMALL, 5, reader=ImageReader(max_pixels=24 * 32))[0].unreadable == []
+    assert multicrop_dataset(images, SMALL, 5, reader=ImageReader(max_pixels=24 * 32 - 1))[0].content is None
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------

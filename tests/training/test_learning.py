@@ -10,6 +10,7 @@ import torch
 from helpers.commands import TINY, sets
 
 from gtsa_kit.config import load_config
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.methods import COMPARED_COLUMNS, make_method
 from gtsa_kit.methods.dino import DINOOutputs
@@ -88,7 +89,7 @@ def test_only_the_last_rows_count() -> None:
 
 def test_an_encoder_that_has_not_moved_has_not_learned(images: Path) -> None:
     config = config_of("gtsa")
-    _, pixels = load_fixed_images(list_images(str(images)), 64, 10**7, Preprocessing())
+    _, pixels = load_fixed_images(list_images(str(images)), 64, ImageReader(), Preprocessing())
     assert pixels.shape == (8, 3, 64, 64)
     below = rows([-0.7] * 8, [-0.6] * 8)
     still = measure_learning(config, below, start_of(config), pixels, NO_FILES)

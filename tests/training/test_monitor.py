@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gtsa_kit.config import load_config
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.encoder import Encoder
@@ -175,12 +176,12 @@ def test_a_resumed_monitor_drops_later_steps_and_goes_on_from_the_last_colors(
 def test_fixed_images_are_the_same_at_every_start_and_skip_unreadable_ones(images: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(images, tmp_path / "images")
     listed = list_images(str(folder))
-    names, pixels = load_fixed_images(listed, 32, 10**7, Preprocessing())
-    again, same = load_fixed_images(listed, 32, 10**7, Preprocessing())
+    names, pixels = load_fixed_images(listed, 32, ImageReader(), Preprocessing())
+    again, same = load_fixed_images(listed, 32, ImageReader(), Preprocessing())
     assert names == again
     assert torch.equal(pixels, same)
     (folder / names[0]).write_bytes(b"")
-    fewer, _ = load_fixed_images(listed, 32, 10**7, Preprocessing())
+    fewer, _ = load_fixed_images(listed, 32, ImageReader(), Preprocessing())
     assert len(fewer) == 8
     assert names[0] not in fewer
 

@@ -38,7 +38,7 @@ def check_training(config: "RunConfig", run_dir: Path, resume: bool) -> None:
         require_module("lightly")
     require_loggers(config.train.logger)
     if not check_run_dir(run_dir, resume):
-        check_source(config.data)
+        check_source(config.data, channels=not config.channels.is_rgb)
 
 
 def check_evaluation(out: Path, models: list[Path] | None, random: list[str] | None, module: str | None = None) -> None:

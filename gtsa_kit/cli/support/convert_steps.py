@@ -52,7 +52,7 @@ def convert_weights(
         weights, architecture = to_patch(before.vit.state_dict(), before.architecture, options.patch)
         preprocessing = replace(before.preprocessing, size=BASE_SIDE)  # that of the new grid of positions
         encoder = build_encoder(architecture, weights, path, preprocessing)
-        report = compare_conversion(before, encoder, load_parity_images(options.images).images, probe)
+        report = compare_conversion(before, encoder, load_parity_images(options.images, preprocessing).images, probe)
         if not report.passed:
             return report
     conversion = {"source_sha256": sha256_of(imported.file), **(report.to_dict() if report else {})}

@@ -64,7 +64,7 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
 def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
     if isinstance(opened, Source):
         options = options_for(opened.model, options)
-        return InputRanges(options.batch, options.height, options.width, options.layout)
+        return InputRanges(options.batch, options.height, options.width, options.layout, options.channels)
     return opened.restrict(options.batch, options.height, options.width)
 
 

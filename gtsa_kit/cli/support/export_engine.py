@@ -45,6 +45,14 @@ from gtsa_kit.export.tensorrt.lint import lint
 from gtsa_kit.export.tensorrt.network import EngineBuildError
 from gtsa_kit.export.tensorrt.source_graph import SourceGraph, read_graph_file
 from gtsa_kit.files import staged
+from gtsa_kit.models.preprocessing import Preprocessing
+
+
+def _preprocessing(opened: Source | SourceGraph) -> Preprocessing | None:
+    """Return the preprocessing of a model; None for the graph of another tool, whose images are RGB."""
+    if isinstance(opened, Source):
+        return opened.encoder.preprocessing
+    return Preprocessing.from_dict(opened.manifest.preprocessing) if opened.manifest else None
 
 
 def export_engine(
@@ -57,12 +65,13 @@ def export_engine(
     console = make_console()
     opened = open_for_engine(path, import_options, options, console)
     request = make_request(opened, options, console)
-    calibration = read_calibration(require(options.calibrate)) if options.calibrate else None
+    preprocessing = _preprocessing(opened)
+    calibration = read_calibration(require(options.calibrate), preprocessing) if options.calibrate else None
     if options.dry_run:
         _dry_run(opened, options, request, calibration, result, console)
         return
     run_images = opened.images if isinstance(opened, Source) else None
-    parity_set = load_parity_images(require(options.images) if options.images else run_images)
+    parity_set = load_parity_images(require(options.images) if options.images else run_images, preprocessing)
     target = options.out
     if isinstance(opened, SourceGraph) and target is None:
         target = opened.path.with_suffix(SUFFIX["trt"])

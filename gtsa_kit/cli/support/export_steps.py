@@ -27,6 +27,7 @@ from gtsa_kit.export.pipeline import artifact_path, check_supported, export_arti
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
 from gtsa_kit.export.task_graph import build_graph, options_for
+from gtsa_kit.models.input_channels import require_rgb
 
 MAX_SENSITIVE_LAYERS = 10
 """Number of layers in the table of layers that lose most by quantization."""
@@ -58,8 +59,9 @@ def export_files(
     """
     console = make_console()
     source = open_encoder(path, import_options, console)
-    images = load_parity_images(require(files.images) if files.images else source.images)
+    images = load_parity_images(require(files.images) if files.images else source.images, source.encoder.preprocessing)
     if format_name in FRAMEWORKS:
+        require_rgb(path, source.encoder.preprocessing, f"{format_name} takes models of")
         if source.task:
             raise ValueError(
                 f"{format_name} takes an encoder, and {path} is a fine-tuned model; name the weights it began with"
@@ -68,7 +70,7 @@ def export_files(
             raise ValueError(f"--score is for fine-tuned models, and {path} is an encoder; omit it")
         _export_framework(source, format_name, files, images, result, console)
         return
-    calibration = read_calibration(require(files.calibrate)) if files.calibrate else None
+    calibration = read_calibration(require(files.calibrate), source.encoder.preprocessing) if files.calibrate else None
     if format_name == "auto":
         _export_fastest(source, files, images, calibration, result, console)
         return

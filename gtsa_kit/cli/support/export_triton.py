@@ -32,6 +32,8 @@ from gtsa_kit.export.triton.ensemble import ServedHead, ensemble_models, ensembl
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
 from gtsa_kit.files import shell_word
+from gtsa_kit.models.input_channels import require_rgb
+from gtsa_kit.models.preprocessing import Preprocessing
 
 SERVED_SUFFIXES = (SUFFIX["onnx"], SUFFIX["trt"])
 
@@ -141,6 +143,7 @@ def _check_unchanged(
 def _export(
     opened: Source, graph: Path, options: ExportOptions, calibrate: Path | None, images: Path | None, console: Console
 ) -> Manifest:
+    require_rgb(opened.path, opened.encoder.preprocessing, "--format triton takes models of")
     parity_set = load_parity_images(require(images) if images else opened.images)
     calibration = read_calibration(require(calibrate)) if calibrate else None
     console.print("writing the graph")
@@ -164,6 +167,7 @@ def _write(
     console: Console,
     heads: Sequence[ServedHead],
 ) -> None:
+    require_rgb(artifact, Preprocessing.from_dict(manifest.preprocessing), "--format triton takes models of")
     if heads:
         models = ensemble_models(artifact, manifest, serving, uint8_input, heads)
     else:

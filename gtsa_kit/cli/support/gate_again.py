@@ -35,7 +35,7 @@ def gate_again(path: Path, problem: str, manifest: Manifest, images: Path | None
     if source is None:
         reason, _, _ = missing_reference(path, manifest).partition("; ")
         raise ValueError(f"{reason}; put them beside it, or export them again")
-    parity_set = load_parity_images(require(images) if images else source.images)
+    parity_set = load_parity_images(require(images) if images else source.images, source.encoder.preprocessing)
     with Steps(console) as steps:
         manifest = measure_again(source, path, manifest, parity_set, progress_callback(steps))
     assert manifest.parity is not None

@@ -56,6 +56,14 @@ class TrainOptions:
             metavar="KEY=VALUE",
         ),
     ] = None
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels of the images: rgb (8-bit), a number, or auto (that of most images); with a number or auto "
+            "all channels are read at full depth (16-bit, float, TIFF, .npy, DICOM). Default rgb.",
+            metavar="rgb|INT|auto",
+        ),
+    ] = None
     epochs: Annotated[float | None, typer.Option(help="Passes over the images. Default 100; quick: 10.")] = None
     steps: Annotated[
         int | None, typer.Option(help="Number of optimizer steps; overrides --epochs. Default: by --epochs.")
@@ -121,6 +129,7 @@ class TrainOptions:
 
         named: Mapping[str, Any] = {
             **{f"train.{name}": getattr(self, name) for name in SAME_NAME},
+            "channels.count": _number_or_word(self.channels),
             "train.batch_size": _number_or_auto(self.batch_size),
             "train.probe": str(require(self.probe).absolute()) if self.probe else None,
             "method": self.method,
@@ -149,3 +158,8 @@ def _number_or_auto(batch_size: str | None) -> int | str | None:
     if not batch_size.isdecimal():
         raise ValueError(f"--batch-size takes a number of images or auto, got {batch_size!r}")
     return int(batch_size)
+
+
+def _number_or_word(channels: str | None) -> int | str | None:
+    """Return the value of --channels, checked with the other settings."""
+    return int(channels) if channels is not None and channels.isdecimal() else channels

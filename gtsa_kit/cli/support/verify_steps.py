@@ -78,7 +78,8 @@ def examine_file(
 ) -> Verification:
     """Run the parity gate on an opened file or, without the weights, the checks that need none."""
     source = open_reference_weights(file, runner.manifest, reference, console)
-    parity_set = load_parity_images(require(images) if images else source.images if source else None)
+    folder = require(images) if images else source.images if source else None
+    parity_set = load_parity_images(folder, runner.preprocessing)
     if source is None:
         return Verification(_check_without_reference(file, runner, parity_set, console), None)
     if problem := open_manifest(file).problem:
@@ -103,7 +104,8 @@ def examine_engine(
     manifest = open_manifest(file).manifest
     third_party = manifest.architecture.get("name") == THIRD_PARTY_GRAPH
     source = None if third_party else open_reference_weights(file, manifest, reference, console)
-    parity_set = load_parity_images(require(images) if images else source.images if source else None)
+    folder = require(images) if images else source.images if source else None
+    parity_set = load_parity_images(folder, source.encoder.preprocessing if source else None)
     with Steps(console) as steps:
         checks = check_engine(file, manifest, source, parity_set, progress_callback(steps, "parity of the graph"))
     report = None

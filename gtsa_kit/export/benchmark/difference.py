@@ -1,16 +1,17 @@
 """Difference of the outputs of measured artifacts from those of a reference."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from gtsa_kit.export.benchmark.workers import compared_values
 from gtsa_kit.export.comparison import NOT_FINITE
 from gtsa_kit.export.detection_comparison import DetectionArrays, match_errors
 from gtsa_kit.export.spec import BOXES
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import InputImage
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 
 
@@ -23,7 +24,9 @@ class OutputDifference(NamedTuple):
     problem: str = ""
 
 
-def reference_outputs(reference: Encoder | TaskModel, images: list[Image.Image], size: tuple[int, int]) -> np.ndarray:
+def reference_outputs(
+    reference: Encoder | TaskModel, images: Sequence[InputImage], size: tuple[int, int]
+) -> np.ndarray:
     """Return the feature maps (N, D, h, w), logits or detections of images at a size (height, width)."""
     preprocess = encoder_of(reference).preprocessing
     prepared = [preprocess(image, size) for image in images]

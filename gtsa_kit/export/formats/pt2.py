@@ -74,7 +74,7 @@ def shapes_spec(options: ExportOptions) -> Any:
     ranges = {"batch": options.batch, "height": options.height, "width": options.width}
     axes = {name: r.min if r.fixed else ShapeVar(name, min=r.min, max=r.max) for name, r in ranges.items()}
     sizes = [axes["height"], axes["width"]]
-    shape = list(arrange(options.layout, axes["batch"], *sizes))
+    shape = list(arrange(options.layout, axes["batch"], sizes[0], sizes[1], options.channels))
     steps = options.height.step, options.width.step
     assumptions = [size % step == 0 for size, step in zip(sizes, steps, strict=True) if not isinstance(size, int)]
     return ShapesSpec(params=ParamsSpec({INPUT: TensorSpec(shape)}), assumptions=assumptions)

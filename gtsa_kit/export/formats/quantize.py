@@ -8,12 +8,11 @@ from typing import Final
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
 from gtsa_kit.export.formats.quant_layers import QuantType, activation_scales, float_layers, quantizable_layers
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.export.task_graph import AnyGraph
-from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 BATCH: Final = 4
 """Number of images in a calibration batch."""
@@ -25,7 +24,7 @@ CHANNEL_AXES: Final = {"MatMul": 1, "Conv": 0}
 class Calibration:
     """Images that set the ranges of activations, and a description of where they came from."""
 
-    images: list[Image.Image]
+    images: Sequence[InputImage]
     origin: str
 
 
@@ -88,7 +87,7 @@ def calibration_batches(
     sides = (base, base // 2, base, 3 * base // 2)
     sizes = [(options.height.clamp(side), options.width.clamp(side)) for side in sides]
     for number, start in enumerate(range(0, len(calibration.images), step)):
-        chosen = calibration.images[start : start + step]
+        chosen = [*calibration.images[start : start + step]]
         chosen += calibration.images[: max(0, options.batch.min - len(chosen))]  # fill a batch of fixed size
         yield np.stack([prepare(image, sizes[number % len(sizes)]) for image in chosen])
 

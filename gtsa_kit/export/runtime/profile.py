@@ -46,6 +46,7 @@ class InputRanges:
     height: Range
     width: Range
     layout: Layout = "nchw"
+    channels: int = 3
 
     def bounded(self, optimal: OptimalShape, default_side: int) -> "InputRanges":
         """Return ranges with a maximum on every axis; a default maximum is raised to the optimal shape.
@@ -60,11 +61,12 @@ class InputRanges:
             _bounded(self.height, max(MAX_SIDE, height)),
             _bounded(self.width, max(MAX_SIDE, width)),
             self.layout,
+            self.channels,
         )
 
     def shape(self, batch: int, height: int, width: int) -> Shape:
         """Return the shape of the input tensor."""
-        return arrange(self.layout, batch, height, width)
+        return arrange(self.layout, batch, height, width, self.channels)
 
 
 def make_profile(ranges: InputRanges, optimal: OptimalShape, default_side: int) -> Profile:

@@ -146,7 +146,7 @@ def _tensorrt_cache_options(cache: Path | None) -> dict[str, str]:
 def manifest_profile(manifest: Manifest) -> Profile:
     """Return the optimization profile of a graph; where the manifest sets no maximum, it has that of engines."""
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
-    ranges = InputRanges(batch, height, width, manifest.layout)
+    ranges = InputRanges(batch, height, width, manifest.layout, manifest.channels)
     default_side = int(manifest.preprocessing["size"])
     return make_profile(ranges.bounded(OptimalShape(), default_side), OptimalShape(), default_side)
 

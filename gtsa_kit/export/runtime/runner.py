@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from gtsa_kit.export.layout import CHANNELS, from_channels_last
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, layer_output
 from gtsa_kit.models.outputs import Features, TaskOutput
-from gtsa_kit.models.preprocessing import Preprocessing
-from gtsa_kit.models.sizes import check_image
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 
 class Runner(ABC):
@@ -57,18 +55,18 @@ class Runner(ABC):
         """Preprocessing that turns images into inputs of this artifact."""
         return Preprocessing.from_dict(self.manifest.preprocessing)
 
-    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Convert an upright RGB image to an element of a batch.
+    def prepare(self, image: InputImage, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Convert an upright RGB image, or samples (H, W, N) of other channels, to an element of a batch.
 
         Args:
             image: Image of any size; it is resized.
             size: (height, width) in pixels; by default the allowed size that is nearest to the preprocessing's.
 
         Raises:
-            ValueError: The image is no RGB image of Pillow, or the artifact does not take the size.
+            ValueError: The image has not the channels of the model, or the artifact does not take the size.
         """
         base = self.preprocessing.size
-        size = check_image(image, size or self.nearest_size(base, base))
+        size = self.preprocessing.checked(image, size or self.nearest_size(base, base))
         self.manifest.check_axis("height", size[0])
         self.manifest.check_axis("width", size[1])
         pixels, required = self.preprocessing.resized(image, size), self.manifest.input_format
@@ -88,7 +86,8 @@ class Runner(ABC):
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         names = self.manifest.input_axes
-        if len(shape) != 4 or shape[names.index(CHANNELS)] != 3 or shape[0] == 0:
+        if len(shape) != 4 or shape[names.index(CHANNELS)] != self.manifest.channels or shape[0] == 0:
+            names = tuple(str(self.manifest.channels) if name == CHANNELS else name for name in names)
             raise ValueError(f"images must be ({', '.join(names)}) with a batch of at least 1, got {shape}")
         for name, value in zip(names, shape, strict=True):
             if name != CHANNELS:

@@ -70,6 +70,11 @@ class SourceGraph:
         return self.inputs[0].image_layout
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images that the graph takes."""
+        return int(self.inputs[0].shape[self.axes.index(CHANNELS)])
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """Names of the input's axes."""
         return AXES[self.layout]
@@ -83,13 +88,13 @@ class SourceGraph:
         """Return the ranges that the graph accepts; a maximum that the file does not state is None."""
         if self.manifest:
             batch, height, width = (self.manifest.range_of(axis) for axis in ("batch", "height", "width"))
-            return InputRanges(batch, height, width, self.layout)
+            return InputRanges(batch, height, width, self.layout, self.channels)
         steps = {"batch": 1, **patch_steps(self.model, self.lengths)}
         batch, height, width = (
             Range(length, length) if isinstance(length := self.lengths[axis], int) else Range(step, None, step)
             for axis, step in steps.items()
         )
-        return InputRanges(batch, height, width, self.layout)
+        return InputRanges(batch, height, width, self.layout, self.channels)
 
     def restrict(self, batch: Range, height: Range, width: Range) -> InputRanges:
         """Return the ranges that the graph accepts within the requested ones.
@@ -103,6 +108,7 @@ class SourceGraph:
             self._restrict("height", own.height, Range(own.height.min if height.min == 1 else height.min, height.max)),
             self._restrict("width", own.width, Range(own.width.min if width.min == 1 else width.min, width.max)),
             self.layout,
+            self.channels,
         )
 
     def _restrict(self, axis: str, own: Range, requested: Range) -> Range:
@@ -162,7 +168,7 @@ class SourceGraph:
 
 
 def read_graph_file(path: Path, layout: Layout | None = None) -> SourceGraph:
-    """Read an ONNX file together with external weights. A dynamic axis of channels is fixed at 3.
+    """Read an ONNX file together with external weights. A dynamic axis of channels is fixed at its manifest's, or 3.
 
     Args:
         path: The file.
@@ -178,16 +184,16 @@ def read_graph_file(path: Path, layout: Layout | None = None) -> SourceGraph:
     if model.ByteSize() > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than 2 GB with its weights, which is the limit of one ONNX file")
     info = read_graph_info(model, path.parent)
-    images = _image_input(path, info.inputs, layout)
     has_manifest = any(entry.key == METADATA_KEY for entry in model.metadata_props)
     opened = open_manifest(path, model) if has_manifest else None  # before the model is modified
     manifest, problem = (opened.manifest, opened.problem) if opened else (None, "")
+    images = _image_input(path, info.inputs, layout, manifest.channels if manifest else 3)
     _fix_channels(model, images)
     return SourceGraph(path, model, sha256_of(path), manifest, (images,), info.outputs, problem)
 
 
-def _image_input(path: Path, inputs: tuple[TensorSpec, ...], requested: Layout | None) -> TensorSpec:
-    """Return the input with its layout, and with 3 as the length of the axis of channels."""
+def _image_input(path: Path, inputs: tuple[TensorSpec, ...], requested: Layout | None, channels: int) -> TensorSpec:
+    """Return the input with its layout, and with the number of channels as the length of their axis."""
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         listed = ", ".join(f"{spec.name} ({_format_shape(spec.shape)})" for spec in inputs) or "none"
         raise ValueError(
@@ -195,15 +201,17 @@ def _image_input(path: Path, inputs: tuple[TensorSpec, ...], requested: Layout |
             "width) or (batch, height, width, 3)"
         )
     shape = inputs[0].shape
-    layout = choose_layout(shape, requested, str(path))
-    fixed = tuple(3 if axis == CHANNELS else length for axis, length in zip(AXES[layout], shape, strict=True))
+    layout = choose_layout(shape, requested, str(path), channels)
+    fixed = tuple(channels if axis == CHANNELS else length for axis, length in zip(AXES[layout], shape, strict=True))
     return inputs[0].model_copy(update={"shape": fixed, "layout": layout})
 
 
 def _fix_channels(model: "ModelProto", images: TensorSpec) -> None:
     """Write the number of channels into the model: TensorRT builds no convolution over a dynamic number of them."""
     (value,) = (value for value in model.graph.input if value.name == images.name)
-    value.type.tensor_type.shape.dim[AXES[images.image_layout].index(CHANNELS)].dim_value = 3
+    value.type.tensor_type.shape.dim[AXES[images.image_layout].index(CHANNELS)].dim_value = int(
+        images.shape[AXES[images.image_layout].index(CHANNELS)]
+    )
 
 
 def _format_shape(shape: tuple[int | str, ...] | tuple[int, ...]) -> str:

@@ -58,7 +58,7 @@ def _open_session(graph: SourceGraph) -> Any:
 def _runs(session: Any, graph: SourceGraph, batch: int, size: Size) -> bool:
     spec = graph.inputs[0]
     try:
-        session.run(None, {spec.name: np.zeros(arrange(graph.layout, batch, *size), spec.dtype)})
+        session.run(None, {spec.name: np.zeros(arrange(graph.layout, batch, *size, graph.channels), spec.dtype)})
     except Exception:
         return False
     return True

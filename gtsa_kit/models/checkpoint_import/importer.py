@@ -154,6 +154,8 @@ def _no_vit_message(file: Path, state_dicts: dict[str, StateDict]) -> str:
 
 def _preprocessing(native: int, metadata: CheckpointMetadata, family: Family) -> Preprocessing:
     """Return the preprocessing that files beside the weights state, else the family's, at the weights' own size."""
+    if metadata.own_preprocessing is not None and not metadata.own_preprocessing.is_rgb:
+        return metadata.own_preprocessing
     default_mean, default_std = COLORS[family.colors]
     mean, std = metadata.mean or default_mean, metadata.std or default_std
     # Colors that are not scaled to 0..1 have other means, but only a file says so.

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 from pydantic import AliasChoices, Field
@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from gtsa_kit.models.architecture import Architecture
 from gtsa_kit.models.checkpoint_import.open_clip_metadata import OPEN_CLIP_CONFIG, OPEN_CLIP_FILES, read_open_clip
 from gtsa_kit.models.checkpoint_import.run_files import RUN_FILE, is_run_file
-from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, Lenient, parse, read_json
+from gtsa_kit.models.checkpoint_import.sidecar_files import CheckpointMetadata, ColorStats, Lenient, parse, read_json
 from gtsa_kit.models.checkpoint_import.timm_metadata import read_timm
 from gtsa_kit.models.checkpoint_import.transformers_metadata import read_transformers
 from gtsa_kit.models.encoder_spec import EncoderSpec
@@ -89,6 +89,8 @@ def _own_embedding(architecture: Architecture) -> dict[str, Any]:
 
 def _from_spec(spec: EncoderSpec) -> CheckpointMetadata:
     architecture, preprocessing = spec.architecture, spec.preprocessing
+    colors = (preprocessing.mean, preprocessing.std) if preprocessing.is_rgb else (None, None)
+    mean, std = cast("tuple[ColorStats | None, ColorStats | None]", colors)
     return CheckpointMetadata(
         architecture=architecture,
         is_recorded=True,
@@ -97,7 +99,8 @@ def _from_spec(spec: EncoderSpec) -> CheckpointMetadata:
         norm_eps=architecture.norm_eps,
         activation=architecture.activation,
         size=preprocessing.size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        own_preprocessing=preprocessing,
+        mean=mean,
+        std=std,
         interpolation=preprocessing.interpolation,
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gtsa_kit.files import first_problem
 from gtsa_kit.models.architecture import Architecture
+from gtsa_kit.models.preprocessing import Preprocessing
 
 ColorStats = tuple[float, float, float]
 """Mean or standard deviation of red, green and blue, for colors of 0 to 1."""
@@ -41,6 +42,8 @@ class CheckpointMetadata:
     """Longest period of rotary positions."""
     size: int | None = None
     """Side of the square input images, in pixels."""
+    own_preprocessing: Preprocessing | None = None
+    """Preprocessing of weights of gtsa-kit, which state all of it."""
     mean: ColorStats | None = None
     std: ColorStats | None = None
     interpolation: str | None = None

@@ -1,0 +1,71 @@
+"""Images of N channels for a model, read as its preprocessing says."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from gtsa_kit.config import ChannelsConfig
+from gtsa_kit.data.channels.image import ChannelImage
+from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.image_files import list_images
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
+from gtsa_kit.models.preprocessing import Preprocessing
+
+
+def reader_of(preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> ImageReader:
+    """Return the reader of images for a model."""
+    if preprocessing.is_rgb:
+        return ImageReader(max_pixels=max_pixels)
+    samples, ends = preprocessing.samples, (0.0, 100.0)
+    stated = {
+        "count": len(preprocessing.mean),
+        "dtype": samples.dtype,
+        "colors": samples.colors,
+        "percentiles": ends if samples.clip else None,
+        "dicom_window": samples.dicom_window,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "low": samples.low,
+        "high": samples.high,
+    }
+    return ImageReader(ChannelsConfig.model_validate(stated), max_pixels)
+
+
+def filled_samples(image: ChannelImage, preprocessing: Preprocessing) -> np.ndarray:
+    """Return the samples (H, W, N) of an image, with the mean of the channel where there is no data."""
+    if preprocessing.is_rgb:
+        return image.pixels
+    pixels = reader_of(preprocessing).clipped(image.pixels)
+    if image.valid is not None:
+        pixels[~image.valid] = np.asarray(preprocessing.mean, np.float32) * np.float32(preprocessing.scale)
+    return pixels
+
+
+def sample_channels(where: Path, count: int, preprocessing: Preprocessing) -> tuple[list[np.ndarray], list[str]]:
+    """Return up to `count` images (H, W, N), spread evenly over a source, and their names.
+
+    Raises:
+        ValueError: None of them can be read with the channels of the model.
+    """
+    images = list_images(str(where), channels=True)
+    stride = max(1, len(images.entries) // count)
+    entries = [*images.entries[::stride], *(one for i, one in enumerate(images.entries) if i % stride)]
+    chosen = list(islice(_readable(images.source, entries, preprocessing), count))
+    if not chosen:
+        raise ValueError(
+            f"no image in {where} can be read as {reader_of(preprocessing).layout}, which the model takes; name others"
+        )
+    return [pixels for _, pixels in chosen], [name for name, _ in chosen]
+
+
+def _readable(
+    source: Source, entries: Iterable[Entry], preprocessing: Preprocessing
+) -> Iterator[tuple[str, np.ndarray]]:
+    reader = reader_of(preprocessing)
+    for entry in entries:
+        with suppress(ImageError):
+            yield entry.name, filled_samples(reader(read_entry(source, entry), entry.name), preprocessing)
