@@ -15,7 +15,7 @@ from gtsa_kit.export.formats.onnx_file import metadata_value, read_model, write_
 from gtsa_kit.export.formats.onnx_graph import LAYER_KEY, layer_of
 from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, check_layer_names
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches, quantize, tensor_digest
-from gtsa_kit.export.formats.tracing import exporting
+from gtsa_kit.export.formats.tracing import tracing
 from gtsa_kit.export.graph import (
     dynamic_shapes,
     example_input,
@@ -87,7 +87,7 @@ def trace_module(
         opset: Opset of the graph.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with exporting():
+    with tracing():
         program = torch.onnx.export(
             module,
             inputs,

@@ -12,7 +12,7 @@ import torch
 from gtsa_kit.export.formats.onnx import export_onnx
 from gtsa_kit.export.formats.openvino_library import import_openvino
 from gtsa_kit.export.formats.quantize import Calibration
-from gtsa_kit.export.formats.tracing import exporting
+from gtsa_kit.export.formats.tracing import tracing
 from gtsa_kit.export.graph import dynamic_shapes, example_input
 from gtsa_kit.export.spec import INPUT, ExportOptions
 from gtsa_kit.export.task_graph import build_graph, options_for
@@ -78,7 +78,7 @@ def export_openvino(
 
 def _export_program(model: Encoder | TaskModel, options: ExportOptions) -> torch.export.ExportedProgram:
     graph = build_graph(model, options, split_qkv=True)
-    with exporting():
+    with tracing():
         return torch.export.export(graph, (example_input(options),), dynamic_shapes=dynamic_shapes(options))
 
 

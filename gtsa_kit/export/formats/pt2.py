@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gtsa_kit.export.formats.tracing import exporting
+from gtsa_kit.export.formats.tracing import tracing
 from gtsa_kit.export.graph import dynamic_shapes, example_input
 from gtsa_kit.export.layout import arrange
 from gtsa_kit.export.spec import INPUT, ExportOptions
@@ -31,7 +31,7 @@ def export_pt2(model: Encoder | TaskModel, options: ExportOptions, path: Path) -
     options = options_for(model, options)
     graph, buffer = build_graph(model, options), io.BytesIO()
     shapes, settings = dynamic_axes(options)
-    with exporting(), settings:
+    with tracing(), settings:
         program = torch.export.export(graph, (example_input(options),), dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names folders of the exporting machine

@@ -1,4 +1,4 @@
-"""Contexts in which graphs are traced."""
+"""Context in which graphs are traced."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,16 +17,4 @@ def tracing() -> Iterator[None]:
     """
     with no_cycle_search(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def exporting() -> Iterator[None]:
-    """Do what `tracing` does, for torch.export: also without its cache of the shapes of results.
-
-    With symbolic sizes, filling the cache and reading it takes longer than computing the shapes again.
-    """
-    from torch._dynamo import config  # torch.export imports it; torch.jit does not
-
-    with tracing(), config.patch(fake_tensor_cache_enabled=False):
         yield
