@@ -12,7 +12,6 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from torch._dynamo import config
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from gtsa_kit.export.formats import onnx as onnx_format
@@ -65,8 +64,7 @@ def shared_traces(once: Callable[[str, Callable[[Path], object]], Path]) -> Iter
         )
         return onnx.load(folder / "graph.onnx")
 
-    # torch.export's cache of the shapes of results pays for many equal blocks; small encoders have one or two.
-    with pytest.MonkeyPatch.context() as patch, config.patch(fake_tensor_cache_enabled=False):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_format, "_trace", shared)
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(_REGISTRIES))
         yield
