@@ -16,7 +16,7 @@ from gtsa_kit.data.augment import Views
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.data.multicrop import MultiCropDataset
 from gtsa_kit.export.runtime.profile import OptimalShape
-from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE
+from gtsa_kit.export.spec import ANY_BATCH, ANY_SIZE, ExportOptions
 from gtsa_kit.export.tensorrt.source_graph import read_graph_file
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.architecture import ARCHITECTURES, create_vit
@@ -270,17 +270,13 @@ def test_folders_are_embedded_as_the_reference_says(run: Path, folder: Path, tmp
         np.testing.assert_allclose(rows[name].maps["feature_map"], expected.feature_map[0], atol=5e-3)
 
 
-@pytest.mark.parametrize(
-    ("file_format", "precision"),
-    [("onnx", "fp32"), ("onnx", "int8"), ("torchscript", "fp32"), ("pt2", "fp32"), ("openvino", "fp32")],
-)
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", "pt2", "openvino"])
 def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
-    file_format: str, precision: str, run: Path, folder: Path, tmp_path: Path
+    file_format: str, run: Path, folder: Path, tmp_path: Path
 ) -> None:
     if file_format == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    calibrate = folder if precision == "int8" else None
-    path = gtsa_kit.export(run, format=file_format, out=tmp_path, precision=precision, calibrate=calibrate)
+    path = gtsa_kit.export(run, format=file_format, out=tmp_path)
     runner = gtsa_kit.load(path, "cpu")
     report = runner.manifest.parity
     assert report is not None
@@ -290,7 +286,7 @@ def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
     assert runner.preprocessing == open_weights(run).encoder.preprocessing
     with pytest.raises(ValueError, match=r"images must be \(batch, 5, height, width\)"):
         runner(np.zeros((1, 3, 64, 64), np.float32))
-    if (file_format, precision) == ("onnx", "fp32"):
+    if file_format == "onnx":
         assert gtsa_kit.verify(path).passed
         engine = read_graph_file(path).restrict(ANY_BATCH, ANY_SIZE, ANY_SIZE).bounded(OptimalShape(), 224)
         assert engine.shape(2, 64, 96) == (2, BANDS, 64, 96)
@@ -300,3 +296,17 @@ def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
         assert gtsa_kit.load(again, "cpu").manifest.channels == BANDS
         with pytest.raises(ValueError, match="--input uint8 takes 8-bit RGB alone"):
             gtsa_kit.export(run, out=tmp_path / "u.onnx", input="uint8")
+
+
+def test_calibration_reads_files_of_the_channels(run: Path, folder: Path) -> None:
+    from gtsa_kit.export.formats.quantize import calibration_batches
+    from gtsa_kit.export.pipeline import read_calibration
+
+    preprocessing = open_weights(run).encoder.preprocessing
+    calibration = read_calibration(folder, preprocessing)
+    assert calibration.origin == f"9 images of {folder.name}"
+    shapes = {
+        batch.shape[:2] for batch in calibration_batches(calibration, preprocessing, ExportOptions(channels=BANDS))
+    }
+    assert {channels for _, channels in shapes} == {BANDS}
+    assert sum(len(batch) for batch in calibration_batches(calibration, preprocessing, ExportOptions())) == 9
