@@ -110,11 +110,13 @@ with TestClient(app) as client:
     files = {path.name: path.read_bytes() for path in sorted(Path(given["images"]).iterdir())}
     query = "/v1/features?boxes=10,20,200,210&format=json&dtype=float32"
     kind = {"Content-Type": "image/png"}
+    half = client.post("/v1/features?format=json&dtype=float16", content=files["0.png"], headers=kind)
+    assert half.status_code == 200, half.text
     answers = {name: client.post(query, content=file, headers=kind) for name, file in files.items()}
 json.dump(
     {"answers": {name: [answer.status_code, answer.json()] for name, answer in answers.items()},
      "torch": "torch" in sys.modules,
-     "weights": command("serve", given["run"], "--port", "0")},
+     "weights": command("serve", given["run"], "--port", "0") if blocked else None},
     sys.stdout,
 )
 """
@@ -175,9 +177,11 @@ def run_blocked(code: str, blocked: list[str], given: dict[str, str]) -> dict[st
     return dict(json.loads(done.stdout))
 
 
-def test_features_of_an_onnx_file_are_served_without_torch(pictures: Path, tiny_onnx: Path, tiny_run: Path) -> None:
-    blocked = blocked_modules("serve")
-    assert {"torch", "torchvision", "timm"} <= set(blocked)
+@pytest.mark.parametrize("installed", ["serve", "everything"])
+def test_features_of_an_onnx_file_are_served_without_torch(
+    installed: str, pictures: Path, tiny_onnx: Path, tiny_run: Path
+) -> None:
+    blocked = blocked_modules("serve") if installed == "serve" else []
     assert "fastapi" not in blocked
     served = run_blocked(SERVE, blocked, {"model": str(tiny_onnx), "images": str(pictures), "run": str(tiny_run)})
     assert served["torch"] is False
@@ -187,6 +191,9 @@ def test_features_of_an_onnx_file_are_served_without_torch(pictures: Path, tiny_
         assert status == 200, body
         assert np.isfinite(body["feature_map.boxes"]).all()
         np.testing.assert_allclose(body["embedding"], expected[name], atol=2e-5 if name != "4.png" else 0.02)
+    if installed == "everything":
+        return
+    assert {"torch", "torchvision", "timm"} <= set(blocked)
     code, _, error = served["weights"]
     assert code == 2
     assert "pip install 'gtsa-kit[train]'" in error

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from PIL import Image
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
-from gtsa_kit.embedding.torch_resize import has_torch
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
 from gtsa_kit.service.batcher import Batcher, InferenceResult
@@ -213,10 +213,9 @@ def decode_upload(upload: UploadedImage, max_pixels: int) -> tuple[np.ndarray, i
 
 
 def cast_array(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Cast like numpy's `astype`. float16 is cast by torch if it is there, by the processor's own instruction."""
-    if dtype == "float16" and values.dtype == np.float32 and has_torch():
-        import torch
-
+    """Cast like numpy's `astype`. float16 is cast by torch if it is loaded, by the processor's instruction."""
+    torch = sys.modules.get("torch")
+    if dtype == "float16" and values.dtype == np.float32 and torch:
         cast = np.empty(values.shape, np.float16)
         source, target = torch.from_numpy(np.ascontiguousarray(values)).view(-1), torch.from_numpy(cast).view(-1)
         for i in range(0, len(source), CAST_CHUNK):
