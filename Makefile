@@ -22,7 +22,7 @@ $(VENV)/.installed: constraints.txt weights.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'gtsa-kit needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo 'creating $(VENV): 7.7 GB, a few minutes, once'
+	@echo 'creating $(VENV): 8.7 GB, a few minutes, once'
 	@# Compiling all of it to bytecode would take a minute; Python does that for the few modules that are used.
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -13,7 +13,7 @@ PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"), m
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests with the pins of `make install`, 8 GB for each Python."""
+    """Run the tests with the pins of `make install`, 9 GB for each Python."""
     install = ("--quiet", "--no-compile", "--no-deps")
     session.install(*install, "--require-hashes", "--requirement", "constraints.txt")
     session.install(*install, "--no-build-isolation", "--editable", ".")
