@@ -69,6 +69,9 @@ def test_the_commands_of_the_page_lead_to_a_served_mask(
     responses: list[httpx.Response] = []
     monkeypatch.setattr("gtsa_kit.service.server.serve", partial(serve_and_ask, responses))
     monkeypatch.setattr("gtsa_kit.cli.serve.silence_native_libraries", lambda: None)
+    # uvicorn's configuration of logging closes older handlers, and absl's one, which TensorBoard brings, closes the
+    # stream that was standard error when it was imported: a file of pytest, which all later tests need.
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
     for words in COMMANDS:
         done = gtsa_here(*words[1:], *APPENDED.get(words[1], []))
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
