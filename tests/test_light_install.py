@@ -38,6 +38,10 @@ class Installed:
             specs = (finder.find_spec(name, path, target) for finder in self.finders)
             return next((spec for spec in specs if spec), None)
 
+    def find_distributions(self, *context):
+        for finder in self.finders:
+            yield from getattr(finder, "find_distributions", lambda *_: ())(*context)
+
 
 sys.meta_path[:] = [Installed()]
 import numpy as np
