@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gtsa_kit.cli.support.browse_display import describe_invalid, open_with_note, print_note
 from gtsa_kit.cli.support.common import fail
 from gtsa_kit.cli.support.options import JsonOption
+from gtsa_kit.embedding.push import StoreKind
 
 if TYPE_CHECKING:
     from gtsa_kit.embedding.push.push import PushSummary
@@ -27,7 +28,7 @@ TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}(\.[A-Za-z_][A-Za-z0-9_-]{
 
 def push_command(
     dataset: Annotated[Path, typer.Argument(help="Folder that gtsa embed wrote (its --out).", metavar="DATASET")],
-    to: Annotated[Literal["lancedb", "qdrant", "pgvector", "faiss"], typer.Option(help="Kind of the store.")],
+    to: Annotated[StoreKind, typer.Option(help="Kind of the store.")],
     path: Annotated[
         Path | None,
         typer.Option(

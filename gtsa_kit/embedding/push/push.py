@@ -4,15 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, Literal, get_args
 
 from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable
+from gtsa_kit.embedding.push import StoreKind
 from gtsa_kit.embedding.push.address import display_address, hide_secrets, secrets_of
 from gtsa_kit.embedding.push.rows import read_rows
 from gtsa_kit.embedding.push.store import RowBatch, VectorStore, check_model, describe_model, to_text
-
-StoreKind = Literal["lancedb", "qdrant", "pgvector", "faiss"]
-STORES: Final = get_args(StoreKind)
 
 _CLASSES = {"lancedb": "LanceStore", "qdrant": "QdrantStore", "pgvector": "PgvectorStore", "faiss": "FaissStore"}
 _CLIENTS = frozenset(("grpc", "httpx", "lancedb", "psycopg", "qdrant_client"))

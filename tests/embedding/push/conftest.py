@@ -6,7 +6,7 @@ import pytest
 from helpers.postgres import running_postgres
 from helpers.vector_stores import Table
 
-STORES = ("lancedb", "qdrant", "pgvector", "faiss")
+from gtsa_kit.embedding.push import STORES
 
 
 @pytest.fixture(scope="session")

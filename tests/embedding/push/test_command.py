@@ -16,6 +16,7 @@ from helpers.vector_stores import Table
 
 from gtsa_kit.embedding.browse.search import search
 from gtsa_kit.embedding.browse.vectors import open_vectors
+from gtsa_kit.embedding.push import STORES
 from gtsa_kit.embedding.push import push as push_module
 from gtsa_kit.embedding.push import rows as rows_module
 from gtsa_kit.embedding.push.rows import read_rows
@@ -144,7 +145,7 @@ def test_batches_are_bounded_and_do_not_change_the_rows(
 
 def test_the_page_names_every_store() -> None:
     page = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
-    for to in push_module.STORES:
+    for to in STORES:
         assert f"gtsa embed push features/ --to {to} " in page
 
 
