@@ -12,7 +12,7 @@ ARCH: Final = "vit_mini"
 SIZE: Final = 192
 """Side in pixels of the global views, and of the inputs of all probes but that of whole frames: 12 x 12 patches."""
 CHECKPOINTS: Final = 4
-"""Checkpoints at equal distances whose teacher and student are probed."""
+"""Checkpoints at equal distances whose teacher and student are probed; more are kept, since each stop adds its own."""
 WARMUP: Final = 0.1
 """Share of the steps that learning rate and correspondence loss rise in, and that DINO's prototypes are frozen in."""
 COMMON: Final[Mapping[str, Any]] = {
@@ -26,7 +26,7 @@ COMMON: Final[Mapping[str, Any]] = {
     "dino.temperature_warmup_epochs": 0.0,
     "dino.final_teacher_temperature": 0.04,
     "train.log_every": 10,
-    "train.keep_checkpoints": CHECKPOINTS,
+    "train.keep_checkpoints": 100,
     "train.checkpoint_minutes": 1e6,
     "train.validate_images": 0,
 }

@@ -8,16 +8,17 @@ import torch
 from gtsa_kit.config import load_config
 from gtsa_kit.evaluation.models import Model, encoder_runner
 from gtsa_kit.methods import make_method
-from study.settings import Run, folder_name
+from study.settings import CHECKPOINTS, Run, folder_name
 
 BRANCHES = ("teacher", "student")
 
 
 def stages(runs: Mapping[Run, Path]) -> Iterator[tuple[str, dict[str, object], Model]]:
-    """Yield each branch of each checkpoint: a name for its results, what it is, and the model."""
+    """Yield each branch of the checkpoints at equal distances: a name for its results, what it is, and the model."""
     for (method, seed), folder in runs.items():
-        for path in sorted((folder / "checkpoints").glob("step_*.ckpt")):
-            step = int(path.stem.removeprefix("step_"))
+        steps = load_config(file=folder / "config.yaml").train.steps
+        for step in (steps * (i + 1) // CHECKPOINTS for i in range(CHECKPOINTS)):
+            path = folder / "checkpoints" / f"step_{step:08d}.ckpt"
             for branch in BRANCHES:
                 about = {"method": method, "seed": seed, "step": step, "branch": branch}
                 name = f"{folder_name((method, seed))}-step-{step}-{branch}"

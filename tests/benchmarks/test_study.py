@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from study import stages
 from study.settings import ALL, CHECKPOINTS, COMMON, MAIN_METHODS, RATES, SCALES, list_runs, run_config
 from study.tables import compare_on_masks, stages_table, summarize
 
-from gtsa_kit.config import PUBLISHED_MOMENTUM
+from gtsa_kit.config import PUBLISHED_MOMENTUM, dump_config
 from gtsa_kit.training.optim import initial_share, make_schedules
 
 IMAGES = 9432
@@ -29,7 +30,7 @@ def test_the_regime_of_each_run(method: str, tmp_path: Path) -> None:
     )
     assert initial_share(made.teacher_momentum) < 1e-3
     assert config.train.checkpoint_every * CHECKPOINTS == steps
-    assert config.train.keep_checkpoints == CHECKPOINTS
+    assert config.train.keep_checkpoints > 2 * CHECKPOINTS  # a stop adds one of its own
     grid = config.views.global_size // 16
     assert grid**2 > 100  # the published rule: regions of 10 for global maps of more than 100 patches
     if method in RATES:
@@ -85,3 +86,15 @@ def test_teacher_and_student_stand_side_by_side() -> None:
     columns = [list(column.cells) for column in stages_table(rows).columns]
     assert columns == [["gtsa"] * 2, ["10", "20"], ["20.5", "24.5"], ["22.5", "26.5"]]
     assert not math.isnan(float(columns[2][0]))
+
+
+def test_checkpoints_of_stops_are_not_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(("gtsa", 0), SCALES["main"], tmp_path, IMAGES)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "checkpoints").mkdir()
+    for step in (150, 300, 431, 450, 600):
+        (tmp_path / "checkpoints" / f"step_{step:08d}.ckpt").touch()
+    opened = []
+    monkeypatch.setattr(stages, "open_branch", lambda run, path, branch: opened.append(path) or path.exists())
+    rows = [(about["step"], about["branch"], model) for _, about, model in stages.stages({("gtsa", 0): tmp_path})]
+    assert rows == [(step, branch, True) for step in (150, 300, 450, 600) for branch in ("teacher", "student")]
