@@ -19,7 +19,7 @@ class PeerError(Exception):
 
 
 def environment_python(name: str, folder: Path, pins: Path = PINS) -> Path:
-    """Return the Python of a peer's environment, which is made if it is missing or if its pins changed.
+    """Return the Python of a peer's environment, which is made if it is missing, or if its pins or its place changed.
 
     Args:
         name: Name of the pins, without ".txt".
@@ -30,9 +30,9 @@ def environment_python(name: str, folder: Path, pins: Path = PINS) -> Path:
         PeerError: The packages can't be installed.
     """
     environment, requirements = folder / name, pins / f"{name}.txt"
-    stamp, digest = environment / "installed", hashlib.sha256(requirements.read_bytes()).hexdigest()
-    python = environment / "bin" / "python"
-    if stamp.exists() and stamp.read_text() == digest:
+    stamp, python = environment / "installed", environment / "bin" / "python"
+    made = f"{hashlib.sha256(requirements.read_bytes()).hexdigest()} in {environment.absolute()}"  # its paths are fixed
+    if stamp.exists() and stamp.read_text() == made:
         return python
     shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -43,7 +43,7 @@ def environment_python(name: str, folder: Path, pins: Path = PINS) -> Path:
     result = subprocess.run([*install, "--requirement", str(requirements)], capture_output=True, text=True)
     if result.returncode:
         raise PeerError(f"not installed: {last_line(result.stderr)}")
-    stamp.write_text(digest)
+    stamp.write_text(made)
     return python
 
 

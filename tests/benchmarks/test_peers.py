@@ -123,7 +123,7 @@ def write_pins(folder: Path) -> Path:
     return folder
 
 
-def test_environments_are_made_once_share_torch_and_are_made_again_for_other_pins(
+def test_environments_are_made_once_share_torch_and_are_made_again_for_other_pins_and_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install, pins = FakeInstall(), write_pins(tmp_path / "pins")
@@ -137,6 +137,11 @@ def test_environments_are_made_once_share_torch_and_are_made_again_for_other_pin
     environment_python("peer", tmp_path / "all", pins)
     assert install.installed == ["torch", "peer", "peer"]
     assert pinned_version("peer", "lightly-peer", pins) == "9.2"
+    (tmp_path / "all").rename(tmp_path / "moved")
+    environment_python("peer", tmp_path / "moved", pins)
+    assert install.installed == ["torch", "peer", "peer", "torch", "peer"]
+    [link] = (tmp_path / "moved" / "peer").rglob("*.pth")
+    assert Path(link.read_text().strip()) == tmp_path / "moved" / "torch" / "lib" / "python3.11" / "site-packages"
 
 
 def test_a_peer_that_can_not_be_installed_says_why_and_is_tried_again(
