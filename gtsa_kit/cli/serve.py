@@ -40,8 +40,12 @@ def serve(
         ),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(help="Maximum images per batch at the artifact's own size; fewer at larger sizes.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            help="Maximum images per batch at the artifact's own size; fewer at larger sizes. Default: two for each "
+            "CPU thread, 4 to 32; on a GPU 32."
+        ),
+    ] = None,
     max_wait_ms: Annotated[
         float, typer.Option(help="Milliseconds that a partial batch waits for images that are being decoded.")
     ] = 5.0,

@@ -102,7 +102,7 @@ class FeatureExtractor:
 
     def __init__(self, model: ServedModel, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
         self.model, self.settings, self.metrics = model, settings, metrics
-        self.batcher = Batcher(model, settings.max_batch, settings.max_wait_ms / 1000, metrics)
+        self.batcher = Batcher(model, settings.max_batch or model.default_batch, settings.max_wait_ms / 1000, metrics)
         # No more threads than cores, because each may hold one image at its full size.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "gtsa-images")
 

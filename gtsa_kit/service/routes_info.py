@@ -58,9 +58,9 @@ async def model(request: Request) -> dict[str, Any]:
     """Return the manifest (architecture, sizes, outputs, preprocessing, parity) and the limits of the service."""
     state = get_state(request)
     settings = state.settings
-    limits = {
+    limits = {"max_batch": state.extractor.batcher.max_batch} | {
         name: getattr(settings, name)
-        for name in ("max_batch", "max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
+        for name in ("max_pending", "max_image_mb", "max_request_mb", "max_pixels", "max_size")
     }
     manifest = state.model.manifest.model_dump(mode="json")
     info = {**state.model_info(), "provider": state.model.provider, "tasks": state.task_info()}

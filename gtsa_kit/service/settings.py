@@ -25,8 +25,8 @@ class ServiceSettings:
     """Options to open the artifact with."""
     heads: tuple[tuple[str, Path], ...] = ()
     """Name and run folder of each head beside an encoder."""
-    max_batch: int = 32
-    """Images of the artifact's own size in a batch; batches of larger images hold fewer."""
+    max_batch: int | None = None
+    """Images of the artifact's own size in a batch; batches of larger images hold fewer. None: `default_batch`."""
     max_wait_ms: float = 5.0
     """Milliseconds that a partial batch waits while other images are being decoded. A lone request never waits."""
     max_pending: int = 256
@@ -60,7 +60,7 @@ class ServiceSettings:
         """Validate the values."""
         counts = ("max_batch", "max_pending", "max_pending_mb", "max_pixels", "workers")
         for name in (*counts, "max_image_mb", "max_request_mb"):
-            if getattr(self, name) <= 0:
+            if (limit := getattr(self, name)) is not None and limit <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
         if self.max_wait_ms < 0:
             raise ValueError(f"--max-wait-ms can't be below 0, got {self.max_wait_ms}")

@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides, speed_table
+from gtsa_kit.cli.bench import bench, distinct_names, parse_batches, parse_sides
+from gtsa_kit.cli.support.bench_results import speed_table
 from gtsa_kit.export.benchmark import workers
 from gtsa_kit.export.benchmark.compare import BatchShape, Speed, compare_speed
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images

@@ -11,6 +11,7 @@ from helpers.running_service import GatedRunner, SlowRunner
 from helpers.signals import WAIT_SECONDS
 
 from gtsa_kit.export import Runner
+from gtsa_kit.service import served_model
 from gtsa_kit.service.batcher import Batcher, InferenceResult
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.metrics import ServiceMetrics
@@ -151,3 +152,25 @@ def test_a_batch_of_larger_images_holds_fewer(runner: Runner, side: int, limit: 
 
     run(runner, work, max_batch=8)
     assert batcher_limit == [limit]
+
+
+@pytest.mark.parametrize(
+    ("provider", "threads", "batch"),
+    [
+        ("ONNX Runtime, CPUExecutionProvider", 2, 4),
+        ("ONNX Runtime, CPUExecutionProvider", 1, 4),
+        ("OpenVINO on CPU, f32", 6, 12),
+        ("TorchScript on cpu", 64, 32),
+        ("TorchScript on cuda:0", 2, 32),
+        ("ONNX Runtime, CUDAExecutionProvider, 3 Shape elsewhere", 2, 32),
+        ("tensorrt-rtx 1.7.1 on NVIDIA H200", 2, 32),
+    ],
+)
+def test_the_default_batch_follows_the_device(
+    provider: str, threads: int, batch: int, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU a batch of all clients at once leaves the model without work while they send the next images."""
+    named = GatedRunner(runner)
+    named.provider = provider
+    monkeypatch.setattr(served_model, "compute_threads", lambda: threads)
+    assert ServedModel(named).default_batch == batch

@@ -12,6 +12,8 @@ from helpers.image_samples import chunk, encoded, scene
 from helpers.raw_http import LEAKS, request, send_raw, status_of
 from helpers.running_service import RunningService, ServiceFactory
 
+from gtsa_kit.service.served_model import ServedModel
+
 PNG = encoded(scene(), "PNG")
 
 
@@ -259,3 +261,4 @@ def test_the_model_route_returns_the_manifest_and_the_limits(service: RunningSer
     assert info["sha256"] == runner.manifest.source_sha256
     assert info["provider"] == runner.provider
     assert info["limits"]["max_image_mb"] == 20
+    assert info["limits"]["max_batch"] == ServedModel(runner).default_batch
