@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from gtsa_kit.config.channels_section import ChannelsConfig
 from gtsa_kit.config.sections import InitConfig
 from gtsa_kit.config.types import (
     AboveZero,
@@ -224,6 +225,9 @@ class FinetuneConfig(Section):
     """Group of settings to start from: auto, ade20k-fpn (Tables 3 and 4 of the paper), coco-mask-rcnn (Table 2) or
     inat19 (Table 1)."""
     data: LabeledDataConfig = LabeledDataConfig()
+    channels: ChannelsConfig = ChannelsConfig()
+    """Channels of the images. Weights of other channels than 8-bit RGB set them; with weights for RGB, a count or auto
+    reads the images with all of their channels, measures them, and adapts the weights, as gtsa train --init does."""
     model: StartConfig = StartConfig()
     head: HeadConfig = HeadConfig()
     detector: DetectorConfig = DetectorConfig()

@@ -3,6 +3,7 @@
 The amounts are relative to the range of each channel, as they are to 0..255 for 8-bit RGB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,14 @@ class ChannelRange:
     def of(cls, channels: ChannelsConfig) -> "ChannelRange":
         """Return the range that a run has measured."""
         assert channels.low is not None, "measured before views are made"
-        low, high = (np.asarray(values, np.float32)[:, None, None] for values in (channels.low, channels.high))
-        return cls(low, high, bool(channels.colors) and len(low) == 3)
+        assert channels.high is not None, "measured before views are made"
+        return cls.between(channels.low, channels.high, bool(channels.colors))
+
+    @classmethod
+    def between(cls, low: Sequence[float], high: Sequence[float], colors: bool) -> "ChannelRange":
+        """Return the range between the smallest and the largest samples of each channel."""
+        lowest, highest = (np.asarray(values, np.float32)[:, None, None] for values in (low, high))
+        return cls(lowest, highest, colors and len(low) == 3)
 
 
 def augment_channels(view: Floats, params: ViewColorParams, noise_std: float, limits: ChannelRange) -> Floats:
@@ -44,7 +51,7 @@ def augment_channels(view: Floats, params: ViewColorParams, noise_std: float, li
     """
     view = _limited(view, limits)
     for step in params.order:
-        view = _jitter(view, JITTER_STEPS[step], params.factors[step], limits)
+        view = jitter(view, JITTER_STEPS[step], params.factors[step], limits)
     if params.gray and limits.colors:
         view = _by_torchvision("rgb_to_grayscale", view, limits, num_output_channels=3)
     if params.sigma > 0:
@@ -68,7 +75,11 @@ def drop_channels(view: np.ndarray, probability: float, seed: int) -> np.ndarray
     return view
 
 
-def _jitter(view: Floats, step: str, factor: float, limits: ChannelRange) -> Floats:
+def jitter(view: Floats, step: str, factor: float, limits: ChannelRange) -> Floats:
+    """Return (N, S, S) pixels after a change of brightness, contrast, saturation or hue by a factor of torchvision.
+
+    Saturation and hue change red, green and blue alone.
+    """
     scale = np.float32(factor)
     if step == "brightness":
         return _limited((view - limits.low) * scale + limits.low, limits)

@@ -17,7 +17,12 @@ from torchvision.transforms import v2
 
 from gtsa_kit.data.instances import Instances
 from gtsa_kit.data.samples import Batch, collate_unreadable
-from gtsa_kit.data.task_augment import INTERPOLATION_MODES, ColorJitter, Interpolation, random_integer, random_uniform
+from gtsa_kit.data.task_augment import (
+    INTERPOLATION_MODES,
+    Interpolation,
+    random_integer,
+)
+from gtsa_kit.data.task_color import ChannelSamples, ColorJitter, fill_values, random_uniform
 
 Target = dict[str, Tensor]
 """Objects to learn: `boxes` (N, 4) float32 x0, y0, x1, y1 in pixels of the input; `labels` (N,) int64, the class number
@@ -28,7 +33,7 @@ class DetectBatch(NamedTuple):
     """B images, padded on the right and below to one size, with their objects, for training."""
 
     images: Tensor
-    """Images (B, 3, H, W) uint8."""
+    """Images (B, 3, H, W) uint8; of other channels (B, N, H, W) float32, in the units of the file."""
     sizes: Tensor
     """Height and width of each image without its padding, (B, 2) int64."""
     targets: list[Target]
@@ -60,14 +65,16 @@ class DetectAugment:
     """Probability of mirroring."""
     color: ColorJitter | None = None
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Color of the padding, 0 to 1."""
+    """Color of the padding, 0 to 1; of samples that are not 8-bit, in their own units."""
     interpolation: Interpolation = "bilinear"
     """Antialiased interpolation of the image."""
     min_side: float = 1.0
     """Shortest side of a box that is kept, in pixels of the result."""
+    channels: ChannelSamples | None = None
+    """Samples of other channels than 8-bit RGB."""
 
     def __call__(self, image: Tensor, objects: Instances) -> DetectBatch:
-        """Augment an image (3, H, W) uint8 with its objects to a batch of one."""
+        """Augment an image (3, H, W) uint8 with its objects to a batch of one; other channels are float32."""
         single = torch.from_numpy(~objects.crowd)
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(objects.boxes)[single], format="XYXY", canvas_size=image.shape[-2:]
@@ -78,7 +85,7 @@ class DetectAugment:
         sample = {"image": tv_tensors.Image(image), "boxes": boxes, "labels": labels}
         if masks is not None:
             sample["masks"] = tv_tensors.Mask(masks)
-        steps = [v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms() if self.color else [])]
+        steps = [v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms(self.channels) if self.color else [])]
         sample = v2.Compose([*steps, v2.SanitizeBoundingBoxes(self.min_side)])(sample)
         image = sample.pop("image").as_subclass(Tensor)
         target = {name: value.as_subclass(Tensor).contiguous() for name, value in sample.items()}
@@ -134,6 +141,6 @@ class DetectAugment:
 
     def _pad(self, image: Tensor, size: Sequence[int]) -> Tensor:
         missing = size[0] - image.shape[-2], size[1] - image.shape[-1]
-        fill = [round(255 * value) for value in self.mean]
+        fill = fill_values(self.mean, self.channels)
         padded: Tensor = v2.functional.pad(image, [0, 0, missing[1], missing[0]], fill=fill)
         return padded

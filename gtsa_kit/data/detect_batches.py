@@ -27,13 +27,13 @@ class ObjectExamples:
         return len(self.indices)
 
     def read(self, index: int) -> tuple[np.ndarray, Instances]:
-        """Return upright pixels (H, W, 3) uint8 and the objects.
+        """Return pixels of `read_pixels` and the objects.
 
         Raises:
             ImageError: The image can't be read, or no longer has the size that its header had.
         """
         image = self.data.images[self.indices[index]]
-        pixels = read_pixels(image.path)
+        pixels = read_pixels(image.path, self.data.reader)
         if pixels.shape[:2] != (image.height, image.width):
             height, width = pixels.shape[:2]
             raise ImageError(image.path, f"it is {width} x {height}, its labels are for {image.width} x {image.height}")

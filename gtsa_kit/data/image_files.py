@@ -99,13 +99,15 @@ def check_source(where: str, channels: bool = False) -> None:
         list_images(where, channels=channels)
 
 
-def find_images(where: Path) -> FileList:
+def find_images(where: Path, channels: bool = False) -> FileList:
     """List the image files of a folder, a glob, a list, or one file, for code that needs paths of files.
+
+    With `channels`, formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: As for `list_images`, or the images are not files on this disk.
     """
-    images = list_images(str(where))
+    images = list_images(str(where), channels=channels)
     if not isinstance(images.source, FileSource) or any("://" in entry.locator for entry in images.entries):
         raise ValueError(f"{where} holds images that are not files on this disk; copy or unpack them to a folder")
     paths = [Path(entry.locator) for entry in images.entries]

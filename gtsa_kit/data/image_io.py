@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gtsa_kit.data.formats import describe_unidentified, pillow_formats
 from gtsa_kit.data.rgb import DECODER_ERRORS, apply_orientation, exif_orientation, to_rgb
-from gtsa_kit.data.tiff import check_tiff
+from gtsa_kit.data.tiff import check_tiff, nodata_value
 
 MAX_PIXELS = 178_000_000
 """Default limit of pixels in an image: just below Pillow's limit for decompression bombs, 0.5 GB when decoded."""
@@ -106,7 +106,9 @@ def check_file_size(size: int, path: Path) -> None:
         raise ImageError(path, f"{size / 2**30:.1f} GiB, above the limit of {MAX_FILE_BYTES // 2**30} GiB a file")
 
 
-def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+def open_mask(
+    path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, int, int | None]:
     """Decode a segmentation mask without changing its values.
 
     Args:
@@ -115,8 +117,8 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
         max_pixels: Limit of the size in pixels.
 
     Returns:
-        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors, upright, transparency ignored; and the
-        EXIF orientation of the file, 1 to 8.
+        (H, W) int32 palette indices or gray values, or (H, W, 3) uint8 colors, upright, transparency ignored; the EXIF
+        orientation of the file, 1 to 8; and the value of pixels without data that a GeoTIFF states, else None.
 
     Raises:
         ImageError: As for `open_image`, or the samples are floating-point.
@@ -132,16 +134,17 @@ def open_mask(path: str | Path, colors: bool = False, max_pixels: int = MAX_PIXE
                     path, f"a mask of lossy {image.format}, whose values are not those that were saved, use PNG"
                 )
             before_loading = exif_orientation(image) if image.format == "TIFF" else None
-            gray_step = _gray_step(image)
+            gray_step, nodata = _gray_step(image), nodata_value(image)
             image.load()
             if image.mode == "F":
                 raise ImageError(path, "floating-point samples, where a mask has whole numbers")
             orientation = exif_orientation(image)
             upright = apply_orientation(image, orientation)  # loading has rotated a TIFF already
             if colors or not (upright.mode in ("1", "L", "LA", "P") or upright.mode.startswith("I")):
-                return np.asarray(upright.convert("RGB")), before_loading or orientation
+                nodata = None if upright.mode == "P" else nodata  # an index, and these are its colors
+                return np.asarray(upright.convert("RGB")), before_loading or orientation, nodata
             values = np.asarray(upright.convert("L") if upright.mode == "LA" else upright).astype(np.int32)
-            return values // gray_step, before_loading or orientation
+            return values // gray_step, before_loading or orientation, nodata
 
 
 def open_bytes(content: bytes, path: Path = Path("image"), max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.entries import natural_key
 from gtsa_kit.data.instance_images import ListedImage, read_sizes
 from gtsa_kit.data.instances import InstanceDataset, InstanceImage, InstanceLabel, Objects
@@ -33,6 +34,8 @@ class Listing:
     """True if boxes and polygons are shares of the width and the height of the images."""
     skipped: list[SkippedImage] = field(default_factory=list)
     """Files that belong to no image, and images of another split."""
+    reader: ImageReader = field(default_factory=ImageReader)
+    """Reader of the images."""
 
 
 def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCallback, source: Path) -> InstanceDataset:
@@ -51,7 +54,7 @@ def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCal
         raise ValueError(f"{source} lists no images; give labels of some")
     if not len(listing.objects):
         raise ValueError(f"{source} holds no objects; give labels that have boxes")
-    images, skipped = read_sizes(listing.images, on_progress)
+    images, skipped = read_sizes(listing.images, on_progress, listing.reader)
     kept = sorted((image for image in images if image), key=lambda image: (image.split or "", natural_key(image.name)))
     table = listing.objects.finish()
     sides = np.array([(image.width, image.height) if image else (1, 1) for image in [*images, None]])[table.images]
@@ -74,6 +77,7 @@ def build_dataset(listing: Listing, max_missing: float, on_progress: ProgressCal
         tuple(skipped_objects),
         _clipped(listing.objects, boxes, sides, considered),
         _select(table, boxes, images, kept, considered),
+        listing.reader,
     )
     dataset.check(max_missing)
     _check_parts(dataset, source)

@@ -3,9 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from gtsa_kit.data.channels.read import check_layout
+from gtsa_kit.data.channels.read import read_header as read_channel_header
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, ImageHeader, check_file, image_errors, read_header
 from gtsa_kit.data.instances import InstanceImage
@@ -29,7 +33,7 @@ class ListedImage(NamedTuple):
 
 
 def read_sizes(
-    images: Sequence[ListedImage], on_progress: ProgressCallback
+    images: Sequence[ListedImage], on_progress: ProgressCallback, reader: ImageReader
 ) -> tuple[list[InstanceImage | None], list[SkippedImage]]:
     """Read the headers of images; return each image, None for one that can't be used, and those with the reasons.
 
@@ -37,8 +41,9 @@ def read_sizes(
     exchanges the sides. Where it exchanges none, images follow those that are decided, or else are upright ones.
     """
     checked: list[_Checked | SkippedImage] = []
+    check = partial(_check, reader=reader)
     with ThreadPoolExecutor(available_cores()) as pool:
-        for done, result in enumerate(bounded_map(pool, _check, images, window=64), start=1):
+        for done, result in enumerate(bounded_map(pool, check, images, window=64), start=1):
             on_progress("reading headers", done, len(images))
             checked.append(result)
     stored = _undecided_are_stored([item for item in checked if isinstance(item, _Checked)])
@@ -60,11 +65,11 @@ class _Checked(NamedTuple):
     """"upright", "stored" or both: the pixels whose size is the stated one; "upright" alone without an orientation."""
 
 
-def _check(image: ListedImage) -> _Checked | SkippedImage:
+def _check(image: ListedImage, reader: ImageReader) -> _Checked | SkippedImage:
     if image.reason:
         return SkippedImage(image.name, image.reason)
     try:
-        header = file_header(image.path)
+        header = file_header(image.path, reader)
     except ImageError as error:
         return SkippedImage(image.name, error.reason)
     stored = header.width, header.height
@@ -80,12 +85,16 @@ def _check(image: ListedImage) -> _Checked | SkippedImage:
     return _Checked(usable, header.orientation, matches)
 
 
-def file_header(path: Path) -> ImageHeader:
+def file_header(path: Path, reader: ImageReader) -> ImageHeader:
     """Return the header of an image file; raise `ImageError`."""
     with image_errors(path):
         check_file(path)
         with open(path, "rb") as file:
-            return read_header(file, path)
+            if reader.channels.is_rgb:
+                return read_header(file, path)
+            header = read_channel_header(file, path)
+            check_layout(header.layout, reader.layout, path)
+            return ImageHeader("", "", header.width, header.height, 1)
 
 
 def _undecided_are_stored(checked: Sequence[_Checked]) -> bool:

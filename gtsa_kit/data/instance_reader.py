@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.coco_files import coco_parts
 from gtsa_kit.data.coco_json import read_coco
 from gtsa_kit.data.instance_build import Listing, build_dataset
@@ -25,6 +26,7 @@ def read_instance_dataset(
     masks: bool = True,
     on_progress: ProgressCallback = no_progress,
     max_missing: float = MAX_MISSING,
+    reader: ImageReader | None = None,
 ) -> InstanceDataset:
     """Find the format of a dataset and read it.
 
@@ -38,11 +40,14 @@ def read_instance_dataset(
         masks: Whether to use the masks, if there are any; otherwise boxes alone.
         on_progress: Progress callback.
         max_missing: Largest share of images, and of objects, that may be unusable.
+        reader: Reader of the images; None reads 8-bit RGB.
 
     Raises:
         ValueError: The format is none of these, a file is malformed, or too little can be used.
     """
-    return build_dataset(_read(data, images, val, masks), max_missing, on_progress, data)
+    listing = _read(data, images, val, masks)
+    listing.reader = reader or ImageReader()
+    return build_dataset(listing, max_missing, on_progress, data)
 
 
 def _read(data: Path, images: Path | None, val: Path | None, masks: bool) -> Listing:

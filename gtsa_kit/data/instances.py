@@ -1,11 +1,12 @@
 """Datasets of images with objects: their boxes, classes and masks, whatever format they were read from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.label_colors import Color
 from gtsa_kit.data.orientation import orient_mask
 from gtsa_kit.data.rle_text import compress_counts, decode_counts, run_lengths
@@ -90,6 +91,8 @@ class InstanceDataset:
     notes: tuple[str, ...]
     """Sentences about what looks wrong and stops nothing."""
     objects: Objects
+    reader: ImageReader = field(default_factory=ImageReader)
+    """Reader of the images."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -88,6 +88,8 @@ class MaskValues(NamedTuple):
     """True if the values are colors (0xRRGGBB)."""
     orientation: int
     """EXIF orientation of the file, 1 to 8, which has been applied."""
+    nodata: int | None = None
+    """Value of pixels without data that the file states."""
 
 
 def read_mask_values(mask: Path, as_color: bool) -> MaskValues:
@@ -100,11 +102,12 @@ def read_mask_values(mask: Path, as_color: bool) -> MaskValues:
     Raises:
         ImageError: The file cannot be read.
     """
-    samples, orientation = open_mask(mask, as_color)
+    samples, orientation, nodata = open_mask(mask, as_color)
     if samples.ndim == 2:
-        return MaskValues(samples, False, orientation)
+        return MaskValues(samples, False, orientation, nodata)
     red, green, blue = np.moveaxis(samples.astype(np.int32), -1, 0)
-    return MaskValues((red << 16) | (green << 8) | blue, True, orientation)
+    color = None if nodata is None else nodata * 0x010101
+    return MaskValues((red << 16) | (green << 8) | blue, True, orientation, color)
 
 
 def build_label_map(masks: Sequence[tuple[Path, np.ndarray, bool]], options: MaskOptions) -> LabelMap:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gtsa_kit.data.entries import Entry
+from gtsa_kit.data.entries import Entry, read_entry
 from gtsa_kit.data.image_files import validate_images
 from gtsa_kit.data.labeled import ClassificationDataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset
@@ -141,6 +141,7 @@ def prepare_classes(
     checked = np.unique(np.linspace(0, len(data.paths) - 1, min(check_images, len(data.paths))).round().astype(int))
     names = data.names or [path.as_posix() for path in data.paths]
     entries = [Entry(names[i], str(data.paths[i])) for i in checked]
+    read = None if data.reader.channels.is_rgb else lambda source, entry: data.reader(read_entry(source, entry))
     done = 0
 
     def on_checked() -> None:
@@ -150,7 +151,7 @@ def prepare_classes(
 
     reasons = {
         entry.locator: SkippedImage(entry.name, entry.reason)
-        for entry in validate_images(FileSource(data.paths[0].parent), entries, on_checked=on_checked)
+        for entry in validate_images(FileSource(data.paths[0].parent), entries, on_checked=on_checked, read=read)
     }
     kept = np.array([str(path) not in reasons for path in data.paths])
     hint = "repair or remove them, or allow more with --max-missing"

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.csv_table import csv_lines
 from gtsa_kit.data.entries import display_name, natural_key
 from gtsa_kit.data.image_files import find_images
@@ -31,6 +32,8 @@ class ClassificationDataset:
     """Files that are not used."""
     names: tuple[str, ...] = ()
     """Names of the images in reports, relative to the source; none for a dataset that no source was read for."""
+    reader: ImageReader = field(default_factory=ImageReader)
+    """Reader of the images."""
 
     def split(self, rule: SplitRule) -> Split:
         """Return which images are for validation: the dataset's own split, or, where it has none, by a rule."""
@@ -42,17 +45,19 @@ class ClassificationDataset:
     def select(self, kept: np.ndarray, skipped: Sequence[SkippedImage]) -> "ClassificationDataset":
         """Return the images of the (N,) bool array `kept`, with further skipped files; the classes stay."""
         indices = np.flatnonzero(kept)
-        return ClassificationDataset(
-            [self.paths[i] for i in indices],
-            self.labels[indices],
-            self.classes,
-            None if self.validation is None else self.validation[indices],
-            (*self.skipped, *skipped),
-            tuple(self.names[i] for i in indices) if self.names else (),
+        return replace(
+            self,
+            paths=[self.paths[i] for i in indices],
+            labels=self.labels[indices],
+            validation=None if self.validation is None else self.validation[indices],
+            skipped=(*self.skipped, *skipped),
+            names=tuple(self.names[i] for i in indices) if self.names else (),
         )
 
 
-def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) -> ClassificationDataset:
+def read_classification_dataset(
+    source: Path, max_missing: float = MAX_MISSING, reader: ImageReader | None = None
+) -> ClassificationDataset:
     """Read a dataset from class folders or a CSV.
 
     Args:
@@ -60,13 +65,15 @@ def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) 
             the columns `path` (relative to the CSV), `label` and optionally `split` (train or val). The splits may
             have any name of `splits.find_splits`.
         max_missing: Largest share of the CSV's files that may be missing.
+        reader: Reader of the images; None reads 8-bit RGB.
 
     Raises:
         ValueError: The source is neither, a line of the CSV is wrong, too many files are missing, it is unclear what
             the split is, or there are fewer than two classes.
     """
+    reader = reader or ImageReader()
     if source.is_dir():
-        rows, skipped = _from_folder(source)
+        rows, skipped = _from_folder(source, not reader.channels.is_rgb)
     elif source.suffix.lower() == ".csv":
         rows, skipped = _from_csv(source)
     else:
@@ -101,6 +108,7 @@ def read_classification_dataset(source: Path, max_missing: float = MAX_MISSING) 
         np.array([row.split == "val" for row in rows]) if has_split else None,
         tuple(skipped),
         tuple(row.name for row in rows),
+        reader,
     )
 
 
@@ -136,8 +144,8 @@ class _Row:
     split: str | None
 
 
-def _from_folder(root: Path) -> tuple[list[_Row], list[SkippedImage]]:
-    files = find_images(root)
+def _from_folder(root: Path, channels: bool) -> tuple[list[_Row], list[SkippedImage]]:
+    files = find_images(root, channels)
     skipped = [SkippedImage(entry.name, entry.reason) for entry in files.unreadable]
     parts = [path.relative_to(root).parts for path in files.paths]
     splits = _folder_splits(parts, str(root))

@@ -1,47 +1,24 @@
 """Segmentation datasets: images with a mask each, from folders."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.image_files import bounded_map
-from gtsa_kit.data.image_io import ImageError, decode_image, read_file
+from gtsa_kit.data.inspected_pairs import ImageMaskPair, area_of, inspect_pair, orient_masks
 from gtsa_kit.data.label_map import VOID, LabelMap, MaskOptions, build_label_map, read_mask_values
-from gtsa_kit.data.mask_pairs import MASK_HINT, Candidate, find_pairs
+from gtsa_kit.data.mask_pairs import MASK_HINT, find_pairs
 from gtsa_kit.data.rgb import apply_orientation
 from gtsa_kit.data.skipped import MAX_MISSING, SkippedImage, check_missing, faults
 from gtsa_kit.data.split_rule import Split, SplitRule, choose_validation
 from gtsa_kit.data.splits import SPLITS
 from gtsa_kit.hardware import available_cores
-from gtsa_kit.progress import Note, ProgressCallback, no_progress
-
-
-@dataclass(frozen=True)
-class ImageMaskPair:
-    """An image and its mask, both readable and of the same size."""
-
-    name: str
-    """Path of the image relative to its folder, prefixed by the split if there is one."""
-    image: Path
-    mask: Path
-    width: int
-    """Width in pixels."""
-    height: int
-    """Height in pixels."""
-    split: str | None
-    """`train`, `val`, or None where the dataset has no split."""
-    values: np.ndarray = field(compare=False, repr=False)
-    """Pixel values of the mask, (V,) int32, ascending."""
-    value_counts: np.ndarray = field(compare=False, repr=False)
-    """Number of pixels of each of `values`, (V,) int64."""
-    mask_orientation: int = 1
-    """EXIF orientation of the image if the mask has none of its own and was drawn on the stored pixels; else 1."""
+from gtsa_kit.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -51,6 +28,8 @@ class SegmentationDataset:
     pairs: list[ImageMaskPair]
     label_map: LabelMap
     skipped: tuple[SkippedImage, ...]
+    reader: ImageReader = field(default_factory=ImageReader)
+    """Reader of the images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -63,12 +42,18 @@ class SegmentationDataset:
         return self.pairs[0].split is not None
 
     def labels(self, pair: ImageMaskPair) -> np.ndarray:
-        """Read the (H, W) uint8 class numbers of a mask, upright; pixels of no class are `VOID`.
+        """Read the (H, W) uint8 class numbers of a mask, upright; pixels of no class or without data are `VOID`.
 
         Raises:
             ImageError: The mask cannot be read.
         """
-        labels = self.label_map.apply(read_mask_values(pair.mask, self.label_map.in_color).values)
+        values = read_mask_values(pair.mask, self.label_map.in_color).values
+        labels = self.label_map.apply(values)
+        if pair.mask_nodata is not None:
+            labels[values == pair.mask_nodata] = VOID
+        area = area_of(pair)
+        if area is not None and area.shape == labels.shape:
+            labels[area] = VOID
         if pair.mask_orientation == 1:
             return labels
         return np.asarray(apply_orientation(Image.fromarray(labels), pair.mask_orientation))
@@ -88,6 +73,7 @@ class SegmentationDataset:
         counts = np.zeros((len(self.pairs), VOID + 1), np.int64)
         for row, pair in zip(counts, self.pairs, strict=True):
             np.add.at(row, self.label_map.apply(pair.values), pair.value_counts)
+            row[VOID] += pair.width * pair.height - pair.value_counts.sum()  # pixels without data
         return np.concatenate([counts[:, : len(self.classes)], counts[:, VOID:]], axis=1)
 
 
@@ -97,6 +83,7 @@ def read_segmentation_dataset(
     options: MaskOptions | None = None,
     on_progress: ProgressCallback = no_progress,
     max_missing: float = MAX_MISSING,
+    reader: ImageReader | None = None,
 ) -> SegmentationDataset:
     """Find images and masks, decode all of them once, and build the label map.
 
@@ -111,13 +98,14 @@ def read_segmentation_dataset(
         options: Meaning of the pixel values; None makes each value a class.
         on_progress: Progress callback.
         max_missing: Largest share of files that may have no partner or be unusable.
+        reader: Reader of the images; None reads 8-bit RGB.
 
     Raises:
         ValueError: There is no usable pair, more than `max_missing` of the files can't be used, or the masks
             hold no classes.
     """
-    options = options or MaskOptions()
-    candidates, skipped = find_pairs(images, masks, options.suffix)
+    options, reader = options or MaskOptions(), reader or ImageReader()
+    candidates, skipped = find_pairs(images, masks, options.suffix, not reader.channels.is_rgb)
     if not candidates:
         first = f"; {len(skipped)} files are skipped, first {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"no image in {images} has a mask of its name{first}; {MASK_HINT}")
@@ -125,7 +113,7 @@ def read_segmentation_dataset(
     check_missing(faults(skipped), total, "images and masks", MASK_HINT, max_missing)
     inspected = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        results = bounded_map(pool, lambda item: _inspect(item, options.in_color), candidates, window=16)
+        results = bounded_map(pool, lambda item: inspect_pair(item, options, reader), candidates, window=16)
         for done, result in enumerate(results, start=1):
             on_progress("reading masks", done, len(candidates))
             if isinstance(result, SkippedImage):
@@ -136,74 +124,10 @@ def read_segmentation_dataset(
     if not inspected:
         raise ValueError(f"none of {len(candidates)} pairs can be used, first {unusable[0].path}: {unusable[0].reason}")
     check_missing(faults(skipped), total, "images and masks", "repair or remove them", max_missing)
-    pairs = _orient_masks(inspected)
+    pairs = orient_masks(inspected)
     _check_splits(pairs)
     mask_values = [(item.pair.mask, item.pair.values, item.in_color) for item in inspected]
-    return SegmentationDataset(pairs, build_label_map(mask_values, options), tuple(skipped))
-
-
-_Fit = Literal["either", "upright", "stored"]
-
-
-@dataclass(frozen=True)
-class _Inspected:
-    """A decoded pair: its values, and what is known of the orientation of its mask."""
-
-    pair: ImageMaskPair
-    in_color: bool
-    fits: _Fit | None
-    """Orientation of the pixels of a mask without a tag of its own beside an image with one, by its size."""
-    orientation: int
-    """EXIF orientation of the image."""
-
-
-def _inspect(candidate: Candidate, as_color: bool) -> _Inspected | SkippedImage:
-    """Decode a pair; a mask has the size of the upright image, or that of the stored one if it lacks a tag."""
-    split, image, mask, name = candidate
-    try:
-        decoded = decode_image(read_file(image), image)
-        values, in_color, mask_orientation = read_mask_values(mask, as_color)
-    except ImageError as error:
-        return SkippedImage(name, error.reason if error.path == image else f"its mask: {error.reason}")
-    width, height = decoded.image.size
-    sizes: dict[_Fit, tuple[int, int]] = {
-        "upright": (height, width),
-        "stored": (width, height) if decoded.orientation > 4 else (height, width),
-    }
-    if mask_orientation > 1 or decoded.orientation == 1:
-        del sizes["stored"]
-    matches = [key for key, size in sizes.items() if size == values.shape]
-    if not matches:
-        return SkippedImage(name, f"its mask is {values.shape[1]} x {values.shape[0]}, the image {width} x {height}")
-    fits: _Fit | None = None
-    if len(sizes) > 1:
-        fits = "either" if len(matches) > 1 else matches[0]
-    counts = np.unique(values, return_counts=True)
-    pair = ImageMaskPair(name, image, mask, width, height, split, *counts)
-    return _Inspected(pair, in_color, fits, decoded.orientation)
-
-
-def _orient_masks(inspected: Sequence[_Inspected]) -> list[ImageMaskPair]:
-    """Return the pairs, with the rotation that masks of stored pixels need; say where nothing shows which they are.
-
-    A mask without an orientation of its own was drawn on the upright image, as most programs show it, or on the pixels
-    as they are stored. Its size decides where the sides are exchanged. The other masks follow those that are decided.
-    """
-    decided = {item.fits for item in inspected}
-    default = "stored" if "stored" in decided and "upright" not in decided else "upright"
-    unclear = [item.pair.name for item in inspected if item.fits == "either"]
-    if unclear and not decided & {"stored", "upright"}:
-        warnings.warn(
-            f"{len(unclear)} images have an EXIF orientation and their masks have none (first {unclear[0]}); the masks "
-            "are taken as drawn on the upright images",
-            Note,
-            stacklevel=3,
-        )
-    pairs = []
-    for item in inspected:
-        stored = (default if item.fits == "either" else item.fits) == "stored"
-        pairs.append(replace(item.pair, mask_orientation=item.orientation) if stored else item.pair)
-    return pairs
+    return SegmentationDataset(pairs, build_label_map(mask_values, options), tuple(skipped), reader)
 
 
 def _check_splits(pairs: Sequence[ImageMaskPair]) -> None:

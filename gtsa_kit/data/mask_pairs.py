@@ -30,7 +30,9 @@ class Candidate(NamedTuple):
     """Path of the image relative to its folder, prefixed by the split if there is one."""
 
 
-def find_pairs(images: Path, masks: Path | None, suffix: str) -> tuple[list[Candidate], list[SkippedImage]]:
+def find_pairs(
+    images: Path, masks: Path | None, suffix: str, channels: bool = False
+) -> tuple[list[Candidate], list[SkippedImage]]:
     """Return the pairs of a dataset, and the files that pair with nothing.
 
     Args:
@@ -39,6 +41,7 @@ def find_pairs(images: Path, masks: Path | None, suffix: str) -> tuple[list[Cand
             (UTF-8) with the columns `image`, `mask` (both relative to the CSV) and optionally `split`.
         masks: Folder of masks with the same structure; None for the last three.
         suffix: End of the masks' names, before the suffix of the format, that the images' names lack.
+        channels: Whether images of formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: The structure is none of these, or a row of the CSV is wrong.
@@ -50,7 +53,7 @@ def find_pairs(images: Path, masks: Path | None, suffix: str) -> tuple[list[Cand
     candidates: list[Candidate] = []
     skipped: list[SkippedImage] = []
     for split, split_images, split_masks in _split_folders(images, masks):
-        matches, unmatched = _match(find_images(split_images), find_images(split_masks), split, suffix)
+        matches, unmatched = _match(find_images(split_images, channels), find_images(split_masks), split, suffix)
         candidates += matches
         skipped += unmatched
     return candidates, skipped

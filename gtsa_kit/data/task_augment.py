@@ -5,7 +5,7 @@ Random numbers come from the global generators of torch, numpy and Python, which
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -18,33 +18,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from gtsa_kit.data.label_map import VOID
+from gtsa_kit.data.task_color import ChannelSamples, ColorJitter, fill_values, random_uniform
 
 Interpolation = Literal["bicubic", "bilinear"]
 INTERPOLATION_MODES = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
 """Interpolations of torchvision."""
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """Random changes of color: each is made with probability `p`, in this order."""
-
-    brightness: float = 0.125
-    contrast: float = 0.5
-    saturation: float = 0.5
-    hue: float = 0.05
-    p: float = 0.5
-
-    @classmethod
-    def of_strength(cls, strength: float) -> "ColorJitter":
-        """Return changes of a strength from 0 to 1, where 0.5 gives the defaults."""
-        return cls(0.25 * strength, strength, strength, 0.1 * strength)
-
-    def transforms(self) -> list[v2.Transform]:
-        """Return torchvision's transforms."""
-        strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
-        changes = [v2.ColorJitter(**{name: strength}) for name, strength in strengths.items() if strength]
-        return [v2.RandomApply([change], self.p) for change in changes]
 
 
 @dataclass(frozen=True)
@@ -69,14 +48,19 @@ class SegmentAugment:
     """Number of crops that are tried; the last one is kept."""
     hflip: float = 0.5
     """Probability of mirroring."""
-    color: ColorJitter | None = ColorJitter()
+    color: ColorJitter | None = field(default_factory=ColorJitter)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Color of the padding, 0 to 1."""
+    """Color of the padding, 0 to 1; of samples that are not 8-bit, in their own units."""
     interpolation: Interpolation = "bilinear"
     """Antialiased interpolation of the image."""
+    channels: ChannelSamples | None = None
+    """Samples of other channels than 8-bit RGB."""
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment (3, H, W) uint8 and (H, W) uint8 to (3, *size) and (*size) uint8."""
+        """Augment (3, H, W) uint8 and (H, W) uint8 to (3, *size) and (*size) uint8.
+
+        Other channels are (N, H, W) float32, and so is the result.
+        """
         height, width = labels.shape
         scale = self._base_scale(height, width) * random_uniform(*self.scale)
         cut = tuple(min(side, math.ceil(to / scale)) for side, to in zip((height, width), self.size, strict=True))
@@ -105,8 +89,8 @@ class SegmentAugment:
         return rows, columns
 
     def _after_crop(self, missing: tuple[int, int]) -> v2.Transform:
-        fill = {tv_tensors.Image: [round(255 * value) for value in self.mean], tv_tensors.Mask: VOID}
-        steps = [v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms() if self.color else [])]
+        fill = {tv_tensors.Image: fill_values(self.mean, self.channels), tv_tensors.Mask: VOID}
+        steps = [v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms(self.channels) if self.color else [])]
         return v2.Compose([*steps, v2.Pad([0, 0, missing[1], missing[0]], fill=fill)])
 
 
@@ -128,14 +112,19 @@ class ClassifyAugment:
     erase: float = 0.25
     """Probability that a rectangle is replaced by noise of the mean color and its standard deviation."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Color of what RandAugment uncovers, and mean of the noise, 0 to 1."""
+    """Color of what RandAugment uncovers, and mean of the noise, 0 to 1; of samples that are not 8-bit, in their own
+    units."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of the noise, 0 to 1."""
+    """Standard deviation of the noise, in the units of `mean`."""
     interpolation: Interpolation = "bicubic"
     """Antialiased interpolation of the crop."""
+    channels: ChannelSamples | None = None
+    """Samples of other channels than 8-bit RGB, which RandAugment can't change."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a policy that timm does not know."""
+        """Raise `ValueError` for a policy that timm does not know, or that the channels do not have."""
+        if self.rand_augment and self.channels:
+            raise ValueError("RandAugment changes 8-bit RGB alone; omit it with --set augment.randaugment=")
         if self.rand_augment:
             try:
                 _rand_augment(self.rand_augment, self.size, self.mean, self.interpolation)
@@ -145,10 +134,14 @@ class ClassifyAugment:
                 ) from error
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Augment (3, H, W) uint8 to (3, *size) uint8."""
+        """Augment (3, H, W) uint8 to (3, *size) uint8, or other channels (N, H, W) float32."""
         mode = INTERPOLATION_MODES[self.interpolation]
         crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, mode, antialias=True)
-        steps = [crop, v2.RandomHorizontalFlip(self.hflip), *(self.color.transforms() if self.color else [])]
+        steps = [
+            crop,
+            v2.RandomHorizontalFlip(self.hflip),
+            *(self.color.transforms(self.channels) if self.color else []),
+        ]
         image = v2.Compose(steps)(tv_tensors.Image(image)).as_subclass(Tensor)
         if self.rand_augment:
             policy = _rand_augment(self.rand_augment, self.size, self.mean, self.interpolation)
@@ -161,10 +154,13 @@ class ClassifyAugment:
         erased = v2.RandomErasing(self.erase, value=0.0)(torch.ones(1, *image.shape[-2:]))[0] == 0
         if not erased.any():
             return image
-        noise = torch.randn(3, int(erased.sum()))
+        noise = torch.randn(len(self.mean), int(erased.sum()))
         mean, std = (torch.tensor(values)[:, None] for values in (self.mean, self.std))
         image = image.clone()  # it may be the caller's
-        image[:, erased] = (255 * (mean + std * noise)).round().clamp(0, 255).to(torch.uint8)
+        if self.channels:
+            image[:, erased] = self.channels.scale * (mean + std * noise)
+        else:
+            image[:, erased] = (255 * (mean + std * noise)).round().clamp(0, 255).to(torch.uint8)
         return image
 
 
@@ -190,11 +186,6 @@ def _rand_augment(
 def _posterize_bits(level_to_bits: Callable[[float, Any], tuple[int]], level: float, settings: Any) -> tuple[int]:
     """Return the bits that timm's posterize keeps, at least one: Pillow raises for none, which the top level gives."""
     return (max(1, level_to_bits(level, settings)[0]),)
-
-
-def random_uniform(low: float, high: float) -> float:
-    """Draw a number between two numbers from torch's global generator."""
-    return low + (high - low) * float(torch.rand(()))
 
 
 def random_integer(stop: int) -> int:

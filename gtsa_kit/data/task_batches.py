@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gtsa_kit.data.decode import decode
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_io import ImageError, read_file
 from gtsa_kit.data.labeled import ClassificationDataset
@@ -31,7 +31,7 @@ class LabeledBatch(NamedTuple):
     """B images of one size with their labels, for training."""
 
     images: Tensor
-    """Images (B, 3, H, W) uint8."""
+    """Images (B, 3, H, W) uint8; of other channels (B, N, H, W) float32, in the units of the file."""
     labels: Tensor
     """Class numbers: (B, H, W) uint8 of pixels, with `VOID`, or (B,) int64 of images."""
 
@@ -50,7 +50,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """Return upright pixels (H, W, 3) uint8 and labels: (H, W) uint8, or () int64; raise `ImageError`."""
+        """Return pixels of `read_pixels` and labels: (H, W) uint8, or () int64; raise `ImageError`."""
 
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
@@ -68,13 +68,13 @@ class MaskExamples:
         return len(self.indices)
 
     def read(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """Return upright pixels (H, W, 3) uint8 and the class numbers (H, W) uint8.
+        """Return pixels of `read_pixels` and the class numbers (H, W) uint8.
 
         Raises:
             ImageError: The image or the mask can't be read, or they are no longer of one size.
         """
         pair = self.data.pairs[self.indices[index]]
-        pixels = read_pixels(pair.image)
+        pixels = read_pixels(pair.image, self.data.reader)
         try:
             labels = self.data.labels(pair)
         except ImageError as error:
@@ -102,9 +102,9 @@ class ClassExamples:
         return len(self.indices)
 
     def read(self, index: int) -> tuple[np.ndarray, Tensor]:
-        """Return upright pixels (H, W, 3) uint8 and the class number () int64; raise `ImageError`."""
+        """Return pixels of `read_pixels` and the class number () int64; raise `ImageError`."""
         i = self.indices[index]
-        return read_pixels(self.data.paths[i]), torch.tensor(int(self.data.labels[i]))
+        return read_pixels(self.data.paths[i], self.data.reader), torch.tensor(int(self.data.labels[i]))
 
     def entry(self, index: int) -> Entry:
         """Return the entry of an image, for lists of errors."""
@@ -146,6 +146,6 @@ def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
     return Batch(LabeledBatch(images, labels), unreadable)
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """Return upright pixels (H, W, 3) uint8; raise `ImageError`."""
-    return decode(read_file(path), str(path))[0]
+def read_pixels(path: Path, reader: ImageReader) -> np.ndarray:
+    """Return upright pixels (H, W, 3) uint8, or (H, W, N) float32 of other channels; raise `ImageError`."""
+    return reader.filled(reader(read_file(path), str(path)))

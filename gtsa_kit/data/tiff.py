@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _FORMAT = 258, 262, 277, 284, 339  # TIFF 6.0, section 8
+_NODATA = 42113  # GDAL
 _UNSIGNED, _SIGNED = 1, 2
 
 
@@ -40,6 +41,16 @@ def check_tiff(image: Image.Image) -> None:
         raise ValueError(f"a TIFF with signed samples of {bits} bits, which have no known range, store them unsigned")
     if _first(tags, _PHOTOMETRIC, 1) == 0 and bits > 16:
         raise ValueError(f"a TIFF with samples of {bits} bits where 0 is white, store it with 0 as black")
+
+
+def nodata_value(image: Image.Image) -> int | None:
+    """Return the whole number that marks pixels without data in a GeoTIFF; None for other files."""
+    text = str(getattr(image, "tag_v2", {}).get(_NODATA, "")).strip().rstrip("\0")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() else None
 
 
 def _first(tags: Any, tag: int, default: int) -> int:

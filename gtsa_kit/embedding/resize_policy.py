@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from PIL import Image
+import numpy as np
 
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.models.preprocessing import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS, InputImage, image_size, resize_channels
 
 MAX_PATCHES = 8192
 """Maximum patches of one image, where sizes vary: the memory of attention grows with their square."""
@@ -40,18 +40,21 @@ class ResizePolicy:
         """Shape (h, w) of the feature maps of `fixed`."""
         return self.size[0] // self.patch, self.size[1] // self.patch
 
-    def cut(self, image: Image.Image, interpolation: str) -> Image.Image:
+    def cut(self, image: InputImage, interpolation: str) -> InputImage:
         """Return the part of an upright image that the input shows, in its size where that is a center crop.
 
         It is that of `Resize(crop_from)` and `CenterCrop(size)` in torchvision. Other policies show the whole image.
         """
         if not self.crop_from:
             return image
-        width, height = image.size
+        width, height = image_size(image)
         long = int(self.crop_from * max(width, height) / min(width, height))
         size = (self.crop_from, long) if width <= height else (long, self.crop_from)
         (rows, columns), (wide, high) = self.size, size
         left, top = round((wide - columns) / 2), round((high - rows) / 2)
+        if isinstance(image, np.ndarray):
+            resized = resize_channels(image, (size[1], size[0]), interpolation)
+            return resized[top : top + rows, left : left + columns]
         return image.resize(size, INTERPOLATIONS[interpolation]).crop((left, top, left + columns, top + rows))
 
     def __call__(self, width: int, height: int) -> tuple[int, int]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import open_image
-from gtsa_kit.data.labeled_masks import ImageMaskPair, SegmentationDataset, tile_boxes
+from gtsa_kit.data.inspected_pairs import ImageMaskPair
+from gtsa_kit.data.labeled_masks import SegmentationDataset, tile_boxes
 from gtsa_kit.embedding.extract import BatchPlan, extract_prepared
 from gtsa_kit.embedding.model import choose_batch_size
 from gtsa_kit.embedding.preprocess import PreparedImage, resize, to_input

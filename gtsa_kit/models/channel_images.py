@@ -18,8 +18,13 @@ from gtsa_kit.models.preprocessing import Preprocessing
 
 def reader_of(preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> ImageReader:
     """Return the reader of images for a model."""
+    return ImageReader(channels_of(preprocessing), max_pixels)
+
+
+def channels_of(preprocessing: Preprocessing) -> ChannelsConfig:
+    """Return the settings of the channels that a model takes."""
     if preprocessing.is_rgb:
-        return ImageReader(max_pixels=max_pixels)
+        return ChannelsConfig()
     samples, ends = preprocessing.samples, (0.0, 100.0)
     stated = {
         "count": len(preprocessing.mean),
@@ -32,17 +37,12 @@ def reader_of(preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> Ima
         "low": samples.low,
         "high": samples.high,
     }
-    return ImageReader(ChannelsConfig.model_validate(stated), max_pixels)
+    return ChannelsConfig.model_validate(stated)
 
 
 def filled_samples(image: ChannelImage, preprocessing: Preprocessing) -> np.ndarray:
     """Return the samples (H, W, N) of an image, with the mean of the channel where there is no data."""
-    if preprocessing.is_rgb:
-        return image.pixels
-    pixels = reader_of(preprocessing).clipped(image.pixels)
-    if image.valid is not None:
-        pixels[~image.valid] = np.asarray(preprocessing.mean, np.float32) * np.float32(preprocessing.scale)
-    return pixels
+    return reader_of(preprocessing).filled(image)
 
 
 def sample_channels(where: Path, count: int, preprocessing: Preprocessing) -> tuple[list[np.ndarray], list[str]]:

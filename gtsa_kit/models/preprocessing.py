@@ -121,10 +121,7 @@ class Preprocessing:
         """Resize upright samples (H, W, N) to (height, width, N): uint8 of RGB as `resized` does, others as float32."""
         if self.is_rgb:
             return self.resized(Image.fromarray(pixels), size)
-        method, (height, width) = INTERPOLATIONS[self.interpolation], size
-        channels = np.moveaxis(pixels.astype(np.float32), -1, 0)
-        resized = [Image.fromarray(np.ascontiguousarray(one)).resize((width, height), method) for one in channels]
-        return np.stack([np.asarray(one) for one in resized], axis=-1)
+        return resize_channels(pixels, size, self.interpolation)
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """Normalize (..., N) samples to float32 of the same shape."""
@@ -145,6 +142,19 @@ class Preprocessing:
         mean, std, stated = tuple(content["mean"]), tuple(content["std"]), content.get("samples")
         samples = Samples(**{**stated, "low": tuple(stated["low"]), "high": tuple(stated["high"])}) if stated else None
         return cls(content["size"], content["resize"], content["interpolation"], mean, std, samples or Samples())
+
+
+def resize_channels(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """Resize samples (H, W, N) to (height, width, N) float32, each channel as Pillow resizes it."""
+    method, (height, width) = INTERPOLATIONS[interpolation], size
+    channels = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    resized = [Image.fromarray(np.ascontiguousarray(one)).resize((width, height), method) for one in channels]
+    return np.stack([np.asarray(one) for one in resized], axis=-1)
+
+
+def image_size(image: InputImage) -> tuple[int, int]:
+    """Return the (width, height) of an image in pixels."""
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 
 def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

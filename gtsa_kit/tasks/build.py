@@ -10,13 +10,15 @@ from torch import nn
 
 from gtsa_kit.config.finetune import FinetuneConfig, resolved
 from gtsa_kit.data.batches import TimedBatches, make_batches, resolve_workers
+from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.class_weights import class_weights
 from gtsa_kit.data.detect_augment import DetectAugment
 from gtsa_kit.data.detect_batches import ObjectExamples, ObjectSamples
 from gtsa_kit.data.mixing import BatchMixer
 from gtsa_kit.data.samples import DistributedBatchSampler
-from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugment
+from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
 from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
+from gtsa_kit.data.task_color import ChannelSamples, ColorJitter
 from gtsa_kit.hardware import should_use_fused_attention
 from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.encoder import Encoder
@@ -170,6 +172,7 @@ def open_batches(
 def make_detect_augment(config: FinetuneConfig, encoder: Encoder) -> DetectAugment:
     """Return the augmentation of images with objects: whole images of random size, mirrored, with changed colors."""
     augment, preprocessing = config.augment, encoder.preprocessing
+    channels = channel_samples(preprocessing)
     size, interpolation = resolved(augment.size), preprocessing.interpolation.split(",")[0]
     low, high = (round(size * factor) for factor in augment.short_sides)
     return DetectAugment(
@@ -180,6 +183,7 @@ def make_detect_augment(config: FinetuneConfig, encoder: Encoder) -> DetectAugme
         color=ColorJitter.of_strength(augment.color) if augment.color else None,
         mean=preprocessing.mean,
         interpolation=interpolation,  # type: ignore[arg-type]
+        channels=channels,
     )
 
 
@@ -187,7 +191,7 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
     """Return the augmentation of a run."""
     augment = config.augment
     interpolation: Any = preprocessing.interpolation.split(",")[0]
-    mean, std = preprocessing.mean, preprocessing.std
+    mean, std, channels = preprocessing.mean, preprocessing.std, channel_samples(preprocessing)
     if config.task == "classify":
         return ClassifyAugment(
             size=(resolved(augment.size), resolved(augment.size)),
@@ -198,6 +202,7 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
             mean=mean,
             std=std,
             interpolation=interpolation,
+            channels=channels,
         )
     return SegmentAugment(
         size=(resolved(augment.crop), resolved(augment.crop)),
@@ -209,4 +214,13 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
         color=ColorJitter.of_strength(augment.color) if augment.color else None,
         mean=mean,
         interpolation=interpolation,
+        channels=channels,
     )
+
+
+def channel_samples(preprocessing: Preprocessing) -> ChannelSamples | None:
+    """Return the samples of a model of other channels than 8-bit RGB, else None."""
+    if preprocessing.is_rgb:
+        return None
+    samples = preprocessing.samples
+    return ChannelSamples(ChannelRange.between(samples.low, samples.high, samples.colors), preprocessing.scale)

@@ -21,6 +21,7 @@ from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.samples import ORDER, derive_seed
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import image_size
 from gtsa_kit.models.task_model import TaskModel
 from gtsa_kit.models.weights import weights_digest
 from gtsa_kit.tasks.feature_file import FeatureFile, Shapes
@@ -120,13 +121,13 @@ class FrozenFeatures:
         return FeatureBatch(self.file.read(numbers), labels if sizes else torch.stack(labels), sizes)
 
     def _pixels(self, chunk: list[int]) -> Tensor:
-        """Return the normalized input (B, 3, h, w) of items."""
+        """Return the normalized input (B, N, h, w) of items."""
         policy, preprocess = input_policy(self.model.spec, self.model.encoder), self.model.encoder.preprocessing
         inputs = []
         for number in chunk:
             item = self.items[number]
             image = open_labeled(self.data, item.image)
-            size = policy(image.width, image.height)
+            size = policy(*image_size(image))
             image = policy.cut(image, preprocess.interpolation)
             inputs.append(preprocess(apply_to_image(make_view(item.view, self.seed, item.image), image), size))
         return torch.from_numpy(np.stack(inputs))

@@ -1,10 +1,10 @@
 """Inputs of a task model: the size of an image's input, and its pixels; the same in training, scores and prediction."""
 
 import numpy as np
-from PIL import Image
 
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.preprocessing import InputImage, image_size
 from gtsa_kit.models.task_spec import TaskSpec
 
 
@@ -17,7 +17,7 @@ def input_policy(spec: TaskSpec, encoder: Encoder) -> ResizePolicy:
     return ResizePolicy("short-side", sides, long_side=spec.long_side, patch=patch)
 
 
-def image_input(image: Image.Image, policy: ResizePolicy, encoder: Encoder) -> np.ndarray:
-    """Convert an upright RGB image to the (3, h, w) float32 input of the encoder."""
+def image_input(image: InputImage, policy: ResizePolicy, encoder: Encoder) -> np.ndarray:
+    """Convert an upright RGB image, or samples (H, W, N), to the (N, h, w) float32 input of the encoder."""
     region = policy.cut(image, encoder.preprocessing.interpolation)
-    return encoder.preprocessing(region, policy(image.width, image.height))
+    return encoder.preprocessing(region, policy(*image_size(image)))

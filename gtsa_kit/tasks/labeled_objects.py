@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.instance_reader import read_instance_dataset
 from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.object_data import Objects
@@ -27,6 +28,7 @@ def read_labeled_objects(
     masks: bool,
     annotations: Path | None = None,
     on_progress: ProgressCallback = no_progress,
+    reader: ImageReader | None = None,
 ) -> LabeledObjects:
     """Read images with objects as `gtsa finetune` does: those of the validation split, else all.
 
@@ -36,12 +38,13 @@ def read_labeled_objects(
         masks: Whether the model gives masks.
         annotations: JSON file of COCO for the images in the folder `data`.
         on_progress: Progress callback.
+        reader: Reader of the images; None reads 8-bit RGB.
 
     Raises:
         ValueError: The data can't be read, or has objects of other classes.
     """
     source, images = (data, None) if annotations is None else (annotations, data)
-    dataset = read_instance_dataset(source, images, None, masks, on_progress)
+    dataset = read_instance_dataset(source, images, None, masks, on_progress, reader=reader)
     used = [number for number, image in enumerate(dataset.images) if image.split in (None, "val")]
     present = np.flatnonzero(dataset.counts()[used].sum(0))
     if unknown := [dataset.classes[number] for number in present if dataset.classes[number] not in names]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gtsa_kit.config.finetune import LabeledDataConfig
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.instance_reader import read_instance_dataset
 from gtsa_kit.data.instance_report import PreparedInstances, prepare_instances
 from gtsa_kit.data.skipped import SkippedImage
@@ -72,6 +73,11 @@ class ObjectData(PreparedData):
         """Return the median short side of the images in pixels."""
         return median_short_side(self.prepared.data.images)
 
+    @property
+    def reader(self) -> ImageReader:
+        """Reader of the images."""
+        return self.prepared.data.reader
+
     def labels_digest(self) -> str:
         """Return the SHA-256 of all boxes, classes and masks, which lie in other files than the images."""
         objects = self.prepared.data.objects
@@ -83,7 +89,11 @@ class ObjectData(PreparedData):
 
 
 def open_objects(
-    config: LabeledDataConfig, seed: int, masks: bool, on_progress: ProgressCallback = no_progress
+    config: LabeledDataConfig,
+    seed: int,
+    masks: bool,
+    on_progress: ProgressCallback = no_progress,
+    reader: ImageReader | None = None,
 ) -> ObjectData:
     """Read and check images with objects; without `masks`, their boxes alone.
 
@@ -91,5 +101,5 @@ def open_objects(
         ValueError: They can't be used; see `prepare_instances`.
     """
     images, val = (Path(path) if path else None for path in (config.images, config.val))
-    data = read_instance_dataset(Path(config.source), images, val, masks, on_progress, config.max_missing)
+    data = read_instance_dataset(Path(config.source), images, val, masks, on_progress, config.max_missing, reader)
     return ObjectData(prepare_instances(data, parse_split_rule(config.val_split, seed), config.max_missing))

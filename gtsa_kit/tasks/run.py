@@ -19,6 +19,7 @@ from gtsa_kit.models.task_spec import TaskSpec
 from gtsa_kit.models.weights import save_weights
 from gtsa_kit.tasks.auto import resolve_auto
 from gtsa_kit.tasks.build import build_state, images_per_step
+from gtsa_kit.tasks.channels import choose_channels
 from gtsa_kit.tasks.extension import Extensions, check_data, check_kind, check_length, resumed_config
 from gtsa_kit.tasks.finetune import fit, save
 from gtsa_kit.tasks.frozen_start import StoppedError
@@ -134,8 +135,8 @@ def read_start(
     Raises:
         ValueError: See `finetune_run`.
     """
+    config, start = choose_channels(config, open_encoder(config.model))
     data = read_data(config, callback)
-    start = open_encoder(config.model)
     model = config.model.model_copy(update={"sha256": start.sha256})
     config, chosen = resolve_auto(
         config.model_copy(update={"model": model}), data, start.spec, fabric.device.type, fabric.world_size

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from gtsa_kit.data.image_io import open_image
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.label_map import MaskOptions
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
+from gtsa_kit.data.task_batches import read_pixels
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.export import Runner
@@ -64,6 +65,8 @@ class LabeledImages:
     """Number of classes of the model."""
     masks: bool = False
     """True if detections are scored by their masks, too."""
+    reader: ImageReader = field(default_factory=ImageReader)
+    """Reader of the images."""
 
     @property
     def main_score(self) -> str:
@@ -79,6 +82,7 @@ def read_labeled_images(
     on_progress: ProgressCallback = no_progress,
     masks: bool = True,
     annotations: Path | None = None,
+    reader: ImageReader | None = None,
 ) -> LabeledImages:
     """Read labeled images as `gtsa finetune` does: those of the validation split, else all.
 
@@ -92,33 +96,35 @@ def read_labeled_images(
         on_progress: Progress callback.
         masks: Whether a detector gives masks.
         annotations: JSON file of COCO, for images with objects in the folder `data`.
+        reader: Reader of the images for the model; None reads 8-bit RGB.
 
     Raises:
         ValueError: The data can't be read, or has other classes.
     """
+    reader = reader or ImageReader()
     if task == "classify":
-        return _read_classes(data, [label.name for label in labels])
+        return _read_classes(data, [label.name for label in labels], reader)
     if task == "detect":
         own = [label.name for label in labels]
-        objects = read_labeled_objects(data, own, masks, annotations, on_progress)
-        return LabeledImages(task, data.name, objects.paths, objects.read, len(labels), masks and objects.masks)
+        objects = read_labeled_objects(data, own, masks, annotations, on_progress, reader)
+        masks = masks and objects.masks
+        return LabeledImages(task, data.name, objects.paths, objects.read, len(labels), masks, reader)
     names = {value: label.name for label in labels for value in (label.id, *label.aliases)}
     options = MaskOptions(names=names, in_color=label_masks == "color")
-    dataset = read_segmentation_dataset(data, None, options, on_progress)
+    dataset = read_segmentation_dataset(data, None, options, on_progress, reader=reader)
     pairs = [pair for pair in dataset.pairs if pair.split in (None, "val")]
-    return LabeledImages(
-        task, data.name, [pair.image for pair in pairs], lambda i: dataset.labels(pairs[i]), len(labels)
-    )
+    paths = [pair.image for pair in pairs]
+    return LabeledImages(task, data.name, paths, lambda i: dataset.labels(pairs[i]), len(labels), reader=reader)
 
 
-def _read_classes(data: Path, names: Sequence[str]) -> LabeledImages:
-    dataset = read_classification_dataset(data)
+def _read_classes(data: Path, names: Sequence[str], reader: ImageReader) -> LabeledImages:
+    dataset = read_classification_dataset(data, reader=reader)
     if unknown := [name for name in dataset.classes if name not in names]:
         raise ValueError(f"{data} has the class {unknown[0]!r}, the model has {', '.join(names)}; give data with these")
     numbers = np.array([names.index(name) for name in dataset.classes])[dataset.labels]
     chosen = np.flatnonzero(dataset.validation) if dataset.validation is not None else np.arange(len(numbers))
     paths = [dataset.paths[i] for i in chosen]
-    return LabeledImages("classify", data.name, paths, lambda i: numbers[chosen[i]], len(names))
+    return LabeledImages("classify", data.name, paths, lambda i: numbers[chosen[i]], len(names), reader=reader)
 
 
 def score(runner: Runner, data: LabeledImages, on_progress: ProgressCallback = no_progress) -> float:
@@ -179,7 +185,7 @@ def _outputs(runner: Runner, data: LabeledImages) -> Iterator[tuple[int, Any]]:
     side = max(manifest.short_side or 0, runner.preprocessing.size)
     step = max(1, min(CHUNK, BATCH_BYTES // (4 * data.classes * side * side)))
     while chunk := list(islice(numbered, step)):
-        images = {i: preprocessor.prepare(path.name, np.asarray(open_image(path))) for i, path in chunk}
+        images = {i: preprocessor.prepare(path.name, read_pixels(path, data.reader)) for i, path in chunk}
         results: dict[int, Any] = {}
         for shape in dict.fromkeys(image.pixels.shape for image in images.values()):
             results |= _run_shape(runner, {i: image for i, image in images.items() if image.pixels.shape == shape})

@@ -9,6 +9,7 @@ from gtsa_kit.export.manifest_records import TaskScoreRecord
 from gtsa_kit.export.runtime.weights_runner import open_model
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import ExportOptions, Range
+from gtsa_kit.models.channel_images import reader_of
 from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.score import LabeledImages, compare_scores, read_labeled_images, score
 
@@ -23,7 +24,9 @@ def read_images_for(source: Source, data: Path, on_progress: ProgressCallback = 
         raise ValueError(f"{source.path} is an encoder, which has no task to score; omit --score")
     spec = source.task.spec
     gives_masks = bool(spec.detector and spec.detector.masks)
-    return read_labeled_images(data, spec.task, spec.labels, spec.label_masks, on_progress, gives_masks)
+    reader = reader_of(source.encoder.preprocessing)
+    facts = spec.task, spec.labels, spec.label_masks
+    return read_labeled_images(data, *facts, on_progress, gives_masks, reader=reader)
 
 
 def score_model(

@@ -12,7 +12,6 @@ from gtsa_kit.models.checkpoint_import.run_files import check_stated_facts
 from gtsa_kit.models.detector_spec import DetectorSpec
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
-from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.run_folder import is_task_run
 from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.models.task_spec import TaskSpec
@@ -45,7 +44,6 @@ def open_encoder(config: StartConfig) -> Start:
         opened: tuple[Encoder, tuple[str, ...]] = load_task_model(path).encoder, ()
     else:
         opened = open_stated(path, facts)
-        require_rgb(path, opened[0].preprocessing, "fine-tuning reads")
     return make_start(path, *opened, config.to_patch, config.sha256, ("--model", "model.sha256"))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from PIL import Image
 
 from gtsa_kit.config.finetune import FinetuneConfig, LabeledDataConfig
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.label_colors import fill_colors
 from gtsa_kit.data.label_file import read_mask_options
@@ -18,6 +18,8 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
+from gtsa_kit.data.task_batches import read_pixels
+from gtsa_kit.models.preprocessing import InputImage
 from gtsa_kit.models.task_spec import Label, MaskFormat, Task
 from gtsa_kit.progress import ProgressCallback, no_progress
 from gtsa_kit.tasks.object_data import open_objects
@@ -45,6 +47,10 @@ class TaskData(Protocol):
     def skipped(self) -> tuple[SkippedImage, ...]:
         """Files that are not used."""
 
+    @property
+    def reader(self) -> ImageReader:
+        """Reader of the images."""
+
     def name(self, index: int) -> str:
         """Return the name of an image in reports."""
 
@@ -70,6 +76,11 @@ class _Prepared(PreparedData):
     def skipped(self) -> tuple[SkippedImage, ...]:
         """Files that are not used."""
         return self.prepared.data.skipped
+
+    @property
+    def reader(self) -> ImageReader:
+        """Reader of the images."""
+        return self.prepared.data.reader
 
     def labels_digest(self) -> str:
         """Return "": labels are masks of their own, or folders and names."""
@@ -155,20 +166,26 @@ def open_task_data(config: FinetuneConfig, on_progress: ProgressCallback = no_pr
     Raises:
         ValueError: They can't be used; see `prepare_masks`, `prepare_classes` and `prepare_instances`.
     """
+    reader = ImageReader(config.channels)
     if config.task == "segment":
-        return open_masks(config.data, config.train.seed, on_progress)
+        return open_masks(config.data, config.train.seed, on_progress, reader)
     if config.task == "detect":
-        return open_objects(config.data, config.train.seed, config.head.name != "faster-rcnn", on_progress)
+        return open_objects(config.data, config.train.seed, config.head.name != "faster-rcnn", on_progress, reader)
     rule = parse_split_rule(config.data.val_split, config.train.seed)
-    data = read_classification_dataset(Path(config.data.source), config.data.max_missing)
+    data = read_classification_dataset(Path(config.data.source), config.data.max_missing, reader)
     return ClassData(prepare_classes(data, rule, config.data.max_missing, on_progress=on_progress))
 
 
-def open_masks(config: LabeledDataConfig, seed: int, on_progress: ProgressCallback = no_progress) -> MaskData:
+def open_masks(
+    config: LabeledDataConfig,
+    seed: int,
+    on_progress: ProgressCallback = no_progress,
+    reader: ImageReader | None = None,
+) -> MaskData:
     """Read and check images with masks; see `open_task_data`."""
     labels = Path(config.labels) if config.labels else None
     options = replace(read_mask_options(labels, config.ignore), suffix=config.mask_suffix)
-    data = read_segmentation_dataset(Path(config.source), None, options, on_progress, config.max_missing)
+    data = read_segmentation_dataset(Path(config.source), None, options, on_progress, config.max_missing, reader)
     return MaskData(prepare_masks(data, parse_split_rule(config.val_split, seed), config.max_missing))
 
 
@@ -182,9 +199,10 @@ def validation_images(data: TaskData) -> list[int]:
     return np.flatnonzero(data.validation).tolist()
 
 
-def open_labeled(data: TaskData, index: int) -> Image.Image:
-    """Decode an image to upright RGB; raise `ImageError` if it can't be read."""
-    return open_image(data.files(index)[0])
+def open_labeled(data: TaskData, index: int) -> InputImage:
+    """Decode an image to upright RGB, or to samples (H, W, N); raise `ImageError` if it can't be read."""
+    path = data.files(index)[0]
+    return open_image(path) if data.reader.channels.is_rgb else read_pixels(path, data.reader)
 
 
 def data_digest(data: TaskData) -> str:

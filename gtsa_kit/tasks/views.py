@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from gtsa_kit.data.samples import AUGMENT, derive_seed
+from gtsa_kit.models.preprocessing import InputImage, image_size
 
 CROPS = (0.5, 0.9)
 """Range of the sides of a crop, as a share of the image's."""
@@ -36,10 +37,13 @@ def pixel_box(view: View, width: int, height: int) -> tuple[int, int, int, int]:
     return int(view.left * width), int(view.top * height), int(view.right * width), int(view.bottom * height)
 
 
-def apply_to_image(view: View, image: Image.Image) -> Image.Image:
-    """Return the pixels of a view."""
-    width, height = image.size
+def apply_to_image(view: View, image: InputImage) -> InputImage:
+    """Return the pixels of a view, of an RGB image or of samples (H, W, N)."""
+    width, height = image_size(image)
     box = pixel_box(view, width, height)
+    if isinstance(image, np.ndarray):
+        samples = image[box[1] : box[3], box[0] : box[2]]
+        return np.ascontiguousarray(samples[:, ::-1]) if view.mirrored else samples
     part = image if box == (0, 0, width, height) else image.crop(box)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.mirrored else part
 

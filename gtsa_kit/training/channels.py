@@ -42,11 +42,16 @@ def resolve_channels(config: RunConfig) -> RunConfig:
     if config.channels.is_measured:
         return config
     images = list_images(config.data, channels=True)
-    layout = _find_layout(images.source, images.entries, config)
-    if layout == RGB and not _needs_channels(images.entries, config):
+    return measure_channels(images.source, images.entries, config)
+
+
+def measure_channels(source: Source, entries: Sequence[Entry], config: RunConfig) -> RunConfig:
+    """Return settings with the channels of images, measured in one pass; see `resolve_channels`."""
+    layout = _find_layout(source, entries, config)
+    if layout == RGB and not _needs_channels(entries, config):
         return config.model_copy(update={"channels": ChannelsConfig()})
     config = _with_channels(config, {"count": layout.count, "dtype": layout.dtype, "colors": layout.colors})
-    measured = _measure(images.source, images.entries, config)
+    measured = _measure(source, entries, config)
     scale = 255.0 if layout.dtype == "uint8" else 1.0
     return _with_channels(
         config,

@@ -58,10 +58,10 @@ def open_start(config: RunConfig) -> Start:
     facts["embedding"] = init.embedding or embedding_of(config)  # that of the method, whatever the weights are made for
     encoder, notes = open_stated(path, facts)
     start = make_start(path, encoder, notes, init.to_patch, init.sha256, ("--init", "init.sha256"))
-    return _fit_channels(start, config)
+    return fit_channels(start, config)
 
 
-def _fit_channels(start: Start, config: RunConfig) -> Start:
+def fit_channels(start: Start, config: RunConfig) -> Start:
     """Return the start with weights for the channels of a run; the digest stays that of the given weights.
 
     Raises:

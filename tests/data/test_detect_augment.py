@@ -14,7 +14,7 @@ from gtsa_kit.data.detect_batches import ObjectExamples, ObjectSamples
 from gtsa_kit.data.instance_reader import read_instance_dataset
 from gtsa_kit.data.instances import Instances
 from gtsa_kit.data.samples import Batch, seeded
-from gtsa_kit.data.task_augment import ColorJitter
+from gtsa_kit.data.task_color import ColorJitter
 
 
 def example(height: int = 60, width: int = 84, count: int = 6, seed: int = 0) -> tuple[torch.Tensor, Instances]:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.data.mixing import BatchMixer
 from gtsa_kit.data.samples import seeded
-from gtsa_kit.data.task_augment import ClassifyAugment, ColorJitter, SegmentAugment
+from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
+from gtsa_kit.data.task_color import ColorJitter
 
 PALETTE = np.array([[210, 40, 40], [40, 180, 60], [30, 60, 220], [250, 250, 0]], np.uint8)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gtsa_kit.cli.support.options import LoggerOption
+from gtsa_kit.cli.support.parsing import number_or_word
 from gtsa_kit.export.open_options import ImportOptions
 
 TRAINING = "Training"
@@ -33,6 +34,14 @@ class FinetuneOptions:
         str | None,
         typer.Option(
             help="Random weights of an architecture, such as vit_small, to compare with. Default: none.", metavar="ARCH"
+        ),
+    ] = None
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="With weights for RGB: rgb, or a number of channels, or auto (that of most images), which are read at "
+            "full depth, and the weights are adapted to them. Default: the channels of the weights.",
+            metavar="rgb|INT|auto",
         ),
     ] = None
     out: Annotated[Path | None, typer.Option(help="Run folder. Default runs/<name of DATA>-<task>.", metavar="DIR")] = (
@@ -177,6 +186,7 @@ class FinetuneOptions:
             "model.weights": str(require(resolve_weights(self.model)).absolute()) if self.model else None,
             "model.to_patch": self.to_patch,
             "model.random": self.random,
+            "channels.count": number_or_word(self.channels),
             **{f"model.{name}": value for name, value in asdict(facts).items()},
             "augment.size": self.size,
             "data.val_split": self.val_split,

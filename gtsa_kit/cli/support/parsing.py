@@ -101,3 +101,8 @@ def parse_heads(texts: list[str]) -> tuple[tuple[str, Path], ...]:
             raise ValueError(f"--head {name} is given twice; choose another name")
         heads[name] = require(Path(path))
     return tuple(heads.items())
+
+
+def number_or_word(channels: str | None) -> int | str | None:
+    """Return the value of --channels, checked with the other settings."""
+    return int(channels) if channels is not None and channels.isdecimal() else channels

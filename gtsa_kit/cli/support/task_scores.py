@@ -15,6 +15,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.source_facts import is_exported_file
 from gtsa_kit.files import write_json
+from gtsa_kit.models.channel_images import reader_of
 from gtsa_kit.models.run_folder import is_task_run
 from gtsa_kit.models.task_spec import Task
 from gtsa_kit.tasks.detect_scoring import DetectScorer
@@ -93,7 +94,9 @@ def _score(runner: Runner, images: Path, annotations: Path | None) -> tuple[Scor
     gives_masks = any(output.name == "masks" for output in manifest.outputs)
     with progress_bar() as on_progress:
         facts = str(manifest.task), manifest.labels, manifest.label_masks
-        labeled = read_labeled_images(images, *facts, on_progress, gives_masks, annotations)
+        labeled = read_labeled_images(
+            images, *facts, on_progress, gives_masks, annotations, reader_of(runner.preprocessing)
+        )
         scorer = add_images(runner, labeled, on_progress)
     return Scored(scorer, [label.name for label in manifest.labels]), len(labeled.paths)
 

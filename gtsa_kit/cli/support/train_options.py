@@ -9,6 +9,7 @@ import typer
 
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.options import LoggerOption
+from gtsa_kit.cli.support.parsing import number_or_word
 from gtsa_kit.export.open_options import ImportOptions
 
 SAME_NAME = ("epochs", "steps", "accumulate", "workers", "augment_on", "precision", "devices", "seed", "logger")
@@ -129,7 +130,7 @@ class TrainOptions:
 
         named: Mapping[str, Any] = {
             **{f"train.{name}": getattr(self, name) for name in SAME_NAME},
-            "channels.count": _number_or_word(self.channels),
+            "channels.count": number_or_word(self.channels),
             "train.batch_size": _number_or_auto(self.batch_size),
             "train.probe": str(require(self.probe).absolute()) if self.probe else None,
             "method": self.method,
@@ -158,8 +159,3 @@ def _number_or_auto(batch_size: str | None) -> int | str | None:
     if not batch_size.isdecimal():
         raise ValueError(f"--batch-size takes a number of images or auto, got {batch_size!r}")
     return int(batch_size)
-
-
-def _number_or_word(channels: str | None) -> int | str | None:
-    """Return the value of --channels, checked with the other settings."""
-    return int(channels) if channels is not None and channels.isdecimal() else channels

@@ -105,6 +105,20 @@ class ImageReader:
         assert failed is not None, "there is a position"
         raise failed
 
+    def filled(self, image: ChannelImage) -> np.ndarray:
+        """Return all samples (H, W, N) of an image, with the mean of the channel where there is no data.
+
+        They are uint8 for RGB, else float32, clipped.
+        """
+        if self.channels.is_rgb:
+            return image.pixels
+        pixels = self.clipped(image.pixels)
+        if image.valid is not None:
+            assert self.channels.mean, "measured before images are prepared"
+            scale = np.float32(255.0 if self.channels.dtype == "uint8" else 1.0)
+            pixels[~image.valid] = np.asarray(self.channels.mean, np.float32) * scale
+        return pixels
+
     def clipped(self, pixels: np.ndarray) -> np.ndarray:
         """Return samples (..., N) as float32, clipped to the percentiles of the settings if there are any."""
         values: np.ndarray = pixels.astype(np.float32)
