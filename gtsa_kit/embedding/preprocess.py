@@ -97,8 +97,8 @@ class Preprocessor:
         height, width = image.shape[:2]
         size = self.resize(width, height)
         if self.resize.crop_from:
-            shown = Image.fromarray(image) if self.preprocessing.is_rgb else image
-            image = np.asarray(self.resize.cut(shown, self.preprocessing.interpolation))
+            picture = Image.fromarray(image) if self.preprocessing.is_rgb else image
+            image = np.asarray(self.resize.cut(picture, self.preprocessing.interpolation))
         resized = resize(image, size, self.preprocessing)
         pixels = to_input(resized, self.preprocessing, self.input_format)
         return PreparedImage(path, width, height, orientation, sha256, stamp, pixels, self.input_format)
