@@ -3,7 +3,7 @@
 import sys
 import threading
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,18 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     """
     path = Path(name)
     header = read_header(content, path, max_pixels)
-    with _large_image_lock if header.width * header.height > LARGE_IMAGE_PIXELS else nullcontext():
+    with one_large_image(header.width * header.height):
         if header.format == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1:
             pixels = _decode_jpeg(content)
             if pixels is not None and pixels.shape == (header.height, header.width, 3):
                 return pixels, 1
         decoded = decode_image(content, path, max_pixels)
         return np.asarray(decoded.image), decoded.orientation
+
+
+def one_large_image(pixels: int) -> AbstractContextManager[object]:
+    """Return a context that one image of more than `LARGE_IMAGE_PIXELS` is in at a time, and any number of others."""
+    return _large_image_lock if pixels > LARGE_IMAGE_PIXELS else nullcontext()
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from gtsa_kit.data.entries import (
     image_reason,
     read_entry,
 )
+from gtsa_kit.data.formats import CHANNEL_SUFFIXES
 from gtsa_kit.data.image_io import check_file, image_errors, read_file
 from gtsa_kit.data.remote import UrlSource, before_pattern, read_url
 from gtsa_kit.data.walk import Step, walk, walk_glob
@@ -48,7 +49,7 @@ def open_source(where: str) -> Source:
         return open_archive(path)
     if path.name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
         raise ValueError(f"{path} is compressed as a whole, so its members can't be read in place; unpack it to a .tar")
-    if has_image_suffix(path.name):
+    if has_image_suffix(path.name) or path.suffix.lower() in CHANNEL_SUFFIXES:
         return FileSource(path.parent, [path])
     return ListSource(path.parent, file=path)
 

@@ -12,13 +12,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.data.decode import decode
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import InputFormat, from_channels_last
-from gtsa_kit.models.channel_images import filled_samples, reader_of
+from gtsa_kit.models.channel_images import read_samples
 from gtsa_kit.models.preprocessing import Preprocessing
 
 
@@ -79,16 +78,8 @@ class Preprocessor:
         Raises:
             ImageError: The file is damaged, of an unknown format or too large.
         """
-        if self.preprocessing.is_rgb:
-            image, orientation = decode(content, path, self.max_pixels)
-        else:
-            image, orientation = self._read_channels(content, path), 1
+        image, orientation = read_samples(content, path, self.preprocessing, self.max_pixels)
         return self.prepare(path, image, orientation, hashlib.sha256(content).hexdigest(), stamp)
-
-    def _read_channels(self, content: bytes, path: str) -> np.ndarray:
-        """Return the upright samples (H, W, N) of a file, with the mean of the channel where there is no data."""
-        image = reader_of(self.preprocessing, self.max_pixels)(content, path)
-        return filled_samples(image, self.preprocessing)
 
     def prepare(
         self, path: str, image: np.ndarray, orientation: int = 1, sha256: str = "", stamp: str = ""

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.config import ChannelsConfig
-from gtsa_kit.data.channels.image import ChannelImage
+from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
@@ -18,7 +19,7 @@ from gtsa_kit.models.preprocessing import Preprocessing
 
 def reader_of(preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> ImageReader:
     """Return the reader of images for a model."""
-    return ImageReader(channels_of(preprocessing), max_pixels)
+    return ImageReader(channels_of(preprocessing), max_pixels, check_for_model)
 
 
 def channels_of(preprocessing: Preprocessing) -> ChannelsConfig:
@@ -38,6 +39,37 @@ def channels_of(preprocessing: Preprocessing) -> ChannelsConfig:
         "high": samples.high,
     }
     return ChannelsConfig.model_validate(stated)
+
+
+def check_for_model(actual: ChannelLayout, required: ChannelLayout, path: Path) -> None:
+    """Raise `ImageError` for an image of other channels or samples than a model takes."""
+    if not actual.has_samples_of(required):
+        raise ImageError(path, f"{actual}, where the model takes {required}")
+
+
+def read_samples(
+    content: bytes, name: str, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS, frame: int = 0
+) -> tuple[np.ndarray, int]:
+    """Read an image for a model.
+
+    Args:
+        content: Content of the file.
+        name: Name for errors.
+        preprocessing: Preprocessing of the model, which says what it takes.
+        max_pixels: Limit of what is decoded.
+        frame: Number of the frame in a file with several, from 0; files of 8-bit RGB give their first one.
+
+    Returns:
+        Upright pixels: (H, W, 3) uint8 of RGB, else samples (H, W, N) with the mean of the channel where there is no
+        data; and the file's EXIF orientation.
+
+    Raises:
+        ImageError: The file can't be read, or holds other images than the model takes.
+    """
+    if preprocessing.is_rgb:
+        return decode(content, name, max_pixels)
+    image = reader_of(preprocessing, max_pixels)(content, name, frame)
+    return filled_samples(image, preprocessing), image.orientation
 
 
 def filled_samples(image: ChannelImage, preprocessing: Preprocessing) -> np.ndarray:

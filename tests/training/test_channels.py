@@ -210,12 +210,9 @@ def test_what_takes_rgb_alone_refuses_in_a_sentence(run: Path, images: Path, fol
     with pytest.raises(ValueError, match=r"takes 5 channels, and the run has 4; start from weights for RGB"):
         gtsa_kit.pretrain(folder, tmp_path / "four", init=run, settings=four)
     from gtsa_kit.evaluation.models import open_models
-    from gtsa_kit.service.served_model import ServedModel
 
     with pytest.raises(ValueError, match="and evaluation reads 8-bit RGB alone"):
         open_models([run], [], 0, "cpu")
-    with pytest.raises(ValueError, match="and the service reads 8-bit RGB alone"):
-        ServedModel(gtsa_kit.load(run, "cpu"))
     with pytest.raises(ValueError, match="takes 5 channels of uint16, and this is an RGB image"):
         open_weights(run).encoder.preprocessing(Image.new("RGB", (8, 8)))
 
@@ -256,7 +253,7 @@ def test_folders_are_embedded_as_the_reference_says(run: Path, folder: Path, tmp
     rows = {row.path: row for row in read_dataset(tmp_path / "out")}
     assert set(rows) == {*(f"{number}.tif" for number in range(8)), "8.npy"}
     errors = {row["path"]: row["reason"] for row in read_dataset(tmp_path / "out").errors()}
-    assert errors["four.npy"] == "4 channels of uint16, where the others have 5"
+    assert errors["four.npy"] == "4 channels of uint16, where the model takes 5 channels of uint16"
     encoder = open_weights(run).encoder
     mean, std = (np.array(value)[:, None, None] for value in (encoder.preprocessing.mean, encoder.preprocessing.std))
     for name, number in (("8.npy", 8), ("2.tif", 2), ("3.tif", 3)):

@@ -69,6 +69,8 @@ class ChannelImage:
     layout: ChannelLayout
     valid: np.ndarray | None = None
     """Mask (H, W) bool, False where a pixel holds no data; None if all hold data."""
+    orientation: int = 1
+    """EXIF orientation of the file, 1 to 8, which the samples are rotated by."""
 
 
 def check_limits(header: ChannelHeader, path: Path, max_pixels: int) -> None:
@@ -113,7 +115,7 @@ def to_samples(values: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values, dtype=target)
 
 
-def make_image(pixels: np.ndarray, colors: bool, valid: np.ndarray | None = None) -> ChannelImage:
+def make_image(pixels: np.ndarray, colors: bool, valid: np.ndarray | None = None, orientation: int = 1) -> ChannelImage:
     """Return an image of (H, W, N) values of any type, after a check that every pixel with data is finite.
 
     Raises:
@@ -131,4 +133,4 @@ def make_image(pixels: np.ndarray, colors: bool, valid: np.ndarray | None = None
                 f"{count} of {broken.size} pixels are NaN or infinite; mark them as nodata in the file, or fill them"
             )
     layout = ChannelLayout(pixels.shape[-1], sample_type(pixels.dtype), colors and pixels.shape[-1] == 3)
-    return ChannelImage(pixels, layout, valid)
+    return ChannelImage(pixels, layout, valid, orientation)

@@ -61,7 +61,7 @@ def _parse(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 def _sizes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return height, width and number of channels."""
-    if len(shape) not in (2, 3) or 0 in shape:
+    if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"an array {shape} is no image; save (H, W), (H, W, channels) or (channels, H, W)")
     if len(shape) == 2:
         return *shape, 1

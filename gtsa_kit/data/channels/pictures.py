@@ -45,6 +45,7 @@ def read_image(file: IO[bytes], frame: int = 0, window: Window | None = None) ->
     """
     del frame
     pixels: np.ndarray
+    orientation = 1
     if deep := _deep_png(file):
         with hint_at_extra("16-bit colors of PNG files"):
             import imagecodecs
@@ -54,10 +55,11 @@ def read_image(file: IO[bytes], frame: int = 0, window: Window | None = None) ->
         with _opened(file) as image:
             _layout(image)
             image.load()
-            colors = image.mode == "RGB"
-            pixels = np.asarray(apply_orientation(image, exif_orientation(image)))
+            colors, orientation = image.mode == "RGB", exif_orientation(image)
+            pixels = np.asarray(apply_orientation(image, orientation))
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    return make_image(pixels if window is None else pixels[window.y0 : window.y1, window.x0 : window.x1], colors)
+    pixels = pixels if window is None else pixels[window.y0 : window.y1, window.x0 : window.x1]
+    return make_image(pixels, colors, orientation=orientation)
 
 
 def _opened(file: IO[bytes]) -> Image.Image:

@@ -1,14 +1,22 @@
 """Reading of images of N channels from any container; every failure is an `ImageError` with a reason."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import IO
 
 from gtsa_kit.data.channels import dicom, npy, pictures, tiff
-from gtsa_kit.data.channels.image import ChannelHeader, ChannelImage, ChannelLayout, Window, check_limits
+from gtsa_kit.data.channels.image import (
+    BYTES_PER_PIXEL,
+    ChannelHeader,
+    ChannelImage,
+    ChannelLayout,
+    Window,
+    check_limits,
+)
+from gtsa_kit.data.decode import one_large_image
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, image_errors
 
 
@@ -30,6 +38,7 @@ def read_channels(
     frame: int = 0,
     window: Window | None = None,
     dicom_window: bool = False,
+    check: Callable[[ChannelLayout], None] = lambda _: None,
 ) -> ChannelImage:
     """Read an image with all of its channels at their full depth; of a large TIFF or array a window alone.
 
@@ -40,17 +49,22 @@ def read_channels(
         frame: Number of the frame in a file with several.
         window: Window to read, in pixels of the stored image; None for the whole image.
         dicom_window: Apply the display window that a DICOM file states.
+        check: Called with the layout, also before pixels are decoded; raises `ImageError` for one that is not wanted.
 
     Raises:
-        ImageError: As for `read_header`; or the image is too large, holds NaN where it states data, or no data at all.
+        ImageError: As for `read_header`, or by `check`; or the image is too large, holds NaN where it states data, or
+            no data at all.
     """
     with _errors(path), _file(content, path) as file:
         reader = _reader(file)
         header: ChannelHeader = reader.read_header(file)
         decoded = _size_to_decode(reader, header, window)
         check_limits(decoded, path, max_pixels)
+        check(header.layout)
         options = {"apply_window": dicom_window} if reader is dicom else {}
-        image: ChannelImage = reader.read_image(file, frame, window, **options)
+        with one_large_image(decoded.nbytes // BYTES_PER_PIXEL):
+            image: ChannelImage = reader.read_image(file, frame, window, **options)
+        check(image.layout)
         return image
 
 

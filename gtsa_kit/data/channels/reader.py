@@ -1,6 +1,6 @@
 """Reader of the images of a run: 8-bit RGB, or N channels as its settings say."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,8 @@ class ImageReader:
 
     channels: ChannelsConfig = field(default_factory=ChannelsConfig)
     max_pixels: int = MAX_PIXELS
+    check: Callable[[ChannelLayout, ChannelLayout, Path], None] = check_layout
+    """Raises `ImageError` for a layout that is not the second one."""
 
     @property
     def layout(self) -> ChannelLayout:
@@ -61,9 +63,11 @@ class ImageReader:
         window = None
         if channels.scene_window is not None:
             window = _window(read_header(content, path), channels.scene_window, position)
-        image = read_channels(content, path, self.max_pixels, frame, window, channels.dicom_window)
-        check_layout(image.layout, self.layout, path)
-        return image
+
+        def check(layout: ChannelLayout) -> None:
+            self.check(layout, self.layout, path)
+
+        return read_channels(content, path, self.max_pixels, frame, window, channels.dicom_window, check)
 
     @property
     def reads_whole(self) -> bool:

@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from gtsa_kit.data.channels.image import ChannelHeader, ChannelImage, ChannelLayout, Window, make_image, sample_type
+from gtsa_kit.data.channels.tiff_segments import check_segments
 from gtsa_kit.extras import hint_at_extra
 
 if TYPE_CHECKING:
@@ -45,14 +46,16 @@ def read_image(file: IO[bytes], frame: int = 0, window: Window | None = None) ->
     """
     with _opened(file) as tiff:
         series = _series(tiff)
+        check_segments(series.keyframe)
         pixels = _read(series, frame, window)
         valid = _valid(tiff, series, pixels, window)
         if series.keyframe.photometric == _WHITE_IS_ZERO:
             pixels = _inverted(pixels, series.keyframe.bitspersample)
         tag = series.keyframe.tags.get(_ORIENTATION)
         orientation = int(tag.value) if tag is not None and window is None else 1
+        orientation = orientation if 1 <= orientation <= 8 else 1
         valid = None if valid is None else _upright(valid, orientation)
-        return make_image(_upright(pixels, orientation), _is_rgb(series), valid)
+        return make_image(_upright(pixels, orientation), _is_rgb(series), valid, orientation)
 
 
 def _opened(file: IO[bytes]) -> "TiffFile":
@@ -149,7 +152,8 @@ def _valid(tiff: "TiffFile", series: "TiffPageSeries", pixels: np.ndarray, windo
         valid = is_data.all(axis=-1)
     sizes = _sizes(series)
     for other in tiff.series:
-        if _is_mask(other) and other.shape[:2] == (sizes["Y"], sizes["X"]):
+        if _is_mask(other) and other.shape == (sizes["Y"], sizes["X"]):
+            check_segments(other.keyframe)
             has_data = other.asarray() > 0
             has_data = has_data if window is None else has_data[window.y0 : window.y1, window.x0 : window.x1]
             valid = has_data if valid is None else valid & has_data

@@ -1,10 +1,10 @@
 """DICOM files that pydicom writes: real values, brightness, frames, padding, colors."""
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.channel_models import dicom
 
 from gtsa_kit.data.channels.image import ChannelLayout, Window
 from gtsa_kit.data.channels.read import read_channels, read_header
@@ -12,34 +12,6 @@ from gtsa_kit.data.image_io import ImageError
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
 STORED = np.random.default_rng(0).integers(0, 4096, (24, 32)).astype(np.uint16)
-
-
-def dicom(stored: np.ndarray | None, **elements: Any) -> bytes:
-    """Return a file with a frame (H, W), frames (F, H, W) or colors (H, W, 3)."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
-    if stored is not None:
-        is_color = stored.shape[-1] == 3
-        dataset.Rows, dataset.Columns = stored.shape[:2] if is_color else stored.shape[-2:]
-        dataset.SamplesPerPixel, bits = 3 if is_color else 1, 8 * stored.itemsize
-        dataset.PhotometricInterpretation = "RGB" if is_color else "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-        dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-        if is_color:
-            dataset.PlanarConfiguration = 0
-        elif stored.ndim == 3:
-            dataset.NumberOfFrames = len(stored)
-        dataset.PixelData = stored.tobytes()
-        dataset["PixelData"].VR = "OW" if bits == 16 else "OB"
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def opened(content: bytes, **options: Any) -> np.ndarray:

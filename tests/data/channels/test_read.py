@@ -95,6 +95,7 @@ def test_an_image_is_upright() -> None:
     ):
         content = tiff(values, planarconfig="contig", extratags=[(274, "H", 1, orientation, True)])
         np.testing.assert_array_equal(read_channels(content).pixels, expected)
+        assert read_channels(content).orientation == orientation
 
 
 def test_zero_may_be_white() -> None:
@@ -229,6 +230,64 @@ def test_a_tile_that_inflates_to_more_than_its_size_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
+
+
+def with_tile(content: bytes, tile: bytes) -> bytes:
+    """Return a TIFF whose only tile has another content."""
+    changed = bytearray(content)
+    with tifffile.TiffFile(io.BytesIO(content)) as opened:
+        tags = opened.pages[0].tags
+        for name, value in (("TileByteCounts", len(tile)), ("TileOffsets", len(content))):
+            changed[tags[name].valueoffset : tags[name].valueoffset + 4] = struct.pack("<I", value)
+    return bytes(changed) + tile
+
+
+def huge(kind: str, side: int = 30_000) -> bytes:
+    """Return the content of a tile whose header states a side, and hardly any pixels."""
+    sides = struct.pack(">II", side, side)
+    if kind == "png":
+        return png_by_hand(np.zeros((8, 8), np.uint8), size=(side, side))
+    if kind == "jpeg":
+        small = encoded(np.zeros((8, 8), np.uint8), "JPEG")
+        at = small.index(b"\xff\xc0") + 5
+        return small[:at] + struct.pack(">HH", side, side) + small[at + 4 :]
+    import imagecodecs
+
+    small = imagecodecs.jpeg2k_encode(np.zeros((8, 8), np.uint8), codecformat="j2k")
+    return small[:8] + sides + small[16:24] + sides + small[32:]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg2000", "png"])
+def test_a_tile_whose_own_header_states_a_large_image_is_refused(kind: str) -> None:
+    values = samples(1, "uint8", 16, 16)[..., 0]
+    valid = tiff(values, tile=(16, 16), compression=kind)
+    np.testing.assert_allclose(read_channels(valid).pixels[..., 0], values, atol=60 if kind == "jpeg" else 0)
+    with pytest.raises(ImageError, match=r"a tile of 256 pixels whose content states 30000 x 30000"):
+        read_channels(with_tile(valid, huge(kind)))
+    for cut in range(0, 40, 7):
+        with pytest.raises(ImageError):
+            read_channels(with_tile(valid, huge(kind)[:cut] or b"?"))
+
+
+def test_tiles_and_codecs_without_a_limit_are_refused() -> None:
+    content = bytearray(tiff(samples(1, "uint8", 16, 16)[..., 0], tile=(16, 16), compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(content))) as opened:
+        tags = opened.pages[0].tags
+        for name in ("TileWidth", "TileLength"):
+            content[tags[name].valueoffset : tags[name].valueoffset + 2] = struct.pack("<H", 60_000)
+    with pytest.raises(ImageError, match="a TIFF of 16 x 16 with tiles of 60000 x 60000; store smaller tiles"):
+        read_channels(bytes(content))
+    with pytest.raises(ImageError, match="compressed as JPEGXL, which is not read; store it with deflate"):
+        read_channels(tiff(samples(1, "uint8")[..., 0], compression="jpegxl"))
+
+
+def test_other_channels_are_refused_before_a_pixel_is_decoded() -> None:
+    def check(layout: ChannelLayout) -> None:
+        raise ImageError(Path("a"), f"no {layout}")
+
+    damaged = tiff(samples(4, "uint16"), planarconfig="contig")[:-5000]
+    with pytest.raises(ImageError, match="no 4 channels of uint16"):
+        read_channels(damaged, check=check)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
