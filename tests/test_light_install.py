@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.channel_models import bands, save_channel_encoder
 from helpers.commands import one_thread
 from helpers.paths import ROOT
 from packaging.requirements import Requirement
@@ -117,8 +118,14 @@ with TestClient(app) as client:
     half = client.post("/v1/features?format=json&dtype=float16", content=files["0.png"], headers=kind)
     assert half.status_code == 200, half.text
     answers = {name: client.post(query, content=file, headers=kind) for name, file in files.items()}
+app, _, _ = create_loaded_app(ServiceSettings(Path(given["bands_model"])))
+with TestClient(app) as client:
+    body, kind = Path(given["bands"]).read_bytes(), {"Content-Type": "application/x-npy"}
+    bands = client.post("/v1/features?format=json&dtype=float32", content=body, headers=kind)
+    assert bands.status_code == 200, bands.text
 json.dump(
     {"answers": {name: [answer.status_code, answer.json()] for name, answer in answers.items()},
+     "bands": bands.json()["embedding"],
      "torch": "torch" in sys.modules,
      "weights": command("serve", given["run"], "--port", "0") if blocked else None},
     sys.stdout,
@@ -164,6 +171,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def bands_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of an encoder for five channels, beside its weights."""
+    folder = tmp_path_factory.mktemp("bands")
+    np.save(folder / "images.npy", bands())
+    weights = save_channel_encoder(folder)
+    return Path(gtsa_kit.export(weights, out=folder / "bands.onnx", images=folder / "images.npy"))
+
+
+@pytest.fixture(scope="module")
 def light(pictures: Path, tiny_onnx: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Results of commands and functions in a process where nothing can be imported but the core."""
     blocked = blocked_modules()
@@ -183,12 +199,17 @@ def run_blocked(code: str, blocked: list[str], given: dict[str, str]) -> dict[st
 
 @pytest.mark.parametrize("installed", ["serve", "everything"])
 def test_features_of_an_onnx_file_are_served_without_torch(
-    installed: str, pictures: Path, tiny_onnx: Path, tiny_run: Path
+    installed: str, pictures: Path, tiny_onnx: Path, tiny_run: Path, bands_onnx: Path, tmp_path: Path
 ) -> None:
+    np.save(tmp_path / "bands.npy", bands())
+    given = {"bands_model": str(bands_onnx), "bands": str(tmp_path / "bands.npy")}
     blocked = blocked_modules("serve") if installed == "serve" else []
     assert "fastapi" not in blocked
-    served = run_blocked(SERVE, blocked, {"model": str(tiny_onnx), "images": str(pictures), "run": str(tiny_run)})
+    given |= {"model": str(tiny_onnx), "images": str(pictures), "run": str(tiny_run)}
+    served = run_blocked(SERVE, blocked, given)
     assert served["torch"] is False
+    (row,) = gtsa_kit.embed(tmp_path / "bands.npy", gtsa_kit.load(bands_onnx.with_name("encoder.safetensors"), "cpu"))
+    np.testing.assert_allclose(served["bands"], row.features.embedding, atol=2e-5)
     expected = {item.path: item.features.embedding for item in gtsa_kit.embed(pictures, gtsa_kit.load(tiny_onnx))}
     assert served["answers"].keys() == expected.keys()
     for name, (status, body) in served["answers"].items():

@@ -1,10 +1,12 @@
 """The `gtsa serve` command."""
 
 import json
+import logging
 import os
 import sys
 import tempfile
 import threading
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +79,14 @@ def serve(
     samples: Annotated[
         Path | None, typer.Option(help="Folder of sample images for the page. Default: a few installed ones.")
     ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels that pictures on the page show, counted from 1: three as red, green, blue (4,3,2), or one "
+            "as gray. Default: the first three. Not for 8-bit RGB.",
+            metavar="CHANNELS",
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -92,6 +102,8 @@ def serve(
     /v1/detect of a fine-tuned model or of heads; GET /, /docs, /health, /ready, /metrics.
     After SIGTERM or Ctrl-C the accepted requests are answered, then the service ends. There is no --size: each request
     may name one (?size=480x640).
+    Images are files of the channels that the model was trained with: JPEG, PNG and others, TIFF, arrays
+    (application/x-npy), DICOM; /v1/model says which.
 
     [bold]Examples[/bold]
 
@@ -100,6 +112,8 @@ def serve(
       gtsa serve runs/street/encoder.onnx --head road=runs/road --head defects=runs/defects
 
       curl -H 'Content-Type: image/jpeg' --data-binary @1.jpg 'localhost:8000/v1/features?format=npz' > 1.npz
+
+      curl -H 'Content-Type: image/tiff' --data-binary @scene.tif 'localhost:8000/v1/features?format=npz' > scene.npz
     """
     require(artifact)
     if samples:
@@ -130,6 +144,7 @@ def serve(
         cors=tuple(cors or ()),
         root_path=root_path.rstrip("/"),
         samples=samples,
+        show=show,
     )
     url_host = f"[{host}]" if ":" in host else host
     _run(settings, sock, f"http://{url_host}:{sock.getsockname()[1]}", as_json)
@@ -205,11 +220,14 @@ def _open_model(settings: "ServiceSettings") -> tuple[Any, Any, str]:
 
 
 def silence_native_libraries() -> None:
-    """Send the native standard error to /dev/null and keep Python's own `sys.stderr`.
+    """Send the native standard error to /dev/null and keep Python's own `sys.stderr`, without warnings of readers.
 
-    libtiff prints a line for each invalid file. Clients could fill a log with them, or a pipe that nobody reads, which
-    would block the decoding threads.
+    libtiff and others print a line for each invalid file. Clients could fill a log with them, or a pipe that nobody
+    reads, which would block the decoding threads.
     """
+    for reader in ("tifffile", "pydicom"):
+        logging.getLogger(reader).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module=reader)
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     devnull = os.open(os.devnull, os.O_WRONLY)

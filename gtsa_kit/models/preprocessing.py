@@ -14,8 +14,6 @@ from gtsa_kit.models.sizes import check_image, check_size
 
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
-SHOWN_DEVIATIONS: Final = 2.0
-"""Standard deviations from the mean of a channel at which a picture of it is black or white."""
 INTERPOLATIONS: Final = {
     "bicubic, antialiased": Image.Resampling.BICUBIC,
     "bilinear, antialiased": Image.Resampling.BILINEAR,
@@ -147,23 +145,11 @@ class Preprocessing:
 def resize_channels(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """Resize samples (H, W, N) to (height, width, N) float32, each channel as Pillow resizes it."""
     method, (height, width) = INTERPOLATIONS[interpolation], size
-    channels = np.moveaxis(pixels.astype(np.float32), -1, 0)
-    resized = [Image.fromarray(np.ascontiguousarray(one)).resize((width, height), method) for one in channels]
+    channels = (np.ascontiguousarray(one, np.float32) for one in np.moveaxis(pixels, -1, 0))
+    resized = [Image.fromarray(one).resize((width, height), method) for one in channels]
     return np.stack([np.asarray(one) for one in resized], axis=-1)
 
 
 def image_size(image: InputImage) -> tuple[int, int]:
     """Return the (width, height) of an image in pixels."""
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
-
-
-def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Return a picture (..., 3) uint8 of samples (..., N): 8-bit RGB as it is, else the first three channels or one.
-
-    A channel is black to white from two standard deviations below its mean to two above.
-    """
-    if preprocessing.is_rgb:
-        return pixels
-    chosen = [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]
-    unit = preprocessing.normalized(pixels)[..., chosen] / (2 * SHOWN_DEVIATIONS) + 0.5
-    return np.asarray((255 * unit.clip(0, 1)).round(), np.uint8)

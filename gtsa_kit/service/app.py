@@ -14,8 +14,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service import routes_features, routes_info, routes_tasks
+from gtsa_kit.export.layout import CHANNELS
+from gtsa_kit.models.pictures import parse_shown
+from gtsa_kit.service import routes_features, routes_info, routes_pictures, routes_tasks
 from gtsa_kit.service.admission import AdmissionLimiter
+from gtsa_kit.service.decoding import describe_input, input_types
 from gtsa_kit.service.errors import APIError, invalid_parameter
 from gtsa_kit.service.extract import FeatureExtractor
 from gtsa_kit.service.metrics import ServiceMetrics
@@ -27,6 +30,7 @@ from gtsa_kit.service.middleware import (
     TokenMiddleware,
 )
 from gtsa_kit.service.query import describe_validation_error
+from gtsa_kit.service.request_bodies import keep_input_types
 from gtsa_kit.service.samples import load_samples
 from gtsa_kit.service.served_model import ServedModel
 from gtsa_kit.service.settings import ServiceSettings
@@ -52,6 +56,9 @@ def create_app(
         opened: An encoder or a task model.
         settings: Limits and resources.
         heads: Heads beside an encoder.
+
+    Raises:
+        ValueError: The model is not served with these heads, or `settings.show` names no channels of it.
     """
     metrics = ServiceMetrics()
     limiter = AdmissionLimiter(settings.max_pending, settings.max_pending_bytes)
@@ -59,9 +66,9 @@ def create_app(
     extractor = FeatureExtractor(model, settings, metrics)
     predictor = TaskExtractor(extractor)
     created = int(settings.artifact.stat().st_mtime)
-    state = ServiceState(
-        settings, model, extractor, predictor, limiter, metrics, load_samples(settings.samples), created
-    )
+    shown = parse_shown(settings.show, model.preprocessing)
+    samples = load_samples(settings.samples, model.preprocessing, shown, settings.max_image_bytes)
+    state = ServiceState(settings, model, extractor, predictor, limiter, metrics, samples, shown, created)
     api = create_api(state)
     app: ASGIApp = AdmissionMiddleware(api, limiter, metrics)
     if settings.token is not None:
@@ -91,7 +98,7 @@ def create_api(state: ServiceState) -> FastAPI:
 
     api = FastAPI(
         title="gtsa-kit",
-        description=DESCRIPTION,
+        description=f"{DESCRIPTION} Images: {describe_input(state.model.preprocessing)}.",
         version="1",
         docs_url=None,
         redoc_url=None,
@@ -103,6 +110,7 @@ def create_api(state: ServiceState) -> FastAPI:
     api.include_router(routes_features.router)
     api.include_router(routes_tasks.router)
     api.include_router(routes_info.router)
+    api.include_router(routes_pictures.router)
     for path, file in routes_info.load_page_files().items():
         api.add_api_route(path, file, include_in_schema=False)
     api.add_exception_handler(APIError, on_api_error)  # type: ignore[arg-type]
@@ -111,6 +119,7 @@ def create_api(state: ServiceState) -> FastAPI:
     for kind in (ClientDisconnected, ClientDisconnect):  # after and while the body arrived
         api.add_exception_handler(kind, on_disconnect)
     api.add_exception_handler(Exception, on_unhandled)
+    keep_input_types(api.openapi(), input_types(state.model.preprocessing))
     return api
 
 
@@ -147,6 +156,6 @@ async def on_unhandled(request: Request, error: Exception) -> Response:
 def warm_up(model: ServedModel) -> None:
     """Run the model and its heads once, because the first call of many runtimes is slow."""
     side = model.nearest_size(model.preprocessing.size, model.preprocessing.size)
-    axes = {"batch": 1, "3": 3, "height": side[0], "width": side[1]}
+    axes = {"batch": 1, CHANNELS: model.manifest.channels, "height": side[0], "width": side[1]}
     shape = [axes[name] for name in model.manifest.input_axes]
     model(np.zeros(shape, dtype=model.manifest.inputs[0].dtype), [frozenset(model.heads)])

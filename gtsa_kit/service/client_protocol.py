@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import httpx
 
 ImageInput = bytes | str | Path | Any
-"""Image as the bytes of its file, its path, a PIL image, or an array (H, W, 3) uint8."""
+"""Image as the bytes of its file, its path, a PIL image, or an array: (H, W, 3) uint8, or samples (H, W, N) for a model
+of other channels."""
 Box = Sequence[float]
 """x1, y1, x2, y2 in pixels of the image as stored in its file."""
 Point = Sequence[float]
@@ -121,17 +122,25 @@ def task_request(
 
 
 def to_bytes(image: ImageInput) -> bytes:
-    """Return the bytes of an image file; PIL images and arrays are encoded as PNG, without loss."""
+    """Return the bytes of an image file; PIL images and arrays are encoded without loss, as PNG or as `.npy`."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, (str, Path)):
         return Path(image).read_bytes()
     from PIL import Image
 
-    opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
+    if isinstance(image, np.ndarray) and not _is_picture(image):
+        np.save(buffer, image, allow_pickle=False)
+        return buffer.getvalue()
+    opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
     opened.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _is_picture(array: np.ndarray) -> bool:
+    """Return whether PNG holds an array: gray, RGB or RGBA of 8 bits."""
+    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
 
 
 def parse_response(content: bytes) -> FeaturesResponse:

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,14 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_pixel
 from gtsa_kit.service.batcher import Batcher, InferenceResult
+from gtsa_kit.service.decoding import decode_upload
 from gtsa_kit.service.errors import APIError, invalid_parameter
 from gtsa_kit.service.metrics import ServiceMetrics
 from gtsa_kit.service.query import FeatureRequest
@@ -37,9 +34,6 @@ MAX_INLINE_BYTES: Final = 1 << 20
 
 CAST_CHUNK: Final = 1 << 15
 """Numbers that torch casts per call: few enough that it uses the calling thread alone and wakes no others."""
-
-# Reasons of this project's own image reader, which may be sent to clients. Those of the decoders name libraries.
-_OWN_REASONS: Final = re.compile(r"empty file$|not an image|[0-9]+ x [0-9]+ is [0-9]+ megapixels")
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,8 @@ class FeatureExtractor:
         feature_map = per_position * math.prod(self._grid(request))
         regions = per_position * (len(request.boxes) * request.roi_size**2 + len(request.points))
         maps = len(request.region_maps)
-        return 12 * height * width + feature_map * (len(self.model.manifest.outputs) + 2 * maps) + regions * maps
+        inputs = 4 * self.model.manifest.channels * height * width
+        return inputs + feature_map * (len(self.model.manifest.outputs) + 2 * maps) + regions * maps
 
     async def extract(self, upload: UploadedImage, request: FeatureRequest, timing: RequestTiming) -> ImageResult:
         """Compute the requested features of one image.
@@ -176,11 +171,11 @@ class FeatureExtractor:
 
     def _prepare(self, upload: UploadedImage, request: FeatureRequest) -> ModelInput:
         started = time.monotonic()
-        pixels, orientation = decode_upload(upload, self.settings.max_pixels)
-        height, width = pixels.shape[:2]
         preprocessing = self.model.preprocessing
+        pixels, orientation = decode_upload(upload, preprocessing, self.settings.max_pixels)
+        height, width = pixels.shape[:2]
         # Values equal those of `runner.prepare`; a faster resize would differ by one level in some pixels.
-        resized = preprocessing.resized(Image.fromarray(pixels), request.size)
+        resized = preprocessing.resized_samples(pixels, request.size)
         image = to_input(resized, preprocessing, self.model.manifest.input_format)
         affine = grid_to_pixel(width, height, self._grid(request), orientation)
         if orientation >= 5:
@@ -197,19 +192,6 @@ class FeatureExtractor:
         if not all(is_finite(values) for values in cast.values()):
             raise APIError(503, "model_failed", f"the features of this image do not fit into {request.dtype}")
         return ImageResult(prepared.metadata(request), cast)
-
-
-def decode_upload(upload: UploadedImage, max_pixels: int) -> tuple[np.ndarray, int]:
-    """Return the upright image (H, W, 3) uint8 and the EXIF orientation of its file.
-
-    Raises:
-        APIError: 422. An image of more than `max_pixels` is rejected by its header, before it is decoded.
-    """
-    try:
-        return decode(upload.content, "image", max_pixels)
-    except ImageError as error:
-        message = error.reason if _OWN_REASONS.match(error.reason) else "damaged, or of an unknown file format"
-        raise APIError(422, "undecodable_image", message, "image") from error
 
 
 def cast_array(values: np.ndarray, dtype: str) -> np.ndarray:

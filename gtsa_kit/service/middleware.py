@@ -19,7 +19,7 @@ from gtsa_kit.service.metrics import ServiceMetrics
 PUBLIC_PATHS: Final = frozenset({"/health", "/ready"})
 """Paths that need no token, because the probes of an orchestrator have none."""
 COMPUTE_PATHS: Final = frozenset(
-    f"/v1/{name}" for name in ("features", "embeddings", "similarity", "segment", "classify", "detect")
+    f"/v1/{name}" for name in ("features", "embeddings", "similarity", "segment", "classify", "detect", "picture")
 )
 """Paths whose requests are subject to admission control."""
 DEFAULT_HEADERS: Final = (

@@ -15,8 +15,11 @@ from gtsa_kit.service.errors import APIError, invalid_parameter, too_large, unsu
 from gtsa_kit.service.query import describe_validation_error
 
 _SUBTYPES = "jpeg jpg pjpeg png x-png webp bmp x-bmp x-ms-bmp tiff gif avif heic heif".split()
-IMAGE_TYPES: Final = frozenset({"application/octet-stream", *(f"image/{subtype}" for subtype in _SUBTYPES)})
-"""Content types of a body, or a part of it, that is an image file."""
+OCTET_STREAM: Final = "application/octet-stream"
+NPY: Final = "application/x-npy"
+DICOM: Final = "application/dicom"
+IMAGE_TYPES: Final = frozenset({OCTET_STREAM, NPY, DICOM, *(f"image/{subtype}" for subtype in _SUBTYPES)})
+"""Content types of a body, or a part of it, that is an image file; its first bytes say of which format."""
 MULTIPART: Final = "multipart/form-data"
 JSON: Final = "application/json"
 MAX_IMAGES: Final = 64
@@ -110,7 +113,7 @@ class _FileCollector:
 
     def part_end(self) -> None:
         content = b"".join(self._chunks)
-        media_type = self._headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
+        media_type = self._headers.get(b"content-type", OCTET_STREAM.encode()).decode("latin-1")
         error = None
         if media_type.partition(";")[0].strip().lower() not in IMAGE_TYPES:
             error = unsupported_media_type("the content type of this part is not that of an image")

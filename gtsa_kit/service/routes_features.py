@@ -21,6 +21,7 @@ from gtsa_kit.service.query import (
     refuse_repeated,
 )
 from gtsa_kit.service.regions import cosine_similarity_map
+from gtsa_kit.service.request_bodies import image_pair_request_body, image_request_body, json_request_body
 from gtsa_kit.service.request_parsing import JSON, get_media_type, parse_base64_images, parse_json_body
 from gtsa_kit.service.responses import build_response
 from gtsa_kit.service.schemas import (
@@ -30,9 +31,6 @@ from gtsa_kit.service.schemas import (
     Usage,
     array_responses,
     error_responses,
-    image_pair_request_body,
-    image_request_body,
-    json_request_body,
 )
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.served_model import ServedModel

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
+from gtsa_kit.service.decoding import input_info
 from gtsa_kit.service.errors import APIError
 from gtsa_kit.service.openapi_page import render_openapi
-from gtsa_kit.service.schemas import ModelEntry, ModelList, ServiceStatus, error_responses
+from gtsa_kit.service.schemas import InputEntry, ModelEntry, ModelList, ServiceStatus, error_responses
 from gtsa_kit.service.state import ServiceState, get_state
 
 router = APIRouter(redirect_slashes=False)
@@ -55,7 +56,10 @@ async def metrics(request: Request) -> PlainTextResponse:
 
 @router.get("/v1/model", summary="The artifact's manifest, and the limits of the service", responses=ERRORS)
 async def model(request: Request) -> dict[str, Any]:
-    """Return the manifest (architecture, sizes, outputs, preprocessing, parity) and the limits of the service."""
+    """Return the manifest (architecture, sizes, outputs, preprocessing, parity) and the limits of the service.
+
+    `input` has the number of channels, the type of their samples, and the content types of images.
+    """
     state = get_state(request)
     settings = state.settings
     limits = {"max_batch": state.extractor.batcher.max_batch} | {
@@ -64,6 +68,7 @@ async def model(request: Request) -> dict[str, Any]:
     }
     manifest = state.model.manifest.model_dump(mode="json")
     info = {**state.model_info(), "provider": state.model.provider, "tasks": state.task_info()}
+    info["input"] = input_info(state.model.preprocessing)
     return {**info, "features": state.model.has_features, "limits": limits, "manifest": manifest}
 
 
@@ -85,7 +90,9 @@ async def model_by_id(request: Request, model_id: str) -> ModelEntry:
 def list_model(state: ServiceState) -> ModelEntry:
     """Return the model as OpenAI's interface lists it."""
     dim = state.model.manifest.dim if state.model.has_features else None
-    return ModelEntry(**state.model_info(), created=state.created, dimensions=dim, tasks=state.task_info())
+    taken = InputEntry(**input_info(state.model.preprocessing))
+    info = {**state.model_info(), "tasks": state.task_info(), "input": taken}
+    return ModelEntry(**info, created=state.created, dimensions=dim)
 
 
 @router.get("/docs", include_in_schema=False)
@@ -109,18 +116,3 @@ class StaticFile:
 def load_page_files() -> Mapping[str, StaticFile]:
     """Read the files of the page, by path."""
     return {path: StaticFile((PAGE_FOLDER / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()}
-
-
-@router.get("/samples", include_in_schema=False)
-async def samples(request: Request) -> JSONResponse:
-    """Return the names of the sample images."""
-    return JSONResponse([sample.name for sample in get_state(request).samples])
-
-
-@router.get("/samples/{index}", include_in_schema=False)
-async def sample(request: Request, index: int) -> Response:
-    """Return a sample image as JPEG."""
-    available = get_state(request).samples
-    if not 0 <= index < len(available):
-        raise APIError(404, "not_found", "there is no such sample", "index")
-    return Response(available[index].content, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from gtsa_kit.service.errors import APIError, invalid_parameter
 from gtsa_kit.service.extract import RequestTiming
 from gtsa_kit.service.query import refuse_repeated
+from gtsa_kit.service.request_bodies import image_request_body
 from gtsa_kit.service.request_parsing import JSON
 from gtsa_kit.service.responses import build_response
-from gtsa_kit.service.schemas import error_responses, image_request_body, mask_responses
+from gtsa_kit.service.schemas import error_responses, mask_responses
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.state import cancel_on_disconnect, get_reservation, get_state
 from gtsa_kit.service.task_query import (

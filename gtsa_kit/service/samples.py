@@ -1,12 +1,19 @@
 """Sample images of the page."""
 
 import io
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
 from gtsa_kit.data.image_files import find_images, iter_readable
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, read_file
+from gtsa_kit.models.pictures import read_picture
+from gtsa_kit.models.preprocessing import Preprocessing
 
 MAX_SAMPLES: Final = 8
 """Maximum number of sample images."""
@@ -27,28 +34,61 @@ SAMPLES_OF_PACKAGES: Final = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Upright image as JPEG bytes, and its name."""
+    """Picture of an image and its name."""
 
     name: str
     content: bytes
+    """JPEG of the upright picture."""
+    file: bytes = b""
+    """Content of the file; empty for a model of 8-bit RGB, which takes the picture."""
 
 
-def load_samples(folder: Path | None) -> tuple[Sample, ...]:
+def load_samples(
+    folder: Path | None,
+    preprocessing: Preprocessing | None = None,
+    shown: tuple[int, ...] = (),
+    max_bytes: int = MAX_PIXELS,
+) -> tuple[Sample, ...]:
     """Load up to `MAX_SAMPLES` images, evenly spaced over the sorted files of a folder.
 
-    Without a folder, the images of the package mvtb-data are used, else the one of matplotlib, else none.
+    Without a folder, the images of the package mvtb-data are used, else the one of matplotlib, else none; for a model
+    of other channels than RGB none.
+
+    Args:
+        folder: Folder of images, or None.
+        preprocessing: Preprocessing of the model; None for 8-bit RGB.
+        shown: Channels that pictures show.
+        max_bytes: Larger files of other channels than RGB are passed over, as they stay in memory.
     """
-    paths = find_images(folder).paths if folder else find_installed_samples()
+    preprocessing = preprocessing or Preprocessing()
+    if folder is None:
+        paths = find_installed_samples() if preprocessing.is_rgb else []
+    else:
+        paths = find_images(folder, channels=not preprocessing.is_rgb).paths
     evenly_spaced = paths[:: max(1, len(paths) // MAX_SAMPLES)]
     samples: list[Sample] = []
-    for path, image in iter_readable(evenly_spaced):
+    for path, image, file in _open(evenly_spaced, preprocessing, shown, max_bytes):
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)
-        samples.append(Sample(path.stem, buffer.getvalue()))
+        samples.append(Sample(path.stem, buffer.getvalue(), file))
         if len(samples) == MAX_SAMPLES:
             break
     return tuple(samples)
+
+
+def _open(
+    paths: list[Path], preprocessing: Preprocessing, shown: tuple[int, ...], max_bytes: int
+) -> Iterator[tuple[Path, Image.Image, bytes]]:
+    """Yield path, picture and content of the files that can be read; no content for 8-bit RGB."""
+    if preprocessing.is_rgb:
+        yield from ((path, image, b"") for path, image in iter_readable(paths))
+        return
+    for path in paths:
+        with suppress(ImageError):
+            if path.stat().st_size <= max_bytes:
+                content = read_file(path)
+                yield path, read_picture(content, path.name, preprocessing, shown), content
 
 
 def find_installed_samples() -> list[Path]:

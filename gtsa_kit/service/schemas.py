@@ -5,9 +5,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from gtsa_kit.service.request_parsing import IMAGE_TYPES, JSON, MAX_IMAGES, MULTIPART
+from gtsa_kit.service.request_parsing import JSON, MAX_IMAGES
 from gtsa_kit.service.serialization import MEDIA_TYPES
 
+BINARY: Final = {"type": "string", "format": "binary"}
+"""JSON schema of a file."""
 _JSON_KINDS: Final = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
 
 
@@ -111,6 +113,18 @@ class TaskEntry(BaseModel):
     """Short side of inputs in pixels, where images keep their aspect ratio; null for a square."""
 
 
+class InputEntry(BaseModel):
+    """Images that the model takes."""
+
+    channels: int
+    dtype: Literal["uint8", "uint16", "float32"]
+    """Type of the samples."""
+    colors: bool
+    """True if the channels are red, green and blue."""
+    content_types: list[str]
+    """Content types of a body, or a part of it, that is an image."""
+
+
 class ModelEntry(BaseModel):
     """Model that the service computes with, as OpenAI's interface defines it, and properties of the artifact."""
 
@@ -126,6 +140,7 @@ class ModelEntry(BaseModel):
     """Hash of the source weights."""
     dimensions: int | None
     """Length of the vectors; null for a fine-tuned model, which returns none."""
+    input: InputEntry
     tasks: dict[str, TaskEntry]
     """Tasks by the name of their head; empty for an encoder without heads."""
 
@@ -180,7 +195,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def array_responses(description: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route for a 200 with arrays in any of the formats."""
-    content = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()}
+    content: dict[str, Any] = {media: {"schema": BINARY} for media in MEDIA_TYPES.values()}
     content[JSON] = {"schema": {"type": "object"}}
     return {200: {"description": description, "content": content}}
 
@@ -193,37 +208,7 @@ def mask_responses(description: str, default: str, *more: str) -> dict[int | str
         default: Media type of the default format, which is listed first.
         more: Media types of other binary formats than npz and safetensors.
     """
-    binary, formats = {"type": "string", "format": "binary"}, ("npz", "safetensors")
-    content: dict[str, Any] = {
-        default: {"schema": binary},
-        **{MEDIA_TYPES[name]: {"schema": binary} for name in formats},
-        **{media: {"schema": binary} for media in more},
-    }
+    types = [default, *(MEDIA_TYPES[name] for name in ("npz", "safetensors")), *more]
+    content: dict[str, Any] = {media: {"schema": BINARY} for media in types}
     content[JSON] = {"schema": {"type": "object"}}
     return {200: {"description": description, "content": content}}
-
-
-def image_request_body() -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that accepts one image as the body, or several as multipart or JSON."""
-    binary = {"type": "string", "format": "binary"}
-    files = {"type": "array", "items": binary, "minItems": 1, "maxItems": MAX_IMAGES}
-    parts = {"type": "object", "properties": {"images": files}, "required": ["images"]}
-    single = {media: {"schema": binary} for media in sorted(IMAGE_TYPES)}
-    return _request_body({**single, MULTIPART: {"schema": parts}, JSON: {"schema": ImagesBody.model_json_schema()}})
-
-
-def image_pair_request_body() -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that accepts two images as multipart or JSON."""
-    names = ("first", "second")
-    binary = {"type": "string", "format": "binary"}
-    parts = {"type": "object", "properties": dict.fromkeys(names, binary), "required": list(names)}
-    return _request_body({MULTIPART: {"schema": parts}, JSON: {"schema": ImagePairBody.model_json_schema()}})
-
-
-def json_request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that reads and parses a JSON body itself, with limits."""
-    return _request_body({JSON: {"schema": model.model_json_schema()}})
-
-
-def _request_body(content: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": content}}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -37,9 +38,11 @@ class ServedModel:
         """Serve an opened model; only an encoder takes heads.
 
         Raises:
-            ValueError: It is a model of other images than 8-bit RGB.
+            ValueError: It is a task model, or has heads, of other images than 8-bit RGB.
         """
-        require_rgb("the model", Preprocessing.from_dict(model.manifest.preprocessing), "the service reads")
+        if heads or isinstance(model, Predictor):
+            preprocessing = Preprocessing.from_dict(model.manifest.preprocessing)
+            require_rgb("the model", preprocessing, "masks, classes and detections are served for")
         self.model = model
         self._heads = {head.name: head for head in heads}
         self.heads: Mapping[str, Head | Predictor] = self._heads
@@ -71,7 +74,7 @@ class ServedModel:
         """True if the model returns features."""
         return not isinstance(self.model, Predictor)
 
-    @property
+    @cached_property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of the model's inputs."""
         return Preprocessing.from_dict(self.manifest.preprocessing)

@@ -51,6 +51,8 @@ class ServiceSettings:
     """Path prefix under which a proxy publishes the service, without a slash at the end."""
     samples: Path | None = None
     """Folder of sample images for the page; None selects installed ones."""
+    show: str | None = None
+    """Channels that pictures of images other than 8-bit RGB show, as `models.pictures.parse_shown` takes them."""
     body_timeout: float = 30.0
     """Seconds within which a body must arrive."""
     drain_timeout: int = 60

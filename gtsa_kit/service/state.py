@@ -35,6 +35,8 @@ class ServiceState:
     metrics: ServiceMetrics
     samples: tuple[Sample, ...]
     """Sample images of the page."""
+    shown: tuple[int, ...]
+    """Channels that pictures show; () for 8-bit RGB."""
     created: int
     """Time at which the artifact was written, in seconds since 1970."""
 

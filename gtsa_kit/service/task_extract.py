@@ -12,8 +12,9 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.batcher import InferenceResult
+from gtsa_kit.service.decoding import decode_upload
 from gtsa_kit.service.errors import APIError, invalid_parameter
-from gtsa_kit.service.extract import FeatureExtractor, RequestTiming, decode_upload
+from gtsa_kit.service.extract import FeatureExtractor, RequestTiming
 from gtsa_kit.service.request_parsing import UploadedImage
 from gtsa_kit.service.serialization import ImageResult
 from gtsa_kit.service.task_query import TaskRequest
@@ -84,9 +85,10 @@ class TaskExtractor:
 
     def _prepare(self, upload: UploadedImage, request: TaskRequest) -> TaskInput:
         started = time.monotonic()
-        pixels, orientation = decode_upload(upload, self.extractor.settings.max_pixels)
+        preprocessing = self.model.preprocessing
+        pixels, orientation = decode_upload(upload, preprocessing, self.extractor.settings.max_pixels)
         height, width = pixels.shape[:2]
-        size, preprocessing = request.resize(width, height), self.model.preprocessing
+        size = request.resize(width, height)
         region = request.resize.cut(Image.fromarray(pixels), preprocessing.interpolation)
         resized = preprocessing.resized(region, size)
         image = to_input(resized, preprocessing, self.model.manifest.input_format)

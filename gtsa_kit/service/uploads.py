@@ -33,7 +33,7 @@ async def read_images(request: Request, state: ServiceState, timing: RequestTimi
         content = await read_timed_body(request, state, timing, settings.max_image_bytes)
         return [UploadedImage("image", content)], False
     if media_type not in (MULTIPART, JSON):
-        message = f"send an image (Content-Type: image/jpeg, image/png, ...), {MULTIPART} or {JSON}"
+        message = f"send an image (Content-Type: image/jpeg, image/tiff, application/x-npy, ...), {MULTIPART} or {JSON}"
         raise unsupported_media_type(message)
     body = await read_timed_body(request, state, timing, settings.max_request_bytes)
     get_reservation(request).acquire(size=2 * len(body))  # for the images that are copied or decoded from the body
@@ -46,6 +46,17 @@ async def read_images(request: Request, state: ServiceState, timing: RequestTimi
     if not uploads:
         raise invalid_parameter("images", "the body holds no image")
     return uploads, True
+
+
+async def read_image(request: Request, state: ServiceState, timing: RequestTiming) -> UploadedImage:
+    """Return the image that is the body.
+
+    Raises:
+        APIError: 413 or 415.
+    """
+    if get_media_type(request) not in IMAGE_TYPES:
+        raise unsupported_media_type("send one image (Content-Type: image/tiff, application/x-npy, ...)")
+    return UploadedImage("image", await read_timed_body(request, state, timing, state.settings.max_image_bytes))
 
 
 async def read_image_pair(request: Request, state: ServiceState, timing: RequestTiming) -> list[UploadedImage]:

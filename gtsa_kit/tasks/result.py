@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from gtsa_kit.files import write_json
-from gtsa_kit.models.preprocessing import InputImage, Preprocessing, rgb_picture
+from gtsa_kit.models.pictures import rgb_picture
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.tasks.evaluate import outputs_of_images
 from gtsa_kit.tasks.object_pictures import draw_objects

@@ -11,7 +11,7 @@ from gtsa_kit.data.image_files import ImageList
 from gtsa_kit.feature_colors import fit_color_basis
 from gtsa_kit.files import atomic_write, read_json_lines, write_json_lines
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.preprocessing import rgb_picture
+from gtsa_kit.models.pictures import rgb_picture
 from gtsa_kit.training.channels import image_reader
 from gtsa_kit.training.fixed_images import encode, load_fixed_images
 from gtsa_kit.training.learning import Learning, measure_learning

@@ -42,9 +42,13 @@ def valid_files() -> list[bytes]:
 
 
 def mutated_files(seed: int, count: int) -> Iterator[bytes]:
+    """Yield `count` files of `valid_files`, each with one to three random changes."""
+    return mutated(valid_files(), seed, count)
+
+
+def mutated(valid: list[bytes], seed: int, count: int) -> Iterator[bytes]:
     """Yield `count` files, each a valid one with one to three random changes."""
     rng = np.random.default_rng(seed)
-    valid = valid_files()
     for i in range(count):
         content = bytearray(valid[i % len(valid)])
         for _ in range(int(rng.integers(1, 4))):

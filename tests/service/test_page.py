@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.channel_models import bands, save_channel_encoder, tiff
 from helpers.running_service import RunningService, ServiceFactory
 from helpers.signals import WAIT_SECONDS
 from PIL import Image
@@ -21,9 +22,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+import gtsa_kit
 from gtsa_kit.evaluation.models import random_runner
 from gtsa_kit.export import Runner
 from gtsa_kit.models.architecture import ARCHITECTURES
+from gtsa_kit.models.pictures import rgb_picture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -472,3 +475,47 @@ def assert_clean(browser: webdriver.Chrome) -> None:
     here = browser.current_url.rstrip("/")
     assert all(name.startswith((here, "blob:")) for name in loaded), loaded
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def canvas_pixels(browser: webdriver.Chrome, index: int) -> np.ndarray:
+    """Return the canvas (H, W, 3)."""
+    script = (
+        "const c = arguments[0]; return [c.height, c.width, "
+        "...c.getContext('2d').getImageData(0, 0, c.width, c.height).data];"
+    )
+    height, width, *values = browser.execute_script(script, canvas(browser, index))
+    return np.array(values, float).reshape(height, width, 4)[..., :3]
+
+
+def test_scenes_of_other_channels_are_drawn_by_the_service(
+    browser: webdriver.Chrome, start_service: ServiceFactory, tmp_path: Path
+) -> None:
+    from base64 import b64encode
+
+    pytest.importorskip("tifffile", reason="tifffile is not installed")
+    (tmp_path / "scenes").mkdir()
+    values = [bands(seed, height=512, width=640) for seed in range(3)]
+    for seed in range(2):
+        np.save(tmp_path / "scenes" / f"scene{seed}.npy", values[seed])
+    runner = gtsa_kit.load(save_channel_encoder(tmp_path / "model"), "cpu")
+    with start_service(runner, samples=tmp_path / "scenes", show="3,2,1") as running:
+        open_page(browser, running)
+        browser.find_element(By.CSS_SELECTOR, "label:has(input[value=image])").click()
+
+        def shows(index: int, image: np.ndarray, chosen: tuple[int, ...]) -> bool:
+            shown = rgb_picture(image, runner.preprocessing, chosen)
+            drawn = canvas_pixels(browser, index)
+            return drawn.shape == shown.shape and np.abs(drawn - shown).max() <= 1
+
+        wait(browser, lambda: shows(1, values[1], (2, 1, 0)))
+        content = b64encode(tiff(values[2], compression="zlib")).decode()
+        browser.execute_script(DROP, slot(browser, 0), content, "dropped.tif")
+        wait(browser, lambda: shows(0, values[2], (2, 1, 0)))
+        assert not slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-rotate]").is_enabled()
+        shown = browser.find_element(By.ID, "show")
+        shown.send_keys("4,5,1", Keys.TAB)
+        wait(browser, lambda: shows(0, values[2], (3, 4, 0)) and shows(1, values[1], (3, 4, 0)))
+        wait(browser, lambda: is_idle(browser) and "patches" in slot(browser, 0).text)
+        browser.execute_script(DROP, slot(browser, 0), b64encode(b"no scene").decode(), "wrong.tif")
+        wait(browser, lambda: "wrong.tif: not an image" in status(browser))
+    assert not [entry for entry in browser.get_log("browser") if "422" not in entry["message"]]

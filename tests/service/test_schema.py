@@ -36,7 +36,7 @@ def run_schemathesis(service: RunningService, folder: Path, *more: str) -> str:
 
 
 def test_responses_conform_to_the_openapi_document(heads_service: RunningService, tmp_path: Path) -> None:
-    assert "Tested: 12" in run_schemathesis(heads_service, tmp_path)
+    assert "Tested: 13" in run_schemathesis(heads_service, tmp_path)
 
 
 def test_responses_of_a_detector_conform_too(start_service: ServiceFactory, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ const byId = (id) => document.getElementById(id);
 const slots = [...document.querySelectorAll(".slot")].map((section, index) => ({
   index, section,
   canvas: section.querySelector("canvas"), stage: section.querySelector(".stage"), info: section.querySelector(".info"),
-  legend: section.querySelector(".legend"), image: null, name: "", rotation: 0, map: null, uprightMap: null, prediction: null, requestId: 0, loadId: 0,
+  legend: section.querySelector(".legend"), image: null, file: null, name: "", rotation: 0, map: null, uprightMap: null, prediction: null, requestId: 0, loadId: 0,
 }));
+const FILES = "image/*,.tif,.tiff,.npy,.dcm"; // browsers can't show the last ones: the service draws them
+let takesPictures = true;
 let basis = null, selection = null, ranges = null, patch = 1, tasks = {}, hasFeatures = true;
 
 const mode = () => document.querySelector("input[name=mode]:checked").value;
@@ -27,7 +29,13 @@ async function initialize() {
   byId("model").textContent = `${model.id}, ${model.format}`;
   const { inputs, outputs, axes, architecture } = model.manifest;
   patch = architecture.patch;
-  const fixed = inputs[0].shape.filter((length) => typeof length === "number" && length > 3);
+  const { channels, dtype, colors } = model.input;
+  takesPictures = channels === 3 && dtype === "uint8" && colors;
+  byId("show").closest("label").hidden = takesPictures || channels < 2;
+  byId("show").placeholder = channels < 3 ? "1" : "1,2,3";
+  document.querySelectorAll("input[type=file]").forEach((input) => { input.accept = FILES; });
+  const lengths = inputs[0].shape.slice(1), at = lengths.indexOf(channels);
+  const fixed = lengths.filter((length, index) => typeof length === "number" && index !== at);
   const rangeOf = (axis, index) => axes[axis] ?? { min: fixed[index], max: fixed[index] };
   ranges = { height: rangeOf("height", 0), width: rangeOf("width", fixed.length - 1), maxSize: Math.floor(model.limits.max_size / patch) * patch };
   const maps = outputs.map((output) => output.name).filter((name) => name.startsWith("feature_map"));
@@ -87,14 +95,27 @@ function inputSize(width, height) {
 
 // Images
 
+// Return the picture of a file: the service draws images of other channels than RGB, and what the browser can't open.
+async function openPicture(blob) {
+  if (takesPictures) {
+    try { return await createImageBitmap(blob); } catch { /* the service may read it */ }
+  }
+  const show = byId("show").value.replaceAll(" ", ""), parameters = new URLSearchParams(show && !takesPictures ? { show } : {});
+  return createImageBitmap(await (await postFile(`v1/picture?${parameters}`, blob)).blob());
+}
+
+const postFile = async (path, body) => requireOk(
+  await fetch(path, { method: "POST", body, headers: { "Content-Type": "application/octet-stream" } }));
+
 // Show an image in a slot; of several that are loading, the one that was chosen last.
 async function loadImage(slot, source, name) {
   const loadId = (slot.loadId += 1), blob = await source;
-  let image = null;
-  try { image = await createImageBitmap(blob); } catch { /* said below */ }
+  let image = null, message = "";
+  try { image = await openPicture(blob); } catch (error) { ({ message } = error); }
   if (slot.loadId !== loadId) return;
-  if (!image) return setStatus(`${name}: the browser can't open it as an image`, true);
-  Object.assign(slot, { image, name, rotation: 0, map: null, uprightMap: null, prediction: null });
+  if (!image) return setStatus(`${name}: ${message}`, true);
+  const file = takesPictures ? null : blob;
+  Object.assign(slot, { image, file, name, rotation: 0, map: null, uprightMap: null, prediction: null });
   selection = null;
   await compute([slot], true);
 }
@@ -135,8 +156,7 @@ async function encodePng(slot) {
 async function requestFeatures(slot, query) {
   const [height, width] = inputSize(slot.canvas.width, slot.canvas.height);
   const parameters = new URLSearchParams({ size: `${height}x${width}`, dtype: "float32", ...query });
-  const body = await encodePng(slot);
-  return requireOk(await fetch(`v1/features?${parameters}`, { method: "POST", body, headers: { "Content-Type": "image/png" } }));
+  return postFile(`v1/features?${parameters}`, slot.file ?? await encodePng(slot));
 }
 
 async function requestPrediction(slot) {
@@ -164,7 +184,7 @@ function resizeCanvas(slot) {
   [slot.canvas.width, slot.canvas.height] = rotatedSize(slot, scale);
   slot.canvas.hidden = false;
   slot.section.querySelector(".drop").hidden = true;
-  slot.section.querySelectorAll("button").forEach((button) => { button.disabled = false; });
+  slot.section.querySelectorAll("button").forEach((button) => { button.disabled = Boolean(slot.file && button.dataset.rotate); });
   drawImage(slot.canvas.getContext("2d"), slot);
 }
 
@@ -389,6 +409,9 @@ byId("head").addEventListener("change", () => {
   if (predicting()) compute(slots, false);
 });
 byId("opacity").addEventListener("input", draw);
+byId("show").addEventListener("change", () => {
+  if (byId("show").checkValidity()) slots.filter((slot) => slot.file).forEach((slot) => loadImage(slot, slot.file, slot.name));
+});
 byId("threshold").addEventListener("input", () => { showThreshold(); draw(); });
 for (const id of ["layer", "size"]) {
   byId(id).addEventListener("change", () => { selection = null; basis = null; slots.forEach((s) => { s.uprightMap = null; }); compute(slots, true); });
@@ -411,7 +434,8 @@ async function showSamples() {
 
 async function loadSample(slot, index, name) {
   try {
-    await loadImage(slot, fetch(`samples/${index}`).then(requireOk).then((response) => response.blob()), name);
+    const path = takesPictures ? `samples/${index}` : `samples/${index}/file`;
+    await loadImage(slot, fetch(path).then(requireOk).then((response) => response.blob()), name);
   } catch (error) {
     setStatus(error.message, true);
   }
