@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 browse_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
+ShowOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Channels that pictures show, counted from 1: three as red, green, blue (4,3,2), or one as gray. Default: "
+        "the first three. Not for 8-bit RGB.",
+        metavar="CHANNELS",
+    ),
+]
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder that gtsa embed wrote (its --out).", metavar="DIR")]
 
 
@@ -54,6 +62,7 @@ def search_command(
         Path | None,
         typer.Option(help="Contact sheet: .png, .jpg, .svg or .pdf. Default DIR/search.jpg.", metavar="FILE"),
     ] = None,
+    show: ShowOption = None,
     as_json: JsonOption = False,
     *,
     opening: ModelOptions,
@@ -74,15 +83,15 @@ def search_command(
     path, no_sheet = choose_sheet(contact_sheet, folder / "search.jpg")
     data = open_with_note(folder)
     check_sheet_outside(path, data)
+    from gtsa_kit.embedding.browse.thumbnails import SourceImages
+
+    images = SourceImages.of(data, show)
     if image is not None:
         query_row, name, vector = None, str(image), _embed_image(data, require(image), model, opening)
     else:
         query_row = data.find(str(row))
         name, vector = query_row.path, data.vectors([query_row.index])[0]
-    from gtsa_kit.embedding.browse.thumbnails import SourceImages
-
     result = _search(data, vector, top, None if query_row is None else query_row.index)
-    images = SourceImages(data.sources)
     print_hits(result.hits, images.states(hit.row for hit in result.hits), name, as_json)
     print_note(describe_invalid(result.invalid))
     print_note(no_sheet)
@@ -102,6 +111,7 @@ def map_command(
     thumbnails: Annotated[
         int, typer.Option(min=0, help="Thumbnails inside the file, 5 KB each; other images are relative links.")
     ] = 2_000,
+    show: ShowOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Draw the dataset as a map in one HTML file: a projection in which similar images are close to each other.
@@ -121,7 +131,7 @@ def map_command(
     from gtsa_kit.embedding.browse.projection_page import write_projection_page
     from gtsa_kit.embedding.browse.thumbnails import SourceImages, describe_problems
 
-    console = make_console()
+    console, images = make_console(), SourceImages.of(data, show)
     with Steps(console) as steps:
         steps.begin("finding neighbors", min(points, len(data)), unit="images")
         projection = make_projection(
@@ -129,7 +139,6 @@ def map_command(
         )
         steps.begin("making thumbnails", min(thumbnails, len(projection.rows)), unit="images")
         title = f"Map of {Path(data.sources[0] if data.sources else folder.absolute()).name}"
-        images = SourceImages(data.sources)
         problems = write_projection_page(projection, images, out, title, thumbnails, lambda done, _: steps.update(done))
     print_note(describe_problems(problems, len(projection.rows)))
     print_note(describe_invalid(projection.invalid))
@@ -151,6 +160,7 @@ def duplicates_command(
         Path | None,
         typer.Option(help="Contact sheet to write: .png, .jpg, .svg or .pdf. Default: none.", metavar="FILE"),
     ] = None,
+    show: ShowOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -174,13 +184,12 @@ def duplicates_command(
     from gtsa_kit.embedding.browse.duplicates import find_duplicates
     from gtsa_kit.embedding.browse.thumbnails import SourceImages
 
-    console = make_console()
+    console, images = make_console(), SourceImages.of(data, show)
     with Steps(console) as steps:
         steps.begin("comparing, percent", 100)
         duplicates = find_duplicates(
             data, threshold, _device_of_products(device), lambda done, total: steps.update(100 * done // total)
         )
-    images = SourceImages(data.sources)
     states = iter(images.states(member.row for group in duplicates.groups for member in group))
     groups = [advise(group, [next(states) for _ in group]) for group in duplicates.groups]
     print_duplicates(groups, duplicates.invalid, threshold, as_json)
@@ -204,10 +213,17 @@ def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: 
     """Return the vector (D,) of an image."""
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.data.image_io import open_image
+    from gtsa_kit.data.image_io import open_image, read_file
     from gtsa_kit.embedding.browse.search import embed_query, model_options, open_model
+    from gtsa_kit.models.channel_images import read_samples
+    from gtsa_kit.models.preprocessing import Preprocessing
 
-    query, console, options = open_image(image), make_console(), opening.load_options()
+    taken, console, options = (
+        Preprocessing.from_dict(data.manifest.preprocessing),
+        make_console(),
+        opening.load_options(),
+    )
+    query = open_image(image) if taken.is_rgb else read_samples(read_file(image), str(image), taken)[0]
     runner = open_model(data, model, lambda path: open_runner(path, model_options(data, path, options), console))
     return embed_query(runner, query, data.job.get("resize"))
 

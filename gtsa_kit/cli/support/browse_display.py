@@ -92,13 +92,13 @@ def write_hits_sheet(
     images: "SourceImages", hits: "list[SearchHit]", query: "Path | ImageRow", name: str, contact_sheet: Path
 ) -> None:
     """Write a contact sheet with the query, a file or a row, first, then the search results."""
-    from gtsa_kit.data.image_io import open_image
+    from gtsa_kit.data.image_io import read_file
     from gtsa_kit.embedding.browse.contact_sheet import TILE, Tile, write_contact_sheet
     from gtsa_kit.embedding.browse.thumbnails import Thumbnail, shrink
 
     rows = [hit.row for hit in hits]
     if isinstance(query, Path):
-        first = Thumbnail(shrink(open_image(query), TILE))
+        first = Thumbnail(shrink(images.picture(read_file(query), str(query)), TILE))
         thumbnails = images.thumbnails(rows, TILE)
     else:
         thumbnails = images.thumbnails([query, *rows], TILE)

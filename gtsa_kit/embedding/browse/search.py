@@ -14,7 +14,7 @@ from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 from gtsa_kit.export.source_facts import facts_of_own, takes_import_options
-from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,14 @@ def _open_checked(data: VectorTable, path: Path, opener: Callable[[Path], Runner
     return runner
 
 
-def embed_query(runner: Runner, image: Image.Image, resize: Mapping[str, Any] | None = None) -> np.ndarray:
+def embed_query(runner: Runner, image: InputImage, resize: Mapping[str, Any] | None = None) -> np.ndarray:
     """Return the vector (D,), float32, of one image, preprocessed as the rows were.
 
     Args:
         runner: The model that made the rows.
-        image: Upright RGB.
+        image: Upright RGB, or samples (H, W, N) of other channels.
         resize: Fields of a `ResizePolicy`, from job.json; None for the model's own size.
     """
-    size = ResizePolicy(**resize)(*image.size) if resize else None
+    width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+    size = ResizePolicy(**resize)(width, height) if resize else None
     return np.asarray(runner(runner.prepare(image, size)[None]).embedding[0])

@@ -11,16 +11,20 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
+from gtsa_kit.data.formats import CHANNEL_SUFFIXES
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, open_bytes
 from gtsa_kit.embedding.browse.source_files import FileState, SourceFiles
-from gtsa_kit.embedding.browse.vectors import ImageRow
+from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable
+from gtsa_kit.models.pictures import parse_shown, read_picture
+from gtsa_kit.models.preprocessing import Preprocessing
 
 Result = TypeVar("Result")
 
 UNREADABLE = "unreadable"
 """Problem of an image that can't be read or decoded any more."""
 
+_NOT_IN_BROWSERS = frozenset([".tif", ".tiff", *CHANNEL_SUFFIXES])
 _SENTENCES = {
     FileState.CHANGED.value: "changed since embedding",
     FileState.MISSING.value: "missing",
@@ -41,12 +45,31 @@ class Thumbnail:
 class SourceImages:
     """Images of a dataset's rows, opened again at the locations of their source."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        """Look for images in `sources`, the known locations of one source; () if none is known."""
+    def __init__(
+        self, sources: Sequence[str], preprocessing: Preprocessing | None = None, shown: tuple[int, ...] = ()
+    ) -> None:
+        """Look for images in `sources`, the known locations of one source; () if none is known.
+
+        Args:
+            sources: The locations.
+            preprocessing: Preprocessing of the model that embedded them; None for 8-bit RGB.
+            shown: Channels that pictures show, as `models.pictures` takes them.
+        """
         self.files = SourceFiles(sources)
+        self.preprocessing, self.shown = preprocessing or Preprocessing(), shown
+
+    @classmethod
+    def of(cls, data: VectorTable, show: str | None = None) -> "SourceImages":
+        """Return the images of a dataset, of which other channels than RGB are shown as `parse_shown` says.
+
+        Raises:
+            ValueError: See `parse_shown`.
+        """
+        preprocessing = Preprocessing.from_dict(data.manifest.preprocessing)
+        return cls(data.sources, preprocessing, parse_shown(show, preprocessing))
 
     def open(self, row: ImageRow) -> Image.Image:
-        """Open the image of a row as upright 8-bit RGB.
+        """Open the picture of a row as upright 8-bit RGB.
 
         Raises:
             ImageError: It is changed, missing, remote or unreadable.
@@ -54,7 +77,17 @@ class SourceImages:
         content, state = self.files.read(row)
         if content is None:
             raise ImageError(Path(row.path), _SENTENCES[state])
-        return open_bytes(content, Path(row.path))
+        return self.picture(content, row.path)
+
+    def picture(self, content: bytes, name: str) -> Image.Image:
+        """Return the picture of a file's content.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        if self.preprocessing.is_rgb:
+            return open_bytes(content, Path(name))
+        return read_picture(content, name, self.preprocessing, self.shown)
 
     def thumbnails(self, rows: Iterable[ImageRow], side: int) -> Iterator[Thumbnail]:
         """Yield thumbnails in the order of `rows`, at most `side` pixels high and wide."""
@@ -68,6 +101,8 @@ class SourceImages:
             if file is None:
                 state = self.files.state(row)
                 return None, "" if state is FileState.SAME else state.value  # in an archive: no link, no problem
+            if file.suffix.lower() in _NOT_IN_BROWSERS:
+                return None, ""
             return quote(Path(os.path.relpath(file.absolute(), page.absolute().parent)).as_posix()), ""
 
         yield from _map_in_threads(link, rows)
@@ -81,7 +116,7 @@ class SourceImages:
             content, state = self.files.read(row)
             if content is None:
                 return Thumbnail(None, state.value)
-            return Thumbnail(shrink(open_bytes(content, Path(row.path)), side))
+            return Thumbnail(shrink(self.picture(content, row.path), side))
         except ImageError:
             return Thumbnail(None, UNREADABLE)
 
