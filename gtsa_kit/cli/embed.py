@@ -74,6 +74,13 @@ def embed(
     ] = False,
     batch_size: Annotated[str, typer.Option(help="Number of images in one call of the model, or auto.")] = "auto",
     workers: Annotated[str, typer.Option(help="Threads that read and decode, or auto.")] = "auto",
+    frames: Annotated[
+        Literal["first", "all"],
+        typer.Option(
+            help="Of files with several images, such as slices of a volume: embed the first, or all as PATH#1, PATH#2. "
+            "For a model of --channels."
+        ),
+    ] = "first",
     on_error: Annotated[
         Literal["skip", "fail"],
         typer.Option(help="skip: list unreadable images in errors.jsonl; fail: stop at the first."),
@@ -140,6 +147,7 @@ def embed(
         resume=resume,
         engine=engine,
         part=part,
+        frames=frames,
         max_pixels=int(max_megapixels * 1e6),
         rows_per_shard=rows_per_shard,
         load=load_options,
@@ -187,6 +195,7 @@ def embed_with_progress(
         check_source(folder)
     with quick_imports():
         from gtsa_kit.cli.support.job_display import run_job
+        from gtsa_kit.cli.support.job_hints import deep_note, embedding_hints
         from gtsa_kit.cli.support.opening import open_runner
         from gtsa_kit.cli.support.progress import make_console
         from gtsa_kit.embedding.run import embed_folder
@@ -200,10 +209,12 @@ def embed_with_progress(
         from gtsa_kit.cli.support.fast_model import open_fast
 
         model, runner, options = open_fast(folder, model, out, options, runner, console)
+    if runner.preprocessing.is_rgb and (note := deep_note(folder)):
+        console.print(note, soft_wrap=True, markup=False)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     run_job(
         lambda on_progress: embed_folder(folder, model, out, options, on_progress, runner),
-        *(out, "embedding", f"rows in {out / 'vectors'}", as_json, console),
+        *(out, "embedding", f"rows in {out / 'vectors'}", as_json, console, embedding_hints),
     )
 
 

@@ -1,22 +1,17 @@
 """Decoding of image files by the fastest decoder that gives the same pixels as Pillow."""
 
 import sys
-import threading
 import warnings
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from gtsa_kit.data.image_io import MAX_PIXELS, decode_image, read_header
-
-LARGE_IMAGE_PIXELS = 24_000_000
-"""Number of pixels above which images are decoded one at a time, so that only one of them is in memory."""
+from gtsa_kit.data.large_images import one_large_image
 
 IMAGES_THAT_REPAY_TORCHVISION = 5000
 """Number of images from which on the import of torchvision, 3 seconds, is repaid: it saves half a millisecond each."""
-
-_large_image_lock = threading.Lock()
 
 
 def use_fast_decoder(images: int) -> None:
@@ -44,11 +39,6 @@ def decode(content: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) ->
                 return pixels, 1
         decoded = decode_image(content, path, max_pixels)
         return np.asarray(decoded.image), decoded.orientation
-
-
-def one_large_image(pixels: int) -> AbstractContextManager[object]:
-    """Return a context that one image of more than `LARGE_IMAGE_PIXELS` is in at a time, and any number of others."""
-    return _large_image_lock if pixels > LARGE_IMAGE_PIXELS else nullcontext()
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:

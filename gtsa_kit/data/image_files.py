@@ -11,12 +11,15 @@ from typing import TypeVar
 
 from PIL import Image
 
+from gtsa_kit.data.channels.other import other_channels
 from gtsa_kit.data.entries import UNREAD_FORMAT, Entry, Source, display_path, read_entry, sort_entries
 from gtsa_kit.data.formats import CHANNEL_SUFFIXES, IMAGE_SUFFIXES
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, decode_image, open_image
 from gtsa_kit.data.left_out import without_left_out
 from gtsa_kit.data.sources import FileSource, open_source
 
+NOT_RGB = "which are no 8-bit RGB"
+"""End of the reason of an image with other channels, after what it has."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -152,7 +155,7 @@ def validate_images(
     def check(entry: Entry) -> Entry | None:
         try:
             if read is None:
-                decode_image(read_entry(source, entry), Path(entry.name), max_pixels)
+                _decode_rgb(source, entry, max_pixels)
             else:
                 read(source, entry)
         except ImageError as error:
@@ -166,6 +169,16 @@ def validate_images(
             if result is not None:
                 unreadable.append(result)
     return unreadable
+
+
+def _decode_rgb(source: Source, entry: Entry, max_pixels: int) -> None:
+    """Decode an image as 8-bit RGB; the error of one with other channels says so."""
+    content = read_entry(source, entry)
+    try:
+        decode_image(content, Path(entry.name), max_pixels)
+    except ImageError as error:
+        other = other_channels(content)
+        raise (ImageError(error.path, f"{other}, {NOT_RGB}") if other else error) from error
 
 
 def bounded_map(

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.channels.frames import FrameFiles
+from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
@@ -69,7 +70,7 @@ def extract_features(
         plan: Batch size, threads and kept maps.
         begins_window: See `split_into_windows`.
     """
-    load = partial(load_image, source=source, preprocessor=preprocessor)
+    load = partial(load_image, source=source, preprocessor=preprocessor, read=FrameFiles())
     return extract_items(entries, load, runner, preprocessor, plan, begins_window)
 
 
@@ -106,10 +107,13 @@ def extract_prepared(
         yield from _extract_window(window, runner, plan)
 
 
-def load_image(entry: Entry, source: Source, preprocessor: Preprocessor) -> PreparedImage | FailedImage:
+def load_image(
+    entry: Entry, source: Source, preprocessor: Preprocessor, read: FrameFiles | None = None
+) -> PreparedImage | FailedImage:
     """Read and decode one image."""
     try:
-        return preprocessor(entry.name, read_entry(source, entry), entry.stamp)
+        content, digest = (read or FrameFiles())(source, entry)
+        return preprocessor(entry.name, content, entry.stamp, digest)
     except ImageError as error:
         return FailedImage(entry.name, error.reason)
     except MemoryError:

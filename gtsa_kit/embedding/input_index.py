@@ -3,12 +3,13 @@
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from gtsa_kit.data.channels.frames import Frames, each_frame, split_frame
 from gtsa_kit.data.entries import Entry, Source, natural_key, sort_entries
 from gtsa_kit.data.image_files import with_channels
 from gtsa_kit.data.left_out import without_left_out
@@ -19,16 +20,18 @@ NO_IMAGES = "no images found; files are recognized by their suffix: .jpg .png .w
 _COLUMNS = "name BLOB, locator BLOB, stamp TEXT, reason TEXT"
 
 
-def list_inputs(source: Source, channels: bool = False) -> list[Entry]:
-    """Return the entries of a source in natural order of their names, each file once.
+def list_inputs(source: Source, channels: bool = False, frames: Frames = "first") -> list[Entry]:
+    """Return the entries of a source in natural order of their names, each file or frame once.
 
-    With `channels`, formats count that are read with all of their channels alone.
+    Args:
+        source: The source.
+        channels: Whether formats count that are read with all of their channels alone.
+        frames: Whether the first frame of a file counts, or each of them.
 
     Raises:
         ValueError: The source has no entries.
     """
-    listed = with_channels(source.entries()) if channels else source.entries()
-    entries = sort_entries(without_left_out(listed))
+    entries = sort_entries(_listed(source, source.entries(), channels, frames))
     if not entries:
         raise ValueError(NO_IMAGES)
     return entries
@@ -60,8 +63,8 @@ class InputIndex:
             return frozenset(name.decode() for (name,) in rows)
 
 
-def write_input_index(source: Source, path: Path, channels: bool = False) -> InputIndex:
-    """List a source into the file `path`, which is written atomically.
+def write_input_index(source: Source, path: Path, channels: bool = False, frames: Frames = "first") -> InputIndex:
+    """List a source into the file `path`, which is written atomically; see `list_inputs`.
 
     Raises:
         ValueError: The source has no entries.
@@ -71,7 +74,7 @@ def write_input_index(source: Source, path: Path, channels: bool = False) -> Inp
     temporary.unlink(missing_ok=True)
     try:
         with closing(_connect(temporary)) as database:
-            _fill(database, source, channels)
+            _fill(database, _listed(source, source.entries(stamps=True), channels, frames))
             database.commit()
         sync_file(temporary)
         os.replace(temporary, path)
@@ -92,9 +95,8 @@ def open_input_index(path: Path) -> InputIndex:
     with closing(_connect(path)) as database:
         digest, count = hashlib.sha256(), 0
         for row in database.execute("SELECT name, locator, stamp FROM entries ORDER BY number"):
-            locator = (
-                b"" if row[1].endswith(b"/" + row[0]) else row[1]
-            )  # images that moved with their names are the same
+            file = split_frame(row[0].decode())[0].encode() if b"#" in row[0] else row[0]
+            locator = b"" if row[1].endswith(b"/" + file) else row[1]  # images that moved with their names are the same
             digest.update(b"\0".join((row[0], locator, row[2].encode())) + b"\0\0")
             count += 1
     if not count:
@@ -135,13 +137,16 @@ def keep_stamps(old: Path, new: Path) -> None:
     sync_file(new)
 
 
-def _fill(database: sqlite3.Connection, source: Source, channels: bool) -> None:
+def _listed(source: Source, entries: Iterable[Entry], channels: bool, frames: Frames) -> Iterator[Entry]:
+    listed = without_left_out(with_channels(entries) if channels else entries)
+    yield from each_frame(source, listed) if frames == "all" else listed
+
+
+def _fill(database: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     database.execute("PRAGMA journal_mode = OFF")  # an unfinished index is discarded
     database.execute("PRAGMA synchronous = OFF")
     database.execute(f"CREATE TEMP TABLE raw (key BLOB, {_COLUMNS})")
     database.execute(f"CREATE TABLE entries (number INTEGER PRIMARY KEY, {_COLUMNS}, listed TEXT)")
-    listed = source.entries(stamps=True)
-    entries = without_left_out(with_channels(listed) if channels else listed)
     rows = ((natural_key(e.name), e.name.encode(), os.fsencode(e.locator), e.stamp, e.reason) for e in entries)
     while batch := list(islice(rows, 1000)):
         database.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", batch)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.channels.frames import Frames
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.extract import BatchPlan, extract_features, extract_items
 from gtsa_kit.embedding.in_memory import ImageLike, load_item, name_images
 from gtsa_kit.embedding.input_index import list_inputs
-from gtsa_kit.embedding.model import DEFAULT_BATCH_SIZE, map_output_names
+from gtsa_kit.embedding.model import DEFAULT_BATCH_SIZE, check_frames, map_output_names
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.embedding.rows import FailedImage, FeatureRow
@@ -57,6 +58,7 @@ def embed(
     device: str = "auto",
     import_options: ImportOptions | None = None,
     class_token: bool = False,
+    frames: Frames = "first",
 ) -> Iterator[EmbeddedImage]:
     """Embed images, and yield each as soon as its batch is computed: a list in its order, others by their paths.
 
@@ -77,6 +79,8 @@ def embed(
         device: auto, cpu or cuda.
         import_options: Facts that weights of another tool do not contain; see `gtsa_kit.load`.
         class_token: Whether the class token is returned as well; a runner returns it if it is among its outputs.
+        frames: Whether the first frame of a file is embedded, or each of them, with a path such as `stack.tif#2`; for a
+            model of other channels than 8-bit RGB.
 
     Raises:
         ValueError: There are no images, or options exclude each other.
@@ -87,6 +91,7 @@ def embed(
     else:
         runner = load(model, device, layers=layers, import_options=import_options, class_token=class_token)
     require_features(runner)
+    check_frames(runner, frames)
     resize = choose_resize_policy(runner.manifest, size, short_side, native)
     batch = runner.manifest.range_of("batch").clamp(batch_size or DEFAULT_BATCH_SIZE["cpu"])
     plan = BatchPlan(batch, workers or available_cores(), map_output_names(runner, layers), "float32")
@@ -95,9 +100,8 @@ def embed(
     results: Iterator[FeatureRow | FailedImage]
     if isinstance(source, str | Path):
         opened = open_source(str(source))
-        results = extract_features(
-            list_inputs(opened, channels=not runner.preprocessing.is_rgb), opened, runner, preprocessor, plan
-        )
+        inputs = list_inputs(opened, not runner.preprocessing.is_rgb, frames)
+        results = extract_features(inputs, opened, runner, preprocessor, plan)
     else:
         load_one = partial(load_item, preprocessor=preprocessor)
         results = extract_items(name_images(source), load_one, runner, preprocessor, plan)

@@ -8,7 +8,7 @@ from gtsa_kit.embedding.dense_spec import DenseSpec
 from gtsa_kit.embedding.extract import BatchPlan
 from gtsa_kit.embedding.input_index import InputIndex
 from gtsa_kit.embedding.locations import record_location
-from gtsa_kit.embedding.model import choose_batch_size, map_output_names, model_digest
+from gtsa_kit.embedding.model import check_frames, choose_batch_size, map_output_names, model_digest
 from gtsa_kit.embedding.options import EmbedOptions
 from gtsa_kit.embedding.preprocess import Preprocessor
 from gtsa_kit.embedding.resize_policy import ResizePolicy, choose_resize_policy
@@ -68,6 +68,7 @@ class EmbeddingJob:
             "shards": asdict(spec.limits),
             "batch_size": self.plan.batch_size,
             "max_pixels": self.options.max_pixels,
+            "frames": self.options.frames,
             "manifest": spec.manifest,
         }
 
@@ -79,6 +80,7 @@ def plan_job(source: str, model: Path, options: EmbedOptions, runner: Runner) ->
         ValueError: Options exclude each other, or the model does not support one.
     """
     require_features(runner)
+    check_frames(runner, options.frames)
     manifest, map_dtype = runner.manifest, options.dtype or "float16"
     resize = choose_resize_policy(manifest, options.size, options.short_side, options.native)
     names = map_output_names(runner, options.load.layers) if options.dense or options.load.layers else ()

@@ -15,6 +15,15 @@ def map_output_names(runner: Runner, layers: tuple[int, ...]) -> tuple[str, ...]
     return (FEATURE_MAP, *(layer_output(layer) for layer in layers or runner.manifest.layers))
 
 
+def check_frames(runner: Runner, frames: str) -> None:
+    """Raise `ValueError` if all frames of files are to be embedded by a model of 8-bit RGB, which reads the first."""
+    if frames == "all" and runner.preprocessing.is_rgb:
+        raise ValueError(
+            "--frames all needs a model of other channels than 8-bit RGB, trained with --channels; omit it, or save "
+            "the frames as files"
+        )
+
+
 def choose_batch_size(runner: Runner, requested: int | None = None) -> int:
     """Return the requested batch size, or the device's default, within the range that the model accepts."""
     default = DEFAULT_BATCH_SIZE["cuda" if "cuda" in runner.provider.lower() else "cpu"]

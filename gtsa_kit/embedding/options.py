@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gtsa_kit.data.channels.frames import Frames
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.export.open_options import LoadOptions
 
@@ -33,6 +34,8 @@ class EmbedOptions:
     """Extract in this process, or on a Ray cluster."""
     part: tuple[int, int] = (1, 1)
     """Part of the images to embed: (I, N) is the I-th of N parts, counted from 1."""
+    frames: Frames = "first"
+    """Frames that are embedded of files with several; all of them only for a model of other channels than 8-bit RGB."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected before they are decoded."""
     rows_per_shard: int | None = None

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.channels.frames import split_frame
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
@@ -72,14 +73,21 @@ class Preprocessor:
         """Build the preprocessor that the runner's manifest describes."""
         return cls(runner.preprocessing, resize, runner.manifest.input_format, max_pixels)
 
-    def __call__(self, path: str, content: bytes, stamp: str = "") -> PreparedImage:
-        """Decode, resize and normalize one file.
+    def __call__(self, path: str, content: bytes, stamp: str = "", sha256: str = "") -> PreparedImage:
+        """Decode, resize and normalize one file, or the frame of it that its path names.
+
+        Args:
+            path: Path of the image.
+            content: Content of its file.
+            stamp: Mark that changes with the file.
+            sha256: Digest of the content, if it is known.
 
         Raises:
             ImageError: The file is damaged, of an unknown format or too large.
         """
-        image, orientation = read_samples(content, path, self.preprocessing, self.max_pixels)
-        return self.prepare(path, image, orientation, hashlib.sha256(content).hexdigest(), stamp)
+        frame = 0 if self.preprocessing.is_rgb else split_frame(path)[1]
+        image, orientation = read_samples(content, path, self.preprocessing, self.max_pixels, frame)
+        return self.prepare(path, image, orientation, sha256 or hashlib.sha256(content).hexdigest(), stamp)
 
     def prepare(
         self, path: str, image: np.ndarray, orientation: int = 1, sha256: str = "", stamp: str = ""

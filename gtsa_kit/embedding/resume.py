@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gtsa_kit.data.channels.frames import Frames
 from gtsa_kit.data.entries import Source
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.embedding.folder import INPUT_INDEX, JOB
@@ -47,6 +48,7 @@ def create_or_resume(
     record: Callable[[InputIndex], dict[str, Any]],
     sample: Callable[[], Mapping[str, str]],
     channels: bool = False,
+    frames: Frames = "first",
 ) -> InputIndex:
     """Write the input index and job.json of a new job, or compare them with those of the job to resume.
 
@@ -60,16 +62,17 @@ def create_or_resume(
         record: Function from the inputs to the content of job.json: everything that the results depend on.
         sample: Function that returns the SHA-256 of some images that are done, by name; called if the images moved.
         channels: Whether formats count that are read with all of their channels alone.
+        frames: Whether the first frame of a file counts, or each of them.
 
     Raises:
         ValueError: The model, an option or an input has changed.
     """
     record_file = out / JOB
     if not record_file.exists():
-        inputs = write_input_index(source, out / INPUT_INDEX, channels)
+        inputs = write_input_index(source, out / INPUT_INDEX, channels, frames)
         write_json(record_file, record(inputs))
         return inputs
-    inputs = write_input_index(source, out / ".input_index.new.sqlite", channels)
+    inputs = write_input_index(source, out / ".input_index.new.sqlite", channels, frames)
     try:
         old = json.loads(record_file.read_text(encoding="utf-8"))
         new = json.loads(json.dumps(record(inputs)))

@@ -54,7 +54,13 @@ def embed_folder(
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         inputs = create_or_resume(
-            out, opened, where, lambda inputs: job.record(inputs, out), lambda: sample_rows(out), channels
+            out,
+            opened,
+            where,
+            lambda inputs: job.record(inputs, out),
+            lambda: sample_rows(out),
+            channels,
+            options.frames,
         )
         first, last = part_range(inputs.count, options.part)
         with closing(DatasetWriter(out, job.dataset_spec, first)) as writer:

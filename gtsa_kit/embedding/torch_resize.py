@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.data.decode import LARGE_IMAGE_PIXELS
+from gtsa_kit.data.large_images import LARGE_IMAGE_PIXELS
 from gtsa_kit.models.preprocessing import INTERPOLATIONS
 
 MIN_TORCH_SHRINK = 1.5

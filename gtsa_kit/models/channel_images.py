@@ -9,12 +9,16 @@ import numpy as np
 
 from gtsa_kit.config import ChannelsConfig
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
+from gtsa_kit.data.channels.other import other_channels
 from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
 from gtsa_kit.models.preprocessing import Preprocessing
+
+MODEL_TAKES = "where the model takes"
+"""Part of the reason of an image with other channels than a model takes, between what it has and what is needed."""
 
 
 def reader_of(preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> ImageReader:
@@ -44,7 +48,7 @@ def channels_of(preprocessing: Preprocessing) -> ChannelsConfig:
 def check_for_model(actual: ChannelLayout, required: ChannelLayout, path: Path) -> None:
     """Raise `ImageError` for an image of other channels or samples than a model takes."""
     if not actual.has_samples_of(required):
-        raise ImageError(path, f"{actual}, where the model takes {required}")
+        raise ImageError(path, f"{actual}, {MODEL_TAKES} {required}")
 
 
 def read_samples(
@@ -67,7 +71,11 @@ def read_samples(
         ImageError: The file can't be read, or holds other images than the model takes.
     """
     if preprocessing.is_rgb:
-        return decode(content, name, max_pixels)
+        try:
+            return decode(content, name, max_pixels)
+        except ImageError as error:
+            other = other_channels(content)
+            raise (ImageError(error.path, f"{other}, {MODEL_TAKES} 8-bit RGB") if other else error) from error
     image = reader_of(preprocessing, max_pixels)(content, name, frame)
     return filled_samples(image, preprocessing), image.orientation
 

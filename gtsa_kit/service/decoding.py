@@ -8,10 +8,9 @@ import numpy as np
 
 from gtsa_kit.data.channels import npy
 from gtsa_kit.data.channels.image import ChannelLayout
-from gtsa_kit.data.channels.other import other_channels
 from gtsa_kit.data.channels.read import read_channels
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.models.channel_images import read_samples, reader_of
+from gtsa_kit.models.channel_images import MODEL_TAKES, read_samples, reader_of
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.service.errors import APIError, unsupported_media_type
 from gtsa_kit.service.request_parsing import DICOM, IMAGE_TYPES, NPY, OCTET_STREAM, UploadedImage
@@ -70,10 +69,8 @@ def decode_upload(upload: UploadedImage, preprocessing: Preprocessing, max_pixel
             return _rgb_array(content, max_pixels), 1
         return read_samples(content, "image", preprocessing, max_pixels)
     except ImageError as error:
-        reason = error.reason
-        if preprocessing.is_rgb and (other := other_channels(content)):
-            reason = f"{other}, where the model takes {describe_input(preprocessing)}"
-        message = reason if _OWN_REASONS.match(reason) else "damaged, or of an unknown file format"
+        known = _OWN_REASONS.match(error.reason)
+        message = error.reason if known else "damaged, or of an unknown file format"
         raise APIError(422, "undecodable_image", message, "image") from error
     except ModuleNotFoundError as error:
         raise unsupported_media_type("this service is installed without the reader of this format") from error
@@ -84,7 +81,7 @@ def _rgb_array(content: bytes, max_pixels: int) -> np.ndarray:
 
     def check(layout: ChannelLayout) -> None:
         if layout.dtype != "uint8" or layout.count not in (1, 3):
-            raise ImageError(Path("image"), f"{layout}, where the model takes 8-bit RGB, (H, W, 3) of uint8")
+            raise ImageError(Path("image"), f"{layout}, {MODEL_TAKES} 8-bit RGB, (H, W, 3) of uint8")
 
     pixels = read_channels(content, Path("image"), max_pixels, check=check).pixels
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

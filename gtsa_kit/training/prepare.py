@@ -1,12 +1,15 @@
 """Start of a run: its folder and its list of images."""
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, dump_config
+from gtsa_kit.data.channels.other import describe_deep
 from gtsa_kit.data.entries import Entry, Source
-from gtsa_kit.data.image_files import ImageList, list_images, validate_images
+from gtsa_kit.data.image_files import NOT_RGB, ImageList, list_images, validate_images
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.sources import open_entry
 from gtsa_kit.files import write_text
@@ -91,9 +94,22 @@ def keep_readable(images: ImageList, config: RunConfig, callback: TrainerCallbac
 
     own = None if config.channels.is_rgb else read
     unreadable = validate_images(images.source, sample, reader.max_pixels, on_image, own)
+    if config.channels.is_rgb:
+        for note in filter(None, (describe_not_rgb(unreadable), describe_deep(images.source, sample))):
+            callback.on_notice(note)
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]
     return ImageList(images.source, entries, unreadable)
+
+
+def describe_not_rgb(unreadable: Sequence[Entry]) -> str:
+    """Return a note that images of other channels than 8-bit RGB are read with --channels; "" if there are none."""
+    kinds = Counter(entry.reason.removesuffix(f", {NOT_RGB}") for entry in unreadable if entry.reason.endswith(NOT_RGB))
+    if not kinds:
+        return ""
+    kind, count = kinds.most_common(1)[0][0], kinds.total()
+    images = "image has" if count == 1 else "images have"
+    return f"{count} {images} other channels than 8-bit RGB, such as {kind}; --channels auto reads them"
 
 
 def check_enough_readable(kept: ImageList, config: RunConfig, run_dir: Path | None) -> None:
@@ -106,6 +122,7 @@ def check_enough_readable(kept: ImageList, config: RunConfig, run_dir: Path | No
     """
     if len(kept.unreadable) == kept.total:
         listed = f"; see {run_dir / 'errors.jsonl'}" if run_dir else ""
-        raise RunFailedError(f"none of the {kept.total} images is readable{listed}")
+        note = describe_not_rgb(kept.unreadable)
+        raise RunFailedError(f"none of the {kept.total} images is readable{listed}{note and f'; {note}'}")
     checked = min(kept.total, config.train.validate_images)
     check_unreadable_fraction(len(kept.unreadable), checked or 1, config, run_dir)

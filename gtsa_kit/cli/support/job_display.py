@@ -19,6 +19,7 @@ def run_job(
     what: str,
     as_json: bool,
     console: Console,
+    hints: Callable[[Path], list[str]] = lambda _: [],
 ) -> None:
     """Run a job with a progress bar; exit with 130 after Ctrl-C, and with 1 if no image could be used.
 
@@ -29,6 +30,7 @@ def run_job(
         what: What the result holds, such as "rows in features/vectors".
         as_json: Whether to print the result as JSON too.
         console: Console for everything else.
+        hints: Function from errors.jsonl to what can be done about the images that could not be used.
     """
     with Steps(console) as steps:
 
@@ -52,5 +54,7 @@ def run_job(
         + (f"; {rate:.1f} images/s" if summary.processed else ""),
         soft_wrap=True,
     )
+    for hint in hints(errors) if summary.errors else ():
+        console.print(hint, soft_wrap=True, markup=False)
     if not summary.rows and summary.errors:
         fail(f"none of the {summary.total} files could be used; the reasons are in {errors}", 1)

@@ -16,8 +16,8 @@ from gtsa_kit.data.channels.image import (
     Window,
     check_limits,
 )
-from gtsa_kit.data.decode import one_large_image
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, image_errors
+from gtsa_kit.data.large_images import one_large_image
 
 
 def read_header(content: bytes | IO[bytes], path: Path = Path("image")) -> ChannelHeader:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from gtsa_kit.data.archives import ARCHIVE_SUFFIXES
+from gtsa_kit.data.channels.frames import split_frame
 from gtsa_kit.data.entries import Entry, Source, file_stamp, read_entry
 from gtsa_kit.data.image_io import ImageError, read_file
 from gtsa_kit.data.sources import open_source
@@ -97,7 +98,7 @@ class _Location:
         """Return the existing file of a row's path; None in an archive."""
         if self._is_archive:
             return None
-        for name in dict.fromkeys((path, os.fsdecode(_unescape(path)))):
+        for name in dict.fromkeys((path, os.fsdecode(_unescape(path)), split_frame(path)[0])):
             file = self._root / name
             if file.is_file():
                 return file
@@ -131,7 +132,8 @@ class _Location:
                 archive, entries = self._archive
         except ValueError as error:
             raise ImageError(Path(path), str(error)) from error
-        return read_entry(archive, entries[path]) if path in entries else None
+        entry = entries.get(path) or entries.get(split_frame(path)[0])
+        return read_entry(archive, entry) if entry else None
 
 
 def _unescape(path: str) -> bytes:

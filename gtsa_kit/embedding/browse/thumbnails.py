@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
+from gtsa_kit.data.channels.frames import split_frame
 from gtsa_kit.data.formats import CHANNEL_SUFFIXES
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, open_bytes
@@ -87,7 +88,7 @@ class SourceImages:
         """
         if self.preprocessing.is_rgb:
             return open_bytes(content, Path(name))
-        return read_picture(content, name, self.preprocessing, self.shown)
+        return read_picture(content, name, self.preprocessing, self.shown, frame=split_frame(name)[1])
 
     def thumbnails(self, rows: Iterable[ImageRow], side: int) -> Iterator[Thumbnail]:
         """Yield thumbnails in the order of `rows`, at most `side` pixels high and wide."""
