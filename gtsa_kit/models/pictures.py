@@ -13,7 +13,7 @@ SHOWN_DEVIATIONS: Final = 2.0
 """Standard deviations from the mean of a channel at which a picture of it is black or white."""
 
 
-def parse_shown(text: str | None, preprocessing: Preprocessing) -> tuple[int, ...]:
+def parse_display_channels(text: str | None, preprocessing: Preprocessing) -> tuple[int, ...]:
     """Parse the channels to show as red, green and blue, or one to show as gray, counted from 1: "4,3,2".
 
     Returns:
@@ -30,25 +30,25 @@ def parse_shown(text: str | None, preprocessing: Preprocessing) -> tuple[int, ..
     parts = [part.strip() for part in text.split(",")]
     if len(parts) not in (1, 3) or not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"--show takes one channel or three, counted from 1, got {text[:40]!r}; 4,3,2")
-    shown = tuple(int(part[:9]) - 1 for part in parts)
-    if not all(0 <= index < count for index in shown):
+    display_channels = tuple(int(part[:9]) - 1 for part in parts)
+    if not all(0 <= index < count for index in display_channels):
         raise ValueError(f"--show names channels 1 to {count}, got {text[:40]!r}")
-    return shown
+    return display_channels
 
 
-def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing, shown: tuple[int, ...] = ()) -> np.ndarray:
-    """Return a picture (..., 3) uint8 of samples (..., N): 8-bit RGB as it is, else the shown channels.
+def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing, display_channels: tuple[int, ...] = ()) -> np.ndarray:
+    """Return a picture (..., 3) uint8 of samples (..., N): 8-bit RGB as it is, else the channels to display.
 
     A channel is black to white from two standard deviations below its mean to two above, as measured in training.
 
     Args:
         pixels: Samples.
         preprocessing: Preprocessing of the model that takes them.
-        shown: Indices of one channel or of three; () shows the first ones.
+        display_channels: Indices of one channel or of three; () shows the first ones.
     """
     if preprocessing.is_rgb:
         return pixels
-    chosen = list(shown or parse_shown(None, preprocessing))
+    chosen = list(display_channels or parse_display_channels(None, preprocessing))
     chosen *= 3 // len(chosen)
     mean, std = (np.asarray(values, np.float32)[chosen] for values in (preprocessing.mean, preprocessing.std))
     scaled = pixels[..., chosen].astype(np.float32) / np.float32(preprocessing.scale)
@@ -60,7 +60,7 @@ def read_picture(
     content: bytes,
     name: str,
     preprocessing: Preprocessing,
-    shown: tuple[int, ...] = (),
+    display_channels: tuple[int, ...] = (),
     max_pixels: int = MAX_PIXELS,
     frame: int = 0,
 ) -> Image.Image:
@@ -70,4 +70,4 @@ def read_picture(
         ImageError: The file can't be read, or holds other images than the model takes.
     """
     pixels, _ = read_samples(content, name, preprocessing, max_pixels, frame)
-    return Image.fromarray(rgb_picture(pixels, preprocessing, shown))
+    return Image.fromarray(rgb_picture(pixels, preprocessing, display_channels))

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import CHANNELS
-from gtsa_kit.models.pictures import parse_shown
+from gtsa_kit.models.pictures import parse_display_channels
 from gtsa_kit.service import routes_features, routes_info, routes_pictures, routes_tasks
 from gtsa_kit.service.admission import AdmissionLimiter
 from gtsa_kit.service.decoding import describe_input, input_types
@@ -66,9 +66,9 @@ def create_app(
     extractor = FeatureExtractor(model, settings, metrics)
     predictor = TaskExtractor(extractor)
     created = int(settings.artifact.stat().st_mtime)
-    shown = parse_shown(settings.show, model.preprocessing)
-    samples = load_samples(settings.samples, model.preprocessing, shown, settings.max_image_bytes)
-    state = ServiceState(settings, model, extractor, predictor, limiter, metrics, samples, shown, created)
+    display_channels = parse_display_channels(settings.show, model.preprocessing)
+    samples = load_samples(settings.samples, model.preprocessing, display_channels, settings.max_image_bytes)
+    state = ServiceState(settings, model, extractor, predictor, limiter, metrics, samples, display_channels, created)
     api = create_api(state)
     app: ASGIApp = AdmissionMiddleware(api, limiter, metrics)
     if settings.token is not None:

@@ -69,8 +69,8 @@ def decode_upload(upload: UploadedImage, preprocessing: Preprocessing, max_pixel
             return _rgb_array(content, max_pixels), 1
         return read_samples(content, "image", preprocessing, max_pixels)
     except ImageError as error:
-        known = _OWN_REASONS.match(error.reason)
-        message = error.reason if known else "damaged, or of an unknown file format"
+        is_own = _OWN_REASONS.match(error.reason)
+        message = error.reason if is_own else "damaged, or of an unknown file format"
         raise APIError(422, "undecodable_image", message, "image") from error
     except ModuleNotFoundError as error:
         raise unsupported_media_type("this service is installed without the reader of this format") from error

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gtsa_kit.models.pictures import parse_shown, rgb_picture
+from gtsa_kit.models.pictures import parse_display_channels, rgb_picture
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.service.decoding import decode_upload
 from gtsa_kit.service.errors import APIError, invalid_parameter
@@ -63,28 +63,32 @@ async def picture(request: Request, query: Annotated[PictureQuery, Query()]) -> 
     """
     state, timing = get_state(request), RequestTiming()
     refuse_repeated(request.query_params.multi_items())
-    preprocessing, shown = state.model.preprocessing, state.shown
+    preprocessing, display_channels = state.model.preprocessing, state.display_channels
     if query.show is not None:
         try:
-            shown = parse_shown(query.show, preprocessing)
+            display_channels = parse_display_channels(query.show, preprocessing)
         except ValueError as error:
             raise invalid_parameter("show", str(error).replace("--show", "show")) from error
     upload = await read_image(request, state, timing)
     get_reservation(request).acquire(size=BYTES_PER_PIXEL * MAX_SIDE**2)
-    work = state.extractor.run_in_pool(draw, upload, preprocessing, shown, state.settings.max_pixels)
+    work = state.extractor.run_in_pool(
+        encode_picture, upload, preprocessing, display_channels, state.settings.max_pixels
+    )
     content = await cancel_on_disconnect(request, work)
     state.limiter.record_completion(1)
     return Response(content, media_type=PNG, headers={"Server-Timing": timing.header()})
 
 
-def draw(upload: UploadedImage, preprocessing: Preprocessing, shown: tuple[int, ...], max_pixels: int) -> bytes:
+def encode_picture(
+    upload: UploadedImage, preprocessing: Preprocessing, display_channels: tuple[int, ...], max_pixels: int
+) -> bytes:
     """Return the PNG of an uploaded image.
 
     Raises:
         APIError: The image can't be used.
     """
     pixels, _ = decode_upload(upload, preprocessing, max_pixels)
-    image = Image.fromarray(rgb_picture(pixels, preprocessing, shown))
+    image = Image.fromarray(rgb_picture(pixels, preprocessing, display_channels))
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)

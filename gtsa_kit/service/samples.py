@@ -46,7 +46,7 @@ class Sample:
 def load_samples(
     folder: Path | None,
     preprocessing: Preprocessing | None = None,
-    shown: tuple[int, ...] = (),
+    display_channels: tuple[int, ...] = (),
     max_bytes: int = MAX_PIXELS,
 ) -> tuple[Sample, ...]:
     """Load up to `MAX_SAMPLES` images, evenly spaced over the sorted files of a folder.
@@ -57,7 +57,7 @@ def load_samples(
     Args:
         folder: Folder of images, or None.
         preprocessing: Preprocessing of the model; None for 8-bit RGB.
-        shown: Channels that pictures show.
+        display_channels: Channels that pictures show.
         max_bytes: Larger files of other channels than RGB are passed over, as they stay in memory.
     """
     preprocessing = preprocessing or Preprocessing()
@@ -67,7 +67,7 @@ def load_samples(
         paths = find_images(folder, channels=not preprocessing.is_rgb).paths
     evenly_spaced = paths[:: max(1, len(paths) // MAX_SAMPLES)]
     samples: list[Sample] = []
-    for path, image, file in _open(evenly_spaced, preprocessing, shown, max_bytes):
+    for path, image, file in _open(evenly_spaced, preprocessing, display_channels, max_bytes):
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)
@@ -78,7 +78,7 @@ def load_samples(
 
 
 def _open(
-    paths: list[Path], preprocessing: Preprocessing, shown: tuple[int, ...], max_bytes: int
+    paths: list[Path], preprocessing: Preprocessing, display_channels: tuple[int, ...], max_bytes: int
 ) -> Iterator[tuple[Path, Image.Image, bytes]]:
     """Yield path, picture and content of the files that can be read; no content for 8-bit RGB."""
     if preprocessing.is_rgb:
@@ -88,7 +88,7 @@ def _open(
         with suppress(ImageError):
             if path.stat().st_size <= max_bytes:
                 content = read_file(path)
-                yield path, read_picture(content, path.name, preprocessing, shown), content
+                yield path, read_picture(content, path.name, preprocessing, display_channels), content
 
 
 def find_installed_samples() -> list[Path]:

@@ -52,7 +52,7 @@ class ServiceSettings:
     samples: Path | None = None
     """Folder of sample images for the page; None selects installed ones."""
     show: str | None = None
-    """Channels that pictures of images other than 8-bit RGB show, as `models.pictures.parse_shown` takes them."""
+    """Channels of pictures, as `models.pictures.parse_display_channels` takes them; None shows the first ones."""
     body_timeout: float = 30.0
     """Seconds within which a body must arrive."""
     drain_timeout: int = 60

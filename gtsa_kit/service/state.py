@@ -35,7 +35,7 @@ class ServiceState:
     metrics: ServiceMetrics
     samples: tuple[Sample, ...]
     """Sample images of the page."""
-    shown: tuple[int, ...]
+    display_channels: tuple[int, ...]
     """Channels that pictures show; () for 8-bit RGB."""
     created: int
     """Time at which the artifact was written, in seconds since 1970."""

@@ -61,10 +61,10 @@ def test_every_frame_is_a_row_with_its_number_and_its_own_vector(model: Path, st
     table = open_vectors(tmp_path / "out")
     images = SourceImages.of(table, "2")
     for frame in (0, 4, 10):
-        shown = np.asarray(images.open(table.find(f"a.tif#{frame + 1}")))
+        displayed = np.asarray(images.open(table.find(f"a.tif#{frame + 1}")))
         values = bands(frame, 2)[..., 1]
         order = np.argsort(values, axis=None, kind="stable")
-        assert (np.diff(shown[..., 0].ravel()[order].astype(int)) >= 0).all(), "the picture is that frame"
+        assert (np.diff(displayed[..., 0].ravel()[order].astype(int)) >= 0).all(), "the picture is that frame"
     assert images.states(table.rows()) == ["same"] * len(NAMES)
 
 

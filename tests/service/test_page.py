@@ -339,8 +339,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 def test_a_file_that_is_no_image_is_reported(browser: webdriver.Chrome, sample_service: RunningService) -> None:
     open_page(browser, sample_service)
     browser.execute_script(DROP, slot(browser, 0), "aGVsbG8=", "letter.png")
-    wait(browser, lambda: "letter.png" in status(browser))
+    wait(browser, lambda: "letter.png: not an image" in status(browser))
     assert "error" in (browser.find_element(By.ID, "status").get_attribute("class") or "")
+    (entry,) = browser.get_log("browser")
+    assert "v1/picture? - Failed to load resource: the server responded with a status of 422" in entry["message"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -503,19 +505,20 @@ def test_scenes_of_other_channels_are_drawn_by_the_service(
         browser.find_element(By.CSS_SELECTOR, "label:has(input[value=image])").click()
 
         def shows(index: int, image: np.ndarray, chosen: tuple[int, ...]) -> bool:
-            shown = rgb_picture(image, runner.preprocessing, chosen)
+            displayed = rgb_picture(image, runner.preprocessing, chosen)
             drawn = canvas_pixels(browser, index)
-            return drawn.shape == shown.shape and np.abs(drawn - shown).max() <= 1
+            return drawn.shape == displayed.shape and np.abs(drawn - displayed).max() <= 1
 
         wait(browser, lambda: shows(1, values[1], (2, 1, 0)))
         content = b64encode(tiff(values[2], compression="zlib")).decode()
         browser.execute_script(DROP, slot(browser, 0), content, "dropped.tif")
         wait(browser, lambda: shows(0, values[2], (2, 1, 0)))
         assert not slot(browser, 0).find_element(By.CSS_SELECTOR, "[data-rotate]").is_enabled()
-        shown = browser.find_element(By.ID, "show")
-        shown.send_keys("4,5,1", Keys.TAB)
+        displayed = browser.find_element(By.ID, "show")
+        displayed.send_keys("4,5,1", Keys.TAB)
         wait(browser, lambda: shows(0, values[2], (3, 4, 0)) and shows(1, values[1], (3, 4, 0)))
         wait(browser, lambda: is_idle(browser) and "patches" in slot(browser, 0).text)
         browser.execute_script(DROP, slot(browser, 0), b64encode(b"no scene").decode(), "wrong.tif")
         wait(browser, lambda: "wrong.tif: not an image" in status(browser))
-    assert not [entry for entry in browser.get_log("browser") if "422" not in entry["message"]]
+        severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert ["v1/picture" in entry["message"] for entry in severe] == [True]  # of the file that is no scene

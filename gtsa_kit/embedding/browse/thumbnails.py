@@ -17,7 +17,7 @@ from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError, open_bytes
 from gtsa_kit.embedding.browse.source_files import FileState, SourceFiles
 from gtsa_kit.embedding.browse.vectors import ImageRow, VectorTable
-from gtsa_kit.models.pictures import parse_shown, read_picture
+from gtsa_kit.models.pictures import parse_display_channels, read_picture
 from gtsa_kit.models.preprocessing import Preprocessing
 
 Result = TypeVar("Result")
@@ -47,27 +47,27 @@ class SourceImages:
     """Images of a dataset's rows, opened again at the locations of their source."""
 
     def __init__(
-        self, sources: Sequence[str], preprocessing: Preprocessing | None = None, shown: tuple[int, ...] = ()
+        self, sources: Sequence[str], preprocessing: Preprocessing | None = None, display_channels: tuple[int, ...] = ()
     ) -> None:
         """Look for images in `sources`, the known locations of one source; () if none is known.
 
         Args:
             sources: The locations.
             preprocessing: Preprocessing of the model that embedded them; None for 8-bit RGB.
-            shown: Channels that pictures show, as `models.pictures` takes them.
+            display_channels: Channels that pictures show, as `models.pictures` takes them.
         """
         self.files = SourceFiles(sources)
-        self.preprocessing, self.shown = preprocessing or Preprocessing(), shown
+        self.preprocessing, self.display_channels = preprocessing or Preprocessing(), display_channels
 
     @classmethod
     def of(cls, data: VectorTable, show: str | None = None) -> "SourceImages":
-        """Return the images of a dataset, of which other channels than RGB are shown as `parse_shown` says.
+        """Return the images of a dataset, of which other channels than RGB are drawn as `parse_display_channels` says.
 
         Raises:
-            ValueError: See `parse_shown`.
+            ValueError: See `parse_display_channels`.
         """
         preprocessing = Preprocessing.from_dict(data.manifest.preprocessing)
-        return cls(data.sources, preprocessing, parse_shown(show, preprocessing))
+        return cls(data.sources, preprocessing, parse_display_channels(show, preprocessing))
 
     def open(self, row: ImageRow) -> Image.Image:
         """Open the picture of a row as upright 8-bit RGB.
@@ -88,7 +88,7 @@ class SourceImages:
         """
         if self.preprocessing.is_rgb:
             return open_bytes(content, Path(name))
-        return read_picture(content, name, self.preprocessing, self.shown, frame=split_frame(name)[1])
+        return read_picture(content, name, self.preprocessing, self.display_channels, frame=split_frame(name)[1])
 
     def thumbnails(self, rows: Iterable[ImageRow], side: int) -> Iterator[Thumbnail]:
         """Yield thumbnails in the order of `rows`, at most `side` pixels high and wide."""

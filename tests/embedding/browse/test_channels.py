@@ -52,12 +52,12 @@ def test_pictures_show_the_chosen_channels(data: VectorTable) -> None:
 def test_an_image_is_found_among_the_rows_and_drawn(data: VectorTable, tmp_path: Path) -> None:
     query = tmp_path / "query.tif"
     query.write_bytes(tiff(bands(2), compression="zlib"))
-    sheet = tmp_path / "sheet.png"
-    text = run("search", data.folder, "--image", query, "--show", "4,3,2", "--contact-sheet", sheet, "--json")
+    contact_sheet = tmp_path / "sheet.png"
+    text = run("search", data.folder, "--image", query, "--show", "4,3,2", "--contact-sheet", contact_sheet, "--json")
     first, second = json.loads(text)["hits"][:2]
     assert (first["path"], round(first["cosine"], 4)) == ("2.tif", 1.0)
     assert second["cosine"] < 0.9999
-    pixels = np.asarray(Image.open(sheet).convert("RGB"), float)
+    pixels = np.asarray(Image.open(contact_sheet).convert("RGB"), float)
     tile, hit = (pixels[16 : 16 + TILE, left : left + TILE] for left in (16, 32 + TILE))
     np.testing.assert_array_equal(tile, hit)
     assert tile.std() > 10
