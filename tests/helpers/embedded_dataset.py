@@ -13,13 +13,22 @@ from gtsa_kit.data.entries import file_stamp
 from gtsa_kit.embedding.locations import record_location
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import TensorSpec
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 def manifest(dim: int) -> Manifest:
     """Return the manifest of a model with vectors of length `dim`."""
     tensor = TensorSpec(name="images", dtype="float32", shape=(1, 3, 224, 224))
     model: dict[str, Any] = {"format": "onnx", "precision": "fp32", "target": {}, "source_sha256": "0" * 64}
-    parts = {"architecture": {}, "dim": dim, "preprocessing": {}, "inputs": (tensor,), "outputs": (), "axes": {}}
+    preprocessing = Preprocessing().to_dict()
+    parts = {
+        "architecture": {},
+        "dim": dim,
+        "preprocessing": preprocessing,
+        "inputs": (tensor,),
+        "outputs": (),
+        "axes": {},
+    }
     return Manifest(**model, **parts)
 
 
