@@ -53,12 +53,12 @@ def main() -> None:
     }
     values = bands(0, CHANNELS, height=options.side, width=options.side)
     scene = (values[..., :3] // 2).astype(np.uint8)
-    bodies = {"rgb": encoded(scene, "PNG"), "channels": tiff(values, compression="zlib")}
+    requests = {"rgb": encoded(scene, "PNG"), "channels": tiff(values, compression="zlib")}
     result = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, one in specs.items():
             path = save_encoder(_made(Path(folder, name)), one.build().vit.state_dict(), one, {})
-            result[name] = measure(path, bodies[name], options.requests)
+            result[name] = measure(path, requests[name], options.requests)
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
