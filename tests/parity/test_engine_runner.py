@@ -23,6 +23,8 @@ from gtsa_kit.export.runtime.runner import Runner
 from gtsa_kit.export.runtime.tensorrt_runner import EngineRunner, rebuild_hint
 from gtsa_kit.export.runtime.tensorrt_variant import TensorRTVariant, import_variant
 
+pytestmark = pytest.mark.usefixtures("traces")
+
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx has no wheel for this machine")
 
 
@@ -53,7 +55,7 @@ class Context:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         batch, rows, columns = self.shape[0], self.shape[2] // 16, self.shape[3] // 16
-        return (batch, 64) if name == "embedding" else (batch, 64, rows, columns)
+        return (batch, 64) if name in ("embedding", "class_token") else (batch, 64, rows, columns)
 
     def execute_async_v3(self, stream: int) -> bool:
         if not self.works:
@@ -110,10 +112,11 @@ def fake_variant(engine: Engine) -> TensorRTVariant:
 
 
 @pytest.fixture(scope="module")
-def built(tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(traces: None, tiny_run: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build an engine of a graph whose trace is that of an engine of test_engines."""
     path = tmp_path_factory.mktemp("engine") / "encoder.engine"
-    options = {"max_size": "96", "batch": "1:2:4", "layers": "0", "precision": "fp16"}
-    export(tiny_run, format_name="trt", **options, images=few, out=path)
+    options = {"min_size": "32", "opt_size": "48x64", "max_size": "64", "batch": "1:2:4", "layers": "1,0"}
+    export(tiny_run, format_name="trt", **options, class_token=True, precision="fp16", images=few, out=path)
     return path
 
 
@@ -126,7 +129,7 @@ def opened(path: Path, profiles: list | None = None) -> tuple[EngineRunner, Engi
     return runner, engine
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 96, 32), (3, 32, 96), (4, 96, 96)])
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 64, 32), (3, 32, 64), (4, 64, 64)])
 def test_outputs_equal_those_of_the_graph(shape: tuple[int, int, int], built: Path) -> None:
     runner, _ = opened(built)
     images = np.random.default_rng(0).standard_normal((shape[0], 3, *shape[1:]), dtype=np.float32)
@@ -134,8 +137,9 @@ def test_outputs_equal_those_of_the_graph(shape: tuple[int, int, int], built: Pa
     actual, expected = runner(images), graph_runner(images)
     np.testing.assert_allclose(actual.embedding, expected.embedding, atol=5e-3)
     np.testing.assert_allclose(actual.feature_map, expected.feature_map, atol=5e-3)
-    assert list(actual.layers) == [0]
-    np.testing.assert_allclose(actual.layers[0], expected.layers[0], atol=5e-3)
+    assert list(actual.layers) == [1, 0]
+    for layer, values in actual.layers.items():
+        np.testing.assert_allclose(values, expected.layers[layer], atol=5e-3)
 
 
 def test_tensors_are_read_without_a_copy_and_outputs_stay_unchanged(built: Path) -> None:
@@ -152,9 +156,9 @@ def test_tensors_are_read_without_a_copy_and_outputs_stay_unchanged(built: Path)
 
 
 def test_the_profile_that_holds_the_shape_is_selected(built: Path) -> None:
-    low, mid, high = [1, 3, 16, 16], [2, 3, 32, 32], [4, 3, 96, 96]
+    low, mid, high = [1, 3, 32, 32], [2, 3, 48, 48], [4, 3, 64, 64]
     runner, engine = opened(built, [[low, low, mid], [low, mid, high]])
-    for side in (16, 96, 96, 32):
+    for side in (32, 64, 64, 48):
         runner.run_tensors(torch.zeros(2, 3, side, side))
     assert engine.switched == [1, 0]
 
@@ -164,7 +168,7 @@ def test_the_profile_that_holds_the_shape_is_selected(built: Path) -> None:
     [
         (torch.zeros(1, 3, 32, 32, dtype=torch.float64), "must be float32, got float64"),
         (torch.zeros(1, 3, 40, 32), "multiples of 16, got 40; nearest"),
-        (torch.zeros(1, 3, 112, 32), "height must be 16 to 96"),
+        (torch.zeros(1, 3, 80, 32), "height must be 32 to 64"),
         (torch.zeros(5, 3, 32, 32), "batch must be 1 to 4"),
         (torch.zeros(0, 3, 32, 32), "with a batch of at least 1"),
         (torch.zeros(1, 4, 32, 32), "3"),
@@ -178,9 +182,9 @@ def test_errors_on_wrong_images_state_the_allowed_values(batch: torch.Tensor, wo
 
 
 def test_rejections_by_the_engine_are_reported(built: Path) -> None:
-    runner, engine = opened(built, [[[1, 3, 16, 16], [1, 3, 16, 16], [1, 3, 32, 32]]])
+    runner, engine = opened(built, [[[1, 3, 32, 32], [1, 3, 32, 32], [1, 3, 48, 48]]])
     with pytest.raises(ValueError, match=r"does not accept .* build it for this machine"):
-        runner.run_tensors(torch.zeros(1, 3, 96, 96))
+        runner.run_tensors(torch.zeros(1, 3, 64, 64))
     engine.contexts[0].works = False
     with pytest.raises(RuntimeError, match="the engine failed"):
         runner.run_tensors(torch.zeros(1, 3, 32, 32))
