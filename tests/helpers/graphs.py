@@ -11,4 +11,9 @@ BOUNDED = {
     "input": "uint8",
     "layers": (1, 0),
 }
-GRAPHS = {"any size": ANY_SIZE, "fixed, layers": FIXED, "bounded, uint8": BOUNDED}
+GRAPHS = {
+    "any size": ANY_SIZE,
+    "fixed, layers": FIXED,
+    "fixed, uint8": FIXED | {"input": "uint8"},
+    "bounded, uint8": BOUNDED,
+}
