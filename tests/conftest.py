@@ -52,6 +52,18 @@ def no_sync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def translations() -> Iterator[None]:
+    """Read the translations of torch's exporter once, in a run that has collected tests of it; load nothing else."""
+    if "helpers.traces" not in sys.modules:
+        yield
+        return
+    from helpers.traces import translations_read_once
+
+    with translations_read_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Return a function that gives a folder by name.

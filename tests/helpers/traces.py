@@ -12,14 +12,19 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch._dynamo import config
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from gtsa_kit.export.formats import onnx as onnx_format
+from gtsa_kit.export.formats import openvino as openvino_format
 from gtsa_kit.export.graph import dynamic_shapes, example_input
 from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.export.task_graph import TaskGraph, build_graph
 
 _REGISTRIES = cache(ONNXRegistry.from_torchlib)
 """Translations of torch's operators by opset, which torch reads anew for each trace, a tenth of its time."""
+_PROGRAMS: dict[str, torch.export.ExportedProgram] = {}
+"""Programs that were traced for OpenVINO in this process."""
 
 
 class _Content(pickle.Pickler):
@@ -47,24 +52,45 @@ def trace_key(graph: torch.nn.Module, options: ExportOptions) -> str:
 
 @contextmanager
 def shared_traces(once: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
-    """Let ONNX exports inside take the trace of an equal graph, if a test of this session has made it.
+    """Let exports to ONNX and OpenVINO inside take the trace of an equal graph, if a test of this session has made it.
 
     Args:
         once: The fixture of that name.
     """
-    trace = onnx_format._trace
+    trace, program = onnx_format._trace, openvino_format._export_program
     if trace.__name__ == "shared":  # of a fixture around this one
         yield
         return
 
     def shared(graph: Any, options: ExportOptions) -> onnx.ModelProto:
-        folder = once(
-            f"trace {trace_key(graph, options)}",
-            lambda folder: onnx.save(trace(graph, options), folder / "graph.onnx"),
-        )
-        return onnx.load(folder / "graph.onnx")
+        def fill(folder: Path) -> None:
+            with config.patch(fake_tensor_cache_enabled=_caches_shapes(graph)):
+                onnx.save(trace(graph, options), folder / "graph.onnx")
 
-    with pytest.MonkeyPatch.context() as patch:
+        return onnx.load(once(f"trace {trace_key(graph, options)}", fill) / "graph.onnx")
+
+    def shared_program(model: Any, options: ExportOptions) -> torch.export.ExportedProgram:
+        graph = build_graph(model, options, split_qkv=True)
+        key = trace_key(graph, options)
+        if key not in _PROGRAMS:
+            with config.patch(fake_tensor_cache_enabled=_caches_shapes(graph)):
+                _PROGRAMS[key] = program(model, options)
+        return _PROGRAMS[key]
+
+    with pytest.MonkeyPatch.context() as patch, translations_read_once():
         patch.setattr(onnx_format, "_trace", shared)
+        patch.setattr(openvino_format, "_export_program", shared_program)
+        yield
+
+
+def _caches_shapes(graph: Any) -> bool:
+    """Return whether torch's cache of the shapes of results pays: not for an encoder of one or two blocks."""
+    return isinstance(graph, TaskGraph) or len(graph.blocks) > 2
+
+
+@contextmanager
+def translations_read_once() -> Iterator[None]:
+    """Let torch read the translations of its operators for the first trace alone."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(_REGISTRIES))
         yield
