@@ -106,7 +106,8 @@ def as_dino(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.usefixtures("no_run_figures")
 def test_a_run_with_all_additions_resumes_to_the_same_bytes(settings, train_here, tmp_path: Path) -> None:
-    config = settings("gtsa", **{"train.steps": 6, "train.checkpoint_every": 1, "train.log_every": 1}, **ADDITIONS)
+    small = {"model.projector_dim": 32, "train.steps": 6, "train.checkpoint_every": 1, "train.log_every": 1}
+    config = settings("gtsa", **small, **ADDITIONS)
     assert train_here(config, tmp_path / "whole")
     assert not train_here(config, tmp_path / "run", stop=3)
     assert train_here(config, tmp_path / "run", resume=True)
