@@ -192,7 +192,7 @@ def embed_with_progress(
 
     check_out(out, options.resume)
     if not options.resume:
-        check_source(folder)
+        check_source(folder, channels=True)  # which the model reads is known when it is open
     with quick_imports():
         from gtsa_kit.cli.support.job_display import run_job
         from gtsa_kit.cli.support.job_hints import deep_note, embedding_hints

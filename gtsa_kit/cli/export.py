@@ -74,7 +74,10 @@ def export(
     input_type: Annotated[
         str,
         typer.Option(
-            "--input", help="float32: normalized (B, 3, H, W). uint8: RGB (B, H, W, 3), normalized in the graph."
+            "--input",
+            help="Images that the graph takes. float32: normalized (B, N, H, W). uint8 (RGB and others of 8 bits), "
+            "uint16: samples as the files have them, (B, H, W, N), clipped and normalized in the graph. "
+            "float32-samples: the samples of any file as float32, also for trt, which has no uint16.",
         ),
     ] = "float32",
     calibrate: Annotated[

@@ -7,15 +7,16 @@ job compares it with the model on images of its own.
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.image_files import with_channels
 from gtsa_kit.data.image_io import ImageError, decode_image
 from gtsa_kit.data.sources import open_source as open_images
 from gtsa_kit.embedding.extract import extract_features
@@ -27,11 +28,14 @@ from gtsa_kit.embedding.rows import FeatureRow
 from gtsa_kit.export import Runner
 from gtsa_kit.export.formats.content import open_manifest
 from gtsa_kit.export.formats.quantize import Calibration
+from gtsa_kit.export.input_types import samples_input
 from gtsa_kit.export.parity_images import MAX_IMAGES, ParityImages
 from gtsa_kit.export.pipeline import CALIBRATION_IMAGES, export_artifact
 from gtsa_kit.export.source import Source as ModelSource
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
+from gtsa_kit.models.channel_images import filled_samples, reader_of
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 MIN_AGREEMENT: Final = 0.999
 """Least agreement of neighbors, see `NeighborAgreement.agreement`, with which the int8 file is used."""
@@ -89,10 +93,8 @@ def choose_fast_model(
     Raises:
         ValueError: The model is a file that can't be exported again, or the file beside it is of other weights.
     """
-    if not runner.preprocessing.is_rgb:
-        return FastModel(model, runner, "not used: the model takes other channels than 8-bit RGB")
     images = open_images(absolute_location(source))
-    sample = sample_entries(images, CALIBRATION_IMAGES + COMPARED_IMAGES)
+    sample = sample_entries(images, CALIBRATION_IMAGES + COMPARED_IMAGES, not runner.preprocessing.is_rgb)
     if len(sample) < MIN_IMAGES:
         return FastModel(model, runner, f"not used: {len(sample)} images are too few to compare neighbors")
     path = fast_path(model)
@@ -136,10 +138,14 @@ def model_of_job(out: Path, model: Path) -> Path | None:
     return path if str(path.absolute()) == record["model"]["path"] else model
 
 
-def sample_entries(images: Source, count: int) -> list[Entry]:
-    """Return up to `count` images of a source, chosen at random but the same ones each time."""
+def sample_entries(images: Source, count: int, channels: bool = False) -> list[Entry]:
+    """Return up to `count` images of a source, chosen at random but the same ones each time.
+
+    With `channels`, formats count that are read with all of their channels alone.
+    """
     generator, chosen = random.Random(0), []
-    for number, entry in enumerate(entry for entry in images.entries() if not entry.reason):
+    listed = with_channels(images.entries()) if channels else images.entries()
+    for number, entry in enumerate(entry for entry in listed if not entry.reason):
         if number < count:
             chosen.append(entry)
         elif (position := generator.randrange(number + 1)) < count:
@@ -154,27 +160,36 @@ def write_fast_file(model: Path, path: Path, images: Source, sample: Sequence[En
     Raises:
         ValueError: The model can't be exported, or no image can be read.
     """
-    read = list(iter_images(images, sample, options.max_pixels))
+    source: ModelSource = open_source(model, options.load.import_options)
+    preprocessing = source.encoder.preprocessing
+    read = list(iter_images(images, sample, options.max_pixels, preprocessing))
     if not read:
         raise ValueError("no image can be read, so that --fast can't set the ranges of int8; omit it")
     pictures = [image for _, image in read]
     origin = f"{len(read)} images of the first job with --fast"
     parity = ParityImages(pictures[:MAX_IMAGES], origin, [name for name, _ in read[:MAX_IMAGES]])
     export = ExportOptions(
-        precision="int8", input="uint8", layers=options.load.layers, class_token=options.load.class_token
+        precision="int8",
+        input=samples_input(preprocessing),
+        layers=options.load.layers,
+        class_token=options.load.class_token,
     )
-    source: ModelSource = open_source(model, options.load.import_options)
     file_format = next(name for name, suffix in SUFFIX.items() if suffix == path.suffix)
     export_artifact(source, file_format, path, export, parity, Calibration(pictures, origin))
 
 
-def iter_images(images: Source, sample: Sequence[Entry], max_pixels: int) -> Iterator[tuple[str, Image.Image]]:
-    """Yield the readable images of a sample with their names, upright and in RGB."""
+def iter_images(
+    images: Source, sample: Sequence[Entry], max_pixels: int, preprocessing: Preprocessing
+) -> Iterator[tuple[str, InputImage]]:
+    """Yield the readable images of a sample with their names, upright and with the channels of a model."""
+    reader = reader_of(preprocessing, max_pixels)
     for entry in sample:
-        try:
-            yield entry.name, decode_image(read_entry(images, entry), Path(entry.name), max_pixels).image
-        except ImageError:
-            continue
+        with suppress(ImageError):
+            content, path = read_entry(images, entry), Path(entry.name)
+            if preprocessing.is_rgb:
+                yield entry.name, decode_image(content, path, max_pixels).image
+            else:
+                yield entry.name, filled_samples(reader(content, entry.name), preprocessing)
 
 
 def check_reusable(path: Path, runner: Runner, options: EmbedOptions) -> None:

@@ -17,7 +17,7 @@ from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
 from gtsa_kit.export import Runner
-from gtsa_kit.export.layout import InputFormat, from_channels_last
+from gtsa_kit.export.layout import InputFormat
 from gtsa_kit.models.channel_images import read_samples
 from gtsa_kit.models.preprocessing import Preprocessing
 
@@ -39,7 +39,7 @@ class PreparedImage:
     stamp: str
     """Size and modification time of the file, or another mark that changes with it; "" if unknown."""
     pixels: np.ndarray
-    """Input of the model: (3, H, W) or (H, W, 3), normalized float32 or uint8."""
+    """Input of the model: normalized (N, H, W) or samples (H, W, N)."""
     input_format: InputFormat
 
     @property
@@ -106,7 +106,7 @@ class Preprocessor:
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: InputFormat) -> np.ndarray:
     """Return the model's input of resized pixels (H, W, N): normalized and transposed as the model requires."""
     if input_format.normalizes:
-        return from_channels_last(pixels, input_format.layout)
+        return input_format.of_samples(pixels)
     normalized = normalize(pixels, preprocessing)
     return normalized if input_format.layout == "nchw" else np.ascontiguousarray(normalized.transpose(1, 2, 0))
 
@@ -114,7 +114,7 @@ def to_input(pixels: np.ndarray, preprocessing: Preprocessing, input_format: Inp
 def resize(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
     """Resize (H, W, 3) uint8 to (height, width, 3) uint8, within one level of `Preprocessing.resized`.
 
-    Samples of other channels than 8-bit RGB are float32, and are resized by it.
+    Samples of other channels than 8-bit RGB are resized by it.
     """
     if not preprocessing.is_rgb:
         return preprocessing.resized(pixels, size)

@@ -41,7 +41,8 @@ def export(
         size: (height, width) in pixels to fix; by default any multiple of the patch size.
         batch: Number of images to fix; by default any.
         layers: Indices of blocks whose feature maps become outputs, from 0.
-        input: "float32" for normalized (B, 3, H, W), "uint8" for RGB (B, H, W, 3).
+        input: "float32" for normalized (B, N, H, W). For samples (B, H, W, N) that the graph normalizes: "uint8" of RGB
+            and of other 8-bit channels, "uint16", or "float32-samples", which are the samples of any file as float32.
         images: Folder of images for the comparison; by default those of the run, else a sample image.
         calibrate: Folder of typical images; int8 and fp8 take their ranges from it.
         overwrite: Replace an existing file.

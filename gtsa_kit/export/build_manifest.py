@@ -41,11 +41,12 @@ def build_manifest(
         inputs=(
             TensorSpec(
                 name=INPUT,
-                dtype=options.input,
+                dtype=options.dtype,
                 shape=arrange(
                     options.layout, axes["batch"], axes["height"], axes["width"], encoder.architecture.channels
                 ),
                 layout=options.layout,
+                samples=options.takes_samples,
             ),
         ),
         outputs=_output_specs(model, options, axes),

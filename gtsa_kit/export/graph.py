@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.export.graph_layers import Attention, ExportBlock, PatchProjection, Positions, Rotary
 from gtsa_kit.export.layout import AXES, arrange
+from gtsa_kit.export.sample_normalization import SampleNormalization
 from gtsa_kit.export.spec import ExportOptions
 from gtsa_kit.models.architecture import check_class_token, check_layers
 from gtsa_kit.models.encoder import Encoder
@@ -54,8 +55,8 @@ class ExportGraph(nn.Module):
         vit = copied.vit
         self.patch, self.embedding = encoder.architecture.patch, encoder.architecture.embedding
         self.dtype = DTYPES.get(options.precision, torch.float32)
-        self.layers, self.uint8_input = options.layers, options.input == "uint8"
-        self.class_token = options.class_token
+        self.layers, self.class_token = options.layers, options.class_token
+        self.samples = SampleNormalization(encoder.preprocessing) if options.takes_samples else None
         self.patches = PatchProjection(vit.patch_embed.proj, self.dtype)
         self.prefix = nn.ParameterList(token for token in (vit.cls_token, vit.reg_token) if token is not None)
         self.prefix_length = encoder.prefix
@@ -63,23 +64,18 @@ class ExportGraph(nn.Module):
         self.rotary = Rotary(copied.rotary, encoder.prefix, options, self.patch) if copied.rotary is not None else None
         self.norm_pre, self.norm = vit.norm_pre, vit.norm
         self.blocks = nn.ModuleList(ExportBlock(block, self.dtype, attention, split_qkv) for block in vit.blocks)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(encoder.preprocessing.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(encoder.preprocessing.std)[:, None, None])
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute features of images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        """Compute features of images: normalized (B, N, H, W) float32, or samples (B, H, W, N)."""
         features = self.features(images)
         class_token = [features.class_token] if self.class_token else []
         return features.embedding, features.feature_map, *(features.layers[i] for i in self.layers), *class_token
 
     def features(self, images: Tensor, final_norm: bool = True) -> Features:
         """Compute the features of `forward`, with or without the encoder's final norm."""
-        if self.uint8_input:
-            # The cast precedes the permutation: TensorRT does not permute uint8.
-            images = (images.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+        if self.samples is not None:
+            images = self.samples(images)
         h, w = images.shape[2] // self.patch, images.shape[3] // self.patch
         x = self.norm_pre(self._tokens(images, h, w))  # (B, P + h*w, D)
         table = None if self.rotary is None else self.rotary(h, w)
@@ -116,7 +112,7 @@ def example_input(options: ExportOptions) -> Tensor:
     batch = options.batch.clamp(2)
     height, width = options.height.clamp(160), options.width.clamp(96)
     return torch.zeros(
-        arrange(options.layout, batch, height, width, options.channels), dtype=getattr(torch, options.input)
+        arrange(options.layout, batch, height, width, options.channels), dtype=getattr(torch, options.dtype)
     )
 
 

@@ -15,7 +15,7 @@ Attention = Literal["fused", "explicit"]
 
 
 class PatchProjection(nn.Module):
-    """Patch embedding: (B, 3, H, W) to (B, h*w, D) float32.
+    """Patch embedding: (B, N, H, W) to (B, h*w, D) float32.
 
     In half precision it is a matrix product: ONNX has no bf16 convolution before opset 22.
     """

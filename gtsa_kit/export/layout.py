@@ -30,10 +30,16 @@ class InputFormat:
     """Elements of the batch that a graph takes."""
 
     normalizes: bool
-    """True if the graph takes uint8 pixels, which it normalizes itself; False for normalized float32."""
+    """True if the graph takes samples, which it normalizes itself; False for normalized float32."""
     layout: Layout
     patch: int
     """Side of a patch in pixels."""
+    dtype: str = "uint8"
+    """Type of the samples, where the graph normalizes them."""
+
+    def of_samples(self, pixels: np.ndarray) -> np.ndarray:
+        """Return samples (H, W, N) as an element of the batch of a graph that normalizes them."""
+        return from_channels_last(pixels.astype(self.dtype, copy=False), self.layout)
 
 
 def arrange(layout: Layout, batch: Any, height: Any, width: Any, channels: int = 3) -> tuple[Any, ...]:
@@ -43,7 +49,7 @@ def arrange(layout: Layout, batch: Any, height: Any, width: Any, channels: int =
 
 
 def from_channels_last(pixels: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return pixels (..., H, W, 3) in a layout, without the axis of the batch."""
+    """Return pixels (..., H, W, N) in a layout, without the axis of the batch."""
     return pixels if layout == "nhwc" else np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
 
 

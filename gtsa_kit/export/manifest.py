@@ -19,7 +19,7 @@ from gtsa_kit.export.manifest_records import (
     TensorSpec,
 )
 from gtsa_kit.export.parity_report import ParityReport, Record
-from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, OutputKind, Range
+from gtsa_kit.export.spec import CLASS_TOKEN, EMBEDDING, FEATURE_MAP, InputType, OutputKind, Range
 from gtsa_kit.files import final_path, first_problem, write_text
 from gtsa_kit.version import __version__
 
@@ -125,7 +125,14 @@ class Manifest(Record):
     @property
     def input_format(self) -> InputFormat:
         """Dtype and layout of the images that the artifact takes."""
-        return InputFormat(self.inputs[0].dtype == "uint8", self.layout, self.patch)
+        images = self.inputs[0]
+        return InputFormat(images.samples, self.layout, self.patch, images.dtype)
+
+    @property
+    def input_type(self) -> InputType:
+        """Elements of the images, as the option --input names them."""
+        dtype, samples = self.inputs[0].dtype, self.inputs[0].samples
+        return "float32-samples" if samples and dtype == "float32" else dtype  # type: ignore[return-value]
 
     @property
     def patch(self) -> int:

@@ -14,6 +14,8 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
     layout: Layout | None = None
     """Order of the axes of a batch of images; None for other tensors."""
+    samples: bool = False
+    """True for samples as files have them, which the graph clips and normalizes."""
 
     @property
     def image_layout(self) -> Layout:

@@ -8,7 +8,9 @@ from gtsa_kit.export.layout import Layout
 
 Format = Literal["onnx", "torchscript", "pt2", "openvino", "trt"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
-InputType = Literal["float32", "uint8"]
+InputType = Literal["float32", "uint8", "uint16", "float32-samples"]
+"""Images that a graph takes: normalized float32, or samples as the files have them, which the graph clips and
+normalizes; float32-samples are the same samples as float32."""
 OutputKind = Literal["features", "logits", "mask", "boxes", "instances"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
@@ -117,7 +119,7 @@ class ExportOptions:
     opset: int = OPSET
     """Opset of ONNX graphs."""
     input: InputType = "float32"
-    """float32: normalized (B, 3, H, W). uint8: RGB (B, H, W, 3), normalized inside the graph."""
+    """float32: normalized (B, N, H, W). Others: samples (B, H, W, N), normalized inside the graph."""
     output: OutputKind = "features"
     """Outputs: features of an encoder; logits or the mask of their maxima of a task model; detections of a detector."""
     channels: int = 3
@@ -130,7 +132,7 @@ class ExportOptions:
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.input not in get_args(InputType):
-            raise ValueError(f"--input takes float32 or uint8, got {self.input!r}")
+            raise ValueError(f"--input takes {' or '.join(get_args(InputType))}, got {self.input!r}")
         if self.output not in get_args(OutputKind):
             raise ValueError(f"--output takes logits or mask, got {self.output!r}")
         if self.opset not in OPSETS:
@@ -154,9 +156,19 @@ class ExportOptions:
         return replace(self, height=height, width=width)
 
     @property
+    def takes_samples(self) -> bool:
+        """True if the graph takes samples, and clips and normalizes them."""
+        return self.input != "float32"
+
+    @property
+    def dtype(self) -> str:
+        """Type of the elements of the images."""
+        return self.input.removesuffix("-samples")
+
+    @property
     def layout(self) -> Layout:
-        """Layout of the images: uint8 images are the pixels as a decoder gives them."""
-        return "nhwc" if self.input == "uint8" else "nchw"
+        """Layout of the images: samples are the pixels as a decoder gives them."""
+        return "nhwc" if self.takes_samples else "nchw"
 
     @property
     def outputs(self) -> tuple[str, ...]:

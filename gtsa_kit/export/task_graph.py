@@ -10,11 +10,11 @@ from gtsa_kit.export.detector_graph import DetectorGraph
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.graph_layers import Attention
 from gtsa_kit.export.head_graph import export_head
+from gtsa_kit.export.input_types import check_input
 from gtsa_kit.export.layout import AXES
 from gtsa_kit.export.spec import HEAD, MASK, QUANTIZED, ExportOptions
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.eomt import UPSCALE
-from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.query_detections import query_detections
 from gtsa_kit.models.task_model import TaskModel, encoder_of
 
@@ -49,7 +49,7 @@ class TaskGraph(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the outputs for images: normalized (B, 3, H, W) float32, or RGB (B, H, W, 3) uint8."""
+        """Compute the outputs for images: normalized (B, N, H, W) float32, or samples (B, H, W, N)."""
         size = [images.shape[axis] for axis in self.axes]
         if isinstance(self.head, DetectorGraph):
             return self.head(self.features(images), *size)  # type: ignore[no-any-return]
@@ -88,8 +88,7 @@ def options_for(model: Encoder | TaskModel, options: ExportOptions) -> ExportOpt
     """
     encoder = encoder_of(model)
     options = replace(options.in_patches(encoder.architecture.patch), channels=encoder.architecture.channels)
-    if options.input == "uint8":
-        require_rgb("the model", encoder.preprocessing, "--input uint8 takes")
+    check_input(options.input, encoder.preprocessing)
     _check_keep_float(options)
     if not isinstance(model, TaskModel):
         _refuse({"--output": options.output != "features", "--keep-float head": HEAD in options.keep_float})

@@ -79,7 +79,7 @@ def check_same_task(reference: TaskModel, manifest: Manifest) -> None:
 def preprocessing_mismatch(expected: Preprocessing, actual: Preprocessing) -> str:
     """Name the settings in which the artifact's preprocessing differs; "" if there are none."""
     ours, theirs = expected.to_dict(), actual.to_dict()
-    return "; ".join(f"{name} {theirs[name]} for {ours[name]}" for name in ours if ours[name] != theirs[name])
+    return "; ".join(f"{name} {theirs.get(name)} for {ours[name]}" for name in ours if ours[name] != theirs.get(name))
 
 
 def _logits_std(reference: TaskModel, runner: Runner, images: ParityImages) -> float:

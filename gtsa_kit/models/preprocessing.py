@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.channels.image import sample_type
 from gtsa_kit.models.sizes import check_image, check_size
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -96,16 +97,19 @@ class Preprocessing:
         size = size or (self.size, self.size)
         if self.is_rgb:
             return check_image(image, size)
-        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] == len(self.mean) and image.size:
-            return check_size(size)
-        given = f"an array {image.shape}" if isinstance(image, np.ndarray) else "an RGB image"
+        given = "an RGB image"
+        if isinstance(image, np.ndarray):
+            given = f"an array {image.shape} of {image.dtype}"
+            fits = image.ndim == 3 and image.shape[-1] == len(self.mean) and image.size > 0
+            if fits and sample_type(image.dtype) in (self.samples.dtype, "float32"):
+                return check_size(size)
         raise ValueError(
             f"the model takes {len(self.mean)} channels of {self.samples.dtype}, and this is {given}; give images of "
             "the kind that it was trained with"
         )
 
     def resized(self, image: InputImage, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Resize an upright RGB image to (H, W, 3) uint8, or samples (H, W, N) to float32.
+        """Resize an upright RGB image to (H, W, 3) uint8, or samples (H, W, N) to samples of the same type.
 
         Raises:
             ValueError: The image is none of the channels of the model, or the size is no pair of positive numbers.
@@ -116,14 +120,30 @@ class Preprocessing:
         return np.asarray(image.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def resized_samples(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Resize upright samples (H, W, N) to (height, width, N): uint8 of RGB as `resized` does, others as float32."""
+        """Resize upright samples (H, W, N) to (height, width, N) of the type of the samples in files.
+
+        Whole numbers are rounded, as Pillow does with 8-bit RGB, so that a graph that takes them gets the same samples
+        as one that takes normalized images.
+        """
         if self.is_rgb:
             return self.resized(Image.fromarray(pixels), size)
-        return resize_channels(pixels, size, self.interpolation)
+        samples, dtype = resize_channels(self.clipped(pixels), size, self.interpolation), np.dtype(self.samples.dtype)
+        if dtype.kind == "f":
+            return samples
+        limits = np.iinfo(dtype)
+        rounded: np.ndarray = np.rint(samples).clip(limits.min, limits.max)
+        return rounded.astype(dtype)
+
+    def clipped(self, pixels: np.ndarray) -> np.ndarray:
+        """Return samples (..., N) as float32, clipped to the limits if the model was trained so."""
+        values: np.ndarray = pixels.astype(np.float32)
+        if self.samples.clip:
+            values = values.clip(*(np.asarray(limit, np.float32) for limit in (self.samples.low, self.samples.high)))
+        return values
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """Normalize (..., N) samples to float32 of the same shape."""
-        scaled = pixels.astype(np.float32) / np.float32(self.scale)
+        scaled = self.clipped(pixels) / np.float32(self.scale)
         values: np.ndarray = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return values
 

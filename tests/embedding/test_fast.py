@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.weights import save_random
 from PIL import Image
 
 from gtsa_kit.embedding import fast
 from gtsa_kit.embedding.fast import NEIGHBORS, compare_neighbors, fast_path, sample_entries
+from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.runtime import load
+from gtsa_kit.export.spec import ExportOptions, Range
+from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.encoder_spec import EncoderSpec
+from gtsa_kit.models.preprocessing import Preprocessing, Samples
 from gtsa_kit.models.weights import save_encoder
 
 
@@ -138,3 +145,33 @@ def test_the_sample_is_the_same_each_time_and_spread_over_the_source(photos: Pat
     assert first == second
     assert len({entry.name for entry in first}) == 20
     assert {entry.name for entry in first} != {entry.name for entry in list(open_source(str(photos)).entries())[:20]}
+
+
+def test_models_of_other_channels_have_a_file_of_their_samples(
+    tmp_path: Path, gtsa_here: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranges are set by the job's own images, and files of other channels are left out."""
+    monkeypatch.setattr(fast, "MIN_AGREEMENT", 0.9)
+    monkeypatch.setattr(fast, "ExportOptions", partial(ExportOptions, height=Range(32, 32), width=Range(32, 32)))
+    images, run, rng = tmp_path / "images", tmp_path / "run", np.random.default_rng(0)
+    images.mkdir()
+    run.mkdir()
+    for i in range(40):
+        coarse = rng.integers(0, 3000, (*rng.integers(2, 6, 2), 5))
+        np.save(images / f"{i}.npy", np.kron(coarse, np.ones((9, 9, 1))).astype(np.uint16))
+    np.save(images / "four.npy", np.zeros((30, 30, 4), np.uint16))
+    samples = Samples("uint16", (0.0,) * 5, (2500.0,) * 5, clip=True, colors=False)
+    preprocessing = Preprocessing(32, mean=(1500.0,) * 5, std=(800.0,) * 5, samples=samples)
+    save_random(run, EncoderSpec(ARCHITECTURES["vit_test"].with_channels(5), preprocessing))
+    command = ("embed", str(images), "--model", str(run), "--size", "32")
+    done = gtsa_here(*command, "--fast", "--out", str(tmp_path / "fast"))
+    assert done.returncode == 0, done.stderr
+    assert f"{fast_path(run).name} is used" in done.stdout + done.stderr
+    manifest = read_manifest(fast_path(run))
+    assert (manifest.input_type, manifest.precision, manifest.channels) == ("uint16", "int8", 5)
+    assert gtsa_here(*command, "--out", str(tmp_path / "slow")).returncode == 0
+    quick, slow = rows(tmp_path / "fast"), rows(tmp_path / "slow")
+    assert set(quick) == set(slow) == {f"{i}.npy" for i in range(40)}
+    for name, vector in slow.items():
+        assert vector @ quick[name] > 0.995 * np.linalg.norm(vector) * np.linalg.norm(quick[name])
+        assert not np.array_equal(vector, quick[name])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gtsa_kit.export.folder_report import FolderReport
 from gtsa_kit.export.formats import framework_files
+from gtsa_kit.export.formats.framework_files import channels_note
 from gtsa_kit.export.formats.frameworks import detectron2_features, export_framework
 from gtsa_kit.export.inspect_file import inspect_file
 from gtsa_kit.export.parity_images import ParityImages, load_parity_images
@@ -25,7 +26,7 @@ from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.models.architecture import ARCHITECTURES, Architecture
 from gtsa_kit.models.checkpoint_import import open_weights
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.models.preprocessing import Preprocessing, Samples
 from gtsa_kit.models.weights import save_encoder
 
 BLOCKS = {"vit_test": 2, "vit_small": 12}
@@ -502,3 +503,71 @@ def test_periods_that_timm_does_not_compute_are_in_no_file_of_timm(scenes: Parit
     encoder = Encoder(replace(architecture, rotary_periods=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)))
     with pytest.raises(ValueError, match="can't hold the periods of rotary positions"):
         export_framework(encoder, "timm", tmp_path / "files", scenes)
+
+
+# --- channels other than RGB ----------------------------------------------------------------------------------------
+
+
+BANDS = 5
+OF_BANDS = Preprocessing(
+    mean=(900.0, 1000.0, 1100.0, 1200.0, 1300.0),
+    std=(200.0, 300.0, 400.0, 500.0, 600.0),
+    samples=Samples("uint16", (0.0,) * BANDS, (5000.0,) * BANDS, colors=False),
+)
+
+
+@pytest.fixture(scope="module")
+def of_bands(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the encoder of five channels, and the folder and report of a framework."""
+    encoder = varied(ARCHITECTURES["vit_test"].with_channels(BANDS), OF_BANDS)
+    pixels = np.random.default_rng(0).integers(0, 5000, (2, 96, 80, BANDS)).astype(np.uint16)
+    images, root = ParityImages(list(pixels), "noise", ["a", "b"]), tmp_path_factory.mktemp("bands")
+
+    @cache
+    def export(framework: str) -> tuple[Encoder, Path, FolderReport]:
+        folder = root / framework
+        return encoder, folder, export_framework(encoder, framework, folder, images)
+
+    return export
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_framework_takes_the_channels(framework: str, of_bands: Any) -> None:
+    """The files hold the kernel for all channels, and the text says where they are stated."""
+    _, folder, report = of_bands(framework)
+    assert report.parity.passed
+    assert report.parity.worst.max_abs < 1e-4
+    assert Preprocessing.from_dict(report.preprocessing) == OF_BANDS
+    note = channels_note(framework, OF_BANDS)
+    assert note.endswith("=5; images are samples in the units of the files minus mean, over std of gtsa.json")
+    assert channels_note(framework, Preprocessing()) == ""
+    if framework in ("mmseg", "mmdet"):  # gtsa.json beside them states the channels
+        opened = open_weights(next(folder.glob("*.pth")))
+        assert opened.encoder.preprocessing == OF_BANDS
+        assert "ImageNet" not in opened.note
+
+
+@pytest.mark.parametrize("arguments", [{}, {"in_chans": BANDS}])
+@torch.no_grad()
+def test_timm_builds_a_network_for_the_channels(arguments: dict[str, int], of_bands: Any) -> None:
+    encoder, folder, _ = of_bands("timm")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
+    assert torch.equal(model.patch_embed.proj.weight, encoder.vit.patch_embed.proj.weight)
+    images = torch.randn(2, BANDS, 224, 224, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(images), encoder(images).embedding, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_transformers_builds_a_network_and_a_processor_for_the_channels(of_bands: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    encoder, folder, _ = of_bands("hf")
+    model = transformers.ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    assert model.config.num_channels == BANDS
+    coarse = np.random.default_rng(0).integers(2000, 5000, (6, 5, BANDS))  # bicubic goes below; gtsa-kit clips at 0
+    samples = np.kron(coarse, np.ones((60, 70, 1))).astype(np.float32)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    theirs = processor(samples, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+    ours = torch.from_numpy(encoder.preprocessing(samples))[None]
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=0.01)  # gtsa-kit rounds to whole samples, 1 / std apart
+    actual = model(theirs).last_hidden_state[:, 1:].mean(1)
+    torch.testing.assert_close(actual, encoder(theirs).embedding, rtol=0, atol=1e-5)

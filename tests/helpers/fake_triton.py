@@ -14,7 +14,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
-NUMPY = {schema.TYPE_FP32: np.float32, schema.TYPE_FP16: np.float16, schema.TYPE_UINT8: np.uint8}
+NUMPY = {
+    schema.TYPE_FP32: np.float32,
+    schema.TYPE_FP16: np.float16,
+    schema.TYPE_UINT8: np.uint8,
+    schema.TYPE_UINT16: np.uint16,
+}
 
 
 def read_config(model: Path) -> schema.ModelConfig:

@@ -481,7 +481,7 @@ def test_an_engine_in_a_triton_repository_is_checked_as_any_engine(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Triton runs no engine of this variant; its checks without a GPU are the same."""
-    models = repository_models(engine, open_manifest(engine).manifest, ServingOptions(), False)
+    models = repository_models(engine, open_manifest(engine).manifest, ServingOptions())
     (folder,) = write_repository(tmp_path / "models", models)
     verify(folder, as_json=True)
     result = json.loads(capsys.readouterr().out)

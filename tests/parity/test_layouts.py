@@ -148,7 +148,8 @@ class Recorder(Runner):
 
 
 def with_input(manifest: Manifest, dtype: str, layout: Layout) -> Manifest:
-    spec = TensorSpec(name="images", dtype=dtype, shape=arrange(layout, "batch", "height", "width"), layout=layout)
+    shape = arrange(layout, "batch", "height", "width")
+    spec = TensorSpec(name="images", dtype=dtype, shape=shape, layout=layout, samples=dtype == "uint8")
     return manifest.model_copy(update={"inputs": (spec,)})
 
 
@@ -176,7 +177,7 @@ def test_preprocessing_for_triton_has_the_layout_of_the_encoder(layout: Layout, 
     runner = Recorder(manifest)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(
-        preprocess_graph(preprocess_manifest(manifest)), providers=["CPUExecutionProvider"]
+        preprocess_graph(preprocess_manifest(manifest, "uint8")), providers=["CPUExecutionProvider"]
     )
     (actual,) = session.run(None, {"images": pixels[None]})
     np.testing.assert_allclose(actual[0], runner.prepare(Image.fromarray(pixels), (32, 48)), rtol=0, atol=1e-6)

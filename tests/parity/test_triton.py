@@ -66,9 +66,9 @@ def single(tiny_run: Path, scenes: ParityImages, tmp_path_factory: pytest.TempPa
 
 
 def write(
-    artifact: Path, repository: Path, uint8_input: bool = False, force: bool = False, **settings: Any
+    artifact: Path, repository: Path, input_type: Any = "float32", force: bool = False, **settings: Any
 ) -> list[Path]:
-    models = repository_models(artifact, open_artifact(artifact), ServingOptions(**settings), uint8_input)
+    models = repository_models(artifact, open_artifact(artifact), ServingOptions(**settings), input_type)
     return write_repository(repository, models, force)
 
 
@@ -187,7 +187,7 @@ def test_engines_keep_their_profile(tiny_onnx: Path, tmp_path: Path) -> None:
     for settings, message in (({"max_batch": 13}, "maximum batch of the graph"), ({"kind": "cpu"}, "runs on a GPU")):
         with pytest.raises(ValueError, match=message):
             write(tmp_path / "encoder.engine", tmp_path / "models", name="x", **settings)
-    three = write(tmp_path / "encoder.engine", tmp_path / "models", uint8_input=True, name="uint8")
+    three = write(tmp_path / "encoder.engine", tmp_path / "models", input_type="uint8", name="uint8")
     assert [read_config(path).platform for path in three] == ["onnxruntime_onnx", "tensorrt_plan", "ensemble"]
 
 
@@ -226,7 +226,7 @@ def test_uint8_images_are_normalized_like_in_the_runner(tiny_onnx: Path, scenes:
     own = read_manifest(tiny_onnx)
     manifest = own.model_copy(update={"preprocessing": own.preprocessing | {"mean": mean}})
     session = onnxruntime.InferenceSession(
-        preprocess_graph(preprocess_manifest(manifest)), providers=["CPUExecutionProvider"]
+        preprocess_graph(preprocess_manifest(manifest, "uint8")), providers=["CPUExecutionProvider"]
     )
     runner = load(tiny_onnx, "cpu")
     runner.manifest = manifest
@@ -240,7 +240,7 @@ def test_uint8_images_are_normalized_like_in_the_runner(tiny_onnx: Path, scenes:
 
 
 def test_preprocessing_keeps_fixed_sizes(single: Path, tmp_path: Path) -> None:
-    folders = write(single, tmp_path, uint8_input=True, name="one")
+    folders = write(single, tmp_path, input_type="uint8", name="one")
     configs = {path.name: read_config(path) for path in folders}
     assert list(configs) == ["one_preprocess", "one_floats", "one"]
     for name in ("one_preprocess", "one_floats"):
@@ -257,8 +257,8 @@ def test_the_client_gets_the_outputs_of_the_runner(
         image.save(path)
     models = tmp_path / "models"
     write(tiny_onnx, models, name="floats")
-    write(tiny_onnx, models, uint8_input=True, name="uint8")
-    write(half_precision, models, uint8_input=True, name="half")
+    write(tiny_onnx, models, input_type="uint8", name="uint8")
+    write(half_precision, models, input_type="uint8", name="half")
     write(single, models, name="single")
     request_features = module_of(CLIENT).features
     with serving(models) as url, client.InferenceServerClient(url) as server:
@@ -296,12 +296,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_an_existing_model_is_replaced_only_with_force(tiny_onnx: Path, single: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
-    write(tiny_onnx, models, uint8_input=True, name="a")
+    write(tiny_onnx, models, input_type="uint8", name="a")
     before = tree(models)
     with pytest.raises(ValueError, match="a_preprocess exists; add --force"):
-        write(tiny_onnx, models, uint8_input=True, name="a", max_batch=2)
+        write(tiny_onnx, models, input_type="uint8", name="a", max_batch=2)
     assert tree(models) == before
-    write(tiny_onnx, models, uint8_input=True, force=True, name="a", max_batch=2)
+    write(tiny_onnx, models, input_type="uint8", force=True, name="a", max_batch=2)
     assert {read_config(path).max_batch_size for path in models.iterdir()} == {2}
     (models / "theirs").mkdir()
     (models / "theirs" / "config.pbtxt").write_text('name: "theirs"')
@@ -431,8 +431,8 @@ def test_half_precision_and_uint8_inputs_are_supported() -> None:
     for dtype, kind in (("float16", schema.TYPE_FP16), ("uint8", schema.TYPE_UINT8), ("bfloat16", schema.TYPE_BF16)):
         changed = manifest.model_copy(update={"inputs": (images.model_copy(update={"dtype": dtype}),)})
         if dtype == "uint8":
-            changed = preprocess_manifest(manifest)
-        (model,) = repository_models(Path("x"), changed, ServingOptions(), uint8_input=False)
+            changed = preprocess_manifest(manifest, "uint8")
+        (model,) = repository_models(Path("x"), changed, ServingOptions())
         config = text_format.Parse(to_pbtxt(model.config), schema.ModelConfig())
         assert config.input[0].data_type == kind
         assert config.model_warmup[0].inputs["images"].data_type == kind

@@ -141,7 +141,9 @@ def test_a_graph_of_one_shape(
     options = ExportOptions("fp32", Range(32, 32), Range(64, 64), Range(2, 2))
     export_artifact(open_source(runs["encoder"]), "onnx", encoder, options, scenes)
     manifest = read_manifest(encoder)
-    models = ensemble_models(encoder, manifest, ServingOptions("m"), False, [open_served_head("road", file, manifest)])
+    models = ensemble_models(
+        encoder, manifest, ServingOptions("m"), "float32", [open_served_head("road", file, manifest)]
+    )
     write_repository(tmp_path / "models", models)
     assert {read_config(tmp_path / "models" / model.name).max_batch_size for model in models} == {0}
     images = torch.randn(2, 3, 32, 64)

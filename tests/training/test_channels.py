@@ -256,6 +256,7 @@ def test_folders_are_embedded_as_the_reference_says(run: Path, folder: Path, tmp
         if number == 3:
             bands[:, :20, :30] = torch.from_numpy(mean)
         resized = torch.nn.functional.interpolate(bands[None], (64, 64), mode="bicubic", antialias=True)[0]
+        resized = resized.round().clamp(0, 65535)  # as Pillow rounds 8-bit RGB
         with torch.inference_mode():
             expected = encoder(((resized - torch.from_numpy(mean)) / torch.from_numpy(std))[None].float())
         np.testing.assert_allclose(rows[name].embedding, expected.embedding[0], atol=2e-4)
@@ -268,7 +269,7 @@ def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
 ) -> None:
     if file_format == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    path = gtsa_kit.export(run, format=file_format, out=tmp_path)
+    path = gtsa_kit.export(run, format=file_format, out=tmp_path, size=None if file_format == "onnx" else (64, 64))
     runner = gtsa_kit.load(path, "cpu")
     report = runner.manifest.parity
     assert report is not None
@@ -276,7 +277,7 @@ def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
     assert report.images == f"7 images of {folder.name}"
     assert runner.manifest.channels == BANDS
     assert runner.preprocessing == open_weights(run).encoder.preprocessing
-    with pytest.raises(ValueError, match=r"images must be \(batch, 5, height, width\)"):
+    with pytest.raises(ValueError, match=r"images must be \(batch, 5, height, width\) with"):
         runner(np.zeros((1, 3, 64, 64), np.float32))
     if file_format == "onnx":
         assert gtsa_kit.verify(path).passed
@@ -284,10 +285,8 @@ def test_exports_take_the_channels_and_pass_the_gate_on_the_files_of_the_run(
         assert engine.shape(2, 64, 96) == (2, BANDS, 64, 96)
         with pytest.raises(ValueError, match="takes 5 channels, and its training images are not there; name a folder"):
             gtsa_kit.export(path, format="torchscript", out=tmp_path / "again.ts")
-        again = gtsa_kit.export(path, format="torchscript", out=tmp_path / "again.ts", images=folder)
+        again = gtsa_kit.export(path, format="torchscript", out=tmp_path / "again.ts", images=folder, size=(64, 64))
         assert gtsa_kit.load(again, "cpu").manifest.channels == BANDS
-        with pytest.raises(ValueError, match="--input uint8 takes 8-bit RGB alone"):
-            gtsa_kit.export(run, out=tmp_path / "u.onnx", input="uint8")
 
 
 def test_calibration_reads_files_of_the_channels(run: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gtsa_kit.export.input_types import check_tensorrt_input
 from gtsa_kit.export.layout import Layout
 from gtsa_kit.export.runtime.other_gpus import check_elsewhere
 from gtsa_kit.export.runtime.profile import InputRanges, OptimalShape, Profile, make_profile
@@ -64,7 +65,9 @@ def make_request(opened: Source | SourceGraph, options: EngineOptions, console: 
 def _requested_ranges(opened: Source | SourceGraph, options: ExportOptions) -> InputRanges:
     if isinstance(opened, Source):
         options = options_for(opened.model, options)
+        check_tensorrt_input(options.dtype, "the graph")
         return InputRanges(options.batch, options.height, options.width, options.layout, options.channels)
+    check_tensorrt_input(opened.inputs[0].dtype, opened.path.name)
     return opened.restrict(options.batch, options.height, options.width)
 
 

@@ -112,11 +112,11 @@ def open_for_engine(
             raise ValueError(f"--layout is for the ONNX file of another tool, and {path} is none; omit it")
         return open_encoder(path, import_options, console)
     graph = read_graph_file(path, options.layout)
-    precision, layers, dtype = options.precision, options.options.layers, options.options.input
+    precision, layers, input_type = options.precision, options.options.layers, options.options.input
     class_token = options.options.class_token
     if graph.manifest is None:
         changed = options.options.output != "features" or options.options.keep_float
-        if precision or layers or class_token or changed or dtype == "uint8":
+        if precision or layers or class_token or changed or input_type != "float32":
             raise ValueError(
                 f"{path} is another tool's graph, which TensorRT builds as it is: its types, outputs and inputs can't "
                 "be changed; omit --precision, --layers, --class-token, --input, --output and --keep-float"
@@ -126,7 +126,7 @@ def open_for_engine(
     precision_fits = precision in (None, own.precision) or (precision, own.precision) == ("tf32", "fp32")
     outputs_fit = layers in ((), own.layers) and class_token <= own.has_class_token
     outputs_fit = outputs_fit and options.options.output in ("features", own.output) and not options.options.keep_float
-    if precision_fits and outputs_fit and dtype in ("float32", own.inputs[0].dtype):
+    if precision_fits and outputs_fit and input_type in ("float32", own.input_type):
         return graph
     return open_encoder(path, import_options, console)
 

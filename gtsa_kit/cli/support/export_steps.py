@@ -16,7 +16,7 @@ from gtsa_kit.cli.support.progress import Steps, make_console
 from gtsa_kit.cli.support.score_steps import fail_if_lower, open_score_gate, score_failure, score_file
 from gtsa_kit.cli.support.task_options import ScoreOptions
 from gtsa_kit.export.benchmark.autoselect import Autoselection, autoselect, candidates
-from gtsa_kit.export.formats.framework_files import embedding_call
+from gtsa_kit.export.formats.framework_files import channels_note, embedding_call
 from gtsa_kit.export.formats.frameworks import export_framework
 from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales, layer_sensitivity
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
@@ -27,7 +27,6 @@ from gtsa_kit.export.pipeline import artifact_path, check_supported, export_arti
 from gtsa_kit.export.source import Source
 from gtsa_kit.export.spec import FORMATS, FRAMEWORKS, QUANTIZED, SUPPORTED_PRECISIONS, ExportOptions
 from gtsa_kit.export.task_graph import build_graph, options_for
-from gtsa_kit.models.input_channels import require_rgb
 
 MAX_SENSITIVE_LAYERS = 10
 """Number of layers in the table of layers that lose most by quantization."""
@@ -61,7 +60,6 @@ def export_files(
     source = open_encoder(path, import_options, console)
     images = load_parity_images(require(files.images) if files.images else source.images, source.encoder.preprocessing)
     if format_name in FRAMEWORKS:
-        require_rgb(path, source.encoder.preprocessing, f"{format_name} takes models of")
         if source.task:
             raise ValueError(
                 f"{format_name} takes an encoder, and {path} is a fine-tuned model; name the weights it began with"
@@ -205,6 +203,8 @@ def _export_framework(
     console.print(f"{folder}  {', '.join(report.files)}; parity passed; usage: docs/frameworks.md", soft_wrap=True)
     call = embedding_call(framework, source.encoder.architecture.embedding).replace("FOLDER", str(folder))
     console.print(call, soft_wrap=True, markup=False)
+    if note := channels_note(framework, source.encoder.preprocessing):
+        console.print(note, soft_wrap=True, markup=False)
 
 
 def _sensitivity_table(source: Source, calibration: Calibration, options: ExportOptions, console: Console) -> Table:

@@ -26,14 +26,12 @@ from gtsa_kit.export.open_options import ImportOptions
 from gtsa_kit.export.parity_images import load_parity_images
 from gtsa_kit.export.pipeline import check_supported, export_artifact, read_calibration
 from gtsa_kit.export.source import Source
-from gtsa_kit.export.spec import SUFFIX, ExportOptions
+from gtsa_kit.export.spec import SUFFIX, ExportOptions, InputType
 from gtsa_kit.export.triton.config import ServingOptions, check_serving
 from gtsa_kit.export.triton.ensemble import ServedHead, ensemble_models, ensemble_names
 from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import RepositoryModel, check_targets, write_repository
 from gtsa_kit.files import shell_word
-from gtsa_kit.models.input_channels import require_rgb
-from gtsa_kit.models.preprocessing import Preprocessing
 
 SERVED_SUFFIXES = (SUFFIX["onnx"], SUFFIX["trt"])
 
@@ -100,7 +98,7 @@ def export_triton(
         repository = out or path.parent / "triton"
         with _scratch(repository) as folder:
             opened_heads = open_heads(heads, manifest, folder, images, console)
-            _write(path, manifest, serving, options.input == "uint8", repository, force, result, console, opened_heads)
+            _write(path, manifest, serving, options.input, repository, force, result, console, opened_heads)
         return
     check_serving("onnx", options.precision, options.batch, serving)
     check_supported("onnx", options, calibrate is not None)
@@ -117,7 +115,7 @@ def export_triton(
         manifest = score_file(graph, _export(opened, graph, options, calibrate, images, console), score_gate)
         fail_if_lower(graph, manifest.task_score)
         opened_heads = open_heads(heads, manifest, folder, images, console)
-        _write(graph, manifest, serving, options.input == "uint8", repository, force, result, console, opened_heads)
+        _write(graph, manifest, serving, options.input, repository, force, result, console, opened_heads)
 
 
 @contextmanager
@@ -143,9 +141,9 @@ def _check_unchanged(
 def _export(
     opened: Source, graph: Path, options: ExportOptions, calibrate: Path | None, images: Path | None, console: Console
 ) -> Manifest:
-    require_rgb(opened.path, opened.encoder.preprocessing, "--format triton takes models of")
-    parity_set = load_parity_images(require(images) if images else opened.images)
-    calibration = read_calibration(require(calibrate)) if calibrate else None
+    preprocessing = opened.encoder.preprocessing
+    parity_set = load_parity_images(require(images) if images else opened.images, preprocessing)
+    calibration = read_calibration(require(calibrate), preprocessing) if calibrate else None
     console.print("writing the graph")
     with Steps(console) as steps:
         manifest = export_artifact(opened, "onnx", graph, options, parity_set, calibration, progress_callback(steps))
@@ -160,18 +158,17 @@ def _write(
     artifact: Path,
     manifest: Manifest,
     serving: ServingOptions,
-    uint8_input: bool,
+    input_type: InputType,
     repository: Path,
     force: bool,
     result: ExportResult,
     console: Console,
     heads: Sequence[ServedHead],
 ) -> None:
-    require_rgb(artifact, Preprocessing.from_dict(manifest.preprocessing), "--format triton takes models of")
     if heads:
-        models = ensemble_models(artifact, manifest, serving, uint8_input, heads)
+        models = ensemble_models(artifact, manifest, serving, input_type, heads)
     else:
-        models = repository_models(artifact, manifest, serving, uint8_input)
+        models = repository_models(artifact, manifest, serving, input_type)
     size = megabytes(artifact) + sum(megabytes(head.file) for head in heads)
     *_, folder = write_repository(repository, models, force)
     result.add_folder(folder, read_folder_report(folder))

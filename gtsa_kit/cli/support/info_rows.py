@@ -170,7 +170,8 @@ def _graph_rows(graph: "OnnxGraphInfo", third_party: bool) -> Iterator[Row]:
 def _tensor_rows(inputs: "Iterable[TensorSpec]", outputs: "Iterable[TensorSpec]") -> Iterator[Row]:
     for kind, specs in (("input", inputs), ("output", outputs)):
         for spec in specs:
-            yield kind, f"{spec.name}  {spec.dtype} ({', '.join(map(str, spec.shape))})"
+            about = ": samples, normalized in the graph" if spec.samples else ""
+            yield kind, f"{spec.name}  {spec.dtype} ({', '.join(map(str, spec.shape))}){about}"
 
 
 def _architecture(architecture: Mapping[str, Any]) -> str:

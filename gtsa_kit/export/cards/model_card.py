@@ -10,10 +10,11 @@ from gtsa_kit.config.layers import flatten
 from gtsa_kit.export.cards.facts import RunFacts
 from gtsa_kit.export.cards.runtimes import MinimumVersions
 from gtsa_kit.export.cards.shipped import Shipped
-from gtsa_kit.export.formats.framework_files import embedding_call
+from gtsa_kit.export.formats.framework_files import channels_note, embedding_call
 from gtsa_kit.export.parity_report import Difference
 from gtsa_kit.export.spec import FRAMEWORKS
 from gtsa_kit.files import shell_word
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.version import __version__
 
 TASK_TAGS: Final = {
@@ -84,6 +85,8 @@ def _use(shipped: Shipped, minimum: MinimumVersions | None) -> str:
     lines = []
     if shipped.format in FRAMEWORKS:
         lines.append(embedding_call(shipped.format, str(shipped.architecture.get("embedding", "mean"))) + ".")
+        note = channels_note(shipped.format, Preprocessing.from_dict(shipped.preprocessing))
+        lines += [f"{note[0].upper()}{note[1:]}."] if note else []
     elif shipped.path.is_file():
         lines.append(f'    gtsa_kit.load("{shipped.path.name}")(images)')
     if minimum:

@@ -13,7 +13,7 @@ from gtsa_kit.models.architecture import EMBEDDING_NAMES, pooling_arguments
 from gtsa_kit.models.checkpoint_import.key_maps import from_timm, key_map
 from gtsa_kit.models.checkpoint_import.metadata import HUB_FILES
 from gtsa_kit.models.encoder import Encoder
-from gtsa_kit.models.preprocessing import INTERPOLATIONS
+from gtsa_kit.models.preprocessing import INTERPOLATIONS, Preprocessing
 
 Weights = dict[str, Tensor]
 """Weights of the encoder by timm's keys."""
@@ -50,7 +50,7 @@ def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "global_pool": pooling,
             "model_args": arguments,
             "pretrained_cfg": {
-                "input_size": [3, *native_size(encoder)],
+                "input_size": [architecture.channels, *native_size(encoder)],
                 "fixed_input_size": True,
                 "crop_pct": 1.0,
                 "crop_mode": "squash",  # resize to the input size without cropping
@@ -58,7 +58,8 @@ def write_timm(encoder: Encoder, weights: Weights, folder: Path) -> None:
                 "mean": preprocessing.mean,
                 "std": preprocessing.std,
                 "num_classes": 0,
-                "first_conv": "patch_embed.proj",
+                # Without this name timm keeps the kernel as it is; older versions take each kernel for one of RGB.
+                **({"first_conv": "patch_embed.proj"} if architecture.channels == 3 else {}),
                 "classifier": "head",
             },
         },
@@ -84,7 +85,7 @@ def write_hf(encoder: Encoder, weights: Weights, folder: Path) -> None:
             "layer_norm_eps": architecture.norm_eps,
             "image_size": native_size(encoder)[0],
             "patch_size": architecture.patch,
-            "num_channels": 3,
+            "num_channels": architecture.channels,
             "qkv_bias": True,
         },
     )
@@ -147,6 +148,33 @@ def embedding_call(framework: str, embedding: str) -> str:
     return f"the network returns maps alone, so no call gives the embedding, {EMBEDDING_NAMES[embedding]}"
 
 
+CHANNEL_ARGUMENTS: Final = {
+    "timm": "config.json has in_chans={}",
+    "hf": "config.json has num_channels={}",
+    "mmseg": "build the network with in_channels={}",
+    "mmdet": "build the network with in_channels={}",
+    "detectron2": "build the network with in_chans={}",
+}
+"""Places where the number of channels is stated, by framework."""
+
+
+def channels_note(framework: str, preprocessing: Preprocessing) -> str:
+    """Return a sentence on the number of channels and their normalization; "" for 8-bit RGB.
+
+    Args:
+        framework: One of `FRAMEWORKS`.
+        preprocessing: Preprocessing of the encoder.
+    """
+    if preprocessing.is_rgb:
+        return ""
+    samples = "samples / 255" if preprocessing.scale != 1 else "samples in the units of the files"
+    clipped = ", clipped to low and high before" if preprocessing.samples.clip else ""
+    return (
+        f"{CHANNEL_ARGUMENTS[framework].format(len(preprocessing.mean))}; images are {samples} minus mean, over std of "
+        f"gtsa.json{clipped}"
+    )
+
+
 def _write_processor(encoder: Encoder, path: Path) -> None:
     preprocessing = encoder.preprocessing
     write_json(
@@ -156,8 +184,8 @@ def _write_processor(encoder: Encoder, path: Path) -> None:
             "do_resize": True,
             "size": {"height": preprocessing.size, "width": preprocessing.size},
             "resample": int(INTERPOLATIONS[preprocessing.interpolation]),
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            "do_rescale": preprocessing.scale != 1,
+            "rescale_factor": 1 / preprocessing.scale,
             "do_normalize": True,
             "image_mean": preprocessing.mean,
             "image_std": preprocessing.std,

@@ -164,7 +164,7 @@ def detectron2_features(encoder: Encoder, images: Tensor) -> Features:
 
     Args:
         encoder: The encoder.
-        images: Normalized (B, 3, H, W), of `native_size`.
+        images: Normalized (B, N, H, W), of `native_size`.
     """
     vit = encoder.vit
     patches = vit.patch_embed.proj(images)

@@ -58,7 +58,7 @@ def export_openvino(
             quantized = {name: value for name, value in graph.items() if name != "opset"}
             converted = openvino.Core().read_model(str(work / "int8.onnx"))
         else:
-            converted = _convert(_export_program(model, replace(options, precision="fp32")))
+            converted = _convert_model(model, replace(options, precision="fp32"))
         _name_tensors(converted, options)
         openvino.save_model(converted, str(work / path.name), compress_to_fp16=options.precision == "fp16")
         # The weights first: an .xml without its .bin can't be opened.
@@ -74,6 +74,19 @@ def export_openvino(
         "inference_precision": INFERENCE_PRECISIONS[options.precision],
         **quantized,
     }
+
+
+def _convert_model(model: Encoder | TaskModel, options: ExportOptions) -> Any:
+    """Return the OpenVINO model of a model."""
+    if options.input != "uint16":
+        return _convert(_export_program(model, options))
+    # The front end has no uint16: it gets the graph of the same samples as float32, and OpenVINO converts its input.
+    from openvino import Type
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(_convert(_export_program(model, replace(options, input="float32-samples"))))
+    steps.input().tensor().set_element_type(Type.u16)
+    return steps.build()
 
 
 def _export_program(model: Encoder | TaskModel, options: ExportOptions) -> torch.export.ExportedProgram:

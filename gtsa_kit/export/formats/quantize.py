@@ -83,13 +83,21 @@ def calibration_batches(
     other sizes.
     """
     step, base = options.batch.clamp(BATCH), preprocessing.size
-    prepare = preprocessing.resized if options.input == "uint8" else preprocessing
     sides = (base, base // 2, base, 3 * base // 2)
     sizes = [(options.height.clamp(side), options.width.clamp(side)) for side in sides]
     for number, start in enumerate(range(0, len(calibration.images), step)):
         chosen = [*calibration.images[start : start + step]]
         chosen += calibration.images[: max(0, options.batch.min - len(chosen))]  # fill a batch of fixed size
-        yield np.stack([prepare(image, sizes[number % len(sizes)]) for image in chosen])
+        yield np.stack([_graph_input(image, sizes[number % len(sizes)], preprocessing, options) for image in chosen])
+
+
+def _graph_input(
+    image: InputImage, size: tuple[int, int], preprocessing: Preprocessing, options: ExportOptions
+) -> np.ndarray:
+    """Return an image as an element of the batch of a graph."""
+    if not options.takes_samples:
+        return preprocessing(image, size)
+    return preprocessing.resized(image, size).astype(options.dtype, copy=False)
 
 
 def _quantize_product(

@@ -22,7 +22,7 @@ from gtsa_kit.models.checkpoint_import import open_weights
 
 Weights = dict[str, Tensor]
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Function from images (B, 3, H, W) to the embedding (B, D), by the call that is documented for the framework, and to
+"""Function from images (B, N, H, W) to the embedding (B, D), by the call that is documented for the framework, and to
 the map of patch tokens (B, D, H/p, W/p) for patches of p pixels."""
 
 
@@ -47,6 +47,10 @@ def _tokens_to_map(model: Any, images: Tensor) -> Tensor:
 def load_hf(folder: Path, architecture: Architecture) -> tuple[str, Network]:
     """Load a folder with transformers where it is installed, else with gtsa-kit's checkpoint import."""
     if importlib.util.find_spec("transformers") is None:
+        if architecture.channels != 3:
+            raise ValueError(
+                "files of hf with other channels than RGB are checked by transformers; pip install transformers"
+            )
         encoder = open_weights(folder, embedding=architecture.embedding).encoder
         return (
             "gtsa-kit's checkpoint import, since transformers is not installed",
@@ -114,7 +118,7 @@ def run_mmseg(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor:
 
     Args:
         w: Weights by mmsegmentation's keys.
-        images: Normalized (B, 3, H, W), of the size that the position embeddings are for.
+        images: Normalized (B, N, H, W), of the size that the position embeddings are for.
         heads: Number of attention heads.
         eps: Epsilon of LayerNorm.
 
@@ -174,7 +178,7 @@ def run_detectron2(w: Weights, images: Tensor, heads: int, eps: float) -> Tensor
 
 
 def _openmmlab_tokens(w: Weights, images: Tensor) -> Tensor:
-    """Embed images (B, 3, H, W) of the position embeddings' size as tokens (B, 1 + h*w, D)."""
+    """Embed images (B, N, H, W) of the position embeddings' size as tokens (B, 1 + h*w, D)."""
     x = _project_patches(w, "patch_embed.projection", images)
     tokens = [w["cls_token"].expand(len(images), -1, -1), x.flatten(2).transpose(1, 2)]
     return torch.cat(tokens, dim=1) + w["pos_embed"]

@@ -18,7 +18,7 @@ def run_in_batches(runner: Runner, images: np.ndarray, max_batch: int | None = N
 
     Args:
         runner: An opened artifact.
-        images: Inputs of the runner, (B, 3, H, W) float32 or (B, H, W, 3) uint8, for any B from 1.
+        images: Inputs of the runner, (B, N, H, W) float32 or samples (B, H, W, N), for any B from 1.
         max_batch: Maximum number of images in one call; the limits of the runner take precedence. Default: all.
 
     Raises:

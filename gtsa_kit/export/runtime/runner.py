@@ -26,8 +26,8 @@ class Runner(ABC):
         """Compute the features of a batch, or the results of a task model.
 
         Args:
-            images: Preprocessed float32, or RGB uint8 for an artifact that normalizes inside its graph; (B, 3, H, W) or
-                (B, H, W, 3). The manifest's input says which. `prepare` makes an element of the batch from an image.
+            images: Preprocessed float32, or samples for an artifact that normalizes inside its graph; (B, N, H, W) or
+                (B, H, W, N). The manifest's input says which. `prepare` makes an element of the batch from an image.
 
         Returns:
             `Features` of an encoder, float32 arrays for patches of p x p pixels: `embedding` (B, D), `feature_map`
@@ -70,8 +70,9 @@ class Runner(ABC):
         self.manifest.check_axis("height", size[0])
         self.manifest.check_axis("width", size[1])
         pixels, required = self.preprocessing.resized(image, size), self.manifest.input_format
-        values = pixels if required.normalizes else self.preprocessing.normalized(pixels)
-        return from_channels_last(values, required.layout)
+        if required.normalizes:
+            return required.of_samples(pixels)
+        return from_channels_last(self.preprocessing.normalized(pixels), required.layout)
 
     def nearest_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the allowed (height, width) nearest to a size of multiples of the patch size."""

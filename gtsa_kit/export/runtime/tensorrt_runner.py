@@ -225,7 +225,7 @@ def rebuild_hint(manifest: Manifest) -> str:
     ]
     words += [f"--layers {','.join(map(str, manifest.layers))}"] if manifest.layers else []
     words += ["--class-token"] if manifest.has_class_token else []
-    words += ["--input uint8"] if manifest.input_format.normalizes else []
+    words += [f"--input {manifest.input_type}"] if manifest.input_format.normalizes else []
     batch, height, width = (manifest.range_of(axis) for axis in ("batch", "height", "width"))
     words.append(f"--batch {batch.min}" if batch.fixed else f"--batch {batch.min}:{batch.max}")
     if height.fixed and width.fixed:

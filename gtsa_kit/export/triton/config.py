@@ -24,6 +24,7 @@ TYPES: Final = {
     "float16": "TYPE_FP16",
     "bfloat16": "TYPE_BF16",
     "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
     "int8": "TYPE_INT8",
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
@@ -115,7 +116,7 @@ def encoder_config(manifest: Manifest, serving: ServingOptions, name: str) -> Me
 
 
 def preprocess_config(manifest: Manifest, serving: ServingOptions, name: str) -> Message:
-    """Return the configuration of the graph that normalizes uint8 images.
+    """Return the configuration of the graph that normalizes samples.
 
     Args:
         manifest: Manifest of that graph (`models.preprocess_manifest`).
@@ -194,7 +195,7 @@ def _warmups(manifest: Manifest, max_batch: int) -> Iterator[Message]:
     height, width = optimal_size(manifest)
     lengths: dict[str, int] = {
         "batch": manifest.range_of("batch").clamp(1),
-        CHANNELS: 3,
+        CHANNELS: manifest.channels,
         "height": height,
         "width": width,
     }

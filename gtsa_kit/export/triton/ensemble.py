@@ -6,11 +6,17 @@ from pathlib import Path
 
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.head_runner import HeadRunner
-from gtsa_kit.export.spec import EMBEDDING, LOGITS
+from gtsa_kit.export.spec import EMBEDDING, LOGITS, InputType
 from gtsa_kit.export.triton.config import ServingOptions, max_batch_size
 from gtsa_kit.export.triton.ensemble_config import Step, ensemble_config, head_config
-from gtsa_kit.export.triton.models import open_artifact, preprocess_manifest, repository_models
+from gtsa_kit.export.triton.models import (
+    needs_preprocessing,
+    open_artifact,
+    preprocess_manifest,
+    repository_models,
+)
 from gtsa_kit.export.triton.repository import RepositoryModel
+from gtsa_kit.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,21 +37,22 @@ def open_served_head(name: str, path: Path, encoder: Manifest) -> ServedHead:
     try:
         manifest, runner = open_artifact(path), HeadRunner(path)
         runner.check_encoder(encoder)
-        if any(tuple(manifest.preprocessing[key]) != tuple(encoder.preprocessing[key]) for key in ("mean", "std")):
+        own, theirs = (Preprocessing.from_dict(one.preprocessing) for one in (manifest, encoder))
+        if (own.mean, own.std, own.samples) != (theirs.mean, theirs.std, theirs.samples):
             raise ValueError("it was trained on images of another normalization; train it again")
     except ValueError as error:
         raise ValueError(f"--head {name}: {error}") from error
     return ServedHead(name, path, manifest)
 
 
-def ensemble_names(serving: ServingOptions, heads: Sequence[str], uint8_input: bool) -> list[str]:
+def ensemble_names(serving: ServingOptions, heads: Sequence[str], preprocesses: bool) -> list[str]:
     """Return the names of all models of an ensemble, its own last.
 
     Raises:
         ValueError: Two of them are equal.
     """
     encoder = f"{serving.name}_encoder"
-    parts = [f"{encoder}_preprocess", f"{encoder}_floats", encoder] if uint8_input else [encoder]
+    parts = [f"{encoder}_preprocess", f"{encoder}_floats", encoder] if preprocesses else [encoder]
     names = [*parts, *(f"{serving.name}_{head}" for head in heads), serving.name]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two models of the ensemble would be named {repeated[0]}; choose another name for the head")
@@ -53,7 +60,7 @@ def ensemble_names(serving: ServingOptions, heads: Sequence[str], uint8_input: b
 
 
 def ensemble_models(
-    artifact: Path, manifest: Manifest, serving: ServingOptions, uint8_input: bool, heads: Sequence[ServedHead]
+    artifact: Path, manifest: Manifest, serving: ServingOptions, input_type: InputType, heads: Sequence[ServedHead]
 ) -> list[RepositoryModel]:
     """Return the models of the repository: preprocessing if needed, encoder, heads, and last the ensemble of all.
 
@@ -61,15 +68,15 @@ def ensemble_models(
         artifact: File of the encoder.
         manifest: Its manifest.
         serving: Settings; their name is that of the ensemble.
-        uint8_input: Whether clients send (H, W, 3) uint8 images.
+        input_type: Images that clients send, see `ExportOptions.input`.
         heads: Heads that run on the encoder's outputs.
 
     Raises:
         ValueError: The encoder can't be served with the settings, or two models would have one name.
     """
-    ensemble_names(serving, [head.name for head in heads], uint8_input)
+    ensemble_names(serving, [head.name for head in heads], needs_preprocessing(artifact, manifest, input_type))
     own = replace(serving, name=f"{serving.name}_encoder")
-    parts = [model for model in repository_models(artifact, manifest, own, uint8_input) if not _is_ensemble(model)]
+    parts = [model for model in repository_models(artifact, manifest, own, input_type) if not _is_ensemble(model)]
     max_batch = max_batch_size(manifest.range_of("batch"), serving.max_batch)
     models = [
         RepositoryModel(
@@ -77,7 +84,7 @@ def ensemble_models(
         )
         for head in heads
     ]
-    images = preprocess_manifest(manifest).inputs[0] if len(parts) == 2 else manifest.inputs[0]
+    images = preprocess_manifest(manifest, input_type).inputs[0] if len(parts) == 2 else manifest.inputs[0]
     outputs = [spec for spec in manifest.outputs if spec.name == EMBEDDING]
     outputs += [head.manifest.outputs[0].model_copy(update={"name": f"{head.name}_{LOGITS}"}) for head in heads]
     used = {EMBEDDING, *(spec.name for head in heads for spec in head.manifest.inputs)}

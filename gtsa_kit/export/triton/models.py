@@ -7,10 +7,11 @@ from typing import Any, Final
 import numpy as np
 
 from gtsa_kit.export.formats.content import CHANGED, open_manifest
+from gtsa_kit.export.input_types import check_input
 from gtsa_kit.export.layout import AXES, arrange
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.manifest_records import TensorSpec
-from gtsa_kit.export.spec import INPUT, SUFFIX
+from gtsa_kit.export.spec import INPUT, SUFFIX, InputType
 from gtsa_kit.export.triton.config import (
     NORMALIZED,
     ServingOptions,
@@ -21,6 +22,7 @@ from gtsa_kit.export.triton.config import (
 )
 from gtsa_kit.export.triton.ensemble_config import ensemble_config
 from gtsa_kit.export.triton.repository import RepositoryModel
+from gtsa_kit.models.preprocessing import Preprocessing
 
 OPSET: Final = 18
 IR_VERSION: Final = 8
@@ -68,7 +70,7 @@ def _check_engine(path: Path, manifest: Manifest, problem: str) -> None:
 
 
 def repository_models(
-    artifact: Path, manifest: Manifest, serving: ServingOptions, uint8_input: bool
+    artifact: Path, manifest: Manifest, serving: ServingOptions, input_type: InputType = "float32"
 ) -> list[RepositoryModel]:
     """Return the models of the repository, in an order in which each model follows those that it uses.
 
@@ -76,19 +78,19 @@ def repository_models(
         artifact: File to serve.
         manifest: Manifest of the file.
         serving: Settings of the model.
-        uint8_input: Whether clients send (H, W, 3) uint8 images. For an artifact with float32 input the repository then
-            gets a preprocessing graph, and an ensemble of the two under the model's name.
+        input_type: Images that clients send, see `ExportOptions.input`. For samples, and an artifact of normalized
+            images, the repository gets a preprocessing graph, and an ensemble of the two under the model's name.
 
     Raises:
         ValueError: The artifact can't be served with the settings.
     """
     check_serving(manifest.format, manifest.precision, manifest.range_of("batch"), serving)
-    ensemble = uint8_input and not manifest.input_format.normalizes
+    ensemble = needs_preprocessing(artifact, manifest, input_type)
     name = f"{serving.name}_floats" if ensemble else serving.name
     encoder = RepositoryModel(encoder_config(manifest, serving, name), manifest, artifact)
     if not ensemble:
         return [encoder]
-    preprocessing = preprocess_manifest(manifest)
+    preprocessing = preprocess_manifest(manifest, input_type)
     config = preprocess_config(preprocessing, serving, f"{serving.name}_preprocess")
     preprocess = RepositoryModel(config, content=preprocess_graph(preprocessing))
     outputs = {spec.name: spec.name for spec in manifest.outputs}
@@ -101,36 +103,57 @@ def repository_models(
     return [preprocess, encoder, RepositoryModel(whole)]
 
 
-def preprocess_manifest(encoder: Manifest) -> Manifest:
-    """Return the manifest of the preprocessing: the ranges of the encoder, uint8 images in, the encoder's input out."""
+def needs_preprocessing(artifact: Path, manifest: Manifest, input_type: InputType) -> bool:
+    """Return whether clients send samples, and the artifact takes normalized images.
+
+    Raises:
+        ValueError: The model has samples of another type, or the artifact takes other samples.
+    """
+    check_input(input_type, Preprocessing.from_dict(manifest.preprocessing))
+    own = manifest.input_type
+    if input_type != "float32" and own not in ("float32", input_type):
+        raise ValueError(f"{artifact} takes images of {own} as it is; omit --input")
+    return input_type != "float32" and own == "float32"
+
+
+def preprocess_manifest(encoder: Manifest, input_type: InputType) -> Manifest:
+    """Return the manifest of the preprocessing: the ranges of the encoder, samples in, the encoder's input out."""
     images = encoder.inputs[0]
     lengths = dict(zip(encoder.input_axes, images.shape, strict=True))
-    shape = arrange("nhwc", lengths["batch"], lengths["height"], lengths["width"])
+    shape = arrange("nhwc", lengths["batch"], lengths["height"], lengths["width"], encoder.channels)
+    dtype = input_type.removesuffix("-samples")
     return encoder.model_copy(
         update={
             "format": "onnx",
-            "inputs": (TensorSpec(name=INPUT, dtype="uint8", shape=shape, layout="nhwc"),),
+            "inputs": (TensorSpec(name=INPUT, dtype=dtype, shape=shape, layout="nhwc", samples=True),),
             "outputs": (images.model_copy(update={"name": NORMALIZED}),),
         }
     )
 
 
 def preprocess_graph(manifest: Manifest) -> bytes:
-    """Build the ONNX graph from (B, H, W, 3) uint8 to normalized float32 in the layout of the manifest's output."""
+    """Build the ONNX graph from samples (B, H, W, N) to normalized float32 in the layout of the manifest's output."""
     import onnx
     from onnx import helper, numpy_helper
 
-    layout = manifest.outputs[0].image_layout
+    layout, preprocessing = manifest.outputs[0].image_layout, Preprocessing.from_dict(manifest.preprocessing)
     order = [AXES["nhwc"].index(axis) for axis in AXES[layout]]
-    constants = {"scale": np.float32(255)} | {
-        key: np.asarray(manifest.preprocessing[key], np.float32).reshape(arrange(layout, 1, 1, 1))
-        for key in ("mean", "std")
+    own = {"mean": preprocessing.mean, "std": preprocessing.std}
+    limits = (
+        {"low": preprocessing.samples.low, "high": preprocessing.samples.high} if preprocessing.samples.clip else {}
+    )
+    constants = {"scale": np.float32(preprocessing.scale)} | {
+        name: np.asarray(values, np.float32).reshape(arrange(layout, 1, 1, 1, manifest.channels))
+        for name, values in (own | limits).items()
     }
+    clipped = "below" if limits else "arranged"
     nodes = [
         helper.make_node("Cast", [INPUT], ["numbers"], to=onnx.TensorProto.FLOAT),
         helper.make_node("Transpose", ["numbers"], ["arranged"], perm=order),
-        helper.make_node("Div", ["arranged", "scale"], ["shares"]),
-        helper.make_node("Sub", ["shares", "mean"], ["centered"]),
+        *([helper.make_node("Max", ["arranged", "low"], ["above"])] if limits else []),
+        *([helper.make_node("Min", ["above", "high"], ["below"])] if limits else []),
+        helper.make_node("Div", [clipped, "scale"], ["scaled"]),
+        helper.make_node("Sub", ["scaled", "mean"], ["centered"]),
         helper.make_node("Div", ["centered", "std"], [NORMALIZED]),
     ]
     graph = helper.make_graph(
@@ -148,5 +171,5 @@ def preprocess_graph(manifest: Manifest) -> bytes:
 def _value(spec: TensorSpec) -> Any:
     from onnx import TensorProto, helper
 
-    kind = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[spec.dtype]
+    kind = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "float32": TensorProto.FLOAT}[spec.dtype]
     return helper.make_tensor_value_info(spec.name, kind, list(spec.shape))

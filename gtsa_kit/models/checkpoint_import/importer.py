@@ -235,6 +235,7 @@ def _assumptions(encoder: Encoder, metadata: CheckpointMetadata, origin: str, fa
     """Describe the values that neither the caller nor a file gave; gtsa-kit's own checkpoints leave none open."""
     architecture = encoder.architecture
     color = [name for name, value in (("mean", metadata.mean), ("std", metadata.std)) if value is None]
+    color = color if encoder.preprocessing.is_rgb else []  # others have what the file of a run or an export states
     assumed = [f"{architecture.heads} heads"] if metadata.heads is None else []
     eps, activation = architecture.norm_eps, architecture.activation
     assumed += [f"LayerNorm eps {eps:g}"] if family.norm_eps and metadata.norm_eps is None else []

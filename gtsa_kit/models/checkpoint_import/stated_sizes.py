@@ -17,7 +17,7 @@ def check_sizes(
         **dict.fromkeys(("hidden_size", "embed_dim", "width"), width),
         **dict.fromkeys(("num_hidden_layers", "depth", "layers"), count_blocks(weights)),
         **dict.fromkeys(("image_size", "img_size"), image),
-        **dict.fromkeys(("num_channels", "in_chans"), 3),
+        **dict.fromkeys(("num_channels", "in_chans"), weights["patch_embed.proj.weight"].shape[1]),
         **dict.fromkeys(("use_swiglu_ffn", "use_gated_mlp"), is_gated(weights)),
         "num_register_tokens": weights["reg_token"].shape[1] if "reg_token" in weights else 0,
         "patch_size": patch,
