@@ -195,7 +195,7 @@ def embed_with_progress(
         check_source(folder, channels=True)  # which the model reads is known when it is open
     with quick_imports():
         from gtsa_kit.cli.support.job_display import run_job
-        from gtsa_kit.cli.support.job_hints import deep_note, embedding_hints
+        from gtsa_kit.cli.support.job_hints import embedding_hints, reduced_note
         from gtsa_kit.cli.support.opening import open_runner
         from gtsa_kit.cli.support.progress import make_console
         from gtsa_kit.embedding.run import embed_folder
@@ -209,7 +209,7 @@ def embed_with_progress(
         from gtsa_kit.cli.support.fast_model import open_fast
 
         model, runner, options = open_fast(folder, model, out, options, runner, console)
-    if runner.preprocessing.is_rgb and (note := deep_note(folder)):
+    if runner.preprocessing.is_rgb and (note := reduced_note(folder)):
         console.print(note, soft_wrap=True, markup=False)
     console.print(f"{runner.provider}; listing {folder}", soft_wrap=True)
     run_job(

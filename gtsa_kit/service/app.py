@@ -58,15 +58,15 @@ def create_app(
         heads: Heads beside an encoder.
 
     Raises:
-        ValueError: The model is not served with these heads, or `settings.show` names no channels of it.
+        ValueError: `settings.show` names no channels of the model.
     """
     metrics = ServiceMetrics()
     limiter = AdmissionLimiter(settings.max_pending, settings.max_pending_bytes)
     model = ServedModel(opened, heads)
     extractor = FeatureExtractor(model, settings, metrics)
-    predictor = TaskExtractor(extractor)
     created = int(settings.artifact.stat().st_mtime)
     display_channels = parse_display_channels(settings.show, model.preprocessing)
+    predictor = TaskExtractor(extractor, display_channels)
     samples = load_samples(settings.samples, model.preprocessing, display_channels, settings.max_image_bytes)
     state = ServiceState(settings, model, extractor, predictor, limiter, metrics, samples, display_channels, created)
     api = create_api(state)

@@ -11,7 +11,6 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.runtime.batching import run_in_batches, select
 from gtsa_kit.hardware import compute_threads
-from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.outputs import Features, TaskOutput
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.heads import Head
@@ -35,14 +34,7 @@ class ServedModel:
     """Encoder that runs once for each image, with heads on its features; or a task model, which has one head."""
 
     def __init__(self, model: Runner | Predictor, heads: Sequence[Head] = ()) -> None:
-        """Serve an opened model; only an encoder takes heads.
-
-        Raises:
-            ValueError: It is a task model, or has heads, of other images than 8-bit RGB.
-        """
-        if heads or isinstance(model, Predictor):
-            preprocessing = Preprocessing.from_dict(model.manifest.preprocessing)
-            require_rgb("the model", preprocessing, "masks, classes and detections are served for")
+        """Serve an opened model; only an encoder takes heads."""
         self.model = model
         self._heads = {head.name: head for head in heads}
         self.heads: Mapping[str, Head | Predictor] = self._heads

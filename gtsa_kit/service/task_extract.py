@@ -10,6 +10,7 @@ from PIL import Image
 
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.embedding.preprocess import to_input
+from gtsa_kit.models.pictures import rgb_picture
 from gtsa_kit.service.admission import Reservation
 from gtsa_kit.service.batcher import InferenceResult
 from gtsa_kit.service.decoding import decode_upload
@@ -39,14 +40,20 @@ class TaskInput:
     """Height and width of the model's input, pixels."""
     decode_seconds: float
     pixels: np.ndarray | None = None
-    """The upright image, if a picture of it is requested."""
+    """Picture (H, W, 3) uint8 of the upright image, if one is requested."""
 
 
 class TaskExtractor:
     """Predictions by the model and the threads of a `FeatureExtractor`."""
 
-    def __init__(self, extractor: FeatureExtractor) -> None:
-        self.extractor, self.model = extractor, extractor.model
+    def __init__(self, extractor: FeatureExtractor, display_channels: tuple[int, ...] = ()) -> None:
+        """Predict with the model of an extractor.
+
+        Args:
+            extractor: The extractor.
+            display_channels: Channels of pictures of images that are not 8-bit RGB.
+        """
+        self.extractor, self.model, self.display_channels = extractor, extractor.model, display_channels
 
     async def predict(
         self, upload: UploadedImage, request: TaskRequest, timing: RequestTiming, reservation: Reservation
@@ -89,12 +96,12 @@ class TaskExtractor:
         pixels, orientation = decode_upload(upload, preprocessing, self.extractor.settings.max_pixels)
         height, width = pixels.shape[:2]
         size = request.resize(width, height)
-        region = request.resize.cut(Image.fromarray(pixels), preprocessing.interpolation)
-        resized = preprocessing.resized(region, size)
+        whole = Image.fromarray(pixels) if preprocessing.is_rgb else pixels
+        resized = preprocessing.resized(request.resize.cut(whole, preprocessing.interpolation), size)
         image = to_input(resized, preprocessing, self.model.manifest.input_format)
         seconds = time.monotonic() - started
         self.extractor.metrics.stage["decode"].observe(seconds)
-        kept = pixels if request.picture else None
+        kept = rgb_picture(pixels, preprocessing, self.display_channels) if request.picture else None
         return TaskInput(image, (height, width), orientation, size, seconds, kept)
 
     def _memory_bytes(self, prepared: TaskInput, request: TaskRequest) -> int:
@@ -104,17 +111,18 @@ class TaskExtractor:
             APIError: 422, its probabilities or masks are too large.
         """
         pixels, inputs = int(np.prod(prepared.size)), int(np.prod(prepared.input_size))
+        bytes_per_pixel = 4 * self.model.manifest.channels
         head = self.model.heads[request.heads[0]]
         if isinstance(head, Predictor) and head.task == "detect":
             slots = head.manifest.max_detections or 0
             masks = slots * pixels * (request.masks and request.format != "json")
             _check_bytes("masks", masks, "; the format json holds their run lengths")
-            return (12 + 4 * DETECTOR_VALUES) * inputs + (3 + 6 * request.picture) * pixels + 2 * masks
+            return (bytes_per_pixel + 4 * DETECTOR_VALUES) * inputs + (3 + 6 * request.picture) * pixels + 2 * masks
         classes = sum(len(self.model.heads[name].labels) for name in request.heads)
         probabilities = 2 * classes * pixels * request.probabilities
         _check_bytes("probabilities", probabilities)
         logits = 4 * classes * (inputs if head.task == "segment" else 1)
-        return 12 * inputs + logits + 3 * pixels * len(request.heads) + 2 * probabilities
+        return bytes_per_pixel * inputs + logits + 3 * pixels * len(request.heads) + 2 * probabilities
 
     def _finish(self, prepared: TaskInput, inference: InferenceResult, request: TaskRequest) -> ImageResult:
         height, width = prepared.size

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gtsa_kit.config import RunConfig, dump_config
-from gtsa_kit.data.channels.other import describe_deep
+from gtsa_kit.data.channels.other import describe_reduced
 from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.image_files import NOT_RGB, ImageList, list_images, validate_images
 from gtsa_kit.data.labeled import read_classification_dataset
@@ -95,7 +95,7 @@ def keep_readable(images: ImageList, config: RunConfig, callback: TrainerCallbac
     own = None if config.channels.is_rgb else read
     unreadable = validate_images(images.source, sample, reader.max_pixels, on_image, own)
     if config.channels.is_rgb:
-        for note in filter(None, (describe_not_rgb(unreadable), describe_deep(images.source, sample))):
+        for note in filter(None, (describe_not_rgb(unreadable), describe_reduced(images.source, sample))):
             callback.on_notice(note)
     skipped = {entry.locator for entry in unreadable}
     entries = [entry for entry in images.entries if entry.locator not in skipped]

@@ -162,7 +162,8 @@ def test_embedding_says_once_that_other_channels_need_another_model(
     done = gtsa_here("embed", mixed, "--model", tiny_run, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (
-        "3 of 4 images that were looked at have samples of more than 8 bits, and are read as 8-bit RGB" in done.stderr
+        "3 of 4 images that were looked at have more than 8 bits or 4 channels, and 8-bit RGB keeps a part"
+        in done.stderr
     )
     assert (
         done.stderr.count("2 images have other channels than the model takes, most of them 13 channels of uint16;") == 1
@@ -192,7 +193,7 @@ def test_training_says_once_that_channels_reads_other_channels(mixed: Path, tmp_
         in notices
     )
     assert any(
-        note.startswith("3 of 4 images that were looked at have samples of more than 8 bits") for note in notices
+        note.startswith("3 of 4 images that were looked at have more than 8 bits or 4 channels") for note in notices
     )
     assert '"13 channels of uint16, which are no 8-bit RGB"' in (out / "errors.jsonl").read_text()
     for name in ("a.png", "b.png"):
@@ -202,7 +203,7 @@ def test_training_says_once_that_channels_reads_other_channels(mixed: Path, tmp_
 
 
 def test_8_bit_images_give_no_note(images: Path) -> None:
-    from gtsa_kit.cli.support.job_hints import deep_note
+    from gtsa_kit.cli.support.job_hints import reduced_note
 
-    assert deep_note(str(images)) == ""
-    assert deep_note("s3://bucket/images") == deep_note("nowhere/at/all") == ""
+    assert reduced_note(str(images)) == ""
+    assert reduced_note("s3://bucket/images") == reduced_note("nowhere/at/all") == ""

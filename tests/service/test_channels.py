@@ -7,22 +7,28 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from helpers.channel_models import BANDS, bands, dicom, npy, save_channel_encoder, tiff, valid_files
+import torch
+from helpers.channel_models import BANDS, bands, channel_spec, dicom, npy, save_channel_encoder, tiff, valid_files
 from helpers.image_samples import encoded, png_by_hand, scene
 from helpers.mutants import mutated
 from helpers.raw_http import LEAKS, request, send_requests
 from helpers.running_service import RunningService, ServiceFactory
+from helpers.task_models import task_spec
 from PIL import Image
 
 import gtsa_kit
 from gtsa_kit.export import Runner
+from gtsa_kit.export.open_options import LoadOptions
+from gtsa_kit.export.source import open_source
+from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.service import Client, ServiceError
 from gtsa_kit.service.readiness import describe_ready
 from gtsa_kit.service.settings import ServiceSettings
+from gtsa_kit.tasks.heads import open_head
+from gtsa_kit.tasks.predictor import open_predictor
 
 pytest.importorskip("tifffile", reason="tifffile is not installed")
 pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
@@ -261,9 +267,68 @@ def test_mutated_dicom_files_get_200_or_422(start_service: ServiceFactory, tmp_p
     assert not [body for status, _, body in responses if status != 200 and LEAKS.search(body)]
 
 
-def test_tasks_of_other_channels_are_refused(bands_runner: Runner) -> None:
-    from gtsa_kit.service.served_model import ServedModel
+def save_task(folder: Path, kind: str, noise: float = 0.1) -> Path:
+    """Save a task model on an encoder for bands, with random weights; noise makes predictions different and sure."""
+    torch.manual_seed(1)
+    spec = task_spec(kind)
+    model = TaskModel(channel_spec().build(), spec).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value += torch.randn_like(value) * noise
+    folder.mkdir()
+    save_task_model(folder, model, {"steps": 0})
+    return folder
 
-    head: Any = type("Head", (), {"name": "road"})()
-    with pytest.raises(ValueError, match=r"takes 5 channels of uint16, and masks, .* are served for 8-bit RGB alone"):
-        ServedModel(bands_runner, [head])
+
+def test_masks_and_classes_of_other_channels(start_service: ServiceFactory, tmp_path: Path) -> None:
+    """At the size of the input, the mask is the class of the largest logit of the torch model."""
+    values = bands(1, height=64, width=64)
+    stated = channel_spec().preprocessing
+    normalized = torch.from_numpy(((values - np.array(stated.mean)) / np.array(stated.std)).astype(np.float32))
+    for kind, arguments in (("linear", {}), ("classify", {"top_k": 2})):
+        folder = save_task(tmp_path / kind, kind)
+        with torch.inference_mode():
+            logits = load_task_model(folder)(normalized.permute(2, 0, 1)[None])[0]
+        with start_service(open_predictor(folder, LoadOptions("cpu"))) as running, Client(running.url) as client:
+            assert client.model()["input"]["channels"] == BANDS
+            if kind == "linear":
+                mask = client.segment(tiff(values), size=64)["mask"]
+                assert len(np.unique(mask)) > 1
+                assert (mask == logits.argmax(0).numpy()).mean() > 0.999
+            else:
+                probabilities = client.classify(npy(values), size=64, **arguments)["probabilities"]
+                np.testing.assert_allclose(probabilities, logits.softmax(0), atol=1e-4)
+            with pytest.raises(ServiceError, match="4 channels of uint16, where the model takes 5 channels of uint16"):
+                (client.segment if kind == "linear" else client.classify)(npy(bands(0, 4)))
+
+
+def test_detections_are_drawn_on_the_chosen_channels(start_service: ServiceFactory, tmp_path: Path) -> None:
+    predictor = open_predictor(save_task(tmp_path / "run", "faster-rcnn", noise=0), LoadOptions("cpu"))
+    values = bands(1, height=64, width=80)
+    with start_service(predictor, show="4,3,2") as running, running.client() as client:
+        path, headers = "/v1/detect?size=64x80&threshold=1", {"Content-Type": "image/tiff"}
+        assert client.post(path, content=tiff(values), headers=headers).json()["detections"] == []
+        response = client.post(f"{path}&format=png", content=tiff(values), headers=headers)
+        drawn = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGB"), float)
+    stated = channel_spec().preprocessing
+    mean, std = (np.array(part)[[3, 2, 1]] for part in (stated.mean, stated.std))
+    expected = 255 * np.clip((values[..., [3, 2, 1]] - mean) / (4 * std) + 0.5, 0, 1)
+    np.testing.assert_allclose(drawn, expected, atol=1)
+
+
+def test_heads_of_an_encoder_for_other_channels(
+    start_service: ServiceFactory, model: Path, bands_runner: Runner, tmp_path: Path
+) -> None:
+    weights = open_source(model).encoder.vit.state_dict()
+    task = TaskModel(channel_spec().build(), task_spec("linear")).eval()
+    task.encoder.vit.load_state_dict(weights)
+    (tmp_path / "road").mkdir()
+    save_task_model(tmp_path / "road", task, {"steps": 0})
+    head = open_head("road", tmp_path / "road", "cpu")
+    values = bands(1, height=64, width=64)
+    with start_service(bands_runner, heads=[head]) as running, Client(running.url) as client:
+        mask = client.segment(npy(values), head="road", size=64)["mask"]
+        assert client.features(npy(values), ["embedding"])["embedding"].shape == (64,)
+    with torch.inference_mode():
+        logits = task(torch.from_numpy(bands_runner.prepare(values, (64, 64)))[None])[0]
+    assert (mask == logits.argmax(0).numpy()).mean() > 0.999

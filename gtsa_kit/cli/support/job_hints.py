@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from gtsa_kit.data.channels.other import describe_deep
+from gtsa_kit.data.channels.other import describe_reduced
 from gtsa_kit.data.sources import open_source
 from gtsa_kit.files import read_json_lines
 from gtsa_kit.models.channel_images import MODEL_TAKES
@@ -42,12 +42,12 @@ def _images(count: int) -> str:
     return "image has" if count == 1 else "images have"
 
 
-def deep_note(where: str) -> str:
-    """Return a note about images of more than 8 bits in a source that a model of RGB reads; "" if there are none."""
+def reduced_note(where: str) -> str:
+    """Return a note about images of a source that a model of RGB reads a part of; "" if there are none."""
     if "://" in where:
         return ""
     try:
         source = open_source(where)
     except ValueError:  # the images of a job that is resumed may have moved
         return ""
-    return describe_deep(source, (entry for entry in source.entries() if not entry.reason))
+    return describe_reduced(source, (entry for entry in source.entries() if not entry.reason))

@@ -13,7 +13,7 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.sources import open_entry
 
 LOOKED_AT = 50
-"""Images whose headers tell whether a source holds samples of more than 8 bits."""
+"""Images whose headers tell whether a source holds more than 8-bit RGB keeps."""
 
 _RGB_COUNTS = (1, 3, 4)
 """Channels of a TIFF that is read as RGB too: gray, RGB, and RGB with alpha or CMYK."""
@@ -32,25 +32,20 @@ def other_channels(content: bytes) -> ChannelLayout | None:
     return None
 
 
-def count_deep(source: Source, entries: Iterable[Entry], limit: int = LOOKED_AT) -> tuple[int, int]:
-    """Return how many of the first images have samples of more than 8 bits, and how many were looked at.
+def describe_reduced(source: Source, entries: Iterable[Entry]) -> str:
+    """Return a note about images that 8-bit RGB keeps only a part of; "" if there are none among the first ones.
 
     Their headers are read; files that can't be read are passed over.
     """
-    deep = looked_at = 0
-    for entry in islice(entries, limit):
+    reduced = looked_at = 0
+    for entry in islice(entries, LOOKED_AT):
         with suppress(ImageError, ModuleNotFoundError), open_entry(source, entry) as content:
-            deep += read_header(content, Path(entry.name)).layout.dtype != "uint8"
+            layout = read_header(content, Path(entry.name)).layout
+            reduced += layout.dtype != "uint8" or layout.count > max(_RGB_COUNTS)
             looked_at += 1
-    return deep, looked_at
-
-
-def describe_deep(source: Source, entries: Iterable[Entry]) -> str:
-    """Return a note that images of more than 8 bits are read as 8-bit RGB; "" if there are none."""
-    deep, looked_at = count_deep(source, entries)
-    if not deep:
+    if not reduced:
         return ""
     return (
-        f"{deep} of {looked_at} images that were looked at have samples of more than 8 bits, and are read as 8-bit "
-        "RGB; gtsa train --channels auto trains on all bits and channels"
+        f"{reduced} of {looked_at} images that were looked at have more than 8 bits or 4 channels, and 8-bit RGB keeps "
+        "a part of them; gtsa train --channels auto trains on all"
     )

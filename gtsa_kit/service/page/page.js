@@ -161,7 +161,7 @@ async function requestFeatures(slot, query) {
 
 async function requestPrediction(slot) {
   const name = byId("head").value;
-  return fetchPrediction(name, tasks[name], await encodePng(slot), requireOk);
+  return fetchPrediction(name, tasks[name], slot.file ?? await encodePng(slot), requireOk);
 }
 
 async function fetchMap(slot) {
@@ -333,8 +333,7 @@ function rotate(slot, k) {
 async function savedPrediction(slot) {
   const name = byId("head").value, parameters = new URLSearchParams({ head: name, format: "npz" });
   if (tasks[name].task === "detect") parameters.set("threshold", byId("threshold").value);
-  const request = { method: "POST", body: await encodePng(slot), headers: { "Content-Type": "image/png" } };
-  return (await requireOk(await fetch(`v1/${tasks[name].task}?${parameters}`, request))).blob();
+  return (await postFile(`v1/${tasks[name].task}?${parameters}`, slot.file ?? await encodePng(slot))).blob();
 }
 
 async function save(slot, fileFormat) {

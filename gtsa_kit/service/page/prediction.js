@@ -7,7 +7,7 @@ import { readSafetensors } from "./features.js";
 export async function fetchPrediction(name, { task, labels, lowest, masks }, body, requireOk) {
   const parameters = new URLSearchParams({ head: name, format: task === "segment" ? "safetensors" : "json" });
   if (task === "detect") Object.entries({ threshold: lowest, masks }).forEach(([key, value]) => parameters.set(key, value));
-  const headers = { "Content-Type": "image/png" };
+  const headers = { "Content-Type": "application/octet-stream" };
   const response = await requireOk(await fetch(`v1/${task}?${parameters}`, { method: "POST", body, headers }));
   if (task === "detect") return readDetections(await response.json(), labels);
   if (task !== "segment") return { classes: (await response.json()).classes, mask: null };
