@@ -139,7 +139,7 @@ def _predict_with_progress(model: Path, images: str, out: Path, options: "Predic
 
     check_out(out, options.resume)
     if not options.resume:
-        check_source(images)
+        check_source(images, channels=True)
     with quick_imports():
         from gtsa_kit.cli.support.job_display import run_job
         from gtsa_kit.cli.support.opening import open_runner

@@ -6,7 +6,7 @@ Pillow does all.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,7 @@ from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.embedding.torch_resize import pass_order, resize_by_torch
 from gtsa_kit.export import Runner
 from gtsa_kit.export.layout import InputFormat
-from gtsa_kit.models.channel_images import read_samples
+from gtsa_kit.models.channel_images import filled_samples, read_samples, reader_of
 from gtsa_kit.models.preprocessing import Preprocessing
 
 
@@ -41,6 +41,8 @@ class PreparedImage:
     pixels: np.ndarray
     """Input of the model: normalized (N, H, W) or samples (H, W, N)."""
     input_format: InputFormat
+    nodata: np.ndarray | None = None
+    """Pixels (height, width) bool of the upright image without data; None if all hold data."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,9 +87,14 @@ class Preprocessor:
         Raises:
             ImageError: The file is damaged, of an unknown format or too large.
         """
-        frame = 0 if self.preprocessing.is_rgb else split_frame(path)[1]
-        image, orientation = read_samples(content, path, self.preprocessing, self.max_pixels, frame)
-        return self.prepare(path, image, orientation, sha256 or hashlib.sha256(content).hexdigest(), stamp)
+        digest = sha256 or hashlib.sha256(content).hexdigest()
+        if self.preprocessing.is_rgb:
+            image, orientation = read_samples(content, path, self.preprocessing, self.max_pixels)
+            return self.prepare(path, image, orientation, digest, stamp)
+        read = reader_of(self.preprocessing, self.max_pixels)(content, path, split_frame(path)[1])
+        samples = filled_samples(read, self.preprocessing)
+        prepared = self.prepare(path, samples, read.orientation, digest, stamp)
+        return prepared if read.valid is None else replace(prepared, nodata=~read.valid)
 
     def prepare(
         self, path: str, image: np.ndarray, orientation: int = 1, sha256: str = "", stamp: str = ""

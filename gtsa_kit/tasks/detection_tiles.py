@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.models.preprocessing import resize_channels
 from gtsa_kit.tasks.detections import ImageDetections, to_detections
 from gtsa_kit.tasks.predictor import Predictor
 from gtsa_kit.tasks.tiles import Tiling, WindowRunner, window_spans
@@ -32,7 +33,8 @@ def tiled_detections(
     """Return the detections of an image.
 
     Args:
-        image: (H, W, 3) uint8. A side below the tile is padded with its edge to the next size that the model takes.
+        image: (H, W, 3) uint8, or (H, W, N) float32. A side below the tile is padded with its edge to the next size
+            that the model takes.
         predictor: The model, which detects objects.
         tiling: Size and overlap of the windows.
         batch_size: Windows in one call of the model, at most.
@@ -104,7 +106,10 @@ def _large_detections(
     height, width = image.shape[:2]
     scale = min(size[0] / height, size[1] / width)
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
-    reduced = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BILINEAR))
+    if run.preprocessing.is_rgb:
+        reduced = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BILINEAR))
+    else:
+        reduced = resize_channels(image, small, "bilinear, antialiased")
     ((_, output),) = replace(run, image=reduced)((0, size[0]), [(0, size[1])])
     part, _ = _in_image(to_detections(output, size, size, threshold), (0, 0), small)
     sides = np.tile(np.array([width / small[1], height / small[0]], np.float32), 2)

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gtsa_kit.data.label_map import VOID
 from gtsa_kit.models.task_spec import Label
 
 OPACITY: Final = 0.55
@@ -28,13 +29,29 @@ def pixel_values(labels: Sequence[Label]) -> tuple[np.ndarray, bool]:
     return np.array(ids if fits else range(len(ids)), np.uint8), fits
 
 
+def nodata_pixel(labels: Sequence[Label]) -> int:
+    """Return the pixel value in written masks where an image has no data: the largest that is no class."""
+    return max(set(range(256)) - set(pixel_values(labels)[0].tolist()))
+
+
+def mask_colors(labels: Sequence[Label]) -> np.ndarray:
+    """Return the palette (256, 3) uint8 of written masks: the colors of the labels, black elsewhere."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[pixel_values(labels)[0]] = [label.color for label in labels]
+    return palette
+
+
+def written_values(mask: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
+    """Return the pixel values (H, W) uint8 of class numbers (H, W), which are `VOID` where there is no data."""
+    table = np.full(VOID + 1, nodata_pixel(labels), np.uint8)
+    table[: len(labels)] = pixel_values(labels)[0]
+    return table[mask]
+
+
 def encode_mask(mask: np.ndarray, labels: Sequence[Label]) -> bytes:
     """Return class numbers (H, W) as an indexed PNG whose palette holds the colors of the labels."""
-    values, _ = pixel_values(labels)
-    palette = np.zeros((256, 3), np.uint8)
-    palette[values] = [label.color for label in labels]
-    image = Image.fromarray(values[mask], "L")
-    image.putpalette(palette.tobytes())
+    image = Image.fromarray(written_values(mask, labels), "L")
+    image.putpalette(mask_colors(labels).tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -43,9 +60,10 @@ def encode_mask(mask: np.ndarray, labels: Sequence[Label]) -> bytes:
 def draw_overlay(image: np.ndarray, mask: np.ndarray, labels: Sequence[Label]) -> bytes:
     """Return an image (H, W, 3) uint8 under its mask in transparent colors, with a legend below, as JPEG."""
     picture, reduced = _reduce(image, mask)
-    colors = np.array([label.color for label in labels], np.float32)
+    colors = np.zeros((VOID + 1, 3), np.float32)
+    colors[: len(labels)] = [label.color for label in labels]
     blended = (1 - OPACITY) * picture + OPACITY * colors[reduced]
-    present = [labels[number] for number in np.unique(mask)]
+    present = [labels[number] for number in np.unique(mask) if number != VOID]
     legend = _draw_legend(present, picture.shape[1])
     whole = Image.new("RGB", (picture.shape[1], picture.shape[0] + legend.height), "white")
     whole.paste(Image.fromarray((blended + 0.5).astype(np.uint8)), (0, 0))

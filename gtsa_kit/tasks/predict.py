@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
-from gtsa_kit.data.sources import open_source
+from gtsa_kit.data.sources import FileSource, open_source
 from gtsa_kit.embedding.in_memory import ImageLike, load_item, name_images, read_item
 from gtsa_kit.embedding.input_index import list_inputs
 from gtsa_kit.embedding.rows import FailedImage
@@ -21,6 +22,7 @@ from gtsa_kit.tasks.predict_images import (
     predict_items,
     predict_tiled,
     read_pixels,
+    read_scene,
 )
 from gtsa_kit.tasks.predict_plan import PredictOptions, plan_prediction
 from gtsa_kit.tasks.predictor import Predictor, open_predictor
@@ -83,7 +85,7 @@ def _results(
 ) -> Iterator[Prediction | FailedImage]:
     if isinstance(source, str | Path):
         opened = open_source(str(source))
-        entries = enumerate(list_inputs(opened))
+        entries = enumerate(list_inputs(opened, not plan.preprocessor.preprocessing.is_rgb))
         if plan.tiling is not None:
             return predict_tiled(entries, read_pixels(opened, plan), predictor, plan, _keep)
         return predict_items(entries, load_entry(opened, plan), predictor, plan, _keep)
@@ -93,6 +95,9 @@ def _results(
 
     def read(item: tuple[str, ImageLike]) -> ReadImage | FailedImage:
         try:
+            if isinstance(item[1], str | Path) and not plan.preprocessor.preprocessing.is_rgb:
+                path = Path(item[1])
+                return read_scene(FileSource(path.parent), Entry(item[0], str(path)), plan)
             return ReadImage(item[0], read_item(item, plan.preprocessor.max_pixels)[0])
         except ImageError as error:
             return FailedImage(item[0], error.reason)

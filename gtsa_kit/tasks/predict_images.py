@@ -8,7 +8,7 @@ computed, so that masks of few images are in memory.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
@@ -18,16 +18,20 @@ from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import bounded_map
 from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.label_map import VOID
+from gtsa_kit.data.sources import open_entry
 from gtsa_kit.embedding.extract import group_by_shape, load_image
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.embedding.torch_resize import use_one_thread
+from gtsa_kit.models.channel_images import reader_of
 from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.task_spec import Label
 from gtsa_kit.tasks.detection_tiles import tiled_detections
 from gtsa_kit.tasks.detections import SHOWN_SCORE, ImageDetections, to_detections
 from gtsa_kit.tasks.masks import class_numbers, softmax
 from gtsa_kit.tasks.predictor import Predictor, split_outputs
+from gtsa_kit.tasks.scene import Scene
 from gtsa_kit.tasks.tiles import NOT_FINITE, Tiling, tiled_mask
 
 T = TypeVar("T")
@@ -50,7 +54,8 @@ class Prediction:
     labels: tuple[Label, ...]
     """Classes by class number."""
     mask: np.ndarray | None = None
-    """Class numbers (height, width), uint8; None for a model of another task than segmentation."""
+    """Class numbers (height, width), uint8, 255 where the image has no data; None for a model of another task than
+    segmentation."""
     probabilities: np.ndarray | None = None
     """Probabilities (K,), float32; None for a model of another task than classification."""
     detections: ImageDetections | None = None
@@ -63,8 +68,8 @@ class ReadImage(NamedTuple):
     """A decoded image."""
 
     path: str
-    pixels: np.ndarray
-    """Upright pixels (H, W, 3), uint8."""
+    pixels: np.ndarray | Scene
+    """Upright pixels (H, W, 3), uint8; of other channels a scene."""
     sha256: str = ""
     """Digest of the file; "" for an image without one."""
 
@@ -135,7 +140,8 @@ def predict_tiled(
 def _predict_windows(image: ReadImage, predictor: Predictor, plan: PredictPlan, tiling: Tiling) -> Prediction:
     (height, width), mask, detections = image.pixels.shape[:2], None, None
     if predictor.task == "detect":
-        detections = tiled_detections(image.pixels, predictor, tiling, plan.batch_size, plan.threshold)
+        pixels = image.pixels.samples() if isinstance(image.pixels, Scene) else image.pixels
+        detections = tiled_detections(pixels, predictor, tiling, plan.batch_size, plan.threshold)
     else:
         mask = tiled_mask(image.pixels, predictor, tiling, plan.batch_size)
     return Prediction(image.path, width, height, predictor.labels, mask, None, detections, image.sha256)
@@ -152,6 +158,8 @@ def read_pixels(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry
     def read(item: tuple[int, Entry]) -> ReadImage | FailedImage:
         name = item[1].name
         try:
+            if not plan.preprocessor.preprocessing.is_rgb:
+                return read_scene(source, item[1], plan)
             content = read_entry(source, item[1])
             pixels, _ = decode(content, name, plan.preprocessor.max_pixels)
             return ReadImage(name, pixels, sha256(content).hexdigest())
@@ -161,6 +169,13 @@ def read_pixels(source: Source, plan: PredictPlan) -> Callable[[tuple[int, Entry
             return FailedImage(name, "does not fit in memory")
 
     return read
+
+
+def read_scene(source: Source, entry: Entry, plan: PredictPlan) -> ReadImage:
+    """Open an image of N channels, of which windows are read; raise `ImageError` if it can't be."""
+    scene = Scene(source, entry, reader_of(plan.preprocessor.preprocessing, plan.preprocessor.max_pixels))
+    with open_entry(source, entry) as file:
+        return ReadImage(entry.name, scene, file_digest(file, "sha256").hexdigest())
 
 
 def _predict_chunk(
@@ -218,6 +233,8 @@ def to_prediction(
         probabilities = softmax(logits)
     else:
         mask = class_numbers(logits, size)
+    if mask is not None and image.nodata is not None:
+        mask[image.nodata] = VOID
     return Prediction(image.path, image.width, image.height, labels, mask, probabilities, None, image.sha256)
 
 

@@ -59,8 +59,8 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         job = PredictTask(where, path.absolute(), options, plan, "cuda" in predictor.runner.provider.lower())
-        record = partial(_record, job, out, predictor)
-        inputs = create_or_resume(out, opened, where, record, partial(sample_rows, out))
+        record, channels = partial(_record, job, out, predictor), not predictor.runner.preprocessing.is_rgb
+        inputs = create_or_resume(out, opened, where, record, partial(sample_rows, out), channels)
         described = describe_labels(predictor.task, predictor.labels)
         write_text(out / LABELS, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         header = table_header(predictor.task, predictor.labels)

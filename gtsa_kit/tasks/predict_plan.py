@@ -14,6 +14,7 @@ from gtsa_kit.export.open_options import LoadOptions
 from gtsa_kit.hardware import available_cores
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.detections import SHOWN_SCORE
+from gtsa_kit.tasks.geotiff import has_rasterio
 from gtsa_kit.tasks.predict_images import PredictPlan
 from gtsa_kit.tasks.predictor import Predictor, choose_task_size
 from gtsa_kit.tasks.tiles import choose_tiling
@@ -133,4 +134,5 @@ def job_record(
         "ids": None if ids is None else hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest(),
         "overlay": options.overlay,
         "rle": options.rle,
+        "geotiff": has_rasterio() if predictor.task == "segment" else None,
     }

@@ -52,7 +52,7 @@ class PredictTask:
         options, plan = self.options, self.plan
         rows = ResultRows(
             *(source, predictor.labels, self.repeated, options.overlay, options.rle),
-            *(plan.preprocessor.max_pixels, self.ids),
+            *(plan.preprocessor.preprocessing, plan.preprocessor.max_pixels, self.ids),
         )
 
         def finish(item: tuple[int, Entry], prediction: Prediction) -> PredictedRow | FailedImage:

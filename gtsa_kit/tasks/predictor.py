@@ -50,9 +50,10 @@ class Predictor:
         """Run inputs of one shape in batches that the model accepts, and return the outputs of all.
 
         Args:
-            images: (B, 3, H, W) or (B, H, W, 3), as the manifest's input says.
+            images: (B, N, H, W) or (B, H, W, N), as the manifest's input says.
         """
-        return predict_in_batches(self.runner, images, min(len(images), self.batch_limit(images[0].size // 3)))
+        limit = self.batch_limit(images[0].size // self.manifest.channels)
+        return predict_in_batches(self.runner, images, min(len(images), limit))
 
     def batch_limit(self, pixels: int) -> int:
         """Return the number of inputs of this many pixels whose outputs fit into `BATCH_BYTES`, at least one."""

@@ -6,18 +6,24 @@ window lacks the context of its surroundings.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from gtsa_kit.data.channels.image import ChannelImage
+from gtsa_kit.data.channels.reader import RGB
 from gtsa_kit.data.image_io import ImageError
+from gtsa_kit.data.label_map import VOID
 from gtsa_kit.embedding.preprocess import to_input
 from gtsa_kit.export.manifest import Manifest
 from gtsa_kit.export.spec import MASK
+from gtsa_kit.models.channel_images import filled_samples
 from gtsa_kit.models.outputs import TaskOutput
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.tasks.predictor import Predictor, split_outputs
+from gtsa_kit.tasks.scene import BAND_BYTES, Scene
 
 STRIP_BYTES: Final = 256 << 20
 """Memory of the blended logits that exist at one time; wider images are split into strips of columns."""
@@ -54,11 +60,12 @@ def choose_tiling(manifest: Manifest, tile: int, overlap: int | None) -> Tiling:
     return Tiling(tile, tile // 4 if overlap is None else overlap)
 
 
-def tiled_mask(image: np.ndarray, predictor: Predictor, tiling: Tiling, batch_size: int) -> np.ndarray:
-    """Return the class numbers (H, W) uint8 of the pixels of an image.
+def tiled_mask(image: np.ndarray | Scene, predictor: Predictor, tiling: Tiling, batch_size: int) -> np.ndarray:
+    """Return the class numbers (H, W) uint8 of the pixels of an image, `VOID` where it has no data.
 
     Args:
-        image: (H, W, 3) uint8. A side below the tile is padded with its edge to the next size that the model takes.
+        image: (H, W, 3) uint8, or a scene. A side below the tile is padded with its edge to the next size that the
+            model takes.
         predictor: The model.
         tiling: Size and overlap of the windows.
         batch_size: Windows in one call of the model, at most.
@@ -71,13 +78,20 @@ def tiled_mask(image: np.ndarray, predictor: Predictor, tiling: Tiling, batch_si
     mask = np.empty((rows[-1][1], columns[-1][1]), np.uint8)
     tile_height = rows[0][1] - rows[0][0]
     strip = max(columns[0][1], STRIP_BYTES // (4 * len(predictor.labels) * tile_height))
+    if isinstance(image, Scene):
+        strip = max(columns[0][1], min(strip, BAND_BYTES // (4 * image.shape[2] * tile_height)))
     run = WindowRunner(image, predictor, batch_size)
     for left in range(0, mask.shape[1], strip):
         right = min(left + strip, mask.shape[1])
         inside = [span for span in columns if span[0] < right and span[1] > left]
         for top, bottom, classes in _strip_rows(run, rows, inside, (left, right), tiling.overlap):
             mask[top:bottom, left:right] = classes
-    return mask[:height, :width]
+    mask = mask[:height, :width]
+    if isinstance(image, Scene) and image.nodata is not None:
+        if image.nodata.all():
+            raise ImageError(Path("image"), "no pixel holds data")
+        mask[image.nodata] = VOID
+    return mask
 
 
 def window_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -99,25 +113,47 @@ def blend_weights(height: int, width: int, overlap: int) -> np.ndarray:
 class WindowRunner:
     """Function from windows of one image to the outputs of the model."""
 
-    image: np.ndarray
+    image: np.ndarray | Scene
     predictor: Predictor
     batch_size: int
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of the model."""
+        return Preprocessing.from_dict(self.predictor.manifest.preprocessing)
+
     def __call__(self, row: tuple[int, int], columns: list[tuple[int, int]]) -> Iterator[tuple[int, TaskOutput]]:
-        """Yield (first column, output without the batch axis) of the windows of one row of them."""
+        """Yield (first column, output without the batch axis) of the windows of one row that hold data."""
+        band, start = self._band(row, (columns[0][0], columns[-1][1])), columns[0][0]
+        if band.valid is not None:
+            columns = [(left, right) for left, right in columns if band.valid[:, left - start : right - start].any()]
+        if not columns:
+            return
         area = (row[1] - row[0]) * (columns[0][1] - columns[0][0])
         step = min(self.batch_size, self.predictor.batch_limit(area))
         for i in range(0, len(columns), step):
             batch = columns[i : i + step]
-            outputs = self.predictor(np.stack([self._input(row, column) for column in batch]))
+            parts = [_columns_of(band, left - start, right - start) for left, right in batch]
+            outputs = self.predictor(np.stack([self._input(part, row, batch[0]) for part in parts]))
             yield from zip((first for first, _ in batch), split_outputs(outputs), strict=True)
 
-    def _input(self, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:
+    def _band(self, row: tuple[int, int], columns: tuple[int, int]) -> ChannelImage:
+        """Return the pixels of a row of windows, as far as the image has them."""
+        if isinstance(self.image, Scene):
+            return self.image.part(row, columns)
+        return ChannelImage(self.image[slice(*row), slice(*columns)], RGB)
+
+    def _input(self, part: ChannelImage, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:
+        """Return the input of the model for a window, of which an image may have a part alone."""
         manifest = self.predictor.manifest
-        pixels = self.image[slice(*row), slice(*column)]
+        pixels = filled_samples(part, self.preprocessing) if isinstance(self.image, Scene) else part.pixels
         missing = [(0, row[1] - row[0] - pixels.shape[0]), (0, column[1] - column[0] - pixels.shape[1]), (0, 0)]
-        preprocessing = Preprocessing.from_dict(manifest.preprocessing)
-        return to_input(np.pad(pixels, missing, mode="edge"), preprocessing, manifest.input_format)
+        return to_input(np.pad(pixels, missing, mode="edge"), self.preprocessing, manifest.input_format)
+
+
+def _columns_of(band: ChannelImage, left: int, right: int) -> ChannelImage:
+    valid = None if band.valid is None else band.valid[:, left:right]
+    return ChannelImage(band.pixels[:, left:right], band.layout, valid)
 
 
 def _strip_rows(

@@ -119,12 +119,10 @@ def make_image(pixels: np.ndarray, colors: bool, valid: np.ndarray | None = None
     """Return an image of (H, W, N) values of any type, after a check that every pixel with data is finite.
 
     Raises:
-        ValueError: A sample is NaN or infinite where the file says that there is data, or no pixel holds data.
+        ValueError: A sample is NaN or infinite where the file says that there is data.
     """
     pixels = to_samples(pixels)
     valid = None if valid is None or valid.all() else valid
-    if valid is not None and not valid.any():
-        raise ValueError("no pixel holds data")
     if pixels.dtype.kind == "f":
         broken = ~np.isfinite(pixels).all(axis=-1)
         count = int((broken if valid is None else broken & valid).sum())

@@ -39,6 +39,7 @@ def read_channels(
     window: Window | None = None,
     dicom_window: bool = False,
     check: Callable[[ChannelLayout], None] = lambda _: None,
+    allow_empty: bool = False,
 ) -> ChannelImage:
     """Read an image with all of its channels at their full depth; of a large TIFF or array a window alone.
 
@@ -50,6 +51,7 @@ def read_channels(
         window: Window to read, in pixels of the stored image; None for the whole image.
         dicom_window: Apply the display window that a DICOM file states.
         check: Called with the layout, also before pixels are decoded; raises `ImageError` for one that is not wanted.
+        allow_empty: Return pixels of which none holds data, in place of an error.
 
     Raises:
         ImageError: As for `read_header`, or by `check`; or the image is too large, holds NaN where it states data, or
@@ -65,7 +67,20 @@ def read_channels(
         with one_large_image(decoded.nbytes // BYTES_PER_PIXEL):
             image: ChannelImage = reader.read_image(file, frame, window, **options)
         check(image.layout)
+        if not allow_empty and image.valid is not None and not image.valid.any():
+            raise ImageError(path, "no pixel holds data")
         return image
+
+
+def reads_windows(file: IO[bytes], path: Path = Path("image")) -> bool:
+    """Return whether little else than a window is read of an open file, in pixels of the upright image.
+
+    Raises:
+        ImageError: As for `read_header`.
+    """
+    with _errors(path):
+        reader = _reader(file)
+        return reader is npy or (reader is tiff and tiff.is_upright(file))
 
 
 def check_layout(actual: ChannelLayout, required: ChannelLayout, path: Path) -> None:

@@ -58,6 +58,13 @@ def read_image(file: IO[bytes], frame: int = 0, window: Window | None = None) ->
         return make_image(_upright(pixels, orientation), _is_rgb(series), valid, orientation)
 
 
+def is_upright(file: IO[bytes]) -> bool:
+    """Return whether the first image is stored as it is shown; raise `ValueError` as `read_header` does."""
+    with _opened(file) as tiff:
+        tag = _series(tiff).keyframe.tags.get(_ORIENTATION)
+        return tag is None or int(tag.value) in (0, 1)
+
+
 def _opened(file: IO[bytes]) -> "TiffFile":
     with hint_at_extra("TIFF files with their full depth and all channels"):
         import imagecodecs  # noqa: F401
