@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.data.image_files import bounded_map
-from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.inspected_pairs import ImageMaskPair
 from gtsa_kit.data.labeled_masks import SegmentationDataset, tile_boxes
 from gtsa_kit.embedding.extract import BatchPlan, extract_prepared
@@ -24,6 +23,7 @@ from gtsa_kit.export import Runner
 from gtsa_kit.export.spec import FEATURE_MAP
 from gtsa_kit.feature_grid import grid_to_mask, grid_to_pixel
 from gtsa_kit.hardware import available_cores
+from gtsa_kit.models.channel_images import read_input
 from gtsa_kit.progress import ProgressCallback
 
 MAX_MEMORY_BYTES = 2**31
@@ -192,7 +192,7 @@ def _feature_maps(
     all_spans = [span for image_spans in spans for span in image_spans]
 
     def load(image_spans: tuple[TokenSpan, ...]) -> list[PreparedImage]:
-        pixels = np.asarray(open_image(pairs[image_spans[0].image_index].image))
+        pixels = np.asarray(read_input(pairs[image_spans[0].image_index].image, runner.preprocessing))
         return [_prepare(pixels, span, runner) for span in image_spans]
 
     with ThreadPoolExecutor(available_cores(), "gtsa-decode") as pool:

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gtsa_kit.data.image_io import ImageError, open_image
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
+from gtsa_kit.models.channel_images import read_input
 from gtsa_kit.models.outputs import Features
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
@@ -36,7 +38,7 @@ class EvalImage:
     """Index in the list of paths."""
     path: Path
     pixels: Tensor
-    """Upright image, (3, H, W) uint8."""
+    """Upright image, (3, H, W) uint8; of other channels (N, H, W) float32."""
     generator: Generator
     """Random generator of this image: its numbers depend on the seed and the index, not on other images or models."""
 
@@ -53,6 +55,8 @@ class EvalImages:
     paths: Sequence[Path]
     seed: int
     on_progress: ProgressCallback = no_progress
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """Preprocessing of the models, which says how images are read."""
     skipped: list[ImageError] = field(default_factory=list)
     count: int = 0
 
@@ -61,7 +65,7 @@ class EvalImages:
         self.skipped, self.count = [], 0
         for index, path in enumerate(self.paths):
             try:
-                pixels = torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
+                pixels = torch.from_numpy(np.array(read_input(path, self.preprocessing))).permute(2, 0, 1)
             except ImageError as error:
                 self.skipped.append(error)
             else:
@@ -125,6 +129,11 @@ def encode(runner: Runner, views: Sequence[Tensor]) -> Features:
 def to_image(view: Tensor) -> Image.Image:
     """Convert a (3, H, W) uint8 tensor to a Pillow image."""
     return Image.fromarray(view.permute(1, 2, 0).numpy())
+
+
+def to_input_image(view: Tensor) -> InputImage:
+    """Convert a (3, H, W) uint8 tensor to a Pillow image, and (N, H, W) float32 to samples (H, W, N)."""
+    return to_image(view) if view.dtype == torch.uint8 else view.permute(1, 2, 0).numpy()
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:

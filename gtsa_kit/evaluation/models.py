@@ -19,6 +19,7 @@ from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import SUFFIX, ExportOptions
 from gtsa_kit.models.architecture import ARCHITECTURES, EMBEDDING_NAMES, Architecture
+from gtsa_kit.models.channel_images import reader_of
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.input_channels import require_rgb
 from gtsa_kit.models.preprocessing import Preprocessing
@@ -42,6 +43,7 @@ def open_models(
     layers: tuple[int, ...] = (),
     opener: Callable[[Path], Runner] | None = None,
     baseline: bool = False,
+    channels: bool = False,
 ) -> list[Model]:
     """Open models to compare, those with random weights last.
 
@@ -53,9 +55,11 @@ def open_models(
         layers: Blocks whose feature maps the models return too.
         opener: Function that opens a source in place of `load`, with the layers.
         baseline: Whether to add random weights of the first known architecture of the sources, if `random` is empty.
+        channels: Whether models of other channels than 8-bit RGB may be compared, all of the same ones.
 
     Raises:
-        ValueError: No model is given, an architecture is unknown, or a source cannot be opened.
+        ValueError: No model is given, an architecture is unknown, a source cannot be opened, or models take channels
+            that can't be evaluated.
     """
     if not sources and not random:
         raise ValueError(NO_MODEL)
@@ -66,11 +70,22 @@ def open_models(
     ]
     for model in models:
         require_features(model.runner)
-        require_rgb(model.name, model.runner.preprocessing, "evaluation reads")
+        if not channels:
+            require_rgb(model.name, model.runner.preprocessing, "this evaluation reads")
     models += [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
     if baseline and not random:
         models += _baseline([model.runner for model in models], seed, device, layers)
+    _check_same_channels(models)
     return models
+
+
+def _check_same_channels(models: Sequence[Model]) -> None:
+    """Raise `ValueError` if models read the same images differently."""
+    layouts = {model.name: reader_of(model.runner.preprocessing).layout for model in models}
+    first, *others = layouts.items()
+    for name, layout in others:
+        if not layout.has_samples_of(first[1]):
+            raise ValueError(f"{first[0]} takes {first[1]}, and {name} {layout}; compare models of the same channels")
 
 
 def embedding_settings(models: Sequence[Model]) -> dict[str, dict[str, str]]:
@@ -163,6 +178,8 @@ def open_encoders(
                 f"{source} holds no float32 weights to inspect; name the run folder or the .safetensors it came from"
             )
     encoders = [(name, opener(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)]
+    for name, encoder in encoders:
+        require_rgb(name, encoder.preprocessing, "this evaluation reads")
     encoders += [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
     if baseline and not random:
         first = encoders[0][1]

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from gtsa_kit.data.image_io import open_image
 from gtsa_kit.evaluation.eval_images import evenly_spaced_indices
 from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
 from gtsa_kit.figures import figure_style
+from gtsa_kit.models.channel_images import read_input
+from gtsa_kit.models.pictures import to_picture
+from gtsa_kit.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +43,11 @@ def finite_vectors(
 
 @figure_style()
 def draw_neighbors(
-    vectors: Mapping[str, np.ndarray], paths: Sequence[Path], queries: int = 6, top: int = 5
+    vectors: Mapping[str, np.ndarray],
+    paths: Sequence[Path],
+    queries: int = 6,
+    top: int = 5,
+    preprocessing: Preprocessing | None = None,
 ) -> "Figure":
     """Draw a row for each query image and model: the query, then its nearest neighbors with their cosines.
 
@@ -49,13 +56,14 @@ def draw_neighbors(
         paths: N images.
         queries: Number of query images, evenly spaced over the list.
         top: Number of neighbors of each.
+        preprocessing: Preprocessing of the models, which says how images are read; None for 8-bit RGB.
 
     Raises:
         ValueError: There are fewer than two images.
     """
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} image has no neighbors; give at least two readable images")
-    query_indices = evenly_spaced_indices(len(paths), queries)
+    stated, query_indices = preprocessing or Preprocessing(), evenly_spaced_indices(len(paths), queries)
     nearest = {name: nearest_neighbors(embeddings, query_indices, top) for name, embeddings in vectors.items()}
     figure = image_grid(1 + min(top, len(paths) - 1), len(query_indices) * len(vectors), width=1.6, height=1.65)
     axes = iter(figure.axes)
@@ -64,11 +72,15 @@ def draw_neighbors(
             axis = next(axes)
             axis.set_ylabel(shorten(name, 22), fontsize=8)
             if not number:
-                show_image(axis, open_image(paths[query]), "query", _name(paths[query]))
+                show_image(axis, _picture(paths[query], stated), "query", _name(paths[query]))
             for index, cosine in zip(neighbors[row], cosines[row], strict=True):
                 title = f"cosine {cosine:.3f}"
-                show_image(next(axes), open_image(paths[index]), title, _name(paths[index]))
+                show_image(next(axes), _picture(paths[index], stated), title, _name(paths[index]))
     return figure
+
+
+def _picture(path: Path, preprocessing: Preprocessing) -> Image.Image:
+    return to_picture(read_input(path, preprocessing), preprocessing)
 
 
 def list_neighbors(

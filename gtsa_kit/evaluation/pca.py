@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.evaluation.eval_images import EvalImages, fit_size, to_image
+from gtsa_kit.evaluation.eval_images import EvalImages, fit_size, to_input_image
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.feature_colors import fit_color_basis
 from gtsa_kit.figures import figure_style, save_figure
+from gtsa_kit.models.pictures import to_picture
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
@@ -44,15 +45,17 @@ def pca(
     Raises:
         ValueError: No image can be read, or a model's features are not finite.
     """
-    eval_images = EvalImages(paths, 0, on_progress)
+    preprocessing = models[0].runner.preprocessing
+    eval_images = EvalImages(paths, 0, on_progress, preprocessing)
     images: list[tuple[str, Image.Image]] = []
     maps: list[list[np.ndarray]] = [[] for _ in models]
     for item in eval_images:
-        image = to_image(item.pixels)
+        samples = to_input_image(item.pixels)
+        image = to_picture(samples, preprocessing)
         images.append((item.path.name, image))
         for model, model_maps in zip(models, maps, strict=True):
             size = model.runner.nearest_size(*fit_size(*image.size, long_side, model.runner.manifest.patch))
-            model_maps.append(model.runner(model.runner.prepare(image, size)[None]).feature_map[0])
+            model_maps.append(model.runner(model.runner.prepare(samples, size)[None]).feature_map[0])
     colors: list[list[np.ndarray]] = []
     rows = []
     for model, model_maps in zip(models, maps, strict=True):

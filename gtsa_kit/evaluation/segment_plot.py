@@ -1,18 +1,21 @@
 """Figures of the segmentation evaluation: images with truth and predictions, and the IoU of each class."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.data.labeled_masks import SegmentationDataset
 from gtsa_kit.evaluation.eval_images import evenly_spaced
 from gtsa_kit.evaluation.support.plots import bar_style, image_grid, shorten, shorten_name, show_image
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.figures import PALETTE, axes_grid, figure_style
+from gtsa_kit.models.channel_images import read_input
+from gtsa_kit.models.pictures import to_picture
+from gtsa_kit.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +45,18 @@ class Example(NamedTuple):
 class ExampleCollector:
     """Callback of `segment` that keeps the predictions of a few validation images under the first seed."""
 
-    def __init__(self, data: SegmentationDataset, val_share: float, count: int = 3) -> None:
-        self._data = data
+    def __init__(
+        self, data: SegmentationDataset, val_share: float, count: int = 3, preprocessing: Preprocessing | None = None
+    ) -> None:
+        """Choose the images.
+
+        Args:
+            data: Images and masks.
+            val_share: Share of the images that are validated.
+            count: Number of images to keep.
+            preprocessing: Preprocessing of the models, which says how images are read; None for 8-bit RGB.
+        """
+        self._data, self._preprocessing = data, preprocessing or Preprocessing()
         indices = np.flatnonzero(data.validation(val_share, 0)).tolist()
         self._predictions: dict[int, dict[str, np.ndarray]] = {i: {} for i in evenly_spaced(indices, count)}
 
@@ -56,9 +69,12 @@ class ExampleCollector:
         """Read the images and their masks, and return them with the predictions."""
         pairs = [(self._data.pairs[index], predictions) for index, predictions in self._predictions.items()]
         return [
-            Example(pair.name, _thumbnail(open_image(pair.image)), _smaller(self._data.labels(pair)), predictions)
+            Example(pair.name, _thumbnail(self._picture(pair.image)), _smaller(self._data.labels(pair)), predictions)
             for pair, predictions in pairs
         ]
+
+    def _picture(self, image: Path) -> Image.Image:
+        return to_picture(read_input(image, self._preprocessing), self._preprocessing)
 
 
 @figure_style()

@@ -14,8 +14,8 @@ from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.image_files import list_images
-from gtsa_kit.data.image_io import MAX_PIXELS, ImageError
-from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, open_image, read_file
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 MODEL_TAKES = "where the model takes"
 """Part of the reason of an image with other channels than a model takes, between what it has and what is needed."""
@@ -78,6 +78,14 @@ def read_samples(
             raise (ImageError(error.path, f"{other}, {MODEL_TAKES} 8-bit RGB") if other else error) from error
     image = reader_of(preprocessing, max_pixels)(content, name, frame)
     return filled_samples(image, preprocessing), image.orientation
+
+
+def read_input(path: Path, preprocessing: Preprocessing) -> InputImage:
+    """Read an image file for a model: an upright RGB image, or samples (H, W, N); raise `ImageError` if it can't be."""
+    if preprocessing.is_rgb:
+        return open_image(path)
+    reader = reader_of(preprocessing)
+    return reader.filled(reader(read_file(path), str(path)))
 
 
 def filled_samples(image: ChannelImage, preprocessing: Preprocessing) -> np.ndarray:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from gtsa_kit.data.image_io import MAX_PIXELS
 from gtsa_kit.models.channel_images import read_samples
-from gtsa_kit.models.preprocessing import Preprocessing
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 
 SHOWN_DEVIATIONS: Final = 2.0
 """Standard deviations from the mean of a channel at which a picture of it is black or white."""
@@ -54,6 +54,11 @@ def rgb_picture(pixels: np.ndarray, preprocessing: Preprocessing, display_channe
     scaled = pixels[..., chosen].astype(np.float32) / np.float32(preprocessing.scale)
     unit = (scaled - mean) / std / (2 * SHOWN_DEVIATIONS) + 0.5
     return np.asarray((255 * unit.clip(0, 1)).round(), np.uint8)
+
+
+def to_picture(image: InputImage, preprocessing: Preprocessing) -> Image.Image:
+    """Return a picture of an image: of other channels than 8-bit RGB that of `rgb_picture`."""
+    return Image.fromarray(rgb_picture(image, preprocessing)) if isinstance(image, np.ndarray) else image
 
 
 def read_picture(

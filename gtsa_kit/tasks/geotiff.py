@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
@@ -100,8 +100,8 @@ def _position(file: IO[bytes]) -> Position | None:
 
     with _quiet(), suppress(RasterioError):
         path = getattr(file, "name", None)  # a file on the disk may be larger than the memory
-        opened = rasterio.MemoryFile(file.read()) if path is None else None
-        with rasterio.open(Path(path), driver="GTiff") if opened is None else opened.open(driver="GTiff") as dataset:
+        opened: Any = rasterio.MemoryFile(file.read()).open if path is None else partial(rasterio.open, path)
+        with opened(driver="GTiff") as dataset:
             points = dataset.gcps
             if dataset.transform.is_identity and dataset.crs is None and not points[0]:
                 return None
@@ -110,12 +110,17 @@ def _position(file: IO[bytes]) -> Position | None:
 
 
 def _is_georeferenced(file: IO[bytes]) -> bool:
-    """Return whether a TIFF states a position, by its tags."""
+    """Return whether a TIFF states a position, by its tags; Pillow opens few kinds of channels."""
     try:
+        with suppress(ModuleNotFoundError):
+            import tifffile
+
+            with tifffile.TiffFile(file) as tiff:
+                return any(tag in tiff.pages.first.tags for tag in _MODEL_TAGS)
         with Image.open(file, formats=("TIFF",)) as image:
             tags: Any = image.tag_v2  # type: ignore[attr-defined]
             return any(tag in tags for tag in _MODEL_TAGS)
-    except DECODER_ERRORS:  # a kind of TIFF that Pillow does not know
+    except DECODER_ERRORS:  # a kind of TIFF that they do not know
         return False
 
 

@@ -45,7 +45,8 @@ def written_values(mask: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
     """Return the pixel values (H, W) uint8 of class numbers (H, W), which are `VOID` where there is no data."""
     table = np.full(VOID + 1, nodata_pixel(labels), np.uint8)
     table[: len(labels)] = pixel_values(labels)[0]
-    return table[mask]
+    values: np.ndarray = table[mask]
+    return values
 
 
 def encode_mask(mask: np.ndarray, labels: Sequence[Label]) -> bytes:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -175,7 +175,8 @@ def read_scene(source: Source, entry: Entry, plan: PredictPlan) -> ReadImage:
     """Open an image of N channels, of which windows are read; raise `ImageError` if it can't be."""
     scene = Scene(source, entry, reader_of(plan.preprocessor.preprocessing, plan.preprocessor.max_pixels))
     with open_entry(source, entry) as file:
-        return ReadImage(entry.name, scene, file_digest(file, "sha256").hexdigest())
+        content: Any = file
+        return ReadImage(entry.name, scene, file_digest(content, "sha256").hexdigest())
 
 
 def _predict_chunk(

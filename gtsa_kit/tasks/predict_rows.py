@@ -12,7 +12,8 @@ from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.embedding.rows import FailedImage
 from gtsa_kit.models.channel_images import reader_of
-from gtsa_kit.models.preprocessing import Preprocessing, rgb_picture
+from gtsa_kit.models.pictures import rgb_picture
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.models.task_spec import Label, Task
 from gtsa_kit.tasks.detection_pictures import draw_detections
 from gtsa_kit.tasks.detections import describe_detections

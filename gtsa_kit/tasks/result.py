@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from gtsa_kit.files import write_json
-from gtsa_kit.models.pictures import rgb_picture
-from gtsa_kit.models.preprocessing import InputImage, Preprocessing
+from gtsa_kit.models.pictures import to_picture
 from gtsa_kit.models.task_model import TaskModel, load_task_model
 from gtsa_kit.tasks.evaluate import outputs_of_images
 from gtsa_kit.tasks.object_pictures import draw_objects
@@ -35,7 +32,7 @@ def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
         columns = {"before training": _untrained(state), **columns}
     preprocessing = state.model.encoder.preprocessing
     examples = [
-        Example(state.data.name(index), picture(open_labeled(state.data, index), preprocessing), label, {})
+        Example(state.data.name(index), to_picture(open_labeled(state.data, index), preprocessing), label, {})
         for index in chosen
         for label in [state.data.label(index)]
     ]
@@ -45,11 +42,6 @@ def write_result(state: FinetuneState, callback: FinetuneCallback) -> None:
             examples[done].predictions[name] = scorer.add(output, examples[done].truth)
             callback.on_progress("drawing", done + 1, count)
     save_predictions(DRAWN_BY[state.data.task](examples, state.data.labels), state.run_dir / "predictions.png")
-
-
-def picture(image: InputImage, preprocessing: Preprocessing) -> Image.Image:
-    """Return a picture of an image: of other channels than 8-bit RGB that of `rgb_picture`."""
-    return Image.fromarray(rgb_picture(image, preprocessing)) if isinstance(image, np.ndarray) else image
 
 
 def score_report(state: FinetuneState) -> dict[str, Any]:

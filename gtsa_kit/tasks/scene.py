@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from gtsa_kit.data.channels.image import ChannelHeader, ChannelImage, Window
-from gtsa_kit.data.channels.read import check_layout, read_channels, read_header, reads_windows
+from gtsa_kit.data.channels.read import read_channels, read_header, reads_windows
 from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.entries import Entry, Source
 from gtsa_kit.data.image_io import ImageError
@@ -32,7 +32,7 @@ class Scene:
         path = Path(entry.name)
         with open_entry(source, entry) as file:
             header = read_header(file, path)
-            check_layout(header.layout, reader.layout, path)
+            reader.check(header.layout, reader.layout, path)
             _check_pixels(header, path, reader.max_pixels)
             self._whole = None if reads_windows(file, path) else reader(file, entry.name)
         size = (header.height, header.width) if self._whole is None else self._whole.pixels.shape[:2]

@@ -206,7 +206,7 @@ def test_what_takes_rgb_alone_refuses_in_a_sentence(run: Path, images: Path, fol
         gtsa_kit.pretrain(folder, tmp_path / "four", init=run, settings=four)
     from gtsa_kit.evaluation.models import open_models
 
-    with pytest.raises(ValueError, match="and evaluation reads 8-bit RGB alone"):
+    with pytest.raises(ValueError, match="and this evaluation reads 8-bit RGB alone"):
         open_models([run], [], 0, "cpu")
     with pytest.raises(ValueError, match="takes 5 channels of uint16, and this is an RGB image"):
         open_weights(run).encoder.preprocessing(Image.new("RGB", (8, 8)))

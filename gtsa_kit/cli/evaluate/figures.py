@@ -49,13 +49,14 @@ def pca(
       gtsa eval pca runs/street runs/street/encoder-int8.onnx --random vit_small --images photos/ --out eval/
     """
     figure = figure_path(out, "pca", figure_format)
-    paths = find_evaluation_images(images, out, models, beside.random)
+    paths = find_evaluation_images(images, out, models, beside.random, channels=True)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images, write_report
     from gtsa_kit.evaluation import pca as evaluation
 
     report = evaluate_images(
         *(paths, count, models, beside, opening),
         lambda opened, paths, on_progress: evaluation.pca(opened, paths, figure, size, on_progress),
+        channels=True,
     )
     write_report(report, out, as_json)
 
@@ -180,14 +181,14 @@ def neighbors(
       gtsa eval neighbors runs/street --images photos/ --out eval/
     """
     figure = figure_path(out, "neighbors", figure_format)
-    files = find_evaluation_images(images, out, models, beside.random)
+    files = find_evaluation_images(images, out, models, beside.random, channels=True)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import make_console, progress_bar
     from gtsa_kit.evaluation.embeddings import embed_images
     from gtsa_kit.evaluation.neighbors import draw_neighbors, finite_vectors, list_neighbors
     from gtsa_kit.figures import save_figure
 
-    opened, vectors, console = open_for_evaluation(models, beside, opening), {}, make_console()
+    opened, vectors, console = open_for_evaluation(models, beside, opening, channels=True), {}, make_console()
     with progress_bar() as on_progress:
         for model in opened:
             embedded = embed_images(model.runner, files, size, on_progress, f"embedding with {model.name}")
@@ -199,7 +200,7 @@ def neighbors(
     if not_finite:
         names = ", ".join(image.name for image in not_finite[:3]) + (" and others" if len(not_finite) > 3 else "")
         console.print(f"left out, NaN or infinity in their vectors: {len(not_finite)} images, {names}", soft_wrap=True)
-    save_figure(draw_neighbors(vectors, paths, count, top), figure)
+    save_figure(draw_neighbors(vectors, paths, count, top, opened[0].runner.preprocessing), figure)
     if as_json:
         rows = list_neighbors(vectors, paths, count, top)
         print(json.dumps({"figure": str(figure), "rows": rows}, indent=2, ensure_ascii=False))

@@ -1,5 +1,6 @@
 """The commands `gtsa eval knn` and `gtsa eval linear`: classification of frozen embeddings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from gtsa_kit.cli.support.options import JsonOption, ModelOptions, with_option_g
 
 if TYPE_CHECKING:
     from gtsa_kit.data.labeled import ClassificationDataset
+    from gtsa_kit.evaluation.models import Model
     from gtsa_kit.evaluation.support.report import Report
 
 LabeledImages = Annotated[
@@ -65,13 +67,15 @@ def knn(
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
     figure = figure_path(out, "knn", figure_format)
-    data = _read(images, max_missing, out, models, beside.random)
+    require(images)
+    check_evaluation(out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    opened = open_for_evaluation(models, beside, opening)
+    opened = open_for_evaluation(models, beside, opening, channels=True)
+    data = _read(images, max_missing, opened)
     with progress_bar() as on_progress:
         report = image_probes.knn(opened, data, options, tuple(dict.fromkeys(k or [20])), temperature, on_progress)
     _write(report, figure, as_json)
@@ -104,32 +108,26 @@ def linear(
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
     figure = figure_path(out, "linear", figure_format)
-    data = _read(images, max_missing, out, models, beside.random, "sklearn")
+    require(images)
+    check_evaluation(out, models, beside.random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
 
     options = image_probes.ProbeOptions(seeds, val_share, size)
-    opened = open_for_evaluation(models, beside, opening)
+    opened = open_for_evaluation(models, beside, opening, channels=True)
+    data = _read(images, max_missing, opened)
     with progress_bar() as on_progress:
         report = image_probes.linear(opened, data, options, on_progress=on_progress)
     _write(report, figure, as_json)
 
 
-def _read(
-    images: Path,
-    max_missing: float,
-    out: Path,
-    models: list[Path] | None,
-    random: list[str] | None,
-    module: str | None = None,
-) -> "ClassificationDataset":
-    """Check everything that needs no torch, and read the labeled images."""
-    require(images)
-    check_evaluation(out, models, random, module)
+def _read(images: Path, max_missing: float, opened: Sequence["Model"]) -> "ClassificationDataset":
+    """Read the labeled images with the channels of the models."""
     from gtsa_kit.data.labeled import read_classification_dataset
+    from gtsa_kit.models.channel_images import reader_of
 
-    return read_classification_dataset(images, max_missing)
+    return read_classification_dataset(images, max_missing, reader_of(opened[0].runner.preprocessing))
 
 
 def _write(report: "Report", figure: Path, as_json: bool) -> None:

@@ -120,8 +120,6 @@ def segment(
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 
     mask_options = replace(read_mask_options(labels, ignore or []), suffix=mask_suffix)
-    with progress_bar() as on_progress:
-        data = read_segmentation_dataset(images, masks, mask_options, on_progress, max_missing)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation, write_report
     from gtsa_kit.evaluation import segment as evaluation
     from gtsa_kit.evaluation.dense_probes import KNNProbeOptions, LinearProbeOptions
@@ -129,13 +127,17 @@ def segment(
     from gtsa_kit.evaluation.segment_plot import ExampleCollector, draw_class_iou, draw_predictions
     from gtsa_kit.evaluation.support.plots import bar_chart
     from gtsa_kit.figures import save_figure
+    from gtsa_kit.models.channel_images import reader_of
 
     probes = evaluation.PROBES if probe == "both" else (probe,)
     linear, knn = LinearProbeOptions(epochs=epochs), KNNProbeOptions(k=k)
     options = evaluation.SegmentOptions(InputOptions(size, tiles), probes, seeds, val_share, linear, knn)
-    opened = open_for_evaluation(models, beside, opening)
+    opened = open_for_evaluation(models, beside, opening, channels=True)
+    preprocessing = opened[0].runner.preprocessing
     with progress_bar() as on_progress:
-        collector = ExampleCollector(data, val_share, examples)
+        facts = mask_options, on_progress, max_missing, reader_of(preprocessing)
+        data = read_segmentation_dataset(images, masks, *facts)
+        collector = ExampleCollector(data, val_share, examples, preprocessing)
         report = evaluation.segment(opened, data, options, on_progress, collector)
     save_figure(bar_chart(report, {"miou": "mIoU"}, "mIoU, %"), figures[0])
     save_figure(draw_class_iou(report), figures[1])

@@ -58,9 +58,16 @@ def check_evaluation(out: Path, models: list[Path] | None, random: list[str] | N
 
 
 def find_evaluation_images(
-    images: Path, out: Path, models: list[Path] | None, random: list[str] | None, module: str | None = None
+    images: Path,
+    out: Path,
+    models: list[Path] | None,
+    random: list[str] | None,
+    module: str | None = None,
+    channels: bool = False,
 ) -> list[Path]:
     """Make the checks of `check_evaluation`, and return the image files of a folder or list.
+
+    With `channels`, formats count that are read with all of their channels alone.
 
     Raises:
         ValueError: As for `check_evaluation`, or there are no images.
@@ -69,4 +76,4 @@ def find_evaluation_images(
     check_evaluation(out, models, random, module)
     from gtsa_kit.data.image_files import find_images
 
-    return find_images(images).paths
+    return find_images(images, channels).paths

@@ -28,18 +28,22 @@ def evaluate_images(
     beside: BaselineOptions,
     opening: ModelOptions,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
+    channels: bool = False,
 ) -> Report:
     """Open the models, and evaluate them on `count` evenly spaced images with a progress bar."""
     paths = evenly_spaced(images, count)
-    opened = open_for_evaluation(models, beside, opening)
+    opened = open_for_evaluation(models, beside, opening, channels)
     with progress_bar() as on_progress:
         return evaluate(opened, paths, on_progress)
 
 
-def open_for_evaluation(models: list[Path] | None, beside: BaselineOptions, opening: ModelOptions) -> list[Model]:
+def open_for_evaluation(
+    models: list[Path] | None, beside: BaselineOptions, opening: ModelOptions, channels: bool = False
+) -> list[Model]:
     """Open the models of a command, and print what was assumed for weights of other tools.
 
-    A note says that random weights are missing because no architecture is known.
+    With `channels` they may be of other channels than 8-bit RGB. A note says that random weights are missing because no
+    architecture is known.
 
     Raises:
         ValueError: No model is given, one can't be opened, or an option is given that none of them takes.
@@ -47,7 +51,8 @@ def open_for_evaluation(models: list[Path] | None, beside: BaselineOptions, open
     paths, options = [require(path) for path in models or []], opening.load_options()
     opener = runner_opener(paths, options, make_console()) if paths else None
     add_baseline = beside.baseline == "random"
-    opened = open_models(paths, beside.random or [], device=options.device, opener=opener, baseline=add_baseline)
+    random, device = beside.random or [], options.device
+    opened = open_models(paths, random, device=device, opener=opener, baseline=add_baseline, channels=channels)
     if add_baseline and all(model.source for model in opened):
         make_console().print(
             "no random weights beside the models: their architecture is not known; --random vit_small adds some",
