@@ -39,7 +39,8 @@ def predict(
     tile: Annotated[
         int | None,
         typer.Option(
-            help="Predict large images by windows of N x N pixels at their own resolution. Default: whole images.",
+            help="Predict large images by windows of N x N pixels at their own resolution; scenes of other channels "
+            "than 8-bit RGB are read window by window. Default: whole images.",
             metavar="N",
         ),
     ] = None,
@@ -92,8 +93,9 @@ def predict(
     """Predict the class of every pixel or image, or the objects of every image, with a fine-tuned model.
 
     DIR/masks/ holds an index PNG for each image, at the image's own size, with the colors of the labels as palette;
-    DIR/labels.json says which pixel value is which class. DIR/predictions.csv has a row for each image: its mask and
-    the share of each class, or its most probable classes, or its number of objects of each class, which are listed in
+    DIR/labels.json says which pixel value is which class. The mask of a georeferenced TIFF is a GeoTIFF with its
+    position, where rasterio is installed. DIR/predictions.csv has a row for each image: its mask and the share of each
+    class, or its most probable classes, or its number of objects of each class, which are listed in
     DIR/predictions.json as results of COCO. Images that can't be used are listed in DIR/errors.jsonl. If
     the command is killed at any time, the same command with --resume continues it, with the same result.
 

@@ -11,7 +11,7 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.mask_pairs import find_pairs
 from gtsa_kit.data.sources import FileSource
 from gtsa_kit.models.channel_images import channels_of
-from gtsa_kit.training.channels import measure_channels
+from gtsa_kit.training.channels import describe_channels, measure_channels, with_channels
 from gtsa_kit.training.start import Start, fit_channels
 
 
@@ -36,7 +36,10 @@ def choose_channels(config: FinetuneConfig, start: Start) -> tuple[FinetuneConfi
     if not given.is_measured:
         entries = [Entry(str(path), str(path)) for path in _image_paths(config)]
         run = measure_channels(FileSource(Path(config.data.source)), entries, run)
-    return config.model_copy(update={"channels": run.channels}), fit_channels(start, run)
+    config = config.model_copy(update={"channels": run.channels})
+    if start.weights is None and not run.channels.is_rgb:
+        return config, Start(with_channels(start.spec, run), notes=(describe_channels(run),))
+    return config, fit_channels(start, run)
 
 
 def _check_given(given: ChannelsConfig, own: ChannelsConfig, weights: str) -> None:

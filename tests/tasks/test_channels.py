@@ -1,6 +1,7 @@
 """Fine-tuning on images of other channels than 8-bit RGB: what is read, ignored, augmented, scored and refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
 from gtsa_kit.data.task_batches import MaskExamples
 from gtsa_kit.data.task_color import ChannelSamples, ColorJitter
+from gtsa_kit.export.manifest import read_manifest
 from gtsa_kit.export.source import open_source
 from gtsa_kit.export.spec import ANY_SIZE
 from gtsa_kit.files import read_json_lines
@@ -35,6 +37,7 @@ from gtsa_kit.models.task_model import load_task_model
 from gtsa_kit.tasks import result
 from gtsa_kit.tasks.api import finetune
 from gtsa_kit.tasks.channels import choose_channels
+from gtsa_kit.tasks.predict import predict
 from gtsa_kit.tasks.score_gate import read_images_for, score_model
 from gtsa_kit.tasks.start import open_encoder
 from gtsa_kit.training.run_logger import RunLogger
@@ -127,6 +130,23 @@ def test_a_finished_model_scores_as_its_run_did(run: Path, bands: Path) -> None:
     assert scored == pytest.approx(json.loads((run / "scores.json").read_text())["miou"], abs=0.1)
 
 
+def test_an_exported_model_of_bands_passes_the_score_gate_and_predicts_alike(
+    gtsa_here: Callable, run: Path, bands: Path
+) -> None:
+    images = bands / "val" / "images"
+    done = gtsa_here("export", run, "--format", "onnx", "--size", "64", "--images", images, "--score", bands)
+    assert done.returncode == 0, done.stderr
+    record = read_manifest(run / "model.onnx").task_score
+    assert record is not None
+    assert record.passed
+    ours, theirs = (
+        [item.mask for item in predict(model, images, tile=64, device="cpu")] for model in (run, run / "model.onnx")
+    )
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own == other).mean() > 0.999
+        assert (own == VOID).any() == (other == VOID).any()
+
+
 @pytest.mark.parametrize("freeze", [True, False])
 def test_a_stopped_run_resumes_to_the_same_bytes(
     freeze: bool, bands: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +186,11 @@ def test_weights_for_rgb_take_the_bands_that_are_measured(bands: Path, tmp_path:
     expected = torch.cat([own, own[:, :2]], 1) * 3 / BANDS
     torch.testing.assert_close(start.weights["patch_embed.proj.weight"], expected)
     assert any("repeated" in note for note in start.notes)
+    given = {"data.source": str(bands), "model.random": "vit_test", "channels.count": BANDS}
+    config = load_finetune_config("segment", overrides=given)
+    config, start = choose_channels(config, open_encoder(config.model))
+    assert start.spec.build().vit.patch_embed.proj.weight.shape[1] == BANDS
+    assert start.spec.preprocessing.mean == config.channels.mean
 
 
 @pytest.mark.parametrize(
@@ -258,6 +283,9 @@ def test_classes_of_bands_are_learned(encoder: Path, tmp_path: Path, monkeypatch
         settings["train.freeze"] = freeze
         finetune("classify", tmp_path / "data", run, model=encoder, settings=settings)
         assert json.loads((run / "scores.json").read_text())["top1"] == 100
+    for prediction in predict(run, tmp_path / "data" / "light", device="cpu"):
+        assert prediction.probabilities is not None
+        assert prediction.labels[prediction.probabilities.argmax()].name == "light"
     with pytest.raises(ValueError, match="RandAugment changes 8-bit RGB alone"):
         ClassifyAugment((16, 16), channels=ChannelSamples(LIMITS))
 
