@@ -222,10 +222,19 @@ def test_images_that_do_not_fit_are_listed_with_what_they_have(bands: Path, enco
     data = read_segmentation_dataset(tmp_path, reader=reader(encoder), max_missing=0.9)
     assert {item.path: item.reason for item in data.skipped} == {
         "train/four.tif": "4 channels of uint16, where the others have 5",
-        "train/nan.npy": "5120 of 5120 pixels are NaN or infinite; mark them as nodata in the file, or fill them",
+        "train/nan.npy": "samples of float32, where the others have uint16",
         "train/none.tif": "no pixel holds data",
         "train/small.tif": "its mask is 80 x 48, the image 80 x 64",
     }
+    of_floats = reader(write_band_encoder(tmp_path / "encoder", dtype="float32"))
+    np.save(images / "float.npy", samples.astype(np.float32))
+    Image.fromarray(mask).save(masks / "float.png")
+    np.save(tmp_path / "val" / "images" / "float.npy", samples.astype(np.float32))
+    Image.fromarray(mask).save(tmp_path / "val" / "masks" / "float.png")
+    data = read_segmentation_dataset(tmp_path, reader=of_floats, max_missing=0.9)
+    assert [pair.name for pair in data.pairs] == ["train/float.npy", "val/float.npy"]
+    [broken] = [item.reason for item in data.skipped if item.path == "train/nan.npy"]
+    assert broken.startswith("5120 of 5120 pixels are NaN or infinite; mark them as nodata")
 
 
 def test_crops_of_bands_are_those_of_rgb_and_colors_stay_in_range() -> None:
