@@ -127,11 +127,15 @@ class Preprocessing:
         """
         if self.is_rgb:
             return self.resized(Image.fromarray(pixels), size)
-        samples, dtype = resize_channels(self.clipped(pixels), size, self.interpolation), np.dtype(self.samples.dtype)
+        return self.as_samples(resize_channels(self.clipped(pixels), size, self.interpolation))
+
+    def as_samples(self, values: np.ndarray) -> np.ndarray:
+        """Return float32 values (..., N) as the type of the samples in files, whole numbers rounded."""
+        dtype = np.dtype(self.samples.dtype)
         if dtype.kind == "f":
-            return samples
+            return values
         limits = np.iinfo(dtype)
-        rounded: np.ndarray = np.rint(samples).clip(limits.min, limits.max)
+        rounded: np.ndarray = np.rint(values).clip(limits.min, limits.max)
         return rounded.astype(dtype)
 
     def clipped(self, pixels: np.ndarray) -> np.ndarray:

@@ -146,7 +146,9 @@ class WindowRunner:
     def _input(self, part: ChannelImage, row: tuple[int, int], column: tuple[int, int]) -> np.ndarray:
         """Return the input of the model for a window, of which an image may have a part alone."""
         manifest = self.predictor.manifest
-        pixels = filled_samples(part, self.preprocessing) if isinstance(self.image, Scene) else part.pixels
+        pixels = part.pixels
+        if not self.preprocessing.is_rgb:  # as `Preprocessor` gives whole images
+            pixels = self.preprocessing.as_samples(filled_samples(part, self.preprocessing))
         missing = [(0, row[1] - row[0] - pixels.shape[0]), (0, column[1] - column[0] - pixels.shape[1]), (0, 0)]
         return to_input(np.pad(pixels, missing, mode="edge"), self.preprocessing, manifest.input_format)
 
