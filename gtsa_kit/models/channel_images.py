@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gtsa_kit.config import ChannelsConfig
+from gtsa_kit.data.channels import npy
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.other import other_channels
+from gtsa_kit.data.channels.read import read_channels
 from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
@@ -71,6 +73,8 @@ def read_samples(
         ImageError: The file can't be read, or holds other images than the model takes.
     """
     if preprocessing.is_rgb:
+        if content.startswith(npy.MAGIC):
+            return _rgb_array(content, Path(name), max_pixels), 1
         try:
             return decode(content, name, max_pixels)
         except ImageError as error:
@@ -78,6 +82,17 @@ def read_samples(
             raise (ImageError(error.path, f"{other}, {MODEL_TAKES} 8-bit RGB") if other else error) from error
     image = reader_of(preprocessing, max_pixels)(content, name, frame)
     return filled_samples(image, preprocessing), image.orientation
+
+
+def _rgb_array(content: bytes, path: Path, max_pixels: int) -> np.ndarray:
+    """Return an array of 8-bit RGB or gray in `.npy` as (H, W, 3) uint8."""
+
+    def check(layout: ChannelLayout) -> None:
+        if layout.dtype != "uint8" or layout.count not in (1, 3):
+            raise ImageError(path, f"{layout}, {MODEL_TAKES} 8-bit RGB, (H, W, 3) of uint8")
+
+    pixels = read_channels(content, path, max_pixels, check=check).pixels
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def read_input(path: Path, preprocessing: Preprocessing) -> InputImage:

@@ -1,16 +1,12 @@
 """Decoding of uploaded images: what a model takes, and errors that name no path and no library."""
 
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from gtsa_kit.data.channels import npy
-from gtsa_kit.data.channels.image import ChannelLayout
-from gtsa_kit.data.channels.read import read_channels
 from gtsa_kit.data.image_io import ImageError
-from gtsa_kit.models.channel_images import MODEL_TAKES, read_samples, reader_of
+from gtsa_kit.models.channel_images import read_samples, reader_of
 from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.service.errors import APIError, unsupported_media_type
 from gtsa_kit.service.request_parsing import DICOM, IMAGE_TYPES, NPY, OCTET_STREAM, UploadedImage
@@ -63,25 +59,11 @@ def decode_upload(upload: UploadedImage, preprocessing: Preprocessing, max_pixel
         APIError: 422. An image of more than `max_pixels`, or of other channels than the model's, is rejected by its
             header, before it is decoded. 415 for a format whose reader is not installed.
     """
-    content = upload.content
     try:
-        if preprocessing.is_rgb and content.startswith(npy.MAGIC):
-            return _rgb_array(content, max_pixels), 1
-        return read_samples(content, "image", preprocessing, max_pixels)
+        return read_samples(upload.content, "image", preprocessing, max_pixels)
     except ImageError as error:
         is_own = _OWN_REASONS.match(error.reason)
         message = error.reason if is_own else "damaged, or of an unknown file format"
         raise APIError(422, "undecodable_image", message, "image") from error
     except ModuleNotFoundError as error:
         raise unsupported_media_type("this service is installed without the reader of this format") from error
-
-
-def _rgb_array(content: bytes, max_pixels: int) -> np.ndarray:
-    """Return an array of 8-bit RGB or gray in `.npy` as (H, W, 3) uint8."""
-
-    def check(layout: ChannelLayout) -> None:
-        if layout.dtype != "uint8" or layout.count not in (1, 3):
-            raise ImageError(Path("image"), f"{layout}, {MODEL_TAKES} 8-bit RGB, (H, W, 3) of uint8")
-
-    pixels = read_channels(content, Path("image"), max_pixels, check=check).pixels
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

@@ -21,8 +21,13 @@ from PIL import Image
 
 import gtsa_kit
 from gtsa_kit.export import Runner
+from gtsa_kit.export.build_manifest import build_manifest
+from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.open_options import LoadOptions
+from gtsa_kit.export.runtime.torch_runner import TorchRunner
 from gtsa_kit.export.source import open_source
+from gtsa_kit.export.spec import ExportOptions
+from gtsa_kit.models.channel_images import read_samples
 from gtsa_kit.models.task_model import TaskModel, load_task_model, save_task_model
 from gtsa_kit.service import Client, ServiceError
 from gtsa_kit.service.readiness import describe_ready
@@ -129,6 +134,21 @@ def test_other_depths_are_served_too(
             np.testing.assert_allclose(response.json()["embedding"], expected[name], atol=2e-5)
 
 
+@pytest.mark.parametrize("input_type", ["uint16", "float32-samples"])
+def test_graphs_that_normalize_samples_are_served(
+    input_type: str, start_service: ServiceFactory, model: Path, bands_runner: Runner
+) -> None:
+    source, options = open_source(model), ExportOptions(input=input_type)
+    manifest = build_manifest(source.encoder, "pytorch", options, {}, source.sha256)
+    graph = TorchRunner(ExportGraph(source.encoder, options), manifest, torch.device("cpu"))
+    with start_service(graph) as running, Client(running.url) as client:
+        for name in ("interleaved.tif", "nodata.tif", "last.npy"):
+            served = client.features(FILES[name], ["embedding"], size=(48, 64), dtype="float32")["embedding"]
+            image, _ = read_samples(FILES[name], name, bands_runner.preprocessing)
+            expected = bands_runner(bands_runner.prepare(image, (48, 64))[None]).embedding[0]
+            np.testing.assert_allclose(served, expected, atol=2e-4)
+
+
 def test_points_are_in_pixels_of_the_stored_image(bands_service: RunningService) -> None:
     """A file that is stored on its side has the features of the upright one, at the positions where they are stored."""
     upright = bands(6, height=48, width=64)
@@ -187,12 +207,15 @@ def test_headers_above_the_limits_are_refused_before_pixels_are_decoded(
         assert running.drains()
 
 
-def test_rgb_models_take_tiff_and_arrays(service: RunningService) -> None:
+def test_rgb_models_take_tiff_and_arrays(service: RunningService, runner: Runner, tmp_path: Path) -> None:
     image = scene(30, 40)
     with Client(service.url) as client:
         expected = client.features(image, ["embedding"])["embedding"]
         for content in (npy(image), npy(np.moveaxis(image, -1, 0)), tiff(image, photometric="rgb")):
             np.testing.assert_array_equal(client.features(content, ["embedding"])["embedding"], expected)
+        np.save(tmp_path / "rgb.npy", image)
+        (row,) = gtsa_kit.embed(tmp_path / "rgb.npy", runner)
+        np.testing.assert_allclose(row.features.embedding, expected, atol=2e-3)  # of float16
         gray = image[..., 0]
         same = [client.features(one, ["embedding"])["embedding"] for one in (npy(gray), np.stack([gray] * 3, -1))]
         np.testing.assert_array_equal(*same)
