@@ -213,9 +213,8 @@ def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: 
     """Return the vector (D,) of an image."""
     from gtsa_kit.cli.support.opening import open_runner
     from gtsa_kit.cli.support.progress import make_console
-    from gtsa_kit.data.image_io import open_image, read_file
     from gtsa_kit.embedding.browse.search import embed_query, model_options, open_model
-    from gtsa_kit.models.channel_images import read_samples
+    from gtsa_kit.models.channel_images import read_input
     from gtsa_kit.models.preprocessing import Preprocessing
 
     taken, console, options = (
@@ -223,7 +222,7 @@ def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: 
         make_console(),
         opening.load_options(),
     )
-    query = open_image(image) if taken.is_rgb else read_samples(read_file(image), str(image), taken)[0]
+    query = read_input(image, taken)
     runner = open_model(data, model, lambda path: open_runner(path, model_options(data, path, options), console))
     return embed_query(runner, query, data.job.get("resize"))
 

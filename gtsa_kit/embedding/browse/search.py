@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from gtsa_kit.embedding.browse.vectors import FLOAT32_SLACK, ImageRow, VectorTable, cosines
 from gtsa_kit.embedding.resize_policy import ResizePolicy
 from gtsa_kit.export import Runner, load
 from gtsa_kit.export.open_options import ImportOptions, LoadOptions
 from gtsa_kit.export.source_facts import facts_of_own, takes_import_options
-from gtsa_kit.models.preprocessing import InputImage, Preprocessing
+from gtsa_kit.models.preprocessing import InputImage, Preprocessing, image_size
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,5 @@ def embed_query(runner: Runner, image: InputImage, resize: Mapping[str, Any] | N
         image: Upright RGB, or samples (H, W, N) of other channels.
         resize: Fields of a `ResizePolicy`, from job.json; None for the model's own size.
     """
-    width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
-    size = ResizePolicy(**resize)(width, height) if resize else None
+    size = ResizePolicy(**resize)(*image_size(image)) if resize else None
     return np.asarray(runner(runner.prepare(image, size)[None]).embedding[0])
