@@ -138,7 +138,7 @@ def test_a_large_body_is_413_whether_its_size_is_declared_or_not(start_service: 
     ],
 )
 def test_invalid_http_is_400_or_closed(service: RunningService, content: bytes) -> None:
-    response = send_raw(service.port, content, 1)
+    response = send_raw(service.port, content, 0.3)  # some connections stay open
     assert status_of(response) in (0, 400, 422, 431), response[:300]
     assert not LEAKS.search(response.replace(b"HTTP/1.1", b"")), response[:300]
     with service.client() as client:

@@ -10,9 +10,12 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from helpers import running_service
 from helpers.commands import GTSA, one_thread
 from helpers.image_samples import encoded, scene
 from helpers.processes import Forked, start_gtsa
@@ -21,7 +24,8 @@ from helpers.running_service import GatedRunner, ServiceFactory, SlowRunner, wai
 from helpers.signals import WAIT_SECONDS
 
 from gtsa_kit.export import Runner
-from gtsa_kit.service.server import TimeoutH11Protocol
+from gtsa_kit.service.server import TimeoutH11Protocol, build_uvicorn_config
+from gtsa_kit.service.settings import ServiceSettings
 
 PNG = encoded(scene(), "PNG")
 REQUEST = request("/v1/features?size=32&outputs=embedding", PNG, Content_Type="image/png")
@@ -114,6 +118,7 @@ def test_connections_of_slow_clients_are_closed(
 ) -> None:
     monkeypatch.setattr(TimeoutH11Protocol, "header_timeout", 0.4)
     monkeypatch.setattr(TimeoutH11Protocol, "write_timeout", 0.4)
+    monkeypatch.setattr(running_service, "build_uvicorn_config", config_of_short_connections)
     with start_service(body_timeout=0.5) as service:
         started = time.monotonic()
         assert send_raw(service.port, b"", WAIT_SECONDS) == b""  # sends nothing
@@ -128,6 +133,13 @@ def test_connections_of_slow_clients_are_closed(
         assert wait_for(lambda: service.limiter.images > 0)
         assert service.drains(), "a response that nobody reads is kept"
         stalled.close()
+
+
+def config_of_short_connections(app: Any, settings: ServiceSettings) -> uvicorn.Config:
+    """Return the service's configuration, with which a connection without a request is kept for less than 5 seconds."""
+    config = build_uvicorn_config(app, settings)
+    config.timeout_keep_alive = 0.4  # type: ignore[assignment]
+    return config
 
 
 def open_stalled_reader(port: int) -> socket.socket:
