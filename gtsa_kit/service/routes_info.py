@@ -58,7 +58,8 @@ async def metrics(request: Request) -> PlainTextResponse:
 async def model(request: Request) -> dict[str, Any]:
     """Return the manifest (architecture, sizes, outputs, preprocessing, parity) and the limits of the service.
 
-    `input` has the number of channels, the type of their samples, and the content types of images.
+    `input` has the number of channels, the type of their samples, and the content types of images;
+    `display_channels`, counted from 1, are those of pictures, none for 8-bit RGB.
     """
     state = get_state(request)
     settings = state.settings
@@ -69,6 +70,7 @@ async def model(request: Request) -> dict[str, Any]:
     manifest = state.model.manifest.model_dump(mode="json")
     info = {**state.model_info(), "provider": state.model.provider, "tasks": state.task_info()}
     info["input"] = input_info(state.model.preprocessing)
+    info["display_channels"] = [index + 1 for index in state.display_channels]
     return {**info, "features": state.model.has_features, "limits": limits, "manifest": manifest}
 
 

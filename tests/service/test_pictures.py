@@ -68,6 +68,12 @@ def test_the_chosen_channels_are_shown(drawing: RunningService, bands_runner: Ru
     np.testing.assert_allclose(upright, by_hand(values, preprocessing, [4, 3, 2]), atol=1)
 
 
+def test_the_service_says_which_channels_it_shows(drawing: RunningService, service: RunningService) -> None:
+    for running, expected in ((drawing, [5, 1, 2]), (service, [])):
+        with running.client() as client:
+            assert client.get("/v1/model").json()["display_channels"] == expected
+
+
 def test_pictures_are_small_and_those_of_rgb_are_the_image(service: RunningService, drawing: RunningService) -> None:
     image = scene(40, 60)
     for content in (encoded(image, "PNG"), tiff(image, photometric="rgb"), npy(image)):

@@ -32,7 +32,7 @@ async function initialize() {
   const { channels, dtype, colors } = model.input;
   takesPictures = channels === 3 && dtype === "uint8" && colors;
   byId("show").closest("label").hidden = takesPictures || channels < 2;
-  byId("show").placeholder = channels < 3 ? "1" : "1,2,3";
+  byId("show").placeholder = model.display_channels.join(",");
   document.querySelectorAll("input[type=file]").forEach((input) => { input.accept = FILES; });
   const lengths = inputs[0].shape.slice(1), at = lengths.indexOf(channels);
   const fixed = lengths.filter((length, index) => typeof length === "number" && index !== at);
