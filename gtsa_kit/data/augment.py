@@ -124,10 +124,18 @@ def _augment_view(
     return view
 
 
-def augment_color(view: Tensor, config: ViewsConfig, generator: Generator) -> Tensor:
-    """Return a (3, S, S) uint8 view after color jitter in random order, grayscale, blur and noise."""
+def augment_color(
+    view: Tensor, config: ViewsConfig, generator: Generator, limits: ChannelRange | None = None
+) -> Tensor:
+    """Return a (3, S, S) uint8 view after color jitter in random order, grayscale, blur and noise.
+
+    Views of other channels are (N, S, S) float32, with the range of each channel.
+    """
     [params] = sample_color_params(1, config, generator).rows()
-    return torch.from_numpy(_augment_color(view.contiguous().numpy(), params, config.noise_std))
+    pixels = view.contiguous().numpy()
+    if limits is not None:
+        return torch.from_numpy(augment_channels(pixels, params, config.noise_std, limits))
+    return torch.from_numpy(_augment_color(pixels, params, config.noise_std))
 
 
 def _augment_color(pixels: color.Image, params: ViewColorParams, noise_std: float) -> color.Image:

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gtsa_kit.evaluation.eval_images import EvalImages, to_image
+from gtsa_kit.evaluation.eval_images import EvalImages, to_input_image
 from gtsa_kit.evaluation.support.plots import image_grid, shorten, show_image
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.figures import COLOR_MAP, figure_style, save_figure
 from gtsa_kit.models.encoder import Encoder
+from gtsa_kit.models.pictures import to_picture
+from gtsa_kit.models.preprocessing import InputImage
 from gtsa_kit.models.sizes import nearest_side
 from gtsa_kit.progress import ProgressCallback, no_progress
 
@@ -62,7 +64,7 @@ def last_attention(encoder: Encoder, images: Tensor) -> Tensor:
     return weights
 
 
-def attention_maps(encoder: Encoder, image: Image.Image, size: tuple[int, int]) -> AttentionMaps:
+def attention_maps(encoder: Encoder, image: InputImage, size: tuple[int, int]) -> AttentionMaps:
     """Compute the attention maps of one image, resized to (height, width)."""
     device = encoder.vit.patch_embed.proj.weight.device
     prepared = torch.from_numpy(encoder.preprocessing(image, size))[None].to(device)
@@ -100,14 +102,16 @@ def attention(
     Raises:
         ValueError: No image can be read.
     """
-    images, rows_to_draw = EvalImages(paths, 0, on_progress), []
+    preprocessing, rows_to_draw = encoders[0][1].preprocessing, []
+    images = EvalImages(paths, 0, on_progress, preprocessing)
     sides = [nearest_side(size or encoder.preprocessing.size, encoder.architecture.patch) for _, encoder in encoders]
     entropies: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in encoders}
     for item in images:
-        image = to_image(item.pixels)
+        image = to_input_image(item.pixels)
+        picture = to_picture(image, preprocessing)
         for (name, encoder), side in zip(encoders, sides, strict=True):
             maps = attention_maps(encoder, image, (side, side))
-            rows_to_draw.append((name, item.path.name, image.resize((side, side)), maps))
+            rows_to_draw.append((name, item.path.name, picture.resize((side, side)), maps))
             by_head = float(np.mean([normalized_entropy(head) for head in maps.heads]))
             class_entropy = by_head if encoder.architecture.has_class_token else np.nan
             entropies[name].append((class_entropy, normalized_entropy(maps.patch_mean)))

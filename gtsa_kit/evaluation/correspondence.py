@@ -88,7 +88,7 @@ def correspondence(
     names = [*(model.name for model in models), CHANCE]
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        images = EvalImages(paths, seed, on_progress)
+        images = EvalImages(paths, seed, on_progress, models[0].runner.preprocessing)
         recalls: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in names}
         for image in images:
             views, pairs = sample_views(image, options, size)
@@ -125,7 +125,8 @@ def sample_views(
     views = []
     for box, rotation in ((first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, random_rotation)):
         pixels = crop_and_rotate(image.pixels, box.tolist(), rotation, size)
-        pixels = augment_color(pixels, colors, image.generator) if options.color_augmentation else pixels
+        if options.color_augmentation:
+            pixels = augment_color(pixels, colors, image.generator, image.limits)
         views.append(View(box.double(), rotation, pixels))
     pairs = {
         "crop": (0, 4),

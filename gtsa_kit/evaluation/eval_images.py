@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.models import Model
 from gtsa_kit.export import Runner
 from gtsa_kit.export.runtime.batching import run_in_batches
-from gtsa_kit.models.channel_images import read_input
+from gtsa_kit.models.channel_images import channel_range, read_input
 from gtsa_kit.models.outputs import Features
 from gtsa_kit.models.preprocessing import InputImage, Preprocessing
 from gtsa_kit.models.sizes import nearest_side
@@ -41,6 +42,8 @@ class EvalImage:
     """Upright image, (3, H, W) uint8; of other channels (N, H, W) float32."""
     generator: Generator
     """Random generator of this image: its numbers depend on the seed and the index, not on other images or models."""
+    limits: ChannelRange | None = None
+    """Range of each channel; None for 8-bit RGB."""
 
     @property
     def full_box(self) -> list[int]:
@@ -70,7 +73,8 @@ class EvalImages:
                 self.skipped.append(error)
             else:
                 self.count += 1
-                yield EvalImage(index, path, pixels, Generator().manual_seed(derive_seed(self.seed, _STREAM, index)))
+                generator = Generator().manual_seed(derive_seed(self.seed, _STREAM, index))
+                yield EvalImage(index, path, pixels, generator, channel_range(self.preprocessing))
             self.on_progress(f"images, seed {self.seed}", index + 1, len(self.paths))
         if not self.count:
             first = f", first {self.skipped[0]}" if self.skipped else ""
@@ -116,12 +120,12 @@ def fit_size(width: int, height: int, long_side: int, patch: int) -> tuple[int, 
 
 
 def encode(runner: Runner, views: Sequence[Tensor]) -> Features:
-    """Encode (3, S, S) uint8 views with the model's own preprocessing.
+    """Encode (3, S, S) uint8 views, or (N, S, S) float32 ones, with the model's own preprocessing.
 
     Returns:
         float64 features: embeddings (V, D) and feature maps (V, D, h, w) of V views.
     """
-    inputs = np.stack([runner.prepare(to_image(view), (view.shape[1], view.shape[2])) for view in views])
+    inputs = np.stack([runner.prepare(to_input_image(view), (view.shape[1], view.shape[2])) for view in views])
     features = run_in_batches(runner, inputs, MAX_BATCH)
     return Features(features.embedding.astype(np.float64), features.feature_map.astype(np.float64))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from gtsa_kit.evaluation.eval_images import coarsest_grid, common_size, evenly_spaced_indices, to_image
+from gtsa_kit.evaluation.eval_images import coarsest_grid, common_size, evenly_spaced_indices, to_input_image
 from gtsa_kit.evaluation.matches import (
     MatchesOptions,
     PatchMatches,
@@ -23,6 +23,7 @@ from gtsa_kit.evaluation.models import Model
 from gtsa_kit.evaluation.support.plots import shorten
 from gtsa_kit.evaluation.support.tokens import patch_centers
 from gtsa_kit.figures import COLOR_MAP, RIGHT, WRONG, axes_grid, figure_style, save_figure
+from gtsa_kit.models.pictures import to_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +73,8 @@ def draw_matches(
         seed: Seed of the views.
         lines: Number of matches to draw for each pair, evenly spaced in the order of their cosines.
     """
-    size = common_size(models, options.size)
-    pairs, unit = list(ViewPairs(paths, seed, size)), coarsest_grid(models, size)
+    size, stated = common_size(models, options.size), models[0].runner.preprocessing
+    pairs, unit = list(ViewPairs(paths, seed, size, preprocessing=stated)), coarsest_grid(models, size)
     drawings = []
     for pair in pairs:
         for model in models:
@@ -136,8 +137,8 @@ def _draw_pair(
 
     side = pair.a.image.shape[2]
     canvas = Image.new("RGB", (2 * side + GAP, side), "white")
-    canvas.paste(to_image(pair.a.image), (0, 0))
-    canvas.paste(to_image(pair.b.image), (side + GAP, 0))
+    for view, left in ((pair.a, 0), (pair.b, side + GAP)):
+        canvas.paste(to_picture(to_input_image(view.image), pair.preprocessing), (left, 0))
     axis.imshow(np.asarray(canvas), interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])

@@ -17,6 +17,7 @@ from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.evaluation.support.statistics import mean_with_ci
 from gtsa_kit.evaluation.support.tokens import cosine_matrix, patch_centers, patch_distance
 from gtsa_kit.geometry import map_points_between_views
+from gtsa_kit.models.preprocessing import Preprocessing
 from gtsa_kit.progress import ProgressCallback, no_progress
 
 MEASURES = {"cosine": "cosine", "distance": "distance, patches", "within_one_patch": "within a patch %"}
@@ -44,6 +45,8 @@ class ViewPair(NamedTuple):
     """True if both views are of one image, so that the true correspondence is known."""
     name: str
     """Name of the file, or of both files."""
+    preprocessing: Preprocessing = Preprocessing()
+    """Preprocessing of the models, which says what the samples are."""
 
 
 class PatchMatches(NamedTuple):
@@ -88,7 +91,7 @@ def matches(
     rows: list[dict[str, Any]] = []
     guesses: list[tuple[float, float]] = []
     for seed in seeds:
-        pairs = ViewPairs(paths, seed, size, on_progress)
+        pairs = ViewPairs(paths, seed, size, on_progress, models[0].runner.preprocessing)
         values: dict[str, list[tuple[float, float, float]]] = {model.name: [] for model in models}
         for pair in pairs:
             for model in models:
@@ -123,13 +126,17 @@ class ViewPairs:
         seed: int,
         size: int,
         on_progress: ProgressCallback = no_progress,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.same_image = not paths or isinstance(paths[0], Path)
         flat = [path for item in paths for path in (item if isinstance(item, tuple) else (item,))]
-        self.images, self.size = EvalImages(flat, seed, on_progress), size
+        self.images, self.size = EvalImages(flat, seed, on_progress, preprocessing or Preprocessing()), size
 
     def __iter__(self) -> Iterator[ViewPair]:
         """Yield the pairs; raise `ValueError` at the end if there was none."""
+        yield from (pair._replace(preprocessing=self.images.preprocessing) for pair in self._pairs())
+
+    def _pairs(self) -> Iterator[ViewPair]:
         if self.same_image:
             yield from (_two_views(image, self.size) for image in self.images)
             return
@@ -149,29 +156,6 @@ class ViewPairs:
     def report_settings(self) -> dict[str, Any]:
         """Return the number of images and the skipped files, for the settings of a report."""
         return self.images.report_settings()
-
-
-def read_pairs(file: Path) -> list[tuple[Path, Path]]:
-    """Read pairs of images from a text file: two tab-separated paths a line, relative to the file's folder.
-
-    Raises:
-        ValueError: The file is not text, has no pairs, or has a line that is not a pair.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file of pairs: {error}") from error
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        names = line.strip().split("\t")
-        if len(names) != 2:
-            raise ValueError(f"{file}, line {number}: expected two paths with a tab between, got {line.strip()!r}")
-        pairs.append((file.parent / names[0], file.parent / names[1]))
-    if not pairs:
-        raise ValueError(f"{file} holds no pairs; write two paths a line, with a tab between")
-    return pairs
 
 
 def match_patches(map_a: np.ndarray, map_b: np.ndarray, match_fraction: float) -> PatchMatches:

@@ -75,14 +75,13 @@ def open_models(
     models += [Model(f"random {arch}", random_runner(arch, seed, device, layers), None) for arch in random]
     if baseline and not random:
         models += _baseline([model.runner for model in models], seed, device, layers)
-    _check_same_channels(models)
+    _check_same_channels([(model.name, model.runner.preprocessing) for model in models])
     return models
 
 
-def _check_same_channels(models: Sequence[Model]) -> None:
-    """Raise `ValueError` if models read the same images differently."""
-    layouts = {model.name: reader_of(model.runner.preprocessing).layout for model in models}
-    first, *others = layouts.items()
+def _check_same_channels(models: Sequence[tuple[str, Preprocessing]]) -> None:
+    """Raise `ValueError` if models, by name, read the same images differently."""
+    first, *others = [(name, reader_of(preprocessing).layout) for name, preprocessing in models]
     for name, layout in others:
         if not layout.has_samples_of(first[1]):
             raise ValueError(f"{first[0]} takes {first[1]}, and {name} {layout}; compare models of the same channels")
@@ -178,13 +177,12 @@ def open_encoders(
                 f"{source} holds no float32 weights to inspect; name the run folder or the .safetensors it came from"
             )
     encoders = [(name, opener(source).encoder) for name, source in zip(distinct_names(sources), sources, strict=True)]
-    for name, encoder in encoders:
-        require_rgb(name, encoder.preprocessing, "this evaluation reads")
     encoders += [(f"random {arch}", random_encoder(arch, seed)) for arch in random]
     if baseline and not random:
         first = encoders[0][1]
         random_weights = random_encoder(first.architecture, seed, preprocessing=first.preprocessing)
         encoders.append((f"random {first.architecture.name}", random_weights))
+    _check_same_channels([(name, encoder.preprocessing) for name, encoder in encoders])
     return encoders
 
 

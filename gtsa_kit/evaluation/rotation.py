@@ -85,7 +85,8 @@ def rotation(
     """
     import_sklearn()
     size = common_size(models, options.size)
-    images, tokens_each = EvalImages(paths, 0, on_progress), -(-MAX_TOKENS // len(paths)) if paths else 1
+    images = EvalImages(paths, 0, on_progress, models[0].runner.preprocessing)
+    tokens_each = -(-MAX_TOKENS // len(paths)) if paths else 1
     features = {model.name: _ImageFeatures() for model in models}
     for image in images:
         views = rotated_views(image, size)

@@ -25,11 +25,11 @@ ONLY_BLUR = ViewsConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=1.0, noise_std=0.0
 
 
 def _color(image: EvalImage, size: int, generator: Generator) -> Tensor:
-    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_COLOR, generator)
+    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_COLOR, generator, image.limits)
 
 
 def _blur(image: EvalImage, size: int, generator: Generator) -> Tensor:
-    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_BLUR, generator)
+    return augment_color(crop_and_rotate(image.pixels, image.full_box, 0, size), ONLY_BLUR, generator, image.limits)
 
 
 def _rotation(image: EvalImage, size: int, generator: Generator) -> Tensor:
@@ -102,7 +102,7 @@ def sensitivity(
     size = common_size(models, options.size)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        images = EvalImages(paths, seed, on_progress)
+        images = EvalImages(paths, seed, on_progress, models[0].runner.preprocessing)
         variances: dict[str, list[list[float]]] = {model.name: [] for model in models}
         untransformed: dict[str, list[np.ndarray]] = {model.name: [] for model in models}
         for image in images:
@@ -125,7 +125,7 @@ def sensitivity(
 
 
 def sample_views(image: EvalImage, options: SensitivityOptions, size: int) -> list[Tensor]:
-    """Sample (3, size, size) uint8 views, `options.views` of each transformation in turn."""
+    """Sample `options.views` views of each transformation in turn, (3, size, size) uint8 or (N, size, size) float32."""
     return [
         TRANSFORMATIONS[name](image, size, image.generator)
         for name in options.transformations

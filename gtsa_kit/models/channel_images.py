@@ -6,8 +6,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from gtsa_kit.config import ChannelsConfig
+from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.channels import npy
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.other import other_channels
@@ -15,6 +17,7 @@ from gtsa_kit.data.channels.read import read_channels
 from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
+from gtsa_kit.data.formats import CHANNEL_SUFFIXES
 from gtsa_kit.data.image_files import list_images
 from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, open_image, read_file
 from gtsa_kit.models.preprocessing import InputImage, Preprocessing
@@ -45,6 +48,12 @@ def channels_of(preprocessing: Preprocessing) -> ChannelsConfig:
         "high": samples.high,
     }
     return ChannelsConfig.model_validate(stated)
+
+
+def channel_range(preprocessing: Preprocessing) -> ChannelRange | None:
+    """Return the range of the samples that a model was trained with; None for 8-bit RGB."""
+    samples = preprocessing.samples
+    return None if preprocessing.is_rgb else ChannelRange.between(samples.low, samples.high, samples.colors)
 
 
 def check_for_model(actual: ChannelLayout, required: ChannelLayout, path: Path) -> None:
@@ -97,10 +106,10 @@ def _rgb_array(content: bytes, path: Path, max_pixels: int) -> np.ndarray:
 
 def read_input(path: Path, preprocessing: Preprocessing) -> InputImage:
     """Read an image file for a model: an upright RGB image, or samples (H, W, N); raise `ImageError` if it can't be."""
-    if preprocessing.is_rgb:
+    if preprocessing.is_rgb and path.suffix.lower() not in CHANNEL_SUFFIXES:
         return open_image(path)
-    reader = reader_of(preprocessing)
-    return reader.filled(reader(read_file(path), str(path)))
+    pixels, _ = read_samples(read_file(path), str(path), preprocessing)
+    return Image.fromarray(pixels) if preprocessing.is_rgb else pixels
 
 
 def filled_samples(image: ChannelImage, preprocessing: Preprocessing) -> np.ndarray:

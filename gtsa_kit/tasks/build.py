@@ -10,7 +10,6 @@ from torch import nn
 
 from gtsa_kit.config.finetune import FinetuneConfig, resolved
 from gtsa_kit.data.batches import TimedBatches, make_batches, resolve_workers
-from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.class_weights import class_weights
 from gtsa_kit.data.detect_augment import DetectAugment
 from gtsa_kit.data.detect_batches import ObjectExamples, ObjectSamples
@@ -20,6 +19,7 @@ from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment
 from gtsa_kit.data.task_batches import ClassExamples, MaskExamples, TrainingSamples, collate_labeled
 from gtsa_kit.data.task_color import ChannelSamples, ColorJitter
 from gtsa_kit.hardware import should_use_fused_attention
+from gtsa_kit.models.channel_images import channel_range
 from gtsa_kit.models.detector import DetectorHead
 from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.preprocessing import Preprocessing
@@ -220,7 +220,5 @@ def make_augment(config: FinetuneConfig, preprocessing: Preprocessing) -> Segmen
 
 def channel_samples(preprocessing: Preprocessing) -> ChannelSamples | None:
     """Return the samples of a model of other channels than 8-bit RGB, else None."""
-    if preprocessing.is_rgb:
-        return None
-    samples = preprocessing.samples
-    return ChannelSamples(ChannelRange.between(samples.low, samples.high, samples.colors), preprocessing.scale)
+    limits = channel_range(preprocessing)
+    return None if limits is None else ChannelSamples(limits, preprocessing.scale)

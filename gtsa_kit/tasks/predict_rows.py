@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ class ResultRows:
         if self.preprocessing.is_rgb:
             return decode(read_entry(self.source, entry), entry.name, self.max_pixels)[0]
         scene = Scene(self.source, entry, reader_of(self.preprocessing, self.max_pixels))
-        return rgb_picture(scene.picture_samples(step), self.preprocessing)
+        return scene.picture(step, partial(rgb_picture, preprocessing=self.preprocessing))
 
     def _name(self, item: tuple[int, Entry], suffix: str) -> str:
         return output_name(item[1].name, suffix, self.repeated, item[0])

@@ -1,5 +1,6 @@
 """Images of N channels that are read part by part, so that memory depends on the parts, not on the scene."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -62,14 +63,21 @@ class Scene:
         with open_entry(self._source, self._entry) as file:
             return self._reader.filled(self._whole or self._reader(file, self._entry.name))
 
-    def picture_samples(self, step: int) -> np.ndarray:
-        """Return every `step`-th sample of every `step`-th row, (h, w, N) float32."""
+    def picture(self, step: int, make_picture: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return a picture (h, w, 3) uint8 of every `step`-th pixel of every `step`-th row.
+
+        Args:
+            step: Distance of the pixels.
+            make_picture: Function from samples (h, w, N) to their picture.
+        """
         height, width, _ = self.shape
         band, parts = step * max(1, _BAND_ROWS // step), []
         for top in range(0, height, band):
             part = self.part((top, top + band), (0, width))
             valid = None if part.valid is None else part.valid[::step, ::step]
-            parts.append(self._reader.filled(ChannelImage(part.pixels[::step, ::step], part.layout, valid)))
+            parts.append(
+                make_picture(self._reader.filled(ChannelImage(part.pixels[::step, ::step], part.layout, valid)))
+            )
         return np.concatenate(parts)
 
     def _read(self, window: Window) -> ChannelImage:

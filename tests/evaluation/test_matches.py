@@ -12,6 +12,7 @@ from PIL import Image
 
 from gtsa_kit.evaluation import match_plot
 from gtsa_kit.evaluation.eval_images import common_size, encode
+from gtsa_kit.evaluation.image_pairs import read_pairs
 from gtsa_kit.evaluation.matches import (
     MatchesOptions,
     PatchMatches,
@@ -21,7 +22,6 @@ from gtsa_kit.evaluation.matches import (
     match_distances,
     match_patches,
     matches,
-    read_pairs,
 )
 from gtsa_kit.figures import RIGHT, WRONG
 from gtsa_kit.methods.gtsa_losses import correspondence_loss

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.band_images import NODATA, band_blocks, write_band_encoder, write_bands
 from helpers.folder_digests import folder_digests
-from helpers.task_models import LABELS
+from helpers.task_models import LABELS, save_random_task, task_spec
 from PIL import Image
 
 from gtsa_kit.data.channels.image import ChannelImage
@@ -110,6 +110,22 @@ def test_masks_have_the_position_of_their_image(model: Path, tmp_path: Path) -> 
         read = read_mask_values(out / "masks" / "scene.tif.tif", as_color=False)
         np.testing.assert_array_equal(read.values, written)
         assert read.nodata == 255
+
+
+def test_masks_of_rgb_have_the_position_of_their_image_too(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    save_random_task(tmp_path, task_spec("linear"))
+    (tmp_path / "in").mkdir()
+    samples = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=None, photometric="RGB")
+    tifffile.imwrite(tmp_path / "in" / "b.tif", samples)
+    predict_folder(tmp_path, tmp_path / "in", tmp_path / "out", PredictOptions(short_side=32))
+    with (
+        rasterio.open(tmp_path / "in" / "a.tif") as image,
+        rasterio.open(tmp_path / "out" / "masks" / "a.tif.tif") as mask,
+    ):
+        assert (mask.crs, mask.transform, mask.shape) == (image.crs, image.transform, image.shape)
+    assert (tmp_path / "out" / "masks" / "b.tif.png").exists()
 
 
 def test_shares_are_those_of_pixels_with_data(model: Path, tmp_path: Path) -> None:

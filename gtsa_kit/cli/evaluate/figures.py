@@ -56,7 +56,6 @@ def pca(
     report = evaluate_images(
         *(paths, count, models, beside, opening),
         lambda opened, paths, on_progress: evaluation.pca(opened, paths, figure, size, on_progress),
-        channels=True,
     )
     write_report(report, out, as_json)
 
@@ -89,7 +88,7 @@ def attention(
       gtsa eval attention runs/street --random vit_small --images photos/ --out eval/ --count 2 --size 448
     """
     figure = figure_path(out, "attention", figure_format)
-    files = find_evaluation_images(images, out, models, beside.random)
+    files = find_evaluation_images(images, out, models, beside.random, channels=True)
     from gtsa_kit.cli.support.evaluate_steps import open_encoders_for_evaluation, write_report
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import attention as evaluation
@@ -142,7 +141,7 @@ def matches(
     figure = figure_path(out, "matches", figure_format)
     if (images is None) == (pairs is None):
         raise ValueError("give either --images or --pairs; --images photos/ matches two views of each image")
-    files = find_evaluation_images(images, out, models, beside.random) if images else []
+    files = find_evaluation_images(images, out, models, beside.random, channels=True) if images else []
     if pairs:
         require(pairs)
         check_evaluation(out, models, beside.random)
@@ -150,10 +149,12 @@ def matches(
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import matches as evaluation
     from gtsa_kit.evaluation.eval_images import evenly_spaced
+    from gtsa_kit.evaluation.image_pairs import read_pairs
     from gtsa_kit.evaluation.match_plot import draw_matches
 
-    paths: Sequence[Path | tuple[Path, Path]] = evaluation.read_pairs(pairs) if pairs else files
-    opened, options = open_for_evaluation(models, beside, opening), evaluation.MatchesOptions(size=size)
+    paths: Sequence[Path | tuple[Path, Path]] = read_pairs(pairs) if pairs else files
+    opened = open_for_evaluation(models, beside, opening, channels=True)
+    options = evaluation.MatchesOptions(size=size)
     with progress_bar() as on_progress:
         report = evaluation.matches(opened, evenly_spaced(paths, count), options, range(seeds), on_progress)
     draw_matches(opened, evenly_spaced(paths, figure_rows), figure, options, lines=lines)

@@ -56,7 +56,7 @@ def sensitivity(
       gtsa eval sensitivity runs/street encoder-int8.onnx --images photos/ --out eval/ --transform rotation --json
     """
     figure = figure_path(out, "sensitivity", figure_format)
-    paths = find_evaluation_images(images, out, models, beside.random)
+    paths = find_evaluation_images(images, out, models, beside.random, channels=True)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import sensitivity as evaluation
 
@@ -101,7 +101,7 @@ def correspondence(
       gtsa eval correspondence runs/a runs/b --images photos/ --out eval/ --color-augmentation --seeds 3
     """
     figure = figure_path(out, "correspondence", figure_format)
-    paths = find_evaluation_images(images, out, models, beside.random)
+    paths = find_evaluation_images(images, out, models, beside.random, channels=True)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import correspondence as evaluation
 
@@ -143,7 +143,7 @@ def rotation(
       gtsa eval rotation runs/a runs/b --images photos/ --out eval/ --seeds 5 --json
     """
     figure = figure_path(out, "rotation", figure_format)
-    paths = find_evaluation_images(images, out, models, beside.random, "sklearn")
+    paths = find_evaluation_images(images, out, models, beside.random, "sklearn", channels=True)
     from gtsa_kit.cli.support.evaluate_steps import evaluate_images
     from gtsa_kit.evaluation import rotation as evaluation
 

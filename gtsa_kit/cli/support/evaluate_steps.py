@@ -28,11 +28,10 @@ def evaluate_images(
     beside: BaselineOptions,
     opening: ModelOptions,
     evaluate: Callable[[Sequence[Model], Sequence[Path], ProgressCallback], Report],
-    channels: bool = False,
 ) -> Report:
     """Open the models, and evaluate them on `count` evenly spaced images with a progress bar."""
     paths = evenly_spaced(images, count)
-    opened = open_for_evaluation(models, beside, opening, channels)
+    opened = open_for_evaluation(models, beside, opening, channels=True)
     with progress_bar() as on_progress:
         return evaluate(opened, paths, on_progress)
 
