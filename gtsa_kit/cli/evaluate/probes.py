@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gtsa_kit.cli.support.checks import check_evaluation
-from gtsa_kit.cli.support.common import require
+from gtsa_kit.cli.support.checks import check_labeled_evaluation
 from gtsa_kit.cli.support.evaluate_options import (
     BaselineOptions,
     FigureFormat,
@@ -67,8 +66,7 @@ def knn(
       gtsa eval knn runs/street encoder-int8.onnx --images labels.csv --out eval/ --k 10 --k 20 --json
     """
     figure = figure_path(out, "knn", figure_format)
-    require(images)
-    check_evaluation(out, models, beside.random)
+    check_labeled_evaluation(images, out, models, beside.random)
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes
@@ -108,8 +106,7 @@ def linear(
       gtsa eval linear runs/a runs/b --images labels.csv --out eval/ --seeds 3 --size 96
     """
     figure = figure_path(out, "linear", figure_format)
-    require(images)
-    check_evaluation(out, models, beside.random, "sklearn")
+    check_labeled_evaluation(images, out, models, beside.random, "sklearn")
     from gtsa_kit.cli.support.evaluate_steps import open_for_evaluation
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.evaluation import image_probes

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gtsa_kit.cli.support.checks import check_evaluation
+from gtsa_kit.cli.support.checks import check_labeled_evaluation
 from gtsa_kit.cli.support.common import require
 from gtsa_kit.cli.support.evaluate_options import (
     BaselineOptions,
@@ -113,8 +113,7 @@ def segment(
     if _score_task_models(models, images, out, opening, as_json, [name for name, given in of_probes.items() if given]):
         return
     figures = [figure_path(out, f"segment{end}", figure_format) for end in ("", "-classes", "-images")]
-    require(images)
-    check_evaluation(out, models, beside.random, "torchmetrics")
+    check_labeled_evaluation(images, out, models, beside.random, "torchmetrics")
     from gtsa_kit.cli.support.progress import progress_bar
     from gtsa_kit.data.label_file import read_mask_options
     from gtsa_kit.data.labeled_masks import read_segmentation_dataset

@@ -57,6 +57,22 @@ def check_evaluation(out: Path, models: list[Path] | None, random: list[str] | N
         require_module(module)
 
 
+def check_labeled_evaluation(
+    images: Path, out: Path, models: list[Path] | None, random: list[str] | None, module: str | None = None
+) -> None:
+    """Make the checks of `check_evaluation` and find images, which can be read only when the models are open.
+
+    Raises:
+        ValueError: As for `check_evaluation`, or there are no images.
+    """
+    require(images)
+    check_evaluation(out, models, random, module)
+    if images.is_dir():
+        from gtsa_kit.data.image_files import list_images
+
+        list_images(str(images), channels=True)
+
+
 def find_evaluation_images(
     images: Path,
     out: Path,
