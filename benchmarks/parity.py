@@ -1,7 +1,7 @@
-"""Parity of every format and precision with the float32 encoder, for any weights: the table of the README.
+"""Parity of every format and precision with the float32 encoder, for any weights: the tables of README and channels.md.
 
 Run: .venv/bin/python benchmarks/parity.py WEIGHTS --images FOLDER [--calibrate FOLDER] [--only onnx/int8,openvino/int8]
-     [--layers] [--json FILE]
+     [--input float32] [--layers] [--json FILE]
 
 Each file is written to a temporary folder and measured by the gate of `gtsa export`. `--layers` also prints the layers
 whose quantization alone changes a patch most, for int8 and fp8. Engines of TensorRT are built from the ONNX graph of
@@ -22,7 +22,7 @@ from gtsa_kit.export.formats.quant_layers import QUANT_TYPES, activation_scales,
 from gtsa_kit.export.formats.quantize import Calibration, calibration_batches
 from gtsa_kit.export.graph import ExportGraph
 from gtsa_kit.export.manifest import Manifest
-from gtsa_kit.export.parity_images import load_parity_images
+from gtsa_kit.export.parity_images import ParityImages, load_parity_images
 from gtsa_kit.export.pipeline import export_artifact, read_calibration
 from gtsa_kit.export.source import Source, open_source
 from gtsa_kit.export.spec import QUANTIZED, SUFFIX, SUPPORTED_PRECISIONS, ExportOptions
@@ -45,14 +45,16 @@ def worst(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def measure(source: Source, name: str, images: Path, calibration: Calibration) -> dict[str, Any]:
+def measure(
+    source: Source, name: str, images: ParityImages, calibration: Calibration, input_type: str
+) -> dict[str, Any]:
     """Export one format and precision, and measure it."""
     file_format, precision = name.split("/")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"encoder{SUFFIX[file_format]}"
-        options = ExportOptions(precision=precision)  # type: ignore[arg-type]
-        manifest = export_artifact(source, file_format, path, options, load_parity_images(images), calibration)
+        options = ExportOptions(precision=precision, input=input_type)  # type: ignore[arg-type]
+        manifest = export_artifact(source, file_format, path, options, images, calibration)
         size = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix != ".json")
     row = {"name": name, **worst(manifest), "mib": size / 2**20, "seconds": time.perf_counter() - start}
     row |= {"float_layers": manifest.target.get("float_layers", "")}
@@ -78,14 +80,17 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--calibrate", type=Path)
     parser.add_argument("--only")
+    parser.add_argument("--input", default="float32")
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     source = open_source(arguments.weights)
-    calibration = read_calibration(arguments.calibrate or arguments.images)
+    preprocessing = source.encoder.preprocessing
+    images = load_parity_images(arguments.images, preprocessing)
+    calibration = read_calibration(arguments.calibrate or arguments.images, preprocessing)
     names = [f"{name}/{p}" for name, precisions in SUPPORTED_PRECISIONS.items() if name != "trt" for p in precisions]
     names = arguments.only.split(",") if arguments.only else names
-    rows = [measure(source, name, arguments.images, calibration) for name in names]
+    rows = [measure(source, name, images, calibration, arguments.input) for name in names]
     table = Table("", *COLUMNS, "", "MiB", box=None)
     for row in rows:
         columns = (

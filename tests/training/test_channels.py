@@ -1,5 +1,6 @@
 """Runs on images of other channels than 8-bit RGB: what is found, measured, trained, kept, resumed and refused."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 import yaml
 from helpers.commands import TINY
 from PIL import Image
+from rich.console import Console
 
 import gtsa_kit
+from gtsa_kit.cli.support.training_display import print_summary
 from gtsa_kit.config import load_config
 from gtsa_kit.data.augment import Views
 from gtsa_kit.data.image_files import list_images
@@ -102,6 +105,21 @@ def test_the_encoder_takes_the_channels_and_says_so(run: Path, folder: Path) -> 
     expected = (scene(1)[:64, :64] - np.array(stated.mean)) / np.array(stated.std)
     np.testing.assert_allclose(normalize(pixels, stated)[0].permute(1, 2, 0), expected, atol=1e-4)
     assert encoder(normalize(pixels, stated)).embedding.isfinite().all()
+
+
+@torch.no_grad()
+def test_timm_loads_the_encoder_with_the_arguments_of_the_summary(run: Path) -> None:
+    import timm
+
+    out = io.StringIO()
+    print_summary(run, Console(file=out, width=300))
+    assert f"loads in timm with in_chans={BANDS}" in out.getvalue()
+    encoder = open_weights(run).encoder
+    arguments = {**encoder.architecture.timm_kwargs, "in_chans": BANDS, "global_pool": "avg", "fc_norm": False}
+    name, file = encoder.architecture.timm_model, str(run / "encoder.safetensors")
+    model = timm.create_model(name, num_classes=0, checkpoint_path=file, **arguments).eval()
+    images = torch.randn(1, BANDS, 224, 224, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images), encoder(images).embedding, rtol=0, atol=1e-5)
 
 
 def test_pictures_of_a_run_show_three_channels(run: Path) -> None:

@@ -1,5 +1,6 @@
 """Progress display of `gtsa train`. This module imports torch, so the command imports it only when it runs."""
 
+import json
 import statistics
 import warnings
 from collections.abc import Collection, Iterator
@@ -123,12 +124,19 @@ def print_summary(run_dir: Path, out: Console) -> None:
     print_next(f"gtsa export {shell_word(run_dir)} --format onnx", out)
 
 
+def _use_in_timm(description: Path) -> str:
+    """Return how timm loads the encoder that a file describes."""
+    architecture = json.loads(description.read_text(encoding="utf-8"))["architecture"] if description.exists() else {}
+    channels = architecture.get("timm_kwargs", {}).get("in_chans")
+    return f"loads in timm with in_chans={channels}" if channels else "loads in timm as it is"
+
+
 def summary_table(run_dir: Path) -> Table:
     """Build the table of the files of a finished run."""
     table = Table(title="done", title_justify="left", show_header=False, box=None)
     for _ in range(3):
         table.add_column(overflow="fold")
-    table.add_row("encoder", str(run_dir / "encoder.safetensors"), "loads in timm as it is")
+    table.add_row("encoder", str(run_dir / "encoder.safetensors"), _use_in_timm(run_dir / "encoder.json"))
     tensorboard = run_dir / "tensorboard"
     viewer = f"or: tensorboard --logdir {tensorboard}" if tensorboard.exists() else "losses and rates over the steps"
     table.add_row("curves", str(run_dir / "curves.png"), viewer)
