@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from helpers.fake_triton import infer, read_config
+from helpers.task_models import task_spec
 from helpers.weights import save_random
 from PIL import Image
 
@@ -25,8 +26,10 @@ from gtsa_kit.export.triton.models import open_artifact, repository_models
 from gtsa_kit.export.triton.repository import write_repository
 from gtsa_kit.models.architecture import ARCHITECTURES
 from gtsa_kit.models.checkpoint_import import open_weights
+from gtsa_kit.models.encoder import Encoder
 from gtsa_kit.models.encoder_spec import EncoderSpec
 from gtsa_kit.models.preprocessing import Preprocessing, Samples
+from gtsa_kit.models.task_model import TaskModel, save_task_model
 
 pytestmark = pytest.mark.usefixtures("traces")
 
@@ -255,3 +258,23 @@ def test_triton_serves_the_samples(exported: Callable[..., Path], tmp_path: Path
         repository_models(
             exported("onnx", "uint16"), open_artifact(exported("onnx", "uint16")), ServingOptions(), "float32-samples"
         )
+
+
+def test_task_models_take_the_samples(images: Callable[[str], Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(ARCHITECTURES["vit_test"].with_channels(BANDS), preprocessing=stated("uint16"))
+    model = TaskModel(encoder, task_spec("linear")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    (tmp_path / "run").mkdir()
+    save_task_model(tmp_path / "run", model, {"steps": 0})
+    options = {"format": "torchscript", "size": SIZE, "images": images("uint16"), "input": "uint16"}
+    runner = gtsa_kit.load(gtsa_kit.export(tmp_path / "run", out=tmp_path / "model.ts", **options), "cpu")
+    samples = samples_of("uint16", 2, *SIZE)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(expected_input(samples, "uint16").astype(np.float32)))
+    assert runner(samples).logits.shape == (2, 5, *SIZE)
+    np.testing.assert_allclose(runner(samples).logits, expected, atol=1e-4)
+    assert runner.manifest.parity is not None
+    assert runner.manifest.parity.passed
