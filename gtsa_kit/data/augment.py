@@ -19,7 +19,8 @@ from gtsa_kit.data.augmentation_params import (
     sample_augmentation,
     sample_color_params,
 )
-from gtsa_kit.data.channel_color import ChannelRange, augment_channels, drop_channels
+from gtsa_kit.data.channel_color import augment_channels, drop_channels
+from gtsa_kit.data.channels.value_range import ChannelRange
 
 _JITTER = color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue
 

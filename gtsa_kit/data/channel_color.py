@@ -3,44 +3,15 @@
 The amounts are relative to the range of each channel, as they are to 0..255 for 8-bit RGB.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator
 
-from gtsa_kit.config import ChannelsConfig
 from gtsa_kit.data.augmentation_params import JITTER_STEPS, ViewColorParams
+from gtsa_kit.data.channels.value_range import ChannelRange, Floats
 from gtsa_kit.data.color import blur
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@dataclass(frozen=True)
-class ChannelRange:
-    """Range of the samples of N channels."""
-
-    low: Floats
-    """Smallest samples (N, 1, 1)."""
-    high: Floats
-    """Largest samples (N, 1, 1)."""
-    colors: bool
-    """True if the three channels are red, green and blue."""
-
-    @classmethod
-    def of(cls, channels: ChannelsConfig) -> "ChannelRange":
-        """Return the range that a run has measured."""
-        assert channels.low is not None, "measured before views are made"
-        assert channels.high is not None, "measured before views are made"
-        return cls.between(channels.low, channels.high, bool(channels.colors))
-
-    @classmethod
-    def between(cls, low: Sequence[float], high: Sequence[float], colors: bool) -> "ChannelRange":
-        """Return the range between the smallest and the largest samples of each channel."""
-        lowest, highest = (np.asarray(values, np.float32)[:, None, None] for values in (low, high))
-        return cls(lowest, highest, colors and len(low) == 3)
 
 
 def augment_channels(view: Floats, params: ViewColorParams, noise_std: float, limits: ChannelRange) -> Floats:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gtsa_kit.data.channels.reader import read_pixels
 from gtsa_kit.data.detect_augment import DetectAugment, DetectBatch
 from gtsa_kit.data.entries import Entry
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.instances import InstanceDataset, Instances
 from gtsa_kit.data.samples import AUGMENT, Batch, EpochOrder, derive_seed, read_or_substitute, seeded
-from gtsa_kit.data.task_batches import read_pixels
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.channels.reader import read_pixels
 from gtsa_kit.data.entries import Entry
-from gtsa_kit.data.image_io import ImageError, read_file
+from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.labeled import ClassificationDataset
 from gtsa_kit.data.labeled_masks import SegmentationDataset
 from gtsa_kit.data.samples import (
@@ -144,8 +143,3 @@ def collate_labeled(samples: list[Batch[LabeledBatch]]) -> Batch[LabeledBatch]:
         return Batch(None, unreadable)
     images, labels = (torch.cat(tensors) for tensors in zip(*contents, strict=True))
     return Batch(LabeledBatch(images, labels), unreadable)
-
-
-def read_pixels(path: Path, reader: ImageReader) -> np.ndarray:
-    """Return upright pixels (H, W, 3) uint8, or (H, W, N) float32 of other channels; raise `ImageError`."""
-    return reader.filled(reader(read_file(path), str(path)))

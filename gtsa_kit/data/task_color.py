@@ -7,7 +7,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gtsa_kit.data.channel_color import ChannelRange, jitter
+from gtsa_kit.data.channel_color import jitter
+from gtsa_kit.data.channels.value_range import ChannelRange
 
 _ANY_CHANNELS = "brightness", "contrast"
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gtsa_kit.data.channel_color import ChannelRange
+from gtsa_kit.data.channels.value_range import ChannelRange
 from gtsa_kit.data.image_io import ImageError
 from gtsa_kit.data.samples import derive_seed
 from gtsa_kit.evaluation.models import Model

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from gtsa_kit.config import ChannelsConfig
-from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.channels import npy
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.other import other_channels
 from gtsa_kit.data.channels.read import read_channels
 from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.channels.value_range import ChannelRange
 from gtsa_kit.data.decode import decode
 from gtsa_kit.data.entries import Entry, Source, read_entry
 from gtsa_kit.data.formats import CHANNEL_SUFFIXES

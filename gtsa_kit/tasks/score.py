@@ -9,11 +9,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.channels.reader import ImageReader, read_pixels
 from gtsa_kit.data.label_map import MaskOptions
 from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
-from gtsa_kit.data.task_batches import read_pixels
 from gtsa_kit.embedding.preprocess import PreparedImage, Preprocessor
 from gtsa_kit.embedding.resize_policy import choose_resize_policy
 from gtsa_kit.export import Runner

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from gtsa_kit.config.finetune import FinetuneConfig, LabeledDataConfig
-from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.channels.reader import ImageReader, read_pixels
 from gtsa_kit.data.image_io import open_image
 from gtsa_kit.data.label_colors import fill_colors
 from gtsa_kit.data.label_file import read_mask_options
@@ -18,7 +18,6 @@ from gtsa_kit.data.labeled import read_classification_dataset
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.skipped import SkippedImage
 from gtsa_kit.data.split_rule import parse_split_rule
-from gtsa_kit.data.task_batches import read_pixels
 from gtsa_kit.models.preprocessing import InputImage
 from gtsa_kit.models.task_spec import Label, MaskFormat, Task
 from gtsa_kit.progress import ProgressCallback, no_progress

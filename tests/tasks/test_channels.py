@@ -21,8 +21,8 @@ from helpers.weights import save_random
 from PIL import Image
 
 from gtsa_kit.config.finetune_presets import load_finetune_config
-from gtsa_kit.data.channel_color import ChannelRange
 from gtsa_kit.data.channels.reader import ImageReader
+from gtsa_kit.data.channels.value_range import ChannelRange
 from gtsa_kit.data.label_map import VOID
 from gtsa_kit.data.labeled_masks import read_segmentation_dataset
 from gtsa_kit.data.task_augment import ClassifyAugment, SegmentAugment

@@ -12,7 +12,7 @@ from gtsa_kit.data.channels.image import ChannelHeader, ChannelImage, ChannelLay
 from gtsa_kit.data.channels.read import check_layout, read_channels, read_header
 from gtsa_kit.data.channels.valid_area import cut_to_data
 from gtsa_kit.data.decode import decode
-from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, image_errors
+from gtsa_kit.data.image_io import MAX_PIXELS, ImageError, image_errors, read_file
 
 Position = tuple[float, float]
 """Position of a window: 0 at the upper or left end of the image, 1 at the lower or right one."""
@@ -140,3 +140,8 @@ def _window(header: ChannelHeader, side: int, position: Position) -> Window | No
         return None
     y0, x0 = round(position[0] * (header.height - height)), round(position[1] * (header.width - width))
     return Window(x0, y0, x0 + width, y0 + height)
+
+
+def read_pixels(path: Path, reader: ImageReader) -> np.ndarray:
+    """Return upright pixels (H, W, 3) uint8, or (H, W, N) float32 of other channels; raise `ImageError`."""
+    return reader.filled(reader(read_file(path), str(path)))

@@ -12,11 +12,12 @@ from gtsa_kit.config import ChannelsConfig, ViewsConfig
 from gtsa_kit.data import color
 from gtsa_kit.data.augment import make_views
 from gtsa_kit.data.augmentation_params import ViewColorParams
-from gtsa_kit.data.channel_color import ChannelRange, augment_channels, drop_channels
+from gtsa_kit.data.channel_color import augment_channels, drop_channels
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.channels.statistics import StatisticsPass
 from gtsa_kit.data.channels.valid_area import cut_to_data, largest_rectangle
+from gtsa_kit.data.channels.value_range import ChannelRange
 from gtsa_kit.data.image_io import ImageError
 
 VIEWS = ViewsConfig(global_size=32, local_size=16, local_crops=3, noise_std=0.05, channel_drop_p=0.3)
