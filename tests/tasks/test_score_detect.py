@@ -15,6 +15,7 @@ from helpers.task_models import LABELS
 from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from gtsa_kit.data.channels.reader import ImageReader
 from gtsa_kit.data.rle_text import decode_counts, mask_of_counts
 from gtsa_kit.evaluation.task_table import score_table
 from gtsa_kit.export import load
@@ -185,6 +186,7 @@ def test_processes_share_the_validation_images(labeled: Path, task_run, monkeypa
         files=lambda index: (objects.paths[index],),
         size=lambda index: picture(index).size,
         label=objects.read,
+        reader=ImageReader(),
     )
     sent: dict[int, bytes] = {}
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -114,14 +115,16 @@ def wandb_records(folder: Path) -> Iterator[Any]:
     """Yield the records of a run's file: 7 bytes, then records of LevelDB's log format in blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    content = next(folder.glob("*.wandb")).read_bytes()
-    assert content[:4] == b":W&B"
+    content = b"".join(file.read_bytes() for file in folder.glob("*.wandb"))
+    assert content[:4] in (b":W&B", b"")
     position, parts = 7, b""
     while position + 7 <= len(content):
         if 32768 - position % 32768 < 7:  # no header fits in the block
             position += 32768 - position % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if position + 7 + length > len(content):  # it is being written
+            return
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -129,12 +132,21 @@ def wandb_records(folder: Path) -> Iterator[Any]:
             parts = b""
 
 
+def finished_records(folder: Path) -> list[Any]:
+    """Return the records of a run's file when its service, a process of its own, has written the last one."""
+    deadline = time.monotonic() + 120
+    while not (records := list(wandb_records(folder))) or not any(record.HasField("exit") for record in records):
+        assert time.monotonic() < deadline, f"{folder} has no last record"
+        time.sleep(0.05)
+    return records
+
+
 def wandb_content(run: Path) -> tuple[list[Any], dict[int, dict[str, Any]], dict[str, Any]]:
     """Return records of the runs, values by name of each step, and the settings, of all processes of a run."""
     runs, settings = [], {}
     steps: dict[int, dict[str, Any]] = defaultdict(dict)
     for folder in sorted((run / "wandb").glob("offline-run-*")):
-        for record in wandb_records(folder):
+        for record in finished_records(folder):
             if record.HasField("run"):
                 runs.append(record.run)
                 settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
