@@ -36,7 +36,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw a panel for each measure, with a mark for each run and its standard deviation over seeds of the probe."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     keys = [key for key in present_measures(rows[0]["values"]) if not key.endswith("rank")]
-    figure = axes_grid(3, -(-len(keys) // 3), width=2.6, height=2.2)
+    figure = axes_grid(min(3, len(keys)), -(-len(keys) // 3), width=3.0, height=2.2)
     for unused in figure.axes[len(keys) :]:
         unused.remove()
     for axis, key in zip(figure.axes, keys, strict=True):
@@ -44,7 +44,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]]) -> "Figure":
             _draw_run(axis, row, key, methods.index(row["method"]))
         axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
         axis.set_title(MEASURES[key])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])  # the limit of the data alone cuts the highest mark
         axis.grid(axis="y")
     figure.supxlabel("a mark: one run, mean over the seeds of the probe; line: their standard deviation", fontsize=8)
     return figure
