@@ -217,12 +217,8 @@ def _embed_image(data: "VectorTable", image: Path, model: Path | None, opening: 
     from gtsa_kit.models.channel_images import read_input
     from gtsa_kit.models.preprocessing import Preprocessing
 
-    taken, console, options = (
-        Preprocessing.from_dict(data.manifest.preprocessing),
-        make_console(),
-        opening.load_options(),
-    )
-    query = read_input(image, taken)
+    query = read_input(image, Preprocessing.from_dict(data.manifest.preprocessing))
+    console, options = make_console(), opening.load_options()
     runner = open_model(data, model, lambda path: open_runner(path, model_options(data, path, options), console))
     return embed_query(runner, query, data.job.get("resize"))
 

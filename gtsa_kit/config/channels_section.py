@@ -7,6 +7,11 @@ from pydantic import Field, model_validator
 from gtsa_kit.config.types import Positive, Section
 
 
+def sample_scale(dtype: str | None) -> float:
+    """Return the number that means and standard deviations are multiplied by to give samples: 255 for 8-bit ones."""
+    return 255.0 if dtype == "uint8" else 1.0
+
+
 class ChannelsConfig(Section):
     """Channels of the images: how many, of which type, and their statistics, measured once when a run starts."""
 

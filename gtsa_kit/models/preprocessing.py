@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from gtsa_kit.config.channels_section import sample_scale
 from gtsa_kit.data.channels.image import sample_type
 from gtsa_kit.models.sizes import check_image, check_size
 
@@ -76,7 +77,7 @@ class Preprocessing:
     @property
     def scale(self) -> float:
         """Number that samples are divided by before the mean is subtracted."""
-        return 255.0 if self.samples.dtype == "uint8" else 1.0
+        return sample_scale(self.samples.dtype)
 
     def __call__(self, image: InputImage, size: tuple[int, int] | None = None) -> np.ndarray:
         """Convert an upright image to (N, H, W) float32; `size` (height, width) replaces the square default.

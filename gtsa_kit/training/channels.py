@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gtsa_kit.config import ChannelsConfig, RunConfig
+from gtsa_kit.config.channels_section import sample_scale
 from gtsa_kit.data.channels.image import ChannelImage, ChannelLayout
 from gtsa_kit.data.channels.read import read_header
 from gtsa_kit.data.channels.reader import RGB, ImageReader
@@ -52,7 +53,7 @@ def measure_channels(source: Source, entries: Sequence[Entry], config: RunConfig
         return config.model_copy(update={"channels": ChannelsConfig()})
     config = _with_channels(config, {"count": layout.count, "dtype": layout.dtype, "colors": layout.colors})
     measured = _measure(source, entries, config)
-    scale = 255.0 if layout.dtype == "uint8" else 1.0
+    scale = sample_scale(layout.dtype)
     return _with_channels(
         config,
         {

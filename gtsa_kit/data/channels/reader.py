@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 
 from gtsa_kit.config import ChannelsConfig
+from gtsa_kit.config.channels_section import sample_scale
 from gtsa_kit.data.channels.image import ChannelHeader, ChannelImage, ChannelLayout, Window
 from gtsa_kit.data.channels.read import check_layout, read_channels, read_header
 from gtsa_kit.data.channels.valid_area import cut_to_data
@@ -119,7 +120,7 @@ class ImageReader:
         pixels = self.clipped(image.pixels)
         if image.valid is not None:
             assert self.channels.mean, "measured before images are prepared"
-            scale = np.float32(255.0 if self.channels.dtype == "uint8" else 1.0)
+            scale = np.float32(sample_scale(self.channels.dtype))
             pixels[~image.valid] = np.asarray(self.channels.mean, np.float32) * scale
         return pixels
 
