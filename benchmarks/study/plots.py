@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gtsa_kit.figures import BASELINE, LINE_STYLES, MARKERS, PALETTE, RANDOM, axes_grid, figure_style
 from gtsa_kit.files import read_json_lines
 from study.settings import MEASURES, Run
-from study.tables import present_measures
+from study.settings import RANDOM as RANDOM_WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,35 +33,36 @@ LEVELS = {"effective_rank": (1, "collapse"), "feature_std": (0, "collapse"), "ro
 
 @figure_style()
 def draw_probes(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Draw a panel for each measure, with a mark for each run and its standard deviation over seeds of the probe."""
+    """Draw a panel for each measure, with a line for each method and a mark for each of its runs."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    keys = [key for key in present_measures(rows[0]["values"]) if not key.endswith("rank")]
-    figure = axes_grid(min(3, len(keys)), -(-len(keys) // 3), width=3.0, height=2.2)
+    keys = [key for key in MEASURES if any(key in row["values"] for row in rows)]
+    columns = min(2, len(keys))
+    figure = axes_grid(columns, -(-len(keys) // columns), width=4.2, height=1.0 + 0.2 * len(methods))
     for unused in figure.axes[len(keys) :]:
         unused.remove()
     for axis, key in zip(figure.axes, keys, strict=True):
-        for row in rows:
-            _draw_run(axis, row, key, methods.index(row["method"]))
-        axis.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+        measured = [row for row in rows if key in row["values"]]
+        own = [method for method in methods if any(row["method"] == method for row in measured)]
+        for row in measured:
+            _draw_run(axis, row, key, own.index(row["method"]))
+        random = [statistics.fmean(row["values"][key]) for row in measured if row["method"] == RANDOM_WEIGHTS]
+        if random:
+            axis.axvline(statistics.fmean(random), linestyle="--", linewidth=1, color=BASELINE)
+        axis.set_yticks(range(len(own)), own)
+        axis.invert_yaxis()
         axis.set_title(MEASURES[key])
-        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])  # the limit of the data alone cuts the highest mark
-        axis.grid(axis="y")
-    figure.supxlabel("a mark: one run, mean over the seeds of the probe; line: their standard deviation", fontsize=8)
+        axis.grid()
+    figure.supxlabel("a mark: one run, mean over the seeds of the probe; dashed: random weights", fontsize=8)
     return figure
 
 
-def _draw_run(axis: "Axes", row: Mapping[str, Any], key: str, method: int) -> None:
-    """Draw the result of one run as a mark with its deviation; `method` is the number of its method."""
-    values = row["values"][key]
-    axis.errorbar(
-        method + 0.2 * row["seed"],
-        statistics.fmean(values),
-        statistics.stdev(values) if len(values) > 1 else 0.0,
-        fmt=MARKERS[method % len(MARKERS)],
-        color=RANDOM if row["method"] == "random" else PALETTE[method % len(PALETTE)],
-        capsize=3,
-        ecolor="#404040",
-        elinewidth=1,
+def _draw_run(axis: "Axes", row: Mapping[str, Any], key: str, line: int) -> None:
+    """Draw the result of one run as a mark; `line` is the place of its method, and its seeds lie beside each other."""
+    axis.plot(
+        statistics.fmean(row["values"][key]),
+        line + 0.15 * (row["seed"] - 0.5),
+        MARKERS[row["seed"] % len(MARKERS)],
+        color=RANDOM if row["method"] == RANDOM_WEIGHTS else PALETTE[row["seed"] % len(PALETTE)],
         markeredgecolor="black",
         markeredgewidth=0.5,
     )

@@ -116,14 +116,18 @@ def column(report: Report, key: str) -> list[float]:
     return [row[key] for row in report.rows]
 
 
-def probe_models(models: Mapping[Run, Model], probes: Mapping[str, Probe], out: Path) -> list[dict[str, Any]]:
-    """Return a row with the values by measure for each model."""
+def probe_models(models: Mapping[Run, Model], data: Path, scale: Scale, out: Path) -> list[dict[str, Any]]:
+    """Return a row with the values by measure for each model, and the seconds by probe."""
+    probes = build_probes(data, scale, out)
     rows = []
     for run, model in models.items():
         values: dict[str, list[float]] = {}
-        for name, probe in probes.items():
-            values |= stored(out, f"{folder_name(run)}-{name.replace(' ', '-')}", probe, model)["values"]
-        rows.append({"method": run[0], "seed": run[1], "values": values})
+        seconds = {}
+        for name in scale.probes_of(run[0]):
+            content = stored(out, f"{folder_name(run)}-{name.replace(' ', '-')}", probes[name], model)
+            values |= content["values"]
+            seconds[name] = content["seconds"]
+        rows.append({"method": run[0], "seed": run[1], "values": values, "seconds": seconds})
     return rows
 
 

@@ -5,7 +5,7 @@ Run: .venv/bin/python benchmarks/study/run.py --data ../shared/data --out runs/s
 
 Finished runs and probes are kept in --out with their seconds: the same command goes on after an interruption, and more
 methods or seeds add to it. Runs differ only in the method: images and their order, crops, steps, optimizer and schedule
-are the same. `full` takes some ten hours of two cores.
+are the same. One thread a run is the fastest: two calls with other methods share --out, each with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -31,21 +32,36 @@ from gtsa_kit.figures import FORMATS, save_figure  # noqa: E402
 from gtsa_kit.files import write_json  # noqa: E402
 from study.plots import draw_probes, draw_training  # noqa: E402
 from study.probes import (  # noqa: E402
-    build_probes,
     correspondence_images,
     probe_models,
     probe_stages,
     segmentation_probes,
 )
 from study.region_loss import correspondence_by_layer, region_loss_controls  # noqa: E402
-from study.settings import ALL, ARCH, PROBES, RANDOM, SCALES, Run, Scale, folder_name, list_runs, run_config  # noqa: E402
+from study.settings import (  # noqa: E402
+    ADDITIONS,
+    ALL,
+    ARCH,
+    PROBES,
+    RANDOM,
+    REFERENCE,
+    SCALES,
+    STAGED,
+    Run,
+    Scale,
+    folder_name,
+    list_runs,
+    run_config,
+)
 from study.tables import (  # noqa: E402
     as_markdown,
     as_table,
     compare_on_masks,
+    print_compared,
     print_region_loss,
     stages_table,
     summarize,
+    training_rate,
     training_seconds,
 )
 
@@ -114,12 +130,11 @@ def pretrain(scale: Scale, data: Path, out: Path) -> dict[Run, Path]:
 def measure(runs: Mapping[Run, Path], scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
     """Probe the models, print the tables, and return all results."""
     models = open_study_models(runs, scale.seeds)
-    rows = probe_models(models, build_probes(args.data, scale, args.out), args.out)
-    lines, compared = summarize(rows), compare_on_masks(rows)
+    rows = probe_models(models, args.data, scale, args.out)
+    lines = summarize(rows, training_rates(runs))
+    compared = [line for first in (REFERENCE, *ADDITIONS) for line in compare_on_masks(rows, first)]
     Console().print(as_table(lines))
-    for one in compared:
-        error = "one seed" if one["standard_error"] is None else f"standard error {one['standard_error']:.2f}"
-        print(f"{one['measure']}: gtsa is {one['ahead']:+.2f} points ahead of {one['method']} ({error})")
+    print_compared(compared)
     result: dict[str, Any] = {
         "rows": rows,
         "summary": lines,
@@ -128,11 +143,18 @@ def measure(runs: Mapping[Run, Path], scale: Scale, args: argparse.Namespace) ->
     }
     if scale.stages:
         probe = segmentation_probes(args.data, 1)["tiles"]
-        result["stages"] = probe_stages(runs, probe, args.out)
+        staged = {run: path for run, path in runs.items() if run[0] in STAGED}
+        result["stages"] = probe_stages(staged, probe, args.out)
         Console().print(stages_table(result["stages"]))
         result |= analyze_region_loss(runs, models, args.data, scale)
         print_region_loss(result["correspondence_recall"], result["region_loss"])
     return result
+
+
+def training_rates(runs: Mapping[Run, Path]) -> dict[str, float]:
+    """Return the mean over seeds of the images per second of training, by method."""
+    methods = dict.fromkeys(method for method, _ in runs)
+    return {m: fmean(training_rate(path) for run, path in runs.items() if run[0] == m) for m in methods}
 
 
 def open_study_models(runs: Mapping[Run, Path], seeds: int) -> dict[Run, Model]:
@@ -150,12 +172,12 @@ def analyze_region_loss(
     images = correspondence_images(data)
     return {
         "region_loss": {
-            folder_name(run): region_loss_controls(path, held_out) for run, path in runs.items() if "gtsa" in run[0]
+            folder_name(run): region_loss_controls(path, held_out) for run, path in runs.items() if run[0] == REFERENCE
         },
         "correspondence_recall": {
             folder_name(run): correspondence_by_layer(models[run], path, images, scale.probe_seeds)
             for run, path in runs.items()
-            if run[0] == "gtsa"
+            if run[0] == REFERENCE
         },
     }
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from gtsa_kit.config import RunConfig, load_config
 
-ARCH: Final = "vit_mini"
-"""Architecture of all runs: width 192, 6 blocks, patches of 16 pixels."""
+ARCH: Final = "vit_micro"
+"""Architecture of all runs: width 128, 4 blocks, patches of 16 pixels."""
 SIZE: Final = 192
 """Side in pixels of the global views, and of the inputs of all probes but that of whole frames: 12 x 12 patches."""
 CHECKPOINTS: Final = 4
@@ -17,14 +17,15 @@ WARMUP: Final = 0.1
 """Share of the steps that learning rate and correspondence loss rise in, and that DINO's prototypes are frozen in."""
 COMMON: Final[Mapping[str, Any]] = {
     "model.arch": ARCH,
-    "model.projector_dim": 192,
+    "model.projector_dim": 128,
     "views.global_size": SIZE,
     "views.local_size": SIZE // 2,
     "views.local_crops": 4,
     "views.blur_side": 224,
-    "optim.lr": 6e-3,
+    "optim.lr": 12e-3,
     "dino.temperature_warmup_epochs": 0.0,
     "dino.final_teacher_temperature": 0.04,
+    "train.precision": "fp32",
     "train.log_every": 10,
     "train.keep_checkpoints": 100,
     "train.checkpoint_minutes": 1e6,
@@ -49,7 +50,8 @@ HYPOTHESES: Final[Mapping[str, Mapping[str, Any]]] = {
     "gtsa drop path 0": {"model.drop_path": 0.0},
     "gtsa regions 4 and 2": {"loss.roi_size_global": 4, "loss.roi_size_local": 2},
 }
-"""Controls that could explain the order of the main methods, each with one change."""
+"""Controls that could explain the order of the main methods, each with one change. A momentum of 0.97 is the stale
+teacher: 5% of it are initial weights at the end."""
 ADDITIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "gtsa variance-covariance": {"loss.variance_weight": 1.0, "loss.covariance_weight": 0.04},
     "gtsa centered targets": {"loss.target_center_momentum": 0.9},
@@ -67,6 +69,10 @@ LONGER: Final = {"gtsa four times as long": 4}
 """Factor of the number of steps, by method."""
 RANDOM: Final = "random"
 """Name of the models with random weights."""
+REFERENCE: Final = "gtsa"
+"""Method that costs and distances refer to."""
+STAGED: Final = (*MAIN_METHODS, "gtsa momentum 0.97")
+"""Methods whose teacher and student are probed at each checkpoint."""
 
 Run = tuple[str, int]
 """Method and pretraining seed."""
@@ -86,12 +92,19 @@ class Scale:
     """Names of the methods."""
     probes: tuple[str, ...]
     """Names of the probes of the teacher at the end."""
+    control_probes: tuple[str, ...] = ("finetuned", "tiles")
+    """Those of them for the controls: `HYPOTHESES` and `RATES`."""
     stages: bool = True
-    """True probes teacher and student at each checkpoint, by `tiles`."""
+    """True probes teacher and student of `STAGED` at each checkpoint, by `tiles`."""
     probe_seeds: int = 3
     """Seeds of each frozen probe."""
     finetune_steps: int = 400
     """Steps of 8 crops when a Semantic FPN is fine-tuned."""
+
+    def probes_of(self, method: str) -> tuple[str, ...]:
+        """Return the names of a method's probes."""
+        control = method in HYPOTHESES or method in RATES
+        return tuple(name for name in self.probes if name in self.control_probes or not control)
 
 
 PROBES: Final = ("finetuned", "tiles", "tiles k-NN", "places", "places linear", "correspondence", "sensitivity")
@@ -100,9 +113,9 @@ SCALES: Final = {
     "quick": Scale(
         40, 16, 1, tuple(MAIN_METHODS), ("finetuned", "tiles"), stages=False, probe_seeds=1, finetune_steps=40
     ),
-    "rates": Scale(300, 32, 1, (*MAIN_METHODS, *RATES), ("tiles",), stages=False),
-    "main": Scale(600, 32, 2, tuple(MAIN_METHODS), PROBES),
-    "full": Scale(600, 32, 2, (*MAIN_METHODS, *ADDITIONS, *HYPOTHESES), PROBES),
+    "rates": Scale(600, 16, 1, (*MAIN_METHODS, *RATES), ("tiles",), stages=False),
+    "main": Scale(600, 16, 2, tuple(MAIN_METHODS), PROBES),
+    "full": Scale(600, 16, 2, (*MAIN_METHODS, *ADDITIONS, *HYPOTHESES), PROBES),
 }
 """Scales by name. `quick` shows the machinery in 20 minutes of two cores and says nothing about the methods; `full`
 goes on in the folder of `main`."""

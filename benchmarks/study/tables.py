@@ -10,89 +10,133 @@ from typing import Any
 from rich.table import Table
 
 from gtsa_kit.files import read_json_lines
-from study.settings import MASKS, MEASURES, RANDOM
+from study.settings import MASKS, MEASURES, RANDOM, REFERENCE
+
+Rows = Sequence[Mapping[str, Any]]
+"""A row for each model: `method`, `seed`, and the `values` by measure, one for each seed of the probe."""
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarize(rows: Rows, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return a line for each method: means over the seeds of the probe, then over the pretraining seeds.
 
-    `<key>_half_range` is half the range over the pretraining seeds (None for one seed), and `<key>_probe_std` the
-    standard deviation over the seeds of the probe (None for one seed).
+    Args:
+        rows: Results of the probes.
+        rates: Images per second of training by method; `cost` of a line is that of a step in units of GTSA's.
+
+    Returns:
+        Lines with a value for each measured `key`, and with `<key>_interval`, half of the 95% confidence interval
+        (None for random weights, or without any method with two seeds).
     """
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        runs = [row["values"] for row in rows if row["method"] == method]
-        line: dict[str, Any] = {"method": method, "seeds": len(runs)}
-        for key in present_measures(runs[0]):
-            means = [statistics.fmean(values[key]) for values in runs]
-            line[key] = statistics.fmean(means)
-            line[f"{key}_half_range"] = (max(means) - min(means)) / 2 if len(means) > 1 else None
-            deviations = [statistics.stdev(values[key]) for values in runs if len(values[key]) > 1]
-            line[f"{key}_probe_std"] = statistics.fmean(deviations) if deviations else None
+        line: dict[str, Any] = {"method": method, "seeds": sum(row["method"] == method for row in rows)}
+        if method in rates and REFERENCE in rates:
+            line["cost"] = rates[REFERENCE] / rates[method]
+        for key in MEASURES:
+            if means := seed_means(rows, method, key):
+                line[key] = statistics.fmean(means)
+                line[f"{key}_interval"] = None if method == RANDOM else _interval(rows, key, len(means))
         lines.append(line)
     return lines
 
 
-def present_measures(values: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the measures that `values` holds; some scales leave out probes."""
-    return [key for key in MEASURES if key in values]
-
-
-def as_table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table for the terminal."""
-    table = Table(title="mean ± half the range over pretraining seeds (standard deviation over seeds of the probe)")
-    table.add_column("measure")
-    for line in lines:
-        table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
-    for key in present_measures(lines[0]):
-        table.add_row(MEASURES[key], *(format_value(line, key) for line in lines))
-    return table
-
-
-def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table in Markdown."""
-    head = "| | " + " | ".join(f"{line['method']} ({line['seeds']})" for line in lines) + " |"
-    rule = "|---|" + "---|" * len(lines)
-    rows = [
-        "| " + " | ".join([MEASURES[key], *(format_value(line, key) for line in lines)]) + " |"
-        for key in present_measures(lines[0])
-    ]
-    return "\n".join([head, rule, *rows]) + "\n"
-
-
-def format_value(line: Mapping[str, Any], key: str) -> str:
-    """Format a mean with half its range over pretraining seeds, and its standard deviation over probe seeds."""
-    half_range = line[f"{key}_half_range"]
-    text = f"{line[key]:.1f}" + (f" ± {half_range:.1f}" if half_range is not None else "")
-    deviation = line[f"{key}_probe_std"]
-    return text if deviation is None else f"{text} ({deviation:.1f})"
-
-
-def compare_on_masks(rows: Sequence[Mapping[str, Any]], first: str = "gtsa") -> list[dict[str, Any]]:
-    """Return the distance of a method to each other one on each measure of masks, in standard errors.
-
-    The standard error is that of the difference of two means over pretraining seeds. With two seeds it is coarse, so
-    that a distance of more than two is needed to call one of them better.
-    """
-    compared = []
-    for key in MASKS:
-        means = {name: _seed_means(rows, name, key) for name in dict.fromkeys(row["method"] for row in rows)}
-        for name, values in means.items():
-            if name in (first, RANDOM) or not values or not means.get(first):
-                continue
-            own, distance = means[first], statistics.fmean(means[first]) - statistics.fmean(values)
-            enough = len(own) > 1 and len(values) > 1
-            error = math.sqrt(sum(statistics.variance(v) / len(v) for v in (own, values))) if enough else None
-            compared.append({"measure": key, "method": name, "ahead": distance, "standard_error": error})
-    return compared
-
-
-def _seed_means(rows: Sequence[Mapping[str, Any]], method: str, key: str) -> list[float]:
+def seed_means(rows: Rows, method: str, key: str) -> list[float]:
     """Return the mean over seeds of the probe, for each pretraining seed of a method."""
     return [statistics.fmean(row["values"][key]) for row in rows if row["method"] == method and key in row["values"]]
 
 
-def stages_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def pooled_deviation(rows: Rows, key: str) -> tuple[float, int] | None:
+    """Return the standard deviation between pretraining seeds, pooled over methods, and its degrees of freedom.
+
+    Two seeds say little about the deviation of one method; all methods together say it with some certainty, if they
+    have a common one. Random weights are left out. None without any method with two seeds.
+    """
+    groups = [seed_means(rows, method, key) for method in {row["method"] for row in rows} - {RANDOM}]
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    return math.sqrt(sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom), freedom
+
+
+def _interval(rows: Rows, key: str, seeds: int) -> float | None:
+    """Return half of the 95% confidence interval of a mean over `seeds` pretraining seeds."""
+    if (pooled := pooled_deviation(rows, key)) is None:
+        return None
+    from scipy import stats
+
+    deviation, freedom = pooled
+    return float(stats.t.ppf(0.975, freedom)) * deviation / math.sqrt(seeds)
+
+
+def compare_on_masks(rows: Rows, first: str = REFERENCE) -> list[dict[str, Any]]:
+    """Return the distance of a method to each other one on each measure of masks, in standard errors.
+
+    The standard error is that of the difference of two means over pretraining seeds, with the pooled deviation.
+    """
+    compared = []
+    for key in MASKS:
+        own, pooled = seed_means(rows, first, key), pooled_deviation(rows, key)
+        for name in dict.fromkeys(row["method"] for row in rows):
+            values = seed_means(rows, name, key)
+            if name in (first, RANDOM) or not values or not own:
+                continue
+            distance = statistics.fmean(own) - statistics.fmean(values)
+            error = pooled[0] * math.sqrt(1 / len(own) + 1 / len(values)) if pooled else None
+            line = {"measure": key, "first": first, "method": name, "ahead": distance, "standard_error": error}
+            compared.append(line)
+    return compared
+
+
+def print_compared(compared: Iterable[Mapping[str, Any]]) -> None:
+    """Print the distances between methods."""
+    for one in compared:
+        error = "one seed" if one["standard_error"] is None else f"standard error {one['standard_error']:.2f}"
+        print(f"{one['measure']}: {one['first']} is {one['ahead']:+.2f} points ahead of {one['method']} ({error})")
+
+
+def as_table(lines: Rows) -> Table:
+    """Return a table for the terminal: a line for each measure."""
+    table = Table(title="mean ± half of the 95% confidence interval (deviation between seeds pooled over methods)")
+    table.add_column("measure")
+    for line in lines:
+        table.add_column(f"{line['method']} ({line['seeds']})", justify="right")
+    for key in _measured(lines):
+        table.add_row(MEASURES[key], *(_format(line, key) for line in lines))
+    return table
+
+
+def as_markdown(lines: Rows) -> str:
+    """Return a table in Markdown: a line for each method."""
+    keys = _measured(lines)
+    head = "| method (seeds) | " + " | ".join(MEASURES[key] for key in keys) + " | cost of a step |"
+    rule = "|---|" + "---|" * (len(keys) + 1)
+    body = [
+        "| "
+        + " | ".join([f"{line['method']} ({line['seeds']})", *(_format(line, k) for k in keys), _cost(line)])
+        + " |"
+        for line in lines
+    ]
+    return "\n".join([head, rule, *body]) + "\n"
+
+
+def _measured(lines: Rows) -> list[str]:
+    return [key for key in MEASURES if any(key in line for line in lines)]
+
+
+def _format(line: Mapping[str, Any], key: str) -> str:
+    """Format a mean with half of its confidence interval; some methods are measured by fewer probes."""
+    if key not in line:
+        return ""
+    interval = line[f"{key}_interval"]
+    return f"{line[key]:.1f}" + (f" ± {interval:.1f}" if interval is not None else "")
+
+
+def _cost(line: Mapping[str, Any]) -> str:
+    return f"{line['cost']:.2f}" if "cost" in line else ""
+
+
+def stages_table(rows: Rows) -> Table:
     """Build the table of teacher and student at each checkpoint: means over the seeds."""
     table = Table("method", "step", "teacher", "student", title=MEASURES["camvid_tiles"], box=None)
     for method, step in dict.fromkeys((row["method"], row["step"]) for row in rows):
@@ -123,3 +167,8 @@ def training_seconds(run: Path) -> float:
     seconds = [row["seconds"] for row in read_json_lines(run / "metrics.jsonl")]
     ends = [a for a, b in pairwise(seconds) if b < a]
     return sum(ends) + seconds[-1]
+
+
+def training_rate(run: Path) -> float:
+    """Return the median of the logged images per second of a run, which other work on the machine disturbs least."""
+    return statistics.median(row["images_per_second"] for row in read_json_lines(run / "metrics.jsonl"))

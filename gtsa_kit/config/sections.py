@@ -27,8 +27,8 @@ class ModelConfig(Section):
     """Settings of encoder and heads."""
 
     arch: RunArch = "vit_small"
-    """Architecture of the encoder: ViT-Ti, S or B with patches of 16 pixels; vit_mini and vit_test are smaller. init is
-    that of the weights in `init.weights`, and is set with them."""
+    """Architecture of the encoder: ViT-Ti, S or B with patches of 16 pixels; vit_mini, vit_micro and vit_test are
+    smaller. init is that of the weights in `init.weights`, and is set with them."""
     drop_path: BelowOne = 0.1
     """Stochastic depth rate of the student's last block; the teacher has none."""
     projector_dim: Positive = 768

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 PATCH = 16
 """Patch size in pixels of all encoders that start from random weights."""
 
-Arch = Literal["vit_test", "vit_mini", "vit_tiny", "vit_small", "vit_base", "vit_large"]
+Arch = Literal["vit_test", "vit_micro", "vit_mini", "vit_tiny", "vit_small", "vit_base", "vit_large"]
 Precision = Literal["auto", "fp32", "bf16"]
 Positions = Literal["antialiased", "bicubic", "offset"]
 """Ways to resample position embeddings; see `models.positions.POSITIONS`."""

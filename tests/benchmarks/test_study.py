@@ -1,14 +1,28 @@
 """Regime and tables of the benchmark study."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 from study import stages
-from study.settings import ALL, CHECKPOINTS, COMMON, MAIN_METHODS, RATES, SCALES, list_runs, run_config
-from study.tables import compare_on_masks, stages_table, summarize
+from study.settings import (
+    ALL,
+    CHECKPOINTS,
+    COMMON,
+    MAIN_METHODS,
+    MEASURES,
+    PROBES,
+    RANDOM,
+    RATES,
+    SCALES,
+    list_runs,
+    run_config,
+)
+from study.tables import as_markdown, compare_on_masks, stages_table, summarize
 
 from gtsa_kit.config import PUBLISHED_MOMENTUM, dump_config
 from gtsa_kit.training.optim import initial_share, make_schedules
@@ -28,7 +42,8 @@ def test_the_regime_of_each_run(method: str, tmp_path: Path) -> None:
     made = make_schedules(
         config.optim, steps, warmup, scale.batch, published_momentum=PUBLISHED_MOMENTUM[config.method]
     )
-    assert initial_share(made.teacher_momentum) < 1e-3
+    share = initial_share(made.teacher_momentum)
+    assert share > 0.03 if method == "gtsa momentum 0.97" else share < 1e-3  # the control is the stale teacher
     assert config.train.checkpoint_every * CHECKPOINTS == steps
     assert config.train.keep_checkpoints > 2 * CHECKPOINTS  # a stop adds one of its own
     grid = config.views.global_size // 16
@@ -55,25 +70,58 @@ def test_seeds_come_after_all_methods() -> None:
     assert runs == [(method, seed) for seed in (0, 1) for method in MAIN_METHODS]
 
 
-def test_distances_on_masks_are_those_of_a_t_test() -> None:
-    rng = np.random.default_rng(0)
-    values = {name: rng.normal(30, 2, (3, 4)) for name in ("gtsa", "dino", "random")}
-    rows = [
+def rows_of(values: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return rows of the study: `values` holds by method an array of shape (pretraining seeds, probe seeds)."""
+    return [
         {"method": name, "seed": seed, "values": {"finetuned": list(own), "camvid_tiles": list(own + 1)}}
         for name, each in values.items()
         for seed, own in enumerate(each)
     ]
-    compared = compare_on_masks(rows)
-    assert [(one["measure"], one["method"]) for one in compared] == [("finetuned", "dino"), ("camvid_tiles", "dino")]
+
+
+def test_distances_and_intervals_are_those_of_tukeys_test() -> None:
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(30, 2, (seeds, 4)) for name, seeds in (("gtsa", 3), ("dino", 2), ("mocov3", 4))}
+    rows = rows_of(values | {RANDOM: rng.normal(20, 9, (3, 4))})  # random weights have another deviation
     means = {name: each.mean(axis=1) for name, each in values.items()}
-    test = stats.ttest_ind(means["gtsa"], means["dino"], equal_var=False)
-    for one in compared:
-        assert one["ahead"] / one["standard_error"] == pytest.approx(test.statistic)
-    single = compare_on_masks([row for row in rows if row["seed"] == 0])
-    assert single[0]["standard_error"] is None
-    [gtsa, *_] = summarize(rows)
-    assert gtsa["finetuned"] == pytest.approx(means["gtsa"].mean())
-    assert gtsa["finetuned_half_range"] == pytest.approx(np.ptp(means["gtsa"]) / 2)
+    tukey = stats.tukey_hsd(*means.values())
+    compared = compare_on_masks(rows)
+    assert [(one["measure"], one["method"]) for one in compared] == [
+        (measure, method) for measure in ("finetuned", "camvid_tiles") for method in ("dino", "mocov3")
+    ]
+    for one, other in zip(compared, (1, 2, 1, 2), strict=True):
+        assert one["ahead"] == pytest.approx(tukey.statistic[0, other])
+        q = abs(one["ahead"]) / one["standard_error"] * math.sqrt(2)
+        assert stats.studentized_range.sf(q, 3, 6) == pytest.approx(tukey.pvalue[0, other])
+    groups = stats.f_oneway(*means.values())
+    between = sum(len(m) * (m.mean() - np.concatenate([*means.values()]).mean()) ** 2 for m in means.values()) / 2
+    deviation = math.sqrt(between / groups.statistic)
+    lines = {line["method"]: line for line in summarize(rows, {})}
+    assert lines["dino"]["finetuned"] == pytest.approx(means["dino"].mean())
+    assert lines["dino"]["finetuned_interval"] == pytest.approx(stats.t.interval(0.95, 6, 0, deviation / 2**0.5)[1])
+    assert lines[RANDOM]["finetuned_interval"] is None
+
+
+def test_one_seed_has_neither_interval_nor_standard_error() -> None:
+    rows = rows_of({"gtsa": np.array([[30.0, 31.0]]), "dino": np.array([[29.0, 29.0]])})
+    assert {one["standard_error"] for one in compare_on_masks(rows)} == {None}
+    assert [line["finetuned_interval"] for line in summarize(rows, {})] == [None, None]
+
+
+def test_the_table_leaves_out_what_a_control_is_not_probed_for() -> None:
+    rows = rows_of({"gtsa": np.array([[30.0], [32.0]]), "gtsa drop path 0": np.array([[29.0]])})
+    for row in rows[:2]:
+        row["values"]["places_knn"] = [50.0]
+    table = as_markdown(summarize(rows, {"gtsa": 10.0, "gtsa drop path 0": 8.0}))
+    head, _, gtsa, control = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    assert head == [
+        "method (seeds)",
+        *(MEASURES[k] for k in ("finetuned", "camvid_tiles", "places_knn")),
+        "cost of a step",
+    ]
+    assert (gtsa[0], gtsa[-1], control[-2:]) == ("gtsa (2)", "1.00", ["", "1.25"])
+    assert SCALES["full"].probes_of("gtsa drop path 0") == ("finetuned", "tiles")
+    assert SCALES["full"].probes_of("gtsa image loss") == PROBES
 
 
 def test_teacher_and_student_stand_side_by_side() -> None:
