@@ -22,7 +22,7 @@ from gtsa_kit.evaluation.segment import SegmentOptions, segment
 from gtsa_kit.evaluation.sensitivity import SensitivityOptions, sensitivity
 from gtsa_kit.evaluation.support.report import Report
 from gtsa_kit.files import write_json
-from study.settings import ARCH, SIZE, Run, Scale, folder_name
+from study.settings import ARCH, FPN_CHANNELS, SIZE, Run, Scale, folder_name
 from study.stages import stages
 
 Probe = Callable[[Model], Mapping[str, list[float]]]
@@ -45,9 +45,11 @@ def finetuned_probe(data: Path, steps: int, out: Path) -> Probe:
         if not (run / "scores.json").exists():
             settings = {
                 "head.name": "fpn",
+                "head.channels": FPN_CHANNELS,
                 "data.ignore": ["11"],
                 "train.freeze": False,
                 "train.steps": steps,
+                "train.eval_every": steps,  # a choice among scores on the validation images would be in the result
                 "train.batch_size": 8,
                 "augment.size": 2 * SIZE,
                 "augment.crop": SIZE,
@@ -116,29 +118,29 @@ def column(report: Report, key: str) -> list[float]:
     return [row[key] for row in report.rows]
 
 
-def probe_models(models: Mapping[Run, Model], data: Path, scale: Scale, out: Path) -> list[dict[str, Any]]:
-    """Return a row with the values by measure for each model, and the seconds by probe."""
+def probe_model(run: Run, model: Model, data: Path, scale: Scale, out: Path) -> dict[str, Any]:
+    """Return the values by measure of a model, and the seconds by probe."""
     probes = build_probes(data, scale, out)
-    rows = []
-    for run, model in models.items():
-        values: dict[str, list[float]] = {}
-        seconds = {}
-        for name in scale.probes_of(run[0]):
-            content = stored(out, f"{folder_name(run)}-{name.replace(' ', '-')}", probes[name], model)
-            values |= content["values"]
-            seconds[name] = content["seconds"]
-        rows.append({"method": run[0], "seed": run[1], "values": values, "seconds": seconds})
-    return rows
+    contents = {
+        name: stored(out, f"{folder_name(run)}-{name}", probes[name], model) for name in scale.probes_of(run[0])
+    }
+    return {
+        "values": {key: value for content in contents.values() for key, value in content["values"].items()},
+        "seconds": {name: content["seconds"] for name, content in contents.items()},
+    }
 
 
-def probe_stages(runs: Mapping[Run, Path], probe: Probe, out: Path) -> list[dict[str, Any]]:
-    """Return a row for teacher and student at each checkpoint of each run."""
-    return [about | stored(out, f"{name}-tiles", probe, model) for name, about, model in stages(runs)]
+def probe_stages(run: Run, folder: Path, probe: Probe, out: Path) -> list[dict[str, Any]]:
+    """Return the step, the branch and the values of teacher and student at each checkpoint of a run."""
+    return [
+        about | {"values": stored(out, f"{folder_name(run)}-{name}-tiles", probe, model)["values"]}
+        for name, about, model in stages(folder)
+    ]
 
 
 def stored(out: Path, name: str, probe: Probe, model: Model) -> dict[str, Any]:
     """Return the values of a probe and its seconds; those of an earlier call are read from their file."""
-    file = out / "probes" / f"{name}.json"
+    file = out / "probes" / f"{name.replace(' ', '-')}.json"
     if not file.exists():
         start = time.monotonic()
         values = dict(probe(model))

@@ -1,20 +1,20 @@
 """The benchmark study: GTSA, DINO, MoCo v3 and random weights on the same images at the same budget (docs/study.md).
 
 Run: .venv/bin/python benchmarks/study/run.py --data ../shared/data --out runs/study [--scale quick|rates|main|full]
-     [--only gtsa,dino] [--steps N] [--seeds 2] [--probes finetuned,tiles] [--json FILE]
+     [--only gtsa,dino] [--steps N] [--seeds 2] [--probes finetuned,tiles] [--known FILE] [--json FILE]
 
 Finished runs and probes are kept in --out with their seconds: the same command goes on after an interruption, and more
-methods or seeds add to it. Runs differ only in the method: images and their order, crops, steps, optimizer and schedule
-are the same. One thread a run is the fastest: two calls with other methods share --out, each with OMP_NUM_THREADS=1.
+methods or seeds add to it. --known docs/study/results.json goes on from results of another machine. Runs differ only in
+the method: images and their order, crops, steps, optimizer and schedule are the same. One thread a run is the fastest:
+two calls with other methods can share --out, each with OMP_NUM_THREADS=1.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -24,16 +24,18 @@ sys.path[:0] = [str(ROOT / "benchmarks")]
 
 from gtsa_kit.cli.support.progress import make_console  # noqa: E402
 from gtsa_kit.cli.support.training_display import training_display  # noqa: E402
+from gtsa_kit.config import RunConfig  # noqa: E402
 from gtsa_kit.data.image_files import find_images  # noqa: E402
 from gtsa_kit.evaluation.eval_images import evenly_spaced  # noqa: E402
 from gtsa_kit.evaluation.models import Model, open_models, random_runner  # noqa: E402
 from gtsa_kit.evaluation.runs import TrainingStoppedError, train_all  # noqa: E402
 from gtsa_kit.figures import FORMATS, save_figure  # noqa: E402
 from gtsa_kit.files import write_json  # noqa: E402
+from study.known import read_known, row_settings  # noqa: E402
 from study.plots import draw_probes, draw_training  # noqa: E402
 from study.probes import (  # noqa: E402
     correspondence_images,
-    probe_models,
+    probe_model,
     probe_stages,
     segmentation_probes,
 )
@@ -57,6 +59,7 @@ from study.tables import (  # noqa: E402
     as_markdown,
     as_table,
     compare_on_masks,
+    list_stages,
     print_compared,
     print_region_loss,
     stages_table,
@@ -72,17 +75,16 @@ def main() -> None:
     args = parser.parse_args()
     scale = choose_scale(args, parser)
     start = time.monotonic()
+    configs = list_configs(scale, args.data / "scenes")
+    known = read_known(args.known, configs, scale) if args.known else {}
     try:
-        runs = pretrain(scale, args.data / "scenes", args.out)
+        runs = pretrain({run: config for run, config in configs.items() if config and run not in known}, args.out)
     except TrainingStoppedError:
         raise SystemExit("stopped and saved; run the same command to resume") from None
-    result = {"scale": vars(scale)} | measure(runs, scale, args)
-    write_json(args.out / "study.json", result)
-    if args.json:
-        write_json(args.json, result)
-    (args.out / "study.md").write_text(as_markdown(result["summary"]), encoding="utf-8")
-    save_figure(draw_probes(result["rows"]), args.out / f"probes.{args.figure_format}")
-    save_figure(draw_training(runs), args.out / f"training.{args.figure_format}")
+    rows = [known.get(run) or measure(run, runs.get(run), config, scale, args) for run, config in configs.items()]
+    write_results(rows, scale, args)
+    if runs:
+        save_figure(draw_training(runs), args.out / f"training.{args.figure_format}")
     print(f"{time.monotonic() - start:.0f} s in this call; wrote {args.out / 'study.md'}")
 
 
@@ -97,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", help="methods, separated by commas: " + ", ".join(repr(m) for m in ALL))
     parser.add_argument("--figure-format", choices=FORMATS, default="png", help="format of the plots")
     parser.add_argument("--probes", help="probes instead of the scale's, separated by commas: " + ", ".join(PROBES))
+    parser.add_argument("--known", type=Path, help="results of an earlier --json; what they have is not run again")
     parser.add_argument("--json", type=Path, help="additional file for the results")
     return parser
 
@@ -117,69 +120,60 @@ def choose_scale(args: argparse.Namespace, parser: argparse.ArgumentParser) -> S
     return scale
 
 
-def pretrain(scale: Scale, data: Path, out: Path) -> dict[Run, Path]:
-    """Train the unfinished runs, with a progress display, and return the run folders; Ctrl-C saves and stops."""
+def list_configs(scale: Scale, data: Path) -> dict[Run, RunConfig | None]:
+    """Return the settings of each run in order of training, then None for random weights of each seed."""
     images = len(find_images(data).paths)
-    runs = list_runs(scale)
-    configs = {folder_name(run): run_config(run, scale, data, images) for run in runs}
+    trained = {run: run_config(run, scale, data, images) for run in list_runs(scale)}
+    return trained | {(RANDOM, seed): None for seed in range(scale.seeds)}
+
+
+def pretrain(configs: Mapping[Run, RunConfig], out: Path) -> dict[Run, Path]:
+    """Train the unfinished runs, with a progress display, and return the run folders; Ctrl-C saves and stops."""
     with training_display(make_console()) as display:
-        paths = train_all(configs, out / "runs", lambda name: display)
-    return {run: paths[folder_name(run)] for run in runs}
+        named = {folder_name(run): config for run, config in configs.items()}
+        paths = train_all(named, out / "runs", lambda name: display)
+    return {run: paths[folder_name(run)] for run in configs}
 
 
-def measure(runs: Mapping[Run, Path], scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
-    """Probe the models, print the tables, and return all results."""
-    models = open_study_models(runs, scale.seeds)
-    rows = probe_models(models, args.data, scale, args.out)
-    lines = summarize(rows, training_rates(runs))
+def measure(
+    run: Run, folder: Path | None, config: RunConfig | None, scale: Scale, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Probe the teacher of a run, or random weights, and return its row (`study.known`)."""
+    method, seed = run
+    if folder is None:
+        model = Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None)
+    else:
+        [model] = open_models([folder])
+    row: dict[str, Any] = {"method": method, "seed": seed, "settings": row_settings(config, scale)}
+    row |= probe_model(run, model, args.data, scale, args.out)
+    if folder:
+        row |= {"training_seconds": training_seconds(folder), "images_per_second": training_rate(folder)}
+    if folder and scale.stages and method in STAGED:
+        row["stages"] = probe_stages(run, folder, segmentation_probes(args.data, 1)["tiles"], args.out)
+    if folder and scale.stages and method == REFERENCE:
+        held_out = evenly_spaced(find_images(args.data / "camvid" / "val" / "images").paths, 64)
+        row["region_loss"] = region_loss_controls(folder, held_out)
+        images = correspondence_images(args.data)
+        row["recall_by_layer"] = correspondence_by_layer(model, folder, images, scale.probe_seeds)
+    return row
+
+
+def write_results(rows: Sequence[Mapping[str, Any]], scale: Scale, args: argparse.Namespace) -> None:
+    """Print the tables, and write them with the rows and the plot of the probes."""
+    lines = summarize(rows)
     compared = [line for first in (REFERENCE, *ADDITIONS) for line in compare_on_masks(rows, first)]
     Console().print(as_table(lines))
     print_compared(compared)
-    result: dict[str, Any] = {
-        "rows": rows,
-        "summary": lines,
-        "compared": compared,
-        "training_seconds": {folder_name(run): training_seconds(path) for run, path in runs.items()},
-    }
-    if scale.stages:
-        probe = segmentation_probes(args.data, 1)["tiles"]
-        staged = {run: path for run, path in runs.items() if run[0] in STAGED}
-        result["stages"] = probe_stages(staged, probe, args.out)
-        Console().print(stages_table(result["stages"]))
-        result |= analyze_region_loss(runs, models, args.data, scale)
-        print_region_loss(result["correspondence_recall"], result["region_loss"])
-    return result
-
-
-def training_rates(runs: Mapping[Run, Path]) -> dict[str, float]:
-    """Return the mean over seeds of the images per second of training, by method."""
-    methods = dict.fromkeys(method for method, _ in runs)
-    return {m: fmean(training_rate(path) for run, path in runs.items() if run[0] == m) for m in methods}
-
-
-def open_study_models(runs: Mapping[Run, Path], seeds: int) -> dict[Run, Model]:
-    """Open the teachers, and a model with random weights for each seed."""
-    models = dict(zip(runs, open_models(list(runs.values())), strict=True))
-    random = {(RANDOM, seed): Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None) for seed in range(seeds)}
-    return models | random
-
-
-def analyze_region_loss(
-    runs: Mapping[Run, Path], models: Mapping[Run, Model], data: Path, scale: Scale
-) -> dict[str, dict[str, Any]]:
-    """Return the region loss with its controls, and the recall of encoder and projected tokens, by GTSA run."""
-    held_out = evenly_spaced(find_images(data / "camvid" / "val" / "images").paths, 64)
-    images = correspondence_images(data)
-    return {
-        "region_loss": {
-            folder_name(run): region_loss_controls(path, held_out) for run, path in runs.items() if run[0] == REFERENCE
-        },
-        "correspondence_recall": {
-            folder_name(run): correspondence_by_layer(models[run], path, images, scale.probe_seeds)
-            for run, path in runs.items()
-            if run[0] == REFERENCE
-        },
-    }
+    if stages := list_stages(rows):
+        Console().print(stages_table(stages))
+    print_region_loss(rows)
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = {"scale": vars(scale), "summary": lines, "compared": compared, "rows": rows}
+    for file in (args.out / "study.json", args.json):
+        if file:
+            write_json(file, result)
+    (args.out / "study.md").write_text(as_markdown(lines), encoding="utf-8")
+    save_figure(draw_probes(rows), args.out / f"probes.{args.figure_format}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ ARCH: Final = "vit_micro"
 """Architecture of all runs: width 128, 4 blocks, patches of 16 pixels."""
 SIZE: Final = 192
 """Side in pixels of the global views, and of the inputs of all probes but that of whole frames: 12 x 12 patches."""
+FPN_CHANNELS: Final = 64
+"""Channels of the Semantic FPN, half of the default as the encoder is small; its convolutions take most of the time."""
 CHECKPOINTS: Final = 4
 """Checkpoints at equal distances whose teacher and student are probed; more are kept, since each stop adds its own."""
 WARMUP: Final = 0.1
@@ -50,8 +52,7 @@ HYPOTHESES: Final[Mapping[str, Mapping[str, Any]]] = {
     "gtsa drop path 0": {"model.drop_path": 0.0},
     "gtsa regions 4 and 2": {"loss.roi_size_global": 4, "loss.roi_size_local": 2},
 }
-"""Controls that could explain the order of the main methods, each with one change. A momentum of 0.97 is the stale
-teacher: 5% of it are initial weights at the end."""
+"""Controls that could explain the order of the main methods, each with one change."""
 ADDITIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "gtsa variance-covariance": {"loss.variance_weight": 1.0, "loss.covariance_weight": 0.04},
     "gtsa centered targets": {"loss.target_center_momentum": 0.9},
@@ -98,7 +99,7 @@ class Scale:
     """True probes teacher and student of `STAGED` at each checkpoint, by `tiles`."""
     probe_seeds: int = 3
     """Seeds of each frozen probe."""
-    finetune_steps: int = 400
+    finetune_steps: int = 300
     """Steps of 8 crops when a Semantic FPN is fine-tuned."""
 
     def probes_of(self, method: str) -> tuple[str, ...]:

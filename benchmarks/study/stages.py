@@ -1,6 +1,6 @@
 """Teacher and student of a run at each of its checkpoints: how much of what the student learned the teacher has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,21 +8,18 @@ import torch
 from gtsa_kit.config import load_config
 from gtsa_kit.evaluation.models import Model, encoder_runner
 from gtsa_kit.methods import make_method
-from study.settings import CHECKPOINTS, Run, folder_name
+from study.settings import CHECKPOINTS
 
 BRANCHES = ("teacher", "student")
 
 
-def stages(runs: Mapping[Run, Path]) -> Iterator[tuple[str, dict[str, object], Model]]:
+def stages(run: Path) -> Iterator[tuple[str, dict[str, object], Model]]:
     """Yield each branch of the checkpoints at equal distances: a name for its results, what it is, and the model."""
-    for (method, seed), folder in runs.items():
-        steps = load_config(file=folder / "config.yaml").train.steps
-        for step in (steps * (i + 1) // CHECKPOINTS for i in range(CHECKPOINTS)):
-            path = folder / "checkpoints" / f"step_{step:08d}.ckpt"
-            for branch in BRANCHES:
-                about = {"method": method, "seed": seed, "step": step, "branch": branch}
-                name = f"{folder_name((method, seed))}-step-{step}-{branch}"
-                yield name, about, open_branch(folder, path, branch)
+    steps = load_config(file=run / "config.yaml").train.steps
+    for step in (steps * (i + 1) // CHECKPOINTS for i in range(CHECKPOINTS)):
+        path = run / "checkpoints" / f"step_{step:08d}.ckpt"
+        for branch in BRANCHES:
+            yield f"step-{step}-{branch}", {"step": step, "branch": branch}, open_branch(run, path, branch)
 
 
 def open_branch(run: Path, checkpoint: Path, branch: str) -> Model:

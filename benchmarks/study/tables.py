@@ -16,18 +16,15 @@ Rows = Sequence[Mapping[str, Any]]
 """A row for each model: `method`, `seed`, and the `values` by measure, one for each seed of the probe."""
 
 
-def summarize(rows: Rows, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+def summarize(rows: Rows) -> list[dict[str, Any]]:
     """Return a line for each method: means over the seeds of the probe, then over the pretraining seeds.
-
-    Args:
-        rows: Results of the probes.
-        rates: Images per second of training by method; `cost` of a line is that of a step in units of GTSA's.
 
     Returns:
         Lines with a value for each measured `key`, and with `<key>_interval`, half of the 95% confidence interval
-        (None for random weights, or without any method with two seeds).
+        (None for random weights, or without any method with two seeds). `cost` is that of a step in units of GTSA's.
     """
     lines = []
+    rates = {m: r for m in {row["method"] for row in rows} if (r := _training_rate(rows, m))}
     for method in dict.fromkeys(row["method"] for row in rows):
         line: dict[str, Any] = {"method": method, "seeds": sum(row["method"] == method for row in rows)}
         if method in rates and REFERENCE in rates:
@@ -120,6 +117,12 @@ def as_markdown(lines: Rows) -> str:
     return "\n".join([head, rule, *body]) + "\n"
 
 
+def _training_rate(rows: Rows, method: str) -> float | None:
+    """Return the mean over seeds of the images per second of training, or None for random weights."""
+    rates = [row["images_per_second"] for row in rows if row["method"] == method and "images_per_second" in row]
+    return statistics.fmean(rates) if rates else None
+
+
 def _measured(lines: Rows) -> list[str]:
     return [key for key in MEASURES if any(key in line for line in lines)]
 
@@ -148,18 +151,18 @@ def stages_table(rows: Rows) -> Table:
     return table
 
 
-def print_region_loss(
-    recalls: Mapping[str, Mapping[str, Mapping[str, float]]], controls: Mapping[str, Mapping[str, float]]
-) -> None:
-    """Print the results of the region loss analysis by run."""
-    for name, recall in recalls.items():
-        print(f"{name}, correspondence recall@1: {recall}")
-    for name, values in controls.items():
-        print(f"{name}, region loss: {_format_losses(values.items())}")
+def list_stages(rows: Rows) -> list[dict[str, Any]]:
+    """Return a line for teacher and student at each checkpoint of each run that has them."""
+    return [{"method": row["method"], "seed": row["seed"]} | stage for row in rows for stage in row.get("stages", [])]
 
 
-def _format_losses(values: Iterable[tuple[str, float]]) -> str:
-    return ", ".join(f"{key} {value:.3f}" for key, value in values)
+def print_region_loss(rows: Rows) -> None:
+    """Print the analysis of the region loss of each run that has it."""
+    for row in rows:
+        if "region_loss" in row:
+            losses = ", ".join(f"{key} {value:.3f}" for key, value in row["region_loss"].items())
+            print(f"{row['method']}, seed {row['seed']}, region loss: {losses}")
+            print(f"{row['method']}, seed {row['seed']}, correspondence recall@1: {row['recall_by_layer']}")
 
 
 def training_seconds(run: Path) -> float:
