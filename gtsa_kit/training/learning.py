@@ -23,6 +23,10 @@ MAX_COSINE_TO_START = 0.95
 MAX_COSINE_TO_TRAINED = 0.9995
 """The same for trained initial weights, which a short training at a low rate changes little."""
 
+MIN_GAP = 0.005
+"""Smallest difference between baseline and loss (cosine or nats) that counts as learning, however certain a smaller one
+is. DINO with uniform outputs ended 0.0005 below its baseline in the study (docs/study.md), runs that learned 0.06."""
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -45,8 +49,13 @@ class Learning:
 
     @property
     def below(self) -> bool:
-        """True if the loss is below the baseline by more than chance."""
-        return self.loss + self.margin < self.baseline
+        """True if the loss is below the baseline by more than chance, and by more than next to nothing."""
+        return self.loss + max(self.margin, MIN_GAP) < self.baseline
+
+    @property
+    def constant(self) -> bool:
+        """True if the loss is certainly below the baseline, but by next to nothing: all outputs are nearly the same."""
+        return self.loss + self.margin < self.baseline and not self.below
 
     @property
     def moved(self) -> bool:
@@ -67,6 +76,8 @@ class Learning:
         """Return the verdict in one line, with its numbers."""
         name = "region loss" if self.column == "region" else "loss"
         relation = "below" if self.below else "not below"
+        if self.constant:
+            relation = f"only {self.baseline - self.loss:.4f} below"
         text = f"the {name} of the last {self.rows} rows, {self.loss:.3f}, is {relation} its constant baseline"
         text += f" of {self.baseline:.3f}"
         if self.cosine is not None:
@@ -77,7 +88,9 @@ class Learning:
             return f"learned: {text}"
         if self.trained_start and self.cosine is not None and self.moved:
             return f"moved: {text} (whether the features are better, labels show: --probe, or gtsa eval knn)"
-        hint = "give more --steps with --resume, or more images" if not self.below else "the teacher has not moved yet"
+        hint = "the teacher has not moved yet" if self.below else "give more --steps with --resume, or more images"
+        if self.constant:
+            hint = "all images get nearly the same output; try a lower optim.lr, larger batches or another train.seed"
         return f"nothing learned yet: {text} ({hint})"
 
 

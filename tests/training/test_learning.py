@@ -65,6 +65,19 @@ def test_a_loss_below_its_baseline_by_more_than_chance_is_learning(method: str) 
     assert "-0.601, is not below its constant baseline of -0.600" in unclear.sentence()
 
 
+def test_a_certain_gap_of_next_to_nothing_is_not_learning() -> None:
+    """Rows of a run of DINO whose teacher was uniform over 1,024 prototypes, to four digits."""
+    baselines = [math.log(1024) - 1e-4 * (step % 3) for step in range(60)]
+    uniform = measured(
+        rows([value - 4e-4 - 1e-4 * (step % 2) for step, value in enumerate(baselines)], baselines, "dino"), "dino"
+    )
+    assert uniform.loss + uniform.margin < uniform.baseline
+    assert (uniform.constant, uniform.below, uniform.learned) == (True, False, False)
+    assert "only 0.0005 below its constant baseline of 6.931" in uniform.sentence()
+    assert "all images get nearly the same output" in uniform.sentence()
+    assert not measured(rows([-0.7] * 20, [-0.6] * 20)).constant
+
+
 @pytest.mark.parametrize(
     ("loss", "cosine", "trained", "verdict"),
     [
