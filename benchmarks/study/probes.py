@@ -118,12 +118,14 @@ def column(report: Report, key: str) -> list[float]:
     return [row[key] for row in report.rows]
 
 
-def probe_model(run: Run, model: Model, data: Path, scale: Scale, out: Path) -> dict[str, Any]:
-    """Return the values by measure of a model, and the seconds by probe."""
+def probe_model(
+    run: Run, model: Model, data: Path, scale: Scale, out: Path, finished_only: bool = False
+) -> dict[str, Any]:
+    """Return the values by measure of a model, and the seconds by probe; `finished_only` takes what is stored."""
     probes = build_probes(data, scale, out)
-    contents = {
-        name: stored(out, f"{folder_name(run)}-{name}", probes[name], model) for name in scale.probes_of(run[0])
-    }
+    names = {name: f"{folder_name(run)}-{name}" for name in scale.probes_of(run[0])}
+    wanted = {name: full for name, full in names.items() if not finished_only or result_file(out, full).exists()}
+    contents = {name: stored(out, full, probes[name], model) for name, full in wanted.items()}
     return {
         "values": {key: value for content in contents.values() for key, value in content["values"].items()},
         "seconds": {name: content["seconds"] for name, content in contents.items()},
@@ -138,9 +140,14 @@ def probe_stages(run: Run, folder: Path, probe: Probe, out: Path) -> list[dict[s
     ]
 
 
+def result_file(out: Path, name: str) -> Path:
+    """Return the file that holds the values of a probe."""
+    return out / "probes" / f"{name.replace(' ', '-')}.json"
+
+
 def stored(out: Path, name: str, probe: Probe, model: Model) -> dict[str, Any]:
     """Return the values of a probe and its seconds; those of an earlier call are read from their file."""
-    file = out / "probes" / f"{name.replace(' ', '-')}.json"
+    file = result_file(out, name)
     if not file.exists():
         start = time.monotonic()
         values = dict(probe(model))

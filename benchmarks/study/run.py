@@ -2,6 +2,7 @@
 
 Run: .venv/bin/python benchmarks/study/run.py --data ../shared/data --out runs/study [--scale quick|rates|main|full]
      [--only gtsa,dino] [--steps N] [--seeds 2] [--probes finetuned,tiles] [--known FILE] [--json FILE]
+     [--finished-only]
 
 Finished runs and probes are kept in --out with their seconds: the same command goes on after an interruption, and more
 methods or seeds add to it. --known docs/study/results.json goes on from results of another machine. Runs differ only in
@@ -77,6 +78,9 @@ def main() -> None:
     start = time.monotonic()
     configs = list_configs(scale, args.data / "scenes")
     known = read_known(args.known, configs, scale) if args.known else {}
+    if args.finished_only:
+        configs = {run: config for run, config in configs.items() if run in known or is_finished(run, args.out)}
+        scale = replace(scale, stages=False)
     try:
         runs = pretrain({run: config for run, config in configs.items() if config and run not in known}, args.out)
     except TrainingStoppedError:
@@ -100,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--figure-format", choices=FORMATS, default="png", help="format of the plots")
     parser.add_argument("--probes", help="probes instead of the scale's, separated by commas: " + ", ".join(PROBES))
     parser.add_argument("--known", type=Path, help="results of an earlier --json; what they have is not run again")
+    parser.add_argument("--finished-only", action="store_true", help="train and probe nothing; show what is finished")
     parser.add_argument("--json", type=Path, help="additional file for the results")
     return parser
 
@@ -127,6 +132,12 @@ def list_configs(scale: Scale, data: Path) -> dict[Run, RunConfig | None]:
     return trained | {(RANDOM, seed): None for seed in range(scale.seeds)}
 
 
+def is_finished(run: Run, out: Path) -> bool:
+    """Return whether a run is trained and probed at least once; random weights need no training."""
+    trained = run[0] == RANDOM or (out / "runs" / folder_name(run) / "encoder.safetensors").exists()
+    return trained and any((out / "probes").glob(f"{folder_name(run)}-*.json"))
+
+
 def pretrain(configs: Mapping[Run, RunConfig], out: Path) -> dict[Run, Path]:
     """Train the unfinished runs, with a progress display, and return the run folders; Ctrl-C saves and stops."""
     with training_display(make_console()) as display:
@@ -145,7 +156,7 @@ def measure(
     else:
         [model] = open_models([folder])
     row: dict[str, Any] = {"method": method, "seed": seed, "settings": row_settings(config, scale)}
-    row |= probe_model(run, model, args.data, scale, args.out)
+    row |= probe_model(run, model, args.data, scale, args.out, args.finished_only)
     if folder:
         row |= {"training_seconds": training_seconds(folder), "images_per_second": training_rate(folder)}
     if folder and scale.stages and method in STAGED:
