@@ -52,7 +52,8 @@ def draw_probes(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         axis.invert_yaxis()
         axis.set_title(MEASURES[key])
         axis.grid()
-    figure.supxlabel("a mark: one run, mean over the seeds of the probe; dashed: random weights", fontsize=8)
+    seeds = ", ".join(f"{name}: seed {seed}" for seed, name in enumerate(("circle", "square")))
+    figure.supxlabel(f"a mark: one run ({seeds}), mean over the seeds of the probe; dashed: random weights", fontsize=8)
     return figure
 
 

@@ -80,7 +80,6 @@ def main() -> None:
     known = read_known(args.known, configs, scale) if args.known else {}
     if args.finished_only:
         configs = {run: config for run, config in configs.items() if run in known or is_finished(run, args.out)}
-        scale = replace(scale, stages=False)
     try:
         runs = pretrain({run: config for run, config in configs.items() if config and run not in known}, args.out)
     except TrainingStoppedError:
@@ -103,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", help="methods, separated by commas: " + ", ".join(repr(m) for m in ALL))
     parser.add_argument("--figure-format", choices=FORMATS, default="png", help="format of the plots")
     parser.add_argument("--probes", help="probes instead of the scale's, separated by commas: " + ", ".join(PROBES))
+    parser.add_argument("--no-stages", action="store_true", help="probe no earlier checkpoints")
     parser.add_argument("--known", type=Path, help="results of an earlier --json; what they have is not run again")
     parser.add_argument("--finished-only", action="store_true", help="train and probe nothing; show what is finished")
     parser.add_argument("--json", type=Path, help="additional file for the results")
@@ -118,6 +118,7 @@ def choose_scale(args: argparse.Namespace, parser: argparse.ArgumentParser) -> S
         seeds=args.seeds or base.seeds,
         methods=tuple(args.only.split(",")) if args.only else base.methods,
         probes=tuple(args.probes.split(",")) if args.probes else base.probes,
+        stages=base.stages and not (args.no_stages or args.finished_only),
     )
     for requested, available in ((scale.methods, ALL), (scale.probes, PROBES)):
         if unknown := set(requested) - set(available):
