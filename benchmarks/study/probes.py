@@ -124,8 +124,8 @@ def probe_model(
     """Return the values by measure of a model, and the seconds by probe; `finished_only` takes what is stored."""
     probes = build_probes(data, scale, out)
     names = {name: f"{folder_name(run)}-{name}" for name in scale.probes_of(run[0])}
-    wanted = {name: full for name, full in names.items() if not finished_only or result_file(out, full).exists()}
-    contents = {name: stored(out, full, probes[name], model) for name, full in wanted.items()}
+    chosen = {name: full for name, full in names.items() if not finished_only or result_file(out, full).exists()}
+    contents = {name: stored(out, full, probes[name], model) for name, full in chosen.items()}
     return {
         "values": {key: value for content in contents.values() for key, value in content["values"].items()},
         "seconds": {name: content["seconds"] for name, content in contents.items()},

@@ -1,13 +1,13 @@
 """The benchmark study: GTSA, DINO, MoCo v3 and random weights on the same images at the same budget (docs/study.md).
 
 Run: .venv/bin/python benchmarks/study/run.py --data ../shared/data --out runs/study [--scale quick|rates|main|full]
-     [--only gtsa,dino] [--steps N] [--seeds 2] [--probes finetuned,tiles] [--known FILE] [--json FILE]
+     [--only gtsa,dino] [--steps N] [--seeds 2] [--probes finetuned,tiles] [--earlier FILE] [--json FILE]
      [--finished-only]
 
 Finished runs and probes are kept in --out with their seconds: the same command goes on after an interruption, and more
-methods or seeds add to it. --known docs/study/results.json goes on from results of another machine. Runs differ only in
-the method: images and their order, crops, steps, optimizer and schedule are the same. One thread a run is the fastest:
-two calls with other methods can share --out, each with OMP_NUM_THREADS=1.
+methods or seeds add to it. --earlier docs/study/results.json goes on from results of another machine. Runs differ only
+in the method: images and their order, crops, steps, optimizer and schedule are the same. One thread a run is the
+fastest: two calls with other methods can share --out, each with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from gtsa_kit.evaluation.models import Model, open_models, random_runner  # noqa
 from gtsa_kit.evaluation.runs import TrainingStoppedError, train_all  # noqa: E402
 from gtsa_kit.figures import FORMATS, save_figure  # noqa: E402
 from gtsa_kit.files import write_json  # noqa: E402
-from study.known import read_known, row_settings  # noqa: E402
+from study.earlier import read_earlier, row_settings  # noqa: E402
 from study.plots import draw_probes, draw_training  # noqa: E402
 from study.probes import (  # noqa: E402
     correspondence_images,
@@ -77,14 +77,17 @@ def main() -> None:
     scale = choose_scale(args, parser)
     start = time.monotonic()
     configs = list_configs(scale, args.data / "scenes")
-    known = read_known(args.known, configs, scale) if args.known else {}
-    if args.finished_only:
-        configs = {run: config for run, config in configs.items() if run in known or is_finished(run, args.out)}
     try:
-        runs = pretrain({run: config for run, config in configs.items() if config and run not in known}, args.out)
+        earlier = read_earlier(args.earlier, configs, scale) if args.earlier else {}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if args.finished_only:
+        configs = {run: config for run, config in configs.items() if run in earlier or is_finished(run, args.out)}
+    try:
+        runs = pretrain({run: config for run, config in configs.items() if config and run not in earlier}, args.out)
     except TrainingStoppedError:
         raise SystemExit("stopped and saved; run the same command to resume") from None
-    rows = [known.get(run) or measure(run, runs.get(run), config, scale, args) for run, config in configs.items()]
+    rows = [earlier.get(run) or measure(run, runs.get(run), config, scale, args) for run, config in configs.items()]
     write_results(rows, scale, args)
     if runs:
         save_figure(draw_training(runs), args.out / f"training.{args.figure_format}")
@@ -103,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--figure-format", choices=FORMATS, default="png", help="format of the plots")
     parser.add_argument("--probes", help="probes instead of the scale's, separated by commas: " + ", ".join(PROBES))
     parser.add_argument("--no-stages", action="store_true", help="probe no earlier checkpoints")
-    parser.add_argument("--known", type=Path, help="results of an earlier --json; what they have is not run again")
+    parser.add_argument("--earlier", type=Path, help="results of an earlier --json; what they have is not run again")
     parser.add_argument("--finished-only", action="store_true", help="train and probe nothing; show what is finished")
     parser.add_argument("--json", type=Path, help="additional file for the results")
     return parser
@@ -150,7 +153,7 @@ def pretrain(configs: Mapping[Run, RunConfig], out: Path) -> dict[Run, Path]:
 def measure(
     run: Run, folder: Path | None, config: RunConfig | None, scale: Scale, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Probe the teacher of a run, or random weights, and return its row (`study.known`)."""
+    """Probe the teacher of a run, or random weights, and return its row (`study.earlier`)."""
     method, seed = run
     if folder is None:
         model = Model(f"{RANDOM} {seed}", random_runner(ARCH, seed), None)

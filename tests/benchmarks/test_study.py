@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from study import stages
-from study.known import read_known, row_settings
+from study.earlier import read_earlier, row_settings
 from study.settings import (
     ALL,
     CHECKPOINTS,
@@ -119,7 +119,7 @@ def test_the_table_leaves_out_what_a_control_is_not_probed_for() -> None:
     for row, rate in zip(rows, (12.0, 8.0, 8.0), strict=True):
         row["images_per_second"] = rate
     table = as_markdown(summarize(rows))
-    head, _, gtsa, control = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    head, _, gtsa, control = ([entry.strip() for entry in line.split("|")[1:-1]] for line in table.splitlines())
     assert head == [
         "method (seeds)",
         *(MEASURES[k] for k in ("finetuned", "camvid_tiles", "places_knn")),
@@ -154,7 +154,7 @@ def test_checkpoints_of_stops_are_not_probed(tmp_path: Path, monkeypatch: pytest
     assert rows == [(step, branch, True) for step in (150, 300, 450, 600) for branch in ("teacher", "student")]
 
 
-def known_rows(tmp_path: Path, scale: Scale, **changes: Any) -> tuple[Path, dict[Run, RunConfig | None]]:
+def earlier_rows(tmp_path: Path, scale: Scale, **changes: Any) -> tuple[Path, dict[Run, RunConfig | None]]:
     """Write a row of DINO and one of random weights, and return the file and the settings of three runs."""
     runs: list[Run] = [("gtsa", 0), ("dino", 0)]
     configs: dict[Run, RunConfig | None] = {run: run_config(run, scale, tmp_path, IMAGES) for run in runs}
@@ -175,25 +175,25 @@ def known_rows(tmp_path: Path, scale: Scale, **changes: Any) -> tuple[Path, dict
     return tmp_path / "results.json", configs
 
 
-def test_known_results_are_those_of_the_same_settings_wherever_the_images_lie(tmp_path: Path) -> None:
+def test_earlier_results_are_those_of_the_same_settings_wherever_the_images_lie(tmp_path: Path) -> None:
     scale = SCALES["main"]
-    file, configs = known_rows(tmp_path, scale)
+    file, configs = earlier_rows(tmp_path, scale)
     elsewhere = {run: config and run_config(run, scale, tmp_path / "other", IMAGES) for run, config in configs.items()}
-    assert read_known(file, elsewhere, scale).keys() == {("dino", 0), (RANDOM, 0)}
+    assert read_earlier(file, elsewhere, scale).keys() == {("dino", 0), (RANDOM, 0)}
     with pytest.raises(ValueError, match="dino-0 with other settings"):
-        read_known(file, configs, replace(scale, finetune_steps=100))
+        read_earlier(file, configs, replace(scale, finetune_steps=100))
     longer = {
         run: config and run_config(run, replace(scale, steps=1200), tmp_path, IMAGES) for run, config in configs.items()
     }
     with pytest.raises(ValueError, match="other settings"):
-        read_known(file, longer, scale)
+        read_earlier(file, longer, scale)
 
 
 @pytest.mark.parametrize("missing", [{"seconds": {"tiles": 1.0}}, {"stages": None}])
 def test_a_row_that_misses_a_probe_is_run_again(missing: dict[str, Any], tmp_path: Path) -> None:
-    file, configs = known_rows(tmp_path, SCALES["main"], **missing)
+    file, configs = earlier_rows(tmp_path, SCALES["main"], **missing)
     if "stages" in missing:
         content = json.loads(file.read_text())
         del content["rows"][0]["stages"]
         file.write_text(json.dumps(content))
-    assert read_known(file, configs, SCALES["main"]).keys() == {(RANDOM, 0)}
+    assert read_earlier(file, configs, SCALES["main"]).keys() == {(RANDOM, 0)}

@@ -26,22 +26,22 @@ def row_settings(config: RunConfig | None, scale: Scale) -> dict[str, Any]:
     return settings | probes
 
 
-def read_known(file: Path, configs: Mapping[Run, RunConfig | None], scale: Scale) -> dict[Run, Row]:
+def read_earlier(file: Path, configs: Mapping[Run, RunConfig | None], scale: Scale) -> dict[Run, Row]:
     """Return the rows of a file that have all that a scale asks for, by run.
 
     Raises:
         ValueError: A row of one of the runs was made with other settings.
     """
-    known = {}
+    earlier = {}
     for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
         run = (row["method"], row["seed"])
         if run not in configs:
             continue
         if row["settings"] != row_settings(configs[run], scale):
-            raise ValueError(f"{file} has results of {folder_name(run)} with other settings; leave out --known")
+            raise ValueError(f"{file} has results of {folder_name(run)} with other settings; leave out --earlier")
         if _is_complete(row, scale):
-            known[run] = row
-    return known
+            earlier[run] = row
+    return earlier
 
 
 def _is_complete(row: Row, scale: Scale) -> bool:
