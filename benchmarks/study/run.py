@@ -7,7 +7,7 @@ Run: .venv/bin/python benchmarks/study/run.py --data ../shared/data --out runs/s
 Finished runs and probes are kept in --out with their seconds: the same command goes on after an interruption, and more
 methods or seeds add to it. --earlier docs/study/results.json goes on from results of another machine. Runs differ only
 in the method: images and their order, crops, steps, optimizer and schedule are the same. One thread a run is the
-fastest: two calls with other methods can share --out, each with OMP_NUM_THREADS=1.
+fastest: two calls with other methods can share --out while they train, each with OMP_NUM_THREADS=1.
 """
 
 import argparse
