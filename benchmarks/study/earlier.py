@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from gtsa_kit.config import RunConfig
-from study.settings import ARCH, STAGED, Run, Scale, folder_name
+from study.settings import ARCH, FPN_CHANNELS, SIZE, STAGED, Run, Scale, folder_name
 
 Row = dict[str, Any]
+"""Results of one model."""
 
 
 def row_settings(config: RunConfig | None, scale: Scale) -> dict[str, Any]:
     """Return what a row depends on: the settings of its run (None for random weights), and those of the probes."""
-    probes = {"probe_seeds": scale.probe_seeds, "finetune_steps": scale.finetune_steps}
+    probes = {
+        "probe_size": SIZE,
+        "probe_seeds": scale.probe_seeds,
+        "finetune_steps": scale.finetune_steps,
+        "fpn_channels": FPN_CHANNELS,
+    }
     if config is None:
         return {"arch": ARCH} | probes
     settings = config.model_dump(mode="json")

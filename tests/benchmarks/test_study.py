@@ -175,7 +175,9 @@ def earlier_rows(tmp_path: Path, scale: Scale, **changes: Any) -> tuple[Path, di
     return tmp_path / "results.json", configs
 
 
-def test_earlier_results_are_those_of_the_same_settings_wherever_the_images_lie(tmp_path: Path) -> None:
+def test_earlier_results_are_those_of_the_same_settings_wherever_the_images_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scale = SCALES["main"]
     file, configs = earlier_rows(tmp_path, scale)
     elsewhere = {run: config and run_config(run, scale, tmp_path / "other", IMAGES) for run, config in configs.items()}
@@ -187,6 +189,9 @@ def test_earlier_results_are_those_of_the_same_settings_wherever_the_images_lie(
     }
     with pytest.raises(ValueError, match="other settings"):
         read_earlier(file, longer, scale)
+    monkeypatch.setattr("study.earlier.FPN_CHANNELS", 128)
+    with pytest.raises(ValueError, match="other settings"):
+        read_earlier(file, configs, scale)
 
 
 @pytest.mark.parametrize("missing", [{"seconds": {"tiles": 1.0}}, {"stages": None}])
